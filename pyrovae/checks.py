@@ -1,0 +1,184 @@
+"""Checks at the boundary: what a user hands in is looked at once, and named when it does not fit.
+
+Every error says which argument, what was expected, what came and what to do. No model, data set or device here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["choice", "device", "items", "labels", "positive", "several_classes", "support", "whole"]
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`; otherwise list them and name the closest.
+
+    >>> choice("schedule", "cosine", ["constant", "cosine"])
+    'cosine'
+    >>> choice("schedule", "cosin", ["constant", "cosine"])
+    Traceback (most recent call last):
+        ...
+    ValueError: schedule must be one of 'constant', 'cosine', got 'cosin'; did you mean 'cosine'?
+    """
+    known = list(options)
+    if isinstance(value, str) and value in known:
+        return value
+    close = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+
+
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    """Return `value` as an int of at least `least`.
+
+    >>> whole("latent_dim", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: latent_dim must be an integer of at least 1, got 0
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+    if result < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return result
+
+
+def positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a finite float above zero (or from zero on, with `zero`)."""
+    expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return float(value)
+
+
+def device(name: str | torch.device) -> torch.device:
+    """The torch device of that name; "auto" is a CUDA device where there is one, else the CPU."""
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name == "auto":
+        return torch.device(there[1] if len(there) > 1 else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device must be 'auto' or a torch device, got {name!r}; available here: {', '.join(there)}"
+        ) from None
+    if found.type == "cuda" and f"cuda:{found.index or 0}" not in there:
+        raise ValueError(f"device {str(name)!r} is not available here; available: {', '.join(there)}")
+    return found
+
+
+def items(
+    x: Any, event_shape: tuple[int, ...], *, name: str = "x", dtype: torch.dtype | None = None, missing: bool = False
+) -> Tensor:
+    """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
+
+    With `missing`, NaN is let through (and only NaN). Raises ValueError for an empty array, another shape, integers
+    that look like 0..255, and values that are not finite; TypeError for what is not an array of numbers.
+    """
+    tensor = _tensor(x, name)
+    expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
+    if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
+        hint = ""
+        size = math.prod(event_shape)
+        if tensor.ndim and tensor.numel() and tensor.numel() % size == 0:
+            if tuple(tensor.shape) == tuple(event_shape):
+                hint = f"; one item is {name}[None]"
+            elif tensor.numel() // size == len(tensor):
+                hint = f"; {name}.reshape({(-1, *event_shape)}) would fit"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}{hint}")
+    if len(tensor) == 0:
+        raise ValueError(f"{name} is empty: expected shape {expected} with N of at least 1, got {tuple(tensor.shape)}")
+    if not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and int(tensor.max()) > 1:
+        least, most = int(tensor.min()), int(tensor.max())
+        if tensor.dtype == torch.uint8 or 0 <= least <= most <= 255:
+            raise ValueError(
+                f"{name} looks like 0..255 integers; divide by 255 (min {least}, max {most}, {tensor.dtype})"
+            )
+    tensor = tensor.to(dtype or torch.get_default_dtype())
+    bad = torch.isinf(tensor) if missing else ~torch.isfinite(tensor)
+    if bad.any():
+        first = tuple(torch.nonzero(bad)[0].tolist())
+        raise ValueError(
+            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{list(first)}; "
+            "drop or impute them first"
+        )
+    return tensor
+
+
+def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
+    """`y` as a one-dimensional array with a label for each of `count` items."""
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, a label an item, got shape {array.shape}")
+    if len(array) != count:
+        raise ValueError(
+            f"{name} must have a label for each item of {of}: {of} has {count} items, {name} has {len(array)}"
+        )
+    absent = np.array([v is None or v != v for v in array]) if array.dtype.kind in "fO" else np.zeros(count, bool)
+    if absent.any():
+        raise ValueError(
+            f"{name} has {int(absent.sum())} missing labels (NaN or None), the first at {name}[{int(absent.argmax())}]"
+        )
+    return array
+
+
+def several_classes(y: np.ndarray, *, name: str = "y") -> np.ndarray:
+    """The sorted classes of `y`; one class alone is refused."""
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(f"{name} must hold at least 2 classes, got only {classes.tolist()}")
+    return classes
+
+
+def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
+    """Refuse values that have no density under a likelihood: grey under Bernoulli, over 1 under a unit interval.
+
+    NaN (a missing entry) is not looked at.
+    """
+    seen = x[~torch.isnan(x)]
+    if not len(seen) or bool(constraint.check(seen).all()):
+        return
+    least, most = float(seen.min()), float(seen.max())
+    inside = least >= 0 and most <= 1
+    if constraint is constraints.boolean and inside:
+        grey = float(((seen > 0) & (seen < 1)).float().mean())
+        raise ValueError(
+            f"{name} has grey values ({grey:.1%} lie strictly between 0 and 1) and a {family} likelihood has no "
+            "density there; binarise (fit(..., binarize=True) or pyrovae.data.binarize(x)), or take "
+            "likelihood='continuous_bernoulli' or 'normal'"
+        )
+    fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
+    raise ValueError(
+        f"{name} lies outside the support of the {family} likelihood (min {least:g}, max {most:g}); "
+        f"scale {name} to [0, 1] or take a likelihood that fits: {fitting}"
+    )
+
+
+def _tensor(x: Any, name: str) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.detach()
+    if not isinstance(x, np.ndarray) and hasattr(x, "__len__") and hasattr(x, "shape"):
+        x = x[:]  # a memory-mapped view
+        return x if isinstance(x, Tensor) else torch.as_tensor(np.array(x))
+    try:
+        # a copy: torch takes no negative strides and warns of read-only memory
+        return torch.from_numpy(np.array(x, order="C"))
+    except (TypeError, ValueError) as error:
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
