@@ -1,0 +1,100 @@
+"""The deterministic autoencoder: a VAE's parts with a point for a code, and no p(x)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.models.distributions import Likelihood, Normal, PointMass
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
+from pyrovae.models.vae import LatentVariableModel, built, family, image_family, mlp_trunk
+
+__all__ = ["AE", "conv_ae", "mlp_ae"]
+
+SEED_SCALE = (
+    0.626  # 1,000 x the mean squared error of 784 pixels is this Normal's negative log-density, less a constant
+)
+
+
+class AE(LatentVariableModel):
+    """An autoencoder, trained by the same SVI: the guide is a point and the prior masked, so the loss is -log p(x | z).
+
+    With `Normal(scale=s)` that is SSE / (2 s^2) plus a constant: the squared error, stated as the likelihood it is. It
+    puts no density on its codes, so `is_normalized` is False: it has no p(x), and nothing to sample from.
+
+    Args: `likelihood`, as a `VAE`'s; `encoder`, a module from x to a distribution on one point (`PointMass`).
+
+    >>> ae = mlp_ae((1, 8, 8))
+    >>> ae.reconstruct(torch.zeros(3, 1, 8, 8)).shape, ae.is_normalized
+    (torch.Size([3, 1, 8, 8]), False)
+    """
+
+    is_normalized = False
+
+    def __init__(self, likelihood: nn.Module, encoder: PointMass) -> None:
+        super().__init__(_NoPrior(encoder.loc.out_features), likelihood, encoder)
+
+
+class _NoPrior(nn.Module):
+    """A stand-in for the prior an autoencoder does not have: drawn from where it must be, never scored."""
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> TorchDistribution:
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1).mask(False)
+
+
+@built
+def mlp_ae(
+    event_shape: Sequence[int],
+    latent_dim: int = 2,
+    *,
+    hidden_dims: Sequence[int] = (400,),
+    activation: str = "softplus",
+    likelihood: str | nn.Module | None = None,
+) -> AE:
+    """The autoencoder of `mlp_vae`'s networks; from one state of torch's generator both start from the same weights.
+
+    `likelihood` as in `mlp_vae`; None is `Normal(scale=0.626)`, the seed's squared error.
+
+    >>> mlp_ae((13,), latent_dim=2).encode(torch.zeros(4, 13)).shape
+    torch.Size([4, 2])
+    """
+    shape = tuple(checks.whole("event_shape", size) for size in event_shape)
+    checks.whole("latent_dim", latent_dim)
+    decoder = MLP((latent_dim,), shape, hidden_dims=tuple(reversed(hidden_dims)), activation=activation)
+    chosen = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
+    return AE(Likelihood(decoder, chosen, shape), PointMass(*mlp_trunk(shape, hidden_dims, activation), latent_dim))
+
+
+@built
+def conv_ae(
+    event_shape: Sequence[int],
+    latent_dim: int = 2,
+    *,
+    channels: Sequence[int] = (32, 64, 64, 64),
+    strides: Sequence[int] = (1, 2, 2, 1),
+    likelihood: str | nn.Module | None = None,
+) -> AE:
+    """The autoencoder of `conv_vae`'s networks; the seed's own model (Foster 2019, chapter 3).
+
+    `likelihood` as in `conv_vae`; None is `Normal(scale=0.626, link="sigmoid")`, the seed's squared error.
+
+    >>> conv_ae((1, 28, 28)).decode(torch.zeros(5, 2)).shape
+    torch.Size([5, 1, 28, 28])
+    """
+    checks.whole("latent_dim", latent_dim)
+    encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
+    decoder = ConvDecoder(encoder, latent_dim)
+    chosen = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else image_family(likelihood)
+    return AE(Likelihood(decoder, chosen, encoder.event_shape), PointMass(encoder, encoder.features, latent_dim))

@@ -1,0 +1,146 @@
+"""Networks: tensors to tensors, for any number of leading batch dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "softplus": nn.Softplus,
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.3),
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+
+
+class MLP(nn.Module):
+    """Fully connected layers from `in_shape` to `out_shape`, an activation after each but the last.
+
+    Shapes: (..., *in_shape) -> (..., *out_shape). With `activate_last` the last layer has one too, as a trunk needs
+    whose heads are linear. Raises ValueError for an unknown activation or a width below 1.
+
+    >>> MLP((1, 8, 8), (3,), hidden_dims=(16,))(torch.zeros(5, 2, 1, 8, 8)).shape
+    torch.Size([5, 2, 3])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden_dims: Sequence[int] = (400,),
+        activation: str = "softplus",
+        activate_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        hidden = [checks.whole("hidden_dims", width) for width in hidden_dims]
+        make = ACTIVATIONS[checks.choice("activation", activation, ACTIVATIONS)]
+        widths = [math.prod(in_shape), *hidden, math.prod(out_shape)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), make()]
+        self.layers = nn.Sequential(*(layers if activate_last else layers[:-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[: x.ndim - len(self.in_shape)]
+        return self.layers(x.reshape(*batch, -1)).reshape(*batch, *self.out_shape)
+
+
+class ConvEncoder(nn.Module):
+    """Strided 3x3 convolutions over an image of shape (C, H, W), flattened: (..., C, H, W) -> (..., features).
+
+    Each layer keeps ceil(size / stride) pixels a side ("same" padding), so odd sizes pass; LeakyReLU(0.3) after each.
+    `sizes` lists the pixel sizes from the image down, which a `ConvDecoder` climbs back up.
+
+    >>> ConvEncoder((1, 28, 28)).features
+    3136
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (32, 64, 64, 64),
+        strides: Sequence[int] = (1, 2, 2, 1),
+    ) -> None:
+        super().__init__()
+        self.event_shape = _image_shape(event_shape)
+        self.channels, self.strides = _layers(channels, strides)
+        colours, height, width = self.event_shape
+        self.sizes = [(height, width)]
+        for stride in self.strides:
+            self.sizes.append((math.ceil(self.sizes[-1][0] / stride), math.ceil(self.sizes[-1][1] / stride)))
+        layers: list[nn.Module] = []
+        for (before, after), stride in zip(pairwise((colours, *self.channels)), self.strides, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.LeakyReLU(0.3)]
+        self.layers = nn.Sequential(*layers)
+        self.features = self.channels[-1] * math.prod(self.sizes[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[:-3]
+        # channels_last: the first convolution is several times faster so on a CPU
+        flat = x.reshape(-1, *self.event_shape).contiguous(memory_format=torch.channels_last)
+        return self.layers(flat).contiguous().reshape(*batch, self.features)
+
+
+class ConvDecoder(nn.Module):
+    """The encoder's layers turned round: (..., latent_dim) -> (..., C, H, W), no activation after the last.
+
+    A linear layer, then transposed 3x3 convolutions with the encoder's strides in reverse; each lands on the
+    encoder's own pixel size, odd ones included.
+
+    >>> ConvDecoder(ConvEncoder((3, 7, 9)), latent_dim=2)(torch.zeros(4, 2)).shape
+    torch.Size([4, 3, 7, 9])
+    """
+
+    def __init__(self, encoder: ConvEncoder, latent_dim: int) -> None:
+        super().__init__()
+        self.event_shape = encoder.event_shape
+        self.in_shape = (encoder.channels[-1], *encoder.sizes[-1])
+        self.linear = nn.Linear(latent_dim, encoder.features)
+        widths = (*reversed(encoder.channels), self.event_shape[0])
+        layers: list[nn.Module] = []
+        for (before, after), (small, large), stride in zip(
+            pairwise(widths), pairwise(reversed(encoder.sizes)), reversed(encoder.strides), strict=True
+        ):
+            extra = (large[0] - (small[0] - 1) * stride - 1, large[1] - (small[1] - 1) * stride - 1)
+            layers += [
+                nn.ConvTranspose2d(before, after, 3, stride=stride, padding=1, output_padding=extra),
+                nn.LeakyReLU(0.3),
+            ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        batch = z.shape[:-1]
+        image = self.linear(z).reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
+        return self.layers(image).contiguous().reshape(*batch, *self.event_shape)
+
+
+def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
+    shape = tuple(event_shape)
+    if len(shape) != 3:
+        hint = f"; one channel is {(1, *shape)}" if len(shape) == 2 else ""
+        raise ValueError(f"event_shape of a convolutional network must be (C, H, W), got {shape}{hint}")
+    return checks.whole("C", shape[0]), checks.whole("H", shape[1]), checks.whole("W", shape[2])
+
+
+def _layers(channels: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    widths = tuple(checks.whole("channels", c) for c in channels)
+    steps = tuple(checks.whole("strides", s) for s in strides)
+    if not widths or len(widths) != len(steps):
+        raise ValueError(
+            "channels and strides must be of one length, at least 1, "
+            f"got {len(widths)} channels and {len(steps)} strides"
+        )
+    return widths, steps

@@ -1,0 +1,118 @@
+"""What a model/guide pair is, and the one primitive all its evaluation rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol, runtime_checkable
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.runtime import am_i_wrapped
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+__all__ = ["Pair", "Particles", "dtype_and_device", "isolated_store", "list_parameters", "particles", "unique_name"]
+
+_serial = count(1)
+
+
+@runtime_checkable
+class Pair(Protocol):
+    """A Pyro model and its guide over items of `event_shape`, with plate "data" and observed site "obs"."""
+
+    event_shape: tuple[int, ...]
+    latent_dim: int
+    is_normalized: bool  # False: the model has no p(x), and evaluation says so
+
+    def model(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
+    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+@dataclass(frozen=True)
+class Particles:
+    """K draws of the code for each of N items: three tables of shape (K, N), in nats."""
+
+    log_likelihood: Tensor  # log p(x | z)
+    log_prior: Tensor  # log p(z)
+    log_guide: Tensor  # log q(z | x)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z | x): its mean over K is an ELBO, its log-mean-exp an importance-weighted bound."""
+        return self.log_likelihood + self.log_prior - self.log_guide
+
+
+def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
+    """Draw `num_particles` codes an item from the guide and score them, under plate "particles" at dim -2.
+
+    Noise comes from torch's global generator; gradients flow through reparameterised sites. Any pair will do whose
+    sites all lie in one plate "data".
+    """
+
+    def replicated(fn: Any) -> Any:
+        def run() -> Any:
+            with pyro.plate("particles", num_particles, dim=-2):
+                return fn(x)
+
+        return run
+
+    guide = poutine.trace(replicated(pair.guide)).get_trace()
+    model = poutine.trace(poutine.replay(replicated(pair.model), trace=guide)).get_trace()
+    guide, model = prune_subsample_sites(guide), prune_subsample_sites(model)
+    guide.compute_log_prob()
+    model.compute_log_prob()
+    shape = (num_particles, len(x))
+
+    def total(trace: poutine.Trace, observed: bool) -> Tensor:
+        sites = [s for s in trace.nodes.values() if s["type"] == "sample" and s["is_observed"] == observed]
+        return sum((s["log_prob"].expand(shape) for s in sites), x.new_zeros(shape))
+
+    return Particles(total(model, True), total(model, False), total(guide, False))
+
+
+def list_parameters(name: str, module: nn.Module) -> None:
+    """List the module's parameters as Pyro's param sites, so that Pyro's own SVI finds and trains them.
+
+    The module stays their owner. The parameter store is global and keyed by name: an entry that is another tensor (of
+    a deleted model, or a loaded store) is replaced, or the optimiser would train that one.
+    """
+    if not am_i_wrapped():
+        return
+    store = pyro.get_param_store()
+    for path, parameter in module.named_parameters():
+        if not parameter.requires_grad or not isinstance(parameter, nn.Parameter):
+            continue
+        if not parameter.is_contiguous():
+            raise ValueError(
+                f"parameter {path!r} is not contiguous (channels_last?) and Pyro's store would train a copy of it; "
+                "keep the weights contiguous: the networks convert what flows through them"
+            )
+        site = f"{name}.{path}"
+        if site in store and store[site].unconstrained() is not parameter:
+            del store[site]
+        pyro.param(site, parameter)
+
+
+def unique_name(kind: str) -> str:
+    """A name for one module's param sites that no other module of this process has."""
+    return f"{kind}{next(_serial)}"
+
+
+@contextmanager
+def isolated_store() -> Iterator[None]:
+    """Give the body a parameter store of its own; the caller's is untouched."""
+    with pyro.get_param_store().scope():
+        yield
+
+
+def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
+    """Those of the pair's first parameter."""
+    first = next(iter(pair.named_parameters()), None)
+    if first is None:
+        raise ValueError(f"{type(pair).__name__} has no parameters")
+    return first[1].dtype, first[1].device

@@ -1,0 +1,267 @@
+"""The variational autoencoder as a Pyro model/guide pair: a prior, a likelihood and a posterior."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.models.distributions import (
+    LIKELIHOODS,
+    DiagonalNormal,
+    Likelihood,
+    LinearNormal,
+    Normal,
+    StandardNormal,
+)
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
+from pyrovae.models.pair import dtype_and_device, list_parameters, unique_name
+from pyrovae.seeding import forked
+
+__all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
+
+P = ParamSpec("P")
+M = TypeVar("M", bound="LatentVariableModel")
+
+
+class LatentVariableModel(nn.Module):
+    """One code an item: "latent" ~ prior, "obs" ~ likelihood(z); the guide draws "latent" ~ posterior(x).
+
+    A part is a module: `prior()`, `likelihood(z)` and `posterior(x)` give distributions over one item's event.
+    `VAE` and `AE` are this pair with other parts.
+    """
+
+    prior: Any
+    likelihood: Any
+    posterior: Any
+    is_normalized: bool
+    recipe: dict[str, Any] | None = None  # how a builder made it, for `save`; None where parts were composed by hand
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
+        self.latent_dim: int = self.prior.latent_dim
+        self.event_shape: tuple[int, ...] = tuple(self.likelihood.event_shape)
+        self._site = unique_name(type(self).__name__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._site = unique_name(type(self).__name__)  # a copy is another model: its parameters get sites of their own
+
+    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior."""
+        list_parameters(f"{self._site}.likelihood", self.likelihood)
+        list_parameters(f"{self._site}.prior", self.prior)
+        with pyro.plate("data", self._count(x, size)):
+            z = pyro.sample("latent", self.prior())
+            return pyro.sample("obs", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """q(z | x); without `x` the prior, which is all that is known of a code then."""
+        list_parameters(f"{self._site}.posterior", self.posterior)
+        with pyro.plate("data", self._count(x, size)):
+            return pyro.sample("latent", self.prior() if x is None else self.posterior(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim)."""
+        x = self._cast(x)
+        self._count(x, 0)
+        return self.posterior(x).mean
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape)."""
+        z = self._cast(z)
+        if z.shape[-1:] != (self.latent_dim,):
+            raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        return self.likelihood(z).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """`decode(encode(x))`, of x's shape."""
+        return self.decode(self.encode(x))
+
+    def _cast(self, value: Any) -> Tensor:
+        dtype, device = dtype_and_device(self)
+        return torch.as_tensor(value).to(device, dtype)
+
+    def _count(self, x: Tensor | None, size: int) -> int:
+        if x is None:
+            return size
+        # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
+        return len(x)
+
+
+class VAE(LatentVariableModel):
+    """A variational autoencoder: p(x, z) = p(z) p(x | z) and its encoder q(z | x) (Kingma and Welling 2014, section 3).
+
+    Args: `prior`, a module with `latent_dim` and `prior() -> p(z)`; `likelihood`, with `event_shape`, `support` and
+    `likelihood(z) -> p(x | z)`; `posterior`, with `posterior(x) -> q(z | x)`. `mlp_vae`, `conv_vae` and `linear_vae`
+    build one. Log-densities are nats an item.
+
+    >>> from pyrovae.models.distributions import Normal
+    >>> vae = VAE(
+    ...     StandardNormal(2),
+    ...     Likelihood(nn.Linear(2, 5), Normal(scale=1.0), (5,)),
+    ...     LinearNormal(5, 2),
+    ... )
+    >>> vae.encode(torch.zeros(7, 5)).shape, vae.decode(torch.zeros(3, 4, 2)).shape
+    (torch.Size([7, 2]), torch.Size([3, 4, 5]))
+    """
+
+    is_normalized = True
+
+    def sample(self, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """`n` draws from p(x), shape (n, *event_shape): a code from the prior, then an item from the likelihood.
+
+        With `mean` the likelihood's mean takes the place of the last draw, which is what pictures show. Without a
+        `seed` torch's global generator goes on. Raises ValueError for n below 1.
+
+        >>> mlp_vae((3,)).sample(4, seed=0).shape
+        torch.Size([4, 3])
+        """
+        checks.whole("n", n)
+        with torch.no_grad(), forked(seed, dtype_and_device(self)[1]):
+            p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
+            return p.mean if mean else p.sample()
+
+
+def built(builder: Callable[P, M]) -> Callable[P, M]:
+    """Note on the pair which builder made it, and with which arguments."""
+    signature = inspect.signature(builder)
+
+    @wraps(builder)
+    def build(*args: P.args, **kwargs: P.kwargs) -> M:
+        pair = builder(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        pair.recipe = {"builder": builder.__name__, **bound.arguments}
+        return pair
+
+    return build
+
+
+@built
+def mlp_vae(
+    event_shape: Sequence[int],
+    latent_dim: int = 2,
+    *,
+    hidden_dims: Sequence[int] = (400,),
+    activation: str = "softplus",
+    likelihood: str | nn.Module = "bernoulli",
+    posterior: str | nn.Module = "diagonal",
+    prior: str | nn.Module = "standard",
+) -> VAE:
+    """A VAE of fully connected networks; the decoder's hidden layers are the encoder's turned round.
+
+    `likelihood` is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale) or a family module
+    such as `Normal(scale=0.626)`. Raises ValueError for sizes below 1 and for unknown names.
+
+    >>> mlp_vae((1, 8, 8), latent_dim=3).encode(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 3])
+    """
+    shape = _event_shape(event_shape)
+    checks.whole("latent_dim", latent_dim)
+    decoder = MLP((latent_dim,), shape, hidden_dims=tuple(reversed(hidden_dims)), activation=activation)
+    return VAE(
+        _prior(prior, latent_dim),
+        Likelihood(decoder, family(likelihood), shape),
+        _posterior(posterior, lambda: mlp_trunk(shape, hidden_dims, activation), latent_dim),
+    )
+
+
+@built
+def conv_vae(
+    event_shape: Sequence[int],
+    latent_dim: int = 2,
+    *,
+    channels: Sequence[int] = (32, 64, 64, 64),
+    strides: Sequence[int] = (1, 2, 2, 1),
+    likelihood: str | nn.Module = "bernoulli",
+    posterior: str | nn.Module = "diagonal",
+    prior: str | nn.Module = "standard",
+) -> VAE:
+    """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the seed's network.
+
+    (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
+    as an image's is. Raises ValueError for another event shape and for sizes below 1.
+
+    >>> conv_vae((3, 9, 7)).reconstruct(torch.zeros(2, 3, 9, 7)).shape
+    torch.Size([2, 3, 9, 7])
+    """
+    checks.whole("latent_dim", latent_dim)
+    encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
+    decoder = ConvDecoder(encoder, latent_dim)
+    return VAE(
+        _prior(prior, latent_dim),
+        Likelihood(decoder, image_family(likelihood), encoder.event_shape),
+        _posterior(posterior, lambda: (encoder, encoder.features), latent_dim),
+    )
+
+
+@built
+def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = "normal") -> VAE:
+    """Probabilistic PCA as a VAE: x = W z + mu + e, e ~ N(0, s^2 I), with q(z | x) = N(A x + b, diag).
+
+    Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
+    section 3; Lucas et al. 2019). Raises ValueError for sizes below 1.
+
+    >>> linear_vae(13, 2).encode(torch.zeros(4, 13)).shape
+    torch.Size([4, 2])
+    """
+    checks.whole("features", features)
+    checks.whole("latent_dim", latent_dim)
+    decoder = nn.Linear(latent_dim, features)
+    return VAE(
+        StandardNormal(latent_dim),
+        Likelihood(decoder, family(likelihood), (features,)),
+        LinearNormal(features, latent_dim),
+    )
+
+
+def family(likelihood: str | nn.Module) -> nn.Module:
+    """The likelihood's family by name, or the module itself."""
+    if isinstance(likelihood, nn.Module):
+        return likelihood
+    return LIKELIHOODS[checks.choice("likelihood", likelihood, LIKELIHOODS)]()
+
+
+def image_family(likelihood: str | nn.Module) -> nn.Module:
+    """The same for images in [0, 1]: a Normal's mean passes a sigmoid."""
+    return Normal(link="sigmoid") if likelihood == "normal" else family(likelihood)
+
+
+def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: Sequence[int], activation: str) -> tuple[nn.Module, int]:
+    """An encoder up to its last hidden layer, and that layer's width."""
+    if not hidden_dims:
+        raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
+    *inner, features = hidden_dims
+    trunk = MLP(event_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
+    return trunk, features
+
+
+def _event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(event_shape, int):
+        raise TypeError(f"event_shape must be a tuple of sizes such as ({event_shape},), got {event_shape}")
+    return tuple(checks.whole("event_shape", size) for size in event_shape)
+
+
+def _prior(prior: str | nn.Module, latent_dim: int) -> nn.Module:
+    if isinstance(prior, nn.Module):
+        return prior
+    checks.choice("prior", prior, ("standard",))
+    return StandardNormal(latent_dim)
+
+
+def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:
+    if isinstance(posterior, nn.Module):
+        return posterior
+    checks.choice("posterior", posterior, ("diagonal",))
+    return DiagonalNormal(*trunk(), latent_dim)

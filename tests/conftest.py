@@ -1,0 +1,79 @@
+"""What several tests share: oracles, and the real data where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+import pyrovae
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder of the real MNIST, in torchvision's layout."""
+    if not (SHARED_DATA / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+        pytest.skip(f"the real MNIST is not in {SHARED_DATA.name}/ beside the repository")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _clean_pyro_store():
+    """Pyro's store is global: no test sees another's."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+def linear_parts(pair) -> tuple[Tensor, Tensor, Tensor]:
+    """W, mu and s^2 of a linear pair, float64."""
+    network = pair.likelihood.network
+    return (
+        network.weight.detach().double(),
+        network.bias.detach().double(),
+        pair.likelihood.family.scale.detach().double() ** 2,
+    )
+
+
+def linear_log_prob(pair, x: Tensor) -> Tensor:
+    """log N(x; mu, W W' + s^2 I), by torch's dense multivariate normal: the second implementation."""
+    weight, mean, variance = linear_parts(pair)
+    covariance = weight @ weight.T + variance * torch.eye(len(mean), dtype=torch.float64)
+    return torch.distributions.MultivariateNormal(mean, covariance).log_prob(x.double())
+
+
+def linear_posterior(pair, x: Tensor) -> torch.distributions.MultivariateNormal:
+    """The exact p(z | x) = N(M^-1 W'(x - mu), s^2 M^-1), M = W'W + s^2 I."""
+    weight, mean, variance = linear_parts(pair)
+    m = weight.T @ weight + variance * torch.eye(weight.shape[1], dtype=torch.float64)
+    loc = torch.linalg.solve(m, weight.T @ (x.double() - mean).T).T
+    return torch.distributions.MultivariateNormal(loc, variance * torch.linalg.inv(m))
+
+
+def with_exact_posterior(pair) -> None:
+    """Give a linear pair with orthogonal columns in W its exact, diagonal posterior."""
+    weight, mean, variance = linear_parts(pair)
+    m = torch.diag(weight.T @ weight) + variance
+    q = pair.posterior
+    with torch.no_grad():
+        q.loc.weight.copy_(weight.T / m[:, None])
+        q.loc.bias.copy_(-(weight.T @ mean) / m)
+        log_scale = 0.5 * torch.log(variance / m)
+        q.raw_log_scale.copy_(10 * torch.atanh(log_scale / 10))
+
+
+@pytest.fixture
+def exact_linear_pair():
+    """A float64 linear VAE of 6 features and 3 codes whose guide is the exact posterior."""
+    torch.manual_seed(3)
+    pair = pyrovae.linear_vae(6, 3, likelihood=pyrovae.Normal(scale=0.7)).double()
+    with torch.no_grad():
+        columns = torch.linalg.qr(torch.randn(6, 3, dtype=torch.float64)).Q
+        pair.likelihood.network.weight.copy_(columns * torch.tensor([2.0, 1.0, 0.5]))
+    with_exact_posterior(pair)
+    return pair

@@ -1,0 +1,237 @@
+"""The VAE's densities against closed forms, and Pyro's own tools on the same object."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pyro
+import pytest
+import torch
+from conftest import linear_log_prob, linear_posterior
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from torch import nn
+from torch.distributions import Normal as TorchNormal
+from torch.distributions import kl_divergence
+
+import pyrovae
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
+from pyrovae.models.networks import MLP
+from pyrovae.models.pair import Pair, particles
+
+
+def items(pair, n=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, *pair.event_shape, generator=generator, dtype=torch.float64)
+
+
+def test_every_weight_of_an_exact_guide_is_the_evidence(exact_linear_pair):
+    # exact: log p(x, z) - log q(z | x) = log p(x) for every z. Wrong if an event dimension, the prior's sign, a plate
+    # or a scale is off
+    x = items(exact_linear_pair)
+    table = particles(exact_linear_pair, x, 5).log_weight
+    assert table.shape == (5, 7)
+    assert (table - linear_log_prob(exact_linear_pair, x)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])  # 3 = latent_dim, where a missing to_event broadcasts without an error
+def test_pyros_own_elbo_is_the_evidence_summed_over_items(exact_linear_pair, n):
+    x = items(exact_linear_pair, n)
+    loss = Trace_ELBO(num_particles=3).loss(exact_linear_pair.model, exact_linear_pair.guide, x)
+    assert -loss == pytest.approx(float(linear_log_prob(exact_linear_pair, x).sum()), abs=1e-9)
+
+
+def test_a_wrong_guide_falls_short_by_its_kl(exact_linear_pair):
+    # ELBO = log p(x) - KL(q || p(z | x)); the mean over 4,000 draws within 4 standard errors (false alarm 6e-5)
+    pair = exact_linear_pair
+    with torch.no_grad():
+        pair.posterior.loc.bias.add_(0.3)
+        pair.posterior.raw_log_scale.add_(0.4)
+    x = items(pair)
+    torch.manual_seed(1)
+    table = particles(pair, x, 4000).log_weight
+    q = pair.posterior(x)
+    full = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    expected = linear_log_prob(pair, x) - kl_divergence(full, linear_posterior(pair, x))
+    error = table.std(0) / math.sqrt(len(table))
+    assert ((table.mean(0) - expected).abs() < 4 * error).all()
+    assert ((table.mean(0) - linear_log_prob(pair, x)).abs() > 10 * error).any()  # control: not the evidence itself
+
+
+def test_seen_sites_have_the_documented_names_and_shapes():
+    vae = pyrovae.mlp_vae((1, 4, 5), latent_dim=3)
+    trace = poutine.trace(vae.model).get_trace(torch.zeros(6, 1, 4, 5))
+    trace.compute_log_prob()
+    assert trace.nodes["latent"]["log_prob"].shape == (6,)
+    assert trace.nodes["obs"]["log_prob"].shape == (6,)
+    assert trace.nodes["latent"]["value"].shape == (6, 3)
+    assert [f.name for f in trace.nodes["obs"]["cond_indep_stack"]] == ["data"]
+    assert trace.nodes["obs"]["scale"] == 1.0
+    assert isinstance(vae, Pair)
+
+
+def test_the_prior_is_the_standard_normal():
+    z = torch.tensor([[0.3, -1.2, 2.0]])
+    expected = TorchNormal(0.0, 1.0).log_prob(z).sum(-1)
+    assert torch.allclose(StandardNormal(3)().log_prob(z), expected)
+
+
+def test_encode_is_the_mean_and_never_a_draw():
+    vae = pyrovae.mlp_vae((5,))
+    x = torch.randn(4, 5)
+    assert torch.equal(vae.encode(x), vae.encode(x))
+    assert torch.equal(vae.encode(x), vae.posterior(x).mean)
+    assert not torch.equal(vae.encode(x), vae.posterior(x).sample())  # control
+    assert vae.encode(x).requires_grad
+    assert vae.reconstruct(x).requires_grad
+
+
+@pytest.mark.parametrize("make", [pyrovae.mlp_vae, pyrovae.conv_vae, pyrovae.mlp_ae, pyrovae.conv_ae])
+def test_decode_takes_any_leading_shape(make):
+    pair = make((1, 7, 6), latent_dim=3)
+    z = torch.randn(2, 4, 3)
+    whole = pair.decode(z)
+    assert whole.shape == (2, 4, 1, 7, 6)
+    assert torch.allclose(whole[1, 2], pair.decode(z[1, 2]), atol=1e-6)
+
+
+def test_a_draw_has_the_models_moments(exact_linear_pair):
+    # 40,000 draws; each entry of the covariance within 5 standard errors (36 entries: false alarm 2e-5)
+    pair = exact_linear_pair
+    x = pair.sample(40_000, seed=0)
+    weight, bias = pair.likelihood.network.weight.detach(), pair.likelihood.network.bias.detach()
+    covariance = weight @ weight.T + 0.49 * torch.eye(6, dtype=torch.float64)
+    centred = x - bias
+    products = centred[:, :, None] * centred[:, None, :]
+    error = products.std(0) / math.sqrt(len(x))
+    assert ((products.mean(0) - covariance).abs() < 5 * error).all()
+    means = pair.sample(40_000, seed=0, mean=True) - bias
+    assert torch.linalg.matrix_rank(means[:100], atol=1e-8) == 3  # the likelihood's noise is left out
+
+
+def test_sampling_with_a_seed_leaves_the_callers_generator_alone():
+    vae = pyrovae.mlp_vae((3,))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, second = vae.sample(4, seed=1), vae.sample(4, seed=1)
+    assert torch.equal(first, second)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.equal(vae.sample(4), vae.sample(4))
+
+
+def test_parts_compose_by_hand():
+    likelihood = Likelihood(MLP((2,), (3, 2)), pyrovae.Normal(scale=1.0), (3, 2))
+    vae = pyrovae.VAE(StandardNormal(2), likelihood, DiagonalNormal(MLP((3, 2), (8,), activate_last=True), 8, 2))
+    assert (vae.event_shape, vae.latent_dim, vae.recipe) == ((3, 2), 2, None)
+    assert vae.reconstruct(torch.zeros(4, 3, 2)).shape == (4, 3, 2)
+
+
+def test_an_encoder_pushed_to_infinity_still_has_a_density():
+    # BAD_INPUTS: the scale is bounded
+    vae = pyrovae.mlp_vae((3,))
+    with torch.no_grad():
+        vae.posterior.raw_log_scale.bias.copy_(torch.tensor([1e30, -1e30]))
+    q = vae.posterior(torch.zeros(2, 3))
+    assert torch.isfinite(q.stddev).all()
+    assert (q.stddev > 0).all()
+    assert torch.isfinite(q.log_prob(q.sample())).all()
+
+
+@pytest.mark.parametrize("make", [pyrovae.mlp_vae, pyrovae.conv_vae, pyrovae.mlp_ae, pyrovae.conv_ae])
+@pytest.mark.parametrize("latent_dim", [0, -3])
+def test_a_code_needs_a_dimension(make, latent_dim):
+    with pytest.raises(ValueError, match=f"latent_dim must be an integer of at least 1, got {latent_dim}"):
+        make((1, 8, 8), latent_dim=latent_dim)
+
+
+def test_an_unknown_likelihood_is_answered_with_the_list():
+    with pytest.raises(ValueError, match=r"likelihood must be one of 'bernoulli'.*did you mean 'bernoulli'"):
+        pyrovae.mlp_vae((3,), likelihood="bernouli")
+
+
+def test_a_shape_that_would_broadcast_is_refused():
+    vae = pyrovae.mlp_vae((1, 4, 4))
+    x = torch.zeros(5, 4, 4)  # (5, 4, 4) against (5, 1, 4, 4) gives a 5 x 5 table
+    for use in (vae.model, vae.guide, vae.encode):
+        with pytest.raises(ValueError, match=r"x must have shape \(N, 1, 4, 4\), got \(5, 4, 4\)"):
+            use(x)
+
+
+class TestPyrosOwnTools:
+    """The objects go into Pyro's interfaces unchanged."""
+
+    def test_svi_trains_both_halves(self):
+        vae = pyrovae.mlp_vae((4,), hidden_dims=(8,), likelihood="normal")
+        before = copy.deepcopy(vae.state_dict())
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        svi.step(torch.randn(10, 4))
+        assert all(not torch.equal(before[name], value) for name, value in vae.state_dict().items())
+
+    def test_predictive(self):
+        vae = pyrovae.mlp_vae((4,))
+        x = torch.zeros(5, 4)
+        posterior = Predictive(vae.model, guide=vae.guide, num_samples=3)(x)
+        assert posterior["latent"].shape == (3, 5, 2)
+        prior = Predictive(vae.model, num_samples=3)(size=6)
+        assert prior["obs"].shape == (3, 6, 4)
+
+    def test_render_model(self):
+        pytest.importorskip("graphviz")
+        vae = pyrovae.mlp_vae((4,))
+        graph = str(pyro.render_model(vae.model, model_args=(torch.zeros(5, 4),), render_params=True))
+        assert "latent -> obs" in graph
+
+    def test_nuts_finds_the_exact_posterior(self, exact_linear_pair):
+        # autocorrelation: 4 standard errors from an effective size of at least a tenth of the draws
+        x = items(exact_linear_pair, 2)
+        exact = linear_posterior(exact_linear_pair, x)
+        pyro.set_rng_seed(0)
+        sampler = MCMC(NUTS(exact_linear_pair.model), num_samples=400, warmup_steps=200, disable_progbar=True)
+        sampler.run(x)
+        z = sampler.get_samples()["latent"]
+        assert z.shape == (400, 2, 3)
+        assert ((z.mean(0) - exact.mean).abs() < 4 * exact.variance.sqrt() / math.sqrt(40)).all()
+
+    def test_an_optimisers_state_can_be_read(self):
+        vae = pyrovae.mlp_vae((4,), hidden_dims=(8,))
+        optimiser = pyro.optim.Adam({"lr": 0.01})
+        SVI(vae.model, vae.guide, optimiser, Trace_ELBO()).step(torch.zeros(3, 4))
+        state = optimiser.get_state()
+        assert len(state) == len(list(vae.parameters()))
+        assert all(name is not None for name in state)
+
+    def test_a_copy_is_another_model(self):
+        # trained turn by turn with its original, under names of its own
+        vae = pyrovae.mlp_vae((4,), hidden_dims=(8,))
+        twin = pickle.loads(pickle.dumps(vae))
+        other = copy.deepcopy(vae)
+        for pair in (vae, twin, other):
+            SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.zeros(3, 4))
+        assert len(pyro.get_param_store()) == 3 * len(list(vae.parameters()))
+
+    def test_a_foreign_entry_of_the_store_does_not_take_the_training(self):
+        # the store's tensor of that name is not this module's: it is replaced, not trained in its stead
+        vae = pyrovae.mlp_vae((4,), hidden_dims=(8,))
+        poutine.trace(vae.guide).get_trace(torch.zeros(3, 4))
+        store = pyro.get_param_store()
+        for name in list(store):
+            value = store[name].detach().clone()
+            del store[name]
+            store[name] = value
+        before = copy.deepcopy(vae.state_dict())
+        SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.ones(3, 4))
+        assert all(not torch.equal(before[n], v) for n, v in vae.state_dict().items())
+
+    def test_weights_in_another_memory_format_are_refused_rather_than_not_trained(self):
+        vae = pyrovae.conv_vae((1, 8, 8)).to(memory_format=torch.channels_last)
+        with pytest.raises(ValueError, match="not contiguous"):
+            SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.zeros(3, 1, 8, 8))
+
+    def test_the_builders_name_no_site_twice(self):
+        vae = pyrovae.linear_vae(4, 2)
+        assert isinstance(vae.likelihood.network, nn.Linear)
+        trace = poutine.trace(vae.model).get_trace(size=3)
+        params = [n for n, s in trace.nodes.items() if s["type"] == "param"]
+        assert len(params) == len({*params}) == 3
