@@ -1,0 +1,1 @@
+"""Inference finds parameters: `fit`, its `History`, and saved states."""

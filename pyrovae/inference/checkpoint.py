@@ -1,0 +1,234 @@
+"""Saved states: a folder with weights (safetensors) and a JSON manifest that says how the pair was built. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models import autoencoder, distributions, vae
+from pyrovae.models.pair import Pair, dtype_and_device
+
+__all__ = ["CheckpointError", "load", "save"]
+
+FORMAT_VERSION = 1
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+BUILDERS: dict[str, Callable[..., Pair]] = {
+    "mlp_vae": vae.mlp_vae,
+    "conv_vae": vae.conv_vae,
+    "linear_vae": vae.linear_vae,
+    "mlp_ae": autoencoder.mlp_ae,
+    "conv_ae": autoencoder.conv_ae,
+}
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "Bernoulli": distributions.Bernoulli,
+    "ContinuousBernoulli": distributions.ContinuousBernoulli,
+    "Normal": distributions.Normal,
+}
+
+
+class CheckpointError(ValueError):
+    """A saved state that is damaged, of another format, of another architecture, or no saved state at all."""
+
+
+def save(path: str | os.PathLike[str], pair: Pair) -> Path:
+    """Write the pair's weights and manifest into the folder `path`, and return it.
+
+    An earlier state there is replaced as a whole; a folder that holds anything else is refused (FileExistsError). A
+    pair from a builder can be loaded without its code at hand; one composed by hand needs `load(path, like=...)`.
+
+    >>> import pyrovae, tempfile
+    >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = pyrovae.load(pyrovae.save(f"{folder}/state", vae))
+    >>> bool((again.encode(torch.ones(1, 3)) == vae.encode(torch.ones(1, 3))).all())
+    True
+    """
+    from safetensors.torch import save as to_bytes
+
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and (_holds_state(target) or not any(target.iterdir()))):
+        raise FileExistsError(f"{target} exists and is not a saved state: choose another folder or remove it")
+    weights = to_bytes(_state(pair))
+    manifest = {**_describe(pair), "sha256": hashlib.sha256(weights).hexdigest()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        (fresh / WEIGHTS).write_bytes(weights)
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        fresh.chmod(0o755)
+        if target.exists():
+            aside = fresh.with_name(fresh.name + "-old")
+            target.rename(aside)
+            fresh.rename(target)
+            shutil.rmtree(aside)
+        else:
+            fresh.rename(target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return target
+
+
+def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
+    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
+
+    With `like` the weights go into a copy of that pair, whose manifest must agree with the saved one. Raises
+    FileNotFoundError, naming the states that lie beside a missing one, and CheckpointError for a damaged or foreign
+    folder, another format version, or another architecture (field by field). Nothing is unpickled.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        beside = sorted(p.name for p in folder.parent.iterdir() if _holds_state(p)) if folder.parent.is_dir() else []
+        there = f"saved states beside it: {', '.join(beside)}" if beside else f"no saved state lies in {folder.parent}"
+        raise FileNotFoundError(f"{folder} does not exist; {there}")
+    manifest = _manifest(folder)
+    if like is None:
+        recipe = manifest.get("recipe")
+        if recipe is None:
+            raise CheckpointError(
+                f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts)"
+            )
+        pair = _build(recipe, folder)
+    else:
+        pair = deepcopy(like)
+        _same(_describe(like), manifest, folder)
+    tensors = _weights(folder, manifest)
+    _same({"tensors": _shapes(_state(pair))}, {"tensors": _shapes(tensors)}, folder, fields=("tensors",), dtypes=False)
+    _, device = dtype_and_device(pair)
+    module: nn.Module = pair  # type: ignore[assignment]
+    module.to(device, getattr(torch, str(manifest["dtype"])))
+    module.load_state_dict(tensors)
+    return pair
+
+
+def _state(pair: Pair) -> dict[str, Tensor]:
+    module: nn.Module = pair  # type: ignore[assignment]
+    return {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items()}
+
+
+def _describe(pair: Pair) -> dict[str, Any]:
+    from pyrovae import __version__
+
+    recipe = getattr(pair, "recipe", None)
+    try:
+        # through JSON and back: tuples become lists here as they do in the file
+        recipe = None if recipe is None else json.loads(json.dumps(recipe, default=_family_recipe))
+    except TypeError:
+        recipe = None  # a part that is the caller's own module
+    return {
+        "format": "pyrovae",
+        "format_version": FORMAT_VERSION,
+        "class": type(pair).__name__,
+        "recipe": recipe,
+        "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
+        "tensors": _shapes(_state(pair)),
+        "versions": {"pyrovae": __version__, "torch": torch.__version__},
+    }
+
+
+def _family_recipe(value: Any) -> dict[str, Any]:
+    name = type(value).__name__
+    if FAMILIES.get(name) is not type(value):
+        raise TypeError(f"{name} cannot be described")
+    return {"family": name, **getattr(value, "arguments", {})}
+
+
+def _build(recipe: Any, folder: Path) -> Pair:
+    if not isinstance(recipe, dict) or recipe.get("builder") not in BUILDERS:
+        named = recipe.get("builder") if isinstance(recipe, dict) else recipe
+        raise CheckpointError(f"{folder / MANIFEST}: unknown builder {named!r}; known: {', '.join(BUILDERS)}")
+    arguments = {k: v for k, v in recipe.items() if k != "builder"}
+    try:
+        likelihood = arguments.get("likelihood")
+        if isinstance(likelihood, dict):
+            options = {k: v for k, v in likelihood.items() if k != "family"}
+            arguments["likelihood"] = FAMILIES[likelihood["family"]](**options)
+        with torch.random.fork_rng([]):
+            return BUILDERS[recipe["builder"]](**arguments)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except ValueError:
+        raise CheckpointError(
+            f"{file} is not JSON: damaged, or not written by pyrovae (nothing was unpickled)"
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != "pyrovae":
+        raise CheckpointError(f"{file} was not written by pyrovae")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} has format version {manifest.get('format_version')!r}, this pyrovae reads {FORMAT_VERSION}"
+        )
+    missing = {"class", "recipe", "dtype", "tensors", "sha256"} - manifest.keys()
+    if missing or manifest["dtype"] not in ("float16", "bfloat16", "float32", "float64"):
+        raise CheckpointError(f"{file} is damaged: missing or unreadable {sorted(missing) or ['dtype']}")
+    return manifest
+
+
+def _weights(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a whole saved state: it has no {WEIGHTS}")
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest["sha256"]:
+        raise CheckpointError(
+            f"{file} is damaged or was replaced: SHA-256 {digest[:16]}..., the manifest says "
+            f"{str(manifest['sha256'])[:16]}... (nothing was unpickled)"
+        )
+    try:
+        return from_bytes(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file: {error} (nothing was unpickled)") from None
+
+
+def _same(
+    here: dict[str, Any],
+    saved: dict[str, Any],
+    folder: Path,
+    *,
+    fields: tuple[str, ...] = ("class", "recipe", "tensors"),
+    dtypes: bool = True,
+) -> None:
+    """Compare two manifests field by field; all that differs goes into one error."""
+    lines = []
+    for name in fields:
+        ours, theirs = here[name], saved[name]
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            for key in dict.fromkeys([*theirs, *ours]):
+                a, b = theirs.get(key, "absent"), ours.get(key, "absent")
+                if not dtypes:
+                    a, b = str(a).rsplit(" ", 1)[0], str(b).rsplit(" ", 1)[0]
+                if a != b:
+                    lines.append(f"{name}.{key}: saved {a}, here {b}")
+        elif ours != theirs:
+            lines.append(f"{name}: saved {theirs}, here {ours}")
+    if lines:
+        raise CheckpointError(f"{folder} holds another architecture:\n  " + "\n  ".join(lines))
+
+
+def _holds_state(path: Path) -> bool:
+    return path.is_dir() and (path / MANIFEST).is_file()

@@ -1,0 +1,486 @@
+"""`fit`: what it minimises, what it leaves alone, and that it reaches maxima known in closed form."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from conftest import linear_log_prob
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from sklearn.datasets import load_wine
+from torch import nn
+
+import pyrovae
+from pyrovae.data import MappedArray
+from pyrovae.inference.svi import PosteriorCollapseWarning, _Plan
+
+SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
+
+
+def pair(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"hidden_dims": (8,), "likelihood": pyrovae.Normal(scale=0.1), **options}
+    return pyrovae.mlp_vae((1, 4, 3), latent_dim=3, **options)
+
+
+def quiet_fit(vae, x=SOME, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PosteriorCollapseWarning)
+        return pyrovae.fit(vae, x, progress=False, **options)
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def ppca_maximum(x: np.ndarray, k: int) -> float:
+    """Log-likelihood per item at the maximum (Tipping and Bishop 1999, section 3.2), from the 1/N covariance."""
+    values = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    d = len(values)
+    rest = values[k:].mean()
+    return -0.5 * (np.log(values[:k]).sum() + (d - k) * np.log(rest) + d * (1 + np.log(2 * np.pi)))
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_linear_vae_reaches_the_maximum_of_probabilistic_pca(k):
+    # standardised wine, full batch: no more than 1e-3 nats an item below the maximum, and never above it
+    x = load_wine().data
+    x = (x - x.mean(0)) / x.std(0)
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(13, k)
+    for epochs, rate in ((1500, 1e-2), (500, 1e-3), (1000, 1e-4)):
+        pyrovae.fit(vae, x, epochs=epochs, batch_size=178, learning_rate=rate, progress=False)
+    best = ppca_maximum(x, k)
+    reached = float(linear_log_prob(vae, torch.from_numpy(x)).mean())
+    assert best - 1e-3 < reached <= best + 1e-9
+    # there the diagonal guide is exact: the ELBO touches log p(x), within 4 standard errors
+    elbo = pyrovae.elbo(vae, x, num_particles=64)
+    assert abs(elbo.mean - reached) < 4 * elbo.se + 1e-3
+
+
+def by_hand(vae, x, noise_seed, scale=0.1):
+    """-ELBO in nats an item, written out from Kingma and Welling's appendix B: the second implementation."""
+    q = vae.posterior(x).base_dist
+    with torch.random.fork_rng():
+        torch.manual_seed(noise_seed)
+        noise = torch.randn(q.loc.shape)
+    z = q.loc + q.scale * noise
+    loc = vae.likelihood.network(z)
+    d = math.prod(vae.event_shape)
+    distortion = ((x - loc) ** 2).flatten(1).sum(1) / (2 * scale**2) + d * math.log(scale * math.sqrt(2 * math.pi))
+    log_ratio = (-(noise**2) / 2 - q.scale.log() + z**2 / 2).sum(1)
+    return distortion, log_ratio
+
+
+class TestObjective:
+    def test_the_loss_is_the_negative_elbo_per_item(self):
+        # at a learning rate of 1e-12 the weights stand still: the mean of many epochs is the loss itself
+        vae = pair(likelihood=pyrovae.Normal(scale=1.0))
+        with torch.no_grad():
+            vae.posterior.loc.bias.add_(1.0)
+        history = quiet_fit(vae, epochs=200, batch_size=5, learning_rate=1e-12)
+        with torch.no_grad():
+            runs = [sum(t.mean() for t in by_hand(vae, SOME, seed, scale=1.0)).item() for seed in range(200)]
+            kl = np.mean([by_hand(vae, SOME, seed, scale=1.0)[1].mean().item() for seed in range(50)])
+        got = history.epochs.loss.values
+        error = math.hypot(np.std(got) / math.sqrt(200), np.std(runs) / math.sqrt(200))
+        assert abs(got.mean() - np.mean(runs)) < 4 * error  # false alarm 6e-5
+        assert kl > 20 * error  # control: a loss without its KL term, or with it turned round, would be seen
+
+    @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])
+    def test_one_step_is_adams_on_the_written_out_loss(self, beta):
+        vae, twin = pair(), pair()
+        noise = {}
+
+        class Spy(poutine.messenger.Messenger):
+            def _pyro_post_sample(self, msg):
+                if msg["name"] == "latent":
+                    noise["z"] = msg["value"].detach()
+
+        with Spy():
+            history = quiet_fit(vae, epochs=1, batch_size=23, learning_rate=0.01, beta=beta)
+        order = pyrovae.data.batches(SOME, 23, seed=0, epoch=0)
+        x = next(iter(order))
+        q = twin.posterior(x).base_dist
+        draw = (noise["z"] - q.loc) / q.scale  # the noise fit drew, seen from the same weights
+        z = q.loc + q.scale * draw.detach()
+        distortion = -torch.distributions.Normal(twin.likelihood.network(z), 0.1).log_prob(x).flatten(1).sum(1)
+        log_ratio = (torch.distributions.Normal(q.loc, q.scale).log_prob(z) + z**2 / 2).sum(1) + 1.5 * math.log(
+            2 * math.pi
+        )
+        loss = (distortion + beta * log_ratio).mean()
+        loss.backward()
+        torch.optim.Adam(twin.parameters(), lr=0.01).step()
+        assert float(history.epochs.loss[0]) == pytest.approx(loss.item(), rel=1e-5)
+        assert torch.allclose(weights(vae), weights(twin), atol=1e-5)
+
+    def test_the_importance_weighted_loss_is_the_negative_bound_per_item(self):
+        # K = 1 is the ELBO; K = 20 is the log-mean-exp over K for each item, not over the batch's sum
+        vae = pair()
+        one = quiet_fit(
+            copy.deepcopy(vae), epochs=1, batch_size=23, learning_rate=1e-12, objective="iwae", num_particles=1
+        )
+        elbo = quiet_fit(copy.deepcopy(vae), epochs=1, batch_size=23, learning_rate=1e-12)
+        assert float(one.epochs.loss[0]) == pytest.approx(float(elbo.epochs.loss[0]), rel=1e-6)
+        many = quiet_fit(vae, epochs=100, batch_size=23, learning_rate=1e-12, objective="iwae", num_particles=20)
+        x = next(iter(pyrovae.data.batches(SOME, 23, seed=0, epoch=0)))
+        expected = []
+        with torch.no_grad():
+            for seed in range(100):
+                terms = torch.stack([-sum(by_hand(vae, x, seed * 100 + k)) for k in range(20)])
+                expected.append((math.log(20) - terms.logsumexp(0).mean()).item())
+        got = many.epochs.loss.values
+        error = math.hypot(np.std(got), np.std(expected)) / 10
+        assert abs(got.mean() - np.mean(expected)) < 4 * error  # false alarm 6e-5
+        assert got.mean() < float(elbo.epochs.loss[0]) - 4 * error
+
+    def test_validation_is_the_elbo_at_beta_one_whatever_the_loss(self):
+        first, second = pair(), pair()
+        options = {"epochs": 1, "learning_rate": 1e-12, "validation": SOME}
+        at_one = quiet_fit(first, **options)
+        at_three = quiet_fit(second, beta=3.0, **options)
+        assert float(at_one.epochs.validation_elbo[0]) == float(at_three.epochs.validation_elbo[0])
+        assert float(at_one.epochs.loss[0]) != float(at_three.epochs.loss[0])
+
+
+class TestSchedules:
+    def plan(self, **options):
+        base = dict(epochs=10, batch_size=4, learning_rate=0.1, schedule="constant", objective="elbo", num_particles=1)
+        return _Plan(**{**base, "binarize": False, "beta": 1.0, "warmup": 0, "patience": None, "seed": 0, **options})
+
+    def test_the_warm_up_ends_at_the_asked_beta(self):
+        plan = self.plan(beta=2.5, warmup=4)
+        betas = [plan.weight(step, 6) for step in range(60)]
+        assert betas[0] == pytest.approx(2.5 / 24)
+        assert np.allclose(np.diff(betas[:24]), 2.5 / 24)
+        assert all(b == 2.5 for b in betas[23:])
+
+    def test_the_cosine_ends_near_nothing(self):
+        plan = self.plan(schedule="cosine")
+        rates = [plan.rate(step, 60) for step in range(60)]
+        assert rates[0] == 0.1
+        assert rates[30] == pytest.approx(0.05)
+        assert 0 < rates[-1] < 1e-4
+
+    def test_history_notes_what_was_used(self):
+        history = quiet_fit(pair(), epochs=4, batch_size=23, beta=2.0, warmup=2, schedule="cosine", learning_rate=0.01)
+        assert history.epochs.beta.values.tolist() == [1.0, 2.0, 2.0, 2.0]
+        assert np.allclose(history.epochs.learning_rate, [0.005 * (1 + math.cos(math.pi * e / 4)) for e in range(4)])
+
+    def test_a_run_that_ends_inside_its_warm_up_says_so(self):
+        with pytest.warns(UserWarning, match=r"ended after 3 of 10 warm-up epochs, at beta = 0.3 of 1"):
+            quiet_fit(pair(), epochs=3, warmup=10)
+
+
+class TestWhatIsLeftAlone:
+    def test_validation_items_never_reach_the_weights(self):
+        alone, watched, other = pair(), pair(), pair()
+        quiet_fit(alone, epochs=3, batch_size=5)
+        quiet_fit(watched, epochs=3, batch_size=5, validation=SOME + 0.1)
+        quiet_fit(other, torch.cat([SOME, SOME[:1] + 0.1]), epochs=3, batch_size=5)
+        assert torch.equal(weights(alone), weights(watched))
+        assert not torch.equal(weights(alone), weights(other))  # control
+
+    def test_the_callers_generators_store_and_settings(self):
+        pyro.param("mine", torch.tensor(3.0))
+        torch.manual_seed(7)
+        np.random.seed(7)
+        before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), pyro.settings.get()
+        vae = pair()
+        torch.manual_seed(7)
+        vae.eval()
+        quiet_fit(vae, epochs=1, validation=SOME, binarize=False)
+        assert torch.equal(before[0], torch.random.get_rng_state())
+        assert before[1] == np.random.get_state()[1].tolist()
+        assert before[2] == pyro.settings.get()
+        assert list(pyro.get_param_store()) == ["mine"]
+        assert not vae.training
+        assert all(p.grad is None and "unconstrained" not in p.__dict__ for p in vae.parameters())
+
+    def test_the_items_themselves(self):
+        x = np.random.default_rng(0).random((9, 1, 4, 3)).astype(np.float32)
+        kept = x.copy()
+        x.flags.writeable = False
+        quiet_fit(pair(), x[::-1], epochs=1)
+        assert np.array_equal(x, kept)
+
+    def test_a_seed_fixes_everything(self):
+        first, second, third = pair(), pair(), pair()
+        quiet_fit(first, epochs=2, batch_size=5, seed=4, binarize=True)
+        torch.rand(3)
+        quiet_fit(second, epochs=2, batch_size=5, seed=4, binarize=True)
+        quiet_fit(third, epochs=2, batch_size=5, seed=5, binarize=True)
+        assert torch.equal(weights(first), weights(second))
+        assert not torch.equal(weights(first), weights(third))
+
+
+FRESH = """
+import sys, hashlib, warnings; warnings.simplefilter("ignore")
+import torch, pyro, pyrovae
+from pyro.infer import SVI, Trace_ELBO
+torch.set_num_threads(1)
+x = torch.rand(40, 1, 4, 3, generator=torch.Generator().manual_seed(0)).round()
+def digest(pair):
+    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in pair.parameters())).hexdigest()
+def through_fit(seed, width):
+    torch.manual_seed(seed)
+    vae = pyrovae.mlp_vae((1, 4, 3), hidden_dims=(width,))
+    pyrovae.fit(vae, x, epochs=3, batch_size=16, progress=False)
+    return digest(vae)
+def through_svi(seed, width):
+    torch.manual_seed(seed)
+    vae = pyrovae.mlp_vae((1, 4, 3), hidden_dims=(width,))
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(5):
+        svi.step(x)
+    return digest(vae)
+for job in sys.argv[1:]:
+    way, seed, width = job.split(",")
+    print(job, {"fit": through_fit, "svi": through_svi}[way](int(seed), int(width)))
+"""
+
+
+def fresh_process(*jobs: str) -> dict[str, str]:
+    out = subprocess.run([sys.executable, "-c", FRESH, *jobs], capture_output=True, text=True, check=True).stdout
+    return dict(line.split() for line in out.splitlines())
+
+
+def test_two_models_in_one_process_end_as_each_does_alone():
+    # of one shape, the case where a name in Pyro's global store would be shared
+    jobs = ["fit,0,8", "fit,1,8", "svi,0,8", "svi,1,8"]
+    together = fresh_process(*jobs)
+    alone = {**fresh_process(jobs[1]), **fresh_process(jobs[3])}
+    assert together[jobs[1]] == alone[jobs[1]]
+    assert together[jobs[3]] == alone[jobs[3]]
+    assert len(set(together.values())) == 4
+
+
+class TestStopping:
+    def test_early_stopping_takes_the_best_weights_back(self):
+        # over-fitting on purpose: 4 items, a tiny scale
+        vae = pair(hidden_dims=(64,))
+        history = quiet_fit(
+            vae, SOME[:4], validation=SOME[4:], epochs=400, batch_size=4, learning_rate=0.02, patience=5
+        )
+        curve = history.epochs.validation_elbo.values
+        assert len(curve) < 400
+        assert curve.argmax() == len(curve) - 6
+        assert f"weights of epoch {curve.argmax()}" in history.config["stopped"]
+        again = quiet_fit(vae, SOME[:4], validation=SOME[4:], epochs=1, learning_rate=1e-12)
+        assert float(again.epochs.validation_elbo[0]) == pytest.approx(curve.max(), rel=1e-4)
+
+    def test_a_loss_that_is_not_finite_stops_before_the_update(self):
+        vae = pair()
+        quiet_fit(vae, epochs=1)
+        before = weights(vae)
+        with torch.no_grad():
+            vae.likelihood.network.layers[-1].bias.fill_(math.inf)
+        with pytest.raises(FloatingPointError, match=r"step 0 \(epoch 0, batch 0\)"):
+            quiet_fit(vae, epochs=1)
+        with torch.no_grad():
+            vae.likelihood.network.layers[-1].bias.zero_()
+        assert len(weights(vae)) == len(before)
+        assert torch.isfinite(weights(vae)).all()
+
+    def test_levelled_off_is_the_last_fifth_against_the_one_before(self):
+        import xarray as xr
+
+        def history(curve):
+            return pyrovae.History(xr.Dataset({"validation_elbo": ("epoch", curve)}))
+
+        flat = [0.0] * 6 + [1.0, 1.5] + [1.5, 1.69]
+        assert history(flat).levelled_off()[0]
+        steep = [0.0] * 6 + [1.0, 1.5] + [1.5, 1.8]
+        settled, slope = history(steep).levelled_off()
+        assert not settled
+        assert slope == pytest.approx(0.15)
+        with pytest.raises(ValueError, match="needs a fit with `validation`"):
+            pyrovae.History(xr.Dataset({"loss": ("epoch", [1.0])})).levelled_off()
+
+
+def test_a_collapsed_posterior_is_reported_with_its_active_units():
+    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)).reshape(200, 1, 4, 3)
+    with pytest.warns(PosteriorCollapseWarning, match="0 of 3 latent units are active"):
+        history = pyrovae.fit(
+            pair(likelihood=pyrovae.Normal(scale=5.0)), x, epochs=40, learning_rate=0.01, progress=False
+        )
+    assert history.config["active_units"] == 0
+
+
+def test_a_memory_mapped_view_trains_as_the_array_does(tmp_path):
+    x = (SOME * 255).to(torch.uint8).numpy()
+    np.save(tmp_path / "x.npy", x)
+    view = MappedArray(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    first, second = pair(), pair()
+    quiet_fit(first, view, epochs=2, batch_size=5, validation=view)
+    quiet_fit(second, x.astype(np.float32) / 255, epochs=2, batch_size=5)
+    assert torch.equal(weights(first), weights(second))
+
+
+def test_a_progress_bar_is_silent_where_nobody_watches(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pyrovae.fit(pair(), SOME, epochs=1)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_history_reads_like_a_report():
+    history = quiet_fit(pair(), epochs=2, validation=SOME)
+    assert history.epochs.loss.attrs["units"] == "nats per item"
+    assert str(history).startswith("2 epochs, loss ")
+    assert history.config["items"] == 23
+    assert set(history.epochs) == {"loss", "validation_elbo", "beta", "learning_rate", "seconds"}
+
+
+class TestBadInput:
+    """BAD_INPUTS.md, by row."""
+
+    def refuse(self, message, x=SOME, error=ValueError, vae=None, **options):
+        vae = pair() if vae is None else vae
+        before = weights(vae)
+        with pytest.raises(error, match=message):
+            quiet_fit(vae, x, **options)
+        assert torch.equal(weights(vae), before)
+
+    def test_row_1_shape(self):
+        self.refuse(
+            r"x must have shape \(N, 1, 4, 3\), got \(23, 12\); x.reshape\(\(-1, 1, 4, 3\)\) would fit", SOME.flatten(1)
+        )
+        self.refuse(r"one item is x\[None\]", SOME[0])
+        self.refuse(r"validation must have shape", validation=SOME.flatten(1))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_row_2_not_finite(self, value):
+        x = SOME.clone()
+        x[4, 0, 1, 2] = x[6, 0, 0, 0] = value
+        self.refuse(r"2 NaN or infinite values, the first at x\[4, 0, 1, 2\]", x)
+
+    def test_row_3_outside_the_support(self):
+        self.refuse(r"min 0.*max 1.2.*fits: 'normal'", SOME / SOME.max() * 1.2, vae=pair(likelihood="bernoulli"))
+        self.refuse(
+            r"outside the support of the ContinuousBernoulli", SOME - 1, vae=pair(likelihood="continuous_bernoulli")
+        )
+
+    def test_row_4_grey_under_bernoulli_even_with_validation_off(self):
+        with pyro.validation_enabled(False):
+            self.refuse(
+                r"grey values.*binarize=True.*'continuous_bernoulli' or 'normal'", vae=pair(likelihood="bernoulli")
+            )
+
+    def test_row_5_bytes(self):
+        self.refuse(r"looks like 0..255 integers; divide by 255 \(min 0, max 2", (SOME * 255).to(torch.uint8))
+
+    def test_row_6_empty(self):
+        self.refuse(r"x is empty", SOME[:0])
+
+    def test_row_7_one_item(self):
+        assert np.isfinite(quiet_fit(pair(), SOME[:1], epochs=1).epochs.loss).all()
+
+    def test_rows_8_to_10_labels(self):
+        self.refuse("x has 23 items, y has 22", y=np.arange(22))
+        self.refuse(r"1 missing labels .*y\[3\]", y=np.array([0.0, 1, 2, math.nan] + [1.0] * 19))
+        self.refuse(r"at least 2 classes, got only \[4\]", y=np.full(23, 4))
+        self.refuse("takes no labels", y=np.arange(23))
+
+    @pytest.mark.parametrize("kind", ["float64", "float16", "strided", "reversed", "read-only", "list"])
+    def test_rows_12_to_14_kinds_of_arrays(self, kind):
+        x = SOME.numpy()
+        given = {
+            "float64": x.astype(np.float64),
+            "float16": x.astype(np.float16).astype(np.float32).astype(np.float16),
+            "strided": np.repeat(x, 2, axis=3)[..., ::2],
+            "reversed": x[::-1].copy()[::-1],
+            "read-only": x.copy(),
+            "list": x.tolist(),
+        }[kind]
+        if kind == "read-only":
+            given.flags.writeable = False
+        expected = torch.from_numpy(x.astype(np.float16).astype(np.float32)) if kind == "float16" else SOME
+        first, second = pair(), pair()
+        quiet_fit(first, given, epochs=1)
+        quiet_fit(second, expected, epochs=1)
+        assert torch.equal(weights(first), weights(second))
+        assert weights(first).dtype == torch.float32
+
+    def test_a_double_pair_stays_double(self):
+        vae = pair().double()
+        quiet_fit(vae, SOME, epochs=1)
+        assert weights(vae).dtype == torch.float64
+
+    @pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate", "num_particles", "patience"])
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_row_15_ranges(self, name, value):
+        self.refuse(rf"{name} must be .*(at least 1|greater than 0), got {value}", **{name: value}, validation=SOME)
+
+    def test_row_33_unknown_names(self):
+        self.refuse(
+            "schedule must be one of 'constant', 'cosine', got 'cosin'; did you mean 'cosine'", schedule="cosin"
+        )
+        self.refuse("objective must be one of 'elbo', 'iwae'", objective="vae")
+        self.refuse("device must be 'auto' or a torch device, got 'gpu'; available here: cpu", device="gpu")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+    def test_row_34_cuda_that_is_not_there(self):
+        self.refuse("device 'cuda' is not available here; available: cpu", device="cuda")
+
+    def test_options_that_contradict(self):
+        self.refuse("leave beta at 1 and warmup at 0", objective="iwae", beta=2.0)
+        self.refuse("patience stops on the validation ELBO", patience=2)
+        self.refuse("AE has none", vae=pyrovae.mlp_ae((1, 4, 3)), objective="iwae")
+
+    def test_items_beyond_the_means_range_are_pointed_out(self):
+        vae = pair(likelihood=pyrovae.Normal(scale=1.0, link="sigmoid"))
+        with pytest.warns(UserWarning, match="the likelihood's mean stays in"):
+            quiet_fit(vae, SOME * 3, epochs=1)
+
+    def test_nothing_to_train(self):
+        self.refuse("has no parameter with requires_grad", vae=pair().requires_grad_(False))
+
+
+def test_a_pair_of_the_users_own_trains_too():
+    # only the Pair protocol is asked for: conjugate, so the posterior is known: N(n xbar / (n + 1), 1 / (n + 1))
+    class Mean(nn.Module):
+        event_shape, latent_dim, is_normalized = (1,), 1, True
+
+        def __init__(self):
+            super().__init__()
+            self.loc, self.log_scale = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+        def model(self, x=None, *, size=1):
+            with pyro.plate("data", size if x is None else len(x)):
+                z = pyro.sample("latent", pyro.distributions.Normal(torch.zeros(1), 1.0).to_event(1))
+                return pyro.sample("obs", pyro.distributions.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(self, x=None, *, size=1):
+            with pyro.plate("data", size if x is None else len(x)):
+                return pyro.sample("latent", pyro.distributions.Normal(self.loc, self.log_scale.exp()).to_event(1))
+
+    mine = Mean()
+    x = torch.full((64, 1), 1.4)
+    quiet_fit(mine, x, epochs=300, batch_size=64, learning_rate=0.02, schedule="cosine")
+    assert float(mine.loc.detach()) == pytest.approx(0.7, abs=0.03)
+    assert float(mine.log_scale.detach().exp()) == pytest.approx(math.sqrt(0.5), abs=0.03)
+    assert Trace_ELBO().loss(mine.model, mine.guide, x) > 0
+
+
+def test_the_module_needs_neither_arviz_nor_matplotlib_nor_torchvision():
+    script = (
+        "import sys, torch, pyrovae\n"
+        "assert 'torch' in sys.modules\n"
+        "vae = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood='normal')\n"
+        "pyrovae.fit(vae, torch.randn(9, 3), epochs=1)\n"
+        "print([m for m in ('arviz', 'matplotlib', 'torchvision', 'sklearn') if m in sys.modules])\n"
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    assert Path(pyrovae.__file__).exists()
