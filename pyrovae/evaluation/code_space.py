@@ -1,0 +1,156 @@
+"""Every statistic of `latent.py` for one fitted pair with images: its codes, reconstructions and samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.data import Split
+from pyrovae.evaluation.latent import (
+    Judge,
+    Whitening,
+    active_units,
+    aggregate,
+    control_images,
+    crispness,
+    fixed_pairs,
+    holes,
+    rate_identity,
+    reconstruction_error,
+    sampling_laws,
+    separation,
+    smoothness,
+)
+from pyrovae.models.pair import dtype_and_device
+from pyrovae.seeding import forked, stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["code_space", "decoded", "encoded"]
+
+BATCH = 1024
+
+
+def encoded(pair: Any, x: Any) -> Tensor:
+    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array or a memory-mapped view.
+
+    >>> import pyrovae
+    >>> encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
+    torch.Size([360, 2])
+    """
+    return _batched(pair, pair.encode, x)
+
+
+def decoded(pair: Any, z: Tensor) -> Tensor:
+    """The decoded means of all codes in batches, shape (N, *event_shape), on the CPU.
+
+    >>> import pyrovae
+    >>> decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+    return _batched(pair, pair.decode, z)
+
+
+def code_space(
+    pair: Any, train: Split, test: Split, judge: Judge, *, num_codes: int = 4000, num_pairs: int = 500, seed: int = 0
+) -> xr.Dataset:
+    """What a pair's code space is like, measured: one Dataset of the statistics of `pyrovae.evaluation.latent`.
+
+    `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training images alone. A plain
+    name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
+    item; `samples_` of decoded draws from the Gaussian fitted to the training codes; `pixel_` of pixels in place of the
+    judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". A pair
+    without p(x) has no rate, and its aggregate is that of its codes.
+
+    >>> import pyrovae
+    >>> digits = pyrovae.data.load("digits")
+    >>> judge = Judge.fit(digits.train.x, digits.train.y, max_iter=2)
+    >>> result = code_space(pyrovae.mlp_ae((1, 8, 8)), digits.train, digits.test, judge, num_codes=50, num_pairs=5)
+    >>> result.hole_fraction.sizes["law"]
+    3
+    """
+    train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
+    train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
+    real = test.x[:]
+    laws = sampling_laws(train_codes, num=num_codes, seed=seed)
+    samples = {law: decoded(pair, codes) for law, codes in laws.items()}
+    control = control_images(test_images, test.y, num=num_codes, seed=seed)
+    pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
+    whitening = Whitening.fit(train_codes)
+
+    def hole_statistics(features: Any) -> xr.Dataset:
+        return holes(
+            {law: features(images) for law, images in samples.items()},
+            features(train_images),
+            features(test_images),
+            control=features(control),
+        )
+
+    parts = {
+        "": [
+            separation(train_codes, train.y, test_codes, test.y, seed=seed),
+            reconstruction_error(real, test_images, mean=train.x[:].mean(0)),
+            crispness(test_images, real).drop_vars(["squared_error", "squared_error_items"]),
+            smoothness(
+                pair.decode,
+                test_codes[pairs[:, 0]],
+                test_codes[pairs[:, 1]],
+                judge=judge,
+                whitening=whitening,
+                seed=seed,
+            ),
+            hole_statistics(judge.features),
+            judge.accuracy(test_images, test.y).rename(accuracy="judge_accuracy", accuracy_se="judge_accuracy_se"),
+        ],
+        "pixel_": [hole_statistics(lambda images: images.flatten(1))],
+        "samples_": [crispness(samples["gaussian"], real)],
+    }
+    if pair.is_normalized:
+        train_draws, _, _ = _draws(pair, train.x, stream(seed, 0))
+        test_draws, loc, scale = _draws(pair, test.x, stream(seed, 1))
+        parts[""] += [
+            aggregate(test_draws, train_codes=train_draws, seed=seed),
+            rate_identity(loc, scale, test_draws),
+            active_units(test_codes),
+        ]
+        parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
+    else:
+        parts[""] += [aggregate(test_codes, train_codes=train_codes, seed=seed)]
+    return _merged(parts)
+
+
+def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
+    import xarray as xr
+
+    found = []
+    for prefix, datasets in parts.items():
+        for dataset in datasets:
+            small = dataset.drop_dims([d for d in ("item", "pair", "sample") if d in dataset.dims])
+            found.append(small.rename({name: f"{prefix}{name}" for name in small.data_vars}))
+    return xr.merge(found, compat="no_conflicts", join="outer", combine_attrs="drop")
+
+
+def _batched(pair: Any, function: Any, x: Any) -> Tensor:
+    module: nn.Module = pair
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.cat([function(x[i : i + BATCH]).cpu() for i in range(0, len(x), BATCH)])
+    finally:
+        module.train(training)
+
+
+def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One draw from q(z | x) for each item, and that law's mean and standard deviation."""
+    dtype, device = dtype_and_device(pair)
+    parts = []
+    with torch.no_grad(), forked(seed, device):
+        for i in range(0, len(x), BATCH):
+            q = pair.posterior(x[i : i + BATCH].to(device, dtype))
+            parts.append((q.sample().cpu(), q.mean.cpu(), q.stddev.cpu()))
+    draws, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
+    return draws, loc, scale

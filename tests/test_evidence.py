@@ -1,0 +1,181 @@
+"""`elbo` and `Estimate` against closed forms."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from conftest import linear_log_prob, linear_posterior
+from torch.distributions import MultivariateNormal, kl_divergence
+
+import pyrovae
+from pyrovae.evaluation import evidence
+from pyrovae.evaluation.evidence import Estimate
+
+
+def items(n=9):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def shifted(pair):
+    """The exact pair with a guide that is off."""
+    with torch.no_grad():
+        pair.posterior.loc.bias.add_(0.3)
+        pair.posterior.raw_log_scale.add_(0.3)
+    return pair
+
+
+def test_with_the_exact_posterior_every_seed_gives_the_evidence(exact_linear_pair):
+    x = items()
+    exact = linear_log_prob(exact_linear_pair, x).numpy()
+    for seed in (0, 1):
+        estimate = pyrovae.elbo(exact_linear_pair, x, num_particles=2, seed=seed)
+        assert np.abs(estimate.pointwise.value.values - exact).max() < 1e-10
+        assert estimate.se < 1e-10
+
+
+def test_parts_agree_with_their_closed_forms(exact_linear_pair):
+    # every item's rate and distortion within 5 standard errors (27 checks: false alarm 2e-5)
+    pair, x = shifted(exact_linear_pair), items()
+    estimate = pyrovae.elbo(pair, x, num_particles=4000)
+    q = pair.posterior(x)
+    kl = kl_divergence(q, pair.prior()).detach().numpy()
+    full = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    bound = (linear_log_prob(pair, x) - kl_divergence(full, linear_posterior(pair, x))).detach().numpy()
+    p = estimate.pointwise
+    for name, expected in (("rate", kl), ("value", bound), ("distortion", -(bound + kl))):
+        error = p["se" if name == "value" else f"{name}_se"].values
+        assert (np.abs(p[name].values - expected) < 5 * error).all(), name
+    assert np.array_equal(p.value.values, -(p.distortion.values + p.rate.values))
+    assert abs(p.rate.values.std() - kl.std()) < 5 * float(np.sqrt((p.rate_se**2).mean()))
+
+
+def test_the_rate_of_a_trained_vae_is_the_closed_form_kl():
+    digits = pyrovae.data.load("digits")
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((1, 8, 8), 4, hidden_dims=(32,), likelihood=pyrovae.Normal(scale=0.15))
+    pyrovae.fit(vae, digits.train.x, epochs=20, learning_rate=5e-3, progress=False)
+    estimate = pyrovae.elbo(vae, digits.test.x, num_particles=200)
+    with torch.no_grad():
+        kl = kl_divergence(vae.posterior(digits.test.x), vae.prior()).numpy()
+    p = estimate.pointwise
+    se = float(np.sqrt((p.rate_se**2).sum())) / len(kl)
+    assert abs(float(p.rate.mean()) - kl.mean()) < 4 * se  # false alarm 6e-5
+    assert kl.mean() > 20 * se  # control: no rate, or one of the other sign
+    score = (p.rate.values - kl) / p.rate_se.values
+    assert 0.8 < score.std() < 1.25  # the items' own spreads: a t with 199 degrees of freedom
+
+
+def test_standard_errors_are_what_repeats_show(exact_linear_pair):
+    # 200 repeats of 20 particles: the ratio of stated to seen variance is chi-square like; 0.75..1.3 is over 5 sd
+    pair, x = shifted(exact_linear_pair), items()
+    runs = [pyrovae.elbo(pair, x, num_particles=20, seed=seed) for seed in range(200)]
+    seen = np.std([r.mean for r in runs], ddof=1)
+    stated = math.sqrt(np.mean([r.se**2 for r in runs]))
+    assert 0.75 < stated / seen < 1.3
+    values = runs[0].pointwise.value.values
+    assert runs[0].se_items == pytest.approx(values.std(ddof=1) / 3)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("k", [1, 3])
+def test_odd_counts_in_odd_chunks(monkeypatch, exact_linear_pair, n, k):
+    x = items(n)
+    expected = linear_log_prob(exact_linear_pair, x).numpy()
+    monkeypatch.setattr(evidence, "CHUNK_BYTES", 3 * k * 6 * 8 * 4)  # three items a chunk
+    estimate = pyrovae.elbo(exact_linear_pair, x, num_particles=k)
+    assert np.allclose(estimate.pointwise.value.values, expected, atol=1e-10)
+    assert math.isnan(estimate.se) == (k == 1)
+    assert math.isnan(estimate.se_items) == (n == 1)
+
+
+def test_the_protocol_is_on_the_estimate(exact_linear_pair):
+    estimate = pyrovae.elbo(exact_linear_pair, items(), num_particles=5, seed=3)
+    attributes = estimate.pointwise.attrs
+    assert (attributes["num_particles"], attributes["seed"], attributes["base_measure"]) == (5, 3, "density")
+    assert len(attributes["items_sha256"]) == len(attributes["pair_sha256"]) == 64
+    assert estimate.pointwise.value.attrs["units"] == "nats"
+    text = str(estimate)
+    assert text.startswith("elbo  -")
+    assert "Monte Carlo" in text
+    assert "log density" in text
+    assert "9 items" in text
+
+
+class TestDifferences:
+    def test_two_pairs_under_one_estimator_are_paired(self, exact_linear_pair):
+        x = items()
+        good = pyrovae.elbo(exact_linear_pair, x)
+        worse = pyrovae.elbo(shifted(exact_linear_pair), x)
+        difference = good - worse
+        values = good.pointwise.value.values - worse.pointwise.value.values
+        assert difference.mean == pytest.approx(values.mean())
+        assert difference.se_items == pytest.approx(values.std(ddof=1) / 3)
+        assert difference.se == pytest.approx(math.hypot(good.se, worse.se))
+
+    def test_other_items_another_measure_or_two_changes_at_once_are_refused(self, exact_linear_pair):
+        a = pyrovae.elbo(exact_linear_pair, items())
+        b = pyrovae.elbo(exact_linear_pair, items(8))
+        with pytest.raises(ValueError, match="different items_sha256"):
+            a - b
+        binary = items().gt(0).double()
+        bern, gauss = pyrovae.linear_vae(6, 2, likelihood="bernoulli").double(), exact_linear_pair
+        with pytest.raises(ValueError, match="different base_measure cannot be compared: mass and density"):
+            pyrovae.elbo(bern, binary) - pyrovae.elbo(gauss, binary)
+        other = Estimate("iwae(5)", pyrovae.elbo(shifted(gauss), items()).pointwise)
+        with pytest.raises(ValueError, match="differ in two ways at once"):
+            a - other
+
+
+class TestBadInput:
+    def test_an_autoencoder_has_no_evidence(self):
+        with pytest.raises(ValueError, match=r"elbo needs a p\(x\), and AE has none"):
+            pyrovae.elbo(pyrovae.mlp_ae((3,)), torch.zeros(2, 3))
+
+    def test_grey_items_under_bernoulli_with_validation_off(self):
+        with pyro.validation_enabled(False), pytest.raises(ValueError, match="grey values"):
+            pyrovae.elbo(pyrovae.mlp_vae((3,)), torch.full((2, 3), 0.5))
+
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (torch.zeros(2, 4), r"x must have shape \(N, 3\), got \(2, 4\)"),
+            (torch.zeros(0, 3), "x is empty"),
+            (torch.tensor([[0.0, math.nan, 1.0]]), r"1 NaN or infinite values, the first at x\[0, 1\]"),
+            (torch.full((2, 3), 2.0), "outside the support of the Bernoulli likelihood"),
+            (torch.full((2, 3), 200, dtype=torch.uint8), "looks like 0..255 integers"),
+        ],
+    )
+    def test_items(self, x, message):
+        with pytest.raises(ValueError, match=message):
+            pyrovae.elbo(pyrovae.mlp_vae((3,)), x)
+
+    def test_particles(self):
+        with pytest.raises(ValueError, match="num_particles must be an integer of at least 1, got 0"):
+            pyrovae.elbo(pyrovae.mlp_vae((3,)), torch.zeros(2, 3), num_particles=0)
+
+    def test_kinds_of_arrays(self):
+        vae = pyrovae.mlp_vae((3,))
+        x = np.eye(3)
+        x.flags.writeable = False
+        expected = pyrovae.elbo(vae, torch.eye(3)).mean
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for given in (x, x[::-1][::-1], x.astype(np.float16), x.astype(np.int64), x.astype(bool), x.tolist()):
+                assert pyrovae.elbo(vae, given).mean == expected
+
+
+def test_global_state_is_left_alone():
+    vae = pyrovae.mlp_vae((3,))
+    pyro.param("mine", torch.tensor(1.0))
+    before = torch.random.get_rng_state(), pyro.settings.get()
+    vae.train()
+    pyrovae.elbo(vae, torch.zeros(2, 3))
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == pyro.settings.get()
+    assert list(pyro.get_param_store()) == ["mine"]
+    assert vae.training
