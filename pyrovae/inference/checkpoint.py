@@ -141,10 +141,9 @@ def _describe(pair: Pair) -> dict[str, Any]:
 
 
 def _family_recipe(value: Any) -> dict[str, Any]:
-    name = type(value).__name__
-    if FAMILIES.get(name) is not type(value):
-        raise TypeError(f"{name} cannot be described")
-    return {"family": name, **getattr(value, "arguments", {})}
+    if type(value) not in FAMILIES.values():
+        raise TypeError(f"{type(value).__name__} cannot be described")
+    return {"family": type(value).__name__, **getattr(value, "arguments", {})}
 
 
 def _build(recipe: Any, folder: Path) -> Pair:

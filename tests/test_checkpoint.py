@@ -1,0 +1,210 @@
+"""Saved states: what comes back is what was saved, and nothing that lies in a folder is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae.inference.checkpoint import MANIFEST, WEIGHTS, CheckpointError
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
+from pyrovae.models.networks import MLP
+
+BUILDERS = {
+    "mlp_vae": lambda **o: pyrovae.mlp_vae((1, 6, 5), 3, hidden_dims=(7, 4), activation="tanh", **o),
+    "conv_vae": lambda **o: pyrovae.conv_vae((1, 6, 5), 3, channels=(4, 6), strides=(2, 1), **o),
+    "mlp_ae": lambda **o: pyrovae.mlp_ae((1, 6, 5), 3, hidden_dims=(7,), **o),
+    "conv_ae": lambda **o: pyrovae.conv_ae((1, 6, 5), 3, **o),
+}
+LIKELIHOODS = ["bernoulli", "continuous_bernoulli", "normal", pyrovae.Normal(scale=0.3, link="sigmoid")]
+
+
+def same_state(a, b):
+    first, second = a.state_dict(), b.state_dict()
+    return list(first) == list(second) and all(
+        torch.equal(first[n], second[n]) and first[n].dtype == second[n].dtype for n in first
+    )
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda v: v if isinstance(v, str) else "fixed")
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_every_builder_comes_back_whole(tmp_path, builder, likelihood):
+    pair = BUILDERS[builder](likelihood=likelihood)
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", pair))
+    assert type(again) is type(pair)
+    assert same_state(pair, again)
+    x = torch.rand(5, 1, 6, 5).round()
+    assert torch.equal(pair.encode(x), again.encode(x))
+    assert torch.equal(pair.reconstruct(x), again.reconstruct(x))
+    if pair.is_normalized:
+        first, second = (pyrovae.elbo(p, x, num_particles=3, seed=1) for p in (pair, again))
+        assert first.pointwise.equals(second.pointwise)
+        assert first.mean != pyrovae.elbo(again, x, num_particles=3, seed=2).mean  # control
+        assert (first - second).mean == 0
+
+
+def test_a_linear_pair_in_double_precision_after_a_fit(tmp_path):
+    vae = pyrovae.linear_vae(4, 2).double()
+    pyrovae.fit(vae, torch.randn(50, 4) * 3, epochs=20, learning_rate=0.05, progress=False)
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", vae))
+    assert same_state(vae, again)
+    assert next(again.parameters()).dtype == torch.float64
+
+
+def test_a_pair_composed_by_hand_comes_back_into_its_likeness(tmp_path):
+    def compose(width):
+        trunk = MLP((4,), (width,), activate_last=True)
+        likelihood = Likelihood(MLP((2,), (4,)), pyrovae.Normal(scale=1.0), (4,))
+        return pyrovae.VAE(StandardNormal(2), likelihood, DiagonalNormal(trunk, width, 2))
+
+    vae = compose(5)
+    pyrovae.save(tmp_path / "state", vae)
+    with pytest.raises(CheckpointError, match=r"composed by hand: give load\(path, like="):
+        pyrovae.load(tmp_path / "state")
+    like = compose(5)
+    before = like.state_dict()["posterior.loc.weight"].clone()
+    again = pyrovae.load(tmp_path / "state", like=like)
+    assert same_state(vae, again)
+    assert torch.equal(like.state_dict()["posterior.loc.weight"], before)  # a copy was filled
+    with pytest.raises(CheckpointError, match=r"tensors.posterior.loc.weight: saved \[2, 5\] float32, here \[2, 6\]"):
+        pyrovae.load(tmp_path / "state", like=compose(6))
+
+
+def test_a_second_save_replaces_the_first_and_nothing_else(tmp_path):
+    first, second = BUILDERS["mlp_vae"](), BUILDERS["mlp_ae"]()
+    pyrovae.save(tmp_path / "state", first)
+    pyrovae.save(tmp_path / "state", second)
+    assert same_state(pyrovae.load(tmp_path / "state"), second)
+    assert sorted(os.listdir(tmp_path)) == ["state"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(FileExistsError, match="is not a saved state"):
+        pyrovae.save(tmp_path / "mine", first)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
+    pair = BUILDERS["mlp_vae"]()
+    pyrovae.save(tmp_path / "state", pair)
+    from pathlib import Path
+
+    def full(self, data, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    monkeypatch.undo()
+    assert same_state(pyrovae.load(tmp_path / "state"), pair)
+    assert sorted(os.listdir(tmp_path)) == ["state"]
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_row_22_a_missing_path_names_those_that_exist(tmp_path):
+    pyrovae.save(tmp_path / "epoch3", BUILDERS["mlp_vae"]())
+    with pytest.raises(FileNotFoundError, match=r"does not exist; saved states beside it: epoch3"):
+        pyrovae.load(tmp_path / "epoch4")
+    with pytest.raises(FileNotFoundError, match="no saved state lies in"):
+        pyrovae.load(tmp_path / "epoch3" / "a" / "b")
+
+
+def test_row_23_another_architecture_is_told_field_by_field(tmp_path):
+    pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    with pytest.raises(CheckpointError, match=r"another architecture") as caught:
+        pyrovae.load(tmp_path / "state", like=BUILDERS["conv_vae"]())
+    text = str(caught.value)
+    assert "recipe.builder: saved mlp_vae, here conv_vae" in text
+    assert "recipe.hidden_dims: saved [7, 4], here absent" in text
+    with pytest.raises(CheckpointError, match=r"recipe.latent_dim: saved 3, here 2"):
+        pyrovae.load(tmp_path / "state", like=pyrovae.mlp_vae((1, 6, 5), 2, hidden_dims=(7, 4), activation="tanh"))
+
+
+def test_row_24_another_format_version(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "format_version": 99}))
+    with pytest.raises(CheckpointError, match="format version 99, this pyrovae reads 1"):
+        pyrovae.load(folder)
+
+
+@pytest.mark.parametrize("file", [MANIFEST, WEIGHTS])
+@pytest.mark.parametrize("make", ["pickle", "torch"])
+def test_row_25_a_pickle_in_any_files_place_is_not_executed(tmp_path, file, make):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    mark = tmp_path / "executed"
+    if make == "pickle":
+        (folder / file).write_bytes(pickle.dumps(Bomb(mark)))
+    else:
+        torch.save(Bomb(mark), folder / file)
+    with pytest.raises(CheckpointError, match="nothing was unpickled"):
+        pyrovae.load(folder)
+    if file == WEIGHTS:  # even with a manifest that vouches for it
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
+            pyrovae.load(folder)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb(mark))).close()  # control: it would have been
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("harm", ["truncate", "empty", "flip", "remove", "no manifest"])
+def test_row_26_damage_is_found_and_named(tmp_path, harm):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    weights = folder / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    if harm == "truncate":
+        weights.write_bytes(content[:-7])
+    elif harm == "empty":
+        weights.write_bytes(b"")
+    elif harm == "flip":
+        content[-3] ^= 1
+        weights.write_bytes(content)
+    elif harm == "remove":
+        weights.unlink()
+    else:
+        (folder / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=MANIFEST if harm == "no manifest" else WEIGHTS):
+        pyrovae.load(folder)
+
+
+def test_a_recipe_cannot_name_anything_but_a_builder(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for recipe in ({"builder": "os.system"}, {"builder": "mlp_vae", "event_shape": [0]}, "x"):
+        (folder / MANIFEST).write_text(json.dumps({**manifest, "recipe": recipe}))
+        with pytest.raises(CheckpointError, match=r"unknown builder|does not build"):
+            pyrovae.load(folder)
+
+
+def test_loading_leaves_the_callers_generator_alone(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    before = torch.random.get_rng_state()
+    pyrovae.load(folder)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_part_of_the_users_own_is_saved_without_a_recipe(tmp_path):
+    class Mine(nn.Module):
+        support, base_measure = pyrovae.Normal.support, "density"
+
+        def forward(self, loc):
+            return torch.distributions.Laplace(loc, 1.0)
+
+    vae = pyrovae.mlp_vae((3,), likelihood=Mine())
+    folder = pyrovae.save(tmp_path / "state", vae)
+    assert same_state(pyrovae.load(folder, like=vae), vae)
