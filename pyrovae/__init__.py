@@ -15,7 +15,7 @@ _HOMES = {
     "pyrovae.inference.svi": ["History", "PosteriorCollapseWarning", "fit"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
     "pyrovae.evaluation.evidence": ["Estimate", "elbo"],
-    "pyrovae.evaluation.latent": ["Judge", "crispness", "reconstruction_error"],
+    "pyrovae.evaluation.latent": ["Judge", "active_units", "crispness", "reconstruction_error"],
     "pyrovae.evaluation.code_space": ["code_space", "decoded", "encoded"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
 }
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.code_space import code_space, decoded, encoded
     from pyrovae.evaluation.comparison import paired_interval, verdicts
     from pyrovae.evaluation.evidence import Estimate, elbo
-    from pyrovae.evaluation.latent import Judge, crispness, reconstruction_error
+    from pyrovae.evaluation.latent import Judge, active_units, crispness, reconstruction_error
     from pyrovae.inference.checkpoint import CheckpointError, load, save
     from pyrovae.inference.svi import History, PosteriorCollapseWarning, fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae

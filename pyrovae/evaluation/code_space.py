@@ -130,7 +130,7 @@ def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
         for dataset in datasets:
             small = dataset.drop_dims([d for d in ("item", "pair", "sample") if d in dataset.dims])
             found.append(small.rename({name: f"{prefix}{name}" for name in small.data_vars}))
-    return xr.merge(found, compat="no_conflicts", join="outer", combine_attrs="drop")
+    return xr.merge(found, compat="no_conflicts", join="outer", combine_attrs="drop_conflicts")
 
 
 def _batched(pair: Any, function: Any, x: Any) -> Tensor:

@@ -1,0 +1,88 @@
+"""Boundary checks: what passes, in which form, and what each refusal says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyrovae import checks
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
+def test_whole_numbers_of_every_kind(value):
+    assert checks.whole("n", value) == 3
+    assert type(checks.whole("n", value)) is int
+
+
+@pytest.mark.parametrize("value", [2.0, "2", None, True])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(TypeError, match="n must be an integer of at least 1, got"):
+        checks.whole("n", value)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
+def test_positive(value):
+    with pytest.raises(ValueError, match="rate must be a finite number greater than 0"):
+        checks.positive("rate", value)
+    assert checks.positive("rate", np.float32(0.5)) == 0.5
+    assert checks.positive("beta", 0, zero=True) == 0.0
+    with pytest.raises(TypeError, match="got '1'"):
+        checks.positive("rate", "1")
+
+
+def test_items_are_copied_cast_and_checked():
+    x = np.arange(6, dtype=np.float64).reshape(2, 3)[::-1]
+    tensor = checks.items(x, (3,), dtype=torch.float32)
+    assert tensor.dtype == torch.float32
+    assert tensor.tolist() == [[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]]
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(N, 1, 3\), got \(2, 3\); x.reshape\(\(-1, 1, 3\)\) would fit"
+    ):
+        checks.items(x, (1, 3))
+    with pytest.raises(ValueError, match=r"x must have shape \(N, 3\), got \(3,\); one item is x\[None\]"):
+        checks.items(x[0], (3,))
+    with pytest.raises(TypeError, match="x must be an array of numbers"):
+        checks.items(np.array(["a", "b"]), ())
+    with pytest.raises(TypeError, match="x must be an array of numbers"):
+        checks.items([[1, 2, 3], [1]], (3,))
+
+
+def test_missing_entries_are_let_through_only_where_asked():
+    x = torch.tensor([[1.0, math.nan]])
+    assert torch.isnan(checks.items(x, (2,), missing=True)[0, 1])
+    with pytest.raises(ValueError, match=r"1 NaN or infinite values, the first at x\[0, 1\]"):
+        checks.items(x, (2,))
+    with pytest.raises(ValueError, match=r"the first at x\[0, 0\]"):
+        checks.items(torch.tensor([[math.inf, math.nan]]), (2,), missing=True)
+
+
+def test_support_says_what_would_fit():
+    checks.support(torch.tensor([0.0, math.nan, 1.0]), constraints.boolean, "Bernoulli")
+    with pytest.raises(ValueError, match=r"50.0% lie strictly between 0 and 1"):
+        checks.support(torch.tensor([0.0, 0.5]), constraints.boolean, "Bernoulli")
+    with pytest.raises(ValueError, match=r"\(min -1, max 2\).*fits: 'normal'"):
+        checks.support(torch.tensor([-1.0, 2.0]), constraints.unit_interval, "ContinuousBernoulli")
+
+
+def test_labels_of_every_kind():
+    assert checks.labels(torch.tensor([3, 1]), 2).tolist() == [3, 1]
+    assert checks.labels(["b", "a"], 2).tolist() == ["b", "a"]
+    with pytest.raises(ValueError, match=r"one-dimensional"):
+        checks.labels([[1], [2]], 2)
+    with pytest.raises(ValueError, match=r"x has 3 items, y has 2"):
+        checks.labels([1, 2], 3)
+    with pytest.raises(ValueError, match=r"1 missing labels \(NaN or None\), the first at y\[1\]"):
+        checks.labels(np.array(["a", None], dtype=object), 2)
+    with pytest.raises(ValueError, match=r"at least 2 classes, got only \['a'\]"):
+        checks.several_classes(np.array(["a", "a"]))
+
+
+def test_devices():
+    assert checks.device("cpu") == torch.device("cpu")
+    assert checks.device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="got 'quantum'; available here: cpu"):
+        checks.device("quantum")

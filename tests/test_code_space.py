@@ -1,0 +1,80 @@
+"""`code_space` gathers what `latent.py` measures, from the right arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import pyrovae
+from pyrovae.data import Split
+from pyrovae.evaluation import latent
+
+
+@pytest.fixture(scope="module")
+def setting():
+    digits = pyrovae.data.load("digits")
+    train = Split(digits.train.x[:1000], digits.train.y[:1000])
+    judge = pyrovae.Judge.fit(train.x, train.y, max_iter=5)
+    torch.manual_seed(0)
+    network = {"hidden_dims": (64, 32), "activation": "leaky_relu"}
+    vae = pyrovae.mlp_vae((1, 8, 8), likelihood=pyrovae.Normal(scale=0.15), **network)
+    ae = pyrovae.mlp_ae((1, 8, 8), **network)
+    for pair in (vae, ae):
+        pyrovae.fit(pair, train.x, epochs=60, batch_size=100, learning_rate=3e-3, progress=False)
+    return vae, ae, train, digits.test, judge
+
+
+def test_plain_names_are_of_means_and_draws_of_draws(setting):
+    vae, _, train, test, judge = setting
+    found = pyrovae.code_space(vae, train, test, judge, num_codes=200, num_pairs=20)
+    with torch.no_grad():
+        codes, images = (vae.encode(train.x), vae.encode(test.x)), vae.reconstruct(test.x)
+        kl = torch.distributions.kl_divergence(vae.posterior(test.x), vae.prior())
+    expected = latent.separation(codes[0], train.y, codes[1], test.y)
+    assert float(found.knn_accuracy) == float(expected.knn_accuracy)
+    assert float(found.draws_silhouette) != float(found.silhouette)
+    assert float(found.laplacian_ratio) == pytest.approx(float(latent.crispness(images, test.x).laplacian_ratio))
+    assert float(found.r2) == pytest.approx(
+        float(latent.reconstruction_error(test.x, images, mean=train.x.mean(0)).r2), abs=1e-6
+    )
+    assert float(found.rate) == pytest.approx(float(kl.mean()), rel=1e-5)
+    assert float(found.judge_accuracy) == float(judge.accuracy(images, test.y).accuracy)
+    assert list(found.law.values) == ["gaussian", "box", "prior"]
+    assert not {"item", "pair", "sample"} & set(found.dims)
+    assert all(found[name].attrs.get("units") for name in found.data_vars)
+
+
+def test_the_controls_of_the_holes_work(setting):
+    vae, _, train, test, judge = setting
+    found = pyrovae.code_space(vae, train, test, judge, num_codes=400, num_pairs=5)
+    assert float(found.control_fraction) > 3 * float(found.base_rate)
+    assert float(found.base_rate) <= 0.0112  # 1 % of 360 items, rounded up
+
+
+def test_an_autoencoder_has_no_rate_and_its_aggregate_is_its_codes(setting):
+    _, ae, train, test, judge = setting
+    found = pyrovae.code_space(ae, train, test, judge, num_codes=100, num_pairs=5)
+    assert not {"rate", "draws_knn_accuracy", "kl_aggregate"} & set(found.data_vars)
+    codes = pyrovae.encoded(ae, train.x), pyrovae.encoded(ae, test.x)
+    expected = latent.aggregate(codes[1], train_codes=codes[0])
+    assert np.array_equal(found.sliced_w2.values, expected.sliced_w2.values)
+
+
+def test_batches_change_nothing_and_modes_come_back(setting, monkeypatch):
+    from pyrovae.evaluation import code_space
+
+    vae, _, _, test, _ = setting
+    vae.train()
+    whole = pyrovae.encoded(vae, test.x)
+    monkeypatch.setattr(code_space, "BATCH", 7)
+    assert torch.allclose(pyrovae.encoded(vae, test.x), whole, atol=1e-5)
+    assert vae.training
+    assert not whole.requires_grad
+
+
+def test_a_seed_fixes_it(setting):
+    vae, _, train, test, judge = setting
+    runs = [pyrovae.code_space(vae, train, test, judge, num_codes=100, num_pairs=5, seed=s) for s in (1, 1, 2)]
+    assert runs[0].equals(runs[1])
+    assert not runs[0].equals(runs[2])

@@ -1,0 +1,117 @@
+"""The package as a whole: what an import costs, what using it changes, and that its public names are there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrovae
+
+
+def run(script: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_brings_in_not_even_torch():
+    script = "import sys; before = set(sys.modules); import pyrovae; print(sorted(set(sys.modules) - before))"
+    new = run(script)
+    assert "'pyrovae'" in new
+    for heavy in ("torch", "numpy", "pyro'", "arviz", "matplotlib", "xarray"):
+        assert heavy not in new.replace("'pyrovae", "")
+
+
+def test_using_every_name_leaves_global_state_alone():
+    script = """
+import logging, os, random, tempfile, warnings
+import numpy as np, torch, pyro
+from torch.distributions import Distribution
+def state():
+    return (
+        torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
+        pyro.settings.get(),
+        torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), Distribution._validate_args,
+        len(logging.getLogger().handlers), sorted(pyro.get_param_store()), torch.are_deterministic_algorithms_enabled(),
+        os.getcwd(), torch.backends.mkldnn.enabled,
+    )
+torch.manual_seed(1); np.random.seed(1); random.seed(1)
+torch.zeros(()); before = state()
+import pyrovae
+for name in pyrovae.__all__:
+    getattr(pyrovae, name)
+assert state() == before, "importing"
+digits = pyrovae.data.load("digits")
+x = pyrovae.data.binarize(digits.test.x)
+for make in (pyrovae.mlp_vae, pyrovae.mlp_ae, pyrovae.conv_vae):
+    rng = torch.random.get_rng_state()
+    pair = make((1, 8, 8))  # the weights follow the caller's generator
+    torch.random.set_rng_state(rng)
+    pyrovae.fit(pair, digits.train.x, epochs=1, batch_size=512, binarize=True, progress=False, validation=digits.test.x)
+    pair.encode(x), pair.reconstruct(x)
+    with tempfile.TemporaryDirectory() as folder:
+        pyrovae.load(pyrovae.save(folder + "/s", pair))
+    if pair.is_normalized:
+        pyrovae.elbo(pair, x, num_particles=2), pair.sample(3, seed=0)
+judge = pyrovae.Judge.fit(digits.train.x, digits.train.y, max_iter=2)
+pyrovae.code_space(pair, digits.train, digits.test, judge, num_codes=50, num_pairs=5)
+after = state()
+print([i for i, (a, b) in enumerate(zip(before, after)) if a != b])
+"""
+    assert run(script).strip() == "[]"
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in pyrovae.__all__:
+        value = getattr(pyrovae, name)
+        assert value.__doc__, name
+    assert set(pyrovae.__all__) <= set(dir(pyrovae))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = pyrovae.nothing
+
+
+def test_the_version_is_the_projects():
+    import tomllib
+
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    assert tomllib.loads(project.read_text())["project"]["version"] == pyrovae.__version__
+
+
+def test_imports_run_one_way():
+    # models, data <- inference, evaluation; neither of the latter knows the other; matplotlib has one home
+    root = Path(pyrovae.__file__).parent
+    allowed = {
+        "models": {"models", "checks", "seeding"},
+        "data": {"data", "checks", "seeding"},
+        "inference": {"inference", "models", "data", "checks", "seeding", "__version__"},
+        "evaluation": {"evaluation", "models", "data", "checks", "seeding"},
+    }
+    for room, may in allowed.items():
+        for file in (root / room).glob("*.py"):
+            lines = [line.strip() for line in file.read_text().splitlines()]
+            lines = [line for line in lines if line.startswith(("import ", "from "))]
+            used = set()
+            for line in lines:
+                words = line.split()
+                if words[1] == "pyrovae" and words[0] == "from":
+                    used |= {w.strip(",") for w in words[3:]}
+                elif words[1].startswith("pyrovae."):
+                    used.add(words[1].split(".")[1])
+                assert not words[1].startswith("matplotlib"), file
+                assert not words[1].startswith(("pickle", "dill", "cloudpickle")), file
+            assert used <= may, (file, used - may)
+
+
+def test_the_readmes_example_runs(tmp_path):
+    text = Path(__file__).parents[1] / "README.md"
+    if not text.is_file():
+        pytest.skip("the README is not beside the tests")
+    example = text.read_text().split("```python\n")[1].split("```")[0]
+    script = f"import os; os.chdir({str(tmp_path)!r})\n{example.replace('epochs=50', 'epochs=2')}"
+    out = run(script)
+    assert "epochs, loss" in out
+    assert "elbo  -" in out
+    assert (tmp_path / "my-vae" / "manifest.json").is_file()
