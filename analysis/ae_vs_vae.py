@@ -57,7 +57,7 @@ PCA_CLAIM = "PCA cannot reconstruct"  # the judge's accuracy lost on reconstruct
 PCA_MARGIN = 0.5
 COMPONENTS = (2, 10, 32)
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"network": "mlp", "seeds": 10, "epochs": 80, "batch_size": 128, "learning_rate": 2e-3},
+    "digits": {"network": "mlp", "seeds": 10, "epochs": 60, "batch_size": 128, "learning_rate": 2e-3},
     "other": {"network": "conv", "seeds": 3, "epochs": 10, "batch_size": 128, "learning_rate": 5e-4},
 }
 

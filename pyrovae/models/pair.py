@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 __all__ = ["Pair", "Particles", "dtype_and_device", "isolated_store", "list_parameters", "particles", "unique_name"]
 
 _serial = count(1)
+_listing: ContextVar[bool] = ContextVar("listing", default=True)
 
 
 @runtime_checkable
@@ -81,7 +83,7 @@ def list_parameters(name: str, module: nn.Module) -> None:
     The module stays their owner. The parameter store is global and keyed by name: an entry that is another tensor (of
     a deleted model, or a loaded store) is replaced, or the optimiser would train that one.
     """
-    if not am_i_wrapped():
+    if not am_i_wrapped() or not _listing.get():
         return
     store = pyro.get_param_store()
     for path, parameter in module.named_parameters():
@@ -105,9 +107,13 @@ def unique_name(kind: str) -> str:
 
 @contextmanager
 def isolated_store() -> Iterator[None]:
-    """Give the body a parameter store of its own; the caller's is untouched."""
-    with pyro.get_param_store().scope():
-        yield
+    """Give the body a parameter store of its own, and list no module's parameters in it; the caller's is untouched."""
+    token = _listing.set(False)  # who holds the module needs no param sites, which cost a tenth of a small step
+    try:
+        with pyro.get_param_store().scope():
+            yield
+    finally:
+        _listing.reset(token)
 
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:

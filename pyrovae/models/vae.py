@@ -21,6 +21,7 @@ from pyrovae.models.distributions import (
     Normal,
     StandardNormal,
 )
+from pyrovae.models.imputation import draw_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.models.pair import dtype_and_device, list_parameters, unique_name
 from pyrovae.seeding import forked
@@ -131,6 +132,33 @@ class VAE(LatentVariableModel):
         with torch.no_grad(), forked(seed, dtype_and_device(self)[1]):
             p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
             return p.mean if mean else p.sample()
+
+    def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100) -> Tensor:
+        """Draws from p(x_missing | x_seen), the likelihood's noise included: shape (num_draws, N, *event_shape).
+
+        NaN in `x`, shape (N, *event_shape), is missing; seen entries come back unchanged in the pair's dtype. A row
+        wholly missing gives draws from p(x). A draw is the end of a Markov chain of its own over the code: exact as
+        `num_steps`, one decoding each, grows. The default is meant for a conditional of few modes, as a trained
+        network's is; for one of plateaus and cliffs raise it until what is computed from the draws stays. The mean
+        over draws imputes once; all of them keep the uncertainty (Mattei and Frellsen 2018, algorithm 1; see
+        `pyrovae.models.imputation`). Raises ValueError for seen values outside the likelihood's support, for counts
+        below 1, and for a likelihood whose entries are not independent given the code.
+
+        >>> x = torch.tensor([[1.0, torch.nan, 0.0], [torch.nan, torch.nan, 1.0]])
+        >>> draws = mlp_vae((3,)).impute(x, num_draws=5)
+        >>> draws.shape, draws[:, 0, 0]
+        (torch.Size([5, 2, 3]), tensor([1., 1., 1., 1., 1.]))
+        """
+        checks.whole("num_draws", num_draws)
+        checks.whole("num_steps", num_steps)
+        checks.whole("seed", seed, least=0)
+        dtype, device = dtype_and_device(self)
+        x = checks.items(x, self.event_shape, dtype=dtype, missing=True).to(device)
+        checks.support(x, self.likelihood.support, type(getattr(self.likelihood, "family", self.likelihood)).__name__)
+        with forked(seed, device):
+            return draw_missing(
+                self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps
+            )
 
 
 def built(builder: Callable[P, M]) -> Callable[P, M]:
