@@ -31,7 +31,7 @@ def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tupl
     mean = float(d.mean())
     if len(d) == 1:
         return mean, -np.inf, np.inf
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(d) - 1)) * float(d.std(ddof=1)) / np.sqrt(len(d))
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)))
     return mean, mean - half, mean + half
 
 

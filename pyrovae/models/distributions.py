@@ -206,8 +206,8 @@ class TruncatedExponential(TorchDistribution):
     series where |l| < 0.3, so it is exact to rounding for every logit: a form through s = sigmoid(l) loses
     all figures in float32 once |l| is over 16.
 
-    >>> TruncatedExponential(torch.tensor(0.0)).log_prob(torch.tensor(0.3))
-    tensor(0.)
+    >>> TruncatedExponential(torch.tensor(2.0)).log_prob(torch.tensor([0.0, 1.0]))
+    tensor([-1.1614,  0.8386])
     """
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012
