@@ -68,28 +68,34 @@ def positive(name: str, value: Any, *, zero: bool = False) -> float:
 
 
 def device(name: str | torch.device) -> torch.device:
-    """The torch device of that name; "auto" is a CUDA device where there is one, else the CPU."""
+    """The torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if name == "auto":
         return torch.device(there[1] if len(there) > 1 else "cpu")
+    available = f"available here: {', '.join(there)}"
     try:
         found = torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"device must be 'auto' or a torch device, got {name!r}; available here: {', '.join(there)}"
-        ) from None
-    if found.type == "cuda" and f"cuda:{found.index or 0}" not in there:
-        raise ValueError(f"device {str(name)!r} is not available here; available: {', '.join(there)}")
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}") from None
+    if f"{found.type}:{found.index or 0}" not in ("cpu:0", *there):
+        raise ValueError(f"device {str(name)!r} cannot be used; {available}")
     return found
 
 
 def items(
-    x: Any, event_shape: tuple[int, ...], *, name: str = "x", dtype: torch.dtype | None = None, missing: bool = False
+    x: Any,
+    event_shape: tuple[int, ...],
+    *,
+    name: str = "x",
+    dtype: torch.dtype | None = None,
+    missing: bool = False,
+    first: int = 0,
 ) -> Tensor:
     """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
 
-    With `missing`, NaN is let through (and only NaN). Raises ValueError for an empty array, another shape, integers
-    that look like 0..255, and values that are not finite; TypeError for what is not an array of numbers.
+    With `missing`, NaN is let through (and only NaN). `first` is the number of the first item, where `x` is a part.
+    Raises ValueError for an empty array, another shape, integers that look like 0..255, and values that are not finite;
+    TypeError for what is not an array of real numbers.
     """
     tensor = _tensor(x, name)
     expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
@@ -113,9 +119,10 @@ def items(
     tensor = tensor.to(dtype or torch.get_default_dtype())
     bad = torch.isinf(tensor) if missing else ~torch.isfinite(tensor)
     if bad.any():
-        first = tuple(torch.nonzero(bad)[0].tolist())
+        where = torch.nonzero(bad)[0].tolist()
+        where[0] += first
         raise ValueError(
-            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{list(first)}; "
+            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; "
             "drop or impute them first"
         )
     return tensor
@@ -172,13 +179,24 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
 
 def _tensor(x: Any, name: str) -> Tensor:
     if isinstance(x, Tensor):
-        return x.detach()
-    if not isinstance(x, np.ndarray) and hasattr(x, "__len__") and hasattr(x, "shape"):
-        x = x[:]  # a memory-mapped view
-        return x if isinstance(x, Tensor) else torch.as_tensor(np.array(x))
-    try:
-        # a copy: torch takes no negative strides and warns of read-only memory
-        return torch.from_numpy(np.array(x, order="C"))
-    except (TypeError, ValueError) as error:
-        kind = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
+        tensor = x
+    elif hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
+        tensor = x[:]  # a memory-mapped view
+    else:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
+            )
+        try:
+            # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
+            array = np.array(x, order="C")
+            array = array.astype(array.dtype.newbyteorder("="))
+            if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+                array = array.astype(np.int64)  # torch has no maximum of these
+            tensor = torch.from_numpy(array)
+        except (TypeError, ValueError) as error:
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
+    if tensor.dtype.is_complex:
+        raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
+    return tensor

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
 __all__ = ["forked", "stream"]
 
 
-def stream(seed: int, *keys: int) -> int:
-    """A 63-bit seed that depends on `seed` and `keys` alone; different keys give independent streams.
+def stream(seed: int, *keys: int | str) -> int:
+    """A 63-bit seed of the random numbers that `keys` are for: another use or epoch draws others from the same seed.
 
-    >>> stream(0, 1) == stream(0, 1), stream(0, 1) == stream(0, 2)
+    Two uses that shared a stream would share their noise: an ELBO whose draws are those that made the data is wrong.
+
+    >>> stream(0, "noise", 1) == stream(0, "noise", 1), stream(0, "noise", 1) == stream(0, "noise", 2)
     (True, False)
     """
-    return int(np.random.SeedSequence((seed, *keys)).generate_state(1, np.uint64)[0] >> 1)
+    digest = hashlib.sha256(repr((int(seed), *keys)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
 def forked(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
     """Run the body under torch's global generator seeded with `seed`, and put the caller's generators back.
 
-    Pyro draws from torch's global generator, so that is the one to seed. With `seed=None` the body goes on from the
-    caller's generators.
+    Pyro draws from torch's global generator, so that is the one to seed; a CUDA `device`'s own too. With `seed=None`
+    the body goes on from the caller's generators.
     """
     if seed is None:
         yield
         return
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        # torch.manual_seed would seed every CUDA device, and only one is forked
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
         yield

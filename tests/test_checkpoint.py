@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.inference.checkpoint import MANIFEST, WEIGHTS, CheckpointError
+from pyrovae.inference.checkpoint import MANIFEST, WEIGHTS, CheckpointError, _digest
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
 
@@ -72,7 +74,7 @@ def test_a_pair_composed_by_hand_comes_back_into_its_likeness(tmp_path):
     again = pyrovae.load(tmp_path / "state", like=like)
     assert same_state(vae, again)
     assert torch.equal(like.state_dict()["posterior.loc.weight"], before)  # a copy was filled
-    with pytest.raises(CheckpointError, match=r"tensors.posterior.loc.weight: saved \[2, 5\] float32, here \[2, 6\]"):
+    with pytest.raises(CheckpointError, match=r"tensors.posterior.loc.weight: saved \[2, 5\], here \[2, 6\]"):
         pyrovae.load(tmp_path / "state", like=compose(6))
 
 
@@ -92,7 +94,6 @@ def test_a_second_save_replaces_the_first_and_nothing_else(tmp_path):
 def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
     pair = BUILDERS["mlp_vae"]()
     pyrovae.save(tmp_path / "state", pair)
-    from pathlib import Path
 
     def full(self, data, **_):
         raise OSError(28, "No space left on device")
@@ -103,6 +104,68 @@ def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert same_state(pyrovae.load(tmp_path / "state"), pair)
     assert sorted(os.listdir(tmp_path)) == ["state"]
+
+
+def forge(folder, manifest):
+    """Write a manifest whose own checksum is right."""
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+
+
+def test_an_interrupt_between_the_renames_keeps_the_earlier_state(tmp_path, monkeypatch):
+    pair = BUILDERS["mlp_vae"]()
+    pyrovae.save(tmp_path / "state", pair)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    monkeypatch.undo()
+    assert same_state(pyrovae.load(tmp_path / "state"), pair)
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_link_to_a_state_is_followed(tmp_path):
+    pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    (tmp_path / "link").symlink_to(tmp_path / "state", target_is_directory=True)
+    pair = BUILDERS["mlp_ae"]()
+    pyrovae.save(tmp_path / "link", pair)
+    assert (tmp_path / "link").is_symlink()
+    assert same_state(pyrovae.load(tmp_path / "state"), pair)
+
+
+def test_a_folder_that_only_looks_like_a_state_is_not_replaced(tmp_path):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / MANIFEST).write_text("{}")
+    (tmp_path / "web" / "thesis.tex").write_text("years")
+    with pytest.raises(FileExistsError):
+        pyrovae.save(tmp_path / "web", BUILDERS["mlp_vae"]())
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    (folder / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError):
+        pyrovae.save(folder, BUILDERS["mlp_vae"]())
+    assert (folder / "mine.txt").read_text() == "keep"
+
+
+def test_the_recipe_is_of_the_pair_as_it_is(tmp_path):
+    widths = [8]
+    vae = pyrovae.mlp_vae((6,), np.int64(2), hidden_dims=widths, likelihood=pyrovae.Normal(scale=np.float32(0.5)))
+    widths.append(3)
+    again = pyrovae.load(pyrovae.save(tmp_path / "plain", vae))
+    assert same_state(vae, again)
+    assert float(again.likelihood.family.scale) == 0.5
+    vae = pyrovae.mlp_vae((6,))
+    vae.likelihood.family = pyrovae.ContinuousBernoulli()  # no longer what the builder made
+    with pytest.raises(CheckpointError, match="composed by hand"):
+        pyrovae.load(pyrovae.save(tmp_path / "changed", vae))
+    with pytest.raises(CheckpointError, match=r"structure.*saved .*ContinuousBernoulli"):
+        pyrovae.load(tmp_path / "changed", like=pyrovae.mlp_vae((6,)))
+    assert type(pyrovae.load(tmp_path / "changed", like=vae).likelihood.family) is pyrovae.ContinuousBernoulli
 
 
 class Bomb:
@@ -153,8 +216,8 @@ def test_row_25_a_pickle_in_any_files_place_is_not_executed(tmp_path, file, make
         pyrovae.load(folder)
     if file == WEIGHTS:  # even with a manifest that vouches for it
         manifest = json.loads((folder / MANIFEST).read_text())
-        manifest["sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+        manifest["weights_sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        forge(folder, manifest)
         with pytest.raises(CheckpointError, match="not a safetensors file"):
             pyrovae.load(folder)
     assert not mark.exists()
@@ -185,10 +248,33 @@ def test_row_26_damage_is_found_and_named(tmp_path, harm):
 def test_a_recipe_cannot_name_anything_but_a_builder(tmp_path):
     folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
     manifest = json.loads((folder / MANIFEST).read_text())
-    for recipe in ({"builder": "os.system"}, {"builder": "mlp_vae", "event_shape": [0]}, "x"):
-        (folder / MANIFEST).write_text(json.dumps({**manifest, "recipe": recipe}))
-        with pytest.raises(CheckpointError, match=r"unknown builder|does not build"):
+    huge = {**manifest["recipe"], "hidden_dims": [10**13]}
+    larger = {**manifest["recipe"], "hidden_dims": [7, 4000]}
+    for recipe in (
+        {"builder": "os.system"},
+        {"builder": []},
+        {"builder": "mlp_vae", "event_shape": [0]},
+        "x",
+        huge,
+        larger,
+    ):
+        forge(folder, {**manifest, "recipe": recipe})
+        with pytest.raises(CheckpointError, match=r"unknown builder|does not build|another architecture"):
             pyrovae.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "float16"), ("class", "AE"), ("recipe", {"builder": "mlp_ae"}), ("tensors", {})]
+)
+def test_every_byte_of_the_manifest_is_checked(tmp_path, field, value):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, field: value}))
+    with pytest.raises(CheckpointError, match="damaged or was changed"):
+        pyrovae.load(folder)
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        pyrovae.load(folder)
 
 
 def test_loading_leaves_the_callers_generator_alone(tmp_path):

@@ -51,6 +51,21 @@ def test_items_are_copied_cast_and_checked():
         checks.items([[1, 2, 3], [1]], (3,))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, ">f4", ">i8", np.longlong])
+def test_numbers_of_every_kind(kind):
+    assert checks.items(np.array([[0, 1]], dtype=kind), (2,)).tolist() == [[0.0, 1.0]]
+    if np.dtype(kind).kind == "u":
+        with pytest.raises(ValueError, match=r"looks like 0\.\.255"):
+            checks.items(np.array([[0, 200]], dtype=kind), (2,))
+
+
+def test_what_would_lose_its_meaning_is_refused():
+    with pytest.raises(TypeError, match="masked array, whose mask would be lost"):
+        checks.items(np.ma.masked_array([[1.0, 2.0]], [[True, False]]), (2,))
+    with pytest.raises(TypeError, match="array of real numbers"):
+        checks.items(np.array([[1j, 0]]), (2,))
+
+
 def test_missing_entries_are_let_through_only_where_asked():
     x = torch.tensor([[1.0, math.nan]])
     assert torch.isnan(checks.items(x, (2,), missing=True)[0, 1])
@@ -79,6 +94,12 @@ def test_labels_of_every_kind():
         checks.labels(np.array(["a", None], dtype=object), 2)
     with pytest.raises(ValueError, match=r"at least 2 classes, got only \['a'\]"):
         checks.several_classes(np.array(["a", "a"]))
+
+
+@pytest.mark.parametrize("name", ["meta", "cuda:7", "mps", None, 3.5])
+def test_devices_that_cannot_be_used(name):
+    with pytest.raises(ValueError, match="available here: cpu"):
+        checks.device(name)
 
 
 def test_devices():

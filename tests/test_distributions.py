@@ -59,6 +59,13 @@ def test_single_precision_keeps_its_figures_where_a_form_through_probabilities_l
     assert not torch.allclose(clamped.double(), exact, rtol=1e-2)  # control: torch's own form
 
 
+@pytest.mark.parametrize("logit", [1e4, 1e6, -1e6, 1e8, -1e12])
+def test_far_out_it_is_the_logarithm_of_the_logit(logit):
+    # at the heavy end p(x) = |l| to e^-|l|, in float32 as in float64
+    x = torch.tensor(1.0 if logit > 0 else 0.0)
+    assert float(TruncatedExponential(torch.tensor(logit)).log_prob(x)) == pytest.approx(math.log(abs(logit)), rel=1e-6)
+
+
 @pytest.mark.parametrize("logit", [-2.0, -1e-9, 0.0, 0.299, 0.301, 7.0])
 def test_its_gradients_agree_with_finite_differences(logit):
     value = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
@@ -103,6 +110,13 @@ class TestNormal:
     def test_the_sigmoid_link_bounds_the_mean(self):
         loc = torch.tensor([-100.0, 0.0, 100.0])
         assert torch.allclose(Normal(scale=1.0, link="sigmoid")(loc).mean, torch.tensor([0.0, 0.5, 1.0]))
+
+    def test_a_fixed_scale_keeps_its_figures(self):
+        family = Normal(scale=0.626)
+        assert float(family.double().scale) == 0.626
+        assert family(torch.zeros(1)).scale.dtype == torch.float32
+        with pytest.raises(ValueError, match="scale must lie between 1e-30 and 1e30"):
+            Normal(scale=1e-50)
 
     @pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan])
     def test_a_scale_is_positive(self, scale):

@@ -568,6 +568,17 @@ def test_standard_normal_codes_lie_in_the_band_and_others_do_not() -> None:
     assert (other.sliced_w2_p_value < 0.01).all() and (other.ks_max_p_value < 0.01).all()
 
 
+@pytest.mark.parametrize("n", [100, 3000])
+def test_the_excess_is_the_shift_whatever_the_size(n: int) -> None:
+    # N(m, I) lies |m| / sqrt(d) from N(0, I) in every sample size; sd of the estimate about 1 / sqrt(n): 5 of them
+    codes = np.random.default_rng(3).standard_normal((n, 2))
+    shifted, still = (latent.aggregate(codes + m, train_codes=codes, num_null=100) for m in ([0.6, -0.8], [0.0, 0.0]))
+    assert float(shifted.sliced_w2_excess.sel(codes="raw")) == pytest.approx(1 / np.sqrt(2), abs=5 / np.sqrt(n))
+    assert float(still.sliced_w2_excess.sel(codes="raw")) < 2.5 / np.sqrt(n)
+    if n == 100:  # control: the distance itself grows as the sample shrinks
+        assert float(still.sliced_w2.sel(codes="raw")) > float(still.sliced_w2_excess.sel(codes="raw")) + 0.03
+
+
 def test_whitened_aggregate_does_not_change_under_an_affine_map() -> None:
     (train, _), (test, _) = labelled(300, 9), labelled(200, 10)
     options: dict[str, Any] = {"num_null": 20, "num_items": 150, "num_projections": 600}

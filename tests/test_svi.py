@@ -274,22 +274,47 @@ class TestStopping:
         curve = history.epochs.validation_elbo.values
         assert len(curve) < 400
         assert curve.argmax() == len(curve) - 6
-        assert f"weights of epoch {curve.argmax()}" in history.config["stopped"]
+        assert history.config["stopped"] == f"weights of epoch {curve.argmax()}"
+        assert f"validation ELBO {curve.max():.3f}" in str(history)
         again = quiet_fit(vae, SOME[:4], validation=SOME[4:], epochs=1, learning_rate=1e-12)
         assert float(again.epochs.validation_elbo[0]) == pytest.approx(curve.max(), rel=1e-4)
 
-    def test_a_loss_that_is_not_finite_stops_before_the_update(self):
-        vae = pair()
-        quiet_fit(vae, epochs=1)
+    def test_a_loss_that_is_not_finite_takes_the_weights_back(self):
+        vae = pair(likelihood="normal")
+        with pytest.raises(
+            FloatingPointError, match=r"at step 1 \(epoch 0, batch 1\): log p\(x \| z\).* is not finite"
+        ):
+            quiet_fit(vae, batch_size=5, learning_rate=1e6, epochs=3)
+        assert np.isfinite(pyrovae.elbo(vae, SOME).mean)
+        assert torch.equal(weights(vae), weights(pair(likelihood="normal")))  # those of step 0
+
+    def test_a_gradient_that_is_not_finite_stops_before_the_update(self):
+        class Cliff(nn.Module):
+            support, base_measure = pyrovae.Normal.support, "density"
+
+            def __init__(self):
+                super().__init__()
+                self.bias = nn.Parameter(torch.ones(1))
+
+            def forward(self, loc):
+                return pyro.distributions.Normal(loc + (self.bias * 0).sqrt(), 1.0)
+
+        vae = pair(likelihood=Cliff())
         before = weights(vae)
-        with torch.no_grad():
-            vae.likelihood.network.layers[-1].bias.fill_(math.inf)
-        with pytest.raises(FloatingPointError, match=r"step 0 \(epoch 0, batch 0\)"):
+        with pytest.raises(FloatingPointError, match=r"the gradient of likelihood\.family\.bias is not finite"):
             quiet_fit(vae, epochs=1)
+        assert torch.equal(weights(vae), before)
+
+    def test_weights_that_are_not_finite_are_named(self):
+        vae = pair()
         with torch.no_grad():
-            vae.likelihood.network.layers[-1].bias.zero_()
-        assert len(weights(vae)) == len(before)
-        assert torch.isfinite(weights(vae)).all()
+            vae.posterior.loc.bias[0] = math.nan
+        with pytest.raises(ValueError, match=r"parameter 'posterior.loc.bias' of the pair is not finite"):
+            quiet_fit(vae)
+
+    def test_patience_needs_a_number(self):
+        with pytest.raises(FloatingPointError, match="the validation ELBO became -inf in epoch 0"):
+            quiet_fit(pair(), validation=SOME * 1e25, epochs=3, patience=2)
 
     def test_levelled_off_is_the_last_fifth_against_the_one_before(self):
         import xarray as xr
@@ -324,6 +349,49 @@ def test_a_memory_mapped_view_trains_as_the_array_does(tmp_path):
     quiet_fit(first, view, epochs=2, batch_size=5, validation=view)
     quiet_fit(second, x.astype(np.float32) / 255, epochs=2, batch_size=5)
     assert torch.equal(weights(first), weights(second))
+
+
+def test_a_view_is_looked_at_whole_before_anything_changes(tmp_path):
+    x = SOME.numpy().copy()
+    x[17, 0, 2, 1] = math.nan
+    np.save(tmp_path / "x.npy", x)
+    vae = pair()
+    before = weights(vae)
+    with pytest.raises(ValueError, match=r"the first at x\[17, 0, 2, 1\]"):
+        quiet_fit(vae, MappedArray(np.load(tmp_path / "x.npy", mmap_mode="r")), batch_size=5)
+    assert torch.equal(weights(vae), before)
+
+
+def test_a_parameter_that_would_not_be_trained_is_refused():
+    class Stored(nn.Module):
+        event_shape, latent_dim, is_normalized = (1,), 1, True
+
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(1))
+
+        def model(self, x=None, *, size=1):
+            with pyro.plate("data", len(x)):
+                scale = pyro.param("mine", torch.tensor(1.0))
+                pyro.sample("obs", pyro.distributions.Normal(self.loc, scale).to_event(1), obs=x)
+
+        def guide(self, x=None, *, size=1):
+            pass
+
+    with pytest.raises(ValueError, match=r"pyro.param 'mine' is not among the pair's parameters\(\)"):
+        quiet_fit(Stored(), torch.zeros(3, 1))
+
+
+def test_the_modes_of_submodules_and_torchs_own_flag_are_put_back():
+    vae = pair()
+    vae.likelihood.eval()
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        quiet_fit(vae, epochs=1, validation=SOME)
+        assert not torch.distributions.Distribution._validate_args
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(True)
+    assert (vae.training, vae.likelihood.training, vae.posterior.training) == (True, False, True)
 
 
 def test_a_progress_bar_is_silent_where_nobody_watches(capsys):
@@ -389,7 +457,7 @@ class TestBadInput:
     def test_rows_8_to_10_labels(self):
         self.refuse("x has 23 items, y has 22", y=np.arange(22))
         self.refuse(r"1 missing labels .*y\[3\]", y=np.array([0.0, 1, 2, math.nan] + [1.0] * 19))
-        self.refuse(r"at least 2 classes, got only \[4\]", y=np.full(23, 4))
+        self.refuse("validation has 23 items, validation labels has 3", validation=(SOME, [1, 2, 3]))
         self.refuse("takes no labels", y=np.arange(23))
 
     @pytest.mark.parametrize("kind", ["float64", "float16", "strided", "reversed", "read-only", "list"])
@@ -428,10 +496,12 @@ class TestBadInput:
         )
         self.refuse("objective must be one of 'elbo', 'iwae'", objective="vae")
         self.refuse("device must be 'auto' or a torch device, got 'gpu'; available here: cpu", device="gpu")
+        self.refuse("device 'meta' cannot be used; available here: cpu", device="meta")
+        self.refuse("binarize must be True or False, got 'threshold'", error=TypeError, binarize="threshold")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
     def test_row_34_cuda_that_is_not_there(self):
-        self.refuse("device 'cuda' is not available here; available: cpu", device="cuda")
+        self.refuse("device 'cuda' cannot be used; available here: cpu", device="cuda")
 
     def test_options_that_contradict(self):
         self.refuse("leave beta at 1 and warmup at 0", objective="iwae", beta=2.0)

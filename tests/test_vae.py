@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
 import pyrovae
+from pyrovae.data import MappedArray
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import Pair, particles
@@ -159,6 +161,34 @@ def test_a_shape_that_would_broadcast_is_refused():
             use(x)
 
 
+def test_a_network_of_another_shape_is_refused_rather_than_broadcast():
+    for network, shape in ((MLP((2,), (4, 4)), (1, 4, 4)), (nn.Linear(2, 1), (6,))):
+        likelihood = Likelihood(network, pyrovae.Normal(scale=1.0), shape)
+        with pytest.raises(ValueError, match=r"the likelihood's network must give shape"):
+            likelihood(torch.zeros(8, 2))
+
+
+def test_encode_takes_arrays_of_every_kind_and_refuses_what_fit_refuses():
+    vae = pyrovae.mlp_vae((3,))
+    x = np.eye(3)[::-1]
+    expected = vae.encode(torch.from_numpy(x.copy()))
+    for given in (x, x.astype(np.float16), x.astype(">f4"), x.tolist(), MappedArray(x.copy())):
+        assert torch.equal(vae.encode(given), expected)
+    with pytest.raises(ValueError, match=r"looks like 0\.\.255"):
+        vae.encode(np.full((2, 3), 255, dtype=np.uint8))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        vae.encode(torch.full((2, 3), math.nan))
+    leaf = torch.zeros(2, 3, requires_grad=True)
+    vae.encode(leaf).sum().backward()
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("make", [pyrovae.mlp_vae, pyrovae.mlp_ae, pyrovae.conv_vae, pyrovae.conv_ae])
+def test_an_event_shape_is_a_sequence(make):
+    with pytest.raises(TypeError, match="event_shape must be a sequence"):
+        make(13)
+
+
 class TestPyrosOwnTools:
     """The objects go into Pyro's interfaces unchanged."""
 
@@ -201,6 +231,19 @@ class TestPyrosOwnTools:
         state = optimiser.get_state()
         assert len(state) == len(list(vae.parameters()))
         assert all(name is not None for name in state)
+
+    def test_it_pickles_after_pyros_own_svi(self):
+        vae = pyrovae.mlp_vae((4,), hidden_dims=(8,))
+        SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.ones(3, 4))
+        again = pickle.loads(pickle.dumps(vae))
+        assert torch.equal(again.encode(torch.ones(3, 4)), vae.encode(torch.ones(3, 4)))
+
+    def test_two_of_a_kind_have_sites_of_their_own(self):
+        optimiser = pyro.optim.Adam({"lr": 0.01})
+        pairs = [pyrovae.mlp_vae((4,), hidden_dims=(8,)) for _ in range(2)]
+        for pair in pairs:
+            SVI(pair.model, pair.guide, optimiser, Trace_ELBO()).step(torch.ones(3, 4))
+        assert len(pyro.get_param_store()) == 2 * len(list(pairs[0].parameters()))
 
     def test_a_copy_is_another_model(self):
         # trained turn by turn with its original, under names of its own

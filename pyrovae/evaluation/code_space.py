@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyrovae import checks
 from pyrovae.data import Split
 from pyrovae.evaluation.latent import (
     Judge,
@@ -23,7 +24,7 @@ from pyrovae.evaluation.latent import (
     separation,
     smoothness,
 )
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import dtype_and_device, evaluating
 from pyrovae.seeding import forked, stream
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def code_space(
     name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
     item; `samples_` of decoded draws from the Gaussian fitted to the training codes; `pixel_` of pixels in place of the
     judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". A pair
-    without p(x) has no rate, and its aggregate is that of its codes.
+    without p(x) has no rate, and its aggregate is that of its codes; the null of the aggregate is the same for every
+    `seed`.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -109,16 +111,16 @@ def code_space(
         "samples_": [crispness(samples["gaussian"], real)],
     }
     if pair.is_normalized:
-        train_draws, _, _ = _draws(pair, train.x, stream(seed, 0))
-        test_draws, loc, scale = _draws(pair, test.x, stream(seed, 1))
+        train_draws, _, _ = _draws(pair, train.x, stream(seed, "train draws"))
+        test_draws, loc, scale = _draws(pair, test.x, stream(seed, "test draws"))
         parts[""] += [
-            aggregate(test_draws, train_codes=train_draws, seed=seed),
+            aggregate(test_draws, train_codes=train_draws),
             rate_identity(loc, scale, test_draws),
             active_units(test_codes),
         ]
         parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
     else:
-        parts[""] += [aggregate(test_codes, train_codes=train_codes, seed=seed)]
+        parts[""] += [aggregate(test_codes, train_codes=train_codes)]
     return _merged(parts)
 
 
@@ -134,21 +136,16 @@ def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
 
 
 def _batched(pair: Any, function: Any, x: Any) -> Tensor:
-    module: nn.Module = pair
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.cat([function(x[i : i + BATCH]).cpu() for i in range(0, len(x), BATCH)])
-    finally:
-        module.train(training)
+    checks.whole("the number of items", len(x))
+    with evaluating(pair):
+        return torch.cat([function(x[i : i + BATCH]).cpu() for i in range(0, len(x), BATCH)])
 
 
 def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """One draw from q(z | x) for each item, and that law's mean and standard deviation."""
     dtype, device = dtype_and_device(pair)
     parts = []
-    with torch.no_grad(), forked(seed, device):
+    with evaluating(pair), forked(seed, device):
         for i in range(0, len(x), BATCH):
             q = pair.posterior(x[i : i + BATCH].to(device, dtype))
             parts.append((q.sample().cpu(), q.mean.cpu(), q.stddev.cpu()))

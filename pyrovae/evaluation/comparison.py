@@ -61,6 +61,9 @@ def verdicts(
         raise ValueError(
             f"effects and smallest must name the same claims, got {sorted(effects)} and {sorted(smallest)}"
         )
+    for name, value in smallest.items():
+        if not np.isfinite(value):
+            raise ValueError(f"smallest[{name!r}] must be finite, got {value!r}")
     names = list(effects)
     data = {name: _differences(f"effects[{name!r}]", effects[name]) for name in names}
     p_values = {}

@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.models.pair import Pair, Particles, dtype_and_device, isolated_store, particles
-from pyrovae.seeding import forked
+from pyrovae.models.pair import (
+    Pair,
+    Particles,
+    as_module,
+    checked_items,
+    dtype_and_device,
+    evaluating,
+    isolated_store,
+    particles,
+    validation,
+)
+from pyrovae.seeding import forked, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,7 +48,7 @@ class Estimate:
     @property
     def mean(self) -> float:
         """The mean over items, nats per item."""
-        return float(self.pointwise["value"].mean())
+        return float(self.pointwise["value"].mean(skipna=False))
 
     @property
     def se(self) -> float:
@@ -50,7 +59,7 @@ class Estimate:
     def se_items(self) -> float:
         """Standard error of the mean over another draw of items: sd(value) / sqrt(N); NaN for one item."""
         count = self.pointwise.sizes["item"]
-        return float(self.pointwise["value"].std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+        return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
@@ -60,9 +69,10 @@ class Estimate:
         if not isinstance(other, Estimate):
             return NotImplemented
         a, b = self.pointwise.attrs, other.pointwise.attrs
-        for what in ("items_sha256", "base_measure"):
-            if a[what] != b[what]:
-                raise ValueError(f"two estimates with different {what} cannot be compared: {a[what]} and {b[what]}")
+        if a["base_measure"] != b["base_measure"]:
+            raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
+        if a["items_sha256"] != b["items_sha256"]:
+            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
         if a["pair_sha256"] == b["pair_sha256"]:
             kind = f"gap {self.kind} - {other.kind}"
         elif self.kind == other.kind:
@@ -73,9 +83,11 @@ class Estimate:
                 "estimators of one pair, or two pairs under one estimator"
             )
         value = self.pointwise["value"] - other.pointwise["value"]
-        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2)
+        # the noise of two pairs or two protocols is independent; one estimate less itself has none
+        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(a != b)
         pointwise = value.to_dataset(name="value").assign(se=se)
-        pointwise.attrs = {**a, "estimator": kind, "pair_sha256": f"{a['pair_sha256']} - {b['pair_sha256']}"}
+        both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
+        pointwise.attrs = {**a, **both, "estimator": kind}
         return Estimate(kind, pointwise)
 
     def __str__(self) -> str:
@@ -107,7 +119,8 @@ def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estim
     count = checks.whole("num_particles", num_particles)
     checks.whole("seed", seed, least=0)
     _require_density(pair, "elbo")
-    x = _checked(pair, x)
+    x, digest = _checked(pair, x)
+    key = stream(seed, "elbo", count, pair_hash := _pair_hash(pair))
     rows: dict[str, list[np.ndarray]] = {
         "value": [],
         "se": [],
@@ -116,7 +129,7 @@ def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estim
         "distortion": [],
         "distortion_se": [],
     }
-    for table in _tables(pair, x, count, seed):
+    for table in _tables(pair, x, count, key):
         rate = (table.log_guide - table.log_prior).double()
         distortion = -table.log_likelihood.double()
         for name, value in (("rate", rate), ("distortion", distortion), ("", -(distortion + rate))):
@@ -130,7 +143,8 @@ def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estim
         "distortion": "-E_q[log p(x | z)]",
     }
     columns = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return _estimate("elbo", pair, x, columns, names, num_particles=count, seed=seed)
+    protocol = {"num_particles": count, "seed": seed, "items_sha256": digest, "pair_sha256": pair_hash}
+    return _estimate("elbo", pair, columns, names, protocol)
 
 
 def _require_density(pair: Pair, estimator: str) -> None:
@@ -141,29 +155,18 @@ def _require_density(pair: Pair, estimator: str) -> None:
         )
 
 
-def _checked(pair: Pair, x: Any) -> Tensor:
+def _checked(pair: Pair, x: Any) -> tuple[Tensor, str]:
+    """The items in the pair's dtype and on its device, and the SHA-256 of their values, whatever type they came in."""
     dtype, device = dtype_and_device(pair)
-    x = checks.items(x, pair.event_shape, dtype=dtype)
-    likelihood = getattr(pair, "likelihood", None)
-    if likelihood is not None and hasattr(likelihood, "support"):
-        checks.support(x, likelihood.support, type(getattr(likelihood, "family", likelihood)).__name__)
-    return x.to(device)
+    whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
+    return whole.to(device, dtype), hashlib.sha256(whole.numpy().tobytes()).hexdigest()
 
 
-def _tables(pair: Pair, x: Tensor, num_particles: int, seed: int) -> Any:
+def _tables(pair: Pair, x: Tensor, num_particles: int, key: int) -> list[Particles]:
     """The particle table in chunks of items, all K particles of an item in one; no trace is left in global state."""
-    module: nn.Module = pair  # type: ignore[assignment]
     per_item = num_particles * math.prod(pair.event_shape) * x.element_size() * 4
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), isolated_store(), pyro.validation_enabled(False), forked(seed, x.device):
-            chunks: list[Particles] = [
-                particles(pair, part, num_particles) for part in x.split(max(1, CHUNK_BYTES // per_item))
-            ]
-    finally:
-        module.train(training)
-    return chunks
+    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
+        return [particles(pair, part, num_particles) for part in x.split(max(1, CHUNK_BYTES // per_item))]
 
 
 def _se(values: Tensor) -> np.ndarray:
@@ -174,7 +177,7 @@ def _se(values: Tensor) -> np.ndarray:
 
 
 def _estimate(
-    kind: str, pair: Pair, x: Tensor, columns: dict[str, np.ndarray], names: dict[str, str], **protocol: int
+    kind: str, pair: Pair, columns: dict[str, np.ndarray], names: dict[str, str], protocol: dict[str, Any]
 ) -> Estimate:
     import xarray as xr
 
@@ -183,19 +186,17 @@ def _estimate(
         return names[base] if base == name else f"Monte Carlo standard error of the {base}"
 
     variables = {k: ("item", v, {"long_name": described(k), "units": "nats"}) for k, v in columns.items()}
-    attributes = {
-        "estimator": kind,
-        **protocol,
-        "base_measure": getattr(getattr(pair, "likelihood", None), "base_measure", "density"),
-        "items_sha256": hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest(),
-        "pair_sha256": _pair_hash(pair),
-    }
-    return Estimate(kind, xr.Dataset(variables, coords={"item": np.arange(len(x))}, attrs=attributes))
+    measure = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
+    attributes = {"estimator": kind, "base_measure": measure, **protocol}
+    count = len(columns["value"])
+    return Estimate(kind, xr.Dataset(variables, coords={"item": np.arange(count)}, attrs=attributes))
 
 
 def _pair_hash(pair: Pair) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in pair.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    """SHA-256 of everything that makes the density: the module's structure, parameters and buffers."""
+    module = as_module(pair)
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

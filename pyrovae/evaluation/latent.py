@@ -473,6 +473,8 @@ def aggregate(
     - `sliced_w2`: root of the mean over `num_projections` directions u of W2^2 between the projections u'z and N(0, 1),
       each exact: mean x^2 + 1 - 2 sum_i x_(i) [phi(q_{i-1}) - phi(q_i)], q_i = Phi^-1(i/n) (slices: Bonneel et
       al. 2015);
+    - `sliced_w2_excess`: root of W2^2 less its mean over the Gaussian samples below (0 where that is negative): what
+      is left of the distance when the size of the sample is taken out;
     - `energy_distance`: 2 E|z - g| - E|z - z'| - E|g - g'| with g ~ N(0, I), the first term in closed form and the
       second over pairs of different items, so that its mean is 0 under N(0, I) (Szekely and Rizzo 2005);
     - `ks`: the largest difference between the distribution of Phi(z_d) and the uniform one, by dimension; `ks_max` the
@@ -510,10 +512,12 @@ def aggregate(
     energy = [_energy_distance(z) for z in rows.values()]
     null = _aggregate_null(n, latent_dim, len(train), num_null, num_projections, seed)
     bands = [np.quantile(part, [(1 - level) / 2, (1 + level) / 2], axis=1).T for part in null]
+    excess = np.sqrt(np.maximum(distances**2 - (null[0] ** 2).mean(1), 0))
     between = f"central {level:.0%} of Gaussian samples"
     variables: dict[str, _Variable] = {
         "sliced_w2": (distances, "sliced Wasserstein-2 distance to N(0, I)", "code units", "codes"),
         "sliced_w2_null": (bands[0], between, "code units", "codes", "edge"),
+        "sliced_w2_excess": (excess, "sliced Wasserstein-2 distance beyond that of a sample", "code units", "codes"),
         "sliced_w2_p_value": (_p_value(distances, null[0]), "share of null samples as far or farther", "1", "codes"),
         "energy_distance": (energy, "energy distance to N(0, I)", "code units", "codes"),
         "ks": (ks, "Kolmogorov-Smirnov distance of the normal CDF of the codes to uniform", "1", "codes", "latent_dim"),

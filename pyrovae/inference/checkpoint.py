@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models import autoencoder, distributions, vae
-from pyrovae.models.pair import Pair, dtype_and_device
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["CheckpointError", "load", "save"]
 
@@ -55,27 +55,30 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """
     from safetensors.torch import save as to_bytes
 
-    target = Path(path)
-    if target.exists() and not (target.is_dir() and (_holds_state(target) or not any(target.iterdir()))):
+    target = Path(path).resolve()
+    if target.exists() and not _may_be_replaced(target):
         raise FileExistsError(f"{target} exists and is not a saved state: choose another folder or remove it")
     weights = to_bytes(_state(pair))
-    manifest = {**_describe(pair), "sha256": hashlib.sha256(weights).hexdigest()}
+    manifest = {**_describe(pair), "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    manifest["sha256"] = _digest(manifest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    token = f"{os.getpid()}-{time.monotonic_ns()}"
+    fresh, aside = (target.with_name(f".{target.name}-{what}-{token}") for what in ("new", "old"))
+    fresh.mkdir()
     try:
         (fresh / WEIGHTS).write_bytes(weights)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        fresh.chmod(0o755)
         if target.exists():
-            aside = fresh.with_name(fresh.name + "-old")
             target.rename(aside)
-            fresh.rename(target)
-            shutil.rmtree(aside)
-        else:
-            fresh.rename(target)
+        fresh.rename(target)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
@@ -92,52 +95,71 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         there = f"saved states beside it: {', '.join(beside)}" if beside else f"no saved state lies in {folder.parent}"
         raise FileNotFoundError(f"{folder} does not exist; {there}")
     manifest = _manifest(folder)
+    tensors = _weights(folder, manifest)
     if like is None:
-        recipe = manifest.get("recipe")
-        if recipe is None:
+        if manifest["recipe"] is None:
             raise CheckpointError(
                 f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts)"
             )
-        pair = _build(recipe, folder)
+        with torch.device("meta"):  # looked at before anything is allocated
+            sketch = _build(manifest["recipe"], folder)
+        _same({"class": type(sketch).__name__, "tensors": _shapes(_tensors(sketch))}, manifest, folder)
+        pair = _build(manifest["recipe"], folder)
     else:
+        described = _describe(like)
+        _same({name: described[name] for name in ("class", "recipe", "tensors", "structure")}, manifest, folder)
         pair = deepcopy(like)
-        _same(_describe(like), manifest, folder)
-    tensors = _weights(folder, manifest)
-    _same({"tensors": _shapes(_state(pair))}, {"tensors": _shapes(tensors)}, folder, fields=("tensors",), dtypes=False)
-    _, device = dtype_and_device(pair)
-    module: nn.Module = pair  # type: ignore[assignment]
-    module.to(device, getattr(torch, str(manifest["dtype"])))
-    module.load_state_dict(tensors)
+    module, device = as_module(pair), dtype_and_device(pair)[1]
+    module.to(device, getattr(torch, manifest["dtype"]))
+    # assigned, not copied: each tensor keeps the type it was saved in
+    module.load_state_dict({name: t.to(device) for name, t in tensors.items()}, assign=True)
     return pair
 
 
+def _tensors(pair: Pair) -> dict[str, Tensor]:
+    return dict(as_module(pair).state_dict())
+
+
 def _state(pair: Pair) -> dict[str, Tensor]:
-    module: nn.Module = pair  # type: ignore[assignment]
-    return {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
+    return {name: t.detach().cpu().contiguous().clone() for name, t in _tensors(pair).items()}
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
-    return {name: f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in tensors.items()}
+    return {name: str(list(t.shape)) for name, t in tensors.items()}
 
 
 def _describe(pair: Pair) -> dict[str, Any]:
     from pyrovae import __version__
 
-    recipe = getattr(pair, "recipe", None)
-    try:
-        # through JSON and back: tuples become lists here as they do in the file
-        recipe = None if recipe is None else json.loads(json.dumps(recipe, default=_family_recipe))
-    except TypeError:
-        recipe = None  # a part that is the caller's own module
     return {
         "format": "pyrovae",
         "format_version": FORMAT_VERSION,
         "class": type(pair).__name__,
-        "recipe": recipe,
+        "recipe": _recipe(pair),
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
-        "tensors": _shapes(_state(pair)),
+        "tensors": _shapes(_tensors(pair)),
+        "structure": {str(i): line.strip() for i, line in enumerate(repr(pair).splitlines())},
         "versions": {"pyrovae": __version__, "torch": torch.__version__},
     }
+
+
+def _recipe(pair: Pair) -> dict[str, Any] | None:
+    """The builder and its arguments as JSON has them; None where they would not build this very structure."""
+    try:
+        recipe = json.loads(json.dumps(getattr(pair, "recipe", None), default=_family_recipe))
+        if recipe is None:
+            return None
+        with torch.device("meta"):
+            again = _build(recipe, Path())
+    except (TypeError, CheckpointError):
+        return None  # a part that is the caller's own module
+    return recipe if repr(again) == repr(pair) else None  # a part was changed after the pair was built
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest but for its own."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _family_recipe(value: Any) -> dict[str, Any]:
@@ -147,8 +169,8 @@ def _family_recipe(value: Any) -> dict[str, Any]:
 
 
 def _build(recipe: Any, folder: Path) -> Pair:
-    if not isinstance(recipe, dict) or recipe.get("builder") not in BUILDERS:
-        named = recipe.get("builder") if isinstance(recipe, dict) else recipe
+    named = recipe.get("builder") if isinstance(recipe, dict) else recipe
+    if not isinstance(named, str) or named not in BUILDERS:
         raise CheckpointError(f"{folder / MANIFEST}: unknown builder {named!r}; known: {', '.join(BUILDERS)}")
     arguments = {k: v for k, v in recipe.items() if k != "builder"}
     try:
@@ -157,8 +179,8 @@ def _build(recipe: Any, folder: Path) -> Pair:
             options = {k: v for k, v in likelihood.items() if k != "family"}
             arguments["likelihood"] = FAMILIES[likelihood["family"]](**options)
         with torch.random.fork_rng([]):
-            return BUILDERS[recipe["builder"]](**arguments)
-    except (TypeError, ValueError, KeyError) as error:
+            return BUILDERS[named](**arguments)
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error
 
 
@@ -168,7 +190,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}")
     try:
         manifest = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(
             f"{file} is not JSON: damaged, or not written by pyrovae (nothing was unpickled)"
         ) from None
@@ -178,7 +200,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} has format version {manifest.get('format_version')!r}, this pyrovae reads {FORMAT_VERSION}"
         )
-    missing = {"class", "recipe", "dtype", "tensors", "sha256"} - manifest.keys()
+    if manifest.get("sha256") != _digest(manifest):
+        raise CheckpointError(f"{file} is damaged or was changed: its SHA-256 is not the one it states")
+    missing = {"class", "recipe", "dtype", "tensors", "structure", "weights_sha256"} - manifest.keys()
     if missing or manifest["dtype"] not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{file} is damaged: missing or unreadable {sorted(missing) or ['dtype']}")
     return manifest
@@ -193,34 +217,27 @@ def _weights(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"{folder} is not a whole saved state: it has no {WEIGHTS}")
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest["sha256"]:
+    if digest != manifest["weights_sha256"]:
         raise CheckpointError(
             f"{file} is damaged or was replaced: SHA-256 {digest[:16]}..., the manifest says "
-            f"{str(manifest['sha256'])[:16]}... (nothing was unpickled)"
+            f"{str(manifest['weights_sha256'])[:16]}... (nothing was unpickled)"
         )
     try:
-        return from_bytes(content)
+        tensors = from_bytes(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} is not a safetensors file: {error} (nothing was unpickled)") from None
+    _same({"tensors": _shapes(tensors)}, manifest, folder)
+    return tensors
 
 
-def _same(
-    here: dict[str, Any],
-    saved: dict[str, Any],
-    folder: Path,
-    *,
-    fields: tuple[str, ...] = ("class", "recipe", "tensors"),
-    dtypes: bool = True,
-) -> None:
-    """Compare two manifests field by field; all that differs goes into one error."""
+def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
+    """Compare the fields of `here` with the manifest's; all that differs goes into one error."""
     lines = []
-    for name in fields:
-        ours, theirs = here[name], saved[name]
+    for name, ours in here.items():
+        theirs = saved[name]
         if isinstance(ours, dict) and isinstance(theirs, dict):
             for key in dict.fromkeys([*theirs, *ours]):
                 a, b = theirs.get(key, "absent"), ours.get(key, "absent")
-                if not dtypes:
-                    a, b = str(a).rsplit(" ", 1)[0], str(b).rsplit(" ", 1)[0]
                 if a != b:
                     lines.append(f"{name}.{key}: saved {a}, here {b}")
         elif ours != theirs:
@@ -230,4 +247,17 @@ def _same(
 
 
 def _holds_state(path: Path) -> bool:
-    return path.is_dir() and (path / MANIFEST).is_file()
+    return path.is_dir() and (path / MANIFEST).is_file() and (path / WEIGHTS).is_file()
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """An empty folder, or one that holds a saved state and nothing else."""
+    if not path.is_dir():
+        return False
+    names = {file.name for file in path.iterdir()}
+    if not names:
+        return True
+    try:
+        return names == {MANIFEST, WEIGHTS} and json.loads((path / MANIFEST).read_bytes())["format"] == "pyrovae"
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        return False

@@ -15,12 +15,23 @@ import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
-from pyrovae.models.pair import Pair, dtype_and_device, isolated_store, particles
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    checked_items,
+    dtype_and_device,
+    isolated_store,
+    kept_modes,
+    particles,
+)
+from pyrovae.models.pair import (
+    validation as checking,
+)
 from pyrovae.seeding import forked, stream
 
 if TYPE_CHECKING:
@@ -28,9 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["History", "PosteriorCollapseWarning", "fit"]
 
-# one stream of random numbers for each use, from (seed, use, epoch): an epoch's numbers do not depend on those before
-NOISE, BINARIZE, VALIDATION_NOISE, VALIDATION_BINARIZE = range(4)
 EVALUATION_BATCH = 1024
+ADVICE = "the weights are those of the last finite loss: lower learning_rate or look at these items"
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5: a unit is active if Var_x E_q[z | x] exceeds this
 
 
@@ -52,9 +62,10 @@ class History:
 
     def __str__(self) -> str:
         count = self.epochs.sizes["epoch"]
-        text = f"{count} epochs, loss {float(self.epochs.loss[-1]):.3f} nats per item"
+        kept = self.config.get("weights_epoch", count - 1)
+        text = f"{count} epochs, loss {float(self.epochs.loss[kept]):.3f} nats per item"
         if "validation_elbo" in self.epochs:
-            text += f", validation ELBO {float(self.epochs.validation_elbo[-1]):.3f}"
+            text += f", validation ELBO {float(self.epochs.validation_elbo[kept]):.3f}"
         text += f", {float(self.epochs.seconds.sum()):.1f} s"
         if self.config.get("active_units") is not None:
             text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
@@ -118,8 +129,9 @@ def fit(
             settings are left as they were.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
-    loss is not finite, with the weights of the last good step in place. Warns of a collapsed posterior
-    (`PosteriorCollapseWarning`) and of a run that ends before its warm-up does.
+    loss or a gradient is not finite, with the weights of the last finite loss in place. Warns of a collapsed posterior
+    (`PosteriorCollapseWarning`) and of a run that ends before its warm-up does. One fit at a time in a process: Pyro's
+    handlers are not safe under threads.
 
     >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
@@ -137,7 +149,7 @@ def fit(
         num_particles=checks.whole(
             "num_particles", (5 if objective == "iwae" else 1) if num_particles is None else num_particles
         ),
-        binarize=bool(binarize),
+        binarize=_flag("binarize", binarize),
         beta=checks.positive("beta", beta, zero=True),
         warmup=checks.whole("warmup", warmup, least=0),
         patience=None if patience is None else checks.whole("patience", patience),
@@ -150,25 +162,26 @@ def fit(
         raise ValueError(f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'")
     if plan.patience is not None and validation is None:
         raise ValueError("patience stops on the validation ELBO: give validation=items, or leave patience out")
+    module = as_module(pair)
     source = _Source(pair, x, "x", plan.binarize)
     if y is not None:
-        checks.several_classes(checks.labels(y, len(source)))
+        checks.labels(y, len(source))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = None if validation is None else _Source(pair, _items_of(validation), "validation", plan.binarize)
-    module: nn.Module = pair  # type: ignore[assignment]
-    _, home = dtype_and_device(pair)
-    training = module.training
-    module.to(target)
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
+    home = dtype_and_device(pair)[1]
     try:
-        with isolated_store():
+        module.to(target)
+        with isolated_store(), kept_modes(module):
             loop = _Loop(pair, plan, source, held_out, target)
-            rows, stopped = loop.run(progress)
+            rows, kept = loop.run(progress)
             active = loop.active_units()
     finally:
         for parameter in module.parameters():
             parameter.grad = None
             parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
-        module.train(training)
         module.to(home)
     _warn(plan, rows, active, pair.latent_dim)
     config = {
@@ -180,7 +193,8 @@ def fit(
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
         "active_units": active,
-        "stopped": stopped,
+        "weights_epoch": kept,
+        "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
         "torch": torch.__version__,
         "pyro": pyro.__version__,
     }
@@ -238,41 +252,37 @@ def _loss(pair: Pair, x: Tensor, plan: _Plan, beta: float) -> Tensor:
 
 
 class _Source:
-    """Checked items, in batches: an array is looked at whole, a memory-mapped view as its batches are read."""
+    """Checked items in batches; a memory-mapped view is looked at once from end to end, and read as it is used."""
 
     def __init__(self, pair: Pair, x: Any, name: str, binarize: bool) -> None:
-        likelihood = getattr(pair, "likelihood", None)
-        self.family = getattr(likelihood, "family", likelihood)
-        self.support = constraints.unit_interval if binarize else getattr(likelihood, "support", None)
-        self.event_shape, self.name, (self.dtype, _) = pair.event_shape, name, dtype_and_device(pair)
+        self.dtype = dtype_and_device(pair)[0]
         self.x: Tensor | MappedArray
-        if isinstance(x, MappedArray):
-            self.check(x[:1] if len(x) else torch.empty(x.shape))
-            self.x = x
+        least, most = math.inf, -math.inf
+        support = constraints.unit_interval if binarize else None
+        if isinstance(x, MappedArray) and len(x):
+            self.x, step = x, EVALUATION_BATCH
         else:
-            self.x = self.check(x)
-            self.within_the_mean(self.x)
+            self.x = checked_items(pair, x, name=name, support=support).detach()
+            step = len(self.x)
+        for first in range(0, len(self.x), step):
+            part = self.x[first : first + step]
+            if isinstance(x, MappedArray):
+                part = checked_items(pair, part, name=name, support=support, first=first)
+            least, most = min(least, float(part.min())), max(most, float(part.max()))
+        family = getattr(getattr(pair, "likelihood", None), "family", None)
+        if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
+            warnings.warn(
+                f"{name} reaches from {least:g} to {most:g}, and the likelihood's mean stays in [0, 1] "
+                "(link='sigmoid'): scale it, or take Normal(link='identity')",
+                stacklevel=3,
+            )
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batches(self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True) -> Iterator[Tensor]:
         for batch in batches(self.x, size, seed=seed, epoch=epoch, shuffle=shuffle):
-            yield self.check(batch) if isinstance(self.x, MappedArray) else batch
-
-    def check(self, x: Any) -> Tensor:
-        tensor = checks.items(x, self.event_shape, name=self.name, dtype=self.dtype)
-        if self.support is not None:
-            checks.support(tensor, self.support, type(self.family).__name__, name=self.name)
-        return tensor
-
-    def within_the_mean(self, x: Tensor) -> None:
-        if getattr(self.family, "link", None) == "sigmoid" and (float(x.min()) < 0 or float(x.max()) > 1):
-            warnings.warn(
-                f"{self.name} reaches from {float(x.min()):g} to {float(x.max()):g}, and the likelihood's mean stays "
-                "in [0, 1] (link='sigmoid'): scale it, or take Normal(link='identity')",
-                stacklevel=4,
-            )
+            yield batch.to(self.dtype)
 
 
 class _Loop:
@@ -282,15 +292,17 @@ class _Loop:
         self, pair: Pair, plan: _Plan, source: _Source, held_out: _Source | None, device: torch.device
     ) -> None:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
-        self.module: nn.Module = pair  # type: ignore[assignment]
+        self.module = as_module(pair)
         self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
-        trained = [p for p in self.module.parameters() if p.requires_grad]
-        if not trained:
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        if not self.trained:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
-        self.optimizer = torch.optim.Adam(trained, lr=plan.learning_rate, fused=device.type in ("cpu", "cuda"))
+        self.good = [p.detach().clone() for p in self.trained]  # the weights of the last finite loss
+        self.optimizer = torch.optim.Adam(self.trained, lr=plan.learning_rate, fused=True)
         self.taken = 0
 
-    def run(self, progress: bool) -> tuple[list[dict[str, float]], str | None]:
+    def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
+        """What each epoch was, and the epoch whose weights are in place."""
         from tqdm import tqdm
 
         rows: list[dict[str, float]] = []
@@ -302,24 +314,28 @@ class _Loop:
                 bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", "validation_elbo") if k in row})
                 if self.plan.patience is None or epoch + 1 < self.plan.warmup:
                     continue
+                if not math.isfinite(row["validation_elbo"]):
+                    raise FloatingPointError(
+                        f"the validation ELBO became {row['validation_elbo']} in epoch {epoch}: patience has nothing "
+                        "to go by; look at the validation items"
+                    )
                 if row["validation_elbo"] > best:
                     best, best_epoch = row["validation_elbo"], epoch
                     best_weights = deepcopy(self.module.state_dict())
                 elif epoch - best_epoch >= self.plan.patience:
-                    assert best_weights is not None
-                    self.module.load_state_dict(best_weights)
-                    return rows, f"stopped early; weights of epoch {best_epoch}"
-        if best_weights is not None and best_epoch < self.plan.epochs - 1:
-            self.module.load_state_dict(best_weights)
-            return rows, f"ran to the end; weights of epoch {best_epoch}"
-        return rows, None
+                    break
+        if best_weights is None:
+            return rows, len(rows) - 1
+        self.module.load_state_dict(best_weights)
+        return rows, best_epoch
 
     def epoch(self, epoch: int) -> dict[str, float]:
         plan = self.plan
         self.module.train()
         total, start = 0.0, time.perf_counter()
-        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, BINARIZE, epoch))
-        with forked(stream(plan.seed, NOISE, epoch), self.device):
+        # an epoch's random numbers do not depend on those of the epochs before
+        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, "binarize", epoch))
+        with forked(stream(plan.seed, "noise", epoch), self.device):
             for batch in self.source.batches(plan.batch_size, seed=plan.seed, epoch=epoch):
                 x = batch.to(self.device)
                 if plan.binarize:
@@ -338,33 +354,68 @@ class _Loop:
         return row
 
     def step(self, x: Tensor) -> float:
-        """One batch: loss, gradients, update. The loss is looked at before the update, so bad weights never land."""
+        """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite."""
         plan = self.plan
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(self.taken, plan.epochs * self.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         # Pyro's checks cost 0.6 ms a step and see on the first what they would see on any
-        with pyro.validation_enabled(self.taken == 0):
+        with checking(self.taken == 0):
             loss = _loss(self.pair, x, plan, plan.weight(self.taken, self.steps_per_epoch))
+        if not self.taken:
+            self.refuse_foreign_parameters()
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss became {value} at step {self.taken} (epoch {self.taken // self.steps_per_epoch}, "
-                f"batch {self.taken % self.steps_per_epoch}); the weights are those of the step before: "
-                "lower learning_rate or look at these items"
-            )
+            broken = self.broken_terms(x)
+            torch._foreach_copy_(self.trained_data(), self.good)
+            raise FloatingPointError(f"the loss became {value} {self.place()}: {broken}; {ADVICE}")
+        torch._foreach_copy_(self.good, self.trained_data())
         loss.backward()
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        if not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
+            named = [n for n, p in self.module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {self.place()}; {ADVICE}")
         self.optimizer.step()
         self.taken += 1
         return value
+
+    def trained_data(self) -> list[Tensor]:
+        return [p.detach() for p in self.trained]
+
+    def place(self) -> str:
+        epoch, batch = divmod(self.taken, self.steps_per_epoch)
+        return f"at step {self.taken} (epoch {epoch}, batch {batch})"
+
+    def broken_terms(self, x: Tensor) -> str:
+        """Which parts of the loss are not finite."""
+        with torch.no_grad(), checking(False):
+            table = particles(self.pair, x, 1)
+        parts = {
+            "log p(x | z)": table.log_likelihood,
+            "log p(z)": table.log_prior,
+            "log q(z | x)": table.log_guide,
+        }
+        bad = [name for name, part in parts.items() if not part.isfinite().all()]
+        return f"{', '.join(bad) or 'a sum'} is not finite"
+
+    def refuse_foreign_parameters(self) -> None:
+        """A `pyro.param` that is no parameter of the module would never be trained."""
+        store, owned = pyro.get_param_store(), {id(p) for p in self.module.parameters()}
+        foreign = [name for name in store if id(store[name].unconstrained()) not in owned]
+        if foreign:
+            raise ValueError(
+                f"pyro.param {foreign[0]!r} is not among the pair's parameters(), and fit trains those alone: make it "
+                "an nn.Parameter of the module, or train with pyro.infer.SVI"
+            )
 
     def validation_elbo(self) -> float:
         """At beta = 1, with the same binary items and noise each epoch: epochs differ by their weights alone."""
         assert self.held_out is not None
         self.module.eval()
         plan, total = self.plan, 0.0
-        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, VALIDATION_BINARIZE))
-        with torch.no_grad(), pyro.validation_enabled(False), forked(stream(plan.seed, VALIDATION_NOISE), self.device):
+        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, "validation binarize"))
+        key = stream(plan.seed, "validation noise")
+        with torch.no_grad(), checking(False), forked(key, self.device):
             for batch in self.held_out.batches(EVALUATION_BATCH, shuffle=False):
                 x = batch.to(self.device)
                 x = torch.bernoulli(x, generator=draws) if plan.binarize else x
@@ -384,11 +435,20 @@ class _Loop:
 
 
 def _items_of(validation: Any) -> Any:
+    """The items of a split, of (items, labels), or the items themselves."""
     if isinstance(validation, tuple):
         if len(validation) != 2:
             raise ValueError(f"validation must be items or (items, labels), got a tuple of {len(validation)}")
-        return validation[0]
+        items, labels = validation
+        checks.labels(labels, len(items), name="validation labels", of="validation")
+        return items
     return validation.x if hasattr(validation, "x") else validation
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def _warn(plan: _Plan, rows: list[dict[str, float]], active: int | None, latent_dim: int) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.distributions import Likelihood, Normal, PointMass
-from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.models.vae import LatentVariableModel, built, family, image_family, mlp_trunk
+from pyrovae.models.networks import ConvDecoder, ConvEncoder
+from pyrovae.models.vae import LatentVariableModel, built, family, image_family, mlp_decoder, mlp_trunk
 
 __all__ = ["AE", "conv_ae", "mlp_ae"]
 
@@ -70,11 +70,10 @@ def mlp_ae(
     >>> mlp_ae((13,), latent_dim=2).encode(torch.zeros(4, 13)).shape
     torch.Size([4, 2])
     """
-    shape = tuple(checks.whole("event_shape", size) for size in event_shape)
-    checks.whole("latent_dim", latent_dim)
-    decoder = MLP((latent_dim,), shape, hidden_dims=tuple(reversed(hidden_dims)), activation=activation)
+    latent_dim = checks.whole("latent_dim", latent_dim)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation)
     chosen = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
-    return AE(Likelihood(decoder, chosen, shape), PointMass(*mlp_trunk(shape, hidden_dims, activation), latent_dim))
+    return AE(Likelihood(decoder, chosen, shape), PointMass(*mlp_trunk(shape, widths, activation), latent_dim))
 
 
 @built
@@ -93,7 +92,7 @@ def conv_ae(
     >>> conv_ae((1, 28, 28)).decode(torch.zeros(5, 2)).shape
     torch.Size([5, 1, 28, 28])
     """
-    checks.whole("latent_dim", latent_dim)
+    latent_dim = checks.whole("latent_dim", latent_dim)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
     decoder = ConvDecoder(encoder, latent_dim)
     chosen = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else image_family(likelihood)

@@ -94,22 +94,29 @@ class Normal(nn.Module):
         super().__init__()
         self.link = checks.choice("link", link, ("identity", "sigmoid"))
         self.floor = checks.positive("floor", floor)
-        self.arguments = {"scale": scale, "initial_scale": initial_scale, "floor": floor, "link": link}
+        numbers = {"scale": scale, "initial_scale": initial_scale, "floor": floor}
+        self.arguments = {**{k: None if v is None else float(v) for k, v in numbers.items()}, "link": link}
         self.learned = scale is None
+        if scale is not None and not 1e-30 < checks.positive("scale", scale) < 1e30:
+            raise ValueError(f"scale must lie between 1e-30 and 1e30, got {scale!r}")
         if scale is None:
             start = checks.positive("initial_scale", initial_scale)
             if start <= floor:
                 raise ValueError(f"initial_scale must be greater than floor ({floor:g}), got {initial_scale!r}")
             self.log_scale = nn.Parameter(torch.tensor(math.log(start - floor)))
         else:
-            self.register_buffer("fixed_scale", torch.tensor(checks.positive("scale", scale)))
+            self.register_buffer("fixed_scale", torch.tensor(scale, dtype=torch.float64))  # no figure is lost
 
     @property
     def scale(self) -> Tensor:
         return self.floor + self.log_scale.exp() if self.learned else self.fixed_scale
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return dist.Normal(loc.sigmoid() if self.link == "sigmoid" else loc, self.scale)
+        return dist.Normal(loc.sigmoid() if self.link == "sigmoid" else loc, self.scale.to(loc))
+
+    def extra_repr(self) -> str:
+        """What sets two of them apart."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
 
 LIKELIHOODS: dict[str, Callable[[], nn.Module]] = {
@@ -147,7 +154,14 @@ class Likelihood(nn.Module):
         return self.family.base_measure
 
     def forward(self, z: Tensor) -> TorchDistribution:
-        return self.family(self.network(z)).to_event(len(self.event_shape))
+        p = self.family(self.network(z))
+        # a network of another shape would broadcast against the items without a word
+        if p.batch_shape != (*z.shape[:-1], *self.event_shape):
+            raise ValueError(
+                f"the likelihood's network must give shape (..., {', '.join(map(str, self.event_shape))}) for codes of "
+                f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}"
+            )
+        return p.to_event(len(self.event_shape))
 
 
 class DiagonalNormal(nn.Module):
@@ -202,9 +216,9 @@ class PointMass(nn.Module):
 class TruncatedExponential(TorchDistribution):
     r"""The continuous Bernoulli written in its logit: p(x) = l e^(l x) / (e^l - 1) on [0, 1].
 
-    log p(x) = l x - l/2 - log(sinh(l/2) / (l/2)), in nats; the last term is |l|/2 + log1p(-e^-|l|) - log|l|, and its
-    series where |l| < 0.3, so it is exact to rounding for every logit: a form through s = sigmoid(l) loses
-    all figures in float32 once |l| is over 16.
+    log p(x) = log|l| - |l| d - log(1 - e^-|l|), in nats, with d the distance of x from the end where the density is
+    high; where |l| < 0.3, l (x - 1/2) less the series of log(sinh(l/2) / (l/2)). So it keeps its figures for every
+    logit: a form through s = sigmoid(l) loses them in float32 once |l| is over 16.
 
     >>> TruncatedExponential(torch.tensor(2.0)).log_prob(torch.tensor([0.0, 1.0]))
     tensor([-1.1614,  0.8386])
@@ -224,7 +238,12 @@ class TruncatedExponential(TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(x)
-        return self.logits * (x - 0.5) - _log_sinhc(self.logits)
+        small, safe = _split(self.logits)
+        size = safe.abs()
+        # counted from the heavy end: no two large terms of the same size are taken from each other
+        distance = torch.where(safe > 0, 1 - x, x)
+        value = torch.log(size) - size * distance - torch.log1p(-torch.exp(-size))
+        return torch.where(small, self.logits * (x - 0.5) - _log_sinhc_series(self.logits**2), value)
 
     @property
     def mean(self) -> Tensor:
@@ -270,13 +289,9 @@ def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     return value
 
 
-def _log_sinhc(logits: Tensor) -> Tensor:
-    """log(sinh(l/2) / (l/2)); its series is the integral of the mean's."""
-    small, safe = _split(logits)
-    size = safe.abs()
-    square = logits**2
-    series = square * _polynomial(square, (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600))
-    return torch.where(small, series, size / 2 + torch.log1p(-torch.exp(-size)) - torch.log(size))
+def _log_sinhc_series(square: Tensor) -> Tensor:
+    """log(sinh(l/2) / (l/2)) from l^2, near 0; its derivative is the mean's series."""
+    return square * _polynomial(square, (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600))
 
 
 def _bounded_scale(raw: Tensor) -> Tensor:

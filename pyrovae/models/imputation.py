@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pyrovae.models.pair import evaluating
 
 __all__ = ["draw_missing"]
 
@@ -46,7 +46,7 @@ def draw_missing(
     torch.Size([5, 1, 3])
     """
     # the search for modes needs gradients, which an inference tensor cannot give
-    with torch.inference_mode(False), torch.no_grad(), _evaluating(prior, likelihood, posterior):
+    with torch.inference_mode(False), evaluating(prior, likelihood, posterior):
         x = x.clone()
         seen = ~torch.isnan(x)
         wanting = torch.nonzero(~seen.flatten(1).all(1)).flatten()
@@ -189,16 +189,3 @@ def _bytes_per_chain(prior: Any, likelihood: nn.Module, x: Tensor) -> int:
     sizes = [size for p in likelihood.parameters() for size in p.shape]
     widest = max(x[0].numel(), prior().event_shape[-1] ** 2, *sizes)
     return LAYERS_ALIVE * widest * x.element_size()
-
-
-@contextmanager
-def _evaluating(*parts: nn.Module) -> Iterator[None]:
-    """Dropout and the like off, each module's own mode back afterwards."""
-    modes = [(module, module.training) for part in parts for module in part.modules()]
-    for part in parts:
-        part.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

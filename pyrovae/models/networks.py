@@ -128,6 +128,8 @@ class ConvDecoder(nn.Module):
 
 
 def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
+    if isinstance(event_shape, int) or not isinstance(event_shape, Sequence):
+        raise TypeError(f"event_shape must be a sequence (C, H, W), got {event_shape!r}")
     shape = tuple(event_shape)
     if len(shape) != 3:
         hint = f"; one channel is {(1, *shape)}" if len(shape) == 2 else ""

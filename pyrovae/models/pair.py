@@ -15,8 +15,24 @@ from pyro import poutine
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-__all__ = ["Pair", "Particles", "dtype_and_device", "isolated_store", "list_parameters", "particles", "unique_name"]
+from pyrovae import checks
+
+__all__ = [
+    "Pair",
+    "Particles",
+    "as_module",
+    "checked_items",
+    "dtype_and_device",
+    "evaluating",
+    "isolated_store",
+    "kept_modes",
+    "list_parameters",
+    "particles",
+    "unique_name",
+    "validation",
+]
 
 _serial = count(1)
 _listing: ContextVar[bool] = ContextVar("listing", default=True)
@@ -53,7 +69,7 @@ def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
     """Draw `num_particles` codes an item from the guide and score them, under plate "particles" at dim -2.
 
     Noise comes from torch's global generator; gradients flow through reparameterised sites. Any pair will do whose
-    sites all lie in one plate "data".
+    sites all lie in one plate "data"; ValueError for another.
     """
 
     def replicated(fn: Any) -> Any:
@@ -71,8 +87,14 @@ def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
     shape = (num_particles, len(x))
 
     def total(trace: poutine.Trace, observed: bool) -> Tensor:
-        sites = [s for s in trace.nodes.values() if s["type"] == "sample" and s["is_observed"] == observed]
-        return sum((s["log_prob"].expand(shape) for s in sites), x.new_zeros(shape))
+        value = x.new_zeros(shape)
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site["is_observed"] != observed:
+                continue
+            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+                raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")
+            value = value + site["log_prob"]
+        return value
 
     return Particles(total(model, True), total(model, False), total(guide, False))
 
@@ -114,6 +136,67 @@ def isolated_store() -> Iterator[None]:
             yield
     finally:
         _listing.reset(token)
+
+
+@contextmanager
+def validation(on: bool) -> Iterator[None]:
+    """Turn the checks of Pyro and of torch's distributions on or off for the body."""
+    before = torch.distributions.Distribution._validate_args  # Pyro puts back its own flag, and torch's to the same
+    try:
+        with pyro.validation_enabled(on):
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@contextmanager
+def kept_modes(*parts: nn.Module) -> Iterator[None]:
+    """Each module's own training mode back after the body."""
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def evaluating(*parts: nn.Module) -> Iterator[None]:
+    """Dropout and the like off for the body, and no gradients."""
+    with kept_modes(*parts), torch.no_grad():
+        for part in parts:
+            part.eval()
+        yield
+
+
+def as_module(pair: Any) -> nn.Module:
+    """The pair as the module that it must be, to be moved, trained and saved."""
+    if not isinstance(pair, nn.Module):
+        raise TypeError(f"the pair must be a torch.nn.Module, got {type(pair).__name__}")
+    return pair
+
+
+def checked_items(
+    pair: Any,
+    x: Any,
+    *,
+    name: str = "x",
+    dtype: torch.dtype | None = None,
+    missing: bool = False,
+    first: int = 0,
+    support: constraints.Constraint | None = None,
+) -> Tensor:
+    """Items that have a density under the pair, in `dtype` (its own where None): shape, finiteness and support.
+
+    `support` takes the place of the likelihood's own, where the items are to be binarised first.
+    """
+    dtype = dtype or dtype_and_device(pair)[0]
+    tensor = checks.items(x, tuple(pair.event_shape), name=name, dtype=dtype, missing=missing, first=first)
+    likelihood = getattr(pair, "likelihood", None)
+    allowed = support or getattr(likelihood, "support", None)
+    if allowed is not None:
+        checks.support(tensor, allowed, type(getattr(likelihood, "family", likelihood)).__name__, name=name)
+    return tensor
 
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -23,8 +24,8 @@ from pyrovae.models.distributions import (
 )
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.models.pair import dtype_and_device, list_parameters, unique_name
-from pyrovae.seeding import forked
+from pyrovae.models.pair import checked_items, dtype_and_device, evaluating, list_parameters, unique_name
+from pyrovae.seeding import forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
 
@@ -52,6 +53,13 @@ class LatentVariableModel(nn.Module):
         self.event_shape: tuple[int, ...] = tuple(self.likelihood.event_shape)
         self._site = unique_name(type(self).__name__)
 
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop(
+                "unconstrained", None
+            )  # left by Pyro's store: a weak reference, which does not pickle
+        return self.__dict__.copy()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._site = unique_name(type(self).__name__)  # a copy is another model: its parameters get sites of their own
@@ -72,13 +80,13 @@ class LatentVariableModel(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim)."""
-        x = self._cast(x)
-        self._count(x, 0)
-        return self.posterior(x).mean
+        dtype, device = dtype_and_device(self)
+        return self.posterior(checks.items(x, self.event_shape, dtype=dtype).to(device)).mean
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape)."""
-        z = self._cast(z)
+        dtype, device = dtype_and_device(self)
+        z = torch.as_tensor(z).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         return self.likelihood(z).mean
@@ -86,10 +94,6 @@ class LatentVariableModel(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`, of x's shape."""
         return self.decode(self.encode(x))
-
-    def _cast(self, value: Any) -> Tensor:
-        dtype, device = dtype_and_device(self)
-        return torch.as_tensor(value).to(device, dtype)
 
     def _count(self, x: Tensor | None, size: int) -> int:
         if x is None:
@@ -129,7 +133,8 @@ class VAE(LatentVariableModel):
         torch.Size([4, 3])
         """
         checks.whole("n", n)
-        with torch.no_grad(), forked(seed, dtype_and_device(self)[1]):
+        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        with evaluating(self), forked(key, dtype_and_device(self)[1]):
             p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
             return p.mean if mean else p.sample()
 
@@ -152,10 +157,9 @@ class VAE(LatentVariableModel):
         checks.whole("num_draws", num_draws)
         checks.whole("num_steps", num_steps)
         checks.whole("seed", seed, least=0)
-        dtype, device = dtype_and_device(self)
-        x = checks.items(x, self.event_shape, dtype=dtype, missing=True).to(device)
-        checks.support(x, self.likelihood.support, type(getattr(self.likelihood, "family", self.likelihood)).__name__)
-        with forked(seed, device):
+        _, device = dtype_and_device(self)
+        x = checked_items(self, x, missing=True).to(device)
+        with forked(stream(seed, "impute"), device):
             return draw_missing(
                 self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps
             )
@@ -170,7 +174,7 @@ def built(builder: Callable[P, M]) -> Callable[P, M]:
         pair = builder(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        pair.recipe = {"builder": builder.__name__, **bound.arguments}
+        pair.recipe = {"builder": builder.__name__, **{k: _plain(v) for k, v in bound.arguments.items()}}
         return pair
 
     return build
@@ -195,13 +199,12 @@ def mlp_vae(
     >>> mlp_vae((1, 8, 8), latent_dim=3).encode(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 3])
     """
-    shape = _event_shape(event_shape)
-    checks.whole("latent_dim", latent_dim)
-    decoder = MLP((latent_dim,), shape, hidden_dims=tuple(reversed(hidden_dims)), activation=activation)
+    latent_dim = checks.whole("latent_dim", latent_dim)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation)
     return VAE(
         _prior(prior, latent_dim),
         Likelihood(decoder, family(likelihood), shape),
-        _posterior(posterior, lambda: mlp_trunk(shape, hidden_dims, activation), latent_dim),
+        _posterior(posterior, lambda: mlp_trunk(shape, widths, activation), latent_dim),
     )
 
 
@@ -224,7 +227,7 @@ def conv_vae(
     >>> conv_vae((3, 9, 7)).reconstruct(torch.zeros(2, 3, 9, 7)).shape
     torch.Size([2, 3, 9, 7])
     """
-    checks.whole("latent_dim", latent_dim)
+    latent_dim = checks.whole("latent_dim", latent_dim)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
     decoder = ConvDecoder(encoder, latent_dim)
     return VAE(
@@ -244,14 +247,20 @@ def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = 
     >>> linear_vae(13, 2).encode(torch.zeros(4, 13)).shape
     torch.Size([4, 2])
     """
-    checks.whole("features", features)
-    checks.whole("latent_dim", latent_dim)
+    features, latent_dim = checks.whole("features", features), checks.whole("latent_dim", latent_dim)
     decoder = nn.Linear(latent_dim, features)
     return VAE(
         StandardNormal(latent_dim),
         Likelihood(decoder, family(likelihood), (features,)),
         LinearNormal(features, latent_dim),
     )
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and sequences as Python's own, copied; anything else as it is."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return operator.index(value) if hasattr(value, "__index__") else value
 
 
 def family(likelihood: str | nn.Module) -> nn.Module:
@@ -266,19 +275,25 @@ def image_family(likelihood: str | nn.Module) -> nn.Module:
     return Normal(link="sigmoid") if likelihood == "normal" else family(likelihood)
 
 
-def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: Sequence[int], activation: str) -> tuple[nn.Module, int]:
-    """An encoder up to its last hidden layer, and that layer's width."""
-    if not hidden_dims:
+def mlp_decoder(
+    event_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+) -> tuple[tuple[int, ...], tuple[int, ...], nn.Module]:
+    """The checked event shape and widths, and the decoder whose hidden layers are those widths turned round."""
+    for name, value in (("event_shape", event_shape), ("hidden_dims", hidden_dims)):
+        if isinstance(value, int) or not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}")
+    shape = tuple(checks.whole("event_shape", size) for size in event_shape)
+    widths = tuple(checks.whole("hidden_dims", width) for width in hidden_dims)
+    if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
+    return shape, widths, MLP((latent_dim,), shape, hidden_dims=widths[::-1], activation=activation)
+
+
+def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:
+    """An encoder up to its last hidden layer, and that layer's width."""
     *inner, features = hidden_dims
     trunk = MLP(event_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
     return trunk, features
-
-
-def _event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(event_shape, int):
-        raise TypeError(f"event_shape must be a tuple of sizes such as ({event_shape},), got {event_shape}")
-    return tuple(checks.whole("event_shape", size) for size in event_shape)
 
 
 def _prior(prior: str | nn.Module, latent_dim: int) -> nn.Module:
