@@ -144,7 +144,8 @@ def _main_verdicts(row: xr.Dataset, found: xr.Dataset, claims: list[Any]) -> lis
         values = ["", ""]
         if claim.metric in row and claim.effect != "real - PCA":
             value = row[claim.metric].sel(dict(claim.where)).mean("seed")
-            values = [f"{float(value.sel(model=m)):.4f}" for m in ("ae", "vae")]
+            alone = claim.effect == "- VAE"
+            values = ["" if alone and m == "ae" else f"{float(value.sel(model=m)):.4f}" for m in ("ae", "vae")]
         interval = f"{float(v['mean']):.4f} [{float(v.low):.4f}, {float(v.high):.4f}] {claim.effect}"
         needs = f"{float(v.smallest):g}"
         lines.append(
@@ -202,8 +203,8 @@ def _budget_tables(arms: dict[str, Any], results: xr.Dataset) -> list[str]:
                 f"{m.upper()} {crisp[arm, m].mean():.4f} ± {_sd(crisp[arm, m]):.4f}" for m in ("ae", "vae")
             )
             lines.append(f"  {arms[arm].items:6,} images, {arms[arm].updates:6,} updates: {cells}")
-        same = arms[few].epochs == arms["main"].epochs or abs(arms[few].updates / arms["main"].updates - 1) < 0.01
-        data = "the data" if same else "the data and the number of updates together"
+        same = abs(arms[few].updates / arms["main"].updates - 1) < 0.01
+        data = "the data" if same else "the data, and with it the updates"
         for name, values in {
             "the post's contrast: VAE of all - AE of few": crisp["main", "vae"] - crisp[few, "ae"],
             f"{data}: AE of all - AE of few": crisp["main", "ae"] - crisp[few, "ae"],
@@ -259,7 +260,7 @@ def _cells(values: xr.DataArray) -> str:
         shown.append(text + (f" ({len(there)} seeds)" if 0 < len(there) < len(v) else ""))
     both = np.isfinite(ae) & np.isfinite(vae)
     difference = ""
-    if both.all():
+    if both.all() and not ("law" in values.coords and values.law == "prior"):
         mean, low, high = pyrovae.paired_interval(ae - vae)
         difference = f"{mean:8.4f} [{low:8.4f}, {high:8.4f}]"
     return f"{shown[0]:>18s} {shown[1]:>18s}   {difference:>28s}"
