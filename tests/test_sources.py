@@ -920,3 +920,13 @@ def test_results_are_frozen_and_print_as_one_line() -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(pyrovae.data.__all__) == ["Dataset", "MappedArray", "Split", "batches", "binarize", "load"]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool])
+def test_binary_bytes_are_pointed_out(tmp_path: Path, kind: type) -> None:
+    np.save(tmp_path / "x.npy", np.tile(np.array([[0, 1]], dtype=kind), (10, 1)))
+    if kind is bool:
+        assert load(tmp_path / "x.npy").train.x[:].max() == 1
+    else:
+        with pytest.warns(UserWarning, match="uint8 with no value over 1"):
+            load(tmp_path / "x.npy")

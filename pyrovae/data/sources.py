@@ -350,6 +350,13 @@ def _check_items(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} must have shape (N, *event), got {array.shape}{hint}")
     if array.size == 0:
         raise ValueError(f"{name} is empty: expected shape (N, *event) with at least one item, got {array.shape}")
+    # the first items alone: a mapped file is not read to its end for this
+    if array.dtype == np.uint8 and int(array[:1000].max()) == 1:
+        warnings.warn(
+            f"{name} is uint8 with no value over 1, and is divided by 255 as all uint8 is: 1 becomes 0.0039; save "
+            "binary items as bool or float32",
+            stacklevel=4,
+        )
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         least, most = int(array.min()), int(array.max())
         if least >= 0 and 1 < most <= 255:
