@@ -513,6 +513,10 @@ class TestBadInput:
         with pytest.warns(UserWarning, match="the likelihood's mean stays in"):
             quiet_fit(vae, SOME * 3, epochs=1)
 
+    def test_what_is_no_pair(self):
+        with pytest.raises(TypeError, match=r"pair must be a torch.nn.Module with model, guide.*got Linear"):
+            pyrovae.fit(nn.Linear(2, 2), SOME)
+
     def test_nothing_to_train(self):
         self.refuse("has no parameter with requires_grad", vae=pair().requires_grad_(False))
 

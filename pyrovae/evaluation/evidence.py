@@ -116,6 +116,7 @@ def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estim
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
+    as_module(pair)
     count = checks.whole("num_particles", num_particles)
     checks.whole("seed", seed, least=0)
     _require_density(pair, "elbo")

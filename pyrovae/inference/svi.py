@@ -140,6 +140,7 @@ def fit(
     >>> history.epochs.sizes["epoch"]
     2
     """
+    module = as_module(pair)
     plan = _Plan(
         epochs=20 if epochs is None else checks.whole("epochs", epochs),
         batch_size=256 if batch_size is None else checks.whole("batch_size", batch_size),
@@ -162,7 +163,6 @@ def fit(
         raise ValueError(f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'")
     if plan.patience is not None and validation is None:
         raise ValueError("patience stops on the validation ELBO: give validation=items, or leave patience out")
-    module = as_module(pair)
     source = _Source(pair, x, "x", plan.binarize)
     if y is not None:
         checks.labels(y, len(source))

@@ -171,8 +171,11 @@ def evaluating(*parts: nn.Module) -> Iterator[None]:
 
 def as_module(pair: Any) -> nn.Module:
     """The pair as the module that it must be, to be moved, trained and saved."""
-    if not isinstance(pair, nn.Module):
-        raise TypeError(f"the pair must be a torch.nn.Module, got {type(pair).__name__}")
+    if not isinstance(pair, nn.Module) or not isinstance(pair, Pair):
+        raise TypeError(
+            "pair must be a torch.nn.Module with model, guide, event_shape, latent_dim and is_normalized, such as a "
+            f"VAE; got {type(pair).__name__}"
+        )
     return pair
 
 

@@ -54,10 +54,9 @@ class LatentVariableModel(nn.Module):
         self._site = unique_name(type(self).__name__)
 
     def __getstate__(self) -> dict[str, Any]:
+        # Pyro's store leaves a weak reference on what it lists, which does not pickle
         for parameter in self.parameters():
-            parameter.__dict__.pop(
-                "unconstrained", None
-            )  # left by Pyro's store: a weak reference, which does not pickle
+            parameter.__dict__.pop("unconstrained", None)
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
