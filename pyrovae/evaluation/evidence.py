@@ -39,7 +39,11 @@ class Estimate:
 
     `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error) and the estimator's
     own variables; its attributes say the protocol: estimator, particles, seed, base measure (mass or density), and the
-    SHA-256 of items and parameters.
+    SHA-256 of items and pair. `str()` is a line for a report.
+
+    >>> import xarray as xr
+    >>> print(Estimate("elbo", xr.Dataset({"value": ("item", [-3.0, -5.0]), "se": ("item", [0.1, 0.1])})))
+    elbo  -4.000 ± 0.071 (Monte Carlo) nats, log density  (2 items)
     """
 
     kind: str

@@ -88,6 +88,11 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     With `like` the weights go into a copy of that pair, whose manifest must agree with the saved one. Raises
     FileNotFoundError, naming the states that lie beside a missing one, and CheckpointError for a damaged or foreign
     folder, another format version, or another architecture (field by field). Nothing is unpickled.
+
+    >>> load("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: nowhere does not exist; no saved state lies in .
     """
     folder = Path(path)
     if not folder.exists():

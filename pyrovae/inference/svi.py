@@ -74,14 +74,19 @@ class History:
     def levelled_off(self, *, within: float = 0.2) -> tuple[bool, float]:
         """Whether the last fifth's best validation ELBO is less than `within` nats above that of the fifth before.
 
-        Also returned: that rise, in nats per item per epoch. Raises ValueError without validation or under 5 epochs.
+        Also returned: that rise, in nats per item per epoch. Raises ValueError without validation or under 10 epochs.
+
+        >>> import xarray as xr
+        >>> curve = [-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.2, -3.1, -3.05, -3.0]
+        >>> History(xr.Dataset({"validation_elbo": ("epoch", curve)})).levelled_off()[0]
+        True
         """
         if "validation_elbo" not in self.epochs:
             raise ValueError("levelled_off needs a fit with `validation`")
         curve = self.epochs.validation_elbo.values
         fifth = len(curve) // 5
-        if not fifth:
-            raise ValueError(f"levelled_off needs at least 5 epochs, got {len(curve)}")
+        if fifth < 2:
+            raise ValueError(f"levelled_off needs at least 10 epochs, two in a fifth, got {len(curve)}")
         rise = float(curve[-fifth:].max() - curve[-2 * fifth : -fifth].max())
         return rise < within, rise / fifth
 

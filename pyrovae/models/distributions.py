@@ -49,7 +49,11 @@ class StandardNormal(nn.Module):
 
 
 class Bernoulli(nn.Module):
-    """Pixels that are 0 or 1, independent given their logits: log p(x) = x log s(l) + (1 - x) log(1 - s(l)), a mass."""
+    """Pixels that are 0 or 1, independent given their logits: log p(x) = x log s(l) + (1 - x) log(1 - s(l)), a mass.
+
+    >>> Bernoulli()(torch.zeros(2)).log_prob(torch.tensor([0.0, 1.0]))
+    tensor([-0.6931, -0.6931])
+    """
 
     support = constraints.boolean
     base_measure = "mass"
@@ -59,7 +63,11 @@ class Bernoulli(nn.Module):
 
 
 class ContinuousBernoulli(nn.Module):
-    """Grey pixels in [0, 1], density proportional to s^x (1 - s)^(1 - x) (Loaiza-Ganem and Cunningham 2019)."""
+    """Grey pixels in [0, 1], density proportional to s(l)^x (1 - s(l))^(1 - x) (Loaiza-Ganem and Cunningham 2019).
+
+    >>> ContinuousBernoulli()(torch.zeros(1)).log_prob(torch.tensor([0.3])).abs()
+    tensor([0.])
+    """
 
     support = constraints.unit_interval
     base_measure = "density"
@@ -188,7 +196,12 @@ class DiagonalNormal(nn.Module):
 class LinearNormal(nn.Module):
     """q(z | x) = N(A x + b, diag s^2), one s for all items: the family that holds probabilistic PCA's posterior.
 
-    (Lucas, Tucker, Grosse and Norouzi 2019, section 4: at the maximum the posterior covariance is diagonal.)
+    (Lucas, Tucker, Grosse and Norouzi 2019: at the maximum the posterior covariance is diagonal.)
+
+    >>> LinearNormal(5, 2)(torch.zeros(3, 5)).stddev.detach()
+    tensor([[1., 1.],
+            [1., 1.],
+            [1., 1.]])
     """
 
     def __init__(self, features: int, latent_dim: int) -> None:
@@ -202,7 +215,12 @@ class LinearNormal(nn.Module):
 
 
 class PointMass(nn.Module):
-    """All of q(z | x) on one point: the code of an autoencoder. Its log-density counts as 0."""
+    """All of q(z | x) on one point: the code of an autoencoder. Its log-density counts as 0.
+
+    >>> q = PointMass(nn.Identity(), 3, 2)(torch.zeros(4, 3))
+    >>> q.sample().shape, q.log_prob(q.sample())
+    (torch.Size([4, 2]), tensor([0., 0., 0., 0.]...))
+    """
 
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
