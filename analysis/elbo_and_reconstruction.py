@@ -100,7 +100,7 @@ def figure(runs: xr.Dataset) -> Figure:
             label=f"{size}-D code",
             notes=[f"β={b:g}" for b in rows.index] if size == 8 else None,
             ax=left,
-            title="rate against distortion over β, learned scale, test items",
+            title="rate against distortion over β, learned scale, test items (± se of seeds)",
         )
     for name, mark in (("vae", "o"), ("ae", "s")):
         rows = frame[(frame.kind == name) & (frame.beta == 1) & frame.fixed_scale.isna()].groupby("latent_dim")
