@@ -151,11 +151,22 @@ def measured(pair: Any, budget: Budget, data: Dataset, judge: pyrovae.Judge) -> 
     return found.assign(scale=float(pair.likelihood.family.scale.detach()))
 
 
-def run_seed(options: argparse.Namespace, seed: int, judge: pyrovae.Judge) -> Path:
-    """All arms and both kinds of one seed: every statistic into one file."""
+def loaded(options: argparse.Namespace) -> Dataset:
+    """The data in a process of its own, which has one thread."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", pyrovae.PosteriorCollapseWarning)  # the report has the active units
-    data = pyrovae.data.load(options.data, root=options.root)
+    return pyrovae.data.load(options.data, root=options.root)
+
+
+def run_fit(options: argparse.Namespace, seed: int, arm: str, kind: str) -> None:
+    """One fit, left in its folder."""
+    data = loaded(options)
+    trained(kind, budgets(options, data, seed)[arm], data, options.out)
+
+
+def run_seed(options: argparse.Namespace, seed: int, judge: pyrovae.Judge) -> Path:
+    """All arms and both kinds of one seed, fitted before: every statistic into one file."""
+    data = loaded(options)
     file, arms = options.out / f"seed{seed}.nc", budgets(options, data, seed)
     stamp = json.dumps([pyrovae.__version__, *(asdict(b) for b in arms.values())])
     if file.exists() and xr.load_dataset(file, engine="h5netcdf").attrs.get("stamp") == stamp:
@@ -222,7 +233,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=None, help="images of the post's small budget")
     parser.add_argument("--post-epochs", type=int, default=200, help="epochs over them")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at a time, one thread each")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="fits at a time, one thread each")
     options = parser.parse_args()
     for name, value in DEFAULTS["digits" if options.data == "digits" else "other"].items():
         if getattr(options, name) is None:
@@ -238,17 +249,19 @@ def main() -> None:
     start, options = time.perf_counter(), arguments()
     (options.out / "pairs").mkdir(parents=True, exist_ok=True)
     data = pyrovae.data.load(options.data, root=options.root)
-    judge = pyrovae.Judge.fit(data.train.x[:], data.train.y)
-    with ProcessPoolExecutor(min(options.jobs, options.seeds), mp_context=get_context("spawn")) as pool:
-        runs = [pool.submit(run_seed, options, seed, judge) for seed in range(options.seeds)]
-        files = [run.result() for run in runs]
+    judge, arms = pyrovae.Judge.fit(data.train.x[:], data.train.y), budgets(options, data, 0)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        wanted = [(seed, arm, kind) for seed in range(options.seeds) for arm in arms for kind in ("ae", "vae")]
+        for fitted in [pool.submit(run_fit, options, *one) for one in wanted]:
+            fitted.result()
+        measured_seeds = [pool.submit(run_seed, options, seed, judge) for seed in range(options.seeds)]
+        files = [seed.result() for seed in measured_seeds]
     results = xr.concat([xr.load_dataset(f, engine="h5netcdf") for f in files], xr.Variable("seed", range(len(files))))
     results.attrs = {"data": data.name, "options": json.dumps({k: str(v) for k, v in vars(options).items()})}
     pca, lost = principal_components(data, judge)
     verdicts = judged(results, lost)
     results.to_netcdf(options.out / "results.nc", engine="h5netcdf")
     write_csv(results, options.out / "results.csv")
-    arms = budgets(options, data, 0)
     summary, tables = report(options, data, judge, arms, results, pca, verdicts, [*CLAIMS, PCA_CLAIM])
     (options.out / "tables.txt").write_text(f"{summary}\n\n{tables}\n", encoding="utf-8")
     print(summary)

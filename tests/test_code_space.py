@@ -78,3 +78,11 @@ def test_a_seed_fixes_it(setting):
     runs = [pyrovae.code_space(vae, train, test, judge, num_codes=100, num_pairs=5, seed=s) for s in (1, 1, 2)]
     assert runs[0].equals(runs[1])
     assert not runs[0].equals(runs[2])
+
+
+def test_more_test_items_than_the_aggregate_takes(setting):
+    vae, ae, train, test, judge = setting
+    many = Split(test.x.repeat(14, 1, 1, 1), test.y.repeat(14))
+    for pair in (vae, ae):
+        found = pyrovae.code_space(pair, train, many, judge, num_codes=50, num_pairs=3)
+        assert (int(found.aggregate_items), int(found.judge_num_items)) == (5000, 5040)

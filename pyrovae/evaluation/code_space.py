@@ -105,7 +105,7 @@ def code_space(
                 seed=seed,
             ),
             hole_statistics(judge.features),
-            judge.accuracy(test_images, test.y).rename(accuracy="judge_accuracy", accuracy_se="judge_accuracy_se"),
+            _prefixed("judge_", judge.accuracy(test_images, test.y)),
         ],
         "pixel_": [hole_statistics(lambda images: images.flatten(1))],
         "samples_": [crispness(samples["gaussian"], real)],
@@ -114,13 +114,13 @@ def code_space(
         train_draws, _, _ = _draws(pair, train.x, stream(seed, "train draws"))
         test_draws, loc, scale = _draws(pair, test.x, stream(seed, "test draws"))
         parts[""] += [
-            aggregate(test_draws, train_codes=train_draws),
+            aggregate(test_draws, train_codes=train_draws).rename(num_items="aggregate_items"),
             rate_identity(loc, scale, test_draws),
             active_units(test_codes),
         ]
         parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
     else:
-        parts[""] += [aggregate(test_codes, train_codes=train_codes)]
+        parts[""] += [aggregate(test_codes, train_codes=train_codes).rename(num_items="aggregate_items")]
     return _merged(parts)
 
 
@@ -131,8 +131,12 @@ def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
     for prefix, datasets in parts.items():
         for dataset in datasets:
             small = dataset.drop_dims([d for d in ("item", "pair", "sample") if d in dataset.dims])
-            found.append(small.rename({name: f"{prefix}{name}" for name in small.data_vars}))
+            found.append(_prefixed(prefix, small))
     return xr.merge(found, compat="no_conflicts", join="outer", combine_attrs="drop_conflicts")
+
+
+def _prefixed(prefix: str, dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.rename({name: f"{prefix}{name}" for name in dataset.data_vars})
 
 
 def _batched(pair: Any, function: Any, x: Any) -> Tensor:
