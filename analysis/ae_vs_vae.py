@@ -20,6 +20,7 @@ import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -151,22 +152,26 @@ def measured(pair: Any, budget: Budget, data: Dataset, judge: pyrovae.Judge) -> 
     return found.assign(scale=float(pair.likelihood.family.scale.detach()))
 
 
-def loaded(options: argparse.Namespace) -> Dataset:
-    """The data in a process of its own, which has one thread."""
+def start_worker() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", pyrovae.PosteriorCollapseWarning)  # the report has the active units
-    return pyrovae.data.load(options.data, root=options.root)
+
+
+@cache
+def loaded(name: str, root: str | None) -> Dataset:
+    """The data, read once in a process however many fits it makes."""
+    return pyrovae.data.load(name, root=root)
 
 
 def run_fit(options: argparse.Namespace, seed: int, arm: str, kind: str) -> None:
     """One fit, left in its folder."""
-    data = loaded(options)
+    data = loaded(options.data, options.root)
     trained(kind, budgets(options, data, seed)[arm], data, options.out)
 
 
 def run_seed(options: argparse.Namespace, seed: int, judge: pyrovae.Judge) -> Path:
     """All arms and both kinds of one seed, fitted before: every statistic into one file."""
-    data = loaded(options)
+    data = loaded(options.data, options.root)
     file, arms = options.out / f"seed{seed}.nc", budgets(options, data, seed)
     stamp = json.dumps([pyrovae.__version__, *(asdict(b) for b in arms.values())])
     if file.exists() and xr.load_dataset(file, engine="h5netcdf").attrs.get("stamp") == stamp:
@@ -248,9 +253,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     start, options = time.perf_counter(), arguments()
     (options.out / "pairs").mkdir(parents=True, exist_ok=True)
-    data = pyrovae.data.load(options.data, root=options.root)
+    data = loaded(options.data, options.root)
     judge, arms = pyrovae.Judge.fit(data.train.x[:], data.train.y), budgets(options, data, 0)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker) as pool:
         wanted = [(seed, arm, kind) for seed in range(options.seeds) for arm in arms for kind in ("ae", "vae")]
         for fitted in [pool.submit(run_fit, options, *one) for one in wanted]:
             fitted.result()

@@ -60,14 +60,22 @@ def _of_items(pairs: dict[str, Any], codes: dict[str, Tensor], x: Tensor, y: Ten
     return {"reconstructions": plotting.reconstructions(x[first], rows, seen, labels=y[first]), "interpolations": walks}
 
 
-def _latent(codes: dict[str, Tensor], y: Tensor) -> Figure:
+def _three_scatters(
+    y: Tensor, left: tuple[Tensor, str], middle: tuple[Tensor, str], right: tuple[Tensor, str]
+) -> Figure:
+    """Codes, codes, and the normal CDF of codes, each with its title."""
     figure = Figure(figsize=(15, 5), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3)
     look = {"size": 14.0, "alpha": 0.8} if len(y) < 2000 else {"size": 5.0, "alpha": 0.5}
-    plotting.latent_scatter(codes["AE"], y, ax=left, title="AE: codes of the test items", legend=False, **look)
-    plotting.latent_scatter(codes["VAE"], y, ax=middle, title="VAE: codes of the test items", legend=False, **look)
-    plotting.cdf_scatter(codes["VAE"], y, ax=right, title="VAE: normal CDF of the codes", **look)
+    for ax, (codes, title) in zip(axes, (left, middle), strict=False):
+        plotting.latent_scatter(codes, y, ax=ax, title=title, legend=False, **look)
+    plotting.cdf_scatter(right[0], y, ax=axes[2], title=right[1], **look)
     return figure
+
+
+def _latent(codes: dict[str, Tensor], y: Tensor) -> Figure:
+    ae, vae = ((codes[name], f"{name}: codes of the test items") for name in ("AE", "VAE"))
+    return _three_scatters(y, ae, vae, (codes["VAE"], "VAE: normal CDF of the codes"))
 
 
 def _grids(
@@ -103,13 +111,9 @@ def _post_draws(vae: Any, ae_codes: Tensor, x: Tensor, y: Tensor) -> Figure:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         draws = torch.cat([vae.posterior(part).sample() for part in x.split(1024)])
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    look = {"size": 14.0, "alpha": 0.8} if len(y) < 2000 else {"size": 5.0, "alpha": 0.5}
-    plotting.latent_scatter(ae_codes, y, ax=left, title="as the post: AE codes", legend=False, **look)
-    plotting.latent_scatter(draws, y, ax=middle, title="as the post: random draws, VAE", legend=False, **look)
-    plotting.cdf_scatter(draws, y, ax=right, title="as the post: their normal CDF", **look)
-    return figure
+    titles = ("as the post: AE codes", "as the post: random draws, VAE", "as the post: their normal CDF")
+    ae, vae, cdf = zip((ae_codes, draws, draws), titles, strict=True)
+    return _three_scatters(y, ae, vae, cdf)
 
 
 def _per_class(main: xr.Dataset) -> Figure:
