@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,20 @@ def test_more_test_items_than_the_aggregate_takes(setting):
     for pair in (vae, ae):
         found = pyrovae.code_space(pair, train, many, judge, num_codes=50, num_pairs=3)
         assert (int(found.aggregate_items), int(found.judge_num_items)) == (5000, 5040)
+
+
+def test_dropout_is_off_wherever_the_decoder_is_looked_at(setting):
+    vae, _, train, test, judge = setting
+    vae = copy.deepcopy(vae)
+    vae.likelihood.network = torch.nn.Sequential(vae.likelihood.network, torch.nn.Dropout(0.5))
+    modes = []
+    for training in (True, False):
+        vae.train(training)
+        modes.append(pyrovae.code_space(vae, train, test, judge, num_codes=50, num_pairs=5))
+    assert modes[0].equals(modes[1])
+
+
+def test_as_many_samples_as_test_items_are_no_reconstructions_of_them(setting):
+    vae, _, train, test, judge = setting
+    found = pyrovae.code_space(vae, train, test, judge, num_codes=len(test), num_pairs=5)
+    assert "samples_squared_error" not in found

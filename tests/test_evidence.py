@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+import xarray as xr
 from conftest import linear_log_prob, linear_posterior
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -152,6 +153,47 @@ class TestDifferences:
         second = pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=1.0))
         assert (pyrovae.elbo(first, items()) - pyrovae.elbo(second, items())).kind == "difference in elbo"
 
+    def test_a_setting_that_no_repr_shows_makes_another_pair(self):
+        class Scaled(torch.nn.Module):
+            support, base_measure = torch.distributions.constraints.real, "density"
+
+            def __init__(self, factor):
+                super().__init__()
+                self.factor = factor
+
+            def forward(self, loc):
+                return pyro.distributions.Normal(loc, self.factor)
+
+        pairs = []
+        for factor in (1.0, 2.0):
+            torch.manual_seed(0)
+            pairs.append(pyrovae.linear_vae(6, 2, likelihood=Scaled(factor)))
+        difference = pyrovae.elbo(pairs[0], items()) - pyrovae.elbo(pairs[1], items())
+        assert difference.kind == "difference in elbo"
+        assert difference.se > 0
+
+    def test_the_same_values_in_another_shape_are_other_items(self):
+        x = torch.randn(8, 6)
+        with pytest.raises(ValueError, match="of different items"):
+            pyrovae.elbo(pyrovae.linear_vae(6, 2), x) - pyrovae.elbo(pyrovae.linear_vae(3, 2), x.reshape(16, 3))
+
+    def test_a_difference_has_no_difference(self, exact_linear_pair):
+        # (a - b) - a shares a's noise, which its stated error would count as independent
+        a, b = (pyrovae.elbo(shifted(exact_linear_pair), items(), seed=seed) for seed in (0, 1))
+        for left, right in ((a - b, a), (a, a - b)):
+            with pytest.raises(ValueError, match="a difference is subtracted from nothing"):
+                left - right
+
+    def test_an_estimate_without_a_protocol_has_no_difference(self):
+        bare = Estimate("elbo", xr.Dataset({"value": ("item", [1.0]), "se": ("item", [0.1])}))
+        with pytest.raises(ValueError, match="without a protocol"):
+            bare - bare
+
+    def test_estimates_are_not_equal_for_being_of_one_kind(self, exact_linear_pair):
+        a = pyrovae.elbo(exact_linear_pair, items())
+        assert a == a
+        assert a != pyrovae.elbo(shifted(exact_linear_pair), items())
+
     def test_items_are_the_same_in_either_precision(self, exact_linear_pair):
         x = items().float()
         single = pyrovae.linear_vae(6, 2)
@@ -183,6 +225,19 @@ def test_an_item_without_a_value_is_not_left_out_of_the_mean():
     values = estimate.pointwise.assign(value=("item", [math.nan, *[1.0] * 8]))
     assert math.isnan(Estimate("elbo", values).mean)
     assert math.isnan(Estimate("elbo", values).se_items)
+
+
+def test_a_family_of_counts_that_states_no_measure_has_a_mass():
+    class Poisson(torch.nn.Module):
+        support = torch.distributions.constraints.nonnegative_integer
+
+        def forward(self, log_rate):
+            return pyro.distributions.Poisson(log_rate.exp())
+
+    counts = pyrovae.elbo(pyrovae.linear_vae(6, 2, likelihood=Poisson()), torch.ones(3, 6))
+    assert "log mass" in str(counts)
+    with pytest.raises(ValueError, match="a mass and a density"):
+        counts - pyrovae.elbo(pyrovae.linear_vae(6, 2), torch.ones(3, 6))
 
 
 def test_half_precision_pairs():

@@ -175,6 +175,9 @@ def test_crispness_of_waves() -> None:
     assert 0.2 < float(result.laplacian_ratio) < 0.4
     assert float(latent.crispness(real * 3, real).laplacian_ratio) == pytest.approx(9)
     assert "squared_error" not in latent.crispness(blurred[:2], real)
+    strangers = latent.crispness(blurred, real, paired=False)
+    assert "squared_error" not in strangers
+    assert strangers.laplacian_ratio_se != latent.crispness(blurred, real).laplacian_ratio_se
 
 
 @pytest.mark.parametrize(
@@ -715,6 +718,7 @@ HALVES = np.repeat([0, 1], 10)
             "at most the 20 items of train_codes",
         ),
         (lambda: latent.crispness(IMAGES, IMAGES[..., 1:]), "images and reference must have one event shape"),
+        (lambda: latent.crispness(IMAGES[:2], IMAGES, paired=True), "paired images need an image for each"),
         (lambda: latent.crispness(CODES, CODES), "of at least 3 by 3 pixels"),
         (lambda: latent.crispness(IMAGES, IMAGES * 0), "reference must have images that are not constant"),
         (lambda: latent.crispness((IMAGES * 255).astype("uint8"), IMAGES), "images looks like 0..255"),

@@ -97,7 +97,7 @@ def code_space(
             reconstruction_error(real, test_images, mean=train.x[:].mean(0)),
             crispness(test_images, real).drop_vars(["squared_error", "squared_error_items"]),
             smoothness(
-                pair.decode,
+                lambda codes: decoded(pair, codes),
                 test_codes[pairs[:, 0]],
                 test_codes[pairs[:, 1]],
                 judge=judge,
@@ -108,7 +108,7 @@ def code_space(
             _prefixed("judge_", judge.accuracy(test_images, test.y)),
         ],
         "pixel_": [hole_statistics(lambda images: images.flatten(1))],
-        "samples_": [crispness(samples["gaussian"], real)],
+        "samples_": [crispness(samples["gaussian"], real, paired=False)],
     }
     if pair.is_normalized:
         train_draws, _, _ = _draws(pair, train.x, stream(seed, "train draws"))

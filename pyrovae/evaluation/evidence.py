@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "elbo"]
 
+PLAIN = (bool, int, float, str, tuple)  # settings that a module's repr may not show
 CHUNK_BYTES = 256 * 2**20  # what one chunk's decoded items may take
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two Datasets have no truth value of their equality
 class Estimate:
     """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
 
@@ -68,11 +69,17 @@ class Estimate:
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
 
-        Raises ValueError where the items or the base measure differ, and where both pair and estimator do.
+        Raises ValueError where the items or the base measure differ, where both pair and estimator do, and for a
+        difference less another estimate, whose noise they may share.
         """
         if not isinstance(other, Estimate):
             return NotImplemented
         a, b = self.pointwise.attrs, other.pointwise.attrs
+        for attributes in (a, b):
+            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
+                raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
+            if "difference" in attributes:
+                raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
         if a["base_measure"] != b["base_measure"]:
             raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
         if a["items_sha256"] != b["items_sha256"]:
@@ -88,10 +95,11 @@ class Estimate:
             )
         value = self.pointwise["value"] - other.pointwise["value"]
         # the noise of two pairs or two protocols is independent; one estimate less itself has none
-        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(a != b)
+        same = a == b and bool((value == 0).all())
+        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
         both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
-        pointwise.attrs = {**a, **both, "estimator": kind}
+        pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1}
         return Estimate(kind, pointwise)
 
     def __str__(self) -> str:
@@ -164,7 +172,9 @@ def _checked(pair: Pair, x: Any) -> tuple[Tensor, str]:
     """The items in the pair's dtype and on its device, and the SHA-256 of their values, whatever type they came in."""
     dtype, device = dtype_and_device(pair)
     whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
-    return whole.to(device, dtype), hashlib.sha256(whole.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
+    digest.update(whole.numpy().tobytes())
+    return whole.to(device, dtype), digest.hexdigest()
 
 
 def _tables(pair: Pair, x: Tensor, num_particles: int, key: int) -> list[Particles]:
@@ -198,9 +208,12 @@ def _estimate(
 
 
 def _pair_hash(pair: Pair) -> str:
-    """SHA-256 of everything that makes the density: the module's structure, parameters and buffers."""
+    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' plain settings."""
     module = as_module(pair)
     digest = hashlib.sha256(repr(module).encode())
+    for name, part in module.named_modules():
+        plain = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k[0] != "_" and k != "training"}
+        digest.update(repr((name, sorted(plain.items()))).encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())

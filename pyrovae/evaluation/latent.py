@@ -158,7 +158,7 @@ def separation(
     )
 
 
-def crispness(images: Any, reference: Any) -> xr.Dataset:
+def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.Dataset:
     """How sharp `images` are beside the real ones in `reference`.
 
     The Laplacian of a channel is x[i-1, j] + x[i+1, j] + x[i, j-1] + x[i, j+1] - 4 x[i, j] where all five pixels exist;
@@ -166,9 +166,9 @@ def crispness(images: Any, reference: Any) -> xr.Dataset:
     `reference`, with its delta-method standard error over items. `high_frequency_share` is the mean power |FFT|^2 at
     spatial frequencies with radius above 0.25 cycles a pixel (half the Nyquist frequency) over the mean of all power
     but that at frequency zero, without a window. Shapes (N, *event) whose last two axes are height and width, of 3
-    pixels and more. Where both shapes are equal, item i of one is taken for item i of the other and `squared_error`
-    (its mean) and `squared_error_items` are given, summed over the event. Raises ValueError for other shapes and a
-    reference that is constant.
+    pixels and more. With `paired`, item i of one belongs to item i of the other (None: where both shapes are equal;
+    say False of samples), and `squared_error` (its mean) and `squared_error_items` are given, summed over the event.
+    Raises ValueError for other shapes and a reference that is constant.
 
     >>> board = torch.zeros(1, 5, 5)
     >>> board[0, 2, 2] = 1.0
@@ -186,7 +186,10 @@ def crispness(images: Any, reference: Any) -> xr.Dataset:
     if below <= 0:
         raise ValueError("reference must have images that are not constant: the variance of their Laplacian is 0")
     ratio = float(laplacian["images"].mean()) / below
-    paired = real.shape == fake.shape
+    if paired is None:
+        paired = real.shape == fake.shape
+    elif paired and real.shape != fake.shape:
+        raise ValueError(f"paired images need an image for each of reference, got {len(fake)} for {len(real)}")
     if paired:
         variance = _squared_se(laplacian["images"] - ratio * laplacian["reference"])
     else:

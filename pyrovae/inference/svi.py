@@ -48,7 +48,7 @@ class PosteriorCollapseWarning(UserWarning):
     """Units of the code that carry nothing of the item: their posterior is the prior."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a Dataset has no one truth value
 class History:
     """What a fit did: `epochs`, an xarray.Dataset over "epoch", and `config`, everything the run was.
 
