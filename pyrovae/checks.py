@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["choice", "device", "items", "labels", "positive", "several_classes", "support", "whole"]
+__all__ = ["array", "choice", "device", "items", "labels", "positive", "several_classes", "support", "whole"]
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
@@ -76,7 +76,9 @@ def device(name: str | torch.device) -> torch.device:
     try:
         found = torch.device(name)
     except (RuntimeError, TypeError):
-        raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}") from None
+        close = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["auto", "cpu", "cuda"], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}{hint}") from None
     if f"{found.type}:{found.index or 0}" not in ("cpu:0", *there):
         raise ValueError(f"device {str(name)!r} cannot be used; {available}")
     return found
@@ -97,7 +99,7 @@ def items(
     Raises ValueError for an empty array, another shape, integers that look like 0..255, and values that are not finite;
     TypeError for what is not an array of real numbers.
     """
-    tensor = _tensor(x, name)
+    tensor = array(x, name)
     expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
     if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
         hint = ""
@@ -106,7 +108,7 @@ def items(
             if tuple(tensor.shape) == tuple(event_shape):
                 hint = f"; one item is {name}[None]"
             elif tensor.numel() // size == len(tensor):
-                hint = f"; {name}.reshape({(-1, *event_shape)}) would fit"
+                hint = _shape_hint(name, tuple(tensor.shape[1:]), tuple(event_shape))
         raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}{hint}")
     if len(tensor) == 0:
         raise ValueError(f"{name} is empty: expected shape {expected} with N of at least 1, got {tuple(tensor.shape)}")
@@ -177,7 +179,25 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     )
 
 
-def _tensor(x: Any, name: str) -> Tensor:
+def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What would make the items fit: a reshape only where it keeps every entry in its place."""
+    without_ones = [tuple(size for size in shape if size != 1) for shape in (given, wanted)]
+    if len(given) == 1 or len(wanted) == 1 or without_ones[0] == without_ones[1]:
+        return f"; {name}.reshape({(-1, *wanted)}) would fit"
+    if (given[-1], *given[:-1]) == wanted:
+        return f"; the channels are last here: {name}.movedim(-1, 1) would fit (np.moveaxis({name}, -1, 1))"
+    if sorted(given) == sorted(wanted):
+        return "; the axes are in another order: transpose them, for a reshape would mix the entries"
+    return ""
+
+
+def array(x: Any, name: str) -> Tensor:
+    """`x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
+
+    Raises TypeError for what is not a dense array of real numbers.
+    """
+    if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
+        raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if isinstance(x, Tensor):
         tensor = x
     elif hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):

@@ -51,6 +51,37 @@ def test_items_are_copied_cast_and_checked():
         checks.items([[1, 2, 3], [1]], (3,))
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted", "hint"),
+    [
+        ((5, 8, 8, 3), (3, 8, 8), r"x\.movedim\(-1, 1\) would fit"),
+        ((5, 3, 9, 8), (3, 8, 9), "transpose them"),
+        ((5, 64), (1, 8, 8), r"x\.reshape\(\(-1, 1, 8, 8\)\) would fit"),
+        ((5, 8, 8), (1, 8, 8), r"x\.reshape\(\(-1, 1, 8, 8\)\) would fit"),
+        ((5, 8, 8), (64,), r"x\.reshape\(\(-1, 64\)\) would fit"),
+        ((5, 4, 16), (8, 8), r"got \(5, 4, 16\)$"),
+    ],
+)
+def test_a_reshape_is_advised_only_where_it_keeps_every_entry_in_its_place(given, wanted, hint):
+    with pytest.raises(ValueError, match=hint) as error:
+        checks.items(np.zeros(given), wanted)
+    assert ("reshape((" in str(error.value)) == ("reshape" in hint and "transpose" not in hint)
+
+
+def test_a_sparse_array_is_to_be_made_dense():
+    import scipy.sparse
+
+    for sparse in (scipy.sparse.eye(3, format="csr"), torch.eye(3).to_sparse()):
+        with pytest.raises(TypeError, match="x is a sparse array: make it dense first"):
+            checks.items(sparse, (3,))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("cdua", "cuda"), ("gpu", "cuda"), ("CPU ", "cpu")])
+def test_an_unknown_device_is_answered_with_the_closest(name, meant):
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        checks.device(name)
+
+
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, ">f4", ">i8", np.longlong])
 def test_numbers_of_every_kind(kind):
     assert checks.items(np.array([[0, 1]], dtype=kind), (2,)).tolist() == [[0.0, 1.0]]

@@ -20,8 +20,10 @@ from sklearn.datasets import load_wine
 from torch import nn
 
 import pyrovae
-from pyrovae.data import MappedArray
-from pyrovae.inference.svi import PosteriorCollapseWarning, _Plan
+from pyrovae.data import MappedArray, batches
+from pyrovae.inference import svi
+from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop, _Plan
+from pyrovae.models.pair import particles
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -181,6 +183,54 @@ class TestSchedules:
             quiet_fit(pair(), epochs=3, warmup=10)
 
 
+class TestBinarize:
+    def test_training_items_are_drawn_anew_each_epoch(self, monkeypatch):
+        seen = []
+        monkeypatch.setattr(_Loop, "step", lambda loop, x: seen.append(x) or 0.0)
+        grey = torch.full((400, 1, 4, 3), 0.3)
+        quiet_fit(pair(likelihood="bernoulli"), grey, binarize=True, epochs=2, batch_size=400)
+        assert not torch.equal(*seen)
+        for x in seen:
+            assert set(x.unique().tolist()) == {0.0, 1.0}
+            assert abs(float(x.mean()) - 0.3) < 4 * math.sqrt(0.3 * 0.7 / x.numel())  # false alarm 6e-5
+
+    def test_validation_items_are_drawn_once_whatever_the_training_draws(self, monkeypatch):
+        seen = []
+
+        def watched(pair, x, num_particles):
+            seen.append(x)
+            return particles(pair, x, num_particles)
+
+        monkeypatch.setattr(svi, "particles", watched)
+        for batch_size in (23, 5):
+            quiet_fit(
+                pair(likelihood="bernoulli"), SOME, validation=SOME, binarize=True, epochs=2, batch_size=batch_size
+            )
+        assert len(seen) == 4
+        assert all(torch.equal(seen[0], x) for x in seen[1:])
+        assert set(seen[0].unique().tolist()) == {0.0, 1.0}
+        assert not torch.equal(seen[0], SOME.gt(0.5).float())
+
+
+def test_dropout_is_off_for_validation():
+    curves = []
+    for extra in (nn.Identity(), nn.Dropout(0.5)):
+        vae = pair()
+        vae.likelihood.network = nn.Sequential(vae.likelihood.network, extra)
+        history = quiet_fit(vae, validation=SOME, epochs=1, learning_rate=1e-12)
+        curves.append(float(history.epochs.validation_elbo[0]))
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_trains_where_the_caller_has_gradients_switched_off(off):
+    vae, expected = pair(), pair()
+    quiet_fit(expected, epochs=2)
+    with off():
+        quiet_fit(vae, SOME.clone(), epochs=2)
+    assert torch.equal(weights(vae), weights(expected))
+
+
 class TestWhatIsLeftAlone:
     def test_validation_items_never_reach_the_weights(self):
         alone, watched, other = pair(), pair(), pair()
@@ -288,6 +338,37 @@ class TestStopping:
         assert np.isfinite(pyrovae.elbo(vae, SOME).mean)
         assert torch.equal(weights(vae), weights(pair(likelihood="normal")))  # those of step 0
 
+    def test_the_weights_taken_back_are_those_of_the_last_finite_loss(self, monkeypatch):
+        fourth = list(batches(torch.arange(23.0)[:, None], 5, seed=0, epoch=0))[3]
+        x = SOME.clone()
+        x[int(fourth[0])] = 1e25
+        before = []
+        step = _Loop.step
+
+        def watched(loop, batch):
+            before.append(weights(loop.module))
+            return step(loop, batch)
+
+        monkeypatch.setattr(_Loop, "step", watched)
+        vae = pair()
+        with pytest.raises(FloatingPointError, match=r"at step 3 \(epoch 0, batch 3\)"):
+            quiet_fit(vae, x, batch_size=5, epochs=1)
+        assert torch.equal(weights(vae), before[2])
+        assert not torch.equal(before[2], before[0])
+
+    def test_an_update_that_breaks_the_weights_is_seen_though_no_loss_follows(self):
+        ae = pyrovae.mlp_ae((4,))
+        before = weights(ae)
+        with pytest.raises(FloatingPointError, match=r"the update before step 1 .* left .* not finite"):
+            quiet_fit(ae, torch.rand(64, 4), epochs=1, learning_rate=1e39)
+        assert torch.equal(weights(ae), before)
+
+    def test_a_gradient_whose_norm_overflows_is_named(self):
+        vae = pyrovae.linear_vae(4, 2, likelihood=pyrovae.Normal(scale=1e-3))
+        x = 1e15 * np.random.default_rng(0).random((8, 4))
+        with pytest.raises(FloatingPointError, match=r"the gradient of (likelihood|posterior)\."):
+            quiet_fit(vae, x, epochs=1)
+
     def test_a_gradient_that_is_not_finite_stops_before_the_update(self):
         class Cliff(nn.Module):
             support, base_measure = pyrovae.Normal.support, "density"
@@ -312,9 +393,10 @@ class TestStopping:
         with pytest.raises(ValueError, match=r"parameter 'posterior.loc.bias' of the pair is not finite"):
             quiet_fit(vae)
 
-    def test_patience_needs_a_number(self):
+    @pytest.mark.parametrize("patience", [None, 2])
+    def test_a_validation_elbo_that_is_not_finite_stops(self, patience):
         with pytest.raises(FloatingPointError, match="the validation ELBO became -inf in epoch 0"):
-            quiet_fit(pair(), validation=SOME * 1e25, epochs=3, patience=2)
+            quiet_fit(pair(), validation=SOME * 1e25, epochs=3, patience=patience)
 
     def test_levelled_off_is_the_last_fifth_against_the_one_before(self):
         import xarray as xr
@@ -545,6 +627,35 @@ def test_a_pair_of_the_users_own_trains_too():
     assert float(mine.loc.detach()) == pytest.approx(0.7, abs=0.03)
     assert float(mine.log_scale.detach().exp()) == pytest.approx(math.sqrt(0.5), abs=0.03)
     assert Trace_ELBO().loss(mine.model, mine.guide, x) > 0
+
+
+def test_a_pair_whose_log_densities_are_not_one_an_item_is_refused_at_the_first_step():
+    class Loose(pyrovae.VAE):
+        def guide(self, x=None, *, size=1):
+            with pyro.plate("data", len(x)):
+                q = self.posterior(x).base_dist  # to_event(1) dropped
+                return pyro.sample("latent", pyro.distributions.Normal(q.loc, q.scale))
+
+    vae = pair()
+    with pytest.raises(ValueError, match="latent"):
+        quiet_fit(Loose(vae.prior, vae.likelihood, vae.posterior), epochs=1)
+
+
+def test_a_pair_whose_encode_means_something_else_keeps_its_history():
+    class Odd(pyrovae.VAE):
+        def encode(self, x):
+            q = self.posterior(x)
+            return q.mean, q.stddev
+
+    vae = pair()
+    history = quiet_fit(Odd(vae.prior, vae.likelihood, vae.posterior), epochs=1)
+    assert history.config["active_units"] is None
+
+
+def test_unlabelled_validation_items_as_a_split_gives_them():
+    alone = quiet_fit(pair(), validation=SOME, epochs=1)
+    split = quiet_fit(pair(), validation=(SOME, None), epochs=1)
+    assert float(alone.epochs.validation_elbo[0]) == float(split.epochs.validation_elbo[0])
 
 
 def test_the_module_needs_neither_arviz_nor_matplotlib_nor_torchvision():

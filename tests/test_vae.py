@@ -74,6 +74,39 @@ def test_seen_sites_have_the_documented_names_and_shapes():
     assert isinstance(vae, Pair)
 
 
+def test_without_items_the_guide_draws_from_the_prior():
+    vae = pyrovae.mlp_vae((3,), latent_dim=2)
+    with torch.no_grad():
+        vae.posterior.loc.bias.add_(3.0)
+    torch.manual_seed(0)
+    codes = vae.guide(size=5000)
+    assert codes.shape == (5000, 2)
+    assert (codes.mean(0).abs() < 5 / math.sqrt(5000)).all()  # false alarm 1e-6
+
+
+def test_two_pairs_of_one_likelihood_module_have_each_its_own_scale():
+    family = pyrovae.Normal()
+    a, b = (pyrovae.mlp_vae((3,), likelihood=family) for _ in range(2))
+    pyrovae.fit(a, torch.rand(8, 3), epochs=3, learning_rate=0.1, progress=False)
+    assert a.likelihood.family.scale.item() != 1.0
+    assert b.likelihood.family.scale.item() == family.scale.item() == 1.0
+
+
+def test_decode_takes_arrays_of_every_kind():
+    vae = pyrovae.mlp_vae((3,))
+    z = np.arange(6.0).reshape(3, 2)
+    expected = vae.decode(torch.tensor(z)).detach()
+    for given in (z[::-1][::-1], z.astype(">f4"), z.tolist(), np.asfortranarray(z)):
+        assert torch.equal(vae.decode(given), expected)
+    with pytest.raises(TypeError, match="z must be an array of real numbers"):
+        vae.decode(z + 1j)
+
+
+def test_an_item_needs_an_axis():
+    with pytest.raises(ValueError, match=r"event_shape must name at least one size, got \(\)"):
+        pyrovae.mlp_vae(())
+
+
 def test_the_prior_is_the_standard_normal():
     z = torch.tensor([[0.3, -1.2, 2.0]])
     expected = TorchNormal(0.0, 1.0).log_prob(z).sum(-1)

@@ -134,7 +134,8 @@ def fit(
             settings are left as they were.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
-    loss or a gradient is not finite, with the weights of the last finite loss in place. Warns of a collapsed posterior
+    loss, a gradient or a weight is not finite, with the weights of the last finite loss in place, or the validation
+    ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
     (`PosteriorCollapseWarning`) and of a run that ends before its warm-up does. One fit at a time in a process: Pyro's
     handlers are not safe under threads.
 
@@ -145,7 +146,7 @@ def fit(
     >>> history.epochs.sizes["epoch"]
     2
     """
-    module = as_module(pair)
+    as_module(pair)
     plan = _Plan(
         epochs=20 if epochs is None else checks.whole("epochs", epochs),
         batch_size=256 if batch_size is None else checks.whole("batch_size", batch_size),
@@ -168,6 +169,12 @@ def fit(
         raise ValueError(f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'")
     if plan.patience is not None and validation is None:
         raise ValueError("patience stops on the validation ELBO: give validation=items, or leave patience out")
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        return _fitted(pair, x, y, validation, plan, target, progress)
+
+
+def _fitted(pair: Pair, x: Any, y: Any, validation: Any, plan: _Plan, target: torch.device, progress: bool) -> History:
+    module = as_module(pair)
     source = _Source(pair, x, "x", plan.binarize)
     if y is not None:
         checks.labels(y, len(source))
@@ -279,7 +286,7 @@ class _Source:
             warnings.warn(
                 f"{name} reaches from {least:g} to {most:g}, and the likelihood's mean stays in [0, 1] "
                 "(link='sigmoid'): scale it, or take Normal(link='identity')",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def __len__(self) -> int:
@@ -317,13 +324,13 @@ class _Loop:
                 row = self.epoch(epoch)
                 rows.append(row)
                 bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", "validation_elbo") if k in row})
+                if not math.isfinite(row.get("validation_elbo", 0.0)):
+                    raise FloatingPointError(
+                        f"the validation ELBO became {row['validation_elbo']} in epoch {epoch}; look at the validation "
+                        "items, or lower learning_rate"
+                    )
                 if self.plan.patience is None or epoch + 1 < self.plan.warmup:
                     continue
-                if not math.isfinite(row["validation_elbo"]):
-                    raise FloatingPointError(
-                        f"the validation ELBO became {row['validation_elbo']} in epoch {epoch}: patience has nothing "
-                        "to go by; look at the validation items"
-                    )
                 if row["validation_elbo"] > best:
                     best, best_epoch = row["validation_elbo"], epoch
                     best_weights = deepcopy(self.module.state_dict())
@@ -345,7 +352,10 @@ class _Loop:
                 x = batch.to(self.device)
                 if plan.binarize:
                     x = torch.bernoulli(x, generator=draws)
+                elif x.is_inference():  # which has no gradient to save it for
+                    x = x.clone()
                 total += self.step(x) * len(x)
+        self.refuse_broken_weights()
         seconds = time.perf_counter() - start
         last = self.taken - 1
         row = {
@@ -377,12 +387,21 @@ class _Loop:
         torch._foreach_copy_(self.good, self.trained_data())
         loss.backward()
         gradients = [p.grad for p in self.trained if p.grad is not None]
-        if not torch.stack(torch._foreach_norm(gradients)).sum().isfinite():
-            named = [n for n, p in self.module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+            grads = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
+            named = [name for name, grad in grads.items() if not grad.norm().isfinite()]
             raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {self.place()}; {ADVICE}")
         self.optimizer.step()
         self.taken += 1
         return value
+
+    def refuse_broken_weights(self) -> None:
+        """After an epoch: the loss that would show them may never be computed."""
+        if all(p.isfinite().all() for p in self.trained):
+            return
+        named = [name for name, p in self.module.named_parameters() if not p.isfinite().all()]
+        torch._foreach_copy_(self.trained_data(), self.good)
+        raise FloatingPointError(f"the update before {self.place()[3:]} left {named[0]} not finite; {ADVICE}")
 
     def trained_data(self) -> list[Tensor]:
         return [p.detach() for p in self.trained]
@@ -435,7 +454,10 @@ class _Loop:
         self.module.eval()
         with torch.no_grad():
             some = islice(self.source.batches(EVALUATION_BATCH, shuffle=False), 10)
-            codes = torch.cat([encode(batch.to(self.device)) for batch in some])
+            parts = [encode(batch.to(self.device)) for batch in some]
+        if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
+            return None
+        codes = torch.cat(parts)
         return int((codes.var(0) > ACTIVE_VARIANCE).sum())
 
 
@@ -445,7 +467,8 @@ def _items_of(validation: Any) -> Any:
         if len(validation) != 2:
             raise ValueError(f"validation must be items or (items, labels), got a tuple of {len(validation)}")
         items, labels = validation
-        checks.labels(labels, len(items), name="validation labels", of="validation")
+        if labels is not None:
+            checks.labels(labels, len(items), name="validation labels", of="validation")
         return items
     return validation.x if hasattr(validation, "x") else validation
 
@@ -461,14 +484,14 @@ def _warn(plan: _Plan, rows: list[dict[str, float]], active: int | None, latent_
         warnings.warn(
             f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, at beta = {rows[-1]['beta']:.3g} "
             f"of {plan.beta:g}: raise epochs or lower warmup",
-            stacklevel=3,
+            stacklevel=4,
         )
     if active is not None and active < latent_dim:
         warnings.warn(
             f"posterior collapse: {active} of {latent_dim} latent units are active (variance of their posterior mean "
             f"over items above {ACTIVE_VARIANCE}); lower beta, use warmup, or lower latent_dim",
             PosteriorCollapseWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Sequence
@@ -9,7 +10,6 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import pyro
-import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -85,7 +85,7 @@ class LatentVariableModel(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape)."""
         dtype, device = dtype_and_device(self)
-        z = torch.as_tensor(z).to(device, dtype)
+        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         return self.likelihood(z).mean
@@ -263,9 +263,9 @@ def _plain(value: Any) -> Any:
 
 
 def family(likelihood: str | nn.Module) -> nn.Module:
-    """The likelihood's family by name, or the module itself."""
+    """The likelihood's family by name, or a copy of the module: two pairs built from one would share its scale."""
     if isinstance(likelihood, nn.Module):
-        return likelihood
+        return copy.deepcopy(likelihood)
     return LIKELIHOODS[checks.choice("likelihood", likelihood, LIKELIHOODS)]()
 
 
@@ -283,6 +283,8 @@ def mlp_decoder(
             raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}")
     shape = tuple(checks.whole("event_shape", size) for size in event_shape)
     widths = tuple(checks.whole("hidden_dims", width) for width in hidden_dims)
+    if not shape:
+        raise ValueError("event_shape must name at least one size, got (); an item of one number has shape (1,)")
     if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
     return shape, widths, MLP((latent_dim,), shape, hidden_dims=widths[::-1], activation=activation)
