@@ -13,6 +13,7 @@ scale, and the post's own budget of few training images. A finished seed is kept
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -29,11 +30,14 @@ import numpy as np
 import torch
 import xarray as xr
 from ae_vs_vae_figures import figures
-from ae_vs_vae_report import report, write_csv
+from ae_vs_vae_report import report, worded, write_csv
 from sklearn.decomposition import PCA
 
 import pyrovae
 from pyrovae.data import Dataset
+
+# raised when what is measured changes: seeds with earlier numbers are then measured again
+STATISTICS = 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ CLAIMS = [
 PCA_CLAIM = Claim("PCA cannot reconstruct", "judge_accuracy", "real - PCA", 0.5)
 COMPONENTS = (2, 10, 32)
 ARMS = ("main", "seed_scale", "learned", "few_updates", "few_epochs")
+# crispness, first minus second: which fit's images, and whose; "few" stands for either arm of few images
+CONTRASTS = {
+    "VAE of all - AE of few": (("main", "vae"), ("few", "ae")),
+    "AE of all - AE of few": (("main", "ae"), ("few", "ae")),
+    "VAE of all - AE of all": (("main", "vae"), ("main", "ae")),
+    "VAE of all - VAE of few": (("main", "vae"), ("few", "vae")),
+}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"network": "mlp", "seeds": 10, "epochs": 200, "batch_size": 256, "learning_rate": 3e-3, "few": 128},
     "other": {"network": "conv", "seeds": 3, "epochs": 10, "batch_size": 128, "learning_rate": 5e-4, "few": 1000},
@@ -82,6 +93,7 @@ class Budget:
     batch_size: int
     learning_rate: float
     seed: int
+    data_sha256: str  # a name says little: another file may bear it
 
     @property
     def updates(self) -> int:
@@ -101,7 +113,7 @@ def budgets(options: argparse.Namespace, data: Dataset, seed: int) -> dict[str, 
         "few_epochs": (scale, few, options.post_epochs),
     }
     fixed = (data.name, options.network)
-    rest = (options.batch_size, options.learning_rate, seed)
+    rest = (options.batch_size, options.learning_rate, seed, fingerprint(data))
     chosen = [name for name in arms if name in options.arms and not (name == "seed_scale" and scale == 0.626)]
     return {name: Budget(*fixed, name, *arms[name], *rest) for name in chosen}
 
@@ -120,14 +132,16 @@ def trained(kind: str, budget: Budget, data: Dataset, folder: Path) -> pyrovae.V
     """The fitted pair, from its folder where an earlier run of the same budget left it."""
     home = folder / "pairs" / f"seed{budget.seed}-{budget.arm}-{kind}"
     note = home.with_suffix(".json")
-    if note.exists() and json.loads(note.read_text()) == asdict(budget):
+    if noted(note) == asdict(budget):
         return pyrovae.load(home)
+    # the note is written last: a run that is killed before leaves none, and so nothing to reuse
+    note.unlink(missing_ok=True)
     pair = build(kind, budget, data.event_shape)
-    watched = budget.items == len(data.train)  # nothing is chosen by the test items: they are only looked at
     history = pyrovae.fit(
         pair,
         data.train.x[: budget.items],
-        validation=data.test.x if watched else None,
+        # nothing is chosen by the test items; no more of them than are fitted, or looking would take most of the time
+        validation=data.test.x[: budget.items],
         epochs=budget.epochs,
         batch_size=budget.batch_size,
         learning_rate=budget.learning_rate,
@@ -135,8 +149,18 @@ def trained(kind: str, budget: Budget, data: Dataset, folder: Path) -> pyrovae.V
     )
     pyrovae.save(home, pair)
     history.epochs.to_netcdf(home.with_suffix(".nc"), engine="h5netcdf")
-    note.write_text(json.dumps(asdict(budget)))
+    part = note.with_suffix(".json.part")
+    part.write_text(json.dumps(asdict(budget)), encoding="utf-8")
+    os.replace(part, note)
     return pair
+
+
+def noted(note: Path) -> Any:
+    """What a note says; None where there is none, or none that can be read."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def measured(pair: Any, budget: Budget, data: Dataset, judge: pyrovae.Judge) -> xr.Dataset:
@@ -148,8 +172,28 @@ def measured(pair: Any, budget: Budget, data: Dataset, judge: pyrovae.Judge) -> 
     found = pyrovae.code_space(pair, data.train, data.test, judge, seed=budget.seed)
     if pair.is_normalized:
         estimate = pyrovae.elbo(pair, data.test.x, seed=budget.seed)
-        found = found.assign(elbo=estimate.mean, elbo_se=estimate.se)
-    return found.assign(scale=float(pair.likelihood.family.scale.detach()))
+        found["elbo"] = named(estimate.mean, "evidence lower bound on test items", "nats per item")
+        found["elbo_se"] = named(estimate.se, "Monte Carlo standard error of the ELBO", "nats per item")
+    else:
+        found["kl_aggregate"] = named(math.inf, "KL(q(z) || p(z)); infinite where codes are points", "nats")
+    found["scale"] = named(float(pair.likelihood.family.scale.detach()), "the likelihood's scale", "pixel units")
+    return found
+
+
+def settled(history: xr.Dataset) -> xr.Dataset:
+    """Whether a fit has levelled off, and how fast its validation ELBO still rises; NaN for under 10 epochs."""
+    enough = history.sizes["epoch"] >= 10
+    done, slope = pyrovae.History(history).levelled_off() if enough else (math.nan, math.nan)
+    return xr.Dataset(
+        {
+            "levelled_off": named(float(done), "1 where the fit has levelled off, else 0", "1"),
+            "slope": named(slope, "rise of the best validation ELBO at the end", "nats per item per epoch"),
+        }
+    )
+
+
+def named(value: Any, long_name: str, units: str, *dims: str) -> xr.Variable:
+    return xr.Variable(dims, value, {"long_name": long_name, "units": units})
 
 
 def start_worker() -> None:
@@ -163,6 +207,19 @@ def loaded(name: str, root: str | None) -> Dataset:
     return pyrovae.data.load(name, root=root)
 
 
+@cache
+def fingerprint(data: Dataset) -> str:
+    """SHA-256 of the pixels and labels of both parts, taken once in a process."""
+    digest = hashlib.sha256()
+    for part in (data.train, data.test):
+        digest.update(f"{part.x.dtype} {tuple(part.x.shape)} {part.y is not None};".encode())
+        for first in range(0, len(part), 4096):  # a memory-mapped view is not read as a whole
+            digest.update(part.x[first : first + 4096].contiguous().numpy().data)
+        if part.y is not None:
+            digest.update(part.y.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def run_fit(options: argparse.Namespace, seed: int, arm: str, kind: str) -> None:
     """One fit, left in its folder."""
     data = loaded(options.data, options.root)
@@ -173,19 +230,30 @@ def run_seed(options: argparse.Namespace, seed: int, judge: pyrovae.Judge) -> Pa
     """All arms and both kinds of one seed, fitted before: every statistic into one file."""
     data = loaded(options.data, options.root)
     file, arms = options.out / f"seed{seed}.nc", budgets(options, data, seed)
-    stamp = json.dumps([pyrovae.__version__, *(asdict(b) for b in arms.values())])
-    if file.exists() and xr.load_dataset(file, engine="h5netcdf").attrs.get("stamp") == stamp:
+    stamp = json.dumps([pyrovae.__version__, STATISTICS, *(asdict(b) for b in arms.values())])
+    if stamped(file) == stamp:
         return file
     rows = []
     for budget in arms.values():
-        pairs = [trained(kind, budget, data, options.out) for kind in ("ae", "vae")]
-        kinds = [measured(pair, budget, data, judge) for pair in pairs]
+        kinds = []
+        for kind in ("ae", "vae"):
+            found = measured(trained(kind, budget, data, options.out), budget, data, judge)
+            history = options.out / "pairs" / f"seed{seed}-{budget.arm}-{kind}.nc"
+            kinds.append(found.merge(settled(xr.load_dataset(history, engine="h5netcdf"))))
         rows.append(xr.concat(kinds, xr.Variable("model", ["ae", "vae"]), join="outer", data_vars="all"))
     result = xr.concat(rows, xr.Variable("arm", list(arms)), join="outer", data_vars="all", coords="minimal")
     result.attrs["stamp"] = stamp
     result.to_netcdf(file.with_suffix(".part"), engine="h5netcdf")
     os.replace(file.with_suffix(".part"), file)
     return file
+
+
+def stamped(file: Path) -> str | None:
+    """What the numbers of a seed were measured with; None where there are none, or none that can be read."""
+    try:
+        return xr.load_dataset(file, engine="h5netcdf").attrs.get("stamp")
+    except (OSError, ValueError, RuntimeError, KeyError):  # h5py has no one error for a damaged file
+        return None
 
 
 def effect(claim: Claim, row: xr.Dataset) -> np.ndarray:
@@ -208,6 +276,27 @@ def judged(results: xr.Dataset, pca_lost: np.ndarray) -> dict[str, xr.Dataset]:
     return found
 
 
+def contrasts(results: xr.Dataset) -> xr.Dataset:
+    """How much of "crisper" is the data and how much the model: 95 % t intervals over seeds, by arm of few images."""
+    found = []
+    few = [str(arm) for arm in results.arm.values if arm.startswith("few")] if "main" in results.arm else []
+    for arm in few:
+        crisp = {
+            (name, m): results.laplacian_ratio.sel(arm=arm if name == "few" else name, model=m).values
+            for name in ("few", "main")
+            for m in ("ae", "vae")
+        }
+        rows = np.array([pyrovae.paired_interval(crisp[a] - crisp[b]) for a, b in CONTRASTS.values()])
+        says = "difference in the Laplacian's ratio"
+        columns = {"mean": says, "low": f"{says}, 95 % t interval, low", "high": f"{says}, 95 % t interval, high"}
+        variables = {
+            f"crisper_{c}": named(v, text, "1", "contrast")
+            for (c, text), v in zip(columns.items(), rows.T, strict=True)
+        }
+        found.append(xr.Dataset(variables, {"contrast": list(CONTRASTS)}))
+    return xr.concat(found, xr.Variable("arm", few)) if found else xr.Dataset()
+
+
 def principal_components(data: Dataset, judge: pyrovae.Judge) -> tuple[xr.Dataset, np.ndarray]:
     """PCA's reconstructions, measured; and what the most components lose of the judge's accuracy, item by item."""
     train, test, y = data.train.x[:].flatten(1).numpy(), data.test.x[:], data.test.y.numpy()
@@ -217,12 +306,71 @@ def principal_components(data: Dataset, judge: pyrovae.Judge) -> tuple[xr.Datase
         pca = PCA(k, random_state=0).fit(train)
         images = torch.from_numpy(pca.inverse_transform(pca.transform(test.flatten(1).numpy()))).float()
         images = images.reshape(test.shape)
-        error = pyrovae.reconstruction_error(test, images, mean=data.train.x[:].mean(0))[["r2", "squared_error"]]
-        lost = (judge.predict(test) == y).astype(float) - (judge.predict(images) == y)
+        error = pyrovae.reconstruction_error(test, images, mean=data.train.x[:].mean(0))
+        se = float(error.squared_error_items.std(ddof=1)) / math.sqrt(len(y))
+        right = judge.predict(images) == y
+        lost = (judge.predict(test) == y).astype(float) - right
         mean, low, high = pyrovae.paired_interval(lost)
-        ratio = pyrovae.crispness(images, test).laplacian_ratio
-        parts.append(error.assign(laplacian_ratio=ratio, lost=mean, lost_low=low, lost_high=high))
+        says = "judge's accuracy on the real images less that on these"
+        found = xr.merge(
+            [
+                error[["r2", "squared_error"]],
+                pyrovae.crispness(images, test)[["laplacian_ratio", "laplacian_ratio_se"]],
+            ],
+            combine_attrs="drop_conflicts",
+        )
+        found["squared_error_se"] = named(se, "standard error of the squared error over items", "pixel units^2")
+        found["judge_accuracy"] = named(float(right.mean()), "accuracy of the judge", "1")
+        found["lost"] = named(mean, says, "1")
+        found["lost_low"] = named(low, f"{says}: 95 % t interval over items, low", "1")
+        found["lost_high"] = named(high, f"{says}: 95 % t interval over items, high", "1")
+        parts.append(found)
     return xr.concat(parts, xr.Variable("components", tried)), lost
+
+
+def everything(
+    results: xr.Dataset, data: Dataset, judge: pyrovae.Judge, pca: xr.Dataset, found: dict[str, xr.Dataset]
+) -> xr.Dataset:
+    """The seeds' statistics with all that is said of them: PCA's, the verdicts, the judge's accuracy, the contrasts."""
+    accuracy = judge.accuracy(data.test.x[:], data.test.y)[["accuracy", "accuracy_se"]]
+    parts = [
+        results,
+        pca.rename({name: f"pca_{name}" for name in pca.data_vars}),
+        accuracy.rename(accuracy="judge_real_accuracy", accuracy_se="judge_real_accuracy_se"),
+        contrasts(results),
+    ]
+    if found:
+        parts.append(_verdict_table(found))
+    # on the arms of `results`, in their order: a merge would sort them
+    parts = [p.reindex(arm=results.arm, fill_value={"verdict": ""}) if "arm" in p.dims else p for p in parts]
+    merged = xr.merge(parts, combine_attrs="drop_conflicts", compat="no_conflicts", join="outer")
+    return merged.assign_attrs(results.attrs)
+
+
+def _verdict_table(found: dict[str, xr.Dataset]) -> xr.Dataset:
+    """The verdicts of all arms on all claims, NaN (or no words) where an arm has none."""
+    metric = "units of the claim's metric"
+    says = {
+        "mean": ("mean effect, signed as claimed", metric),
+        "low": ("interval at the Holm level, low", metric),
+        "high": ("interval at the Holm level, high", metric),
+        "smallest": ("smallest difference of interest", metric),
+        "p_value": ("two-sided p-value of effect = smallest", "1"),
+        "level": ("confidence of the interval, by Holm", "1"),
+        "replicates": ("seeds, or test items for PCA", "replicates"),
+        "verdict": ("verdict on the claim", ""),
+    }
+    claims = [*CLAIMS, PCA_CLAIM]
+    names = [c.says for c in claims]
+    table = xr.concat(
+        [f.reindex(claim=names, fill_value={"verdict": ""}) for f in found.values()], xr.Variable("arm", list(found))
+    )
+    for name, (long_name, units) in says.items():
+        table[name].attrs = {"long_name": long_name, "units": units}
+    table = table.rename({name: f"verdict_{name}" for name in says if name != "verdict"})
+    table["claim_metric"] = named([c.metric for c in claims], "primary metric of the claim", "", "claim")
+    table["claim_effect"] = named([c.effect for c in claims], "effect that is claimed to be large", "", "claim")
+    return table
 
 
 def arguments() -> argparse.Namespace:
@@ -265,14 +413,17 @@ def main() -> None:
     results.attrs = {"data": data.name, "options": json.dumps({k: str(v) for k, v in vars(options).items()})}
     pca, lost = principal_components(data, judge)
     verdicts = judged(results, lost)
+    results = everything(results, data, judge, pca, verdicts)
     results.to_netcdf(options.out / "results.nc", engine="h5netcdf")
     write_csv(results, options.out / "results.csv")
-    summary, tables = report(options, data, judge, arms, results, pca, verdicts, [*CLAIMS, PCA_CLAIM])
+    summary, tables = report(options, data, arms, results, verdicts, [*CLAIMS, PCA_CLAIM])
     (options.out / "tables.txt").write_text(f"{summary}\n\n{tables}\n", encoding="utf-8")
     print(summary)
     if "main" in arms:
         pairs = {kind.upper(): trained(kind, arms["main"], data, options.out) for kind in ("ae", "vae")}
-        figures(options.out, data, pairs, results.sel(arm="main"), verdicts["main"], CLAIMS)
+        main_arm = results.sel(arm="main")
+        words = worded(main_arm, verdicts["main"], CLAIMS)
+        figures(options.out, data, pairs, main_arm, verdicts["main"], CLAIMS, words)
     print(f"\n{time.perf_counter() - start:.0f} s. In {options.out}/: figures (.png), tables.txt (every statistic of")
     print("every arm), results.nc and results.csv (every number), pairs/ (the fitted models)")
 

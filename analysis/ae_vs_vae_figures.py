@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ from pyrovae.data import Dataset
 
 
 def figures(
-    out: Path, data: Dataset, pairs: dict[str, Any], main: xr.Dataset, verdicts: xr.Dataset, claims: list[Any]
+    out: Path,
+    data: Dataset,
+    pairs: dict[str, Any],
+    main: xr.Dataset,
+    verdicts: xr.Dataset,
+    claims: list[Any],
+    words: dict[str, str],
 ) -> None:
-    """Draw and save every figure."""
+    """Draw and save every figure; `words` is the verdict on each claim with its reservations."""
     x, y = data.test.x[:], data.test.y
     codes = {name: pyrovae.encoded(pair, x) for name, pair in pairs.items()}
     train_codes = {name: pyrovae.encoded(pair, data.train.x) for name, pair in pairs.items()}
@@ -34,9 +41,10 @@ def figures(
         "per_class": _per_class(main),
         "learning_curves": _learning_curves(out),
     }
-    shown = [c for c in claims if c.smallest > 0 and c.says in verdicts.claim]
-    if shown and main.sizes["seed"] > 1:  # one seed has no interval
-        sheets["claims"] = _claims(verdicts.sel(claim=[c.says for c in shown]))
+    bounded = verdicts.claim.values[np.isfinite(verdicts.low.values)]  # one seed has no interval
+    shown = [c for c in claims if c.smallest > 0 and c.says in bounded]
+    if shown:
+        sheets["claims"] = _claims(verdicts.sel(claim=[c.says for c in shown]), words)
     for name, figure in sheets.items():
         figure.savefig(out / f"{name}.png", dpi=120)
 
@@ -99,7 +107,7 @@ def _samples(pairs: dict[str, Any], train_codes: dict[str, Tensor]) -> Figure:
     figure = Figure(figsize=(12, 6), layout="constrained")
     for ax, (name, pair) in zip(figure.subplots(1, 2), pairs.items(), strict=True):
         fitted = np.random.default_rng(0).multivariate_normal(
-            train_codes[name].mean(0), np.cov(train_codes[name].T), size=100
+            train_codes[name].mean(0).numpy(), np.cov(train_codes[name].T), size=100
         )
         title = f"{name}: codes drawn from the Gaussian fitted to its codes"
         plotting.sample_sheet(_decoded(pair, fitted), n_cols=10, ax=ax, title=title)
@@ -146,10 +154,14 @@ def _learning_curves(out: Path) -> Figure:
     return figure
 
 
-def _claims(found: xr.Dataset) -> Figure:
-    names = [f"{n}\n({v})" for n, v in zip(found.claim.values, found.verdict.values, strict=True)]
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    plotting.interval_plot(
+def _claims(found: xr.Dataset, words: dict[str, str]) -> Figure:
+    names = []
+    for claim, level in zip(found.claim.values, found.level.values, strict=True):
+        lines = textwrap.wrap(f"{words[claim]}; {100 * level:.3g} % interval", 46)
+        names.append("\n".join([claim, *lines]))
+    height = 1.4 + max(0.62, 0.2 * max(name.count("\n") + 1 for name in names)) * len(names)
+    figure = Figure(figsize=(12, height), layout="constrained")
+    ax = plotting.interval_plot(
         names,
         found["mean"].values,
         found.low.values,
@@ -157,7 +169,9 @@ def _claims(found: xr.Dataset) -> Figure:
         margins=found.smallest.values,
         normalize=True,
         ax=figure.subplots(),
-        xlabel="difference between AE and VAE in the claim's direction / smallest difference of interest",
+        xlabel="difference between AE and VAE in the claim's direction / smallest difference of interest\n"
+        "bars: t intervals over seeds, each at the level that Holm's procedure gives it (named beside the claim)",
         title="main: holds where wholly right of the shade, does not hold where wholly left of its right edge",
     )
+    ax.tick_params(axis="y", labelsize=9)
     return figure

@@ -74,41 +74,53 @@ GROUPS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
 }
 
 
+# what a contrast of budgets is of; {data} stands for the data alone, or the data and the updates with it
+CONTRASTS = {
+    "VAE of all - AE of few": "the post's contrast",
+    "AE of all - AE of few": "{data}",
+    "VAE of all - AE of all": "the model",
+    "VAE of all - VAE of few": "{data}, for the VAE",
+}
+
+
 def report(
     options: Any,
     data: Dataset,
-    judge: pyrovae.Judge,
     arms: dict[str, Any],
     results: xr.Dataset,
-    pca: xr.Dataset,
     verdicts: dict[str, xr.Dataset],
     claims: list[Any],
 ) -> tuple[str, str]:
     """The summary that is printed, and the tables of every arm."""
-    lines = _setting(options, data, judge, arms, results)
+    lines = _setting(options, data, arms, results)
     if "main" in verdicts:
         lines += _main_verdicts(results.sel(arm="main"), verdicts["main"], claims)
     others = [arm for arm in verdicts if arm != "main"]
     if others:
         lines += _other_verdicts(results, verdicts, others, claims)
     lines += _budget_tables(arms, results)
-    lines += _pca_table(pca, results)
+    lines += _pca_table(results, claims)
     tables = [line for arm in verdicts for line in _arm_table(results.sel(arm=arm), f"[{arm}]")]
     if "main" in verdicts:
         lines += _arm_table(results.sel(arm="main"), "main, every statistic")
     return "\n".join(lines), "\n".join(tables)
 
 
-def _setting(options: Any, data: Dataset, judge: pyrovae.Judge, arms: dict[str, Any], results: xr.Dataset) -> list[str]:
-    accuracy, pixels = judge.accuracy(data.test.x[:], data.test.y), math.prod(data.event_shape)
+def worded(row: xr.Dataset, found: xr.Dataset, claims: list[Any]) -> dict[str, str]:
+    """The verdict on each claim, with what it must not be taken for."""
+    return {c.says: _words(found.sel(claim=c.says), row, c) for c in claims if c.says in found.claim}
+
+
+def _setting(options: Any, data: Dataset, arms: dict[str, Any], results: xr.Dataset) -> list[str]:
+    pixels = math.prod(data.event_shape)
     lines = [
         str(data),
         f"AE and VAE: {options.network} network, 2-D code, Adam {options.learning_rate:g}, batches of "
         f"{options.batch_size}; {results.sizes['seed']} seeds.",
-        f"The judge's accuracy on the real test images is {float(accuracy.accuracy):.4f} ± "
-        f"{float(accuracy.accuracy_se):.4f}.",
-        "Intervals are t intervals over seeds: they hold for this split, these test items and this judge, and verdicts",
-        "for these budgets:",
+        f"The judge's accuracy on the real test images is {float(results.judge_real_accuracy):.4f} ± "
+        f"{float(results.judge_real_accuracy_se):.4f}.",
+        "Intervals are t intervals over seeds, but PCA's, which are over test items: they hold for this split, these",
+        "test items and this judge, and verdicts for these budgets:",
     ]
     says = {
         "main": f"Normal(scale {{scale}}) = sqrt({pixels} / 2000): the post's 1,000 x pixel-mean squared error",
@@ -121,11 +133,14 @@ def _setting(options: Any, data: Dataset, judge: pyrovae.Judge, arms: dict[str, 
     for name, budget in arms.items():
         text = says[name].format(scale=budget.scale)
         lines.append(f"  {name:12s}{text}; {budget.items:,} images, {budget.epochs} epochs, {budget.updates:,} updates")
-        settled = _levelled(options.out, name, results.seed.values)
-        lines += [f"  {'':12s}{settled}"] if settled else []
+        lines.append(f"  {'':12s}{_levelled(results.sel(arm=name))}")
         if "active_units" in results and name in ("main", "seed_scale", "learned"):
             collapsed = _collapsed(results.sel(arm=name))
-            lines += [f"  {'':12s}the VAE's code has collapsed in {collapsed} seeds"] if collapsed else []
+            lines += (
+                [f"  {'':12s}the VAE's code has collapsed in {collapsed} of {results.sizes['seed']} seeds"]
+                if collapsed
+                else []
+            )
     return lines
 
 
@@ -134,24 +149,50 @@ def _collapsed(row: xr.Dataset) -> int:
 
 
 def _main_verdicts(row: xr.Dataset, found: xr.Dataset, claims: list[Any]) -> list[str]:
-    header = f"{'claim of the post':44s} {'AE':>8s} {'VAE':>8s}  {'effect, as claimed':36s} {'needs >':>7s}  verdict"
-    lines = ["", "MAIN: the post's claims, each by one metric fixed beforehand; Holm over the six", header]
+    lines = [
+        "",
+        f"MAIN: the post's claims, each by one metric fixed beforehand; Holm over {found.sizes['claim']} claims sets "
+        "each interval's level",
+        f"{'claim of the post':44s} {'AE':>8s} {'VAE':>8s}  {'effect, as claimed':46s} {'needs >':>7s}  verdict",
+    ]
     for claim in claims:
         if claim.says not in found.claim:
-            lines.append(f"{claim.says:44s} not defined: the VAE's code collapsed")
+            lines.append(f"{claim.says:44s} not defined: {_undefined(row, claim)}")
             continue
         v = found.sel(claim=claim.says)
-        values = ["", ""]
-        if claim.metric in row and claim.effect != "real - PCA":
-            value = row[claim.metric].sel(dict(claim.where)).mean("seed")
-            alone = claim.effect == "- VAE"
-            values = ["" if alone and m == "ae" else f"{float(value.sel(model=m)):.4f}" for m in ("ae", "vae")]
-        interval = f"{float(v['mean']):.4f} [{float(v.low):.4f}, {float(v.high):.4f}] {claim.effect}"
-        needs = f"{float(v.smallest):g}"
+        ae, vae = _both(row, claim)
         lines.append(
-            f"{claim.says:44s} {values[0]:>8s} {values[1]:>8s}  {interval:36s} {needs:>7s}  {_words(v, row, claim)}"
+            f"{claim.says:44s} {ae:>8s} {vae:>8s}  {_interval(v, claim):46s} {float(v.smallest):7g}  "
+            f"{_words(v, row, claim)}"
         )
     return lines
+
+
+def _both(row: xr.Dataset, claim: Any) -> list[str]:
+    """The models' means over the seeds that the effect is taken over, empty for a model that it does not need."""
+    needed = _needed(claim)
+    if not needed:
+        return ["", ""]
+    value = row[claim.metric].sel(dict(claim.where))
+    common = np.isfinite(value.sel(model=needed)).all("model")
+    means = value.where(common).mean("seed")
+    return [f"{float(means.sel(model=m)):.4f}" if m in needed else "" for m in ("ae", "vae")]
+
+
+def _needed(claim: Any) -> list[str]:
+    """The models that a claim's effect is made of."""
+    return {"- VAE": ["vae"], "real - PCA": []}.get(claim.effect, ["ae", "vae"])
+
+
+def _undefined(row: xr.Dataset, claim: Any) -> str:
+    value = row[claim.metric].sel(dict(claim.where))
+    absent = {m: int((~np.isfinite(value.sel(model=m).values)).sum()) for m in _needed(claim)}
+    return ", ".join(f"the {m.upper()} has no value in {n} of {row.sizes['seed']}" for m, n in absent.items() if n)
+
+
+def _interval(v: xr.Dataset, claim: Any) -> str:
+    interval = f"{float(v['mean']):.4f} [{float(v.low):.4f}, {float(v.high):.4f}]"
+    return f"{interval} at {100 * float(v.level):.3g} %, {claim.effect}"
 
 
 def _words(v: xr.Dataset, row: xr.Dataset, claim: Any) -> str:
@@ -163,12 +204,18 @@ def _words(v: xr.Dataset, row: xr.Dataset, claim: Any) -> str:
             words += " (an effect the claimed way, but smaller than of interest)"
         elif high < 0:
             words += " (the other way round)"
+    replicates, seeds = int(v.replicates), row.sizes["seed"]
+    if claim.effect == "real - PCA":
+        components = int(row.components.max())
+        return f"{words} ({components} components, the most tried; interval over {replicates} test items, not seeds)"
     if claim.metric == "hole_fraction":
-        failed = int((row.control_fraction.values <= row.hole_fraction.sel(law="gaussian").values).any(axis=-1).sum())
-        words += f" (void: the control failed in {failed} seeds)" if failed else ""
+        failed = int((row.control_fraction <= row.hole_fraction.sel(law="gaussian")).any("model").sum())
+        words += f" (void: the control failed in {failed} of {seeds} seeds)" if failed else ""
+    if replicates < seeds:
+        words += f" (from {replicates} of {seeds} seeds: {_undefined(row, claim)})"
     collapsed = _collapsed(row)
-    if collapsed and claim.effect != "real - PCA":
-        words += f" (collapsed in {collapsed} of {row.sizes['seed']} seeds: says little)"
+    if collapsed:
+        words += f" (collapsed in {collapsed} of {seeds} seeds: says little)"
     return words
 
 
@@ -177,12 +224,14 @@ def _other_verdicts(
 ) -> list[str]:
     lines = ["", "OTHER ARMS: the same claims, for robustness"]
     for arm in others:
+        found, row = verdicts[arm], results.sel(arm=arm)
+        lines.append(f"  {arm}: Holm over {found.sizes['claim']} claims")
         for claim in claims:
-            if claim.says in verdicts[arm].claim:
-                v = verdicts[arm].sel(claim=claim.says)
-                words = _words(v, results.sel(arm=arm), claim)
-                interval = f"{float(v['mean']):.4f} [{float(v.low):.4f}, {float(v.high):.4f}] {claim.effect}"
-                lines.append(f"  {arm:11s} {claim.says:43s} {interval:40s} {words}")
+            if claim.says in found.claim:
+                v = found.sel(claim=claim.says)
+                lines.append(f"    {claim.says:43s} {_interval(v, claim):46s} {_words(v, row, claim)}")
+            elif _needed(claim):  # PCA's stands in main's alone
+                lines.append(f"    {claim.says:43s} not defined: {_undefined(row, claim)}")
     return lines
 
 
@@ -192,45 +241,51 @@ def _budget_tables(arms: dict[str, Any], results: xr.Dataset) -> list[str]:
     for few, says in (("few_updates", "equal updates"), ("few_epochs", "the post's epochs for few images")):
         if few not in arms or "main" not in arms:
             continue
-        crisp = {
-            (arm, m): results.laplacian_ratio.sel(arm=arm, model=m).values
-            for arm in (few, "main")
-            for m in ("ae", "vae")
-        }
-        lines += ["", f"CRISPER BY DATA OR BY MODEL, {says}: variance of the Laplacian / real images'"]
+        lines += ["", f"CRISPER BY DATA OR BY MODEL, {says}: variance of the Laplacian / real images', ± sd of seeds"]
         for arm in (few, "main"):
-            cells = "   ".join(
-                f"{m.upper()} {crisp[arm, m].mean():.4f} ± {_sd(crisp[arm, m]):.4f}" for m in ("ae", "vae")
-            )
+            ratios = {m: results.laplacian_ratio.sel(arm=arm, model=m).values for m in ("ae", "vae")}
+            cells = "   ".join(f"{m.upper()} {v.mean():.4f} ± {_sd(v):.4f}" for m, v in ratios.items())
             lines.append(f"  {arms[arm].items:6,} images, {arms[arm].updates:6,} updates: {cells}")
         same = abs(arms[few].updates / arms["main"].updates - 1) < 0.01
         data = "the data" if same else "the data, and with it the updates"
-        for name, values in {
-            "the post's contrast: VAE of all - AE of few": crisp["main", "vae"] - crisp[few, "ae"],
-            f"{data}: AE of all - AE of few": crisp["main", "ae"] - crisp[few, "ae"],
-            "the model: VAE of all - AE of all": crisp["main", "vae"] - crisp["main", "ae"],
-            f"{data}, for the VAE: VAE of all - VAE of few": crisp["main", "vae"] - crisp[few, "vae"],
-        }.items():
-            mean, low, high = pyrovae.paired_interval(values)
-            lines.append(f"    {name:74s} {mean:8.4f} [{low:8.4f}, {high:8.4f}]")
+        lines.append("  differences, 95 % t intervals over seeds")
+        for contrast, of in CONTRASTS.items():
+            at = results.sel(arm=few, contrast=contrast)
+            name = f"{of.format(data=data)}: {contrast}"
+            interval = f"[{float(at.crisper_low):8.4f}, {float(at.crisper_high):8.4f}]"
+            lines.append(f"    {name:74s} {float(at.crisper_mean):8.4f} {interval}")
     return lines
 
 
-def _pca_table(pca: xr.Dataset, results: xr.Dataset) -> list[str]:
-    lines = ["", "PCA beside them             R2   squared error   Laplacian / real   judge's accuracy lost"]
-    for k in pca.components.values:
-        row = pca.sel(components=k)
-        lost = f"{float(row.lost):.4f} [{float(row.lost_low):.4f}, {float(row.lost_high):.4f}] over test items"
+def _pca_table(results: xr.Dataset, claims: list[Any]) -> list[str]:
+    needs = next(c.smallest for c in claims if c.effect == "real - PCA")
+    lines = [
+        "",
+        f"PCA BESIDE THEM. PCA is one fit: ± standard error over test items, R2 without. AE and VAE: ± sd of seeds. "
+        f"The claim needs > {needs:g}",
+        f"  {'':22s} {'R2':>15s} {'squared error':>18s} {'Laplacian / real':>17s}   judge's accuracy lost, 95 % over "
+        "test items",
+    ]
+    tried = results.components.values
+    for k in tried:
+        row = results.sel(components=k)
+        lost = f"{float(row.pca_lost):.4f} [{float(row.pca_lost_low):.4f}, {float(row.pca_lost_high):.4f}]"
+        role = "decides the claim" if k == tried.max() else "the models' own code size" if k == 2 else ""
+        beside = "above" if row.pca_lost_low > needs else "below" if row.pca_lost_high < needs else "not told from"
+        error = f"{float(row.pca_squared_error):.4f} ± {float(row.pca_squared_error_se):.4f}"
+        ratio = f"{float(row.pca_laplacian_ratio):.4f} ± {float(row.pca_laplacian_ratio_se):.4f}"
         lines.append(
-            f"  PCA, {k:2d} components    {float(row.r2):7.3f} {float(row.squared_error):15.4f} "
-            f"{float(row.laplacian_ratio):18.4f}   {lost}"
+            f"  {f'PCA, {k:2d} components':22s} {float(row.pca_r2):7.3f}{'':8s} {error:>18s} {ratio:>17s}   "
+            f"{lost}, {beside} {needs:g}{f'; {role}' if role else ''}"
         )
     if "main" in results.arm:
         for model in ("ae", "vae"):
-            row = results.sel(arm="main", model=model).mean("seed")
+            cells = []
+            for name, digits in (("r2", 3), ("squared_error", 4), ("laplacian_ratio", 4)):
+                value = results[name].sel(arm="main", model=model).values
+                cells.append(f"{value.mean():.{digits}f} ± {_sd(value):.{digits}f}")
             lines.append(
-                f"  {model.upper():3s}, 2-D code, main    {float(row.r2):7.3f} {float(row.squared_error):15.4f} "
-                f"{float(row.laplacian_ratio):18.4f}"
+                f"  {f'{model.upper():3s}, 2-D code, main':22s} {cells[0]:>15s} {cells[1]:>18s} {cells[2]:>17s}"
             )
     return lines
 
@@ -242,13 +297,11 @@ def _arm_table(row: xr.Dataset, title: str) -> list[str]:
         for name, label, where in rows:
             if name in row:
                 lines.append(f"  {label:48s} {_cells(row[name].sel(where))}")
-    lines.append("accuracy of 10 nearest neighbours by class, AE / VAE")
-    by_class = row.knn_accuracy_label.mean("seed")
-    cells = [
-        f"{c}: {float(by_class.sel(label=c, model='ae')):.2f} / {float(by_class.sel(label=c, model='vae')):.2f}"
-        for c in row.label.values
+    lines.append("accuracy of 10 nearest neighbours by class")
+    return [
+        *lines,
+        *(f"  {f'  class {c}':48s} {_cells(row.knn_accuracy_label.sel(label=c))}" for c in row.label.values),
     ]
-    return [*lines, *(f"  {'   '.join(cells[i : i + 5])}" for i in range(0, len(cells), 5))]
 
 
 def _cells(values: xr.DataArray) -> str:
@@ -256,7 +309,8 @@ def _cells(values: xr.DataArray) -> str:
     shown = []
     for v in (ae, vae):
         there = v[np.isfinite(v)]
-        text = f"{there.mean():9.4f} ± {_sd(there):6.4f}" if len(there) else "-"
+        none = "inf" if np.isposinf(v).all() else "-"
+        text = f"{there.mean():9.4f} ± {_sd(there):6.4f}" if len(there) else none
         shown.append(text + (f" ({len(there)} seeds)" if 0 < len(there) < len(v) else ""))
     both = np.isfinite(ae) & np.isfinite(vae)
     difference = ""
@@ -266,21 +320,17 @@ def _cells(values: xr.DataArray) -> str:
     return f"{shown[0]:>18s} {shown[1]:>18s}   {difference:>28s}"
 
 
-def _levelled(folder: Path, arm: str, seeds: np.ndarray) -> str:
+def _levelled(row: xr.Dataset) -> str:
+    """In how many seeds the fits of an arm have levelled off, and the mean slope at their end."""
     words = []
     for kind in ("ae", "vae"):
-        slopes, settled = [], []
-        for seed in seeds:
-            epochs = xr.load_dataset(folder / "pairs" / f"seed{seed}-{arm}-{kind}.nc", engine="h5netcdf")
-            if "validation_elbo" in epochs and epochs.sizes["epoch"] >= 10:
-                done, slope = pyrovae.History(epochs).levelled_off()
-                settled.append(done)
-                slopes.append(slope)
-        if settled:
-            words.append(
-                f"{kind.upper()} levelled off in {sum(settled)} of {len(settled)} seeds, "
-                f"rising {np.mean(slopes):.3f} nats an epoch"
-            )
+        done, slope = (row[name].sel(model=kind).values for name in ("levelled_off", "slope"))
+        if np.isnan(done).any():
+            return "not judged whether levelled off: under 10 epochs"
+        words.append(
+            f"{kind.upper()} levelled off in {int(done.sum())} of {len(done)} seeds, slope {slope.mean():+.3f} nats an "
+            "epoch"
+        )
     return "; ".join(words)
 
 
@@ -289,16 +339,20 @@ def _sd(values: np.ndarray) -> float:
 
 
 def write_csv(results: xr.Dataset, file: Path) -> None:
-    """Every number, a row each: seed, arm, model, statistic, where in its own dimensions, value, units."""
-    with file.open("w", newline="") as out:
+    """Every number and verdict, a row each: seed, arm, model, statistic, where in its own dimensions, value, units.
+
+    A cell is empty where the statistic lacks that dimension. NaN and empty text are left out; infinite is written.
+    """
+    with file.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
         table.writerow(["seed", "arm", "model", "statistic", "at", "value", "units"])
         for name, array in results.data_vars.items():
-            own = [d for d in array.dims if d not in ("seed", "arm", "model")]
-            flat = array.stack(cell=array.dims)
-            for value, cell in zip(flat.values, flat.cell.values, strict=True):
-                if np.isfinite(value):
-                    at = dict(zip(array.dims, cell, strict=True))
-                    where = ";".join(f"{d}={at[d]}" for d in own)
-                    units = array.attrs.get("units", "")
-                    table.writerow([at["seed"], at["arm"], at["model"], name, where, value, units])
+            labels = {d: results[d].values for d in array.dims}
+            for index in np.ndindex(array.shape):
+                value = array.values[index]
+                if value == "" if isinstance(value, str) else np.isnan(value):
+                    continue
+                at = {d: labels[d][i] for d, i in zip(array.dims, index, strict=True)}
+                where = ";".join(f"{d}={at[d]}" for d in array.dims if d not in ("seed", "arm", "model"))
+                cells = [at.get(d, "") for d in ("seed", "arm", "model")]
+                table.writerow([*cells, name, where, value, array.attrs.get("units", "")])

@@ -11,6 +11,7 @@ ELBO at beta = 1 with rate and distortion (16 particles), its reconstruction err
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 import warnings
@@ -19,14 +20,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import pyrovae
 from pyrovae import plotting
 
 BETAS, SIZES, SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0), (1, 2, 4, 8, 16), (0.1, 0.179, 0.626, 1.0)
+PURPLE, ORANGE = "#832db6", "#e76300"  # kinds, told apart with any colour vision; not the colours of the code sizes
 NAMES = ("elbo", "elbo_se", "rate", "distortion", "squared_error", "r2", "active_units", "scale")
 
 
@@ -71,48 +75,100 @@ def settings(seeds: int) -> list[tuple[str, float, int, float | None, int]]:
 
 def print_table(runs: xr.Dataset) -> None:
     frame = runs.to_dataframe().fillna({"fixed_scale": 0.0})
-    keys = ["kind", "fixed_scale", "latent_dim", "beta"]
-    mean, sd = frame.groupby(keys)[list(NAMES)].mean(), frame.groupby(keys)[list(NAMES)].std()
-    print("kind  code  beta   scale            ELBO ± sd of seeds (se)      rate  distortion  sq. error     R2  active")
+    groups = frame.groupby(["kind", "fixed_scale", "latent_dim", "beta"])
+    mean, sd = groups[list(NAMES)].mean(), groups[list(NAMES)].std()
+    noise = groups.elbo_se.agg(lambda se: math.sqrt((se**2).sum()) / len(se))
+    print(
+        "Means over seeds ± their sd, on test items; Monte Carlo: standard error of the mean ELBO from its particles."
+    )
+    print("ELBO, rate and distortion in nats per item, squared error in pixel² per item, scale in pixel units.")
+    print(
+        f"kind  code  beta   {'scale':13s}  {'ELBO ± sd (Monte Carlo)':>27s}  {'rate':>15s}  {'distortion':>18s}  "
+        f"{'sq. error':>16s}  {'R2':>14s}  active"
+    )
     for key in mean.index:
         kind, fixed, size, beta = key
-        m = mean.loc[key]
+        m, s = mean.loc[key], sd.loc[key]
         scale = f"{m.scale:.3f} {'fixed' if fixed else 'learned'}"
-        bound = f"{m.elbo:9.3f} ± {sd.loc[key].elbo:6.3f} ({m.elbo_se:.3f})" if kind == "vae" else f"{'no p(x)':>27s}"
-        rest = f"{m.rate:8.3f}  {m.distortion:10.3f}  {m.squared_error:9.4f}  {m.r2:5.3f}  {m.active_units:6.1f}"
-        print(f"{kind:4s}  {size:4d}  {beta:5.3f}  {scale:13s}  {bound}  {rest}".replace("nan", "  -"))
+        bound = f"{m.elbo:9.3f} ± {s.elbo:6.3f} ({noise[key]:.3f})" if kind == "vae" else f"{'no p(x)':>27s}"
+        rate = f"{m.rate:6.3f} ± {s.rate:6.3f}" if kind == "vae" else f"{'-':>15s}"
+        rest = f"{m.distortion:9.3f} ± {s.distortion:6.3f}  {m.squared_error:7.4f} ± {s.squared_error:6.4f}"
+        units = f"{m.active_units:6.1f}" if kind == "vae" else f"{'-':>6s}"
+        rest += f"  {m.r2:6.3f} ± {s.r2:5.3f}  {units}"
+        print(f"{kind:4s}  {size:4d}  {beta:5.3f}  {scale:13s}  {bound}  {rate}  {rest}".replace("nan", "  -"))
 
 
 def figure(runs: xr.Dataset) -> Figure:
-    drawn = Figure(figsize=(13, 5.5), layout="constrained")
-    left, right = drawn.subplots(1, 2)
+    drawn = Figure(figsize=(13, 10.5), layout="constrained")
+    axes = drawn.subplots(2, 2)
     frame = runs.to_dataframe()
-    learned = frame[(frame.kind == "vae") & frame.fixed_scale.isna()]
+    learned = frame[frame.fixed_scale.isna()]
+    _rate_against_distortion(axes[0, 0], learned)
+    at_one = learned[learned.beta == 1]
+    for name, mark, colour in (("vae", "o", PURPLE), ("ae", "s", ORANGE)):
+        _over_size(axes[0, 1], at_one[at_one.kind == name], "squared_error", name.upper(), mark, colour)
+    axes[0, 1].set(ylabel="squared error per test item (pixel²)", title="reconstruction error, β = 1, learned scale")
+    axes[0, 1].legend()
+    _over_size(axes[1, 0], at_one[at_one.kind == "vae"], "elbo", "VAE", "o", PURPLE)
+    axes[1, 0].set(ylabel="ELBO (nats per test item)", title="ELBO, β = 1, learned scale")
+    _over_scale(axes[1, 1], frame[(frame.kind == "vae") & (frame.beta == 1) & (frame.latent_dim == 2)])
+    drawn.supxlabel("test items; means over seeds, bars ± sd of seeds", fontsize="medium")
+    return drawn
+
+
+def _rate_against_distortion(ax: Axes, learned: pd.DataFrame) -> None:
+    """A curve over beta for each code size, and the AE of that size: all distortion and no rate."""
+    levels = []
     for size in (2, 8):
-        rows = (
-            learned[learned.latent_dim == size].groupby("beta")[["rate", "distortion"]].agg(["mean", "sem"]).fillna(0)
-        )
+        sized = learned[learned.latent_dim == size]
+        rows = sized[sized.kind == "vae"].groupby("beta")[["rate", "distortion"]].agg(["mean", "std"]).fillna(0)
         plotting.rate_distortion(
             rows[("rate", "mean")].values,
             rows[("distortion", "mean")].values,
-            rate_se=rows[("rate", "sem")].values,
-            distortion_se=rows[("distortion", "sem")].values,
-            label=f"{size}-D code",
+            rate_se=rows[("rate", "std")].values,
+            distortion_se=rows[("distortion", "std")].values,
+            label=f"VAE, {size}-D code",
             notes=[f"β={b:g}" for b in rows.index] if size == 8 else None,
-            ax=left,
-            title="rate against distortion over β, learned scale, test items (± se of seeds)",
+            ax=ax,
+            title="rate against distortion over β, learned scale",
         )
-    for name, mark in (("vae", "o"), ("ae", "s")):
-        rows = frame[(frame.kind == name) & (frame.beta == 1) & frame.fixed_scale.isna()].groupby("latent_dim")
-        mean, sd = rows.squared_error.mean(), rows.squared_error.std().fillna(0)
-        right.errorbar(mean.index, mean, sd, marker=mark, capsize=3, label=name.upper())
-    right.set(
-        xscale="log", xlabel="dimensions of the code", ylabel="squared error per test item (pixel²), ± sd of seeds"
+        curve = [line for line in ax.lines if line.get_gid() == "rate-distortion"][-1]
+        levels.append((size, float(sized[sized.kind == "ae"].distortion.mean()), curve.get_color()))
+    for size, level, colour in levels:
+        ax.axhline(
+            level, color=colour, linestyle=(0, (6, 3)), linewidth=1.2, label=f"AE, {size}-D code: it has no rate"
+        )
+    low, high = ax.get_ylim()
+    reach = [level for _, level, _ in levels]
+    pad = 0.04 * (high - low)
+    ax.set_ylim(min(low, min(reach) - pad), max(high, max(reach) + pad))
+    ax.legend(fontsize=8, framealpha=0.9)
+
+
+def _over_size(ax: Axes, rows: pd.DataFrame, name: str, label: str, mark: str, colour: str) -> None:
+    grouped = rows.groupby("latent_dim")[name]
+    mean, sd = grouped.mean(), grouped.std().fillna(0)
+    ax.errorbar(mean.index, mean, sd, marker=mark, color=colour, capsize=3, label=label)
+    ax.set(xscale="log", xlabel="dimensions of the code")
+    ax.set_xticks(SIZES, [str(s) for s in SIZES])
+    ax.minorticks_off()
+
+
+def _over_scale(ax: Axes, rows: pd.DataFrame) -> None:
+    """The ELBO at fixed scales, and at the scale that the likelihood learns."""
+    fixed, learned = rows[rows.fixed_scale.notna()].groupby("fixed_scale").elbo, rows[rows.fixed_scale.isna()]
+    mean = fixed.mean()
+    ax.errorbar(mean.index, mean, fixed.std().fillna(0), marker="o", color=PURPLE, capsize=3, label="fixed")
+    across, up = (learned[name].std() if len(learned) > 1 else 0.0 for name in ("scale", "elbo"))
+    at, bound = learned.scale.mean(), learned.elbo.mean()
+    ax.errorbar(
+        at, bound, up, across, marker="D", color="black", capsize=3, linestyle="none", label=f"learned: {at:.3f}"
     )
-    right.set_xticks(SIZES, [str(s) for s in SIZES])
-    right.set_title("reconstruction error over the code's size, β = 1")
-    right.legend()
-    return drawn
+    ax.set(xscale="log", xlabel="scale of the likelihood (pixel units)", ylabel="ELBO (nats per test item)")
+    ax.set_xticks(SCALES, [f"{s:g}" for s in SCALES])
+    ax.minorticks_off()
+    ax.set_title("ELBO over the likelihood's scale, 2-D code, β = 1")
+    ax.legend()
 
 
 def main() -> None:
