@@ -78,6 +78,166 @@ def test_a_pair_composed_by_hand_comes_back_into_its_likeness(tmp_path):
         pyrovae.load(tmp_path / "state", like=compose(6))
 
 
+class Loc(nn.Module):
+    """A network whose two layers may share one weight."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        if tied:
+            self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def composed(network, event_shape=(3,)):
+    """A pair by hand whose encoder runs through `network`."""
+    likelihood = Likelihood(MLP((2,), event_shape, hidden_dims=(4,)), pyrovae.Normal(scale=1.0), event_shape)
+    return pyrovae.VAE(StandardNormal(2), likelihood, DiagonalNormal(network, 3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shared_parameters_stay_shared(tmp_path, dtype):
+    vae, like = composed(Loc(tied=True)), composed(Loc(tied=True)).to(dtype)
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", vae), like=like)
+    assert same_state(vae, again)
+    assert again.posterior.network.second.weight is again.posterior.network.first.weight
+    assert len(list(again.parameters())) == len(list(vae.parameters()))
+    assert not same_state(like, again)  # a copy was filled
+    x = torch.randn(5, 3)
+    assert torch.equal(again.encode(x), vae.encode(x))
+
+
+def test_shared_and_separate_parameters_are_two_architectures(tmp_path):
+    shared, separate = composed(Loc(tied=True)), composed(Loc(tied=False))
+    name = "posterior.network.second.weight"
+    with pytest.raises(CheckpointError, match=f"tied.{name}: saved posterior.network.first.weight, here absent"):
+        pyrovae.load(pyrovae.save(tmp_path / "shared", shared), like=separate)
+    with pytest.raises(CheckpointError, match=f"tied.{name}: saved absent, here posterior.network.first.weight"):
+        pyrovae.load(pyrovae.save(tmp_path / "separate", separate), like=shared)
+
+
+def test_a_builders_pair_with_a_shared_parameter_is_no_longer_the_builders(tmp_path):
+    vae = BUILDERS["mlp_vae"]()
+    vae.posterior.raw_log_scale.weight = vae.posterior.loc.weight
+    folder = pyrovae.save(tmp_path / "state", vae)
+    with pytest.raises(CheckpointError, match="composed by hand"):
+        pyrovae.load(folder)
+    again = pyrovae.load(folder, like=vae)
+    assert same_state(vae, again)
+    assert again.posterior.raw_log_scale.weight is again.posterior.loc.weight
+
+
+def test_each_tensor_keeps_the_type_it_was_saved_in(tmp_path):
+    # the first parameter says the pair's type; one head and a counter are of others
+    def compose():
+        vae = composed(nn.Linear(3, 3))
+        vae.register_buffer("steps", torch.tensor(7))
+        return vae
+
+    vae = compose()
+    vae.posterior.raw_log_scale.double()
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", vae), like=compose().half())
+    assert same_state(vae, again)
+    assert again.posterior.raw_log_scale.weight.dtype == torch.float64
+    assert again.prior().mean.dtype == torch.float32  # what is not saved too is of the pair's type
+    assert all(p.requires_grad and p.is_leaf and p.grad is None for p in again.parameters())
+
+
+def test_items_and_codes_of_another_shape_are_told(tmp_path):
+    # the networks are alike to the last weight: only the parts' own words tell the two apart
+    vae = composed(MLP((1, 2, 3), (3,), hidden_dims=()), (1, 2, 3))
+    like = composed(MLP((3, 2), (3,), hidden_dims=()), (3, 2))
+    folder = pyrovae.save(tmp_path / "state", vae)
+    with pytest.raises(CheckpointError, match=r"architecture:\n  event_shape: saved \[1, 2, 3\], here \[3, 2\]$"):
+        pyrovae.load(folder, like=like)
+    like = composed(MLP((1, 2, 3), (3,), hidden_dims=()), (1, 2, 3))
+    like.latent_dim = 5
+    with pytest.raises(CheckpointError, match=r"architecture:\n  latent_dim: saved 2, here 5$"):
+        pyrovae.load(folder, like=like)
+
+
+def test_a_recipe_must_build_the_event_shape_that_was_saved(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    forge(folder, {**manifest, "recipe": {**manifest["recipe"], "event_shape": [5, 6]}})
+    with pytest.raises(CheckpointError, match=r"event_shape: saved \[1, 6, 5\], here \[5, 6\]"):
+        pyrovae.load(folder)
+
+
+def without_newer_fields(folder):
+    """Make the manifest one from before it held shapes and shared parameters."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    forge(folder, {k: v for k, v in manifest.items() if k not in ("event_shape", "latent_dim", "tied")})
+
+
+def test_an_older_manifest_still_loads(tmp_path):
+    vae = BUILDERS["mlp_vae"]()
+    folder = pyrovae.save(tmp_path / "built", vae)
+    without_newer_fields(folder)
+    assert same_state(pyrovae.load(folder), vae)
+    assert same_state(pyrovae.load(folder, like=BUILDERS["mlp_vae"]()), vae)
+    shared = composed(Loc(tied=True))
+    folder = pyrovae.save(tmp_path / "shared", shared)
+    without_newer_fields(folder)
+    assert same_state(pyrovae.load(folder, like=composed(Loc(tied=True))), shared)
+    # two weights do not go into one
+    folder = pyrovae.save(tmp_path / "separate", composed(Loc(tied=False)))
+    without_newer_fields(folder)
+    with pytest.raises(CheckpointError, match=r"first.weight and posterior.network.second.weight are one here"):
+        pyrovae.load(folder, like=shared)
+
+
+@pytest.fixture
+def empty_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o711)
+    return tmp_path / "run"
+
+
+def test_an_empty_folder_is_filled_and_stays_what_it_is(empty_folder, monkeypatch):
+    monkeypatch.chdir(empty_folder)
+    before = os.stat(".")
+    pair = BUILDERS["mlp_vae"]()
+    assert pyrovae.save(".", pair) == empty_folder
+    assert os.getcwd() == str(empty_folder)
+    after = os.stat(empty_folder)
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert same_state(pyrovae.load("."), pair)
+    assert os.listdir(empty_folder.parent) == ["run"]
+
+
+def test_a_replaced_folder_keeps_its_mode(empty_folder):
+    pyrovae.save(empty_folder, BUILDERS["mlp_vae"]())
+    pair = BUILDERS["mlp_ae"]()
+    pyrovae.save(empty_folder, pair)
+    assert same_state(pyrovae.load(empty_folder), pair)
+    assert empty_folder.stat().st_mode & 0o7777 == 0o711
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupt_while_an_empty_folder_is_filled_leaves_it_empty(empty_folder, monkeypatch, call):
+    rename, moved = Path.rename, []
+
+    def interrupted(self, target):
+        moved.append(self.name)
+        if len(moved) == call:
+            raise KeyboardInterrupt
+        assert not (empty_folder / MANIFEST).exists()  # it comes last: without it nothing loads
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pyrovae.save(empty_folder, BUILDERS["mlp_vae"]())
+    monkeypatch.undo()
+    assert moved == [WEIGHTS, MANIFEST][:call]
+    assert os.listdir(empty_folder) == []
+    assert os.listdir(empty_folder.parent) == ["run"]
+    pair = BUILDERS["mlp_vae"]()
+    assert same_state(pyrovae.load(pyrovae.save(empty_folder, pair)), pair)
+
+
 def test_a_second_save_replaces_the_first_and_nothing_else(tmp_path):
     first, second = BUILDERS["mlp_vae"](), BUILDERS["mlp_ae"]()
     pyrovae.save(tmp_path / "state", first)
@@ -275,6 +435,28 @@ def test_every_byte_of_the_manifest_is_checked(tmp_path, field, value):
     (folder / MANIFEST).write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="is not JSON"):
         pyrovae.load(folder)
+
+
+@pytest.mark.parametrize("field", ["class", "recipe", "dtype", "tensors", "structure", "weights_sha256"])
+def test_a_manifest_without_a_field_is_damaged(tmp_path, field):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    forge(folder, {name: value for name, value in manifest.items() if name != field})
+    with pytest.raises(CheckpointError, match=rf"is damaged: missing or unreadable \['{field}'\]"):
+        pyrovae.load(folder)
+
+
+def test_a_manifest_of_no_floating_type_or_of_another_program_is_refused(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    forge(folder, {**manifest, "dtype": "int64"})
+    with pytest.raises(CheckpointError, match=r"missing or unreadable \['dtype'\]"):
+        pyrovae.load(folder)
+    forge(folder, {**manifest, "format": "another"})
+    with pytest.raises(CheckpointError, match="was not written by pyrovae"):
+        pyrovae.load(folder)
+    with pytest.raises(FileExistsError, match="is not a saved state"):
+        pyrovae.save(folder, BUILDERS["mlp_vae"]())
 
 
 def test_loading_leaves_the_callers_generator_alone(tmp_path):

@@ -55,6 +55,23 @@ def test_the_mlp_is_its_layers_written_out():
     assert len(MLP((6,), (4,), hidden_dims=(5,), activate_last=True).layers) == 4
 
 
+def test_no_items_give_no_items():
+    mlp = MLP((1, 2, 3), (4, 5), hidden_dims=(7,))
+    assert mlp(torch.zeros(0, 1, 2, 3)).shape == (0, 4, 5)
+    assert mlp(torch.zeros(6, 0, 1, 2, 3)).shape == (6, 0, 4, 5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        mlp(torch.zeros(0, 1, 2, 4))  # control: of the right size, even so
+    encoder = ConvEncoder((1, 5, 4), channels=(3, 2), strides=(2, 1))
+    assert encoder(torch.zeros(0, 1, 5, 4)).shape == (0, encoder.features)
+    assert ConvDecoder(encoder, 2)(torch.zeros(6, 0, 2)).shape == (6, 0, 1, 5, 4)
+
+
+def test_numbers_are_items_of_an_mlp_too():
+    mlp = MLP((), (), hidden_dims=(3,))
+    x = torch.randn(4, 5)
+    assert torch.equal(mlp(x), mlp.layers(x[..., None])[..., 0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

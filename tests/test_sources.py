@@ -508,13 +508,46 @@ def test_strings_as_labels_are_numbered_over_both_parts(tmp_path: Path) -> None:
     [
         (np.arange(4), "has 5 items, .* has 4"),
         (np.array([0, 1, np.nan, 1, np.nan]), r"2 missing labels \(NaN or None\), the first at .*\[2\]"),
-        (np.array([0, 1, 0.5, 1, 1]), "y must hold integers or strings"),
+        (np.array([0, 1, 0.5, 1, 1]), r"y must hold integers or strings.*the first 0\.5 at y\[2\]"),
+        (np.array([0, np.inf, 1, -np.inf, 1]), r"y must .*: 2 labels of d\.npz:x are not.*the first inf at y\[1\]"),
+        (np.array([0, 1, 1, 1, -1e30]), r"1 labels .* int64, the first -1e\+30 at y\[4\]"),
+        (np.array([0, 1, 2.0**63, 1, 1]), r"the first 9\.22\S*e\+18 at y\[2\]"),
+        (np.array([1, 1, 1, 2**63 + 5, 2**63], np.uint64), r"2 labels .* the first 9223372036854775813 at y\[3\]"),
+        (np.array([0, 1, 1, 1, np.inf], np.float16), r"the first inf at y\[4\]"),
+        (np.array([0, 1, 1j, 1, 1]), r"y must hold integers or strings in all parts, got complex128"),
         (np.zeros((5, 1), int), r"must be one-dimensional.*got shape \(5, 1\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, y: np.ndarray, message: str) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 3)), y=y)
     with pytest.raises(ValueError, match=message):
+        load(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([2**63 - 1, 0, 2**53 + 1, 5, 6], np.uint64),
+        np.array([-(2.0**63), 2.0**63 - 1024, -1.0, 0.0, 3.0]),
+        np.array([-(2**63), 2**63 - 1, 0, 1, 2]),
+        np.array([65504, -1, 0, 1, 2], np.float16),
+        np.array([True, False, True, True, False]),
+    ],
+    ids=lambda y: str(y.dtype),
+)
+def test_whole_labels_up_to_the_ends_of_int64_keep_their_value(tmp_path: Path, y: np.ndarray) -> None:
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((5, 3)), y_train=y, x_test=np.zeros((5, 3)), y_test=y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 2**63 does not go into float16
+        data = load(tmp_path / "d.npz")
+    assert data.train.y is not None
+    assert data.train.y.tolist() == [int(label) for label in y.tolist()]
+
+
+def test_a_label_of_the_test_part_alone_is_refused(tmp_path: Path) -> None:
+    x, y = np.zeros((2, 3)), np.array([0, 1])
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=np.array([1, np.inf]))
+    with pytest.raises(ValueError, match=r"1 labels of d\.npz:x_test are not .* the first inf at y\[1\]"):
         load(tmp_path / "d.npz")
 
 
@@ -876,6 +909,19 @@ def test_arrays_and_views_are_binarised_like_their_tensor() -> None:
     assert torch.equal(binarize(MappedArray(array), seed=4), binarize(tensor, seed=4))
     assert torch.equal(binarize(tensor.numpy(), seed=4), binarize(tensor, seed=4))
     assert torch.equal(binarize(tensor.numpy().astype(">f4"), seed=4), binarize(tensor, seed=4))
+
+
+def test_a_mask_is_not_dropped() -> None:
+    masked = np.ma.array([[0.25, 0.5], [0.75, 1.0]], mask=[[False, True], [False, False]])
+    message = "is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
+    for how in ("sample", "threshold"):
+        with pytest.raises(TypeError, match=f"x {message}"):
+            binarize(masked, how=how)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"source {message}"):
+        MappedArray(masked)
+    filled = binarize(masked.filled(0.0), how="threshold")
+    assert filled.tolist() == [[0, 0], [1, 1]]
+    assert binarize([[0.25, 1]], how="threshold").tolist() == [[0, 1]]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

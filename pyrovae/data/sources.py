@@ -35,7 +35,7 @@ class MappedArray:
     `source` is a NumPy array or memory map of shape (N, *event), `rows` the items of it that are seen (all by
     default). `x[index]` takes an integer, a slice, a one-dimensional array or tensor of integers, or a mask, always
     along the items; uint8 is divided by 255, other numbers are cast. `len`, `shape` and `dtype` are those of the
-    tensor that `x[:]` would be. Raises TypeError for an array of no numbers and for any other index.
+    tensor that `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
 
     >>> import numpy as np
     >>> x = MappedArray(np.array([[0, 51], [102, 255], [0, 0]], dtype=np.uint8))
@@ -152,9 +152,9 @@ def load(
     and the first is not; `channels` says which it is instead. A source without a split of its own is divided 80 / 20
     by a permutation of fixed seed. Strings as labels are numbered in sorted order and kept in `classes`.
 
-    Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite and
-    labels of another length; FileNotFoundError for missing files; ImportError where a download needs a torchvision
-    that does not import; RuntimeError for a failed download.
+    Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
+    of another length and numbers as labels that are not whole or do not fit int64; FileNotFoundError for missing files;
+    ImportError where a download needs a torchvision that does not import; RuntimeError for a failed download.
 
     >>> data = load("digits")
     >>> print(data)
@@ -192,8 +192,8 @@ def binarize(
     """Values in [0, 1] made 0 or 1: a draw of Bernoulli(x) each ("sample"), or x >= 0.5 ("threshold").
 
     Shape and dtype stay; draws depend on `seed` alone, whatever the device. Raises ValueError for an empty `x`, for
-    NaN and for values outside [0, 1]. One "sample" for all epochs is the static, one for each
-    the stochastic binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1.
+    NaN and for values outside [0, 1]; TypeError for a masked array. One "sample" for all epochs is the static, one for
+    each the stochastic binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1.
 
     >>> import torch
     >>> binarize(torch.tensor([0.0, 0.49, 0.5, 1.0]), how="threshold")
@@ -208,9 +208,9 @@ def binarize(
     elif isinstance(x, MappedArray):
         values = x[:]
     else:
-        array = np.array(x, order="C")
+        array = np.asanyarray(x)
         _numbers(array, "x")
-        values = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     if values.numel() == 0:
         raise ValueError(f"x is empty: expected at least one value, got shape {tuple(values.shape)}")
     absent = int(torch.isnan(values).sum())
@@ -295,6 +295,10 @@ def _index(index: Any) -> Any:
 
 
 def _numbers(array: np.ndarray, name: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
+        )
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
 
@@ -401,10 +405,30 @@ def _labels(parts: Sequence[_Part]) -> tuple[list[Tensor | None], tuple[str, ...
         pieces = iter(np.split(codes, np.cumsum([len(array) for array in strings])[:-1]))
         encoded = [None if array is None else torch.from_numpy(next(pieces).astype(np.int64)) for array in arrays]
         return encoded, tuple(map(str, names))
-    for array in there:
-        if array.dtype.kind not in "buif" or bool((array != np.floor(array)).any()):
-            raise ValueError(f"y must hold integers or strings in all parts, got {array.dtype} {array[:3].tolist()}...")
+    expected = "y must hold integers or strings in all parts"
+    for array, (label, _, _) in zip(arrays, parts, strict=True):
+        if array is None:
+            continue
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"{expected}, got {array.dtype} {array[:3].tolist()}...")
+        bad = ~_fit_int64(array)
+        if bad.any():
+            i = int(bad.argmax())
+            raise ValueError(
+                f"{expected}: {int(bad.sum())} labels of {label} are not whole numbers within int64, the first "
+                f"{array[i]} at y[{i}]"
+            )
     return [None if array is None else torch.from_numpy(array.astype(np.int64)) for array in arrays], None
+
+
+def _fit_int64(array: np.ndarray) -> np.ndarray:
+    """Which numbers int64 holds as they are: a cast gives its least number for the others, or wraps round."""
+    if array.dtype.kind == "u":
+        return array <= np.uint64(2**63 - 1)
+    if array.dtype.kind != "f":
+        return np.ones(array.shape, bool)
+    wide = array.astype(np.result_type(array, np.float64))  # 2**63 is infinite in float16
+    return (wide == np.floor(wide)) & (wide >= -(2.0**63)) & (wide < 2.0**63)
 
 
 def _digits() -> Dataset:

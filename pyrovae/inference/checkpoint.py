@@ -22,6 +22,8 @@ __all__ = ["CheckpointError", "load", "save"]
 
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+NEWER = ("event_shape", "latent_dim", "tied")  # fields that the first manifests of this format version lack
+COMPARED = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
 BUILDERS: dict[str, Callable[..., Pair]] = {
     "mlp_vae": vae.mlp_vae,
     "conv_vae": vae.conv_vae,
@@ -43,8 +45,9 @@ class CheckpointError(ValueError):
 def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """Write the pair's weights and manifest into the folder `path`, and return it.
 
-    An earlier state there is replaced as a whole; a folder that holds anything else is refused (FileExistsError). A
-    pair from a builder can be loaded without its code at hand; one composed by hand needs `load(path, like=...)`.
+    An earlier state there is replaced as a whole; an empty folder is filled, so that a process may stand in it; one
+    that holds anything else is refused (FileExistsError). A pair from a builder can be loaded without its code at hand;
+    one composed by hand needs `load(path, like=...)`.
 
     >>> import pyrovae, tempfile
     >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,))
@@ -68,9 +71,13 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     try:
         (fresh / WEIGHTS).write_bytes(weights)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if target.exists():
-            target.rename(aside)
-        fresh.rename(target)
+        if target.exists() and not any(target.iterdir()):
+            _fill(target, fresh)
+        else:
+            if target.exists():
+                shutil.copymode(target, fresh)
+                target.rename(aside)
+            fresh.rename(target)
     except BaseException:
         if aside.exists() and not target.exists():
             aside.rename(target)
@@ -108,17 +115,32 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
             )
         with torch.device("meta"):  # looked at before anything is allocated
             sketch = _build(manifest["recipe"], folder)
-        _same({"class": type(sketch).__name__, "tensors": _shapes(_tensors(sketch))}, manifest, folder)
+        _same(_architecture(sketch), manifest, folder)
         pair = _build(manifest["recipe"], folder)
     else:
         described = _describe(like)
-        _same({name: described[name] for name in ("class", "recipe", "tensors", "structure")}, manifest, folder)
+        _same({name: described[name] for name in COMPARED}, manifest, folder)
         pair = deepcopy(like)
+    if "tied" not in manifest:
+        _same_where_tied(pair, tensors, folder)
     module, device = as_module(pair), dtype_and_device(pair)[1]
     module.to(device, getattr(torch, manifest["dtype"]))
-    # assigned, not copied: each tensor keeps the type it was saved in
-    module.load_state_dict({name: t.to(device) for name, t in tensors.items()}, assign=True)
+    # each tensor in the type it was saved in; assign=True would do that too, but part what is shared
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        tensor.data = torch.empty_like(tensors[name], device=device)
+    module.load_state_dict(tensors)
     return pair
+
+
+def _fill(target: Path, fresh: Path) -> None:
+    """Move a new state's files into an empty folder: the manifest last, since without it nothing loads."""
+    try:
+        for name in (WEIGHTS, MANIFEST):
+            (fresh / name).rename(target / name)
+    except BaseException:
+        for name in (MANIFEST, WEIGHTS):
+            (target / name).unlink(missing_ok=True)
+        raise
 
 
 def _tensors(pair: Pair) -> dict[str, Tensor]:
@@ -133,16 +155,32 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
     return {name: str(list(t.shape)) for name, t in tensors.items()}
 
 
+def _tied(pair: Pair) -> dict[str, str]:
+    """The names under which a tensor appears again, and the first name of each."""
+    tensors = as_module(pair).state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    return {name: first[id(t)] for name, t in tensors.items() if first.setdefault(id(t), name) != name}
+
+
+def _architecture(pair: Pair) -> dict[str, Any]:
+    return {
+        "class": type(pair).__name__,
+        "event_shape": [int(size) for size in pair.event_shape],
+        "latent_dim": int(pair.latent_dim),
+        "tensors": _shapes(_tensors(pair)),
+        "tied": _tied(pair),
+    }
+
+
 def _describe(pair: Pair) -> dict[str, Any]:
     from pyrovae import __version__
 
     return {
         "format": "pyrovae",
         "format_version": FORMAT_VERSION,
-        "class": type(pair).__name__,
         "recipe": _recipe(pair),
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
-        "tensors": _shapes(_tensors(pair)),
+        **_architecture(pair),
         "structure": {str(i): line.strip() for i, line in enumerate(repr(pair).splitlines())},
         "versions": {"pyrovae": __version__, "torch": torch.__version__},
     }
@@ -158,7 +196,8 @@ def _recipe(pair: Pair) -> dict[str, Any] | None:
             again = _build(recipe, Path())
     except (TypeError, CheckpointError):
         return None  # a part that is the caller's own module
-    return recipe if repr(again) == repr(pair) else None  # a part was changed after the pair was built
+    # None where a part was changed, or two were tied, after the pair was built
+    return recipe if repr(again) == repr(pair) and _tied(again) == _tied(pair) else None
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -239,6 +278,8 @@ def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
     """Compare the fields of `here` with the manifest's; all that differs goes into one error."""
     lines = []
     for name, ours in here.items():
+        if name not in saved and name in NEWER:
+            continue
         theirs = saved[name]
         if isinstance(ours, dict) and isinstance(theirs, dict):
             for key in dict.fromkeys([*theirs, *ours]):
@@ -249,6 +290,15 @@ def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
             lines.append(f"{name}: saved {theirs}, here {ours}")
     if lines:
         raise CheckpointError(f"{folder} holds another architecture:\n  " + "\n  ".join(lines))
+
+
+def _same_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuse two tensors of unlike values for one: all that is known where a manifest does not say what is tied."""
+    for name, first in _tied(pair).items():
+        if not torch.equal(tensors[name], tensors[first]):
+            raise CheckpointError(
+                f"{folder} holds another architecture: {first} and {name} are one here and differ in the saved state"
+            )
 
 
 def _holds_state(path: Path) -> bool:

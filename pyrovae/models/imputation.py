@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -36,8 +37,9 @@ def draw_missing(
     needs no chain: its code is a draw of the prior. (Mattei and Frellsen 2018, algorithm 1, whose chain keeps the
     missing entries in its state and proposes from the encoder alone; here they are summed out.)
 
-    Noise comes from torch's global generator; no gradients. Raises ValueError for a likelihood whose entries are not
-    independent given the code.
+    Noise comes from torch's global generator; no gradients. Half precision is drawn in float32 with the same weights,
+    and rounded at the end. An item without a missing entry comes back as it is in every draw. Raises ValueError for a
+    likelihood whose entries are not independent given the code.
 
     >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((3,))
@@ -51,13 +53,19 @@ def draw_missing(
         seen = ~torch.isnan(x)
         wanting = torch.nonzero(~seen.flatten(1).all(1)).flatten()
         draws = x.expand(num_draws, *x.shape).clone()
+        if not len(wanting):
+            return draws
+        if x.dtype.itemsize < 4:
+            # a chain compares sums of log-densities, of which half precision keeps two or three figures
+            prior, likelihood, posterior = (m.float() for m in deepcopy((prior, likelihood, posterior)))
+            x = x.float()
         chains = max(1, CHUNK_BYTES // _bytes_per_chain(prior, likelihood, x))
         for rows in wanting.split(max(1, chains // max(num_draws, POOL))):
             conditional = _Conditional(prior, likelihood, posterior, x[rows], seen[rows])
             for start in range(0, num_draws, chains):
                 stop = min(start + chains, num_draws)
                 z = conditional.codes(stop - start, num_steps)
-                draws[start:stop, rows] = torch.where(seen[rows], x[rows], likelihood(z).sample())
+                draws[start:stop, rows] = torch.where(seen[rows], x[rows], likelihood(z).sample()).to(draws.dtype)
     return draws
 
 

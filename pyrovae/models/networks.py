@@ -54,7 +54,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.ndim - len(self.in_shape)]
-        return self.layers(x.reshape(*batch, -1)).reshape(*batch, *self.out_shape)
+        features = math.prod(x.shape[len(batch) :])  # reshape finds no -1 in an empty batch
+        return self.layers(x.reshape(*batch, features)).reshape(*batch, *self.out_shape)
 
 
 class ConvEncoder(nn.Module):
