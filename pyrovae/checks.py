@@ -184,7 +184,7 @@ def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> s
     without_ones = [tuple(size for size in shape if size != 1) for shape in (given, wanted)]
     if len(given) == 1 or len(wanted) == 1 or without_ones[0] == without_ones[1]:
         return f"; {name}.reshape({(-1, *wanted)}) would fit"
-    if (given[-1], *given[:-1]) == wanted:
+    if (given[-1], *given[:-1]) == wanted and len(wanted) > 2:
         return f"; the channels are last here: {name}.movedim(-1, 1) would fit (np.moveaxis({name}, -1, 1))"
     if sorted(given) == sorted(wanted):
         return "; the axes are in another order: transpose them, for a reshape would mix the entries"
@@ -198,6 +198,8 @@ def array(x: Any, name: str) -> Tensor:
     """
     if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
+    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
+        x = torch.stack(list(x))
     if isinstance(x, Tensor):
         tensor = x
     elif hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):

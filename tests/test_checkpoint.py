@@ -208,6 +208,23 @@ def test_an_empty_folder_is_filled_and_stays_what_it_is(empty_folder, monkeypatc
     assert os.listdir(empty_folder.parent) == ["run"]
 
 
+def test_what_a_kill_leaves_of_a_folder_being_filled_is_filled_again(tmp_path):
+    vae = pyrovae.mlp_vae((3,))
+    pyrovae.save(tmp_path, vae)
+    (tmp_path / "weights.safetensors").unlink()  # the manifest is moved first
+    with pytest.raises(pyrovae.CheckpointError):
+        pyrovae.load(tmp_path)
+    pyrovae.save(tmp_path, vae)
+    assert torch.equal(pyrovae.load(tmp_path).decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
+
+
+def test_a_setting_changed_after_the_builder_is_no_longer_the_builders(tmp_path):
+    vae = pyrovae.mlp_vae((3,), likelihood=pyrovae.Normal(scale=1.0))
+    vae.likelihood.family.link = "sigmoid"
+    with pytest.raises(pyrovae.CheckpointError, match="like="):
+        pyrovae.load(pyrovae.save(tmp_path / "state", vae))
+
+
 def test_a_replaced_folder_keeps_its_mode(empty_folder):
     pyrovae.save(empty_folder, BUILDERS["mlp_vae"]())
     pair = BUILDERS["mlp_ae"]()
@@ -224,14 +241,14 @@ def test_an_interrupt_while_an_empty_folder_is_filled_leaves_it_empty(empty_fold
         moved.append(self.name)
         if len(moved) == call:
             raise KeyboardInterrupt
-        assert not (empty_folder / MANIFEST).exists()  # it comes last: without it nothing loads
+        assert not (empty_folder / WEIGHTS).exists()  # they come last: without them nothing loads
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pyrovae.save(empty_folder, BUILDERS["mlp_vae"]())
     monkeypatch.undo()
-    assert moved == [WEIGHTS, MANIFEST][:call]
+    assert moved == [MANIFEST, WEIGHTS][:call]
     assert os.listdir(empty_folder) == []
     assert os.listdir(empty_folder.parent) == ["run"]
     pair = BUILDERS["mlp_vae"]()

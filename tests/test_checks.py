@@ -56,6 +56,7 @@ def test_items_are_copied_cast_and_checked():
     [
         ((5, 8, 8, 3), (3, 8, 8), r"x\.movedim\(-1, 1\) would fit"),
         ((5, 3, 9, 8), (3, 8, 9), "transpose them"),
+        ((5, 8, 3), (3, 8), "transpose them"),
         ((5, 64), (1, 8, 8), r"x\.reshape\(\(-1, 1, 8, 8\)\) would fit"),
         ((5, 8, 8), (1, 8, 8), r"x\.reshape\(\(-1, 1, 8, 8\)\) would fit"),
         ((5, 8, 8), (64,), r"x\.reshape\(\(-1, 64\)\) would fit"),

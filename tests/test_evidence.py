@@ -153,16 +153,18 @@ class TestDifferences:
         second = pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=1.0))
         assert (pyrovae.elbo(first, items()) - pyrovae.elbo(second, items())).kind == "difference in elbo"
 
-    def test_a_setting_that_no_repr_shows_makes_another_pair(self):
+    @pytest.mark.parametrize("kind", [float, np.float32, lambda v: [v], lambda v: torch.tensor(v)])
+    def test_a_setting_that_no_repr_shows_makes_another_pair(self, kind):
         class Scaled(torch.nn.Module):
             support, base_measure = torch.distributions.constraints.real, "density"
 
             def __init__(self, factor):
                 super().__init__()
-                self.factor = factor
+                self.factor = kind(factor)
 
             def forward(self, loc):
-                return pyro.distributions.Normal(loc, self.factor)
+                factor = self.factor[0] if isinstance(self.factor, list) else self.factor
+                return pyro.distributions.Normal(loc, float(factor))
 
         pairs = []
         for factor in (1.0, 2.0):
@@ -171,6 +173,14 @@ class TestDifferences:
         difference = pyrovae.elbo(pairs[0], items()) - pyrovae.elbo(pairs[1], items())
         assert difference.kind == "difference in elbo"
         assert difference.se > 0
+
+    def test_a_pairs_own_notes_and_what_differs_between_processes_are_no_part_of_it(self, exact_linear_pair):
+        before = pyrovae.elbo(shifted(exact_linear_pair), items())
+        exact_linear_pair.name = "first"
+        exact_linear_pair.likelihood.functions = (torch.tanh, lambda u: u)
+        again = pyrovae.elbo(exact_linear_pair, items())
+        assert (again - before).kind == "gap elbo - elbo"
+        assert again.mean == before.mean
 
     def test_the_same_values_in_another_shape_are_other_items(self):
         x = torch.randn(8, 6)
@@ -238,6 +248,16 @@ def test_a_family_of_counts_that_states_no_measure_has_a_mass():
     assert "log mass" in str(counts)
     with pytest.raises(ValueError, match="a mass and a density"):
         counts - pyrovae.elbo(pyrovae.linear_vae(6, 2), torch.ones(3, 6))
+
+
+def test_a_family_without_a_support_keeps_the_measure_it_states():
+    class Quiet(torch.nn.Module):
+        base_measure = "mass"
+
+        def forward(self, logits):
+            return pyro.distributions.Bernoulli(logits=logits)
+
+    assert pyrovae.linear_vae(6, 2, likelihood=Quiet()).likelihood.base_measure == "mass"
 
 
 def test_half_precision_pairs():

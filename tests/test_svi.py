@@ -359,8 +359,17 @@ class TestStopping:
     def test_an_update_that_breaks_the_weights_is_seen_though_no_loss_follows(self):
         ae = pyrovae.mlp_ae((4,))
         before = weights(ae)
-        with pytest.raises(FloatingPointError, match=r"the update before step 1 .* left .* not finite"):
+        with pytest.raises(FloatingPointError, match=r"an update before step 1 .* left .* not finite"):
             quiet_fit(ae, torch.rand(64, 4), epochs=1, learning_rate=1e39)
+        assert torch.equal(weights(ae), before)
+
+    def test_a_weight_at_infinity_that_gives_finite_losses_is_seen_too(self):
+        ae = pyrovae.mlp_ae((3,), likelihood=pyrovae.Normal())
+        ae.requires_grad_(False)
+        ae.likelihood.family.log_scale.requires_grad_(True)
+        before = weights(ae)
+        with pytest.raises(FloatingPointError, match=r"log_scale not finite; the weights are those from the start"):
+            quiet_fit(ae, torch.zeros(64, 3), batch_size=8, epochs=1, learning_rate=2e38)
         assert torch.equal(weights(ae), before)
 
     def test_a_gradient_whose_norm_overflows_is_named(self):

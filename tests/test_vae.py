@@ -96,8 +96,9 @@ def test_decode_takes_arrays_of_every_kind():
     vae = pyrovae.mlp_vae((3,))
     z = np.arange(6.0).reshape(3, 2)
     expected = vae.decode(torch.tensor(z)).detach()
-    for given in (z[::-1][::-1], z.astype(">f4"), z.tolist(), np.asfortranarray(z)):
+    for given in (z.astype(">f4"), z.tolist(), np.asfortranarray(z), [torch.tensor(row) for row in z]):
         assert torch.equal(vae.decode(given), expected)
+    assert torch.equal(vae.decode(z[::-1]), expected.flip(0))
     with pytest.raises(TypeError, match="z must be an array of real numbers"):
         vae.decode(z + 1j)
 
@@ -270,6 +271,12 @@ class TestPyrosOwnTools:
         SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.ones(3, 4))
         again = pickle.loads(pickle.dumps(vae))
         assert torch.equal(again.encode(torch.ones(3, 4)), vae.encode(torch.ones(3, 4)))
+
+    def test_one_built_with_anothers_likelihood_pickles_too(self):
+        first = pyrovae.mlp_vae((3,), likelihood="normal")
+        SVI(first.model, first.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(torch.rand(4, 3))
+        second = pyrovae.mlp_vae((3,), likelihood=first.likelihood.family)
+        assert torch.equal(pickle.loads(pickle.dumps(second)).decode(torch.ones(1, 2)), second.decode(torch.ones(1, 2)))
 
     def test_two_of_a_kind_have_sites_of_their_own(self):
         optimiser = pyro.optim.Adam({"lr": 0.01})

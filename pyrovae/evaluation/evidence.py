@@ -21,6 +21,7 @@ from pyrovae.models.pair import (
     evaluating,
     isolated_store,
     particles,
+    settings,
     validation,
 )
 from pyrovae.seeding import forked, stream
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "elbo"]
 
-PLAIN = (bool, int, float, str, tuple)  # settings that a module's repr may not show
 CHUNK_BYTES = 256 * 2**20  # what one chunk's decoded items may take
 
 
@@ -208,12 +208,13 @@ def _estimate(
 
 
 def _pair_hash(pair: Pair) -> str:
-    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' plain settings."""
+    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' settings.
+
+    A part that counts its calls in a plain attribute is another density at each: keep such counts elsewhere.
+    """
     module = as_module(pair)
     digest = hashlib.sha256(repr(module).encode())
-    for name, part in module.named_modules():
-        plain = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and k[0] != "_" and k != "training"}
-        digest.update(repr((name, sorted(plain.items()))).encode())
+    digest.update(settings(module).encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models import autoencoder, distributions, vae
-from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 
 __all__ = ["CheckpointError", "load", "save"]
 
@@ -45,9 +45,9 @@ class CheckpointError(ValueError):
 def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """Write the pair's weights and manifest into the folder `path`, and return it.
 
-    An earlier state there is replaced as a whole; an empty folder is filled, so that a process may stand in it; one
-    that holds anything else is refused (FileExistsError). A pair from a builder can be loaded without its code at hand;
-    one composed by hand needs `load(path, like=...)`.
+    An earlier state there is replaced as a whole, by another folder: no process should stand in it. An empty folder is
+    filled; one that holds anything else is refused (FileExistsError). A pair from a builder can be loaded without its
+    code at hand; one composed by hand needs `load(path, like=...)`.
 
     >>> import pyrovae, tempfile
     >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,))
@@ -71,7 +71,7 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     try:
         (fresh / WEIGHTS).write_bytes(weights)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if target.exists() and not any(target.iterdir()):
+        if target.exists() and not (target / WEIGHTS).exists():
             _fill(target, fresh)
         else:
             if target.exists():
@@ -133,9 +133,10 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
 
 
 def _fill(target: Path, fresh: Path) -> None:
-    """Move a new state's files into an empty folder: the manifest last, since without it nothing loads."""
+    """Move a new state's files into an empty folder: the manifest first, since it says whose folder a kill left."""
     try:
-        for name in (WEIGHTS, MANIFEST):
+        (target / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, WEIGHTS):
             (fresh / name).rename(target / name)
     except BaseException:
         for name in (MANIFEST, WEIGHTS):
@@ -197,7 +198,12 @@ def _recipe(pair: Pair) -> dict[str, Any] | None:
     except (TypeError, CheckpointError):
         return None  # a part that is the caller's own module
     # None where a part was changed, or two were tied, after the pair was built
-    return recipe if repr(again) == repr(pair) and _tied(again) == _tied(pair) else None
+    same = (
+        repr(again) == repr(pair)
+        and _tied(again) == _tied(pair)
+        and settings(as_module(again)) == settings(as_module(pair))
+    )
+    return recipe if same else None
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -306,13 +312,13 @@ def _holds_state(path: Path) -> bool:
 
 
 def _may_be_replaced(path: Path) -> bool:
-    """An empty folder, or one that holds a saved state and nothing else."""
+    """An empty folder, or one that holds a saved state, or the manifest of a half-written one, and nothing else."""
     if not path.is_dir():
         return False
     names = {file.name for file in path.iterdir()}
     if not names:
         return True
     try:
-        return names == {MANIFEST, WEIGHTS} and json.loads((path / MANIFEST).read_bytes())["format"] == "pyrovae"
+        return names <= {MANIFEST, WEIGHTS} and json.loads((path / MANIFEST).read_bytes())["format"] == "pyrovae"
     except (ValueError, KeyError, TypeError, OSError, RecursionError):
         return False

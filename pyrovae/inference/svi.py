@@ -310,6 +310,7 @@ class _Loop:
         if not self.trained:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
         self.good = [p.detach().clone() for p in self.trained]  # the weights of the last finite loss
+        self.sound = [p.clone() for p in self.good]  # those at the start of the epoch
         self.optimizer = torch.optim.Adam(self.trained, lr=plan.learning_rate, fused=True)
         self.taken = 0
 
@@ -398,10 +399,14 @@ class _Loop:
     def refuse_broken_weights(self) -> None:
         """After an epoch: the loss that would show them may never be computed."""
         if all(p.isfinite().all() for p in self.trained):
+            torch._foreach_copy_(self.sound, self.trained_data())
             return
         named = [name for name, p in self.module.named_parameters() if not p.isfinite().all()]
-        torch._foreach_copy_(self.trained_data(), self.good)
-        raise FloatingPointError(f"the update before {self.place()[3:]} left {named[0]} not finite; {ADVICE}")
+        # a weight at infinity may still give a finite loss
+        last = all(p.isfinite().all() for p in self.good)
+        torch._foreach_copy_(self.trained_data(), self.good if last else self.sound)
+        advice = ADVICE if last else ADVICE.replace("of the last finite loss", "from the start of the epoch")
+        raise FloatingPointError(f"an update before {self.place()[3:]} left {named[0]} not finite; {advice}")
 
     def trained_data(self) -> list[Tensor]:
         return [p.detach() for p in self.trained]

@@ -159,7 +159,8 @@ class Likelihood(nn.Module):
     @property
     def base_measure(self) -> str:
         """Whether log p(x) is that of a "mass" (binary entries) or of a "density"."""
-        return getattr(self.family, "base_measure", "mass" if self.support.is_discrete else "density")
+        stated = getattr(self.family, "base_measure", None)
+        return stated or ("mass" if self.support.is_discrete else "density")
 
     def forward(self, z: Tensor) -> TorchDistribution:
         p = self.family(self.network(z))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -30,6 +31,7 @@ __all__ = [
     "kept_modes",
     "list_parameters",
     "particles",
+    "settings",
     "unique_name",
     "validation",
 ]
@@ -125,6 +127,30 @@ def list_parameters(name: str, module: nn.Module) -> None:
 def unique_name(kind: str) -> str:
     """A name for one module's param sites that no other module of this process has."""
     return f"{kind}{next(_serial)}"
+
+
+def settings(module: nn.Module) -> str:
+    """What a module's parts were told and their repr and tensors may not show: plain numbers, words, lists of these.
+
+    The outermost module's own attributes are left out: whose name or notes it bears is no part of its density.
+    """
+    parts = [(name, part) for name, part in module.named_modules() if name]
+    told = [(name, sorted((k, _plain(v)) for k, v in vars(part).items() if k != "training")) for name, part in parts]
+    return repr([(name, [(k, v) for k, v in rows if v is not None and k[0] != "_"]) for name, rows in told])
+
+
+def _plain(value: Any) -> str | None:
+    """A setting in words that are the same in every process; None for what is none."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, Tensor | np.ndarray) and value.dtype != object:
+        return repr(torch.as_tensor(value).detach().cpu().tolist())
+    if isinstance(value, tuple | list):
+        each = [_plain(v) for v in value]
+        return None if None in each else f"[{', '.join(map(str, each))}]"
+    return None
 
 
 @contextmanager

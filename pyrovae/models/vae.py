@@ -110,6 +110,7 @@ class VAE(LatentVariableModel):
     `likelihood(z) -> p(x | z)`; `posterior`, with `posterior(x) -> q(z | x)`. `mlp_vae`, `conv_vae` and `linear_vae`
     build one. Log-densities are nats an item.
 
+    >>> import torch
     >>> from pyrovae.models.distributions import Normal
     >>> vae = VAE(
     ...     StandardNormal(2),
@@ -148,6 +149,7 @@ class VAE(LatentVariableModel):
         `pyrovae.models.imputation`). Raises ValueError for seen values outside the likelihood's support, for counts
         below 1, and for a likelihood whose entries are not independent given the code.
 
+        >>> import torch
         >>> x = torch.tensor([[1.0, torch.nan, 0.0], [torch.nan, torch.nan, 1.0]])
         >>> draws = mlp_vae((3,)).impute(x, num_draws=5)
         >>> draws.shape, draws[:, 0, 0]
@@ -174,6 +176,8 @@ def built(builder: Callable[P, M]) -> Callable[P, M]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         pair.recipe = {"builder": builder.__name__, **{k: _plain(v) for k, v in bound.arguments.items()}}
+        if isinstance(pair.recipe["likelihood"], nn.Module):
+            pair.recipe["likelihood"] = pair.likelihood.family  # the pair's own copy, not the caller's
         return pair
 
     return build
@@ -195,6 +199,7 @@ def mlp_vae(
     `likelihood` is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale) or a family module
     such as `Normal(scale=0.626)`. Raises ValueError for sizes below 1 and for unknown names.
 
+    >>> import torch
     >>> mlp_vae((1, 8, 8), latent_dim=3).encode(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 3])
     """
@@ -223,6 +228,7 @@ def conv_vae(
     (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
     as an image's is. Raises ValueError for another event shape and for sizes below 1.
 
+    >>> import torch
     >>> conv_vae((3, 9, 7)).reconstruct(torch.zeros(2, 3, 9, 7)).shape
     torch.Size([2, 3, 9, 7])
     """
@@ -243,6 +249,7 @@ def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = 
     Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
     section 3; Lucas et al. 2019). Raises ValueError for sizes below 1.
 
+    >>> import torch
     >>> linear_vae(13, 2).encode(torch.zeros(4, 13)).shape
     torch.Size([4, 2])
     """
