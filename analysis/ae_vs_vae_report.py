@@ -191,8 +191,9 @@ def _undefined(row: xr.Dataset, claim: Any) -> str:
 
 
 def _interval(v: xr.Dataset, claim: Any) -> str:
-    interval = f"{float(v['mean']):.4f} [{float(v.low):.4f}, {float(v.high):.4f}]"
-    return f"{interval} at {100 * float(v.level):.3g} %, {claim.effect}"
+    interval = f"{float(v['mean']):.4f} {_between(float(v.low), float(v.high))}"
+    level = f" at {100 * float(v.level):.3g} %" if np.isfinite(v.low) else ""
+    return f"{interval}{level}, {claim.effect}"
 
 
 def _words(v: xr.Dataset, row: xr.Dataset, claim: Any) -> str:
@@ -244,7 +245,7 @@ def _budget_tables(arms: dict[str, Any], results: xr.Dataset) -> list[str]:
         lines += ["", f"CRISPER BY DATA OR BY MODEL, {says}: variance of the Laplacian / real images', ± sd of seeds"]
         for arm in (few, "main"):
             ratios = {m: results.laplacian_ratio.sel(arm=arm, model=m).values for m in ("ae", "vae")}
-            cells = "   ".join(f"{m.upper()} {v.mean():.4f} ± {_sd(v):.4f}" for m, v in ratios.items())
+            cells = "   ".join(f"{m.upper()} {_spread(v)}" for m, v in ratios.items())
             lines.append(f"  {arms[arm].items:6,} images, {arms[arm].updates:6,} updates: {cells}")
         same = abs(arms[few].updates / arms["main"].updates - 1) < 0.01
         data = "the data" if same else "the data, and with it the updates"
@@ -252,7 +253,7 @@ def _budget_tables(arms: dict[str, Any], results: xr.Dataset) -> list[str]:
         for contrast, of in CONTRASTS.items():
             at = results.sel(arm=few, contrast=contrast)
             name = f"{of.format(data=data)}: {contrast}"
-            interval = f"[{float(at.crisper_low):8.4f}, {float(at.crisper_high):8.4f}]"
+            interval = _between(float(at.crisper_low), float(at.crisper_high), width=8)
             lines.append(f"    {name:74s} {float(at.crisper_mean):8.4f} {interval}")
     return lines
 
@@ -283,7 +284,7 @@ def _pca_table(results: xr.Dataset, claims: list[Any]) -> list[str]:
             cells = []
             for name, digits in (("r2", 3), ("squared_error", 4), ("laplacian_ratio", 4)):
                 value = results[name].sel(arm="main", model=model).values
-                cells.append(f"{value.mean():.{digits}f} ± {_sd(value):.{digits}f}")
+                cells.append(_spread(value, digits))
             lines.append(
                 f"  {f'{model.upper():3s}, 2-D code, main':22s} {cells[0]:>15s} {cells[1]:>18s} {cells[2]:>17s}"
             )
@@ -310,13 +311,13 @@ def _cells(values: xr.DataArray) -> str:
     for v in (ae, vae):
         there = v[np.isfinite(v)]
         none = "inf" if np.isposinf(v).all() else "-"
-        text = f"{there.mean():9.4f} ± {_sd(there):6.4f}" if len(there) else none
+        text = _spread(there) if len(there) else none
         shown.append(text + (f" ({len(there)} seeds)" if 0 < len(there) < len(v) else ""))
     both = np.isfinite(ae) & np.isfinite(vae)
     difference = ""
     if both.all() and not ("law" in values.coords and values.law == "prior"):
         mean, low, high = pyrovae.paired_interval(ae - vae)
-        difference = f"{mean:8.4f} [{low:8.4f}, {high:8.4f}]"
+        difference = f"{mean:8.4f} {_between(low, high, width=8)}"
     return f"{shown[0]:>18s} {shown[1]:>18s}   {difference:>28s}"
 
 
@@ -334,8 +335,14 @@ def _levelled(row: xr.Dataset) -> str:
     return "; ".join(words)
 
 
-def _sd(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+def _spread(values: np.ndarray, digits: int = 4) -> str:
+    """The mean, and the standard deviation over seeds where there are several."""
+    mean = f"{values.mean():.{digits}f}"
+    return f"{mean} ± {values.std(ddof=1):6.{digits}f}" if len(values) > 1 else mean
+
+
+def _between(low: float, high: float, *, width: int = 0) -> str:
+    return f"[{low:{width}.4f}, {high:{width}.4f}]" if math.isfinite(low) else "(one seed: no interval)"
 
 
 def write_csv(results: xr.Dataset, file: Path) -> None:
