@@ -20,7 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
@@ -116,7 +115,7 @@ def figure(runs: xr.Dataset) -> Figure:
     return drawn
 
 
-def _rate_against_distortion(ax: Axes, learned: pd.DataFrame) -> None:
+def _rate_against_distortion(ax: Axes, learned: Any) -> None:
     """A curve over beta for each code size, and the AE of that size: all distortion and no rate."""
     levels = []
     for size in (2, 8):
@@ -145,7 +144,7 @@ def _rate_against_distortion(ax: Axes, learned: pd.DataFrame) -> None:
     ax.legend(fontsize=8, framealpha=0.9)
 
 
-def _over_size(ax: Axes, rows: pd.DataFrame, name: str, label: str, mark: str, colour: str) -> None:
+def _over_size(ax: Axes, rows: Any, name: str, label: str, mark: str, colour: str) -> None:
     grouped = rows.groupby("latent_dim")[name]
     mean, sd = grouped.mean(), grouped.std().fillna(0)
     ax.errorbar(mean.index, mean, sd, marker=mark, color=colour, capsize=3, label=label)
@@ -154,7 +153,7 @@ def _over_size(ax: Axes, rows: pd.DataFrame, name: str, label: str, mark: str, c
     ax.minorticks_off()
 
 
-def _over_scale(ax: Axes, rows: pd.DataFrame) -> None:
+def _over_scale(ax: Axes, rows: Any) -> None:
     """The ELBO at fixed scales, and at the scale that the likelihood learns."""
     fixed, learned = rows[rows.fixed_scale.notna()].groupby("fixed_scale").elbo, rows[rows.fixed_scale.isna()]
     mean = fixed.mean()

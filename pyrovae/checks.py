@@ -17,7 +17,18 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["array", "choice", "device", "items", "labels", "positive", "several_classes", "support", "whole"]
+__all__ = [
+    "array",
+    "choice",
+    "device",
+    "items",
+    "labels",
+    "positive",
+    "several_classes",
+    "support",
+    "unmasked",
+    "whole",
+]
 
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
@@ -191,6 +202,14 @@ def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> s
     return ""
 
 
+def unmasked(x: object, name: str) -> None:
+    """Refuse a masked array, whose mask would be lost."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
+        )
+
+
 def array(x: Any, name: str) -> Tensor:
     """`x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
 
@@ -205,10 +224,7 @@ def array(x: Any, name: str) -> Tensor:
     elif hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
         tensor = x[:]  # a memory-mapped view
     else:
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(
-                f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
-            )
+        unmasked(x, name)
         try:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
             array = np.array(x, order="C")

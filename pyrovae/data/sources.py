@@ -295,10 +295,7 @@ def _index(index: Any) -> Any:
 
 
 def _numbers(array: np.ndarray, name: str) -> None:
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
-        )
+    checks.unmasked(array, name)
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
 
