@@ -22,6 +22,7 @@ from matplotlib.text import Text
 from scipy.stats import norm
 
 from pyrovae import plotting
+from pyrovae.plotting import shared
 
 N, SIDE = 12, 4
 
@@ -81,6 +82,10 @@ def calls() -> dict[str, Callable[[Axes | None], Any]]:
         "rate_distortion": lambda ax: plotting.rate_distortion([1, 2], [4, 2], ax=ax, title="t"),
         "learning_curve": lambda ax: plotting.learning_curve([1, 2], {"loss": [3, 2]}, ax=ax, title="t"),
         "per_class": lambda ax: plotting.per_class({"AE": [1, 2]}, ax=ax, title="t"),
+        "bound_curve": lambda ax: plotting.bound_curve([1, 10], {"iwae": ([1, 2], [0.1, 0.1])}, ax=ax, title="t"),
+        "gap_histogram": lambda ax: plotting.gap_histogram([0.1, 0.2, 0.4], ax=ax, title="t"),
+        "rank_histogram": lambda ax: plotting.rank_histogram(x.flatten(), ax=ax, title="t"),
+        "coverage_curve": lambda ax: plotting.coverage_curve({"latent[0]": x.flatten()}, ax=ax, title="t"),
     }
 
 
@@ -108,6 +113,7 @@ sys.path.insert(0, {str(Path(plotting.__file__).parents[1])!r})
 # dict.items: reading the backend from rcParams would itself import pyplot
 before, state = list(dict.items(matplotlib.rcParams)), numpy.random.get_state()[1].copy()
 from pyrovae import plotting
+from pyrovae.plotting import shared
 assert "torch" not in sys.modules, "importing pyrovae.plotting imports torch"
 x, z = numpy.zeros((4, 1, 8, 8)), numpy.arange(8.0).reshape(4, 2)
 grid = plotting.box_grid(z, 2)
@@ -221,8 +227,8 @@ def test_the_ten_colours_are_petroffs() -> None:
     if "petroff10" not in style.library:
         pytest.skip("this matplotlib has no petroff10")
     cycle = style.library["petroff10"]["axes.prop_cycle"].by_key()["color"]
-    assert [c.lower() for c in cycle] == list(plotting._COLOURS)
-    assert sorted(plotting._SERIES) == sorted(plotting._COLOURS)
+    assert [c.lower() for c in cycle] == list(shared.COLOURS)
+    assert sorted(shared.SERIES) == sorted(shared.COLOURS)
 
 
 def test_string_labels_and_torch_tensors() -> None:
@@ -523,3 +529,60 @@ def test_drawing_and_writing_warn_of_nothing_and_leave_rc_params_alone(name: str
     made = calls()[name](None)
     made.figure.savefig(BytesIO(), format="svg")
     assert list(dict.items(matplotlib.rcParams)) == before
+
+
+def test_bounds_rise_to_the_exact_line() -> None:
+    ax: Any = plotting.bound_curve([1, 10, 100], {"iwae": ([-5, -4, -3.5], [0.5, 0.2, 0.1])}, exact=-3.4)
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, -5], [10, -4], [100, -3.5]])
+    bars = ax.collections[0].get_segments()
+    np.testing.assert_allclose(bars[0], [[1, -6], [1, -4]])  # two standard errors
+    assert list(ax.lines[-1].get_ydata()) == [-3.4, -3.4]
+    with pytest.raises(ValueError, match="bounds is empty"):
+        plotting.bound_curve([1], {})
+    with pytest.raises(ValueError, match="particles must be at least 1, got 0"):
+        plotting.bound_curve([0], {"a": ([1.0], [0.1])})
+    with pytest.raises(ValueError, match="exact must be a finite number or None, got nan"):
+        plotting.bound_curve([1], {"a": ([1.0], [0.1])}, exact=float("nan"))
+    with pytest.raises(ValueError, match=r"bounds\['a'\] must be \(values, standard errors\), got 3 entries"):
+        plotting.bound_curve([1], {"a": ([1.0], [0.1], [2.0])})  # type: ignore[dict-item]
+
+
+def test_gaps_with_their_mean_and_its_error() -> None:
+    gaps = np.array([0.0, 0.2, 0.4, 0.6])
+    ax: Any = plotting.gap_histogram(gaps, bins=3)
+    assert sum(p.get_height() for p in ax.patches[:3]) == 4
+    error = 2 * gaps.std(ddof=1) / 2
+    assert f"mean 0.300 ± {error:.3f}" in strings(ax.get_legend().get_texts())[0]
+    with pytest.raises(ValueError, match="at least 2 items"):
+        plotting.gap_histogram([1.0])
+
+
+def test_ranks_in_bins_with_the_band_of_a_binomial() -> None:
+    ranks = (np.arange(2000) + 0.5) / 2000
+    ax: Any = plotting.rank_histogram(ranks, bins=20, confidence=0.95)
+    bars = [p for p in ax.patches if p.get_gid() == "rank"]
+    assert [bar.get_height() for bar in bars] == [100] * 20
+    band = next(p for p in ax.patches if p.get_gid() != "rank")
+    # a binomial of 2,000 at 1/20: 95 % within 81 and 119 (mean 100, sd 9.75)
+    low = band.get_y() if hasattr(band, "get_y") else band.get_xy()[:, 1].min()
+    assert abs(low - 81) <= 1
+    with pytest.raises(ValueError, match=r"uniform must lie in \[0, 1\]"):
+        plotting.rank_histogram([0.5, 1.5])
+    with pytest.raises(ValueError, match=r"confidence must lie strictly between 0 and 1, got '0.9'"):
+        plotting.rank_histogram([0.5], confidence="0.9")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"confidence must lie strictly between 0 and 1, got 1"):
+        plotting.coverage_curve({"z": [0.5]}, confidence=1)
+    assert (
+        plotting.rank_histogram([0.5], confidence=0.999).get_legend().texts[0].get_text() == "99.9 % of uniform counts"
+    )
+
+
+def test_coverage_of_an_overconfident_law_lies_below_the_diagonal() -> None:
+    ranks = np.concatenate([np.zeros(50) + 0.01, np.full(50, 0.5)])  # half far out, half in the middle
+    ax: Any = plotting.coverage_curve({"z": ranks})
+    claimed, held = ax.lines[0].get_xydata().T
+    assert held[np.searchsorted(claimed, 0.5)] == 0.5
+    assert held[np.searchsorted(claimed, 0.97)] == 0.5 < 0.97
+    assert held[-1] == 1.0
+    with pytest.raises(ValueError, match="uniform is empty"):
+        plotting.coverage_curve({})

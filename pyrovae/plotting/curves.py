@@ -1,0 +1,300 @@
+"""Curves and intervals: learning, rate against distortion, claims, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.ticker import MaxNLocator
+
+from pyrovae.plotting.shared import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    SERIES,
+    checked_array,
+    halo,
+    new_axes,
+    spread,
+    titled,
+    vector,
+)
+
+__all__ = ["interval_plot", "learning_curve", "per_class", "rate_distortion"]
+
+
+def interval_plot(
+    names: Sequence[object],
+    mean: Any,
+    low: Any,
+    high: Any,
+    *,
+    reference: float = 0.0,
+    margins: Any = None,
+    normalize: bool | None = None,
+    values: bool = True,
+    ax: Axes | None = None,
+    xlabel: str | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Means with their intervals, a row each from the top, and differences too small to matter shaded.
+
+    `margins` is the smallest difference of interest, one number or one a row: from reference - margin to reference +
+    margin is shaded. With `normalize` (the default where the margins differ) rows of different units share the axis as
+    (value - reference) / margin, and the shade runs from -1 to 1. `values` writes mean and interval in their own units
+    to the right. Raises ValueError for lengths that differ, intervals without their mean, margins that are not
+    positive and `normalize` without margins.
+
+    >>> ax = interval_plot(["accuracy", "nats"], [0.02, -4.0], [0.01, -9.0], [0.03, 1.0], margins=[0.01, 2.0])
+    >>> [text.get_text() for text in ax.get_yticklabels()], ax.lines[0].get_xdata().tolist()
+    (['accuracy', 'nats'], [2.0, -2.0])
+    """
+    count = len(names)
+    if not count:
+        raise ValueError("names is empty: expected a name for each row")
+    centre, least, most = (vector(n, v, count, of="names") for n, v in (("mean", mean), ("low", low), ("high", high)))
+    wrong = (least > centre) | (centre > most)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            "low <= mean <= high must hold in every row, "
+            f"got {least[i]:g}, {centre[i]:g}, {most[i]:g} in row {i} ({names[i]})"
+        )
+    margin = None
+    if margins is not None:
+        margin = checked_array("margins", margins)
+        margin = np.broadcast_to(margin, count) if margin.ndim == 0 else margin
+        margin = vector("margins", margin, count, of="names")
+        if not (margin > 0).all():
+            raise ValueError(f"margins must be greater than 0, got {margin.min():g}")
+    elif normalize:
+        raise ValueError("normalize=True needs margins, the smallest difference of interest of each row")
+    if normalize is None:
+        normalize = margin is not None and bool(np.ptp(margin) > 0)
+
+    shift, scale = (reference, margin) if normalize and margin is not None else (0.0, np.ones(count))
+    at = np.arange(count)
+    ax = new_axes(ax, (7.0, 1.1 + 0.42 * count))
+    left, middle, right = ((v - shift) / scale for v in (least, centre, most))
+    zero = reference - shift
+    if margin is not None:
+        shade = ax.barh(
+            at,
+            2 * margin / scale,
+            height=1.0,
+            left=zero - margin / scale,
+            color="#e3e3e3",
+            zorder=0,
+            label="less than the smallest difference of interest",
+        )
+        for patch in shade:
+            patch.sticky_edges.x.clear()  # so that the shade's own end is seen inside the axes
+    # before the reference, so that the points are lines[0]
+    ax.errorbar(
+        middle,
+        at,
+        xerr=np.stack([middle - left, right - middle]),
+        fmt="o",
+        color="black",
+        ecolor=COLOURS[0],
+        elinewidth=2.5,
+        markersize=5,
+        zorder=3,
+    )
+    ax.axvline(zero, color="black", linewidth=0.8, linestyle="--", zorder=1)
+    ax.set_yticks(at, [str(n) for n in names])
+    ax.set_ylim(count - 0.5, -0.5)
+    if values:
+        for i in range(count):
+            ax.text(
+                1.02,
+                i,
+                f"{centre[i]:.3g} [{least[i]:.3g}, {most[i]:.3g}]",
+                transform=ax.get_yaxis_transform(),
+                va="center",
+                fontsize=8,
+            )
+    less = "difference" if reference == 0 else f"(value - {reference:g})"
+    ax.set_xlabel(xlabel or (f"{less} / smallest difference of interest" if normalize else "difference"))
+    if margin is not None:
+        # placed from outside, so that it never lies over a row
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, borderaxespad=0.2)
+    return titled(ax, title, pad=22 if margin is not None else None)
+
+
+def rate_distortion(
+    rate: Any,
+    distortion: Any,
+    *,
+    rate_se: Any = None,
+    distortion_se: Any = None,
+    label: str | None = None,
+    notes: Sequence[object] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Distortion against rate in nats per item, over lines of equal ELBO = -(rate + distortion).
+
+    `rate` and `distortion` have shape (M,) and are joined in their order; `rate_se` and `distortion_se` are drawn as
+    bars of one standard error; `notes` (M), such as each point's beta, are written beside the points. A second call
+    on the same Axes adds a curve.
+    Raises ValueError for lengths that differ, negative standard errors and values that are not finite.
+    Alemi et al., "Fixing a broken ELBO", 2018, section 3.
+
+    >>> ax = rate_distortion([5.0, 10.0], [100.0, 90.0], notes=["β = 4", "β = 1"])
+    >>> ax.lines[0].get_xydata().tolist(), ax.get_xlabel()
+    ([[5.0, 100.0], [10.0, 90.0]], 'rate (nats per item)')
+    """
+    across = vector("rate", rate)
+    down = vector("distortion", distortion, len(across), of="rate")
+    x_error, y_error = (
+        None if value is None else spread(name, value, len(across), of="rate")
+        for name, value in (("rate_se", rate_se), ("distortion_se", distortion_se))
+    )
+    if notes is not None and len(notes) != len(across):
+        raise ValueError(f"notes must have one for each point: {len(across)} points, {len(notes)} notes")
+    ax = new_axes(ax, (5.6, 4.4))
+    earlier = [line for line in ax.lines if line.get_gid() == "rate-distortion"]
+    style = len(earlier) % len(MARKERS)
+    colour = SERIES[style % len(SERIES)]
+    bars = ax.errorbar(
+        across,
+        down,
+        xerr=x_error,
+        yerr=y_error,
+        fmt=MARKERS[style] + LINES[style % len(LINES)],
+        markersize=5,
+        color=colour,
+        capsize=2,
+        label=label,
+        zorder=3,
+    )
+    bars.lines[0].set_gid("rate-distortion")
+    for x, y, text in zip(across, down, notes or [], strict=False):
+        ax.annotate(str(text), (x, y), (6, 5), textcoords="offset points", fontsize=8, path_effects=[halo()], zorder=4)
+    _iso_elbo(ax, [np.asarray(line.get_xydata()) for line in [*earlier, bars.lines[0]]])
+    ax.set(xlabel="rate (nats per item)", ylabel="distortion (nats per item)")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=True, framealpha=0.9, fontsize=8)
+    return titled(ax, title)
+
+
+def learning_curve(
+    epochs: Any,
+    curves: Mapping[str, Any],
+    *,
+    ax: Axes | None = None,
+    ylabel: str = "nats per item",
+    title: str | None = None,
+) -> Axes:
+    """One line against the epoch for each entry of `curves`, shape (E,) as `epochs`.
+
+    An epoch where a curve is NaN or infinite (a validation not made) is left out of it, and its neighbours joined.
+    Raises ValueError for no curves, lengths that differ and a curve without a finite value.
+
+    >>> ax = learning_curve([1, 2, 3], {"loss": [9.0, 7.0, 6.0], "-validation ELBO": [9.5, float("nan"), 7.0]})
+    >>> [line.get_ydata().tolist() for line in ax.lines]
+    [[9.0, 7.0, 6.0], [9.5, 7.0]]
+    """
+    at = vector("epochs", epochs)
+    if not curves:
+        raise ValueError("curves is empty: expected a dict of name to values, such as {'loss': history.epochs['loss']}")
+    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, values in curves.items():
+        curve = vector(f"curves[{name!r}]", values, len(at), of="epochs", finite=False)
+        there = np.isfinite(curve)
+        if not there.any():
+            raise ValueError(
+                f"curves[{name!r}] must have a finite value, got NaN or infinity {len(curve)} times; drop it"
+            )
+        kept[name] = at[there], curve[there]
+    ax = new_axes(ax, (5.6, 3.6))
+    for i, (name, (x, y)) in enumerate(kept.items()):
+        # points where they can be told apart; one point alone would be no line
+        marker = MARKERS[i % len(MARKERS)] if len(x) <= 40 else ""
+        colour, line = SERIES[i % len(SERIES)], LINES[i % len(LINES)]
+        ax.plot(x, y, color=colour, linestyle=line, marker=marker, markersize=3.5, label=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.legend(frameon=False, fontsize=8)
+    return titled(ax, title)
+
+
+def per_class(
+    values: Mapping[str, Any],
+    *,
+    errors: Mapping[str, Any] | None = None,
+    classes: Sequence[object] | None = None,
+    ax: Axes | None = None,
+    ylabel: str = "value",
+    title: str | None = None,
+) -> Axes:
+    """A dot for each class and each entry of `values`, shape (C,), the entries side by side within a class.
+
+    `errors` gives half-lengths of bars, shape (C,), for some or all entries: say in `ylabel` what they are. `classes`
+    are the classes' names, 0 to C - 1 without. Raises ValueError for lengths that differ, negative errors and values
+    that are not finite.
+
+    >>> ax = per_class({"AE": [0.9, 0.8], "VAE": [0.7, 0.6]}, ylabel="accuracy")
+    >>> [line.get_ydata().tolist() for line in ax.lines]
+    [[0.9, 0.8], [0.7, 0.6]]
+    """
+    if not values:
+        raise ValueError("values is empty: expected a dict of name to one number a class")
+    first = next(iter(values))
+    count = len(vector(f"values[{first!r}]", values[first]))
+    drawn = {name: vector(f"values[{name!r}]", v, count, of=f"values[{first!r}]") for name, v in values.items()}
+    bars: dict[str, np.ndarray] = {}
+    for name, v in (errors or {}).items():
+        if name not in values:
+            raise ValueError(f"errors must be of the values {', '.join(map(repr, values))}, got {name!r}")
+        bars[name] = spread(f"errors[{name!r}]", v, count, of=f"values[{name!r}]")
+    if classes is not None and len(classes) != count:
+        raise ValueError(f"classes must have a name for each class: {count} classes, {len(classes)} names")
+    ax = new_axes(ax, (1.6 + 0.5 * count, 3.4))
+    at = np.arange(count)
+    step = min(0.18, 0.7 / len(drawn))
+    for i, (name, y) in enumerate(drawn.items()):
+        colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
+        x = at + step * (i - (len(drawn) - 1) / 2)
+        ax.errorbar(x, y, yerr=bars.get(name), fmt=marker, markersize=5, color=colour, elinewidth=1.5, label=name)
+    ax.set_xticks(at, [str(c) for c in (range(count) if classes is None else classes)])
+    ax.set_xlim(-0.6, count - 0.4)
+    ax.grid(axis="y", color="#e3e3e3")
+    ax.set_axisbelow(True)
+    ax.set(xlabel="class", ylabel=ylabel)
+    if len(drawn) > 1:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    return titled(ax, title)
+
+
+def _iso_elbo(ax: Axes, curves: list[np.ndarray]) -> None:
+    for old in [artist for artist in ax.collections if artist.get_gid() == "iso-elbo"]:
+        old.remove()
+    points = np.concatenate(curves)
+    pad = np.maximum(0.12 * np.ptp(points, axis=0), 0.5)
+    # more on the right, where the last point's note goes
+    low, high = points.min(axis=0) - pad, points.max(axis=0) + pad * (1.8, 1.0)
+    x, y = np.meshgrid(*np.linspace(low, high, 50).T)
+    levels = MaxNLocator(6).tick_values(-high.sum(), -low.sum())
+    lines: QuadContourSet = ax.contour(x, y, -(x + y), levels=levels, colors="#8a8a8a", linewidths=0.7, zorder=1)
+    lines.set(gid="iso-elbo", linestyle="-")  # a monochrome contour below zero would be dashed
+
+    # each label where its line is furthest from the curves, and not at the border
+    along = np.linspace(0, 1, 50)[:, None]
+    between = [a + along * (b - a) for curve in curves for a, b in pairwise(curve)]
+    taken = np.concatenate([*curves, *between])
+    places = []
+    for level in levels:
+        line = np.stack([x[0], -level - x[0]], axis=1)
+        line = line[((line > low + 0.09 * (high - low)) & (line < high - 0.09 * (high - low))).all(axis=1)]
+        if len(line):
+            apart = np.linalg.norm((line[:, None] - taken) / (high - low), axis=2).min(axis=1)
+            places.append(tuple(line[apart.argmax()]))
+    if places:
+        ax.clabel(lines, fmt=lambda level: f"ELBO {level:g}", fontsize=7, manual=places)
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))

@@ -1,0 +1,156 @@
+"""What an estimate of log p(x) is worth, drawn: bounds against particles, gaps, ranks and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+
+from pyrovae.plotting.shared import COLOURS, LINES, MARKERS, SERIES, new_axes, spread, titled, vector, whole
+
+__all__ = ["bound_curve", "coverage_curve", "gap_histogram", "rank_histogram"]
+
+
+def bound_curve(
+    particles: Any,
+    bounds: Mapping[str, tuple[Any, Any]],
+    *,
+    exact: float | None = None,
+    exact_label: str = "exact log p(x)",
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Lower bounds in nats per item against the number of particles, with the exact value as a line.
+
+    `bounds`: name to (values, standard errors), each of shape (M,) as `particles`; bars are of two standard errors.
+    Raises ValueError for no bounds, lengths that differ, negative standard errors, values that are not finite and
+    fewer than one particle.
+
+    >>> ax = bound_curve([1, 10], {"iwae": ([-90.0, -88.0], [0.1, 0.1])}, exact=-87.0)
+    >>> ax.get_xscale(), ax.get_ylabel()
+    ('log', 'nats per item')
+    """
+    if not bounds:
+        raise ValueError("bounds is empty: expected a dict of name to (values, standard errors)")
+    at = vector("particles", particles)
+    if at.min() < 1:
+        raise ValueError(f"particles must be at least 1, got {at.min():g}")
+    if exact is not None and not np.isfinite(exact):
+        raise ValueError(f"exact must be a finite number or None, got {exact!r}")
+    ax = new_axes(ax, (5.6, 4.0))
+    for i, (name, pair) in enumerate(bounds.items()):
+        if len(pair) != 2:
+            raise ValueError(f"bounds[{name!r}] must be (values, standard errors), got {len(pair)} entries")
+        values, errors = pair
+        y = vector(f"bounds[{name!r}]", values, len(at), of="particles")
+        bars = 2 * spread(f"bounds[{name!r}]", errors, len(at), of="particles")
+        style = MARKERS[i % len(MARKERS)] + LINES[i % len(LINES)]
+        ax.errorbar(at, y, bars, fmt=style, color=SERIES[i % len(SERIES)], capsize=3, markersize=5, label=name)
+    if exact is not None:
+        ax.axhline(float(exact), color="black", linewidth=1.2, label=exact_label, zorder=1)
+    ax.set(xscale="log", xlabel="particles an item", ylabel="nats per item")
+    ax.legend(frameon=False, fontsize=8)
+    return titled(ax, title)
+
+
+def gap_histogram(gaps: Any, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """How many items have which gap between an upper and a lower bound, in nats, with the mean and its two errors.
+
+    `gaps` of shape (N,). Raises ValueError for fewer than 2 gaps and values that are not finite.
+
+    >>> ax = gap_histogram([0.1, 0.2, 0.0])
+    >>> ax.get_xlabel()
+    'upper bound less lower bound (nats)'
+    """
+    values = vector("gaps", gaps)
+    if len(values) < 2:
+        raise ValueError(f"gaps must hold at least 2 items for a spread, got {len(values)}")
+    ax = new_axes(ax, (5.6, 3.6))
+    counts = ax.hist(values, bins=whole("bins", bins), color=COLOURS[0], edgecolor="white", linewidth=0.5)[0]
+    ax.set_ylim(top=1.25 * np.max(counts))  # room for the legend
+    mean, error = values.mean(), 2 * values.std(ddof=1) / np.sqrt(len(values))
+    ax.axvspan(mean - error, mean + error, color="black", alpha=0.12, linewidth=0)
+    ax.axvline(mean, color="black", linewidth=1.2, label=f"mean {mean:.3f} ± {error:.3f} (2 standard errors)")
+    ax.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
+    ax.set(xlabel="upper bound less lower bound (nats)", ylabel="items")
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    return titled(ax, title)
+
+
+def rank_histogram(
+    uniform: Any,
+    *,
+    bins: int = 20,
+    confidence: float = 0.99,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Ranks of simulated codes, in (0, 1), in `bins`, with the band that a uniform law's counts stay in.
+
+    The band holds each bin's binomial count with probability `confidence`. A hump says that q is too wide, a U that it
+    is too narrow, a slope that it is shifted (Talts et al. 2018, section 4). `uniform` of shape (S,). Raises ValueError
+    for values outside [0, 1].
+
+    >>> ax = rank_histogram([0.1, 0.4, 0.6, 0.9], bins=2)
+    >>> [int(patch.get_height()) for patch in ax.patches if patch.get_gid() == "rank"]
+    [2, 2]
+    """
+    values = vector("uniform", uniform)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(f"uniform must lie in [0, 1], got {values.min():g} to {values.max():g}")
+    if not isinstance(confidence, float) or not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
+    count = whole("bins", bins)
+    ax = new_axes(ax, (4.6, 3.2))
+    counts, edges = np.histogram(values, bins=count, range=(0, 1))
+    ax.bar(edges[:-1], counts, 1 / count, align="edge", color=COLOURS[0], edgecolor="white", linewidth=0.5, gid="rank")
+    law = stats.binom(len(values), 1 / count)
+    low, high = law.ppf(0.5 - confidence / 2), law.ppf(0.5 + confidence / 2)
+    label = f"{100 * confidence:.4g} % of uniform counts"
+    ax.axhspan(low, high, color="black", alpha=0.15, linewidth=0, label=label, zorder=3)
+    ax.axhline(len(values) / count, color="black", linewidth=0.8, zorder=3)
+    ax.set(xlabel="rank among draws of q(z | x), scaled to [0, 1]", ylabel="simulations", xlim=(0, 1))
+    ax.legend(frameon=False, fontsize=8)
+    return titled(ax, title)
+
+
+def coverage_curve(
+    uniform: Mapping[str, Any], *, confidence: float = 0.99, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """How often central intervals of q hold the true code, against how often they claim to.
+
+    `uniform`: quantity to ranks in (0, 1), shape (S,); the central interval of probability c holds a code whose rank
+    lies within c / 2 of 1/2. Below the diagonal q is overconfident. The band is what `confidence` of the curves of a
+    uniform law of S ranks stay in, point by point. Raises ValueError for no quantities and values outside [0, 1].
+
+    >>> ax = coverage_curve({"latent[0]": [0.1, 0.3, 0.5, 0.7, 0.9]})
+    >>> ax.get_xlabel()
+    'probability claimed'
+    """
+    if not uniform:
+        raise ValueError("uniform is empty: expected a dict of quantity to ranks")
+    if not isinstance(confidence, float) or not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
+    claimed = np.linspace(0, 1, 101)
+    ax = new_axes(ax, (4.4, 4.2))
+    sizes = []
+    for i, (name, values) in enumerate(uniform.items()):
+        ranks = vector(f"uniform[{name!r}]", values)
+        if ranks.min() < 0 or ranks.max() > 1:
+            raise ValueError(f"uniform[{name!r}] must lie in [0, 1], got {ranks.min():g} to {ranks.max():g}")
+        held = np.searchsorted(np.sort(2 * np.abs(ranks - 0.5)), claimed, side="right") / len(ranks)
+        ax.plot(claimed, held, color=SERIES[i % len(SERIES)], linestyle=LINES[i % len(LINES)], label=name)
+        sizes.append(len(ranks))
+    law = stats.binom(min(sizes), claimed)
+    low, high = (law.ppf(0.5 + side * confidence / 2) / min(sizes) for side in (-1, 1))
+    band = f"{100 * confidence:.4g} % of calibrated curves"
+    ax.fill_between(claimed, low, high, color="black", alpha=0.15, linewidth=0, label=band, zorder=1)
+    ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, zorder=1)
+    ax.set(xlabel="probability claimed", ylabel="share of codes inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.legend(frameon=False, fontsize=8)
+    return titled(ax, title)

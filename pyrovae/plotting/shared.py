@@ -1,0 +1,146 @@
+"""What every figure shares: colours, new axes, and the arrays a user hands in, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+__all__ = [
+    "COLOURS",
+    "LINES",
+    "MARKERS",
+    "SERIES",
+    "checked_array",
+    "checked_codes",
+    "checked_finite",
+    "checked_images",
+    "checked_labels",
+    "decimal",
+    "halo",
+    "new_axes",
+    "spread",
+    "titled",
+    "vector",
+    "whole",
+]
+
+# ten colours chosen for colour-vision deficiency: Petroff, "Accessible color sequences for data visualization", 2021
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+# the same for few curves, those furthest apart in lightness and hue first
+SERIES = tuple(COLOURS[i] for i in (0, 2, 1, 4, 8, 5, 6, 7, 3, 9))
+MARKERS = "osD^vP*X<>"
+LINES = ("-", "--", "-.", ":")
+
+
+def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
+    if ax is None:
+        made: Axes = Figure(figsize=figsize, layout="constrained").subplots()
+        return made
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be a matplotlib Axes or None, got {type(ax).__name__}")
+    return ax
+
+
+def titled(ax: Axes, title: str | None, *, pad: float | None = None) -> Axes:
+    if title is not None:
+        ax.set_title(title, pad=pad)
+    return ax
+
+
+def halo() -> withStroke:
+    return withStroke(linewidth=3, foreground="white")
+
+
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    from pyrovae import checks  # here, as it imports torch and this module need not
+
+    return checks.whole(name, value, least=least)
+
+
+def checked_labels(y: Any, count: int, *, of: str) -> np.ndarray:
+    from pyrovae import checks  # here, as it imports torch and this module need not
+
+    return checks.labels(y, count, name="labels", of=of)
+
+
+def checked_array(name: str, values: Any) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+    elif hasattr(values, "shape") and not hasattr(values, "__array__"):
+        return checked_array(name, values[:])  # a memory-mapped view
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers, got a {type(values).__name__}: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be an array of numbers, got {array.dtype} ({type(values).__name__})")
+    return array
+
+
+def checked_finite(name: str, array: np.ndarray) -> np.ndarray:
+    bad = ~np.isfinite(array)
+    if bad.any():
+        first = np.argwhere(bad)[0].tolist()
+        raise ValueError(
+            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{first}; drop them"
+        )
+    return array.astype(np.float64)
+
+
+def vector(name: str, values: Any, count: int | None = None, *, of: str = "", finite: bool = True) -> np.ndarray:
+    array = checked_array(name, values)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{name} must be one-dimensional and not empty, got shape {array.shape}")
+    if count is not None and len(array) != count:
+        raise ValueError(f"{name} must have as many values as {of}: {count} there, {len(array)} in {name}")
+    return checked_finite(name, array) if finite else array.astype(np.float64)
+
+
+def spread(name: str, values: Any, count: int, *, of: str) -> np.ndarray:
+    array = vector(name, values, count, of=of)
+    if (array < 0).any():
+        raise ValueError(f"{name} must be at least 0, got {array.min():g}")
+    return array
+
+
+def checked_codes(
+    name: str, values: Any, *, least: int = 2, exactly: int | None = None, count: int | None = None, of: str = ""
+) -> np.ndarray:
+    array = checked_array(name, values)
+    width = array.shape[1] if array.ndim == 2 and len(array) else 0
+    if width < least or (exactly is not None and width != exactly):
+        expected = f"(N, d) with d of at least {least}" if exactly is None else f"(N, {exactly})"
+        raise ValueError(f"{name} must have shape {expected} and N of at least 1, got {array.shape}")
+    if count is not None and len(array) != count:
+        raise ValueError(f"{name} must have a code for each of {of}: {of} has {count} items, {name} has {len(array)}")
+    return checked_finite(name, array)
+
+
+def checked_images(name: str, values: Any, *, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Images as (N, H, W) or (N, H, W, 3) in [0, 1]."""
+    array = checked_array(name, values)
+    shape = shape or array.shape
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[1] not in (1, 3)) or 0 in array.shape:
+        hint = "; one image is " + name + "[None]" if array.ndim == 2 else ""
+        if array.ndim == 4 and array.shape[3] in (1, 3):
+            hint = f"; the channels look last: move them with numpy.moveaxis({name}, -1, {len(shape) - 3})"
+        raise ValueError(
+            f"{name} must hold one image (H, W) or (C, H, W), C of 1 or 3, or more, got shape {shape}{hint}"
+        )
+    if array.dtype.kind in "iu" and array.max() > 1:
+        raise ValueError(f"{name} looks like 0..255 integers; divide by 255 (min {array.min()}, max {array.max()})")
+    shown: np.ndarray = np.clip(checked_finite(name, array), 0.0, 1.0)
+    if shown.ndim == 4:
+        shown = shown[:, 0] if shown.shape[1] == 1 else np.moveaxis(shown, 1, 3)
+    return shown
+
+
+def decimal(value: float) -> str:
+    return f"{round(float(value), 1) + 0.0:.1f}"  # + 0.0: no "-0.0"
