@@ -11,10 +11,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
+    "pyrovae.models.density": ["GaussianPrior", "as_density"],
     "pyrovae.models.distributions": ["Bernoulli", "ContinuousBernoulli", "Normal"],
     "pyrovae.inference.svi": ["History", "PosteriorCollapseWarning", "fit"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
-    "pyrovae.evaluation.evidence": ["Estimate", "elbo"],
+    "pyrovae.evaluation.estimate": ["Estimate"],
+    "pyrovae.evaluation.evidence": ["elbo", "exact", "iwae"],
+    "pyrovae.evaluation.quadrature": ["quadrature"],
+    "pyrovae.evaluation.annealing": ["ais", "bdmc"],
+    "pyrovae.evaluation.gaps": ["Gaps", "gaps", "overfit"],
+    "pyrovae.evaluation.calibration": ["Calibration", "calibrate"],
     "pyrovae.evaluation.latent": ["Judge", "active_units", "crispness", "reconstruction_error"],
     "pyrovae.evaluation.code_space": ["code_space", "decoded", "encoded"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
@@ -26,13 +32,19 @@ __all__ = [*_HOME_OF, *_ROOMS]
 
 if TYPE_CHECKING:
     from pyrovae import data, evaluation, inference, models, plotting
+    from pyrovae.evaluation.annealing import ais, bdmc
+    from pyrovae.evaluation.calibration import Calibration, calibrate
     from pyrovae.evaluation.code_space import code_space, decoded, encoded
     from pyrovae.evaluation.comparison import paired_interval, verdicts
-    from pyrovae.evaluation.evidence import Estimate, elbo
+    from pyrovae.evaluation.estimate import Estimate
+    from pyrovae.evaluation.evidence import elbo, exact, iwae
+    from pyrovae.evaluation.gaps import Gaps, gaps, overfit
     from pyrovae.evaluation.latent import Judge, active_units, crispness, reconstruction_error
+    from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.inference.checkpoint import CheckpointError, load, save
     from pyrovae.inference.svi import History, PosteriorCollapseWarning, fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae
+    from pyrovae.models.density import GaussianPrior, as_density
     from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal
     from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
 

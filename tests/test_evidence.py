@@ -1,8 +1,9 @@
-"""`elbo` and `Estimate` against closed forms."""
+"""`elbo`, `iwae`, `exact` and `Estimate` against closed forms and quadrature."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -16,7 +17,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae
 from pyrovae.evaluation import evidence
-from pyrovae.evaluation.evidence import Estimate
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.models.pair import particles
 
 
 def items(n=9):
@@ -85,11 +87,10 @@ def test_standard_errors_are_what_repeats_show(exact_linear_pair):
 
 @pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize("k", [1, 3])
-def test_odd_counts_in_odd_chunks(monkeypatch, exact_linear_pair, n, k):
+def test_odd_counts_in_odd_chunks(exact_linear_pair, n, k):
     x = items(n)
     expected = linear_log_prob(exact_linear_pair, x).numpy()
-    monkeypatch.setattr(evidence, "CHUNK_BYTES", 3 * k * 6 * 8 * 4)  # three items a chunk
-    estimate = pyrovae.elbo(exact_linear_pair, x, num_particles=k)
+    estimate = pyrovae.elbo(exact_linear_pair, x, num_particles=k, max_bytes=2 * 6 * 6 * 8)  # two rows
     assert np.allclose(estimate.pointwise.value.values, expected, atol=1e-10)
     assert math.isnan(estimate.se) == (k == 1)
     assert math.isnan(estimate.se_items) == (n == 1)
@@ -106,6 +107,328 @@ def test_the_protocol_is_on_the_estimate(exact_linear_pair):
     assert "Monte Carlo" in text
     assert "log density" in text
     assert "9 items" in text
+
+
+@pytest.mark.parametrize(("features", "size"), [(1, 1), (6, 2), (5, 5), (3, 7), (40, 10)])
+def test_exact_is_the_multivariate_normal(features, size):
+    torch.manual_seed(features)
+    pair = pyrovae.linear_vae(features, size, likelihood=pyrovae.Normal(scale=0.3)).double()
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter.normal_()
+    x = 3 * torch.randn(11, features, dtype=torch.float64)
+    found = pyrovae.exact(pair, x)
+    expected = linear_log_prob(pair, x).detach().numpy()
+    assert np.abs(found.pointwise.value.values / expected - 1).max() < 1e-10
+    assert found.se == 0
+    assert "exact" in str(found)
+
+
+def test_exact_sees_images_and_deep_linear_networks():
+    torch.manual_seed(0)
+    pair = pyrovae.mlp_vae((1, 2, 3), 2, hidden_dims=(4,), likelihood=pyrovae.Normal(scale=0.5)).double()
+    with pytest.raises(ValueError, match="exact is for linear-Gaussian pairs"):
+        pyrovae.exact(pair, torch.zeros(2, 1, 2, 3))
+    for module in (pair.likelihood.network,):
+        layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    pair.likelihood.network = torch.nn.Sequential(*layers, torch.nn.Unflatten(-1, (1, 2, 3)))
+    x = pair.sample(4, seed=0)
+    weight = layers[1].weight @ layers[0].weight
+    mean = layers[1](layers[0](torch.zeros(2, dtype=torch.float64)))
+    full = MultivariateNormal(mean, weight @ weight.T + 0.25 * torch.eye(6, dtype=torch.float64))
+    expected = full.log_prob(x.flatten(1)).detach().numpy()
+    assert np.abs(pyrovae.exact(pair, x).pointwise.value.values - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_analytic_bound_is_the_evidence_less_the_kl(size):
+    torch.manual_seed(size)
+    pair = pyrovae.linear_vae(6, size, likelihood=pyrovae.Normal(scale=0.6)).double()
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter.normal_(0.0, 0.5)
+    x = items(7)
+    analytic = pyrovae.elbo(pair, x, analytic=True)
+    q = pair.posterior(x)
+    full = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    kl = kl_divergence(full, linear_posterior(pair, x)).detach().numpy()
+    expected = linear_log_prob(pair, x).numpy() - kl
+    assert np.abs(analytic.pointwise.value.values - expected).max() < 1e-10
+    assert kl.min() > 0.01  # control: the bound is not the evidence
+    p = analytic.pointwise
+    assert np.array_equal(p.value.values, -(p.distortion.values + p.rate.values))
+    assert analytic.se == 0
+    # 7 items within 4 standard errors: false alarm 4e-4
+    drawn = pyrovae.elbo(pair, x, num_particles=4000)
+    assert (np.abs(drawn.pointwise.value.values - expected) < 4 * drawn.pointwise.se.values).all()
+    assert (drawn - analytic).kind == "gap elbo - elbo"
+
+
+def test_the_analytic_bound_is_for_linear_pairs():
+    with pytest.raises(ValueError, match=r"elbo\(analytic=True\) is for linear-Gaussian pairs"):
+        pyrovae.elbo(pyrovae.mlp_vae((3,)), torch.zeros(1, 3), analytic=True)
+
+
+def test_with_the_exact_posterior_every_weight_is_the_evidence(exact_linear_pair):
+    x = items()
+    exact = linear_log_prob(exact_linear_pair, x)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            table = particles(exact_linear_pair, x, 5).log_weight
+        assert float((table - exact).abs().max()) < 1e-10
+        found = pyrovae.iwae(exact_linear_pair, x, num_particles=5, seed=seed)
+        assert np.abs(found.pointwise.value.values - exact.numpy()).max() < 1e-10
+        assert np.allclose(found.pointwise.ess.values, 5)
+    assert (found.pointwise.se.values < 1e-10).all()
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A curved decoder, 200 of its items, their log p(x) by quadrature, and a guide wide enough for bounded weights."""
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((4, 3), 2, hidden_dims=(8,)).double()
+    with torch.no_grad():
+        for parameter in vae.likelihood.network.parameters():
+            parameter.mul_(2)
+        for head in (vae.posterior.loc, vae.posterior.raw_log_scale):
+            head.weight.mul_(0.3)
+            head.bias.fill_(0.1)
+    x = vae.sample(200, seed=1)
+    return vae, x, pyrovae.quadrature(vae, x, tol=1e-6)
+
+
+class TestWeights:
+    """The importance-weighted bound on the scale of p(x), where it is unbiased, and in nats, where it is a bound."""
+
+    def test_over_items_the_weights_mean_is_p_of_x(self, known):
+        # mean of 200 independent ratios within 4 of its standard errors: false alarm 6e-5
+        vae, x, exact = known
+        r = np.exp(pyrovae.iwae(vae, x, num_particles=20).pointwise.value.values - exact.pointwise.value.values)
+        se = r.std(ddof=1) / math.sqrt(200)
+        assert abs(r.mean() - 1) < 4 * se
+        assert se < 0.05  # sharp enough to see a log of another K: ratios of 20 / 16
+
+    def test_over_repeats_the_weights_mean_is_p_of_x(self, known):
+        # 100 repeats of each of 5 items, as rows of one call: false alarm 3e-4
+        vae, x, exact = known
+        repeated = pyrovae.iwae(vae, x[:5].repeat(100, 1, 1), num_particles=50, seed=1).pointwise
+        r = np.exp(repeated.value.values.reshape(100, 5) - exact.pointwise.value.values[:5])
+        se = r.std(0, ddof=1) / 10
+        assert (np.abs(r.mean(0) - 1) < 4 * se).all()
+        stated = repeated.se.values.reshape(100, 5).mean(0)
+        assert np.allclose(stated / r.std(0, ddof=1), 1, atol=0.4)  # 100 repeats: relative sd 0.07, heavier tails
+
+    def test_bounds_are_in_order(self, known):
+        # each difference below 4 standard errors plus half the mean squared per-item one (the log's bias)
+        vae, x, exact = known
+        chain = [pyrovae.elbo(vae, x, num_particles=200)]
+        chain += [pyrovae.iwae(vae, x, num_particles=k) for k in (10, 100, 5000)]
+        chain.append(exact)
+        for lower, upper in itertools.pairwise(chain):
+            difference = lower - upper
+            allowed = 4 * difference.se + 0.5 * float((difference.pointwise.se**2).mean())
+            assert difference.mean < allowed
+        assert (exact - chain[0]).mean > 0.05  # control: there is a gap to close
+        assert abs((exact - chain[-2]).mean) < 0.01
+
+    def test_a_bound_from_one_particle_is_the_elbo(self, known):
+        vae, x, _ = known
+        one = pyrovae.iwae(vae, x, num_particles=1)
+        assert np.isnan(one.pointwise.se.values).all()
+        assert np.allclose(one.pointwise.ess.values, 1)
+        bound = pyrovae.elbo(vae, x, num_particles=400)
+        spread = float(one.pointwise.value.std()) / math.sqrt(200)
+        assert abs(one.mean - bound.mean) < 4 * math.hypot(spread, bound.se)
+
+
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("k", [1, 6, 13])
+def test_every_count_is_that_of_the_whole_table(exact_linear_pair, monkeypatch, n, k):
+    # chunks of 4 rows: K is no multiple of them, nor N of a batch; what is reported is that of all tables joined
+    pair, x = shifted(exact_linear_pair), items(n)
+    seen = []
+
+    def watched(pair, part, count):
+        table = particles(pair, part, count)
+        seen.append((len(part), table))
+        return table
+
+    monkeypatch.setattr(evidence, "particles", watched)
+    for estimator in (pyrovae.iwae, pyrovae.elbo):
+        seen.clear()
+        found = estimator(pair, x, num_particles=k, max_bytes=4 * 6 * 6 * 8).pointwise
+        assert max(count * len(table.log_weight) for count, table in seen) <= 4
+        whole, at = [], 0
+        while at < len(seen):  # the chunks of one part follow each other
+            rows, count = [], 0
+            while count < k:
+                rows.append(seen[at][1].log_weight)
+                count += len(rows[-1])
+                at += 1
+            whole.append(torch.cat(rows))
+        table = torch.cat(whole, 1)
+        assert table.shape == (k, n)
+        expected = table.logsumexp(0) - math.log(k) if estimator is pyrovae.iwae else table.mean(0)
+        assert np.allclose(found.value.values, expected.detach(), atol=1e-12)
+        if k > 1:
+            weight = (table - table.max(0).values).exp()
+            spread = weight.std(0) / weight.mean(0) if estimator is pyrovae.iwae else table.std(0)
+            assert np.allclose(found.se.values, (spread / math.sqrt(k)).detach(), atol=1e-12)
+        assert np.allclose(found.ess.values, 1 / table.softmax(0).square().sum(0).detach())
+
+
+def test_memory_is_what_was_asked_for(monkeypatch):
+    # 64 particles of 3 items in budgets of one row and of all of them
+    vae, x, sizes = pyrovae.mlp_vae((4,), hidden_dims=(16,)), torch.zeros(3, 4), []
+    monkeypatch.setattr(
+        evidence, "particles", lambda pair, part, k: sizes.append(k * len(part)) or particles(pair, part, k)
+    )
+    pyrovae.iwae(vae, x, num_particles=64, max_bytes=1)
+    assert set(sizes) == {1}
+    assert len(sizes) == 64 * 3
+    sizes.clear()
+    pyrovae.iwae(vae, x, num_particles=64)
+    assert sizes == [64 * 3]
+
+
+class TestParetoShape:
+    @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9, 1.3])
+    def test_of_a_known_tail(self, shape):
+        u = torch.rand(200_000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        assert np.allclose(evidence.pareto_k(-shape * u.log()), shape, atol=0.12)  # tails of 1,342: sd (1 + k) / 37
+
+    @pytest.mark.parametrize("count", [100, 900, 4900])  # elsewhere the two versions round the tail up and down
+    def test_is_that_of_arviz(self, count):
+        arviz = pytest.importorskip("arviz")
+        generator = torch.Generator().manual_seed(count)
+        table = 2 * torch.randn(count, 4, dtype=torch.float64, generator=generator).exp()
+        if hasattr(arviz, "psislw"):  # 0.x
+            expected = [float(arviz.psislw(column.numpy().copy())[1]) for column in table.T]
+        else:
+            from arviz_stats.base import array_stats
+
+            # takes log-likelihoods, whose negatives are the log-weights
+            expected = [float(array_stats.psislw(-column.numpy())[1]) for column in table.T]
+        assert np.allclose(evidence.pareto_k(table), expected, atol=1e-6)
+
+    def test_of_few_and_of_equal_weights(self):
+        assert np.isnan(evidence.pareto_k(torch.randn(20, 2))).all()
+        assert (evidence.pareto_k(torch.zeros(100, 2)) == -math.inf).all()
+
+    def test_weights_that_importance_sampling_cannot_average_are_seen(self):
+        # q is far narrower than the posterior: the weights' tail has no mean
+        torch.manual_seed(0)
+        pair = pyrovae.linear_vae(6, 3, likelihood=pyrovae.Normal(scale=1.0)).double()
+        with torch.no_grad():
+            pair.posterior.raw_log_scale.fill_(-2.0)
+        k = pyrovae.iwae(pair, pair.sample(50, seed=0)).pointwise.pareto_k.values
+        assert (k > 0.7).sum() > 40
+
+
+def test_lines_say_whose_error_it_is(exact_linear_pair):
+    x = items()
+    exact, drawn = pyrovae.exact(exact_linear_pair, x), pyrovae.elbo(shifted(copy.deepcopy(exact_linear_pair)), x)
+    assert "±" not in str(exact)
+    assert "Monte Carlo" in str(drawn)
+    pair = pyrovae.linear_vae(6, 2).double()
+    assert "(grid error)" in str(pyrovae.quadrature(pair, x))
+    lower, upper = pyrovae.bdmc(pair, 3, num_steps=2, progress=False)
+    for one in (lower, upper, upper - lower):
+        assert "(over items)" in str(one)
+    assert "±" not in str(pyrovae.elbo(pair, x, analytic=True))
+    assert "(grid error)" in str(pyrovae.exact(pair, x) - pyrovae.quadrature(pair, x))
+    assert "(Monte Carlo, grid error)" in str(pyrovae.quadrature(pair, x) - pyrovae.elbo(pair, x))
+    gap = pyrovae.exact(pair, x) - pyrovae.elbo(pair, x)
+    assert "(Monte Carlo)" in str(gap)
+    assert "density" not in str(gap)
+    assert "bits" not in gap.line(bits=True)
+    assert "bits per dimension of a density" in exact.line(bits=True)
+
+
+def test_weights_that_are_all_zero_have_no_mean_but_minus_infinity():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = pyrovae.iwae(pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=1e-20)), items(2))
+    assert (found.pointwise.value.values == -math.inf).all()
+
+
+def test_memory_counts_what_layers_hold():
+    from pyrovae.models.pair import rows_within
+
+    wide = rows_within(pyrovae.conv_vae((1, 28, 28)), torch.zeros(1, 1, 28, 28), 2**30)
+    assert 2**30 / (wide * 4 * 28 * 28 * 32) == pytest.approx(6, rel=0.01)  # 32 channels of 28 x 28
+
+    class Learned(torch.nn.Module):
+        """A prior that runs a wide layer, once whatever the number of codes."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 5000)
+
+        def forward(self):
+            loc = self.layer(torch.zeros(500, 1)).mean() + torch.zeros(2)
+            return pyro.distributions.Normal(loc, 1.0).to_event(1)
+
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(16,))
+    before = rows_within(vae, torch.zeros(1, 4), 2**20)
+    assert before == 2**20 // (6 * 16 * 4)
+    vae.prior = Learned()
+    assert rows_within(vae, torch.zeros(1, 4), 2**20) == before
+    vae.likelihood.network = torch.jit.script(torch.nn.Linear(2, 4))
+    assert math.isfinite(pyrovae.iwae(vae, torch.zeros(2, 4), num_particles=2).mean)
+
+
+def test_a_pair_with_a_site_of_another_name_is_told_what_is_wanted():
+    class Other(torch.nn.Module):
+        event_shape, latent_dim, is_normalized = (2,), 1, True
+
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(1))
+
+        def model(self, x=None, *, size=1):
+            with pyro.plate("data", size if x is None else len(x)):
+                z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(1), 1.0).to_event(1))
+                return pyro.sample("obs", pyro.distributions.Normal(z.expand(*z.shape[:-1], 2), 1.0).to_event(1), obs=x)
+
+        def guide(self, x=None, *, size=1):
+            with pyro.plate("data", size if x is None else len(x)):
+                pyro.sample("z", pyro.distributions.Normal(self.loc, 1.0).to_event(1))
+
+    pair, x = Other(), torch.zeros(3, 2)
+    assert math.isfinite(pyrovae.iwae(pair, x).mean)
+    calls = {
+        "quadrature": lambda: pyrovae.quadrature(pair, x),
+        "ais": lambda: pyrovae.ais(pair, x),
+        "bdmc": lambda: pyrovae.bdmc(pair, 2),
+        "calibrate": lambda: pyrovae.calibrate(pair),
+        "gaps": lambda: pyrovae.gaps(pair, x, pyrovae.iwae(pair, x)),
+        "to_arviz": lambda: pyrovae.to_arviz(pair, x),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} needs a pair with one unobserved site, 'latent'"):
+            call()
+
+
+def test_bits_names_and_lines(exact_linear_pair):
+    vae = pyrovae.mlp_vae((1, 2, 2))
+    estimate = pyrovae.elbo(vae, torch.ones(3, 1, 2, 2))
+    assert estimate.bits_per_dimension == pytest.approx(-estimate.mean / (4 * math.log(2)))
+    assert "bits per dimension" in estimate.line(bits=True)
+    assert "bits" not in str(estimate)
+    assert "log mass" in str(estimate)
+    named = estimate.named(data="digits", binarization="sampled, seed 0")
+    assert named.pointwise.attrs["data"] == "digits"
+    assert named.pointwise.attrs["binarization"] == "sampled, seed 0"
+    assert named.pointwise.attrs["items_binary"] == 1
+    assert "data" not in estimate.pointwise.attrs
+    assert (named - estimate).kind == "gap elbo - elbo"
+    grey = pyrovae.elbo(exact_linear_pair, items())
+    assert grey.pointwise.attrs["items_binary"] == 0
+    assert "Lebesgue" in grey.pointwise.attrs["base_measure_scale"]
+    for word in ("num_particles", "seed", "items_sha256", "pair_sha256", "num_items", "estimator"):
+        assert word in pyrovae.iwae(vae, torch.ones(3, 1, 2, 2)).pointwise.attrs
 
 
 class TestDifferences:
@@ -128,6 +451,13 @@ class TestDifferences:
         bern, gauss = pyrovae.linear_vae(6, 2, likelihood="bernoulli").double(), exact_linear_pair
         with pytest.raises(ValueError, match="a mass and a density are not measured alike"):
             pyrovae.elbo(bern, binary) - pyrovae.elbo(gauss, binary)
+        settings = {"num_steps": 2, "progress": False}
+        wide, narrow = (
+            pyrovae.ais(pair, items(), num_chains=k, **settings)
+            for pair, k in ((gauss, 2), (shifted(copy.deepcopy(gauss)), 4))
+        )
+        with pytest.raises(ValueError, match=r"ais\(2\) was run with num_chains 2 and 4; run both alike"):
+            wide - narrow
         other = Estimate("iwae(5)", pyrovae.elbo(shifted(gauss), items()).pointwise)
         with pytest.raises(ValueError, match="differ in two ways at once"):
             a - other

@@ -1,126 +1,53 @@
-"""Lower bounds on log p(x) from a model/guide pair, each with its standard errors."""
+"""Lower bounds on log p(x) from draws of the guide, and log p(x) itself where it has a closed form."""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.models.distributions import Normal
 from pyrovae.models.pair import (
     Pair,
     Particles,
     as_module,
-    checked_items,
-    dtype_and_device,
     evaluating,
     isolated_store,
     particles,
-    settings,
+    rows_within,
     validation,
+    widened,
 )
 from pyrovae.seeding import forked, stream
 
-if TYPE_CHECKING:
-    import xarray as xr
+__all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
-__all__ = ["Estimate", "elbo"]
-
-CHUNK_BYTES = 256 * 2**20  # what one chunk's decoded items may take
+MAX_BYTES = 64 * 2**20
+PARETO_LIMIT = 0.7  # above it importance weights have no useful mean (Vehtari et al. 2024, section 2.4)
 
 
-@dataclass(frozen=True, eq=False)  # two Datasets have no truth value of their equality
-class Estimate:
-    """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
-
-    `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error) and the estimator's
-    own variables; its attributes say the protocol: estimator, particles, seed, base measure (mass or density), and the
-    SHA-256 of items and pair. `str()` is a line for a report.
-
-    >>> import xarray as xr
-    >>> print(Estimate("elbo", xr.Dataset({"value": ("item", [-3.0, -5.0]), "se": ("item", [0.1, 0.1])})))
-    elbo  -4.000 ± 0.071 (Monte Carlo) nats, log density  (2 items)
-    """
-
-    kind: str
-    pointwise: xr.Dataset
-
-    @property
-    def mean(self) -> float:
-        """The mean over items, nats per item."""
-        return float(self.pointwise["value"].mean(skipna=False))
-
-    @property
-    def se(self) -> float:
-        """Monte Carlo standard error of the mean with the items held fixed: sqrt(sum se_i^2) / N."""
-        return float(np.sqrt((self.pointwise["se"] ** 2).sum(skipna=False))) / self.pointwise.sizes["item"]
-
-    @property
-    def se_items(self) -> float:
-        """Standard error of the mean over another draw of items: sd(value) / sqrt(N); NaN for one item."""
-        count = self.pointwise.sizes["item"]
-        return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
-
-        Raises ValueError where the items or the base measure differ, where both pair and estimator do, and for a
-        difference less another estimate, whose noise they may share.
-        """
-        if not isinstance(other, Estimate):
-            return NotImplemented
-        a, b = self.pointwise.attrs, other.pointwise.attrs
-        for attributes in (a, b):
-            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
-                raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
-            if "difference" in attributes:
-                raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
-        if a["base_measure"] != b["base_measure"]:
-            raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
-        if a["items_sha256"] != b["items_sha256"]:
-            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
-        if a["pair_sha256"] == b["pair_sha256"]:
-            kind = f"gap {self.kind} - {other.kind}"
-        elif self.kind == other.kind:
-            kind = f"difference in {self.kind}"
-        else:
-            raise ValueError(
-                f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
-                "estimators of one pair, or two pairs under one estimator"
-            )
-        value = self.pointwise["value"] - other.pointwise["value"]
-        # the noise of two pairs or two protocols is independent; one estimate less itself has none
-        same = a == b and bool((value == 0).all())
-        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
-        pointwise = value.to_dataset(name="value").assign(se=se)
-        both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
-        pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1}
-        return Estimate(kind, pointwise)
-
-    def __str__(self) -> str:
-        count = self.pointwise.sizes["item"]
-        measure = "log mass" if self.pointwise.attrs.get("base_measure") == "mass" else "log density"
-        return (
-            f"{self.kind}  {self.mean:.3f} ± {self.se:.3f} (Monte Carlo) nats, {measure}  "
-            f"({count} item{'s' if count > 1 else ''})"
-        )
-
-
-def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estimate:
+def elbo(
+    pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0, analytic: bool = False, max_bytes: int = MAX_BYTES
+) -> Estimate:
     """The evidence lower bound, per item: E_q[log p(x | z)] - E_q[log q(z | x) - log p(z)] = -(distortion + rate).
 
     Mean over `num_particles` draws of q(z | x); a lower bound on log p(x) in expectation (Kingma and Welling 2014,
-    eq. 3; rate and distortion as in Alemi et al. 2018, section 2).
+    eq. 3; rate and distortion as in Alemi et al. 2018, section 2). With `analytic` both expectations in closed form,
+    for linear-Gaussian pairs.
 
     Returns an `Estimate` whose `pointwise` also has "rate" and "distortion" with their standard errors "rate_se" and
-    "distortion_se"; all are sd / sqrt(K), NaN for one particle. `x`: shape (N, *event_shape), cast to the pair's dtype.
-    Raises ValueError where the pair has no p(x) (`is_normalized` is False) and for values outside the likelihood's
-    support.
+    "distortion_se", all sd / sqrt(K), NaN for one particle; and of the same draws taken as importance weights the
+    effective sample size "ess" and the Pareto shape "pareto_k". `x`: shape (N, *event_shape), cast to the pair's dtype;
+    `max_bytes`: what the decodings of a chunk may take. Raises ValueError where the pair has no p(x) (`is_normalized`
+    is False), for values outside the likelihood's support, and with `analytic` for a pair that is not linear.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x)
@@ -128,94 +55,231 @@ def elbo(pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0) -> Estim
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
-    as_module(pair)
+    require_density(pair, "elbo")
+    if analytic:
+        return _analytic_elbo(pair, x)
+
+    def reduce(table: Particles) -> dict[str, Any]:
+        rate, distortion = table.log_guide - table.log_prior, -table.log_likelihood
+        found: dict[str, Any] = {"rate": rate.mean(0), "rate_se": _se(rate)}
+        found |= {"distortion": distortion.mean(0), "distortion_se": _se(distortion)}
+        found |= {"value": -(found["distortion"] + found["rate"]), "se": _se(table.log_weight)}
+        return found | _weights(table.log_weight)
+
+    columns, protocol = _reduced("elbo", pair, x, num_particles, seed, max_bytes, reduce)
+    return _tabulated("elbo", pair, columns, "evidence lower bound", protocol)
+
+
+def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_bytes: int = MAX_BYTES) -> Estimate:
+    """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
+
+    exp of it is an unbiased estimate of p(x), so it is a lower bound in expectation, no looser for more particles, and
+    low by about se^2 / 2 (Burda, Grosse and Salakhutdinov 2016, theorem 1). Its standard error is the delta method's,
+    sd(w) / (mean(w) sqrt(K)), NaN for K = 1. It is never over 1, however far the bound is off: where "ess" is near 1 or
+    "pareto_k" over 0.7 neither it nor the bound can be trusted.
+
+    Returns an `Estimate` with "ess" = (sum w)^2 / sum w^2 and "pareto_k". Arguments and errors as for `elbo`.
+
+    >>> import pyrovae
+    >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x[:20])
+    >>> estimate = iwae(pyrovae.mlp_vae((1, 8, 8)), x, num_particles=100)
+    >>> estimate.kind, sorted(estimate.pointwise)
+    ('iwae(100)', ['ess', 'pareto_k', 'se', 'value'])
+    """
+    require_density(pair, "iwae")
+
+    def reduce(table: Particles) -> dict[str, Any]:
+        return log_mean(table.log_weight) | _weights(table.log_weight)
+
+    columns, protocol = _reduced("iwae", pair, x, num_particles, seed, max_bytes, reduce)
+    return _tabulated(f"iwae({num_particles})", pair, columns, "importance-weighted lower bound", protocol)
+
+
+def exact(pair: Pair, x: Any) -> Estimate:
+    """log p(x) of a linear-Gaussian pair in closed form, in float64: the density of N(W m + mu, W S W' + s^2 I).
+
+    x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I) (Tipping and Bishop 1999, section 3.1). The quadratic form is
+    taken at the posterior mean, |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z - m), where no two large terms cancel.
+
+    Returns an `Estimate` with standard errors of 0. Raises ValueError for a pair that is not linear: a likelihood
+    `Normal` with the identity link on a network of linear layers alone, and a normal prior.
+
+    >>> import pyrovae
+    >>> exact(pyrovae.linear_vae(5, 2), torch.zeros(3, 5)).se
+    0.0
+    """
+    require_density(pair, "exact")
+    x, protocol = checked(pair, x)
+    value = _Linear(pair, "exact").log_prob(x.double().flatten(1))
+    variables = {"value": value.cpu().numpy(), "se": np.zeros(len(x))}
+    return estimated("exact", pair, variables, {"value": "log p(x)"}, {**protocol, "pair_sha256": pair_hash(pair)})
+
+
+def log_mean(log_weight: Tensor) -> dict[str, np.ndarray]:
+    """log of the mean of exp over dim 0, "value", and its delta-method standard error, "se": NaN for one row."""
+    count = len(log_weight)
+    top = log_weight.max(0).values.nan_to_num(neginf=0.0)  # all weights 0: their mean is
+    weight = (log_weight - top).exp()
+    mean = weight.mean(0)
+    se = weight.std(0) / (mean * math.sqrt(count)) if count > 1 else torch.full_like(mean, math.nan)
+    return {"value": (mean.log() + top).cpu().numpy(), "se": se.cpu().numpy()}
+
+
+def pareto_k(log_weight: Tensor) -> np.ndarray:
+    """The shape k of a generalised Pareto distribution fitted to each column's largest weights, of shape (K, N).
+
+    The tail is the min(K / 5, 3 sqrt(K)) largest; the estimate is the posterior mean of Zhang and Stephens (2009,
+    section 4), drawn towards 1/2 as by 10 more observations (Vehtari et al. 2024, appendix C). 1/k moments are finite.
+    NaN where the tail has fewer than 5 weights; -inf where they are all equal.
+
+    >>> u = torch.rand(100_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> abs(pareto_k(-0.4 * u.log()) - 0.4) < 0.05  # u^-k has shape k
+    array([ True])
+    """
+    count = len(log_weight)
+    tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
+    if tail < 5:
+        return np.full(log_weight.shape[1], math.nan)
+    top = log_weight.double().topk(tail + 1, dim=0).values.flip(0).cpu().numpy()
+    weight = np.exp(top - top[-1])
+    excess = weight[1:] - weight[0]  # ascending, (tail, N)
+    flat = excess[-1] <= 1e-12 * weight[-1]
+    excess = np.where(flat, np.arange(1, tail + 1)[:, None], excess)
+    num_grid = 30 + int(math.sqrt(tail))
+    grid = 1 - np.sqrt(num_grid / (np.arange(1, num_grid + 1) - 0.5))
+    quartile = np.maximum(excess[math.floor(tail / 4 + 0.5) - 1], np.finfo(float).tiny)
+    theta = grid[:, None] / (3 * quartile) + 1 / excess[-1]  # (num_grid, N)
+    shape = np.stack([np.log1p(-one * excess).mean(0) for one in theta])
+    profile = tail * (np.log(-theta / shape) - shape - 1)
+    posterior = np.exp(profile - profile.max(0))
+    best = (theta * posterior).sum(0) / posterior.sum(0)
+    k = np.log1p(-best * excess).mean(0)
+    return np.where(flat, -math.inf, (tail * k + 5) / (tail + 10))
+
+
+def _reduced(
+    name: str,
+    pair: Pair,
+    x: Any,
+    num_particles: int,
+    seed: int,
+    max_bytes: int,
+    reduce: Callable[[Particles], dict[str, Any]],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `reduce` makes of each chunk of items' whole (K, n) table in float64, joined; and the protocol."""
     count = checks.whole("num_particles", num_particles)
     checks.whole("seed", seed, least=0)
-    _require_density(pair, "elbo")
-    x, digest = _checked(pair, x)
-    key = stream(seed, "elbo", count, pair_hash := _pair_hash(pair))
-    rows: dict[str, list[np.ndarray]] = {
-        "value": [],
-        "se": [],
-        "rate": [],
-        "rate_se": [],
-        "distortion": [],
-        "distortion_se": [],
-    }
-    for table in _tables(pair, x, count, key):
-        rate = (table.log_guide - table.log_prior).double()
-        distortion = -table.log_likelihood.double()
-        for name, value in (("rate", rate), ("distortion", distortion), ("", -(distortion + rate))):
-            rows[f"{name}_se" if name else "se"].append(_se(value))
-            if name:
-                rows[name].append(value.mean(0).cpu().numpy())
-        rows["value"].append(-(rows["distortion"][-1] + rows["rate"][-1]))
+    checks.whole("max_bytes", max_bytes)
+    digest, pair = pair_hash(pair), widened(pair)
+    x, protocol = checked(pair, x)
+    rows = rows_within(pair, x, max_bytes)
+    found = []
+    # a key of its own for each use: two estimates from one seed share no noise
+    key = stream(seed, name, count, digest)
+    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
+        for part in x.split(max(1, rows // count)):
+            sizes = [min(rows, count - start) for start in range(0, count, rows)]
+            found.append(reduce(_joined([particles(pair, part, size) for size in sizes])))
+    columns = {name: np.concatenate([_array(part[name]) for part in found]) for name in found[0]}
+    return columns, {"num_particles": count, "seed": seed, **protocol, "pair_sha256": digest}
+
+
+def _joined(tables: list[Particles]) -> Particles:
+    names = ("log_likelihood", "log_prior", "log_guide")
+    return Particles(*(torch.cat([getattr(table, name).double() for table in tables]) for name in names))
+
+
+def _weights(log_weight: Tensor) -> dict[str, np.ndarray]:
+    share = log_weight.softmax(0)
+    return {"ess": (1 / share.square().sum(0)).cpu().numpy(), "pareto_k": pareto_k(log_weight)}
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _se(values: Tensor) -> Tensor:
+    """Standard error of the mean over particles, dim 0; NaN for one of them."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def _tabulated(kind: str, pair: Pair, columns: dict[str, np.ndarray], words: str, protocol: dict[str, Any]) -> Estimate:
     names = {
-        "value": "evidence lower bound",
+        "value": words,
         "rate": "E_q[log q(z | x) - log p(z)]",
         "distortion": "-E_q[log p(x | z)]",
+        "ess": "effective sample size of the importance weights",
+        "pareto_k": "Pareto shape of the importance weights' tail",
     }
-    columns = {name: np.concatenate(parts) for name, parts in rows.items()}
-    protocol = {"num_particles": count, "seed": seed, "items_sha256": digest, "pair_sha256": pair_hash}
-    return _estimate("elbo", pair, columns, names, protocol)
+    return estimated(kind, pair, columns, names, protocol, {"ess": "draws", "pareto_k": "1"})
 
 
-def _require_density(pair: Pair, estimator: str) -> None:
-    if not pair.is_normalized:
-        raise ValueError(
-            f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Compare "
-            "reconstructions instead, or state a likelihood and a density on the codes"
-        )
+class _Linear:
+    """The parts of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
+
+    def __init__(self, pair: Pair, estimator: str) -> None:
+        double: Any = copy.deepcopy(as_module(pair)).double().eval()
+        self.pair = double
+        network = getattr(getattr(double, "likelihood", None), "network", None)
+        family = getattr(getattr(double, "likelihood", None), "family", None)
+        with torch.no_grad():
+            linear = isinstance(network, nn.Module) and _is_linear(network)
+            normal = isinstance(family, Normal) and family.link == "identity"
+            prior = _moments(double.prior()) if linear and normal else None
+            if prior is None or not isinstance(network, nn.Module) or not isinstance(family, Normal):
+                raise ValueError(
+                    f"{estimator} is for linear-Gaussian pairs: a Normal likelihood with the identity link, a network "
+                    "of linear layers alone and a normal prior, as linear_vae has; for others quadrature (one or "
+                    "two dimensions), ais or iwae"
+                )
+            self.mean, self.covariance = prior
+            origin = network(self.mean.new_zeros(1, len(self.mean))).flatten(1)
+            self.weight = (network(torch.eye(len(self.mean)).to(self.mean)).flatten(1) - origin).T
+            self.offset = origin[0]
+            self.variance = family.scale.double().square()
+            self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.weight / self.variance
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        centred = x - self.offset - self.weight @ self.mean
+        z = torch.linalg.solve(self.precision, self.weight.T @ centred.T / self.variance).T
+        rest = (centred - z @ self.weight.T).square().sum(-1) / self.variance
+        prior = (z * torch.linalg.solve(self.covariance, z.T).T).sum(-1)
+        log_det = x.shape[1] * self.variance.log() + torch.logdet(self.covariance) + torch.logdet(self.precision)
+        return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + rest + prior)
 
 
-def _checked(pair: Pair, x: Any) -> tuple[Tensor, str]:
-    """The items in the pair's dtype and on its device, and the SHA-256 of their values, whatever type they came in."""
-    dtype, device = dtype_and_device(pair)
-    whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
-    digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
-    digest.update(whole.numpy().tobytes())
-    return whole.to(device, dtype), digest.hexdigest()
+def _analytic_elbo(pair: Pair, x: Any) -> Estimate:
+    x, protocol = checked(pair, x)
+    parts = _Linear(pair, "elbo(analytic=True)")
+    with torch.no_grad():
+        moments = _moments(parts.pair.posterior(x.double()))
+        if moments is None:
+            raise ValueError("elbo(analytic=True) needs a normal posterior")
+        loc, covariance = moments
+        rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
+        rest = (x.double().flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
+        spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.weight, covariance)
+        size = x[0].numel()
+        distortion = 0.5 * (size * torch.log(2 * math.pi * parts.variance) + (rest + spread) / parts.variance)
+    zero = torch.zeros_like(rate)
+    columns = {"value": -(distortion + rate), "se": zero, "rate": rate, "rate_se": zero}
+    columns |= {"distortion": distortion, "distortion_se": zero}
+    protocol |= {"analytic": 1, "pair_sha256": pair_hash(pair)}
+    found = {name: _array(value) for name, value in columns.items()}
+    return _tabulated("elbo", pair, found, "evidence lower bound", protocol)
 
 
-def _tables(pair: Pair, x: Tensor, num_particles: int, key: int) -> list[Particles]:
-    """The particle table in chunks of items, all K particles of an item in one; no trace is left in global state."""
-    per_item = num_particles * math.prod(pair.event_shape) * x.element_size() * 4
-    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
-        return [particles(pair, part, num_particles) for part in x.split(max(1, CHUNK_BYTES // per_item))]
+def _is_linear(network: nn.Module) -> bool:
+    plain = (nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten, nn.Sequential)
+    return all(isinstance(module, plain) for module in network.modules())
 
 
-def _se(values: Tensor) -> np.ndarray:
-    """Standard error of the mean over particles, dim 0; NaN for one of them."""
-    if len(values) == 1:
-        return np.full(values.shape[1], np.nan)
-    return (values.std(0) / math.sqrt(len(values))).cpu().numpy()
-
-
-def _estimate(
-    kind: str, pair: Pair, columns: dict[str, np.ndarray], names: dict[str, str], protocol: dict[str, Any]
-) -> Estimate:
-    import xarray as xr
-
-    def described(name: str) -> str:
-        base = name.removesuffix("_se") if name != "se" else "value"
-        return names[base] if base == name else f"Monte Carlo standard error of the {base}"
-
-    variables = {k: ("item", v, {"long_name": described(k), "units": "nats"}) for k, v in columns.items()}
-    measure = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
-    attributes = {"estimator": kind, "base_measure": measure, **protocol}
-    count = len(columns["value"])
-    return Estimate(kind, xr.Dataset(variables, coords={"item": np.arange(count)}, attrs=attributes))
-
-
-def _pair_hash(pair: Pair) -> str:
-    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' settings.
-
-    A part that counts its calls in a plain attribute is another density at each: keep such counts elsewhere.
-    """
-    module = as_module(pair)
-    digest = hashlib.sha256(repr(module).encode())
-    digest.update(settings(module).encode())
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _moments(distribution: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and covariance of a normal distribution over a vector; None for any other."""
+    if isinstance(distribution, MultivariateNormal):
+        return distribution.mean, distribution.covariance_matrix
+    base = getattr(distribution, "base_dist", None)
+    if isinstance(base, torch.distributions.Normal) and distribution.event_shape and len(distribution.event_shape) == 1:
+        return distribution.mean, torch.diag_embed(distribution.variance)
+    return None

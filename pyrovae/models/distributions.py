@@ -61,6 +61,14 @@ class Bernoulli(nn.Module):
     def forward(self, logits: Tensor) -> TorchDistribution:
         return dist.Bernoulli(logits=logits)
 
+    def natural_parameter(self, p: TorchDistribution) -> Tensor:
+        """The l of a density proportional to exp(x l)."""
+        return p.logits
+
+    def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
+        """What is left of log p(x) - log p(0) - x l."""
+        return torch.zeros_like(x)
+
 
 class ContinuousBernoulli(nn.Module):
     """Grey pixels in [0, 1], density proportional to s(l)^x (1 - s(l))^(1 - x) (Loaiza-Ganem and Cunningham 2019).
@@ -74,6 +82,14 @@ class ContinuousBernoulli(nn.Module):
 
     def forward(self, logits: Tensor) -> TorchDistribution:
         return TruncatedExponential(logits)
+
+    def natural_parameter(self, p: TorchDistribution) -> Tensor:
+        """The l of a density proportional to exp(x l)."""
+        return p.logits
+
+    def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
+        """What is left of log p(x) - log p(0) - x l."""
+        return torch.zeros_like(x)
 
 
 class Normal(nn.Module):
@@ -121,6 +137,14 @@ class Normal(nn.Module):
 
     def forward(self, loc: Tensor) -> TorchDistribution:
         return dist.Normal(loc.sigmoid() if self.link == "sigmoid" else loc, self.scale.to(loc))
+
+    def natural_parameter(self, p: TorchDistribution) -> Tensor:
+        """The l of a density proportional to exp(x l) times a term of x alone."""
+        return p.loc / p.scale.square()
+
+    def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
+        """What is left of log p(x) - log p(0) - x l."""
+        return -0.5 * x.square() / self.scale.to(x).square()
 
     def extra_repr(self) -> str:
         """What sets two of them apart."""
@@ -171,6 +195,20 @@ class Likelihood(nn.Module):
                 f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}"
             )
         return p.to_event(len(self.event_shape))
+
+    def log_prob_table(self, z: Tensor, x: Tensor) -> Tensor:
+        """log p(x_n | z_m) for every code and item, (M, latent_dim) and (N, *event_shape) to (M, N), in nats.
+
+        A family of densities proportional to exp(x l) in its entries, with `natural_parameter` l, needs one matrix
+        product for all pairs: log p(x) = log p(0) + x l (+ a term of x alone), whatever the number of items.
+        """
+        p = self.family(self.network(z))
+        natural = getattr(self.family, "natural_parameter", None)
+        if natural is None:
+            return self(z[:, None]).log_prob(x)
+        at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)
+        product = natural(p).flatten(1) @ x.flatten(1).T
+        return product + at_zero[:, None] + self.family.log_base(p, x).flatten(1).sum(-1)
 
 
 class DiagonalNormal(nn.Module):

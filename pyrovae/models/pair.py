@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.seeding import forked
 
 __all__ = [
     "Pair",
@@ -31,10 +33,17 @@ __all__ = [
     "kept_modes",
     "list_parameters",
     "particles",
+    "require_continuous",
+    "rows_within",
+    "scored",
     "settings",
+    "simulated",
     "unique_name",
     "validation",
+    "widened",
 ]
+
+LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 
 _serial = count(1)
 _listing: ContextVar[bool] = ContextVar("listing", default=True)
@@ -73,32 +82,109 @@ def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
     Noise comes from torch's global generator; gradients flow through reparameterised sites. Any pair will do whose
     sites all lie in one plate "data"; ValueError for another.
     """
-
-    def replicated(fn: Any) -> Any:
-        def run() -> Any:
-            with pyro.plate("particles", num_particles, dim=-2):
-                return fn(x)
-
-        return run
-
-    guide = poutine.trace(replicated(pair.guide)).get_trace()
-    model = poutine.trace(poutine.replay(replicated(pair.model), trace=guide)).get_trace()
-    guide, model = prune_subsample_sites(guide), prune_subsample_sites(model)
-    guide.compute_log_prob()
-    model.compute_log_prob()
     shape = (num_particles, len(x))
+    guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
+    model = poutine.trace(poutine.replay(_replicated(pair.model, x, num_particles), trace=guide)).get_trace()
+    return Particles(_total(model, True, x, shape), _total(model, False, x, shape), _total(guide, False, x, shape))
 
-    def total(trace: poutine.Trace, observed: bool) -> Tensor:
-        value = x.new_zeros(shape)
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site["is_observed"] != observed:
-                continue
-            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
-                raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")
-            value = value + site["log_prob"]
-        return value
 
-    return Particles(total(model, True), total(model, False), total(guide, False))
+def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles:
+    """The same tables at given codes `z` of shape (K, N, latent_dim), or (K, 1, latent_dim) for codes all items share.
+
+    The pair must have one code an item, its site "latent". Without `guide` the encoder is not run and log_guide is 0.
+    """
+    shape = (len(z), len(x))
+
+    def run(fn: Any) -> poutine.Trace:
+        return poutine.trace(poutine.replay(_replicated(fn, x, len(z)), trace=_at(z))).get_trace()
+
+    model = run(pair.model)
+    sites = prune_subsample_sites(model).nodes.items()
+    latent = [name for name, site in sites if site["type"] == "sample" and not site["is_observed"]]
+    if latent != ["latent"]:
+        raise ValueError(f"the pair must have one unobserved site, 'latent', for codes to be given; it has {latent}")
+    log_guide = _total(run(pair.guide), False, x, shape) if guide else x.new_zeros(())
+    return Particles(_total(model, True, x, shape), _total(model, False, x, shape), log_guide)
+
+
+def simulated(pair: Pair, z: Tensor) -> Tensor:
+    """Items drawn from the model at given codes: (K, N, latent_dim) to (K, N, *event_shape)."""
+
+    def run() -> Any:
+        with pyro.plate("particles", len(z), dim=-2):
+            return pair.model(size=z.shape[1])
+
+    return poutine.trace(poutine.replay(run, trace=_at(z))).get_trace().nodes["obs"]["value"]
+
+
+def require_continuous(pair: Pair, estimator: str) -> None:
+    """Refuse a pair without one continuous code an item: `estimator` moves along it, or integrates over it."""
+    with evaluating(as_module(pair)), isolated_store(), forked(0, dtype_and_device(pair)[1]):
+        site = poutine.trace(pair.model).get_trace(size=1).nodes.get("latent")
+    if site is None:
+        raise ValueError(f"{estimator} needs a pair with one unobserved site, 'latent', and this one has none")
+    if site["fn"].support.is_discrete:
+        raise ValueError(f"{estimator} needs a continuous code, and the prior of this pair's is discrete")
+
+
+def widened(pair: Pair) -> Pair:
+    """The pair itself, or a copy in float32 where its parameters are in half precision: too few digits for a sum."""
+    dtype = dtype_and_device(pair)[0]
+    if dtype in (torch.float32, torch.float64):
+        return pair
+    wide: Any = copy.deepcopy(as_module(pair)).float()
+    return wide
+
+
+def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
+    """How many codes may be decoded together, at least 1, for what their layers hold to take about `max_bytes`."""
+    sizes: list[list[int]] = []
+
+    def note(_module: nn.Module, _given: Any, output: Any) -> None:
+        sizes[-1].append(output.numel() if isinstance(output, Tensor) else 0)
+
+    module = as_module(pair)
+    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
+    hooks = [part.register_forward_hook(note) for part in parts]
+    try:
+        with evaluating(module), isolated_store(), validation(False), forked(0, x.device):
+            for count in (1, 2):  # what grows with the number of codes
+                sizes.append([])
+                particles(pair, x[:1], count)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grown = [x[0].numel(), *(two - one for one, two in zip(*sizes, strict=False))]
+    return max(1, max_bytes // (LAYERS_ALIVE * max(grown) * x.element_size()))
+
+
+def _at(z: Tensor) -> poutine.Trace:
+    """A trace in which the site "latent" has the value `z`."""
+    trace = poutine.Trace()
+    trace.add_node("latent", name="latent", type="sample", is_observed=False, value=z, infer={})
+    return trace
+
+
+def _replicated(fn: Any, x: Tensor, num_particles: int) -> Any:
+    def run() -> Any:
+        with pyro.plate("particles", num_particles, dim=-2):
+            return fn(x)
+
+    return run
+
+
+def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The log-densities of a trace's observed, or of its other sites, summed: a table of `shape`."""
+    trace = prune_subsample_sites(trace)
+    trace.compute_log_prob()
+    value = x.new_zeros(shape)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site["is_observed"] != observed:
+            continue
+        if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+            raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")
+        value = value + site["log_prob"]
+    return value
 
 
 def list_parameters(name: str, module: nn.Module) -> None:

@@ -1,0 +1,397 @@
+"""Annealed importance sampling: log p(x) from below, and on simulated items from both sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.evidence import log_mean
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    dtype_and_device,
+    evaluating,
+    isolated_store,
+    require_continuous,
+    rows_within,
+    scored,
+    validation,
+    widened,
+)
+from pyrovae.seeding import forked, stream
+
+__all__ = ["ais", "bdmc"]
+
+ROWS = 4096  # chains of all items that move together, where memory allows
+MAX_BYTES = 2**30
+ACCEPTANCE = 0.8  # aimed at by the pilot run, as by NUTS (Hoffman and Gelman 2014, section 3.2)
+JITTER = 0.6, 1.2  # a transition's steps, as shares of those of the table
+PILOT = 200  # temperatures of the pilot; what it finds is interpolated between them
+SETTLING = 30  # transitions at its first
+MEMORY = 0.1  # share of one transition's chains in the spread that the pilot knows of
+PLAIN = 0.1  # share of the sigmoid schedule in the adaptive one
+
+
+def ais(
+    pair: Pair,
+    x: Any,
+    *,
+    num_chains: int = 16,
+    num_steps: int = 1000,
+    num_leapfrog: int = 5,
+    base: Literal["prior", "guide"] = "prior",
+    schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
+    progress: bool = True,
+    seed: int = 0,
+) -> Estimate:
+    """log p(x) by annealed importance sampling with Hamiltonian transitions: a lower bound in expectation.
+
+    From `base`, the prior or q(z | x), to the posterior over `num_steps` densities base(z)^(1 - b) p(x, z)^b with
+    inverse temperatures b from 0 to 1; a chain's weight is the product of the ratios of neighbouring densities at its
+    states, and its mean over chains is an unbiased estimate of p(x) (Neal 2001, section 2; for decoders Wu et al. 2017,
+    section 3). Each density is left by one transition of `num_leapfrog` steps with a Metropolis test. Step sizes, one a
+    temperature, item and direction of the code, are tuned in a pilot run on other random numbers and then frozen, and
+    with `schedule="adaptive"` the temperatures are too, an item's own: adapting them inside the run would void the
+    bound. Chains are combined by log-mean-exp.
+
+    From the prior chains find every mode of a posterior. From q(z | x) the way is far shorter where q is good, and a
+    mode that it does not know is silently missed, as it is by `iwae`.
+
+    Returns an `Estimate` with "ess" of the chains' weights and the mean "acceptance". `x`: shape (N, *event_shape);
+    `progress`: a bar where the output is a terminal. The pair has one continuous code an item, its site "latent".
+    Raises ValueError where the pair has no p(x), for values outside the likelihood's support and counts below 1
+    (leapfrog steps below 5 are allowed, and mix worse).
+
+    >>> import pyrovae
+    >>> torch.manual_seed(0)
+    <torch...>
+    >>> vae = pyrovae.linear_vae(5, 3)
+    >>> x = vae.sample(4, seed=0)
+    >>> abs((ais(vae, x, num_steps=100) - pyrovae.exact(vae, x)).mean) < 0.1
+    True
+    """
+    require_density(pair, "ais")
+    require_continuous(pair, "ais")
+    plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
+    digest, pair = pair_hash(pair), widened(pair)
+    x, protocol = checked(pair, x)
+    protocol |= plan.protocol() | {"pair_sha256": digest}
+    plan.fit_memory(pair, x)
+    found: list[dict[str, np.ndarray]] = []
+    with _running(pair, plan, "ais", protocol, runs=1) as stage:
+        for part in x.split(plan.batch):
+            with stage("pilot") as tick:
+                path = _Path(pair, part, plan.base)
+                table = _tuned(path, plan, tick)
+            with stage("forward") as tick:
+                found.append(_reduced(*_forward(path, plan, table, tick)))
+    return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol)
+
+
+def bdmc(
+    pair: Pair,
+    n: int,
+    *,
+    num_chains: int = 16,
+    num_steps: int = 1000,
+    num_leapfrog: int = 5,
+    base: Literal["prior", "guide"] = "prior",
+    schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
+    progress: bool = True,
+    seed: int = 0,
+) -> tuple[Estimate, Estimate]:
+    """log p(x) of `n` items drawn from the model itself, from below and from above: (lower, upper).
+
+    The lower bound is `ais`; the upper one anneals backwards from the very code that made the item, a draw of p(z | x),
+    and is minus the log-mean-exp of the reversed weights, an upper bound in expectation (Grosse, Ghahramani and Adams
+    2015, section 3.1). Both directions use one table of temperatures and steps, of a pilot run. `upper - lower` is what
+    the annealing can be off by, in the mean and item by item.
+
+    The upper bound's chains of one item share its code, so their spread says too little: the standard errors of both
+    come from the items, sd / sqrt(n) for the mean, and "se" of a single item is NaN. The items are in "obs" of either
+    estimate's `pointwise`, and their codes in "latent", so that another estimator can be asked about them. Arguments
+    and errors as for `ais`.
+
+    >>> import pyrovae
+    >>> torch.manual_seed(0)
+    <torch...>
+    >>> lower, upper = bdmc(pyrovae.mlp_vae((5,), hidden_dims=(8,)), 20, num_steps=100)
+    >>> -0.1 < (upper - lower).mean < 0.5
+    True
+    """
+    require_density(pair, "bdmc")
+    require_continuous(pair, "bdmc")
+    n = checks.whole("n", n)
+    plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
+    digest, pair = pair_hash(pair), widened(pair)
+    with (
+        evaluating(as_module(pair)),
+        isolated_store(),
+        forked(stream(seed, "bdmc items", digest), dtype_and_device(pair)[1]),
+    ):
+        trace = poutine.trace(pair.model).get_trace(size=n)
+        codes, drawn = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
+    x, protocol = checked(pair, drawn)
+    protocol |= plan.protocol() | {"pair_sha256": digest, "items": f"{n} draws from the model, seed {seed}"}
+    plan.fit_memory(pair, x)
+    lower: list[dict[str, np.ndarray]] = []
+    upper: list[dict[str, np.ndarray]] = []
+    protocol["se_from_items"] = 1
+    with _running(pair, plan, "bdmc", protocol, runs=2) as stage:
+        for part, code in zip(x.split(plan.batch), codes.split(plan.batch), strict=True):
+            with stage("pilot") as tick:
+                path = _Path(pair, part, plan.base)
+                table = _tuned(path, plan, tick)
+            with stage("forward") as tick:
+                lower.append(_reduced(*_forward(path, plan, table, tick)))
+            with stage("backward") as tick:
+                upper.append(_reduced(*_backward(path, plan, table, code, tick)))
+            upper[-1]["value"] = -upper[-1]["value"]
+    for one in (*lower, *upper):
+        one["se"] = np.full_like(one["value"], np.nan)
+    event = tuple(f"event_{i}" for i in range(drawn.ndim - 1))
+    made = {"obs": (("item", *event), drawn.cpu()), "latent": (("item", "latent_dim"), codes.cpu())}
+    words = "log p(x) by annealing, a lower bound", "log p(x) by annealing back, an upper bound"
+    return (
+        _estimated(f"ais({num_steps})", pair, lower, words[0], protocol, made),
+        _estimated(f"reverse ais({num_steps})", pair, upper, words[1], protocol, made),
+    )
+
+
+class _Plan:
+    """What is asked of a run, checked."""
+
+    def __init__(
+        self, num_chains: int, num_steps: int, num_leapfrog: int, base: str, schedule: str, progress: bool, seed: int
+    ) -> None:
+        self.num_chains = checks.whole("num_chains", num_chains)
+        self.num_steps = checks.whole("num_steps", num_steps)
+        self.num_leapfrog = checks.whole("num_leapfrog", num_leapfrog)
+        self.base = checks.choice("base", base, ("prior", "guide"))
+        self.schedule = checks.choice("schedule", schedule, ("adaptive", "sigmoid", "linear"))
+        self.seed = checks.whole("seed", seed, least=0)
+        self.progress = progress
+        self.batch = max(1, ROWS // self.num_chains)  # items
+
+    def fit_memory(self, pair: Pair, x: Tensor) -> None:
+        self.batch = max(1, min(ROWS, rows_within(pair, x, MAX_BYTES)) // self.num_chains)
+
+    def protocol(self) -> dict[str, Any]:
+        names = ("num_chains", "num_steps", "num_leapfrog", "base", "schedule", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+@contextmanager
+def _running(pair: Pair, plan: _Plan, name: str, protocol: dict[str, Any], *, runs: int) -> Iterator[Any]:
+    """Stages of a run, each on random numbers of its own, under one progress bar; the caller's state comes back."""
+    items = math.ceil(protocol["num_items"] / plan.batch)
+    device, stages, digest = dtype_and_device(pair)[1], count(), protocol["pair_sha256"]
+    total = items * (runs * plan.num_steps + PILOT)
+    bar = tqdm(total=total, desc=name, unit="temperature", disable=None if plan.progress else True)
+
+    @contextmanager
+    def stage(what: str) -> Iterator[Callable[[], Any]]:
+        bar.set_postfix_str(what)
+        with forked(stream(plan.seed, name, what, next(stages), *plan.protocol().values(), digest), device):
+            yield bar.update
+
+    with evaluating(as_module(pair)), isolated_store(), validation(False), bar:
+        yield stage
+
+
+@dataclass
+class _State:
+    """Chains of shape (C, n) and all that one step of theirs needs to know."""
+
+    z: Tensor
+    log_base: Tensor
+    delta: Tensor  # log p(x, z) - log base(z)
+    base_gradient: Tensor
+    delta_gradient: Tensor
+
+    def chosen(self, accepted: Tensor, other: _State) -> _State:
+        """`other` where accepted, else this."""
+        pairs = zip(vars(other).values(), vars(self).values(), strict=True)
+        return _State(*(torch.where(accepted[..., None] if a.ndim == 3 else accepted, a, b) for a, b in pairs))
+
+
+class _Path:
+    """The densities between the base and p(z, x) of n items."""
+
+    def __init__(self, pair: Pair, x: Tensor, base: str) -> None:
+        self.pair, self.x, self.from_prior = pair, x, base == "prior"
+        traced = pair.model if self.from_prior else pair.guide
+        arguments = {"size": len(x)} if self.from_prior else {"x": x}
+        self.base = poutine.trace(traced).get_trace(**arguments).nodes["latent"]["fn"]
+
+    def start(self, count: int) -> _State:
+        return self.at(self.base.sample((count,)))
+
+    def at(self, z: Tensor) -> _State:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            table = scored(self.pair, self.x, z, guide=False)
+            log_base = table.log_prior if self.from_prior else self.base.log_prob(z)
+            delta = table.log_likelihood + table.log_prior - log_base
+            delta_gradient, base_gradient = (_slope(value, z) for value in (delta, log_base))
+        return _State(z.detach(), log_base.detach(), delta.detach(), base_gradient, delta_gradient)
+
+    def moved(self, state: _State, beta: Tensor, step: Tensor, num_leapfrog: int) -> tuple[_State, Tensor]:
+        """One Hamiltonian transition that leaves the density at `beta` as it is, and each item's mean acceptance.
+
+        `beta` is of shape (n,), `step` (n, d): a step of its own in each direction is a mass of its own there.
+        """
+        momentum, weight = torch.randn_like(state.z), beta[:, None].to(state.z)
+        # of a trajectory's own length: at one length a near normal density comes round to where it started
+        step = step * torch.empty_like(state.z[..., :1]).uniform_(*JITTER)
+        moving, now = momentum, state
+        for _ in range(num_leapfrog):
+            moving = moving + step / 2 * (now.base_gradient + weight * now.delta_gradient)
+            now = self.at(now.z + step * moving)
+            moving = moving + step / 2 * (now.base_gradient + weight * now.delta_gradient)
+        energy = (now.log_base - state.log_base).double() + beta * (now.delta - state.delta).double()
+        energy = energy - (moving.square() - momentum.square()).sum(-1).double() / 2
+        probability = energy.nan_to_num(-math.inf, -math.inf, -math.inf).clamp(max=0).exp()
+        accepted = torch.rand_like(probability) < probability
+        return state.chosen(accepted, now), probability.mean(0)
+
+
+def _slope(value: Tensor, z: Tensor) -> Tensor:
+    """The gradient with respect to z; 0 where the value does not depend on it, as a uniform prior's does not."""
+    if not value.requires_grad:
+        return torch.zeros_like(z)
+    (gradient,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(z) if gradient is None else gradient
+
+
+def _sigmoid(count: int) -> np.ndarray:
+    """`count` + 1 inverse temperatures from 0 to 1, closer at both ends (Wu et al. 2017, section 3)."""
+    ramp = 1 / (1 + np.exp(4 - 8 * np.linspace(0, 1, count + 1)))
+    return (ramp - ramp[0]) / (ramp[-1] - ramp[0])
+
+
+@dataclass
+class _Table:
+    """What a pilot run found, then frozen: inverse temperatures (T + 1, n) and step sizes (T - 1, n, d)."""
+
+    betas: Tensor
+    steps: Tensor
+
+
+def _tuned(path: _Path, plan: _Plan, tick: Callable[[], None]) -> _Table:
+    """Temperatures and step sizes of a pilot run.
+
+    A step is where the acceptance lies near its aim, in each direction of the code in proportion to the chains' spread
+    there. Temperatures of the adaptive schedule are equally far apart in standard deviations of log p(x, z) / base(z).
+    """
+    state, grid = path.start(plan.num_chains), _sigmoid(PILOT)
+    one = plan.num_chains == 1  # it has no spread
+    spread = torch.ones_like(state.z[0]) if one else state.z.var(0).mean(-1, keepdim=True).expand(state.z.shape[1:])
+    log_step = torch.full_like(spread[:, 0], math.log(0.5))
+    steps, deviations = [], []
+    for k, at in enumerate(grid[1:]):
+        beta = torch.full_like(log_step, at, dtype=torch.float64)
+        for _ in range(1 if k else SETTLING):
+            step = log_step.exp()[:, None] * spread.sqrt()
+            state, acceptance = path.moved(state, beta, step, plan.num_leapfrog)
+            log_step = log_step + 0.3 * (acceptance - ACCEPTANCE).to(log_step)
+            spread = spread if one else torch.lerp(spread, state.z.var(0), MEMORY)
+        steps.append(log_step[:, None] + 0.5 * spread.log())
+        deviations.append(state.delta.double().std(0, correction=0).nan_to_num(0.0, 0.0, 0.0))
+        tick()
+    betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy())
+    found = _interpolated(
+        torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1].to(path.x.device)
+    )
+    return _Table(betas.to(state.z).double(), found.exp().to(state.z))  # as the chains will see them
+
+
+def _temperatures(plan: _Plan, grid: np.ndarray, deviations: np.ndarray) -> Tensor:
+    """Each item's inverse temperatures, (T + 1, n)."""
+    items = deviations.shape[1]
+    if plan.schedule == "linear":
+        return torch.linspace(0, 1, plan.num_steps + 1, dtype=torch.float64)[:, None].expand(-1, items)
+    plain = _sigmoid(plan.num_steps)
+    if plan.schedule == "sigmoid" or plan.num_chains == 1:
+        return torch.from_numpy(plain)[:, None].expand(-1, items)
+    length = np.concatenate([np.zeros((1, items)), np.cumsum(deviations * np.diff(grid)[:, None], 0)])
+    total = length[-1].clip(min=np.finfo(float).tiny)
+    length = (1 - PLAIN) * length / total + PLAIN * np.linspace(0, 1, len(grid))[:, None]
+    at = np.linspace(0, 1, plan.num_steps + 1)
+    betas = np.stack([np.interp(at, length[:, i] / length[-1, i], grid) for i in range(items)], 1)
+    return torch.from_numpy(betas)
+
+
+def _interpolated(values: Tensor, grid: Tensor, at: Tensor) -> Tensor:
+    """Item by item, linear between the grid's points and constant beyond: (P, n, d), (P,) and (T, n) to (T, n, d)."""
+    right = torch.searchsorted(grid, at.contiguous()).clamp(1, len(grid) - 1)
+    share = ((at - grid[right - 1]) / (grid[right] - grid[right - 1])).clamp(0, 1)
+    item = torch.arange(at.shape[1], device=at.device)
+    return torch.lerp(values[right - 1, item], values[right, item], share[..., None])
+
+
+def _forward(path: _Path, plan: _Plan, table: _Table, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    """Log-weights (C, n) of chains from the base to the posterior, and the mean acceptance (n,)."""
+    state = path.start(plan.num_chains)
+    log_weight, accepted = torch.zeros_like(state.delta, dtype=torch.float64), []
+    for t in range(plan.num_steps):
+        log_weight += (table.betas[t + 1] - table.betas[t]) * state.delta.double()
+        if t < plan.num_steps - 1:  # nothing is weighed after the last temperature
+            state, acceptance = path.moved(state, table.betas[t + 1], table.steps[t], plan.num_leapfrog)
+            accepted.append(acceptance)
+        tick()
+    return log_weight, _mean(accepted, path.x)
+
+
+def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    """Log-weights of 1 / p(x) by chains from a draw of the posterior to the base, the steps in reverse."""
+    state = path.at(code.expand(plan.num_chains, *code.shape))
+    log_weight, accepted = torch.zeros_like(state.delta, dtype=torch.float64), []
+    for t in reversed(range(plan.num_steps)):
+        log_weight -= (table.betas[t + 1] - table.betas[t]) * state.delta.double()
+        if t > 0:
+            state, acceptance = path.moved(state, table.betas[t], table.steps[t - 1], plan.num_leapfrog)
+            accepted.append(acceptance)
+        tick()
+    return log_weight, _mean(accepted, path.x)
+
+
+def _mean(accepted: list[Tensor], x: Tensor) -> Tensor:
+    return torch.stack(accepted).mean(0) if accepted else x.new_full((len(x),), math.nan)
+
+
+def _reduced(log_weight: Tensor, acceptance: Tensor) -> dict[str, np.ndarray]:
+    ess = 1 / log_weight.softmax(0).square().sum(0)
+    return log_mean(log_weight) | {"ess": ess.cpu().numpy(), "acceptance": acceptance.cpu().numpy()}
+
+
+def _estimated(
+    kind: str,
+    pair: Pair,
+    parts: list[dict[str, np.ndarray]],
+    words: str,
+    protocol: dict[str, Any],
+    made: dict[str, Any] | None = None,
+) -> Estimate:
+    variables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names = {
+        "value": words,
+        "ess": "effective sample size of the chains' weights",
+        "acceptance": "mean acceptance of the transitions",
+        "obs": "item, drawn from the model",
+        "latent": "code that it was drawn at",
+    }
+    units = {"ess": "chains", "acceptance": "1", "obs": "1", "latent": "1"}
+    return estimated(kind, pair, {**variables, **(made or {})}, names, protocol, units)

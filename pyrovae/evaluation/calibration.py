@@ -1,0 +1,205 @@
+"""Is q(z | x) the posterior of its own decoder? Ranks of simulated codes say so, without a refit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from scipy import stats
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.evaluation.estimate import pair_hash, require_density
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    dtype_and_device,
+    evaluating,
+    isolated_store,
+    require_continuous,
+    rows_within,
+    scored,
+    validation,
+    widened,
+)
+from pyrovae.seeding import forked, stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Calibration", "calibrate"]
+
+ROWS = 16_384  # codes decoded together, where memory allows
+MAX_BYTES = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Ranks of the codes that made simulated items among draws of q(z | x): uniform where q is the posterior.
+
+    `pointwise`: over "simulation" and "quantity" (each coordinate of the code, and "log p(x | z)"), "rank" in 0..L and
+    "uniform", the rank made continuous, in (0, 1). `tests`: over "quantity", the statistic, its p-value, Holm's
+    adjusted one, and how far off q is: "bias" in its own standard deviations and "scale_ratio", for the coordinates.
+
+    It speaks of items drawn from the decoder, not of real ones.
+    """
+
+    pointwise: xr.Dataset
+    tests: xr.Dataset
+
+    @property
+    def passed(self) -> bool:
+        """Whether no quantity is rejected at the level asked for, Holm over the quantities."""
+        return not bool((self.tests["p_adjusted"] < self.tests.attrs["level"]).any())
+
+    def __str__(self) -> str:
+        attributes = self.tests.attrs
+        failed = self.tests.where(self.tests["p_adjusted"] < attributes["level"], drop=True)
+        head = (
+            f"calibration of q(z | x) on {attributes['num_simulations']:,} items drawn from the decoder (not on real "
+            f"data), {attributes['num_draws']} draws each, {attributes['test']}, Holm over "
+            f"{self.tests.sizes['quantity']} quantities at {attributes['level']:g}: "
+        )
+        if self.passed:
+            return head + f"no departure seen (smallest adjusted p {float(self.tests.p_adjusted.min()):.3f})"
+        words = []
+        for name in failed.quantity.values:
+            row = self.tests.sel(quantity=name)
+            how = f"adjusted p {float(row.p_adjusted):.2g}"
+            if np.isfinite(float(row.bias)):
+                how += f", mean off by {float(row.bias):+.3f} sd, true spread {float(row.scale_ratio):.3f} times q's"
+            words.append(f"{name} ({how})")
+        return head + "fails for " + "; ".join(words)
+
+
+def calibrate(
+    pair: Pair,
+    *,
+    num_simulations: int = 10_000,
+    num_draws: int = 99,
+    test: str = "anderson-darling",
+    level: float = 0.05,
+    seed: int = 0,
+) -> Calibration:
+    """Simulation-based calibration of the guide: z from the prior, x from the decoder, its rank under q(z | x).
+
+    The ranks of each coordinate, and of log p(x | z), among `num_draws` draws are uniform on 0..L if q(z | x) is the
+    posterior (Talts et al. 2018, theorem 1; the log-likelihood because coordinates alone cannot see a q that ignores x:
+    Modrak et al. 2023, section 3). Ties are broken at random. `test`: "anderson-darling" on (rank + u) / (L + 1), u
+    uniform, or "chi-square" in 20 bins; Holm over the quantities at `level`.
+
+    Raises ValueError where the pair has no p(x), for counts below 1 (20 simulations, for 20 bins) and unknown tests.
+
+    >>> import pyrovae
+    >>> torch.manual_seed(0)
+    <torch...>
+    >>> calibrate(pyrovae.linear_vae(5, 2), num_simulations=500).passed  # an encoder that was never trained
+    False
+    """
+    require_density(pair, "calibrate")
+    checks.whole("num_simulations", num_simulations, least=20)
+    checks.whole("num_draws", num_draws)
+    checks.choice("test", test, ("anderson-darling", "chi-square"))
+    checks.whole("seed", seed, least=0)
+    if not 0 < checks.positive("level", level) < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    require_continuous(pair, "calibrate")
+    digest, pair = pair_hash(pair), widened(pair)
+    found: list[dict[str, Tensor]] = []
+    device = dtype_and_device(pair)[1]
+    key = stream(seed, "calibrate", digest)
+    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, device):
+        item = poutine.trace(pair.model).get_trace(size=1).nodes["obs"]["value"]
+        batch = max(1, min(ROWS, rows_within(pair, item, MAX_BYTES)) // (num_draws + 1))
+        for start in range(0, num_simulations, batch):
+            found.append(_simulated(pair, min(batch, num_simulations - start), num_draws))
+    columns = {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in found[0]}
+    return _tested(columns, num_draws, test, level, {"seed": seed, "pair_sha256": digest})
+
+
+def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
+    trace = poutine.trace(pair.model).get_trace(size=count)
+    z, x = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
+    q = poutine.trace(pair.guide).get_trace(x).nodes["latent"]["fn"]
+    codes = torch.cat([z[None], q.sample((num_draws,))])  # (L + 1, n, d)
+    heights = scored(pair, x, codes, guide=False).log_likelihood
+    everything = torch.cat([codes, heights[..., None]], -1).double()
+    truth, draws = everything[0], everything[1:]
+    below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
+    rank = below + (torch.rand_like(truth) * (ties + 1)).floor()
+    nan = torch.full_like(truth[:, :1], math.nan)
+    try:
+        score = torch.cat([((z - q.mean) / q.stddev).double(), nan], -1)
+    except NotImplementedError:  # a flow has no mean to tell
+        score = torch.full_like(truth, math.nan)
+    return {"rank": rank, "uniform": (rank + torch.rand_like(truth)) / (num_draws + 1), "score": score}
+
+
+def _tested(
+    columns: dict[str, np.ndarray], num_draws: int, test: str, level: float, protocol: dict[str, Any]
+) -> Calibration:
+    import xarray as xr
+
+    size = columns["rank"].shape[1] - 1
+    quantities = [*(f"latent[{j}]" for j in range(size)), "log p(x | z)"]
+    check = _anderson_darling if test == "anderson-darling" else _chi_square
+    results = [check(column) for column in columns["uniform"].T]
+    adjusted = _holm(np.array([p for _, p in results]))
+    score = columns["score"]
+    tests = {
+        "statistic": ([value for value, _ in results], "statistic of the test of uniform ranks", "1"),
+        "p_value": ([p for _, p in results], "p-value", "1"),
+        "p_adjusted": (adjusted, "p-value, Holm's over the quantities", "1"),
+        "bias": (score.mean(0), "mean of (z - E_q z) / sd_q: 0 where q is right", "q's standard deviations"),
+        "scale_ratio": (score.std(0), "sd of (z - E_q z) / sd_q: 1 where q is right", "1"),
+    }
+    dims = ("simulation", "quantity")
+    pointwise = {
+        "rank": (dims, columns["rank"].astype(np.int64), {"long_name": f"rank among {num_draws} draws", "units": "1"}),
+        "uniform": (dims, columns["uniform"], {"long_name": "rank made continuous", "units": "1"}),
+    }
+    attributes = {"num_simulations": len(score), "num_draws": num_draws, "test": test, "level": level, **protocol}
+    coordinates = {"quantity": quantities}
+    variables = {k: ("quantity", v, {"long_name": words, "units": unit}) for k, (v, words, unit) in tests.items()}
+    return Calibration(
+        xr.Dataset(pointwise, coords={"simulation": np.arange(len(score)), **coordinates}, attrs=attributes),
+        xr.Dataset(variables, coords=coordinates, attrs=attributes),
+    )
+
+
+def _anderson_darling(u: np.ndarray) -> tuple[float, float]:
+    """A^2 against the uniform, all parameters known, and its p-value (Marsaglia and Marsaglia 2004, section 2)."""
+    ordered, count = np.sort(u), len(u)
+    odd = 2 * np.arange(1, count + 1) - 1
+    statistic = -count - np.mean(odd * (np.log(ordered) + np.log1p(-ordered[::-1])))
+    return float(statistic), float(np.clip(1 - _anderson_darling_cdf(statistic), 0, 1))
+
+
+def _anderson_darling_cdf(z: float) -> float:
+    """The limit's distribution function, to 2e-6 (the formulas adinf of Marsaglia and Marsaglia 2004)."""
+    if z <= 0:
+        return 0.0
+    if z < 2:
+        inner = np.polyval([0.00168691, -0.011672, 0.0347962, -0.0649821, 0.247105, 2.00012], z)
+        return float(math.exp(-1.2337141 / z) / math.sqrt(z) * inner)
+    inner = np.polyval([-0.0003146, 0.008056, -0.082433, 0.43424, -2.30695, 1.0776], z)
+    return float(math.exp(-math.exp(inner)))
+
+
+def _chi_square(u: np.ndarray) -> tuple[float, float]:
+    counts = np.bincount(np.minimum((20 * u).astype(int), 19), minlength=20)
+    result = stats.chisquare(counts)
+    return float(result.statistic), float(result.pvalue)
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """Adjusted p-values: the smallest level at which Holm's procedure rejects each."""
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted

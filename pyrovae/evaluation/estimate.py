@@ -1,0 +1,211 @@
+"""A number per item that says how it was made: its standard errors, its protocol, and what it may be compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.models.pair import Pair, as_module, checked_items, dtype_and_device, settings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Estimate", "checked", "estimated", "pair_hash", "require_density", "require_evidence"]
+
+# two runs of annealing that differ in one of these are two estimators: their distances from log p(x) differ
+ANNEALING = ("num_chains", "num_leapfrog", "base", "schedule")
+
+
+@dataclass(frozen=True, eq=False)  # two Datasets have no truth value of their equality
+class Estimate:
+    """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
+
+    `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error) and the estimator's
+    own variables; its attributes say the protocol: estimator, particles or steps, seed, base measure (mass or density,
+    and its scale), the SHA-256 of items and pair, whether the items are all 0 or 1. `str()` is a line for a report.
+
+    >>> import xarray as xr
+    >>> print(Estimate("elbo", xr.Dataset({"value": ("item", [-3.0, -5.0]), "se": ("item", [0.1, 0.1])})))
+    elbo  -4.000 ± 0.071 (Monte Carlo) nats, log density  (2 items)
+    """
+
+    kind: str
+    pointwise: xr.Dataset
+
+    @property
+    def mean(self) -> float:
+        """The mean over items, nats per item."""
+        return float(self.pointwise["value"].mean(skipna=False))
+
+    @property
+    def se(self) -> float:
+        """Monte Carlo standard error of the mean with the items held fixed: sqrt(sum se_i^2) / N.
+
+        Where an item's draws depend on each other (`bdmc`), so that its own spread says too little, `se_items`.
+        """
+        if self.pointwise.attrs.get("se_from_items"):
+            return self.se_items
+        return float(np.sqrt((self.pointwise["se"] ** 2).sum(skipna=False))) / self.pointwise.sizes["item"]
+
+    @property
+    def se_items(self) -> float:
+        """Standard error of the mean over another draw of items: sd(value) / sqrt(N); NaN for one item."""
+        count = self.pointwise.sizes["item"]
+        return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
+
+    @property
+    def bits_per_dimension(self) -> float:
+        """-mean / (D log 2) for items of D entries: a code's length for a mass, none for a density."""
+        return -self.mean / (self.pointwise.attrs["num_dimensions"] * math.log(2))
+
+    def named(self, *, data: str | None = None, binarization: str | None = None) -> Estimate:
+        """The same estimate with the names of its data and of how they were made binary in the protocol."""
+        names = {"data": data, "binarization": binarization}
+        return Estimate(self.kind, self.pointwise.assign_attrs({k: v for k, v in names.items() if v is not None}))
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
+
+        Raises ValueError where the items or the base measure differ, where both pair and estimator do, and for a
+        difference less another estimate, whose noise they may share.
+        """
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        a, b = self.pointwise.attrs, other.pointwise.attrs
+        for attributes in (a, b):
+            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
+                raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
+            if "difference" in attributes:
+                raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
+        if a["base_measure"] != b["base_measure"]:
+            raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
+        if a["items_sha256"] != b["items_sha256"]:
+            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
+        if a["pair_sha256"] == b["pair_sha256"]:
+            kind = f"gap {self.kind} - {other.kind}"
+        elif self.kind == other.kind:
+            kind = f"difference in {self.kind}"
+        else:
+            raise ValueError(
+                f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
+                "estimators of one pair, or two pairs under one estimator"
+            )
+        if a["pair_sha256"] != b["pair_sha256"] and (unlike := [k for k in ANNEALING if a.get(k) != b.get(k)]):
+            told = ", ".join(f"{k} {a.get(k)} and {b.get(k)}" for k in unlike)
+            raise ValueError(f"two pairs under two estimators: {self.kind} was run with {told}; run both alike")
+        value = self.pointwise["value"] - other.pointwise["value"]
+        # the noise of two pairs or two protocols is independent; one estimate less itself has none
+        same = a == b and bool((value == 0).all())
+        se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
+        pointwise = value.to_dataset(name="value").assign(se=se)
+        both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
+        errors = sorted({*str(a.get("errors")).split(", "), *str(b.get("errors")).split(", ")})
+        pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1, "errors": ", ".join(errors)}
+        if "se_from_items" in both:  # one side's error says too little: so would the difference's
+            pointwise.attrs["se_from_items"] = 1
+        return Estimate(kind, pointwise)
+
+    def __str__(self) -> str:
+        return self.line()
+
+    def line(self, *, bits: bool = False) -> str:
+        """A line for a report that says whose error it is; with `bits`, no difference's, in bits per dimension too."""
+        attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
+        errors = set(str(attributes.get("errors", "Monte Carlo")).split(", ")) - {"none"}
+        if attributes.get("se_from_items"):
+            errors = {"over items"}
+        error = f" ± {self.se:.3f} ({', '.join(sorted(errors))})" if errors else ""
+        items = f"({count} item{'s' if count > 1 else ''})"
+        if "difference" in attributes:
+            return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
+        mass = attributes.get("base_measure") == "mass"
+        of = "" if mass else " of a density"
+        extra = f", {self.bits_per_dimension:.4f} bits per dimension{of}" if bits else ""
+        return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {'log mass' if mass else 'log density'}  {items}"
+
+
+def require_density(pair: Pair, estimator: str) -> None:
+    """Refuse what is not a pair, and a pair that has no p(x)."""
+    as_module(pair)
+    if not pair.is_normalized:
+        raise ValueError(
+            f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Fit one "
+            "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
+        )
+
+
+def require_evidence(evidence: Any, pair_sha256: str, items_sha256: str) -> Estimate:
+    """`evidence`, an estimate of log p(x) for that very pair and those items; anything else is refused."""
+    if not isinstance(evidence, Estimate):
+        raise TypeError(f"evidence must be an Estimate of log p(x), got {type(evidence).__name__}")
+    attributes = evidence.pointwise.attrs
+    if "difference" in attributes:
+        raise ValueError(f"evidence must be an estimate of log p(x), and {evidence.kind} is a difference of two")
+    for name, own in (("items_sha256", items_sha256), ("pair_sha256", pair_sha256)):
+        if attributes.get(name) != own:
+            raise ValueError(f"evidence must be an estimate of the same pair and items: {name} differs")
+    return evidence
+
+
+def checked(pair: Pair, x: Any) -> tuple[Tensor, dict[str, Any]]:
+    """The items in the pair's dtype and on its device, and the protocol's words on them, whatever type they came in."""
+    dtype, device = dtype_and_device(pair)
+    whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
+    digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
+    digest.update(whole.numpy().tobytes())
+    protocol = {
+        "items_sha256": digest.hexdigest(),
+        "items_binary": int(((whole == 0) | (whole == 1)).all()),  # netCDF has no booleans
+        "num_items": len(whole),
+        "num_dimensions": whole[0].numel(),
+    }
+    return whole.to(device, dtype), protocol
+
+
+def estimated(
+    kind: str,
+    pair: Pair,
+    variables: dict[str, Any],
+    names: dict[str, str],
+    protocol: dict[str, Any],
+    units: dict[str, str] | None = None,
+) -> Estimate:
+    """An `Estimate` of `variables`, each (N,) or (N, dims...) as (dims, array); `names` says in words what each is."""
+    import xarray as xr
+
+    def described(name: str) -> str:
+        base = name.removesuffix("_se") if name != "se" else "value"
+        return names[name] if name in names else f"standard error of the {names[base]}"
+
+    data = {}
+    for name, value in variables.items():
+        dims, array = value if isinstance(value, tuple) else (("item",), value)
+        unit = (units or {}).get(name, "nats")
+        data[name] = (dims, np.asarray(array), {"long_name": described(name), "units": unit})
+    measure = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
+    scale = "counting measure" if measure == "mass" else "Lebesgue measure in the units of x as given"
+    errors = {"exact": "none", "quadrature": "grid error"}.get(
+        kind, "none" if "analytic" in protocol else "Monte Carlo"
+    )
+    attributes = {"estimator": kind, "errors": errors, "base_measure": measure, "base_measure_scale": scale, **protocol}
+    return Estimate(kind, xr.Dataset(data, coords={"item": np.arange(len(variables["value"]))}, attrs=attributes))
+
+
+def pair_hash(pair: Pair) -> str:
+    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' settings.
+
+    A part that counts its calls in a plain attribute is another density at each: keep such counts elsewhere.
+    """
+    module = as_module(pair)
+    digest = hashlib.sha256(repr(module).encode())
+    digest.update(settings(module).encode())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

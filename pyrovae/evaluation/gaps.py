@@ -1,0 +1,295 @@
+"""Where an ELBO falls short of log p(x): what the family of q cannot do, and what the encoder does not find in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_density, require_evidence
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    evaluating,
+    isolated_store,
+    require_continuous,
+    rows_within,
+    scored,
+    validation,
+    widened,
+)
+from pyrovae.seeding import forked, stream
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Gaps", "gaps", "overfit"]
+
+ROWS = 16_384  # codes decoded together while q is sought
+ROUND = 200  # steps between two looks
+SETTLED = 0.01  # nats: what a round may still bring an item
+BELOW = ("ais", "iwae")  # evidence that is itself a lower bound
+MAX_BYTES = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """log p(x) - ELBO of one pair, split per item, in nats: `pointwise` over "item".
+
+    "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se": the approximation gap is
+    an upper bound (a better q of the family may exist) and the amortisation gap a lower one. Also "evidence", "elbo",
+    "best_elbo", and the best q's "loc" and "scale".
+    """
+
+    pointwise: xr.Dataset
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean over items and its Monte Carlo standard error, the items held fixed."""
+        value, se = self.pointwise[name], self.pointwise[f"{name}_se"]
+        return float(value.mean(skipna=False)), float(np.sqrt((se**2).sum(skipna=False))) / len(value)
+
+    def __str__(self) -> str:
+        gap, approximation, amortization = (self.mean(n) for n in ("gap", "approximation", "amortization"))
+        evidence = self.pointwise.attrs["evidence"]
+        bounded = evidence.startswith(BELOW)
+        caution = f", log p(x) itself bounded from below by {evidence}" if bounded else ""
+        return (
+            f"log p(x) - ELBO = {gap[0]:.3f} ± {gap[1]:.3f} nats: approximation gap{'' if bounded else ' at most'} "
+            f"{approximation[0]:.3f} ± {approximation[1]:.3f}, amortisation gap at least {amortization[0]:.3f} ± "
+            f"{amortization[1]:.3f} (Monte Carlo; {self.pointwise.sizes['item']} items{caution})"
+        )
+
+
+def gaps(
+    pair: Pair,
+    x: Any,
+    evidence: Estimate,
+    *,
+    num_starts: int = 4,
+    num_particles: int | None = None,
+    num_evaluation: int = 1000,
+    max_steps: int = 4000,
+    learning_rate: float = 0.03,
+    progress: bool = True,
+    seed: int = 0,
+) -> Gaps:
+    """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
+
+    q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1), sought by Adam from
+    `num_starts` starts, the encoder's q among them and the others at well-weighted draws of the prior and of q, with
+    `num_particles` common random numbers (None: 32, or 4 a dimension of the code), in rounds of 200 steps. After the
+    first an item goes on with its best start, until a round brings no item 0.01 nats or there were `max_steps`. On
+    other random numbers it is then held against the encoder's q, and the better is q*; both ELBOs are taken with
+    `num_evaluation` fresh common random numbers, so that no figure is flattered by the search.
+
+    `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais` or `iwae`, which
+    bound it from below, gap and approximation gap are too small by what they miss, and the words say so. Raises
+    ValueError for an ELBO, a difference, an estimate of another pair or other items, fewer than 4 starts, too few
+    particles to tell the code's directions apart (2 a dimension, and 2), and a guide that is not a diagonal Normal.
+
+    >>> import pyrovae
+    >>> torch.manual_seed(0)
+    <torch...>
+    >>> vae = pyrovae.linear_vae(5, 2)
+    >>> x = vae.sample(4, seed=0)
+    >>> ledger = gaps(vae, x, pyrovae.exact(vae, x), progress=False)
+    >>> parts = ledger.pointwise
+    >>> bool(abs(parts.gap - parts.approximation - parts.amortization).max() < 1e-9)
+    True
+    """
+    require_density(pair, "gaps")
+    checks.whole("num_starts", num_starts, least=4)
+    num_particles = max(32, 4 * pair.latent_dim) if num_particles is None else num_particles
+    checks.whole("num_particles", num_particles, least=2 * (pair.latent_dim + 1))
+    for name, value in (("num_evaluation", num_evaluation), ("max_steps", max_steps)):
+        checks.whole(name, value, least=2)
+    checks.positive("learning_rate", learning_rate)
+    checks.whole("seed", seed, least=0)
+    require_continuous(pair, "gaps")
+    digest, pair = pair_hash(pair), widened(pair)
+    x, protocol = checked(pair, x)
+    require_evidence(evidence, digest, protocol["items_sha256"])
+    if evidence.kind.startswith("elbo"):
+        raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
+    rows = min(ROWS, rows_within(pair, x, MAX_BYTES))
+    search = _Search(pair, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
+    found = []
+    bar = tqdm(total=len(x), desc="gaps", unit="item", disable=None if progress else True)
+    key = stream(seed, "gaps", digest)
+    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device), bar:
+        for part in x.split(max(1, rows // (num_starts * num_particles))):
+            found.append(search.run(part))
+            bar.update(len(part))
+    columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return Gaps(_ledger(columns, evidence, protocol | {"pair_sha256": digest, "seed": seed}))
+
+
+def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
+    """How much worse encoder and decoder do on new items: two differences of means, each with a standard error.
+
+    "encoder": amortisation gap on test less that on train (Cremer et al. 2018, section 5.4); "decoder": log p(train) -
+    log p(test). The standard errors "encoder_se" and "decoder_se" are over the items of both sets. Raises ValueError
+    for two pairs.
+    """
+    import xarray as xr
+
+    if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
+        raise ValueError("train and test must be gaps of one pair")
+
+    def difference(more: xr.DataArray, less: xr.DataArray) -> tuple[float, float]:
+        variance = sum(float(a.var(ddof=1)) / len(a) for a in (more, less))
+        return float(more.mean() - less.mean()), math.sqrt(variance)
+
+    encoder = difference(test.pointwise.amortization, train.pointwise.amortization)
+    decoder = difference(train.pointwise.evidence, test.pointwise.evidence)
+    values = {"encoder": encoder[0], "encoder_se": encoder[1], "decoder": decoder[0], "decoder_se": decoder[1]}
+    return xr.Dataset({name: ((), value, {"units": "nats"}) for name, value in values.items()})
+
+
+class _Search:
+    """The best q of the family, item by item."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        num_starts: int,
+        num_particles: int,
+        num_evaluation: int,
+        max_steps: int,
+        rate: float,
+        rows: int,
+    ) -> None:
+        self.rows = rows
+        self.pair, self.num_starts, self.num_particles = pair, num_starts, num_particles
+        self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
+
+    def run(self, x: Tensor) -> dict[str, np.ndarray]:
+        q = poutine.trace(self.pair.guide).get_trace(x).nodes["latent"]["fn"]
+        base = getattr(q, "base_dist", None)
+        if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
+            raise ValueError(f"the guide's 'latent' must be a diagonal Normal for its best q to be sought, got {q}")
+        own = torch.stack([q.mean, q.stddev.log()])  # (2, n, d)
+        parameters = torch.cat([own[:, None], self.other_starts(x, own)], 1)  # (2, S, n, d)
+        parameters = self.climbed(x, parameters)
+        noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1]).to(x)
+        chosen = self.bounds(x, torch.cat([own[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
+        item = torch.arange(len(x), device=x.device)
+        best = torch.cat([own[:, None], parameters], 1)[:, chosen, item]
+        fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1]).to(x)
+        bounds = self.bounds(x, torch.stack([own, best], 1), fresh)  # (K, 2, n)
+        gain = bounds[:, 1] - bounds[:, 0]
+        root = math.sqrt(len(fresh))
+        found = {
+            "elbo": bounds[:, 0].mean(0),
+            "elbo_se": bounds[:, 0].std(0) / root,
+            "best_elbo": bounds[:, 1].mean(0),
+            "best_elbo_se": bounds[:, 1].std(0) / root,
+            "amortization_se": gain.std(0) / root,
+            "loc": best[0],
+            "scale": best[1].exp(),
+        }
+        return {name: value.double().cpu().numpy() for name, value in found.items()}
+
+    def other_starts(self, x: Tensor, own: Tensor) -> Tensor:
+        """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
+        prior = poutine.trace(self.pair.model).get_trace(size=len(x)).nodes["latent"]["fn"].sample((256,))
+        near = own[0] + 2 * own[1].exp() * torch.randn(256, *own.shape[1:]).to(own)
+        pool = torch.cat([prior, near])
+        table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])
+        noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement
+        top = noisy.topk(self.num_starts - 1, dim=0).indices
+        loc = pool.gather(0, top[..., None].expand(-1, -1, pool.shape[-1]))
+        return torch.stack([loc, own[1].expand_as(loc)])
+
+    def climbed(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Each start after Adam on common random numbers; after the first round each item goes on with its best."""
+        noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(x)[:, None]
+        item = torch.arange(len(x), device=x.device)
+        last = None
+        for _ in range(math.ceil(self.max_steps / ROUND)):
+            parameters = self.round(x, parameters, noise)
+            value = self.bounds(x, parameters, noise[:, 0]).mean(0)
+            best = value.max(0)
+            parameters = parameters[:, best.indices, item][:, None]
+            if last is not None and bool((best.values - last < SETTLED).all()):
+                break
+            last = best.values
+        return parameters
+
+    def round(self, x: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
+        with torch.enable_grad():
+            free = parameters.clone().requires_grad_()
+            optimizer = torch.optim.Adam([free], lr=self.rate)
+            for step in range(ROUND):
+                for group in optimizer.param_groups:  # down to a tenth: the last steps settle
+                    group["lr"] = self.rate * 0.1 ** (step / ROUND)
+                z = free[0] + free[1].exp() * noise
+                bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
+                (free.grad,) = torch.autograd.grad(-bound.sum(), free)  # the pair's own .grad is the caller's
+                optimizer.step()
+        better = self.bounds(x, free.detach(), noise[:, 0]).mean(0) > self.bounds(x, parameters, noise[:, 0]).mean(0)
+        return torch.where(better[..., None], free.detach(), parameters)
+
+    def bounds(self, x: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
+        """log p(x, z) - log q(z) at each noise, (K, S, n), for parameters (2, S, n, d) and noise (K, n, d)."""
+        loc, log_scale = parameters
+        log_q = (-0.5 * noise.square() - 0.5 * math.log(2 * math.pi)).sum(-1)[:, None] - log_scale.sum(-1)
+        parts = []
+        for part in noise.split(max(1, self.rows // (loc.shape[0] * loc.shape[1]))):
+            z = loc + log_scale.exp() * part[:, None]
+            parts.append(self.log_joint(x, z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+        return (torch.cat(parts) - log_q).double()
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        table = scored(self.pair, x, z, guide=False)
+        return table.log_likelihood + table.log_prior
+
+
+def _balanced(count: int, items: int, size: int) -> Tensor:
+    """Normal noise (count, items, size) with mean 0 and, where there are draws enough, covariance I exactly.
+
+    A q fitted on it is then exact for a Gaussian posterior, where plain draws let it fit their own scatter.
+    """
+    half = torch.randn(max(1, count // 2), items, size, dtype=torch.float64)
+    if len(half) > size:
+        covariance = torch.einsum("kni,knj->nij", half, half) / len(half)
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), half.permute(1, 2, 0), upper=False)
+        half = half.permute(2, 0, 1)
+    return torch.cat([half, -half])
+
+
+def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[str, Any]) -> xr.Dataset:
+    import xarray as xr
+
+    log_p, log_p_se = evidence.pointwise["value"].values, evidence.pointwise["se"].values
+    parts = {
+        "evidence": (log_p, "log p(x)"),
+        "elbo": (columns["elbo"], "ELBO of the encoder's q"),
+        "best_elbo": (columns["best_elbo"], "ELBO of the best q found"),
+        "gap": (log_p - columns["elbo"], "log p(x) - ELBO"),
+        "approximation": (log_p - columns["best_elbo"], "approximation gap, an upper bound"),
+        "amortization": (columns["best_elbo"] - columns["elbo"], "amortisation gap, a lower bound"),
+    }
+    errors = {
+        "evidence": log_p_se,
+        "elbo": columns["elbo_se"],
+        "best_elbo": columns["best_elbo_se"],
+        "gap": np.hypot(log_p_se, columns["elbo_se"]),
+        "approximation": np.hypot(log_p_se, columns["best_elbo_se"]),
+        "amortization": columns["amortization_se"],
+    }
+    variables: dict[str, Any] = {}
+    for name, (value, words) in parts.items():
+        variables[name] = ("item", value, {"long_name": words, "units": "nats"})
+        variables[f"{name}_se"] = ("item", errors[name], {"long_name": f"standard error of {words}", "units": "nats"})
+    for name in ("loc", "scale"):
+        variables[name] = (("item", "latent_dim"), columns[name], {"long_name": f"best q's {name}", "units": "1"})
+    attributes = {**protocol, "evidence": evidence.kind}
+    return xr.Dataset(variables, coords={"item": np.arange(len(log_p))}, attrs=attributes)

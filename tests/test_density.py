@@ -1,0 +1,152 @@
+"""`as_density`: an autoencoder with a prior and a likelihood is the density it says it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+import pyrovae
+from pyrovae.models.density import GaussianPrior
+
+
+def linear_ae():
+    """An autoencoder whose decoder is linear: x = W z + mu."""
+    torch.manual_seed(0)
+    ae = pyrovae.mlp_ae((6,), latent_dim=2, likelihood=pyrovae.Normal(scale=0.5)).double()
+    ae.likelihood.network = nn.Linear(2, 6).double()
+    return ae
+
+
+def prior():
+    return GaussianPrior(torch.tensor([1.0, -2.0]).double(), torch.tensor([[2.0, 0.7], [0.7, 1.0]]).double())
+
+
+@pytest.mark.parametrize("scale", [None, 0.9])
+def test_its_evidence_is_that_of_the_linear_model(scale):
+    ae = linear_ae()
+    density = pyrovae.as_density(ae, prior(), scale=scale)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)).double()
+    w, mu = ae.likelihood.network.weight.detach(), ae.likelihood.network.bias.detach()
+    noise = (scale or 0.5) ** 2 * torch.eye(6).double()
+    p = prior()()
+    truth = MultivariateNormal(w @ p.mean + mu, w @ p.covariance_matrix @ w.T + noise).log_prob(x).numpy()
+    assert np.allclose(pyrovae.exact(density, x).pointwise.value.values, truth, atol=1e-10)
+    assert np.allclose(pyrovae.quadrature(density, x, tol=1e-9).pointwise.value.values, truth, atol=1e-8)
+
+
+def test_the_guide_is_a_normal_at_the_code_with_the_curvatures_scale():
+    ae = linear_ae()
+    density = pyrovae.as_density(ae, prior())
+    x = torch.randn(4, 6).double()
+    q = density.posterior(x)
+    assert torch.equal(q.mean, ae.encode(x))
+    w = ae.likelihood.network.weight.detach()
+    # of a linear decoder: the best diagonal Normal, whose precisions are the posterior's own diagonal
+    precision = w.T @ w / 0.25 + torch.linalg.inv(torch.tensor([[2.0, 0.7], [0.7, 1.0]]).double())
+    assert torch.allclose(q.stddev, precision.diagonal().rsqrt().expand(4, 2), atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli", "normal"])
+def test_the_scale_is_each_items_own_where_the_decoder_bends(likelihood):
+    # Fisher's information of the item's entries about the code, by central differences of the log-density's mean
+    torch.manual_seed(0)
+    ae = pyrovae.mlp_ae((5,), latent_dim=2, likelihood=likelihood, hidden_dims=(8,)).double()
+    codes = torch.randn(50, 2).double()
+    density = pyrovae.as_density(ae, GaussianPrior.fit(codes))
+    x = torch.rand(3, 5).double().round()
+    q = density.posterior(x)
+    assert not torch.allclose(q.stddev[0], q.stddev[1])
+    z, step = ae.encode(x).detach(), 1e-5
+    p = ae.likelihood(z)
+    for j in range(2):
+        up, down = z.clone(), z.clone()
+        up[:, j] += step
+        down[:, j] -= step
+        slope = (ae.decode(up) - ae.decode(down)) / (2 * step)
+        own = torch.linalg.inv(torch.cov(codes.T, correction=0))[j, j]
+        precision = (slope**2 / p.variance).sum(-1) + own
+        assert torch.allclose(q.stddev[:, j], precision.rsqrt(), rtol=1e-5)
+
+
+def test_it_is_a_copy_and_a_whole_pair():
+    ae = linear_ae()
+    density = pyrovae.as_density(ae, prior())
+    x = torch.randn(3, 6).double()
+    before = pyrovae.exact(density, x).mean
+    with torch.no_grad():
+        ae.likelihood.network.weight.add_(1.0)
+    assert pyrovae.exact(density, x).mean == before
+    assert not ae.is_normalized
+    assert density.is_normalized
+    names = [name for name, _ in density.named_parameters()]
+    assert len(names) == len(set(names))
+    single = density.float()
+    assert single.posterior(x.float()).mean.dtype == torch.float32
+    assert density.sample(4, seed=0).shape == (4, 6)
+
+
+def test_the_prior_of_codes_is_their_maximum_of_the_likelihood():
+    codes = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([1.0, 2.0, 3.0])
+    fitted = GaussianPrior.fit(codes)()
+    assert torch.allclose(fitted.mean, codes.mean(0))
+    assert torch.allclose(fitted.covariance_matrix, torch.cov(codes.T, correction=0))
+    best = float(fitted.log_prob(codes).mean())
+    other = MultivariateNormal(codes.mean(0), torch.cov(codes.T))
+    assert best > float(other.log_prob(codes).mean())
+
+
+def test_what_is_refused():
+    ae = linear_ae()
+    with pytest.raises(TypeError, match="ae must be an AE, such as mlp_ae or conv_ae build, got VAE"):
+        pyrovae.as_density(pyrovae.mlp_vae((6,)), prior())
+    with pytest.raises(ValueError, match="prior must be a module over codes of 2 dimensions"):
+        pyrovae.as_density(ae, GaussianPrior(torch.zeros(3), torch.eye(3)))
+    with pytest.raises(ValueError, match="scale must be a finite number greater than 0"):
+        pyrovae.as_density(ae, prior(), scale=-1.0)
+    with pytest.raises(ValueError, match="scale is of a Normal likelihood, and this one is Bernoulli"):
+        pyrovae.as_density(pyrovae.mlp_ae((6,), likelihood="bernoulli").double(), prior(), scale=1.0)
+    with pytest.raises(ValueError, match="covariance must be positive definite"):
+        GaussianPrior(torch.zeros(2), torch.ones(2, 2))
+    with pytest.raises(ValueError, match="more codes than dimensions"):
+        GaussianPrior.fit(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"elbo needs a p\(x\).*as_density"):
+        pyrovae.elbo(ae, torch.zeros(1, 6))
+    assert math.isfinite(pyrovae.elbo(pyrovae.as_density(ae, prior()), torch.zeros(1, 6)).mean)
+
+    class Scalar(nn.Module):
+        latent_dim = 2
+
+        def forward(self):
+            return torch.distributions.Normal(torch.zeros(2), 1.0)
+
+    with pytest.raises(ValueError, match=r"event shape \(2,\) and no batch shape, got \(\) and \(2,\); .to_event"):
+        pyrovae.as_density(ae, Scalar())
+    with pytest.raises(ValueError, match="loc must be finite: 1 NaN"):
+        GaussianPrior([math.nan, 0.0], torch.eye(2))
+    with pytest.raises(ValueError, match="codes must be finite: 2 NaN"):
+        GaussianPrior.fit([[math.nan, math.inf], [0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="covariance must be symmetric"):
+        GaussianPrior([0.0, 0.0], [[1.0, 0.9], [0.0, 1.0]])
+
+
+def test_codes_of_any_kind_give_the_same_prior():
+    codes = [[0, 1], [3, 5], [4, 4], [7, 8]]
+    expected = GaussianPrior.fit(torch.tensor(codes, dtype=torch.float32))().mean
+    for given in (
+        codes,
+        np.array(codes),
+        torch.tensor(codes),
+        torch.tensor(codes, dtype=torch.float32).requires_grad_(),
+    ):
+        fitted = GaussianPrior.fit(given)
+        assert torch.equal(fitted().mean, expected)
+        assert not fitted.loc.requires_grad
+    assert float(expected[0]) == 3.5
+    graph = torch.ones(2, requires_grad=True) * 2
+    ae = pyrovae.mlp_ae((6,), latent_dim=2)
+    pyrovae.as_density(ae, GaussianPrior(graph, torch.eye(2)))

@@ -1,0 +1,135 @@
+"""The ledger of gaps against closed forms of a linear pair."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_exact_posterior
+
+import pyrovae
+
+
+def correlated(seed=0):
+    """A linear pair whose posteriors no diagonal q can be, and some of its items."""
+    torch.manual_seed(seed)
+    vae = pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=0.5)).double()
+    with torch.no_grad():
+        vae.likelihood.network.weight.copy_(torch.tensor([[1.0, 0.8]]).repeat(6, 1) + 0.3 * torch.randn(6, 2))
+    return vae, vae.sample(8, seed=1)
+
+
+def best_diagonal_gap(vae):
+    """KL(q* || posterior) for the best diagonal q: its precisions are the posterior's own diagonal."""
+    w, s = vae.likelihood.network.weight.detach(), vae.likelihood.family.scale
+    precision = torch.eye(2).double() + w.T @ w / s**2
+    return float(0.5 * (precision.diagonal().log().sum() - precision.logdet()))
+
+
+def test_the_parts_are_those_of_the_closed_form_and_sum_to_the_gap():
+    vae, x = correlated()
+    exact = pyrovae.exact(vae, x)
+    ledger = pyrovae.gaps(vae, x, exact, progress=False)
+    p = ledger.pointwise
+    assert np.allclose(p.gap, p.approximation + p.amortization, atol=1e-12)
+    assert np.allclose(p.gap, exact.pointwise.value - p.elbo, atol=1e-12)
+    truth = best_diagonal_gap(vae)
+    assert truth > 0.5  # something to find
+    # 8 items, 4 standard errors each (false alarm 5e-4), and the 0.01 nats the search may leave
+    error = p.approximation.values - truth
+    assert (error < 4 * p.approximation_se.values + 0.01).all()
+    assert (error > -4 * p.approximation_se.values).all()
+    analytic = exact - pyrovae.elbo(vae, x, analytic=True)
+    assert (abs(p.gap.values - analytic.pointwise.value.values) < 4 * p.gap_se.values).all()
+    assert (p.amortization.values > -4 * p.amortization_se.values).all()
+    assert "at most" in str(ledger)
+    assert "at least" in str(ledger)
+
+
+def test_an_encoder_that_is_already_best_has_no_amortization_gap(exact_linear_pair):
+    x = exact_linear_pair.sample(5, seed=0)
+    ledger = pyrovae.gaps(exact_linear_pair, x, pyrovae.exact(exact_linear_pair, x), progress=False)
+    assert np.abs(ledger.pointwise.amortization.values).max() < 0.01
+    assert np.abs(ledger.pointwise.approximation.values).max() < 0.01
+
+
+def test_many_dimensions_are_told_apart_by_enough_particles():
+    # an encoder a fifth too wide on a posterior that its family holds: all of the gap is amortisation
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(40, 20, likelihood=pyrovae.Normal(scale=0.7)).double()
+    with torch.no_grad():
+        pair.likelihood.network.weight.copy_(torch.linalg.qr(torch.randn(40, 20, dtype=torch.float64)).Q)
+    with_exact_posterior(pair)
+    with torch.no_grad():
+        pair.posterior.raw_log_scale.add_(math.log(1.2))
+    x = pair.sample(3, seed=0)
+    exact = pyrovae.exact(pair, x)
+    truth = float((exact - pyrovae.elbo(pair, x, analytic=True)).mean)
+    ledger = pyrovae.gaps(pair, x, exact, progress=False)
+    assert truth > 0.5
+    assert ledger.mean("amortization")[0] == pytest.approx(truth, abs=0.05)
+    assert ledger.mean("approximation")[0] < 0.05
+    with pytest.raises(ValueError, match="num_particles must be an integer of at least 42, got 32"):
+        pyrovae.gaps(pair, x, exact, num_particles=32)
+
+
+def test_stated_errors_are_what_repeats_show():
+    # 3 items, 30 seeds: each ratio's relative standard deviation is 0.13
+    vae, x = correlated()
+    exact = pyrovae.exact(vae, x[:3])
+    runs = [pyrovae.gaps(vae, x[:3], exact, num_evaluation=200, seed=s, progress=False).pointwise for s in range(30)]
+    for name in ("approximation", "amortization", "gap"):
+        seen = np.std([run[name].values for run in runs], 0, ddof=1)
+        stated = np.sqrt(np.mean([run[f"{name}_se"].values ** 2 for run in runs], 0))
+        assert (stated / seen > 0.55).all(), name
+        assert (stated / seen < 1.8).all(), name
+
+
+def test_evidence_from_below_is_named_and_an_unknown_error_is_not_none():
+    vae, x = correlated()
+    single = pyrovae.ais(vae, x[:3], num_chains=1, num_steps=100, progress=False)
+    ledger = pyrovae.gaps(vae, x[:3], single, progress=False)
+    assert "log p(x) itself bounded from below by ais(100)" in str(ledger)
+    assert "at most" not in str(ledger)
+    assert math.isnan(ledger.mean("gap")[1])
+    with pytest.raises(ValueError, match="an ELBO is what it is compared with"):
+        pyrovae.gaps(vae, x, pyrovae.elbo(vae, x))
+    with pytest.raises(ValueError, match="exact - elbo is a difference of two"):
+        pyrovae.gaps(vae, x, pyrovae.exact(vae, x) - pyrovae.elbo(vae, x))
+
+
+def test_the_pairs_own_gradients_are_left_alone():
+    vae, x = correlated()
+    pyrovae.gaps(vae, x[:1], pyrovae.exact(vae, x[:1]), max_steps=2, progress=False)
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_overfit_is_a_difference_of_independent_means():
+    vae, x = correlated()
+    parts = [pyrovae.gaps(vae, half, pyrovae.exact(vae, half), progress=False) for half in (x[:5], x[5:])]
+    found = pyrovae.overfit(*parts)
+    train, test = (g.pointwise for g in parts)
+    assert float(found.encoder) == pytest.approx(float(test.amortization.mean() - train.amortization.mean()))
+    assert float(found.decoder) == pytest.approx(float(train.evidence.mean() - test.evidence.mean()))
+    expected = math.sqrt(float(train.evidence.var(ddof=1)) / 5 + float(test.evidence.var(ddof=1)) / 3)
+    assert float(found.decoder_se) == pytest.approx(expected)
+
+
+def test_what_is_refused():
+    vae, x = correlated()
+    exact = pyrovae.exact(vae, x)
+    with pytest.raises(ValueError, match="items_sha256 differs"):
+        pyrovae.gaps(vae, x[:3], exact)
+    other, _ = correlated(1)
+    with pytest.raises(ValueError, match="pair_sha256 differs"):
+        pyrovae.gaps(other, x, exact)
+    with pytest.raises(ValueError, match="num_starts must be an integer of at least 4"):
+        pyrovae.gaps(vae, x, exact, num_starts=3)
+    with pytest.raises(ValueError, match=r"gaps needs a p\(x\)"):
+        pyrovae.gaps(pyrovae.mlp_ae((6,)), x, exact)
+    mine = pyrovae.gaps(vae, x[:2], pyrovae.exact(vae, x[:2]), progress=False)
+    theirs = pyrovae.gaps(other, x[:2], pyrovae.exact(other, x[:2]), progress=False)
+    with pytest.raises(ValueError, match="must be gaps of one pair"):
+        pyrovae.overfit(mine, theirs)
