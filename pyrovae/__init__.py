@@ -24,6 +24,7 @@ _HOMES = {
     "pyrovae.evaluation.latent": ["Judge", "active_units", "crispness", "reconstruction_error"],
     "pyrovae.evaluation.code_space": ["code_space", "decoded", "encoded"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
+    "pyrovae.export": ["to_arviz"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("data", "evaluation", "inference", "models", "plotting")
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.gaps import Gaps, gaps, overfit
     from pyrovae.evaluation.latent import Judge, active_units, crispness, reconstruction_error
     from pyrovae.evaluation.quadrature import quadrature
+    from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save
     from pyrovae.inference.svi import History, PosteriorCollapseWarning, fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae

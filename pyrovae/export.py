@@ -1,0 +1,187 @@
+"""A fitted pair's draws and its evidence as ArviZ's groups: the only file that imports arviz."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+import pyrovae
+from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_density, require_evidence
+from pyrovae.evaluation.evidence import MAX_BYTES, iwae, pareto_k
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    evaluating,
+    isolated_store,
+    require_continuous,
+    rows_within,
+    scored,
+    simulated,
+    validation,
+    widened,
+)
+from pyrovae.seeding import forked, stream
+
+__all__ = ["to_arviz"]
+
+DIMS = {
+    "chain": "independent draws: one chain",
+    "draw": "draw",
+    "item": "item, in the order given",
+    "latent_dim": "dimension of the code",
+}
+
+
+def to_arviz(
+    pair: Pair,
+    x: Any,
+    *,
+    y: Any = None,
+    num_draws: int = 200,
+    evidence: Estimate | None = None,
+    seed: int = 0,
+) -> Any:
+    """The pair and its items for ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
+
+    Groups, for N items, S = `num_draws` and one chain:
+
+    - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x); `posterior_predictive`: "obs" (chain,
+      draw, item, event_0, ...), a draw of p(x | z) at each. `prior` and `prior_predictive`: the same shapes, from p(z).
+    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is given.
+    - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
+    - `log_evidence`, over item, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and
+      "distortion" of these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind
+      "log_evidence" where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer).
+
+    The draws are of q(z | x), independent, in one chain: not MCMC, and R-hat says nothing of them. There is no
+    `log_likelihood` group: codes are an item's own, and PSIS-LOO on log p(x | z) would estimate something else; compare
+    pairs by held-out log p(x). Values keep the pair's dtype, so the two predictive groups take 2 S N D entries of it:
+    pass the items you want to look at.
+
+    `evidence`: an `Estimate` of log p(x) for these items and this pair, as `quadrature`, `ais` or `iwae` gives it; None
+    takes `iwae` with 1,000 particles. Raises ValueError where the pair has no p(x), for labels of another length, and
+    for an estimate of another pair or other items; TypeError for labels that are not numbers or not strings throughout.
+
+    >>> vae = pyrovae.mlp_vae((3,))
+    >>> tree = to_arviz(vae, torch.eye(3), y=["a", "b", "c"], num_draws=5)
+    >>> tree.posterior["latent"].shape
+    (1, 5, 3, 2)
+    """
+    import arviz as az
+    import xarray as xr
+
+    require_density(pair, "to_arviz")
+    num_draws, seed = checks.whole("num_draws", num_draws), checks.whole("seed", seed, least=0)
+    require_continuous(pair, "to_arviz")
+    digest, pair = pair_hash(pair), widened(pair)
+    items, protocol = checked(pair, x)
+    labels = None if y is None else _labels(y, len(items))
+    if evidence is not None:
+        require_evidence(evidence, digest, protocol["items_sha256"])
+    drawn = _draws(pair, items, num_draws, stream(seed, "to_arviz", digest))
+    evidence = iwae(pair, x, seed=seed) if evidence is None else evidence
+    own = evidence.pointwise.attrs
+    event = [f"event_{i}" for i in range(len(pair.event_shape))]
+    draw, code = ["chain", "draw", "item"], ["latent_dim"]
+
+    def group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: dict[str, Any]) -> xr.Dataset:
+        arrays = {n: (d, np.asarray(v), {"long_name": words, "units": u}) for n, (d, v, words, u) in variables.items()}
+        sizes = {d: size for dims, v, *_ in arrays.values() for d, size in zip(dims, v.shape, strict=True)}
+        names = {d: {"long_name": DIMS.get(d, f"axis {d[6:]} of an item"), "units": "1"} for d in sizes}
+        return xr.Dataset(arrays, coords={d: (d, np.arange(n), names[d]) for d, n in sizes.items()}, attrs=attributes)
+
+    common = {
+        "inference": "draws of q(z|x), not MCMC",
+        "inference_library": "pyrovae",
+        "inference_library_version": pyrovae.__version__,
+        "pyro_version": pyro.__version__,
+        "torch_version": str(torch.__version__),
+        "seed": str(seed),  # netCDF has no whole numbers over 64 bits
+        "num_draws": num_draws,
+        **protocol,
+        "pair_sha256": digest,
+        **{name: own[name] for name in ("base_measure", "base_measure_scale", "data", "binarization") if name in own},
+        "evidence": evidence.kind,
+    }
+    table = drawn.pop("table")
+    tree = {
+        "posterior": {"latent": ([*draw, *code], drawn["latent"], "code, a draw of q(z | x)", "1")},
+        "posterior_predictive": {"obs": ([*draw, *event], drawn["obs"], "item, a draw of p(x | z) at that code", "1")},
+        "prior": {"latent": ([*draw, *code], drawn["prior_latent"], "code, a draw of the prior", "1")},
+        "prior_predictive": {"obs": ([*draw, *event], drawn["prior_obs"], "item, a draw of p(x)", "1")},
+        "observed_data": {"obs": (["item", *event], items.cpu(), "observed item", "1")},
+        "sample_stats": {"log_weight": (draw, table["elbo"][None], "log p(x, z) - log q(z | x)", "nats")},
+        "log_evidence": _log_evidence(evidence, table),
+    }
+    if labels is not None:
+        tree["constant_data"] = {"label": (["item"], labels, "label", "1")}
+    told = {f"evidence_{k}": str(v) if k == "seed" else v for k, v in own.items() if k == "seed" or k not in common}
+    groups = {name: group(rows, common | (told if name == "log_evidence" else {})) for name, rows in tree.items()}
+    result = xr.DataTree.from_dict(groups)
+    result.attrs = dict(common)
+    return az.InferenceData.from_datatree(result) if az.__version__.startswith("0.") else result
+
+
+def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The group's rows: the marginal estimate, and the means over draws of each part of the bound."""
+    words = {"elbo": "evidence lower bound", "rate": "E_q[log q(z | x) - log p(z)]", "distortion": "-E_q[log p(x | z)]"}
+    weighted = "pareto_k" in evidence.pointwise
+    k = evidence.pointwise["pareto_k"] if weighted else pareto_k(torch.from_numpy(table["elbo"]))
+    rows: dict[str, Any] = {
+        "log_evidence": (["item"], evidence.pointwise["value"], f"log p(x) by {evidence.kind}", "nats"),
+        "se": (["item"], evidence.pointwise["se"], f"standard error of log p(x) by {evidence.kind}", "nats"),
+    }
+    for name, each in table.items():
+        count = len(each)
+        se = each.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(each.shape[1], np.nan)
+        rows[name] = (["item"], each.mean(0), f"{words[name]}, mean of {count} draws", "nats")
+        rows[f"{name}_se"] = (["item"], se, f"standard error of {words[name]}", "nats")
+    whose = evidence.kind if weighted else f"{len(table['elbo'])} draws"
+    rows["pareto_k"] = (["item"], k, f"Pareto shape of the tail of the weights of {whose}", "1")
+    return rows
+
+
+def _labels(y: Any, count: int) -> np.ndarray:
+    """Labels that a netCDF file holds: numbers, or strings."""
+    array = checks.labels(y, count)
+    given = y if isinstance(y, Sequence) else array.tolist() if array.dtype.kind == "O" else []
+    if len({isinstance(label, str) for label in given}) == 2:
+        raise TypeError("y must be all numbers or all strings, got both")
+    array = np.asarray(given) if array.dtype.kind == "O" else array
+    if array.dtype.kind not in "iufbU":
+        raise TypeError(f"y must be numbers or strings, got {array.dtype}")
+    return array.astype(np.int8) if array.dtype.kind == "b" else array
+
+
+def _draws(pair: Pair, x: Tensor, num_draws: int, key: int) -> dict[str, Any]:
+    """Codes and items with a leading chain of one, in the pair's dtype; and the parts of the bound, (S, N) each."""
+    size, event = (1, num_draws, len(x)), tuple(pair.event_shape)
+    kind = x.cpu().numpy().dtype
+    found: dict[str, Any] = {n: np.empty((*size, pair.latent_dim), kind) for n in ("latent", "prior_latent")}
+    found |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
+    table = {n: np.empty(size[1:]) for n in ("elbo", "rate", "distortion")}
+    rows = rows_within(pair, x, MAX_BYTES)
+    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
+        for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
+            part = x[items.to(x.device)]
+            laws = [poutine.trace(pair.guide).get_trace(part), poutine.trace(pair.model).get_trace(size=len(part))]
+            for draws in torch.arange(num_draws).split(max(1, rows // len(part))):
+                at = np.ix_([0], draws, items)
+                for trace, prefix in zip(laws, ("", "prior_"), strict=True):
+                    z = trace.nodes["latent"]["fn"].sample((len(draws),))
+                    found[f"{prefix}latent"][at] = z.cpu()
+                    found[f"{prefix}obs"][at] = simulated(pair, z).cpu()
+                    if not prefix:
+                        parts = scored(pair, part, z)
+                        here = np.ix_(draws, items)
+                        table["elbo"][here] = parts.log_weight.cpu()
+                        table["rate"][here] = (parts.log_guide - parts.log_prior).cpu()
+                        table["distortion"][here] = (-parts.log_likelihood).cpu()
+    return found | {"table": table}
