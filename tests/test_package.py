@@ -38,6 +38,7 @@ def state():
         len(logging.getLogger().handlers), sorted(pyro.get_param_store()), torch.are_deterministic_algorithms_enabled(),
         os.getcwd(), torch.backends.mkldnn.enabled,
     )
+import arviz
 torch.manual_seed(1); np.random.seed(1); random.seed(1)
 torch.zeros(()); before = state()
 import pyrovae
@@ -54,8 +55,16 @@ for make in (pyrovae.mlp_vae, pyrovae.mlp_ae, pyrovae.conv_vae):
     pair.encode(x), pair.reconstruct(x)
     with tempfile.TemporaryDirectory() as folder:
         pyrovae.load(pyrovae.save(folder + "/s", pair))
-    if pair.is_normalized:
-        pyrovae.elbo(pair, x, num_particles=2), pair.sample(3, seed=0)
+    density = pair
+    if not pair.is_normalized:
+        density = pyrovae.as_density(pair, pyrovae.GaussianPrior.fit(pair.encode(x)), scale=0.5)
+    pyrovae.elbo(density, x, num_particles=2), density.sample(3, seed=0), pyrovae.iwae(density, x, num_particles=30)
+    truth = pyrovae.quadrature(density, x[:3], tol=1e-2)
+    pyrovae.gaps(density, x[:3], truth, max_steps=2, num_evaluation=2, progress=False)
+    quick = {"num_steps": 3, "num_chains": 2, "progress": False}
+    pyrovae.ais(density, x[:3], **quick), pyrovae.bdmc(density, 2, **quick)
+    pyrovae.calibrate(density, num_simulations=20, num_draws=5)
+    pyrovae.to_arviz(density, x[:3], num_draws=2)
 judge = pyrovae.Judge.fit(digits.train.x, digits.train.y, max_iter=2)
 pyrovae.code_space(pair, digits.train, digits.test, judge, num_codes=50, num_pairs=5)
 after = state()
@@ -81,7 +90,7 @@ def test_the_version_is_the_projects():
 
 
 def test_imports_run_one_way():
-    # models, data <- inference, evaluation; neither of the latter knows the other; matplotlib has one home
+    # models, data <- inference, evaluation; which do not know each other; matplotlib and arviz: one home each
     root = Path(pyrovae.__file__).parent
     allowed = {
         "models": {"models", "checks", "seeding"},
@@ -103,15 +112,23 @@ def test_imports_run_one_way():
                 assert not words[1].startswith("matplotlib"), file
                 assert not words[1].startswith(("pickle", "dill", "cloudpickle")), file
             assert used <= may, (file, used - may)
+    for file in root.rglob("*.py"):
+        homes = {"arviz": file.name == "export.py", "matplotlib": file.parent.name == "plotting"}
+        for line in file.read_text().splitlines():
+            for library, home in homes.items():
+                imported = line.strip().startswith((f"import {library}", f"from {library}"))
+                assert home or not imported, (file, line)
 
 
 def test_the_readmes_example_runs(tmp_path):
     text = Path(__file__).parents[1] / "README.md"
     if not text.is_file():
         pytest.skip("the README is not beside the tests")
-    example = text.read_text().split("```python\n")[1].split("```")[0]
+    example = "".join(part.split("```")[0] for part in text.read_text().split("```python\n")[1:])
     script = f"import os; os.chdir({str(tmp_path)!r})\n{example.replace('epochs=50', 'epochs=2')}"
     out = run(script)
     assert "epochs, loss" in out
     assert "elbo  -" in out
+    assert "amortisation gap at least" in out
+    assert "calibration of q(z | x)" in out
     assert (tmp_path / "my-vae" / "manifest.json").is_file()
