@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
-from pyrovae.evaluation.evidence import log_mean
+from pyrovae.evaluation.evidence import effective_size, log_mean
 from pyrovae.models.pair import (
     Pair,
     as_module,
@@ -183,9 +183,10 @@ class _Plan:
         self.schedule = checks.choice("schedule", schedule, ("adaptive", "sigmoid", "linear"))
         self.seed = checks.whole("seed", seed, least=0)
         self.progress = progress
-        self.batch = max(1, ROWS // self.num_chains)  # items
+        self.batch = 1
 
     def fit_memory(self, pair: Pair, x: Tensor) -> None:
+        """As many items at once as memory allows."""
         self.batch = max(1, min(ROWS, rows_within(pair, x, MAX_BYTES)) // self.num_chains)
 
     def protocol(self) -> dict[str, Any]:
@@ -373,8 +374,7 @@ def _mean(accepted: list[Tensor], x: Tensor) -> Tensor:
 
 
 def _reduced(log_weight: Tensor, acceptance: Tensor) -> dict[str, np.ndarray]:
-    ess = 1 / log_weight.softmax(0).square().sum(0)
-    return log_mean(log_weight) | {"ess": ess.cpu().numpy(), "acceptance": acceptance.cpu().numpy()}
+    return log_mean(log_weight) | {"ess": effective_size(log_weight), "acceptance": acceptance.cpu().numpy()}
 
 
 def _estimated(

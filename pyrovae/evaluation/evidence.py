@@ -189,9 +189,13 @@ def _joined(tables: list[Particles]) -> Particles:
     return Particles(*(torch.cat([getattr(table, name).double() for table in tables]) for name in names))
 
 
+def effective_size(log_weight: Tensor) -> np.ndarray:
+    """(sum w)^2 / sum w^2 over dim 0."""
+    return (1 / log_weight.softmax(0).square().sum(0)).cpu().numpy()
+
+
 def _weights(log_weight: Tensor) -> dict[str, np.ndarray]:
-    share = log_weight.softmax(0)
-    return {"ess": (1 / share.square().sum(0)).cpu().numpy(), "pareto_k": pareto_k(log_weight)}
+    return {"ess": effective_size(log_weight), "pareto_k": pareto_k(log_weight)}
 
 
 def _array(value: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae import checks
@@ -412,16 +413,12 @@ def _distinct(level: Tensor, index: Tensor, item: Tensor) -> tuple[Tensor, Tenso
 
 def pair_prior(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the prior, (count, latent_dim)."""
-    import pyro.poutine as poutine
-
     site = poutine.trace(pair.model).get_trace(size=1).nodes["latent"]
     return site["fn"].sample((count,))[:, 0].to(x)
 
 
 def particles_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the guide, (count, N, latent_dim)."""
-    import pyro.poutine as poutine
-
     site = poutine.trace(pair.guide).get_trace(x).nodes["latent"]
     return site["fn"].sample((count,)).to(x)
 
