@@ -24,6 +24,7 @@ from pyrovae.models.pair import (
     dtype_and_device,
     evaluating,
     isolated_store,
+    latent_law,
     require_continuous,
     rows_within,
     scored,
@@ -235,7 +236,7 @@ class _Path:
         self.pair, self.x, self.from_prior = pair, x, base == "prior"
         traced = pair.model if self.from_prior else pair.guide
         arguments = {"size": len(x)} if self.from_prior else {"x": x}
-        self.base = poutine.trace(traced).get_trace(**arguments).nodes["latent"]["fn"]
+        self.base = latent_law(traced, **arguments)
 
     def start(self, count: int) -> _State:
         return self.at(self.base.sample((count,)))

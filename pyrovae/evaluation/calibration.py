@@ -20,6 +20,7 @@ from pyrovae.models.pair import (
     dtype_and_device,
     evaluating,
     isolated_store,
+    latent_law,
     require_continuous,
     rows_within,
     scored,
@@ -124,7 +125,7 @@ def calibrate(
 def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
     trace = poutine.trace(pair.model).get_trace(size=count)
     z, x = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
-    q = poutine.trace(pair.guide).get_trace(x).nodes["latent"]["fn"]
+    q = latent_law(pair.guide, x)
     codes = torch.cat([z[None], q.sample((num_draws,))])  # (L + 1, n, d)
     heights = scored(pair, x, codes, guide=False).log_likelihood
     everything = torch.cat([codes, heights[..., None]], -1).double()

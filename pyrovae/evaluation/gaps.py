@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from pyrovae.models.pair import (
     as_module,
     evaluating,
     isolated_store,
+    latent_law,
     require_continuous,
     rows_within,
     scored,
@@ -171,7 +171,7 @@ class _Search:
         self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
 
     def run(self, x: Tensor) -> dict[str, np.ndarray]:
-        q = poutine.trace(self.pair.guide).get_trace(x).nodes["latent"]["fn"]
+        q = latent_law(self.pair.guide, x)
         base = getattr(q, "base_dist", None)
         if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
             raise ValueError(f"the guide's 'latent' must be a diagonal Normal for its best q to be sought, got {q}")
@@ -199,7 +199,7 @@ class _Search:
 
     def other_starts(self, x: Tensor, own: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
-        prior = poutine.trace(self.pair.model).get_trace(size=len(x)).nodes["latent"]["fn"].sample((256,))
+        prior = latent_law(self.pair.model, size=len(x)).sample((256,))
         near = own[0] + 2 * own[1].exp() * torch.randn(256, *own.shape[1:]).to(own)
         pool = torch.cat([prior, near])
         table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])

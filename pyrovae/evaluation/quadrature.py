@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae import checks
@@ -22,6 +21,7 @@ from pyrovae.models.pair import (
     as_module,
     evaluating,
     isolated_store,
+    latent_law,
     require_continuous,
     rows_within,
     scored,
@@ -413,14 +413,12 @@ def _distinct(level: Tensor, index: Tensor, item: Tensor) -> tuple[Tensor, Tenso
 
 def pair_prior(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the prior, (count, latent_dim)."""
-    site = poutine.trace(pair.model).get_trace(size=1).nodes["latent"]
-    return site["fn"].sample((count,))[:, 0].to(x)
+    return latent_law(pair.model, size=1).sample((count,))[:, 0].to(x)
 
 
 def particles_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the guide, (count, N, latent_dim)."""
-    site = poutine.trace(pair.guide).get_trace(x).nodes["latent"]
-    return site["fn"].sample((count,)).to(x)
+    return latent_law(pair.guide, x).sample((count,)).to(x)
 
 
 def log_joint_table(pair: Any, x: Tensor, z: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ __all__ = [
     "evaluating",
     "isolated_store",
     "kept_modes",
+    "latent_law",
     "list_parameters",
     "particles",
     "require_continuous",
@@ -105,6 +106,11 @@ def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles
         raise ValueError(f"the pair must have one unobserved site, 'latent', for codes to be given; it has {latent}")
     log_guide = _total(run(pair.guide), False, x, shape) if guide else x.new_zeros(())
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), log_guide)
+
+
+def latent_law(fn: Any, *given: Any, **named: Any) -> Any:
+    """The distribution at site "latent" of a pair's model or guide, called with the rest."""
+    return poutine.trace(fn).get_trace(*given, **named).nodes["latent"]["fn"]
 
 
 def simulated(pair: Pair, z: Tensor) -> Tensor:
