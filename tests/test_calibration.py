@@ -106,6 +106,7 @@ def test_a_mean_field_q_on_a_correlated_posterior_fails_and_says_by_how_much():
     ratio = (precision.diagonal() * covariance.diagonal()).sqrt()
     assert np.allclose(found.tests.scale_ratio.values[:2], ratio, rtol=5 / math.sqrt(4000))
     assert "times q's" in str(found)
+    assert "adjusted p < 0.0001" in str(found)  # the p-values are known to 2e-6: none is printed as 0
 
 
 def test_ranks_are_counts_of_draws_below(exact_linear_pair):
@@ -178,3 +179,12 @@ def test_what_is_refused(exact_linear_pair):
         pyrovae.calibrate(exact_linear_pair, level=2.0)
     with pytest.raises(ValueError, match=r"calibrate needs a p\(x\)"):
         pyrovae.calibrate(pyrovae.mlp_ae((3,)))
+
+
+def test_a_report_names_the_worst_of_many_failures_and_counts_the_rest():
+    vae = pyrovae.linear_vae(12, 8).double()  # an encoder that has seen nothing
+    found = pyrovae.calibrate(vae, num_simulations=1000, num_draws=19)
+    failed = int((found.tests.p_adjusted < 0.05).sum())
+    worst = str(found.tests.quantity.values[found.tests.statistic.values.argmax()])
+    assert failed > 4
+    assert f"fails for {failed}, most of all for 4: {worst} (" in str(found)

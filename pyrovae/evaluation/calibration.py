@@ -36,6 +36,7 @@ __all__ = ["Calibration", "calibrate"]
 
 ROWS = 16_384  # codes decoded together, where memory allows
 MAX_BYTES = 2**30
+SHOWN = 4  # quantities that fail, in a report's words
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,9 @@ class Calibration:
 
     def __str__(self) -> str:
         attributes = self.tests.attrs
-        failed = self.tests.where(self.tests["p_adjusted"] < attributes["level"], drop=True)
+        failed = self.tests.where(self.tests["p_adjusted"] < attributes["level"], drop=True).sortby(
+            "statistic", ascending=False
+        )
         head = (
             f"calibration of q(z | x) on {attributes['num_simulations']:,} items drawn from the decoder (not on real "
             f"data), {attributes['num_draws']} draws each, {attributes['test']}, Holm over "
@@ -68,13 +71,15 @@ class Calibration:
         if self.passed:
             return head + f"no departure seen (smallest adjusted p {float(self.tests.p_adjusted.min()):.3f})"
         words = []
-        for name in failed.quantity.values:
+        for name in failed.quantity.values[:SHOWN]:
             row = self.tests.sel(quantity=name)
-            how = f"adjusted p {float(row.p_adjusted):.2g}"
+            p = float(row.p_adjusted)  # the distribution function is known to 2e-6
+            how = f"adjusted p {p:.2g}" if p >= 1e-4 else "adjusted p < 0.0001"
             if np.isfinite(float(row.bias)):
                 how += f", mean off by {float(row.bias):+.3f} sd, true spread {float(row.scale_ratio):.3f} times q's"
             words.append(f"{name} ({how})")
-        return head + "fails for " + "; ".join(words)
+        some = f", most of all for {len(words)}" if len(words) < failed.sizes["quantity"] else ""
+        return head + f"fails for {failed.sizes['quantity']}{some}: " + "; ".join(words)
 
 
 def calibrate(
