@@ -220,27 +220,30 @@ def figures(results: dict[str, xr.Dataset]) -> dict[str, Figure]:
 
     def panels(names: list[str]) -> tuple[Figure, Any]:
         rows = -(-len(names) // 3)
-        drawn = Figure(figsize=(12.6, 3.7 * rows), layout="constrained")
-        axes = drawn.subplots(rows, 3, squeeze=False).flat
+        figure = Figure(figsize=(12.6, 3.7 * rows), layout="constrained")
+        axes = figure.subplots(rows, 3, squeeze=False).flat
         for unused in axes[len(names) :]:
             unused.set_axis_off()
-        return drawn, axes
+        return figure, axes
 
+    drawn = {}
     known = [name for name, one in results.items() if "quadrature" in one.estimator]
-    bounds, axes = panels(known)
-    for ax, name in zip(axes, known, strict=False):
-        values = results[name].value.mean("item")
-        errors = np.sqrt((results[name].se ** 2).sum("item")) / results[name].sizes["item"]
-        rows = [f"IWAE {k:,}" for k in PARTICLES]
-        curve = {"IWAE": (values.sel(estimator=rows), errors.sel(estimator=rows))}
-        plotting.bound_curve(PARTICLES, curve, exact=float(values.sel(estimator="quadrature")), ax=ax, title=name)
-        for row, style in (("ELBO", ":"), ("AIS", "--")):
-            ax.axhline(float(values.sel(estimator=row)), color="black", linestyle=style, linewidth=1, label=row)
-        ax.legend(fontsize=8, loc="center right", framealpha=1, edgecolor="none")
-    drawn, axes = panels(list(results))
+    if known:
+        drawn["bounds"], axes = panels(known)
+        for ax, name in zip(axes, known, strict=False):
+            values = results[name].value.mean("item")
+            errors = np.sqrt((results[name].se ** 2).sum("item")) / results[name].sizes["item"]
+            rows = [f"IWAE {k:,}" for k in PARTICLES]
+            curve = {"IWAE ± 2 standard errors": (values.sel(estimator=rows), errors.sel(estimator=rows))}
+            plotting.bound_curve(PARTICLES, curve, exact=float(values.sel(estimator="quadrature")), ax=ax, title=name)
+            for row, style in (("ELBO", ":"), ("AIS", "--")):
+                ax.axhline(float(values.sel(estimator=row)), color="black", linestyle=style, linewidth=1, label=row)
+            ax.get_legend().remove()  # one for all, where no curve can pass under it
+        drawn["bounds"].legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    drawn["bdmc"], axes = panels(list(results))
     for ax, (name, one) in zip(axes, results.items(), strict=False):
         plotting.gap_histogram((one.bdmc_upper - one.bdmc_lower).values, ax=ax, title=name)
-    return {"bounds": bounds, "bdmc": drawn}
+    return drawn
 
 
 def main() -> None:
@@ -270,7 +273,7 @@ def main() -> None:
     everything.to_netcdf(options.out / "results.nc", engine="h5netcdf")
     for name, figure in figures(results).items():
         figure.savefig(options.out / f"{name}.png", dpi=120)
-    print(f"\n{time.perf_counter() - start:.0f} s; results.nc, bounds.png and bdmc.png are in {options.out}/")
+    print(f"\n{time.perf_counter() - start:.0f} s; results.nc and figures are in {options.out}/")
 
 
 if __name__ == "__main__":
