@@ -203,7 +203,7 @@ class _Grid:
             *[torch.arange(a, b + 1, device=x.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
         )
         self.codes, self.spread = codes.mean(0), codes.std(0).amin(-1)
-        near = self._root(torch.cat([codes.flatten(0, 1), self.codes]))
+        near = self._root(codes.flatten(0, 1))
         self.roots = torch.cat([box.reshape(-1, self.size), *(near + step for step in self._steps())]).unique(dim=0)
 
     def solve(self) -> dict[str, np.ndarray]:
