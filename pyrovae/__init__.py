@@ -12,9 +12,16 @@ _HOMES = {
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
+    "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
+    "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
     "pyrovae.models.distributions": ["Bernoulli", "ContinuousBernoulli", "Normal"],
-    "pyrovae.inference.svi": ["History", "PosteriorCollapseWarning", "fit"],
+    "pyrovae.inference.training": ["fit"],
+    "pyrovae.inference.history": ["History"],
+    "pyrovae.inference.svi": ["PosteriorCollapseWarning"],
+    "pyrovae.inference.em": ["VarianceFloorWarning"],
+    "pyrovae.inference.classifiers": ["SeparableWarning"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
+    "pyrovae.evaluation.classification": ["auroc", "classification_scores", "predictions", "reliability"],
     "pyrovae.evaluation.estimate": ["Estimate"],
     "pyrovae.evaluation.evidence": ["elbo", "exact", "iwae"],
     "pyrovae.evaluation.quadrature": ["quadrature"],
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from pyrovae import data, evaluation, inference, models, plotting
     from pyrovae.evaluation.annealing import ais, bdmc
     from pyrovae.evaluation.calibration import Calibration, calibrate
+    from pyrovae.evaluation.classification import auroc, classification_scores, predictions, reliability
     from pyrovae.evaluation.code_space import code_space, decoded, encoded
     from pyrovae.evaluation.comparison import paired_interval, verdicts
     from pyrovae.evaluation.estimate import Estimate
@@ -44,10 +52,16 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save
-    from pyrovae.inference.svi import History, PosteriorCollapseWarning, fit
+    from pyrovae.inference.classifiers import SeparableWarning
+    from pyrovae.inference.em import VarianceFloorWarning
+    from pyrovae.inference.history import History
+    from pyrovae.inference.svi import PosteriorCollapseWarning
+    from pyrovae.inference.training import fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae
+    from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier, gaussian_classifier
     from pyrovae.models.density import GaussianPrior, as_density
     from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal
+    from pyrovae.models.mixture import ConditionalMixture, GaussianMixture
     from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
 
 

@@ -9,7 +9,7 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "labels",
     "positive",
     "several_classes",
+    "sizes",
     "support",
     "unmasked",
     "whole",
@@ -66,6 +67,24 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     if result < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return result
+
+
+def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
+    """Return a shape or list of widths as ints of at least 1; an empty one is refused where `one` is needed.
+
+    >>> sizes("event_shape", [1, 28, 28])
+    (1, 28, 28)
+    >>> sizes("event_shape", 8)
+    Traceback (most recent call last):
+        ...
+    TypeError: event_shape must be a sequence of sizes such as (8,), got 8
+    """
+    if isinstance(value, int | str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}")
+    found = tuple(whole(name, size) for size in value)
+    if one and not found:
+        raise ValueError(f"{name} must name at least one size, got (); an item of one number has shape (1,)")
+    return found
 
 
 def positive(name: str, value: Any, *, zero: bool = False) -> float:

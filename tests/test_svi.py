@@ -22,7 +22,7 @@ from torch import nn
 import pyrovae
 from pyrovae.data import MappedArray, batches
 from pyrovae.inference import svi
-from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop, _Plan
+from pyrovae.inference.svi import Plan, PosteriorCollapseWarning, _Loop
 from pyrovae.models.pair import particles
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -157,7 +157,7 @@ class TestObjective:
 class TestSchedules:
     def plan(self, **options):
         base = dict(epochs=10, batch_size=4, learning_rate=0.1, schedule="constant", objective="elbo", num_particles=1)
-        return _Plan(**{**base, "binarize": False, "beta": 1.0, "warmup": 0, "patience": None, "seed": 0, **options})
+        return Plan(**{**base, "binarize": False, "beta": 1.0, "warmup": 0, "patience": None, "seed": 0, **options})
 
     def test_the_warm_up_ends_at_the_asked_beta(self):
         plan = self.plan(beta=2.5, warmup=4)
@@ -186,7 +186,7 @@ class TestSchedules:
 class TestBinarize:
     def test_training_items_are_drawn_anew_each_epoch(self, monkeypatch):
         seen = []
-        monkeypatch.setattr(_Loop, "step", lambda loop, x: seen.append(x) or 0.0)
+        monkeypatch.setattr(_Loop, "step", lambda loop, x, y: seen.append(x) or 0.0)
         grey = torch.full((400, 1, 4, 3), 0.3)
         quiet_fit(pair(likelihood="bernoulli"), grey, binarize=True, epochs=2, batch_size=400)
         assert not torch.equal(*seen)
@@ -345,9 +345,9 @@ class TestStopping:
         before = []
         step = _Loop.step
 
-        def watched(loop, batch):
+        def watched(loop, *batch):
             before.append(weights(loop.module))
-            return step(loop, batch)
+            return step(loop, *batch)
 
         monkeypatch.setattr(_Loop, "step", watched)
         vae = pair()

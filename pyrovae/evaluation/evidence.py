@@ -15,6 +15,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
 from pyrovae.models.distributions import Normal
+from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import (
     Pair,
     Particles,
@@ -96,13 +97,14 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
 
 
 def exact(pair: Pair, x: Any) -> Estimate:
-    """log p(x) of a linear-Gaussian pair in closed form, in float64: the density of N(W m + mu, W S W' + s^2 I).
+    """log p(x) in closed form, in float64: of a linear-Gaussian pair, N(W m + mu, W S W' + s^2 I), and of a mixture.
 
     x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I) (Tipping and Bishop 1999, section 3.1). The quadratic form is
     taken at the posterior mean, |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z - m), where no two large terms cancel.
 
-    Returns an `Estimate` with standard errors of 0. Raises ValueError for a pair that is not linear: a likelihood
-    `Normal` with the identity link on a network of linear layers alone, and a normal prior.
+    Returns an `Estimate` with standard errors of 0. Raises ValueError for a pair that is neither a
+    `GaussianMixture` nor linear: a likelihood `Normal` with the identity link on a network of linear layers alone, and
+    a normal prior.
 
     >>> import pyrovae
     >>> exact(pyrovae.linear_vae(5, 2), torch.zeros(3, 5)).se
@@ -110,7 +112,11 @@ def exact(pair: Pair, x: Any) -> Estimate:
     """
     require_density(pair, "exact")
     x, protocol = checked(pair, x)
-    value = _Linear(pair, "exact").log_prob(x.double().flatten(1))
+    if isinstance(pair, GaussianMixture):
+        with torch.no_grad():
+            value = pair.log_joint_table(x).logsumexp(-1)
+    else:
+        value = _Linear(pair, "exact").log_prob(x.double().flatten(1))
     variables = {"value": value.cpu().numpy(), "se": np.zeros(len(x))}
     return estimated("exact", pair, variables, {"value": "log p(x)"}, {**protocol, "pair_sha256": pair_hash(pair)})
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models import autoencoder, distributions, vae
+from pyrovae.models import autoencoder, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 
 __all__ = ["CheckpointError", "load", "save"]
@@ -30,6 +30,9 @@ BUILDERS: dict[str, Callable[..., Pair]] = {
     "linear_vae": vae.linear_vae,
     "mlp_ae": autoencoder.mlp_ae,
     "conv_ae": autoencoder.conv_ae,
+    "GaussianMixture": mixture.GaussianMixture,
+    "gaussian_classifier": classifiers.gaussian_classifier,
+    "DiscriminativeClassifier": classifiers.DiscriminativeClassifier,
 }
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "Bernoulli": distributions.Bernoulli,

@@ -23,6 +23,7 @@ from pyrovae import checks
 from pyrovae.seeding import forked
 
 __all__ = [
+    "Listed",
     "Pair",
     "Particles",
     "as_module",
@@ -61,6 +62,25 @@ class Pair(Protocol):
     def model(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
     def guide(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+class Listed(nn.Module):
+    """A module whose parameters Pyro's store knows by names that no other module of this process has."""
+
+    recipe: dict[str, Any] | None = None  # how a builder made it, for `save`; None where parts were composed by hand
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._site = unique_name(type(self).__name__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():  # Pyro's store leaves a weak reference on what it lists: no pickle has it
+            parameter.__dict__.pop("unconstrained", None)
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._site = unique_name(type(self).__name__)  # a copy is another model: its parameters get sites of their own
 
 
 @dataclass(frozen=True)
@@ -185,7 +205,7 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
     trace.compute_log_prob()
     value = x.new_zeros(shape)
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site["is_observed"] != observed:
+        if site["type"] != "sample" or site["is_observed"] != observed or site["infer"].get("_deterministic"):
             continue
         if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
             raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")

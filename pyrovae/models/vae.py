@@ -24,7 +24,7 @@ from pyrovae.models.distributions import (
 )
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
-from pyrovae.models.pair import checked_items, dtype_and_device, evaluating, list_parameters, unique_name
+from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
 from pyrovae.seeding import forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
@@ -33,7 +33,7 @@ P = ParamSpec("P")
 M = TypeVar("M", bound="LatentVariableModel")
 
 
-class LatentVariableModel(nn.Module):
+class LatentVariableModel(Listed):
     """One code an item: "latent" ~ prior, "obs" ~ likelihood(z); the guide draws "latent" ~ posterior(x).
 
     A part is a module: `prior()`, `likelihood(z)` and `posterior(x)` give distributions over one item's event.
@@ -44,24 +44,12 @@ class LatentVariableModel(nn.Module):
     likelihood: Any
     posterior: Any
     is_normalized: bool
-    recipe: dict[str, Any] | None = None  # how a builder made it, for `save`; None where parts were composed by hand
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
         self.latent_dim: int = self.prior.latent_dim
         self.event_shape: tuple[int, ...] = tuple(self.likelihood.event_shape)
-        self._site = unique_name(type(self).__name__)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's store leaves a weak reference on what it lists, which does not pickle
-        for parameter in self.parameters():
-            parameter.__dict__.pop("unconstrained", None)
-        return self.__dict__.copy()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._site = unique_name(type(self).__name__)  # a copy is another model: its parameters get sites of their own
 
     def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior."""
@@ -285,13 +273,7 @@ def mlp_decoder(
     event_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], nn.Module]:
     """The checked event shape and widths, and the decoder whose hidden layers are those widths turned round."""
-    for name, value in (("event_shape", event_shape), ("hidden_dims", hidden_dims)):
-        if isinstance(value, int) or not isinstance(value, Sequence):
-            raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}")
-    shape = tuple(checks.whole("event_shape", size) for size in event_shape)
-    widths = tuple(checks.whole("hidden_dims", width) for width in hidden_dims)
-    if not shape:
-        raise ValueError("event_shape must name at least one size, got (); an item of one number has shape (1,)")
+    shape, widths = checks.sizes("event_shape", event_shape), checks.sizes("hidden_dims", hidden_dims, one=False)
     if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
     return shape, widths, MLP((latent_dim,), shape, hidden_dims=widths[::-1], activation=activation)

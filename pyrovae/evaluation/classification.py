@@ -1,0 +1,275 @@
+"""What a classifier's p(y | x) is worth: scores with intervals, reliability, and strange items told from usual ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyrovae import checks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Auroc", "Scores", "auroc", "classification_scores", "predictions", "reliability"]
+
+BINS = 15
+RESAMPLES = 1000
+
+
+def predictions(classifier: Any, x: Any, y: Any, **options: Any) -> xr.Dataset:
+    """log p(y | x) of every class for each of N labelled items, by name.
+
+    Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se", its Monte Carlo
+    standard error, 0 where the classifier knows its densities; over "item": "y", the true label, "predicted",
+    "log_proba_y", that of the true label, with "log_proba_y_se". `options` go to the classifier, such as
+    `missing=True`. ValueError for labels that are no class of the classifier.
+
+    >>> import pyrovae
+    >>> digits = pyrovae.data.load("digits")
+    >>> classifier = pyrovae.gaussian_classifier((1, 8, 8), 10, floor=1e-3)
+    >>> history = pyrovae.fit(classifier, digits.train.x, digits.train.y)
+    >>> dict(predictions(classifier, digits.test.x, digits.test.y).sizes)
+    {'item': 360, 'label': 10}
+    """
+    import xarray as xr
+
+    count = len(x)
+    number = classifier.numbers(y, count).cpu().numpy()
+    with torch.no_grad():
+        if hasattr(classifier, "with_standard_error"):
+            log_proba, error = classifier.with_standard_error(x, **options)
+        else:
+            log_proba = classifier.predict_log_proba(x, **options)
+            error = torch.zeros_like(log_proba)
+    table, spread = (t.double().cpu().numpy() for t in (log_proba, error))
+    at, names = np.arange(count), classifier.names
+    nats = {"units": "nats"}
+    variables = {
+        "log_proba": (("item", "label"), table, nats),
+        "se": (("item", "label"), spread, nats),
+        "y": ("item", names[number]),
+        "predicted": ("item", names[table.argmax(1)]),
+        "log_proba_y": ("item", table[at, number], nats),
+        "log_proba_y_se": ("item", spread[at, number], nats),
+    }
+    return xr.Dataset(variables, {"item": at, "label": names}, {"classifier": type(classifier).__name__})
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of N predictions: `metrics`, an xarray.Dataset over "metric" of value, se, lower and upper; a line each.
+
+    "accuracy", a share; "log_loss", -log p(y | x) in nats; "brier", sum over classes of (p - 1[y])^2, from 0 to 2;
+    "ece", expected calibration error of the likeliest class's probability. `ece_calibrated`: mean and upper end of
+    what calibrated probabilities of this size would show: it is not 0.
+    """
+
+    metrics: xr.Dataset
+    ece_calibrated: tuple[float, float]
+    level: float
+
+    def __getitem__(self, metric: str) -> float:
+        return float(self.metrics["value"].sel(metric=metric))
+
+    def __str__(self) -> str:
+        lines = []
+        for name in self.metrics.metric.values.tolist():
+            row = self.metrics.sel(metric=name)
+            more = ""
+            if name == "ece":
+                more = f"; calibrated ones would show {self.ece_calibrated[0]:.4f}, up to {self.ece_calibrated[1]:.4f}"
+            if name == "log_loss" and float(row.monte_carlo):
+                more = f"; Monte Carlo ± {float(row.monte_carlo):.4f} of it"
+            unit = " nats" if name == "log_loss" else ""
+            span = f"[{float(row.lower):.4f}, {float(row.upper):.4f}]"
+            lines.append(f"{name:9s} {float(row.value):.4f} {span}{unit}{more}")
+        count = int(self.metrics.attrs["items"])
+        return "\n".join([*lines, f"({count} items, intervals at {100 * self.level:.4g} %)"])
+
+
+def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int = BINS, seed: int = 0) -> Scores:
+    """Accuracy, log-loss, Brier score and expected calibration error of `predictions`, each with its interval.
+
+    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their mean over items; the
+    calibration error (Guo et al. 2017, section 2; `bins` equal bins of the likeliest class's probability) a basic
+    bootstrap interval over 1,000 resamples, never below 0. It is biased upwards, so that beside it stands what the same
+    probabilities would show if labels were drawn from them (Broecker and Smith 2007).
+
+    Raises ValueError for an empty table and a level outside (0, 1).
+
+    >>> import xarray as xr
+    >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1]), "log_proba_y_se": ("item", np.zeros(3))}
+    >>> found = classification_scores(xr.Dataset(given, {"label": [0, 1]}))
+    >>> round(found["accuracy"], 3), round(found["log_loss"], 3)
+    (0.667, 0.415)
+    """
+    import xarray as xr
+    from scipy import stats
+
+    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    log_proba, number = _table(table)
+    count = len(number)
+    hit = log_proba.argmax(1) == number
+    own = log_proba[np.arange(count), number]
+    proba = np.exp(log_proba)
+    brier = ((proba - np.eye(proba.shape[1])[number]) ** 2).sum(1)
+    rows = {"accuracy": (float(hit.mean()), math.sqrt(hit.mean() * (1 - hit.mean()) / count), *_wilson(hit, quantile))}
+    for name, each in (("log_loss", -own), ("brier", brier)):
+        mean, finite = float(each.mean()), bool(np.isfinite(each).all()) and count > 1
+        se = float(each.std(ddof=1)) / math.sqrt(count) if finite else math.nan
+        rows[name] = (mean, se, mean - quantile * se, mean + quantile * se)
+    confidence, rng = proba.max(1), np.random.default_rng(seed)
+    bin_of = _bin(confidence, bins)
+    value = _calibration_error(confidence, hit, bin_of, bins)
+    again = np.array([_calibration_error(confidence[i], hit[i], bin_of[i], bins) for i in _resamples(rng, count)])
+    null = np.array(
+        [_calibration_error(confidence, rng.random(count) < confidence, bin_of, bins) for _ in range(RESAMPLES)]
+    )
+    ends = 2 * value - np.quantile(again, [0.5 + level / 2, 0.5 - level / 2])
+    rows["ece"] = (value, float(again.std(ddof=1)), max(0.0, float(ends[0])), float(ends[1]))
+    columns = dict(zip(("value", "se", "lower", "upper"), np.array(list(rows.values())).T, strict=True))
+    monte_carlo = math.sqrt(float((table["log_proba_y_se"] ** 2).sum())) / count
+    columns["monte_carlo"] = np.array([monte_carlo if name == "log_loss" else 0.0 for name in rows])
+    units = {"accuracy": "1", "log_loss": "nats per item", "brier": "1", "ece": "1"}
+    metrics = xr.Dataset(
+        {name: ("metric", values) for name, values in columns.items()},
+        {"metric": list(rows), "units": ("metric", list(units.values()))},
+        {"items": count, "level": level, "bins": bins},
+    )
+    return Scores(metrics, (float(null.mean()), float(np.quantile(null, level))), level)
+
+
+def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> xr.Dataset:
+    """How often the likeliest class is right, in equal bins of the probability that it is given.
+
+    Returns a Dataset over "bin", those with items alone: "confidence", the mean probability, "accuracy" with Wilson's
+    interval "lower" and "upper", and "count".
+
+    >>> import xarray as xr
+    >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1])}
+    >>> found = reliability(xr.Dataset(given, {"label": [0, 1]}))
+    >>> found["count"].values.tolist(), found.accuracy.values.tolist()
+    ([1, 1, 1], [0.0, 1.0, 1.0])
+    """
+    import xarray as xr
+    from scipy import stats
+
+    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    log_proba, number = _table(table)
+    hit, confidence = log_proba.argmax(1) == number, np.exp(log_proba.max(1))
+    bin_of = _bin(confidence, checks.whole("bins", bins))
+    rows = []
+    for b in np.unique(bin_of):
+        own = bin_of == b
+        rows.append((confidence[own].mean(), hit[own].mean(), *_wilson(hit[own], quantile), own.sum()))
+    names = ("confidence", "accuracy", "lower", "upper", "count")
+    columns = dict(zip(names, np.array(rows).T, strict=True))
+    columns["count"] = columns["count"].astype(int)
+    return xr.Dataset({name: ("bin", values) for name, values in columns.items()}, {"bin": np.unique(bin_of)})
+
+
+@dataclass(frozen=True)
+class Auroc:
+    """The area under a receiver operating characteristic, with its standard error and interval."""
+
+    value: float
+    se: float
+    lower: float
+    upper: float
+    level: float
+
+    def __str__(self) -> str:
+        return f"AUROC {self.value:.4f} [{self.lower:.4f}, {self.upper:.4f}] at {100 * self.level:.4g} %"
+
+
+def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
+    """The probability that a usual item scores higher than a strange one, ties counted as half.
+
+    `usual`, `strange`: scores of shape (N,) and (M,), such as log p(x) or the largest p(y | x). 0.5 tells nothing;
+    below it the score takes strange items for the more usual ones. Standard error of DeLong et al. (1988), interval on
+    the logit scale. Raises ValueError for scores that are NaN or empty.
+
+    >>> print(auroc([2.0, 3.0, 4.0], [0.0, 1.0, 2.5]))
+    AUROC 0.8889 [0.2614, 0.9945] at 95 %
+    """
+    from scipy import stats
+    from sklearn.metrics import roc_auc_score
+
+    inside, outside = (_scores(name, value) for name, value in (("usual", usual), ("strange", strange)))
+    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    truth = np.repeat([1, 0], [len(inside), len(outside)])
+    # ranks take infinite scores too, which roc_auc_score refuses
+    rank = stats.rankdata(np.concatenate([inside, outside]))
+    value = float(roc_auc_score(truth, rank))
+    # each item's own share of the pairs that it wins
+    wins = (rank[: len(inside)] - stats.rankdata(inside)) / len(outside)
+    losses = 1 - (rank[len(inside) :] - stats.rankdata(outside)) / len(inside)
+    if min(len(inside), len(outside)) < 2:
+        return Auroc(value, math.nan, 0.0, 1.0, level)
+    se = math.sqrt(wins.var(ddof=1) / len(inside) + losses.var(ddof=1) / len(outside))
+    if not 0 < value < 1:
+        return Auroc(value, se, *_end(value, len(inside), len(outside), level), level)
+    logit, half = math.log(value / (1 - value)), quantile * se / (value * (1 - value))
+    lower, upper = (1 / (1 + math.exp(-(logit + side * half))) for side in (-1, 1))
+    return Auroc(value, se, lower, upper, level)
+
+
+def _end(value: float, n: int, m: int, level: float) -> tuple[float, float]:
+    """Where no pair is in the other order the spread says nothing: the Clopper-Pearson end for the fewer items."""
+    far = ((1 - level) / 2) ** (1 / min(n, m))
+    return (far, 1.0) if value == 1 else (0.0, 1 - far)
+
+
+def _level(level: float) -> float:
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
+    return level
+
+
+def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """log p(y | x), (N, C), and the true labels' numbers."""
+    log_proba = table["log_proba"].transpose("item", "label").values
+    if not len(log_proba):
+        raise ValueError("the predictions are empty: no item to score")
+    if np.isnan(log_proba).any():
+        raise ValueError(
+            f"log_proba has {int(np.isnan(log_proba).sum())} NaN values: the classifier says nothing there"
+        )
+    place = {name: number for number, name in enumerate(table["label"].values.tolist())}
+    return log_proba, np.array([place[name] for name in table["y"].values.tolist()])
+
+
+def _scores(name: str, values: Any) -> np.ndarray:
+    array = values.detach().double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+    if array.ndim != 1 or not len(array) or np.isnan(array).any():
+        raise ValueError(
+            f"{name} must hold scores of shape (N,), N of at least 1 and none NaN, got shape {array.shape} with "
+            f"{int(np.isnan(array).sum())} NaN"
+        )
+    return array
+
+
+def _wilson(hit: np.ndarray, quantile: float) -> tuple[float, float]:
+    n, share, q = len(hit), float(hit.mean()), quantile**2
+    centre = (share + q / (2 * n)) / (1 + q / n)
+    half = quantile / (1 + q / n) * math.sqrt(share * (1 - share) / n + q / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip((confidence * bins).astype(int), 0, bins - 1)
+
+
+def _calibration_error(confidence: np.ndarray, hit: np.ndarray, bin_of: np.ndarray, bins: int) -> float:
+    gap = np.bincount(bin_of, hit - confidence, minlength=bins)
+    return float(np.abs(gap).sum()) / len(hit)
+
+
+def _resamples(rng: np.random.Generator, count: int) -> Any:
+    return (rng.integers(0, count, size=count) for _ in range(RESAMPLES))

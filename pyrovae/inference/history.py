@@ -1,0 +1,95 @@
+"""`History`: what a fit did, epoch by epoch, and everything the run was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["History", "curves", "joined"]
+
+
+@dataclass(frozen=True, eq=False)  # a Dataset has no one truth value
+class History:
+    """What a fit did: `epochs`, an xarray.Dataset over "epoch", and `config`, everything the run was.
+
+    Variables: `loss`, nats an item, the objective's own (at that epoch's beta); `validation_elbo`, nats an item, at
+    beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
+    epoch's batches and steps alone. An epoch of EM or L-BFGS is an iteration, `loss` in EM is -log p(x) after it, and
+    `validation_elbo` is log p(x) itself. A classifier has `validation_log_loss` in its place, -log p(y | x); where its
+    densities were fitted one by one, all variables are over "label" too.
+    """
+
+    epochs: xr.Dataset
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if "label" in self.epochs.dims:
+            last = [float(curve.dropna("epoch")[-1]) for curve in self.epochs.loss]
+            spans, seconds = f"{min(last):.3f} to {max(last):.3f}", float(self.epochs.seconds.sum())
+            return f"{len(last)} classes one by one, loss {spans} nats per item, {seconds:.1f} s"
+        count = self.epochs.sizes["epoch"]
+        kept = self.config.get("weights_epoch", count - 1)
+        unit = {"em": "iterations of EM", "lbfgs": "iterations of L-BFGS", "closed form": "step in closed form"}.get(
+            self.config.get("method", ""), "epochs"
+        )
+        text = f"{count} {unit}, loss {float(self.epochs.loss[kept]):.3f} nats per item"
+        if "validation_elbo" in self.epochs:
+            text += f", validation ELBO {float(self.epochs.validation_elbo[kept]):.3f}"
+        if "validation_log_loss" in self.epochs:
+            text += f", validation log-loss {float(self.epochs.validation_log_loss[kept]):.3f}"
+        text += f", {float(self.epochs.seconds.sum()):.1f} s"
+        if self.config.get("active_units") is not None:
+            text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
+        return text + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
+
+    def levelled_off(self, *, within: float = 0.2) -> tuple[bool, float]:
+        """Whether the last fifth's best validation ELBO is less than `within` nats above that of the fifth before.
+
+        Also returned: that rise, in nats per item per epoch. Raises ValueError without validation or under 10 epochs.
+
+        >>> import xarray as xr
+        >>> curve = [-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.2, -3.1, -3.05, -3.0]
+        >>> History(xr.Dataset({"validation_elbo": ("epoch", curve)})).levelled_off()[0]
+        True
+        """
+        if "validation_elbo" not in self.epochs:
+            raise ValueError("levelled_off needs a fit with `validation`")
+        curve = self.epochs.validation_elbo.values
+        fifth = len(curve) // 5
+        if fifth < 2:
+            raise ValueError(f"levelled_off needs at least 10 epochs, two in a fifth, got {len(curve)}")
+        rise = float(curve[-fifth:].max() - curve[-2 * fifth : -fifth].max())
+        return rise < within, rise / fifth
+
+
+_UNITS = {
+    "loss": ("negative objective at the epoch's beta", "nats per item"),
+    "validation_elbo": ("validation ELBO at beta = 1", "nats per item"),
+    "validation_log_loss": ("-log p(y | x) of the validation items", "nats per item"),
+    "beta": ("weight of the KL term after the epoch", "1"),
+    "learning_rate": ("learning rate of the epoch's last step", "1"),
+    "seconds": ("time of the epoch's batches and steps", "s"),
+}
+
+
+def curves(rows: list[dict[str, float]]) -> xr.Dataset:
+    import xarray as xr
+
+    def column(name: str) -> tuple[str, list[float], dict[str, str]]:
+        long_name, units = _UNITS[name]
+        return ("epoch", [row[name] for row in rows], {"long_name": long_name, "units": units})
+
+    return xr.Dataset({name: column(name) for name in rows[0]}, coords={"epoch": range(len(rows))})
+
+
+def joined(histories: dict[Any, History]) -> History:
+    """Fits of several classes as one, over "label"; shorter ones are NaN where they have ended."""
+    import xarray as xr
+
+    names = xr.Variable("label", list(histories))
+    parts = [history.epochs for history in histories.values()]
+    config = {"method": "each class alone", "classes": {name: history.config for name, history in histories.items()}}
+    return History(xr.concat(parts, names, join="outer", combine_attrs="drop_conflicts"), config)

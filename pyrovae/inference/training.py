@@ -1,0 +1,187 @@
+"""`fit`: the one door to every way of finding a pair's parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from pyrovae import checks
+from pyrovae.inference import classifiers, em, svi
+from pyrovae.inference.history import History
+from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
+from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.pair import Pair, as_module
+
+__all__ = ["fit"]
+
+
+def fit(
+    pair: Pair,
+    x: Any,
+    y: Any = None,
+    *,
+    validation: Any = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    schedule: Literal["constant", "cosine"] = "constant",
+    objective: Literal["elbo", "iwae"] = "elbo",
+    num_particles: int | None = None,
+    binarize: bool = False,
+    beta: float = 1.0,
+    warmup: int = 0,
+    patience: int | None = None,
+    method: Literal["svi", "em", "lbfgs"] | None = None,
+    unlabeled: Any = None,
+    tol: float | None = None,
+    max_iterations: int | None = None,
+    num_restarts: int | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    seed: int = 0,
+) -> History:
+    """Train a pair in place on the items of `x`, by SVI, EM or L-BFGS; a second fit goes on from where it is.
+
+    The loss of SVI is the negative ELBO, E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], by Pyro's Trace_ELBO,
+    or with `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8), in
+    nats per item, minimised by Adam; a discrete site that is marked for enumeration is summed out.
+
+    A `GaussianMixture` is fitted by EM where no method is named: from k-means++ starts and from its present parameters,
+    each until an iteration gains less than 1e-3 nats an item, and the best of them until `tol`. A
+    `GenerativeClassifier` has the density of each class fitted to that class's items, by the method that fits the
+    density and with the arguments of that one, or in closed form where they are normal; unlabelled items then enter
+    through p(x), by EM. A `DiscriminativeClassifier` is brought to its posterior's mode, by L-BFGS on all items where
+    it is softmax regression, whose mode is the only one, and else by SVI.
+
+    Args:
+        pair: any model/guide pair; its parameters are changed in place, its device and dtype are as they were.
+        x: shape (N, *event_shape), an array, a tensor or a memory-mapped view; cast to the pair's dtype.
+        y: labels, integers or names, (N,), of a classifier; refused by a pair that has no use for them.
+        validation: items of the same shape, or (items, labels): their ELBO, at beta = 1, is noted each epoch, or a
+            classifier's log-loss.
+        epochs, batch_size, learning_rate: 20, 256 and 1e-3 where None. No item is dropped from the last batch.
+        schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
+        num_particles: draws an item; 1 for the ELBO and 5 for the importance-weighted bound where None.
+        binarize: draw binary items from grey ones, anew each epoch; the validation items once.
+        beta: the weight of the KL term; raised from 0 linearly over the first `warmup` epochs.
+        patience: stop after so many epochs without a better validation ELBO, and take the best weights back.
+        method: "svi", "em" for a mixture, "lbfgs" for a discriminative classifier; None for the better one.
+        tol, max_iterations, num_restarts: EM's; 1e-6 nats an item, 1,000 and 10 where None; the first two L-BFGS's too,
+            `tol` there of the gradient, 1e-7. Neither takes any of SVI's.
+        unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
+        device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
+        progress: a bar where the output is a terminal.
+        seed: fixes the order of the batches and all noise; the caller's generators, Pyro's parameter store and
+            settings are left as they were.
+
+    Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
+    loss, a gradient or a weight is not finite, with the weights of the last finite loss in place, or the validation
+    ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
+    (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM that has not converged, and of
+    variances that the floor holds up (`VarianceFloorWarning`), naming the columns. One fit at a time in a process:
+    Pyro's handlers are not safe under threads.
+
+    >>> import pyrovae
+    >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
+    >>> x = pyrovae.data.load("digits").train.x
+    >>> history = fit(vae, x, epochs=2, binarize=True, progress=False)
+    >>> history.epochs.sizes["epoch"]
+    2
+    """
+    module: Any = as_module(pair)
+    chosen = _method(pair, method)
+    svis: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "objective": objective,
+        "num_particles": num_particles,
+        "binarize": binarize,
+        "beta": beta,
+        "warmup": warmup,
+        "patience": patience,
+    }
+    ems: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations, "num_restarts": num_restarts}
+    lbfgs = svis | {"num_restarts": num_restarts}
+    foreign: dict[str, Any] = {"svi": ems, "em": svis, "lbfgs": lbfgs, "each": {}}[chosen]
+    _refuse_foreign(chosen, foreign)
+    seed, target = checks.whole("seed", seed, least=0), checks.device(device)
+    if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
+        raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
+    learns = isinstance(pair, GenerativeClassifier | DiscriminativeClassifier)
+    if y is not None and not learns:
+        checks.labels(y, len(x))
+        raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
+    held_out = validation if learns else _items_of(validation)
+    if patience is not None and validation is None:
+        raise ValueError(
+            "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
+            "patience out"
+        )
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
+        if isinstance(pair, GenerativeClassifier):
+            each: dict[str, Any] = {k: v for k, v in (svis | ems).items() if not _is_neutral(k, v)}
+            fit_one = partial(fit, **each, device=target, progress=progress)
+            em_plan = em.Plan.asked(**ems, seed=seed)
+            return classifiers.fit_densities(pair, x, y, unlabeled, held_out, em_plan, target, progress, fit_one)
+        if chosen == "lbfgs":
+            most = 1000 if max_iterations is None else checks.whole("max_iterations", max_iterations)
+            small = 1e-7 if tol is None else checks.positive("tol", tol)
+            return classifiers.ascend(module, x, y, held_out, tol=small, max_iterations=most, device=target)
+        if chosen == "em":
+            return em.run(module, x, held_out, em.Plan.asked(**ems, seed=seed), target, progress)
+        return svi.run(pair, x, y, held_out, svi.Plan.asked(pair, **svis, seed=seed), target, progress)
+
+
+NEUTRAL = {"schedule": "constant", "objective": "elbo", "binarize": False, "beta": 1.0, "warmup": 0}
+
+
+def _method(pair: Pair, method: str | None) -> str:
+    """The method that was named, or the first of those that the pair has."""
+    known: tuple[str, ...] = ("svi",)
+    if isinstance(pair, GaussianMixture):
+        known = ("em", "svi")
+    elif isinstance(pair, DiscriminativeClassifier):
+        known = ("lbfgs", "svi") if pair.is_linear else ("svi", "lbfgs")
+    elif isinstance(pair, GenerativeClassifier):
+        if method is not None:
+            raise ValueError(
+                "a GenerativeClassifier has each density fitted by that one's own method: leave method out"
+            )
+        return "each"
+    of = {"em": "GaussianMixture", "lbfgs": "DiscriminativeClassifier"}
+    if method in of and method not in known:
+        raise ValueError(
+            f"method={method!r} is for a {of[method]}, and this is a {type(pair).__name__}: take {known[0]!r}"
+        )
+    return known[0] if method is None else checks.choice("method", method, known)
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    return value is None or value == NEUTRAL.get(name)
+
+
+def _refuse_foreign(method: str, others: dict[str, Any]) -> None:
+    """An argument of another method would be ignored without a word."""
+    given = [name for name, value in others.items() if not _is_neutral(name, value)]
+    if given:
+        names = {"svi": "SVI", "em": "EM", "lbfgs": "L-BFGS"}
+        other = "EM" if method == "svi" or given[0] == "num_restarts" else "SVI"
+        raise ValueError(f"{given[0]} is an argument of {other}, and this fit is by {names[method]}: leave it out")
+
+
+def _items_of(validation: Any) -> Any:
+    """The items of a split, of (items, labels), or the items themselves."""
+    if validation is None:
+        return None
+    if isinstance(validation, tuple):
+        if len(validation) != 2:
+            raise ValueError(f"validation must be items or (items, labels), got a tuple of {len(validation)}")
+        items, labels = validation
+        if labels is not None:
+            checks.labels(labels, len(items), name="validation labels", of="validation")
+        return items
+    return validation.x if hasattr(validation, "x") else validation

@@ -1,0 +1,466 @@
+"""Classifiers as Pyro pairs: p(y | x) by Bayes' rule from a density of each class, and p(y | x) alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.models.components import Component, GaussianComponents
+from pyrovae.models.networks import MLP
+from pyrovae.models.pair import Listed, Pair, checked_items, dtype_and_device, list_parameters
+from pyrovae.seeding import forked, stream
+
+__all__ = ["ClassDensities", "DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier", "numbered"]
+
+ENUMERATED = {"enumerate": "parallel"}
+
+
+class Classifier(Listed):
+    """Names of classes, and decisions from `predict_log_proba`."""
+
+    event_shape: tuple[int, ...]
+    names: np.ndarray  # sorted: class number c is names[c]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.names)
+
+    @property
+    def classes_(self) -> Tensor | np.ndarray:
+        """The classes in the order of columns: an int64 tensor of integers, a NumPy array of other names."""
+        return torch.from_numpy(self.names.astype(np.int64)) if self.names.dtype.kind in "iu" else self.names
+
+    def predict_log_proba(self, x: Any) -> Tensor:
+        """log p(y | x), shape (N, C), in nats; columns as in `classes_`."""
+        raise NotImplementedError
+
+    def predict(self, x: Any) -> Tensor | np.ndarray:
+        """The likeliest class of each item, in the form of `classes_`, shape (N,)."""
+        with torch.no_grad():
+            number = self.predict_log_proba(x).argmax(-1).cpu()
+        classes = self.classes_
+        return classes[number] if isinstance(classes, Tensor) else classes[number.numpy()]
+
+    def numbers(self, y: Any, count: int, *, name: str = "y") -> Tensor:
+        """The classes of `count` labels as their numbers; ValueError for one that is no class of this classifier."""
+        return numbered(self.names, y, count, name=name).to(dtype_and_device(self)[1])
+
+    def rename(self, names: np.ndarray) -> None:
+        """Give the classes other names, sorted and as many, as a fit finds them in its labels."""
+        self.names = names
+        if self.recipe is not None:
+            self.recipe = {**self.recipe, "classes": names.tolist()}
+
+
+class ClassDensities(nn.Module):
+    """A density p(x | y) for each class, any module with `log_prob` and `sample`, or a pair under an `evidence`."""
+
+    def __init__(self, parts: Sequence[nn.Module], evidence: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.parts: Any = nn.ModuleList(parts)
+        self.event_shape: tuple[int, ...] = tuple(parts[0].event_shape)  # type: ignore[arg-type]
+        self._evidence = evidence
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x_n | class c): (N, features) to (N, C), in nats and float64; NaN is missing."""
+        return self.with_error(x)[0]
+
+    def with_error(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and standard errors: 0 where a density is known, Monte Carlo's where evidence is estimated."""
+        x = x.unflatten(-1, self.event_shape)
+        missing = {"missing": True} if bool(x.isnan().any()) else {}
+        values, errors = [], []
+        for part in self.parts:
+            if hasattr(part, "log_prob"):
+                value = part.log_prob(x, **missing).double()
+                error = torch.zeros_like(value)
+            else:
+                assert self._evidence is not None
+                estimate = self._evidence(part, x).pointwise
+                value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
+            values.append(value)
+            errors.append(error.double())
+        return torch.stack([v.double() for v in values], -1), torch.stack(errors, -1)
+
+    def draw(self, component: Tensor) -> Tensor:
+        """A draw of each item's class, from torch's global generator: (...) to (..., features)."""
+        flat = component.flatten()
+        found: Tensor | None = None
+        for c in flat.unique().tolist():
+            here = flat == c
+            drawn = self.parts[c].sample(int(here.sum())).flatten(1)
+            found = drawn.new_empty(len(flat), drawn.shape[1]) if found is None else found
+            found[here] = drawn
+        assert found is not None
+        return found.unflatten(0, component.shape) if component.ndim else found[0]
+
+
+class GenerativeClassifier(Classifier):
+    """p(y | x) = p(y) p(x | y) / p(x), by Bayes' rule over any density of each class; a Pyro pair of "label" and "obs".
+
+    Args: `densities`, {label: density}, each a module with `log_prob`, `sample` and the same `event_shape`, such as a
+    `GaussianMixture`; a pair without a `log_prob`, such as a VAE, has its log p(x | y) from `evidence(pair, x)`, such
+    as `pyrovae.iwae` or a `functools.partial` of it with more particles, and the standard errors of these go into those
+    of p(y | x). `class_prior`, {label: probability} or probabilities in the order of the sorted labels; None: equal
+    until a fit takes the training frequencies. `pyrovae.fit(classifier, x, y)` fits the densities.
+
+    `event_shape`, `classes_`, `class_prior`. Raises ValueError for densities of unlike shapes, under two classes, or a
+    prior that is no distribution; TypeError for a part that is no density.
+
+    (Hastie, Tibshirani and Friedman 2009, section 4.3.)
+
+    >>> from pyrovae import GaussianMixture
+    >>> make = GaussianMixture.from_parameters
+    >>> low, high = (make([1.0], [[at]], [[1.0]], covariance="diagonal") for at in (-1.0, 1.0))
+    >>> classifier = GenerativeClassifier({"low": low, "high": high}, {"low": 0.5, "high": 0.5})
+    >>> classifier.predict([[2.0], [-3.0]]).tolist(), classifier.classes_.tolist()
+    (['high', 'low'], ['high', 'low'])
+    """
+
+    is_normalized = True
+    latent_dim = 0  # its latent is a label, and no code
+    densities: GaussianComponents | ClassDensities
+
+    def __init__(
+        self,
+        densities: Mapping[Any, nn.Module],
+        class_prior: Mapping[Any, float] | Sequence[float] | None = None,
+        *,
+        evidence: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__()
+        names, parts = _sorted(densities)
+        for name, part in zip(names.tolist(), parts, strict=True):
+            _require_density(name, part, evidence)
+        shapes = {tuple(part.event_shape) for part in parts}  # type: ignore[arg-type]
+        if len(shapes) > 1:
+            raise ValueError(f"densities must share one event_shape, got {', '.join(map(str, sorted(shapes)))}")
+        self._assemble(ClassDensities(parts, evidence), shapes.pop(), names, class_prior)
+
+    def _assemble(
+        self, densities: GaussianComponents | ClassDensities, event_shape: tuple[int, ...], names: Any, prior: Any
+    ) -> None:
+        self.names, self.event_shape, self.densities = np.asarray(names), event_shape, densities
+        first = next(densities.parameters())
+        self.logits = nn.Parameter(first.new_zeros(len(self.names)).detach())
+        self.prior_is_given = prior is not None
+        if prior is not None:
+            self._take_prior(prior)
+
+    @classmethod
+    def of_components(
+        cls, components: GaussianComponents, event_shape: tuple[int, ...], names: Any, prior: Any = None
+    ) -> GenerativeClassifier:
+        """A classifier whose class number c has the c-th of these normal densities."""
+        self = cls.__new__(cls)
+        Listed.__init__(self)
+        self._assemble(components, event_shape, names, prior)
+        return self
+
+    # the pair ---------------------------------------------------------------------------------------
+
+    def model(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """p(label, x): items observed where `x` is given, labels where their numbers `y` (N,) are, else drawn."""
+        list_parameters(self._site, self)
+        with pyro.plate("data", size if x is None else len(x)):
+            infer = None if y is not None else ENUMERATED
+            label = pyro.sample("label", dist.Categorical(logits=self.logits), obs=y, infer=infer)
+            return pyro.sample("obs", Component(self.densities, label, self.event_shape), obs=x)
+
+    def guide(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor | None:
+        """p(label | x), exact; without `x` the class prior; nothing where labels are given."""
+        list_parameters(self._site, self)
+        if y is not None:
+            return None
+        logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("label", dist.Categorical(logits=logits), infer=ENUMERATED)
+
+    # what it says of items --------------------------------------------------------------------------
+
+    def log_joint(self, x: Any, *, missing: bool = False) -> Tensor:
+        """log p(y, x) for every class, (N, C), in nats. With `missing` NaN was not seen: log p(y, x_seen)."""
+        return self.log_joint_table(self._items(x, missing)).to(self.logits)
+
+    def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
+        """log p(x) = log sum_y p(y) p(x | y), (N,), in nats."""
+        return self.log_joint_table(self._items(x, missing)).logsumexp(-1).to(self.logits)
+
+    def predict_log_proba(self, x: Any, *, missing: bool = False) -> Tensor:
+        """log p(y | x), (N, C), in nats; with `missing`, given the seen entries alone. Columns as in `classes_`."""
+        return self.log_joint_table(self._items(x, missing)).log_softmax(-1).to(self.logits)
+
+    def with_standard_error(self, x: Any, *, missing: bool = False) -> tuple[Tensor, Tensor]:
+        """log p(y | x) and its Monte Carlo standard errors, both (N, C): 0 where the densities are known.
+
+        To first order, from independent errors s_c of log p(x | c): sqrt(sum_c (1[c = y] - p(c | x))^2 s_c^2).
+        """
+        x = self._items(x, missing)
+        if isinstance(self.densities, GaussianComponents):
+            found = self.log_joint_table(x).log_softmax(-1).to(self.logits)
+            return found, torch.zeros_like(found)
+        value, error = self.densities.with_error(x.flatten(1))
+        log_proba = (value + self._log_prior()).log_softmax(-1)
+        away = torch.eye(self.num_classes, dtype=value.dtype, device=value.device) - log_proba.exp()[:, None]
+        spread = (away * error[:, None]).square().sum(-1).sqrt()
+        return log_proba.to(self.logits), spread.to(self.logits)
+
+    def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
+        """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
+        checks.whole("n", n)
+        number = self.numbers([label], 1, name="label")
+        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
+            return self.densities.draw(number.expand(n)).unflatten(-1, self.event_shape)
+
+    @property
+    def class_prior(self) -> Tensor:
+        """p(y), (C,)."""
+        return self.logits.softmax(-1)
+
+    def with_class_prior(self, class_prior: Mapping[Any, float] | Sequence[float]) -> GenerativeClassifier:
+        """The same densities under another p(y), as for a population where classes are more or less common: no refit.
+
+        The densities are shared, not copied: to fit either classifier changes both.
+
+        >>> classifier = gaussian_classifier((2,), 2).with_class_prior([0.9, 0.1])
+        >>> [round(p, 2) for p in classifier.class_prior.tolist()]
+        [0.9, 0.1]
+        """
+        other = copy.copy(self)  # the densities are the same module
+        other._parameters = {"logits": nn.Parameter(self.logits.detach().clone())}
+        other._take_prior(class_prior)
+        return other
+
+    def _take_prior(self, prior: Any) -> None:
+        if isinstance(prior, Mapping):
+            absent = [name for name in self.names.tolist() if name not in prior]
+            if absent or len(prior) != self.num_classes:
+                raise ValueError(f"class_prior must name each class once: {self.names.tolist()}, got {list(prior)}")
+            prior = [prior[name] for name in self.names.tolist()]
+        given = checks.array(prior, "class_prior").double()
+        if given.shape != (self.num_classes,) or not bool((given > 0).all()) or abs(float(given.sum()) - 1) > 1e-6:
+            raise ValueError(
+                f"class_prior must be {self.num_classes} numbers above 0 that sum to 1, got {given.tolist()}"
+            )
+        self.prior_is_given = True
+        with torch.no_grad():
+            self.logits.copy_(given.log())
+
+    def _log_prior(self) -> Tensor:
+        return self.logits.double().log_softmax(-1)
+
+    def log_joint_table(self, x: Tensor) -> Tensor:
+        """log p(y, x), (N, *event_shape) to (N, C), in float64 and unchecked; NaN is missing."""
+        return self.densities.log_prob(x.flatten(1)) + self._log_prior()
+
+    def _items(self, x: Any, missing: bool) -> Tensor:
+        return checked_items(self, x, missing=missing).to(self.logits.device)
+
+
+def gaussian_classifier(
+    event_shape: Sequence[int],
+    num_classes: int,
+    *,
+    covariance: str = "tied",
+    floor: float = 1e-6,
+    classes: Sequence[Any] | None = None,
+) -> GenerativeClassifier:
+    """A normal density for each class: linear discriminant analysis where their covariance is one, "tied".
+
+    "full": quadratic discriminant analysis; "diagonal": Gaussian naive Bayes; "spherical": s_c^2 I. `pyrovae.fit` is
+    the maximum of log p(x, y), in closed form: covariances are divided by N (tied) or by N_c, as scikit-learn's
+    `LinearDiscriminantAnalysis(solver="lsqr")` divides. No variance falls below `floor`. `classes`: their names, 0 to
+    `num_classes` - 1 until a fit finds them in the labels.
+
+    (Hastie, Tibshirani and Friedman 2009, section 4.3.)
+
+    >>> import pyrovae
+    >>> digits = pyrovae.data.load("digits")
+    >>> classifier = gaussian_classifier((1, 8, 8), 10, floor=1e-3)
+    >>> history = pyrovae.fit(classifier, digits.train.x, digits.train.y)
+    >>> float((classifier.predict(digits.test.x) == digits.test.y).float().mean()) > 0.9
+    True
+    """
+    shape = checks.sizes("event_shape", event_shape)
+    count = checks.whole("num_classes", num_classes, least=2)
+    names = _names(classes, count)
+    features = int(np.prod(shape))
+    components = GaussianComponents(features, count, covariance, floor)
+    classifier = GenerativeClassifier.of_components(components, shape, names)
+    classifier.recipe = {
+        "builder": "gaussian_classifier",
+        "event_shape": list(shape),
+        "num_classes": count,
+        "covariance": covariance,
+        "floor": components.floor,
+        "classes": names.tolist(),
+    }
+    return classifier
+
+
+class DiscriminativeClassifier(Classifier):
+    """p(y | x) alone, as a Pyro pair: "label" ~ Categorical(softmax(network(x))), with a Normal prior on the weights.
+
+    Softmax regression where `hidden_dims` is empty, else a multilayer perceptron. The prior is N(0, prior_scale^2) on
+    every weight and bias, so that `pyrovae.fit(classifier, x, y)` finds the posterior's mode; `prior_scale=None` is
+    maximum likelihood. It says nothing of x: no p(x), no samples, no missing entries.
+
+    `classes`: the names, 0 to `num_classes` - 1 until a fit finds them in the labels. Raises ValueError for sizes below
+    1 (below 2 classes), a scale that is not positive, unknown activations.
+
+    (Bishop 2006, section 4.3.4.)
+
+    >>> classifier = DiscriminativeClassifier((2,), 3)
+    >>> classifier.predict_log_proba(torch.zeros(4, 2)).shape, classifier.predict(torch.zeros(4, 2)).dtype
+    (torch.Size([4, 3]), torch.int64)
+    """
+
+    is_normalized = False  # it has no p(x)
+    latent_dim = 0
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        num_classes: int,
+        *,
+        hidden_dims: Sequence[int] = (),
+        activation: str = "relu",
+        prior_scale: float | None = 10.0,
+        classes: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = checks.sizes("event_shape", event_shape)
+        count = checks.whole("num_classes", num_classes, least=2)
+        widths = checks.sizes("hidden_dims", hidden_dims, one=False)
+        self.names = _names(classes, count)
+        self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)
+        self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
+        self.recipe = {
+            "builder": "DiscriminativeClassifier",
+            "event_shape": list(self.event_shape),
+            "num_classes": count,
+            "hidden_dims": list(widths),
+            "activation": activation,
+            "prior_scale": self.prior_scale,
+            "classes": self.names.tolist(),
+        }
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is softmax regression, whose log posterior is concave."""
+        return len(self.network.layers) == 1
+
+    def model(
+        self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, total: int | None = None
+    ) -> Tensor:
+        """p(weights) prod_n p(label_n | x_n): observed where the labels' numbers `y`, (N,), are given.
+
+        `total`: of how many items these are a batch: their log-likelihood is scaled to it. ValueError without `x`.
+        """
+        if x is None:
+            raise ValueError("p(y | x) says nothing of x: give model(x), or take a GenerativeClassifier")
+        weights = self._weights()
+        with pyro.plate("data", total or len(x), subsample=torch.arange(len(x), device=x.device)):
+            logits = torch.func.functional_call(self.network, weights, (x,))
+            return pyro.sample("label", dist.Categorical(logits=logits), obs=y)
+
+    def guide(
+        self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, total: int | None = None
+    ) -> None:
+        """A point at the parameters for each weight."""
+        list_parameters(self._site, self)
+        if self.prior_scale is not None:
+            for name, value in self.network.named_parameters():
+                pyro.sample(_site(name), dist.Delta(value).to_event(value.ndim))
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The network's weights: sites under their prior, or the parameters where there is none."""
+        list_parameters(self._site, self)
+        named = dict(self.network.named_parameters())
+        if self.prior_scale is None:
+            return named  # type: ignore[return-value]
+        found = {}
+        for name, value in named.items():
+            law = dist.Normal(torch.zeros_like(value), self.prior_scale).to_event(value.ndim)
+            found[name] = pyro.sample(_site(name), law)
+        return found
+
+    def log_prior(self) -> Tensor:
+        """log p(weights) at the present ones, in nats; 0 without a prior."""
+        if self.prior_scale is None:
+            return torch.zeros(())
+        laws = ((dist.Normal(torch.zeros_like(p), self.prior_scale), p) for p in self.network.parameters())
+        return torch.stack([law.log_prob(p).sum() for law, p in laws]).sum()
+
+    def predict_log_proba(self, x: Any) -> Tensor:
+        """log p(y | x) at the present weights, (N, C), in nats; columns as in `classes_`. Differentiable."""
+        tensor = checked_items(self, x)
+        return self.network(tensor.to(dtype_and_device(self)[1])).log_softmax(-1)
+
+
+def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tensor:
+    """`count` labels as their places in `names`; ValueError for one that is not there."""
+    labels = checks.labels(y, count, name=name)
+    known = {value: number for number, value in enumerate(names.tolist())}
+    strange = sorted({str(value) for value in labels.tolist() if value not in known})
+    if strange:
+        raise ValueError(
+            f"{name} has labels that are no class here: {', '.join(strange[:5])}; classes: "
+            f"{', '.join(map(str, names.tolist()[:20]))}"
+        )
+    return torch.tensor([known[value] for value in labels.tolist()])
+
+
+def _site(name: str) -> str:
+    """A parameter's name as a site's: "layers.0.weight" is "weight_0"."""
+    _, layer, kind = name.split(".")
+    return f"{kind}_{int(layer) // 2}"
+
+
+def _sorted(densities: Any) -> tuple[np.ndarray, list[nn.Module]]:
+    if not isinstance(densities, Mapping):
+        raise TypeError(f"densities must be a mapping {{label: density}}, got {type(densities).__name__}")
+    if len(densities) < 2:
+        raise ValueError(f"densities must hold at least 2 classes, got {list(densities)}")
+    keys = list(densities)
+    kinds = {np.asarray(key).dtype.kind for key in keys}
+    if len(kinds) > 1:
+        raise TypeError(f"the labels in densities must be of one kind, got {keys}")
+    names = np.unique(np.array(keys))
+    return names, [densities[name] for name in names.tolist()]
+
+
+def _require_density(name: Any, part: Any, evidence: Any) -> None:
+    known = hasattr(part, "log_prob")
+    if not known and getattr(part, "is_normalized", None) is False:
+        raise ValueError(f"the {type(part).__name__} of class {name!r} has no p(x): pyrovae.as_density makes it one")
+    estimated = isinstance(part, Pair)
+    if not isinstance(part, nn.Module) or not hasattr(part, "event_shape") or not (known or estimated):
+        raise TypeError(
+            f"the density of class {name!r} must be a module with log_prob, sample and event_shape, got "
+            f"{type(part).__name__}"
+        )
+    if not known and evidence is None:
+        raise ValueError(
+            f"log p(x) of the {type(part).__name__} of class {name!r} is an integral: say how to estimate it, "
+            "evidence=pyrovae.iwae or a partial of it"
+        )
+
+
+def _names(classes: Any, count: int) -> np.ndarray:
+    if classes is None:
+        return np.arange(count)
+    names = np.unique(np.asarray(classes))
+    if len(names) != count:
+        raise ValueError(f"classes must be {count} different names, got {list(classes)}")
+    return names

@@ -1,0 +1,293 @@
+"""The normal components of a mixture, under one covariance structure: densities, draws, moments, conditionals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae import checks
+
+__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern"]
+
+Covariance = Literal["full", "tied", "diagonal", "spherical"]
+COVARIANCES = ("full", "tied", "diagonal", "spherical")
+ROWS = 4096  # whose differences from one location stay in a core's cache
+EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
+
+
+class GaussianComponents(nn.Module):
+    """K normal densities over `features` numbers: N(loc_k, C_k), with C_k = L_k L_k'.
+
+    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. No variance of any
+    direction falls below `floor`, in the items' units squared. Sums are taken in float64 whatever the parameters' dtype
+    is, and results come back in the parameters'.
+    """
+
+    loc: nn.Parameter
+    log_diagonal: nn.Parameter  # of L: (K or 1, features or 1)
+    lower: nn.Parameter | None  # of L, below its diagonal
+
+    def __init__(self, features: int, num_components: int, covariance: str, floor: float) -> None:
+        super().__init__()
+        self.features, self.num_components = features, num_components
+        self.covariance = checks.choice("covariance", covariance, COVARIANCES)
+        self.floor = checks.positive("floor", floor)
+        rows = 1 if covariance == "tied" else num_components
+        self.loc = nn.Parameter(torch.randn(num_components, features))
+        self.log_diagonal = nn.Parameter(torch.zeros(rows, 1 if covariance == "spherical" else features))
+        dense = covariance in ("full", "tied")
+        self.register_parameter("lower", nn.Parameter(torch.zeros(rows, features, features)) if dense else None)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """L's diagonal, in float64."""
+        return self.log_diagonal.double().exp().clamp(min=math.sqrt(self.floor))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """L, shape (K, features, features) (K is 1 where tied), in float64."""
+        diagonal = self.diagonal.expand(-1, self.features)
+        if self.lower is None:
+            return torch.diag_embed(diagonal)
+        return self.lower.double().tril(-1) + torch.diag_embed(diagonal)
+
+    @property
+    def covariances(self) -> Tensor:
+        """(K, D, D) where full, (D, D) tied, (K, D) diagonal, (K,) spherical."""
+        if self.lower is None:
+            variance = self.diagonal.square()
+            return (variance[:, 0] if self.covariance == "spherical" else variance).to(self.loc)
+        product = self.scale_tril @ self.scale_tril.mT
+        return (product[0] if self.covariance == "tied" else product).to(self.loc)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are free."""
+        k, d = self.num_components, self.features
+        own = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diagonal": k * d, "spherical": k}
+        return k * d + own[self.covariance]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x_n; loc_k, C_k): (N, features) to (N, K), in nats and float64; NaN is missing and integrated out."""
+        if x.isnan().any():
+            found = torch.empty(len(x), self.num_components, dtype=torch.float64, device=x.device)
+            for rows, pattern in self.patterns(x):
+                found = found.index_copy(0, rows, pattern.log_prob())
+            return found
+        loc, diagonal = self.loc.double(), self.diagonal
+        constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
+        factor = None if self.lower is None else self.scale_tril
+        if factor is not None and self.covariance == "tied":  # whitened once for all components
+            middle = loc.mean(0)
+            loc = _whitened(factor[0], loc - middle)
+        parts = []
+        for rows in x.double().split(ROWS):
+            if factor is not None and self.covariance == "tied":
+                rows = _whitened(factor[0], rows - middle)
+                squares = [(rows - one).square().sum(-1) for one in loc]
+            elif factor is not None:
+                pairs = zip(factor, loc, strict=True)
+                squares = [_whitened(one, rows - centre).square().sum(-1) for one, centre in pairs]
+            else:
+                inverse = diagonal.reciprocal()
+                squares = [((rows - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)]
+            parts.append(torch.stack(squares, -1))
+        return -0.5 * torch.cat(parts) - constant
+
+    def draw(self, component: Tensor) -> Tensor:
+        """A draw of each item's component: (...) to (..., features)."""
+        flat, factor = component.flatten(), self.scale_tril
+        noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
+        found = torch.empty_like(noise)
+        for k in flat.unique():
+            here = flat == k
+            found[here] = self.loc[k].double() + noise[here] @ factor[0 if len(factor) == 1 else k].mT
+        return found.to(self.loc).unflatten(0, component.shape) if component.ndim else found[0].to(self.loc)
+
+    @torch.no_grad()
+    def assign(self, loc: Tensor, covariances: Tensor) -> None:
+        """Take these locations and covariances, of the shapes of `loc` and `covariances`."""
+        if self.lower is None:
+            scale = covariances.double().sqrt()
+            self.log_diagonal.copy_((scale[:, None] if self.covariance == "spherical" else scale).log())
+        else:
+            factor = torch.linalg.cholesky(covariances.double().reshape(self.lower.shape))
+            self.lower.copy_(factor.tril(-1))
+            self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
+        self.loc.copy_(loc)
+
+    @torch.no_grad()
+    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The maximum of sum_nk w_nk log N(x_n; loc_k, C_k) under the floor: `x` (N, features), `weight` (N, K).
+
+        A component that weighs nothing stays where it was. Returned: which components the floor held up, (K,) bool
+        ((1,) where tied). A maximum under C >= floor I is that of the moments with their eigenvalues raised to it.
+        """
+        x, weight = x.double(), weight.double()
+        total = weight.sum(0)
+        seen = total > EMPTY
+        loc = torch.where(seen[:, None], weight.mT @ x / total.clamp(min=EMPTY)[:, None], self.loc.double())
+        moments = self._moments(x, weight, loc)
+        if self.covariance == "tied":
+            seen = seen.any()
+        else:
+            moments = moments / total.clamp(min=EMPTY).view(-1, *[1] * (moments.ndim - 1))
+        moments, held = self._raised(moments)
+        before = self.covariances.double()
+        self.assign(loc, torch.where(seen.view(-1, *[1] * (before.ndim - 1)) if seen.ndim else seen, moments, before))
+        return held
+
+    def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
+        """Weighted sums of squares about `loc`, (K, D, D), (K, D) or (K,); where tied their mean, (D, D)."""
+        dense, tied = self.lower is not None, self.covariance == "tied"
+        total = weight.sum(0)
+        if tied:  # about one centre, less what lies between the locations: one pass for all components
+            own, centres = weight.sum(1, keepdim=True), (total @ loc / total.sum())[None]
+        else:
+            own, centres = weight, loc
+        found = x.new_zeros((len(centres), *[self.features] * (1 + dense)))
+        for rows, part in zip(x.split(ROWS), own.split(ROWS), strict=True):
+            for k, centre in enumerate(centres):
+                away = rows - centre
+                if dense:
+                    found[k].addmm_(away.mT, away * part[:, k, None])
+                else:
+                    found[k] += part[:, k] @ away.square()
+        if tied:
+            between = loc - centres
+            return (found[0] - between.mT @ (between * total[:, None])) / total.sum()
+        return found.mean(1) if self.covariance == "spherical" else found
+
+    def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor]:
+        """Covariances with no variance below the floor, and which had one."""
+        if self.lower is None:
+            low = moments < self.floor
+            return moments.clamp(min=self.floor), low.flatten(1).any(1) if low.ndim > 1 else low
+        batch = moments.reshape(-1, self.features, self.features)
+        batch = (batch + batch.mT) / 2
+        eye = torch.eye(self.features, dtype=batch.dtype, device=batch.device)
+        held = torch.linalg.cholesky_ex(batch - self.floor * eye).info > 0  # cheaper than its eigenvalues
+        if held.any():
+            value, vector = torch.linalg.eigh(batch[held])
+            batch = batch.clone()
+            batch[held] = (vector * value.clamp(min=self.floor)[:, None]) @ vector.mT
+            # rounding may leave an eigenvalue a hair below 0 where others are large
+            scale = batch[held].diagonal(dim1=-2, dim2=-1).amax(-1)
+            batch[held] += torch.finfo(batch.dtype).eps * self.features * scale[:, None, None] * eye
+        return batch.reshape(moments.shape), held
+
+    def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
+        """Items of `x` (N, features; NaN is missing) by what they have in common: rows, and what is seen there."""
+        kinds, which = torch.unique(~x.isnan(), dim=0, return_inverse=True)
+        order = which.argsort(stable=True)
+        for seen, rows in zip(kinds, order.split(which.bincount().tolist()), strict=True):
+            yield rows, Pattern(self, seen, x[rows][:, seen].double())
+
+
+@dataclass
+class Pattern:
+    """Items whose entries `seen` (features,) are known, as `x` (n, number seen): everything exact, in float64."""
+
+    components: GaussianComponents
+    seen: Tensor
+    x: Tensor
+
+    def __post_init__(self) -> None:
+        own = self.components
+        self.loc = own.loc.double()
+        self.dense = own.lower is not None
+        if not self.dense:
+            self.scale = own.diagonal.expand(own.num_components, own.features)
+            self.solved = ((self.x - self.loc[:, None, self.seen]) / self.scale[:, None, self.seen]).mT
+            self.log_scale = self.scale[:, self.seen].log().sum(-1)
+            return
+        covariance = own.scale_tril @ own.scale_tril.mT  # (K or 1, D, D)
+        self.factor = torch.linalg.cholesky(covariance[:, self.seen][:, :, self.seen])
+        self.across = covariance[:, ~self.seen][:, :, self.seen]  # missing by seen
+        self.within = covariance.diagonal(dim1=-2, dim2=-1)[:, ~self.seen]
+        self.solved = self._solve(self.x - self.loc[:, None, self.seen])
+        self.log_scale = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def _solve(self, away: Tensor) -> Tensor:
+        """L^-1 (x - loc), (K, n, s) to (K, s, n)."""
+        return torch.linalg.solve_triangular(self.factor, away.mT, upper=False)
+
+    def log_prob(self) -> Tensor:
+        """log N(x_seen; loc_k, C_k) of the seen entries alone, (n, K)."""
+        constant = self.log_scale + 0.5 * self.x.shape[1] * math.log(2 * math.pi)
+        return (-0.5 * self.solved.square().sum(1) - constant[:, None]).mT
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (K, n, m) and variance (K, 1, m) of the missing entries given the seen ones."""
+        loc = self.loc[:, None, ~self.seen]
+        if not self.dense:
+            count = self.x.shape[0]
+            return loc.expand(-1, count, -1), self.scale[:, None, ~self.seen].square()
+        gain = torch.linalg.solve_triangular(self.factor, self.across.mT, upper=False)  # (K or 1, s, m)
+        return loc + self.solved.mT @ gain, (self.within - gain.square().sum(1))[:, None].clamp(min=0.0)
+
+    def completed(self, drawn: Tensor, component: Tensor) -> Tensor:
+        """Draws of the missing entries given the seen ones, (S, n, m), from joint draws (S, n, D) of `component`.
+
+        x_m + C_ms C_ss^-1 (x_seen - x_s) has the conditional law, without a factor of the conditional covariance.
+        """
+        found = drawn[..., ~self.seen].clone()
+        if not self.dense:
+            return found
+        for k in component.unique():
+            row = 0 if len(self.factor) == 1 else k
+            short = (self.x - drawn[..., self.seen]).flatten(0, -2)
+            moved = torch.cholesky_solve(short.mT, self.factor[row])
+            here = component == k
+            found[here] += (self.across[row] @ moved).mT.unflatten(0, component.shape)[here]
+        return found
+
+
+class Densities(Protocol):
+    """A density for each component or class, over flat items."""
+
+    def log_prob(self, x: Tensor) -> Tensor: ...  # (N, features) to (N, K), in float64
+    def draw(self, component: Tensor) -> Tensor: ...  # (...) to (..., features)
+
+
+class Component(TorchDistribution):
+    """The law of an item given its component's number."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, components: Densities, component: Tensor, event_shape: tuple[int, ...]) -> None:
+        self.components, self.component = components, component
+        super().__init__(component.shape, event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Component:
+        return Component(self.components, self.component.expand(batch_shape), tuple(self.event_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            drawn = self.components.draw(self.component.expand(*sample_shape, *self.component.shape))
+        return drawn.unflatten(-1, self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        flat = value.flatten(value.ndim - len(self.event_shape))
+        table = self.components.log_prob(flat.reshape(-1, flat.shape[-1])).to(value.dtype)
+        table = table.reshape(*flat.shape[:-1], -1)
+        shape = torch.broadcast_shapes(self.component.shape, flat.shape[:-1])
+        index = self.component.expand(shape)[..., None].long()
+        return table.expand(*shape, -1).gather(-1, index)[..., 0]
+
+
+def _whitened(factor: Tensor, away: Tensor) -> Tensor:
+    """L^-1 of each row."""
+    return torch.linalg.solve_triangular(factor, away.mT, upper=False).mT

@@ -1,0 +1,297 @@
+"""The Gaussian mixture as a Pyro pair: an exact density, exact responsibilities, samples and exact conditionals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae import checks
+from pyrovae.models.components import Component, GaussianComponents
+from pyrovae.models.pair import Listed, checked_items, dtype_and_device, list_parameters
+from pyrovae.seeding import forked, stream
+
+__all__ = ["ConditionalMixture", "GaussianMixture"]
+
+ENUMERATED = {"enumerate": "parallel"}
+
+
+class GaussianMixture(Listed):
+    """p(x) = sum_k w_k N(x; loc_k, C_k), as a Pyro pair: "component" ~ w, "obs" ~ N(loc, C) of that component.
+
+    The guide is the exact posterior of the component, so that the ELBO is log p(x) and every importance weight equals
+    it; both sites are marked for enumeration (`TraceEnum_ELBO`). `pyrovae.fit` takes the pair through EM. Sums are in
+    float64 whatever the parameters' dtype is.
+
+    Args: `event_shape`, of an item; `covariance`: "full" (a C_k each), "tied" (one for all), "diagonal" or "spherical"
+    (s_k^2 I); `floor`: no variance in any direction falls below it, in the items' units squared: without one the
+    likelihood has no maximum. Raises ValueError for sizes below 1 and unknown names.
+
+    (McLachlan and Peel 2000, chapters 2 and 3.)
+
+    >>> mixture = GaussianMixture.from_parameters([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], covariance="diagonal")
+    >>> mixture.responsibilities([[2.0]]).tolist(), round(mixture.log_prob([[2.0]]).item(), 4)
+    ([[0.5, 0.5]], -2.9189)
+    """
+
+    is_normalized = True
+    latent_dim = 0  # its one latent is a number of a component, and no code
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        num_components: int,
+        *,
+        covariance: str = "full",
+        floor: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.event_shape = checks.sizes("event_shape", event_shape)
+        self.num_components = checks.whole("num_components", num_components)
+        self.components = GaussianComponents(math.prod(self.event_shape), self.num_components, covariance, floor)
+        self.logits = nn.Parameter(torch.zeros(self.num_components))
+        self.recipe = {
+            "builder": "GaussianMixture",
+            "event_shape": list(self.event_shape),
+            "num_components": self.num_components,
+            "covariance": covariance,
+            "floor": self.components.floor,
+        }
+
+    @classmethod
+    def from_parameters(
+        cls,
+        weights: Any,
+        loc: Any,
+        covariances: Any,
+        *,
+        covariance: str = "full",
+        event_shape: Sequence[int] | None = None,
+        floor: float = 1e-6,
+    ) -> GaussianMixture:
+        """The mixture of these parameters, in float64: `weights` (K,), `loc` (K, D), `covariances` (K, D, D) where
+        full, (D, D) tied, (K, D) diagonal, (K,) spherical: scikit-learn's `weights_`, `means_` and `covariances_`.
+
+        `event_shape` of D numbers, (D,) where None. Raises ValueError for other shapes, weights that are not a
+        distribution and covariances that are not positive definite or have an eigenvalue below `floor`.
+        """
+        loc, weights, covariances = (
+            checks.array(value, name).double()
+            for name, value in (("loc", loc), ("weights", weights), ("covariances", covariances))
+        )
+        if loc.ndim != 2:
+            raise ValueError(f"loc must have shape (K, D), got {tuple(loc.shape)}")
+        shape = loc.shape[1:] if event_shape is None else event_shape
+        mixture = cls(shape, len(loc), covariance=covariance, floor=floor)
+        mixture.double().assign(weights, loc, covariances)
+        return mixture
+
+    # the pair ---------------------------------------------------------------------------------------
+
+    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """p(component, x): observed where `x` of shape (N, *event_shape) is given, else `size` draws."""
+        list_parameters(self._site, self)
+        with pyro.plate("components", self.num_components):
+            pyro.deterministic("loc", self.components.loc, event_dim=1)
+        with pyro.plate("data", size if x is None else len(x)):
+            k = pyro.sample("component", dist.Categorical(logits=self.logits), infer=ENUMERATED)
+            return pyro.sample("obs", Component(self.components, k, self.event_shape), obs=x)
+
+    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """p(component | x), exact; without `x` the weights."""
+        list_parameters(self._site, self)
+        logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
+
+    # what it says of items --------------------------------------------------------------------------
+
+    def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
+        """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable.
+
+        With `missing` NaN marks what was not seen, and the density is that of the seen entries alone (0 where none
+        was). Raises ValueError for another shape, and for NaN without `missing`.
+        """
+        x = self._items(x, missing=missing)
+        return self.log_joint_table(x).logsumexp(-1).to(self.logits)
+
+    def responsibilities(self, x: Any, *, missing: bool = False) -> Tensor:
+        """p(component | x), (N, K); with `missing`, of the seen entries alone."""
+        return self.log_joint_table(self._items(x, missing=missing)).softmax(-1).to(self.logits)
+
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """`n` draws from p(x), shape (n, *event_shape); without a `seed` torch's global generator goes on.
+
+        >>> GaussianMixture((3,), 2).sample(4, seed=0).shape
+        torch.Size([4, 3])
+        """
+        checks.whole("n", n)
+        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
+            k = dist.Categorical(logits=self.logits).sample((n,))
+            return Component(self.components, k, self.event_shape).sample()
+
+    def conditional(self, x: Any) -> ConditionalMixture:
+        """p(x_missing | x_seen) of items (N, *event_shape) in which NaN is missing: exact, a mixture for each item.
+
+        >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> given = mixture.conditional([[2.0, torch.nan]])
+        >>> given.mean.tolist(), round(float(given.variance[0, 1]), 4), given.sample((5,)).shape
+        ([[2.0, 1.0]], 0.75, torch.Size([5, 1, 2]))
+        """
+        return ConditionalMixture(self, self._items(x, missing=True))
+
+    @property
+    def weights(self) -> Tensor:
+        """The components' probabilities, (K,)."""
+        return self.logits.softmax(-1)
+
+    @property
+    def loc(self) -> Tensor:
+        """The components' locations, (K, *event_shape)."""
+        return self.components.loc.unflatten(-1, self.event_shape)
+
+    @property
+    def covariances(self) -> Tensor:
+        """(K, D, D) where full, (D, D) tied, (K, D) diagonal, (K,) spherical, D the numbers of an item."""
+        return self.components.covariances
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are free."""
+        return self.num_components - 1 + self.components.num_parameters
+
+    def bic(self, x: Any) -> float:
+        """Bayesian information criterion, P log N - 2 log p(x), in nats over all items: lower is better (Schwarz 1978).
+
+        >>> mixture = GaussianMixture((1,), 1, covariance="spherical")
+        >>> x = torch.randn(100, 1)
+        >>> torch.isclose(torch.tensor(mixture.bic(x)), 2 * math.log(100) - 2 * mixture.log_prob(x).sum()).item()
+        True
+        """
+        with torch.no_grad():
+            value = self.log_joint_table(self._items(x)).logsumexp(-1)
+        return self.num_parameters * math.log(len(value)) - 2 * float(value.sum())
+
+    # its parameters ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def assign(self, weights: Tensor, loc: Tensor, covariances: Tensor) -> None:
+        """Take these parameters, as `from_parameters`, in place."""
+        parts = self.components
+        given = {"weights": weights, "loc": loc, "covariances": covariances}
+        wanted = {"weights": self.logits.shape, "loc": parts.loc.shape, "covariances": parts.covariances.shape}
+        for name, value in given.items():
+            if value.shape != wanted[name]:
+                raise ValueError(f"{name} must have shape {tuple(wanted[name])}, got {tuple(value.shape)}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} must be finite")
+        if bool((weights < 0).any()) or not torch.isclose(weights.sum(), weights.new_ones(()), atol=1e-6):
+            raise ValueError(f"weights must be at least 0 and sum to 1, got {weights.tolist()}")
+        least = covariances.amin() if parts.lower is None else torch.linalg.eigvalsh(covariances).amin()
+        if not bool(least >= parts.floor * (1 - 1e-6)):
+            raise ValueError(
+                f"covariances must have no eigenvalue below the floor {parts.floor:g}, got {float(least):.3g}: lower "
+                "floor, or regularise them"
+            )
+        parts.assign(loc, covariances)
+        self._weigh(weights)
+
+    @torch.no_grad()
+    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
+        """One M-step: the maximum over all parameters of sum_nk w_nk log(w_k N(x_n; loc_k, C_k)), in place.
+
+        `x` (N, *event_shape), `weight` (N, K), such as `responsibilities(x)`. Returned: the components whose variance
+        the floor held up. (Dempster, Laird and Rubin 1977.)
+        """
+        held = self.components.maximize(x.flatten(1), weight)
+        self._weigh(weight.double().mean(0))
+        return held
+
+    def _weigh(self, weights: Tensor) -> None:
+        least = torch.finfo(self.logits.dtype).tiny  # an empty component keeps a finite logit
+        self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
+
+    def _items(self, x: Any, *, missing: bool = False) -> Tensor:
+        tensor = checked_items(self, x, missing=missing)
+        return tensor.to(self.logits.device)
+
+    def log_joint_table(self, x: Tensor) -> Tensor:
+        """log p(component, x), (N, *event_shape) to (N, K), in float64 and unchecked; NaN is missing."""
+        return self.components.log_prob(x.flatten(1)) + self.logits.double().log_softmax(-1)
+
+
+class ConditionalMixture(TorchDistribution):
+    """p(x_missing | x_seen) of N items under a mixture, over the whole event: what was seen is fixed.
+
+    `responsibilities`, (N, K), are p(component | x_seen); `log_seen`, (N,), is log p(x_seen); `mean` and `variance`
+    hold the seen values, with variance 0 there. `log_prob(value)` scores the missing entries of `value` alone, in nats:
+    where all was seen it is 0.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, mixture: GaussianMixture, x: Tensor) -> None:
+        self.mixture, self.x = mixture, x
+        self._joint = mixture.log_joint_table(x)
+        self.log_seen = self._joint.logsumexp(-1).to(x)
+        self.responsibilities = self._joint.softmax(-1).to(x)
+        super().__init__(x.shape[:1], x.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ConditionalMixture:
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise NotImplementedError("a conditional belongs to its items: ask for draws by sample((n,))")
+        return self
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moments()[0]
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moments()[1]
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        count = math.prod(sample_shape)
+        with torch.no_grad():
+            flat = self.x.flatten(1)
+            k = dist.Categorical(self.responsibilities).sample((count,))
+            found = flat.expand(count, *flat.shape).clone()
+            for rows, pattern in self.mixture.components.patterns(flat):
+                own = k[:, rows]
+                joint = self.mixture.components.draw(own).double()
+                part = found[:, rows]
+                part[..., ~pattern.seen] = pattern.completed(joint, own).to(part)
+                found[:, rows] = part
+        return found.reshape(*sample_shape, *self.x.shape)
+
+    def log_prob(self, value: Any) -> Tensor:
+        value = torch.where(self.x.isnan(), value, self.x)
+        flat = value.reshape(-1, *self.event_shape)
+        whole = self.mixture.log_joint_table(self.mixture._items(flat)).logsumexp(-1)
+        whole = whole.reshape(value.shape[: value.ndim - len(self.event_shape)])
+        return (whole - self._joint.logsumexp(-1)).to(self.x)  # in float64: it is small beside both
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        flat = self.x.flatten(1)
+        mean, variance = flat.double(), torch.zeros_like(flat, dtype=torch.float64)
+        for rows, pattern in self.mixture.components.patterns(flat):
+            each, spread = pattern.moments()
+            share = self.responsibilities[rows].double().mT[..., None]
+            centre = (share * each).sum(0)
+            where = torch.meshgrid(rows, (~pattern.seen).nonzero()[:, 0], indexing="ij")
+            mean = mean.index_put(where, centre)
+            variance = variance.index_put(where, (share * (spread + (each - centre).square())).sum(0))
+        return mean.to(flat).reshape(self.x.shape), variance.to(flat).reshape(self.x.shape)

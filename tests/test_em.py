@@ -1,0 +1,268 @@
+"""EM for mixtures: step by step as scikit-learn's, never downhill, and what it says of data that it cannot take."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture as Peer
+from test_mixture import PEERS, parameters
+
+import pyrovae
+from pyrovae.inference import em
+from pyrovae.models.components import COVARIANCES
+
+
+def problem(seed, *, features=3, clusters=4, items=300):
+    """Items of correlated clusters of unlike size and shape, half of them held out."""
+    rng = np.random.default_rng(seed)
+    loc = 3 * rng.normal(size=(clusters, features))
+    root = rng.normal(size=(clusters, features, features)) / 1.5
+    label = rng.choice(clusters, size=2 * items, p=rng.dirichlet(3 * np.ones(clusters)))
+    x = loc[label] + np.einsum("nij,nj->ni", root[label], rng.normal(size=(2 * items, features)))
+    return x[:items], x[items:]
+
+
+def fitted(x, num_components=4, *, covariance="full", floor=1e-6, **options):
+    torch.manual_seed(0)
+    mixture = pyrovae.GaussianMixture(x.shape[1:], num_components, covariance=covariance, floor=floor).double()
+    return mixture, pyrovae.fit(mixture, x, progress=False, **options)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_one_iteration_is_scikit_learns(covariance):
+    x, _ = problem(0)
+    torch.manual_seed(3)
+    ours = pyrovae.GaussianMixture((3,), 4, covariance=covariance).double()
+    precision = {
+        "full": np.stack([np.eye(3)] * 4),
+        "tied": np.eye(3),
+        "diagonal": np.ones((4, 3)),
+        "spherical": np.ones(4),
+    }
+    theirs = Peer(
+        4,
+        covariance_type=PEERS[covariance],
+        weights_init=np.full(4, 0.25),
+        means_init=ours.loc.detach().numpy().copy(),
+        precisions_init=precision[covariance],
+        max_iter=1,
+        reg_covar=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(x)
+    with pytest.warns(UserWarning, match="EM has not converged"):
+        pyrovae.fit(ours, x, max_iterations=1, num_restarts=0, progress=False)
+    assert np.allclose(ours.weights.detach(), theirs.weights_, atol=1e-8)
+    assert np.allclose(ours.loc.detach(), theirs.means_, atol=1e-8)
+    assert np.allclose(ours.covariances.detach(), theirs.covariances_, atol=1e-8)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_from_the_same_responsibilities_the_moments_are_scikit_learns(covariance):
+    # 3e4 away from the origin: sums of squares about it would lose eight digits
+    x = problem(1)[0] + 3e4
+    share = np.random.default_rng(0).dirichlet(np.ones(4), size=len(x))
+    theirs = Peer(4, covariance_type=PEERS[covariance], reg_covar=0)
+    theirs._m_step(x, np.log(share))
+    ours = pyrovae.GaussianMixture((3,), 4, covariance=covariance).double()
+    held = ours.maximize(torch.from_numpy(x), torch.from_numpy(share))
+    assert not held.any()
+    assert np.allclose(ours.loc.detach(), theirs.means_, rtol=1e-12)
+    if covariance == "tied":  # theirs is about the origin, and is off by what that loses
+        away = x - theirs.means_[:, None]
+        exact = np.einsum("nk,kni,knj->ij", share, away, away) / len(x)
+        assert np.allclose(ours.covariances.detach(), exact, atol=1e-6)
+    else:
+        assert np.allclose(ours.covariances.detach(), theirs.covariances_, atol=1e-8)
+
+
+def test_a_step_is_a_maximum_of_its_objective():
+    # no parameters near those of the M-step give sum w log p more, and the gradient there is 0
+    x, _ = problem(2)
+    x, share = torch.from_numpy(x), torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(4), size=300))
+    for covariance in COVARIANCES:
+        ours = pyrovae.GaussianMixture((3,), 4, covariance=covariance).double()
+        ours.maximize(x, share)
+        (share * ours.log_joint_table(x)).sum().backward()
+        for name, p in ours.named_parameters():
+            slope = p.grad.tril(-1) if name.endswith("lower") else p.grad
+            assert slope.abs().max() < 1e-9 * 300, (covariance, name)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("floor", [1e-6, 0.5])
+def test_no_iteration_goes_downhill(covariance, floor):
+    # with a floor of 0.5 it acts: clamped eigenvalues are the maximum under it, and the climb stays a climb
+    x, _ = problem(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pyrovae.VarianceFloorWarning)
+        mixture, history = fitted(x, 5, covariance=covariance, floor=floor, num_restarts=2)
+    assert np.diff(history.epochs.loss.values).max() < 1e-12
+    least = torch.linalg.eigvalsh(mixture.components.scale_tril @ mixture.components.scale_tril.mT).min()
+    assert least >= floor * (1 - 1e-9)
+    if covariance != "spherical":
+        assert bool(history.config["floored_components"]) == (floor == 0.5)
+    assert history.epochs.loss.values[-1] == pytest.approx(-mixture.log_prob(x).mean().item(), abs=1e-10)
+
+
+def test_held_out_likelihood_beside_scikit_learns():
+    # 20 random problems, 10 restarts each: the paired mean at most 1e-2 nats below, and 18 of them at most 0.05
+    difference = []
+    for seed in range(20):
+        x, held_out = problem(seed, features=2 + seed % 3, clusters=2 + seed % 4)
+        clusters = 2 + seed % 4
+        mixture, _ = fitted(x, clusters, seed=seed)
+        theirs = Peer(clusters, n_init=10, random_state=seed).fit(x)
+        difference.append(mixture.log_prob(held_out).mean().item() - theirs.score(held_out))
+    difference = np.array(difference)
+    assert difference.mean() > -1e-2
+    assert (difference > -0.05).sum() >= 18
+
+
+def test_one_component_is_the_normal_of_the_moments():
+    x, _ = problem(0)
+    mixture, history = fitted(x, 1)
+    assert np.allclose(mixture.loc[0].detach(), x.mean(0), atol=1e-12)
+    assert np.allclose(mixture.covariances[0].detach(), np.cov(x.T, bias=True), atol=1e-12)
+    assert history.config["converged"]
+    assert "iterations of EM" in str(history)
+
+
+def test_a_second_fit_goes_on_from_the_present_parameters_and_is_never_worse():
+    x, held_out = problem(4)
+    mixture, first = fitted(x, 6, num_restarts=3, tol=1e-3)
+    second = pyrovae.fit(mixture, x, num_restarts=2, validation=held_out, seed=9, progress=False)
+    assert second.epochs.loss[-1] <= first.epochs.loss[-1] + 1e-12
+    assert second.epochs.validation_elbo[-1] == pytest.approx(mixture.log_prob(held_out).mean().item(), abs=1e-10)
+    assert second.config["validation_items"] == 300
+
+
+def test_the_best_start_is_kept_and_the_seed_fixes_the_run():
+    x, _ = problem(5)
+    runs = [fitted(x, 5, seed=1) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m, _ in runs), strict=True))
+    values = runs[0][1].config["log_likelihoods"]
+    assert len(values) == 11
+    assert max(values) == -runs[0][1].epochs.loss.values[-1]
+    assert max(values) - min(values) > 1e-3  # control: starts do differ
+
+
+def test_float32_and_the_callers_generator():
+    x, _ = problem(6)
+    torch.manual_seed(0)
+    single = pyrovae.GaussianMixture((3,), 4)
+    state = torch.get_rng_state()
+    pyrovae.fit(single, x, num_restarts=2, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert single.logits.dtype == torch.float32
+    torch.manual_seed(0)
+    double = pyrovae.GaussianMixture((3,), 4).double()
+    pyrovae.fit(double, x, num_restarts=2, progress=False)
+    assert single.log_prob(x).mean().item() == pytest.approx(double.log_prob(x).mean().item(), abs=1e-4)
+
+
+def test_svi_reaches_the_maximum_that_em_finds():
+    x, _ = problem(7, clusters=2)
+    mixture, history = fitted(x, 2)
+    other = pyrovae.GaussianMixture((3,), 2)
+    with torch.no_grad():  # the same basin: the loc of EM, and nothing else of it
+        other.components.loc.copy_(mixture.components.loc)
+    pyrovae.fit(other, x, method="svi", epochs=400, batch_size=300, learning_rate=0.02, progress=False)
+    reached, best = other.log_prob(x).mean().item(), -float(history.epochs.loss[-1])
+    assert best - 5e-3 < reached < best + 1e-6
+
+
+class TestFloor:
+    def test_columns_that_do_not_vary_are_named(self):
+        x, _ = problem(0)
+        x = np.concatenate([x, np.full((300, 1), 2.0), x[:, :1]], 1)
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"x does not vary in x\[:, 3\]"):
+            mixture, history = fitted(x, 2, num_restarts=1)
+        assert history.config["floored_components"] == [0, 1]
+        assert mixture.log_prob(x).isfinite().all()
+
+    def test_a_column_given_twice_is_named(self):
+        x, _ = problem(0)
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"holds up component 0 \(most of all in x\[:, [03]\]\)"):
+            fitted(np.concatenate([x, x[:, :1]], 1), 2, num_restarts=1)
+
+    def test_events_of_several_axes_are_indexed_as_they_are(self):
+        x = torch.rand(50, 1, 2, 3, dtype=torch.float64)
+        x[:, 0, 1, 2] = 0.5
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"x does not vary in x\[:, 0, 1, 2\]"):
+            fitted(x, 2, covariance="diagonal", num_restarts=1)
+
+    def test_duplicate_rows_fewer_than_components(self):
+        x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 10, axis=0)
+        with pytest.warns(pyrovae.VarianceFloorWarning, match="too few distinct items"):
+            mixture, history = fitted(x, 3, num_restarts=2)
+        assert mixture.log_prob(x).isfinite().all()
+        assert all(p.isfinite().all() for p in mixture.parameters())
+        assert np.diff(history.epochs.loss.values, prepend=np.inf).max() < 1e-12
+
+    def test_digits_at_784_dimensions_in_all(self):
+        # more dimensions than items: every component's covariance is singular but for the floor
+        x = np.random.default_rng(0).random((60, 784))
+        with pytest.warns(pyrovae.VarianceFloorWarning, match="and 1 more|component 0"):
+            mixture, _ = fitted(x, 2, floor=1e-3, num_restarts=1)
+        assert mixture.log_prob(x).isfinite().all()
+
+
+class TestRefused:
+    def test_more_components_than_items(self):
+        with pytest.raises(ValueError, match="x has 3 items for 4 components"):
+            fitted(np.zeros((3, 2)) + np.arange(3)[:, None])
+
+    def test_arguments_of_the_other_method(self):
+        x, _ = problem(0)
+        mixture = pyrovae.GaussianMixture((3,), 2)
+        for name, value in {"epochs": 3, "learning_rate": 0.1, "beta": 0.5, "binarize": True, "patience": 3}.items():
+            with pytest.raises(ValueError, match=f"{name} is an argument of SVI, and this fit is by EM"):
+                pyrovae.fit(mixture, x, **{name: value})
+        with pytest.raises(ValueError, match="tol is an argument of EM, and this fit is by SVI"):
+            pyrovae.fit(mixture, x, method="svi", tol=1e-3)
+        with pytest.raises(ValueError, match="method must be one of 'em', 'svi', got 'emm'; did you mean 'em'"):
+            pyrovae.fit(mixture, x, method="emm")
+        with pytest.raises(ValueError, match="method='em' is for a GaussianMixture, and this is a VAE"):
+            pyrovae.fit(pyrovae.linear_vae(3, 1), x, method="em")
+        with pytest.raises(ValueError, match="tol must be a finite number of at least 0"):
+            pyrovae.fit(mixture, x, tol=-1.0)
+        with pytest.raises(ValueError, match="num_restarts must be an integer of at least 0"):
+            pyrovae.fit(mixture, x, num_restarts=-1)
+        with pytest.raises(ValueError, match="GaussianMixture takes no labels"):
+            pyrovae.fit(mixture, x, np.zeros(300, int))
+
+    def test_items_that_do_not_fit_change_nothing(self):
+        mixture = pyrovae.GaussianMixture((3,), 2)
+        before = copy.deepcopy(mixture.state_dict())
+        for bad, message in ((np.zeros((5, 2)), "must have shape"), (np.full((5, 3), np.nan), "must be finite")):
+            with pytest.raises(ValueError, match=message):
+                pyrovae.fit(mixture, bad)
+        assert all(torch.equal(before[name], value) for name, value in mixture.state_dict().items())
+
+    def test_an_interrupt_leaves_the_parameters(self, monkeypatch):
+        x, _ = problem(0)
+        mixture = pyrovae.GaussianMixture((3,), 2)
+        before = copy.deepcopy(mixture.state_dict())
+
+        def interrupted(self, *_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(em._Climb, "go_on", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pyrovae.fit(mixture, x, progress=False)
+        assert all(torch.equal(before[name], value) for name, value in mixture.state_dict().items())
+
+
+def test_parameters_of_another_mixture_are_not_shared():
+    weights, loc, covariances = parameters("full", features=3)
+    given = [torch.from_numpy(v) for v in (weights, loc, covariances)]
+    mixture = pyrovae.GaussianMixture.from_parameters(*given)
+    pyrovae.fit(mixture, problem(0)[0], num_restarts=0, progress=False)
+    assert np.array_equal(given[1], loc)
