@@ -13,6 +13,7 @@ _HOMES = {
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
+    "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
     "pyrovae.models.distributions": ["Bernoulli", "ContinuousBernoulli", "Normal"],
     "pyrovae.inference.training": ["fit"],
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from pyrovae.inference.svi import PosteriorCollapseWarning
     from pyrovae.inference.training import fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae
+    from pyrovae.models.bayesian import BayesianGaussianMixture
     from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier, gaussian_classifier
     from pyrovae.models.density import GaussianPrior, as_density
     from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal

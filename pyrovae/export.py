@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -15,9 +15,11 @@ import pyrovae
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_density, require_evidence
 from pyrovae.evaluation.evidence import MAX_BYTES, iwae, pareto_k
+from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.pair import (
     Pair,
     as_module,
+    checked_items,
     evaluating,
     isolated_store,
     require_continuous,
@@ -29,6 +31,9 @@ from pyrovae.models.pair import (
 )
 from pyrovae.seeding import forked, stream
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 __all__ = ["to_arviz"]
 
 DIMS = {
@@ -36,6 +41,9 @@ DIMS = {
     "draw": "draw",
     "item": "item, in the order given",
     "latent_dim": "dimension of the code",
+    "component": "component, numbered alike in every draw",
+    "feature": "entry of an item, flat",
+    "feature_": "entry of an item, flat",
 }
 
 
@@ -50,7 +58,8 @@ def to_arviz(
 ) -> Any:
     """The pair and its items for ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
 
-    Groups, for N items, S = `num_draws` and one chain:
+    Of a `BayesianGaussianMixture`, whose parameters have draws, as the last paragraph says; of any other pair, groups
+    for N items, S = `num_draws` and one chain:
 
     - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x); `posterior_predictive`: "obs" (chain,
       draw, item, event_0, ...), a draw of p(x | z) at each. `prior` and `prior_predictive`: the same shapes, from p(z).
@@ -69,16 +78,21 @@ def to_arviz(
     takes `iwae` with 1,000 particles. Raises ValueError where the pair has no p(x), for labels of another length, and
     for an estimate of another pair or other items; TypeError for labels that are not numbers or not strings throughout.
 
+    A `BayesianGaussianMixture` has `posterior`: "weights" (chain, draw, component), "loc", "scale" and, where there is
+    one, "correlation", draws of NUTS where `fit(..., method="nuts")` left them, all of them, else `num_draws` of its
+    guide; `log_likelihood`: "obs" (chain, draw, item), log p(x_n | parameters), by which `az.loo` and `az.compare`
+    weigh numbers of components against each other; `posterior_predictive`, as many items at each draw; `observed_data`
+    and `constant_data`.
+
     >>> vae = pyrovae.mlp_vae((3,))
     >>> tree = to_arviz(vae, torch.eye(3), y=["a", "b", "c"], num_draws=5)
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
-    import arviz as az
-    import xarray as xr
-
-    require_density(pair, "to_arviz")
     num_draws, seed = checks.whole("num_draws", num_draws), checks.whole("seed", seed, least=0)
+    if isinstance(pair, BayesianGaussianMixture):
+        return _mixture(pair, x, y, num_draws, seed)
+    require_density(pair, "to_arviz")
     require_continuous(pair, "to_arviz")
     digest, pair = pair_hash(pair), widened(pair)
     items, protocol = checked(pair, x)
@@ -91,19 +105,8 @@ def to_arviz(
     event = [f"event_{i}" for i in range(len(pair.event_shape))]
     draw, code = ["chain", "draw", "item"], ["latent_dim"]
 
-    def group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: dict[str, Any]) -> xr.Dataset:
-        arrays = {n: (d, np.asarray(v), {"long_name": words, "units": u}) for n, (d, v, words, u) in variables.items()}
-        sizes = {d: size for dims, v, *_ in arrays.values() for d, size in zip(dims, v.shape, strict=True)}
-        names = {d: {"long_name": DIMS.get(d, f"axis {d[6:]} of an item"), "units": "1"} for d in sizes}
-        return xr.Dataset(arrays, coords={d: (d, np.arange(n), names[d]) for d, n in sizes.items()}, attrs=attributes)
-
     common = {
-        "inference": "draws of q(z|x), not MCMC",
-        "inference_library": "pyrovae",
-        "inference_library_version": pyrovae.__version__,
-        "pyro_version": pyro.__version__,
-        "torch_version": str(torch.__version__),
-        "seed": str(seed),  # netCDF has no whole numbers over 64 bits
+        **_common("draws of q(z|x), not MCMC", seed),
         "num_draws": num_draws,
         **protocol,
         "pair_sha256": digest,
@@ -123,10 +126,71 @@ def to_arviz(
     if labels is not None:
         tree["constant_data"] = {"label": (["item"], labels, "label", "1")}
     told = {f"evidence_{k}": str(v) if k == "seed" else v for k, v in own.items() if k == "seed" or k not in common}
-    groups = {name: group(rows, common | (told if name == "log_evidence" else {})) for name, rows in tree.items()}
+    return _tree(tree, common, {"log_evidence": told})
+
+
+def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed: int) -> Any:
+    """Draws of a mixture's parameters, and the log-likelihood of each item at each."""
+    items = checked_items(pair, x)
+    by_nuts = pair.sampled is not None
+    draws = pair.draws(num_draws, seed=seed)
+    event = [f"event_{i}" for i in range(len(pair.event_shape))]
+    at, k, d = ["chain", "draw"], ["component"], ["feature"]
+    scale = {"full": k + d, "diagonal": k + d, "tied": d, "spherical": k}[pair.covariance]
+    replicate = pair.replicate(draws, len(items), seed=seed).cpu()
+    tree: dict[str, Any] = {
+        "posterior": {
+            "weights": (at + k, draws["weights"].cpu(), "probability of a component", "1"),
+            "loc": (at + k + d, draws["loc"].cpu(), "location of a component", "1"),
+            "scale": (at + scale, draws["scale"].cpu(), "standard deviation in a component", "1"),
+        },
+        "posterior_predictive": {"obs": ([*at, "item", *event], replicate, "item, a draw at those parameters", "1")},
+        "log_likelihood": {
+            "obs": ([*at, "item"], pair.log_likelihood(items, draws).cpu(), "log p(x | parameters)", "nats")
+        },
+        "observed_data": {"obs": (["item", *event], items.cpu(), "observed item", "1")},
+    }
+    if "correlation" in draws:
+        root = draws["correlation"]
+        dims = [*at, *(k if pair.covariance == "full" else []), "feature", "feature_"]
+        tree["posterior"]["correlation"] = (dims, (root @ root.mT).cpu(), "correlation in a component", "1")
+    if y is not None:
+        tree["constant_data"] = {"label": (["item"], _labels(y, len(items)), "label", "1")}
+    how = "NUTS" if by_nuts else "draws of a full-rank normal guide, not MCMC"
+    settings = {"covariance": pair.covariance, "num_components": pair.num_components}
+    return _tree(tree, _common(how, seed) | settings | {"labels": "permuted to agree with the likeliest draw's"}, {})
+
+
+def _common(inference: str, seed: int) -> dict[str, Any]:
+    """The attributes of every group."""
+    return {
+        "inference": inference,
+        "inference_library": "pyrovae",
+        "inference_library_version": pyrovae.__version__,
+        "pyro_version": pyro.__version__,
+        "torch_version": str(torch.__version__),
+        "seed": str(seed),  # netCDF has no whole numbers over 64 bits
+    }
+
+
+def _tree(tree: dict[str, Any], common: dict[str, Any], more: dict[str, dict[str, Any]]) -> Any:
+    """Groups of {variable: (dims, values, words, units)} as the installed ArviZ has them."""
+    import arviz as az
+    import xarray as xr
+
+    groups = {name: _group(rows, common | more.get(name, {})) for name, rows in tree.items()}
     result = xr.DataTree.from_dict(groups)
     result.attrs = dict(common)
     return az.InferenceData.from_datatree(result) if az.__version__.startswith("0.") else result
+
+
+def _group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: dict[str, Any]) -> xr.Dataset:
+    import xarray as xr
+
+    arrays = {n: (d, np.asarray(v), {"long_name": words, "units": u}) for n, (d, v, words, u) in variables.items()}
+    sizes = {d: size for dims, v, *_ in arrays.values() for d, size in zip(dims, v.shape, strict=True)}
+    names = {d: {"long_name": DIMS.get(d, f"axis {d[6:]} of an item"), "units": "1"} for d in sizes}
+    return xr.Dataset(arrays, coords={d: (d, np.arange(n), names[d]) for d, n in sizes.items()}, attrs=attributes)
 
 
 def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str, Any]:

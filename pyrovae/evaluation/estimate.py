@@ -133,6 +133,13 @@ class Estimate:
 def require_density(pair: Pair, estimator: str) -> None:
     """Refuse what is not a pair, and a pair that has no p(x)."""
     as_module(pair)
+    if not pair.is_normalized and getattr(pair, "has_global_latents", False):
+        raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
+    if getattr(pair, "has_global_latents", False):
+        raise ValueError(
+            f"{estimator} integrates out a code an item, and a {type(pair).__name__} has draws of its parameters, and "
+            "no code an item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at each"
+        )
     if not pair.is_normalized:
         raise ValueError(
             f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Fit one "

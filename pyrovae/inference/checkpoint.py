@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models import autoencoder, classifiers, distributions, mixture, vae
+from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 
 __all__ = ["CheckpointError", "load", "save"]
@@ -31,6 +31,7 @@ BUILDERS: dict[str, Callable[..., Pair]] = {
     "mlp_ae": autoencoder.mlp_ae,
     "conv_ae": autoencoder.conv_ae,
     "GaussianMixture": mixture.GaussianMixture,
+    "BayesianGaussianMixture": bayesian.BayesianGaussianMixture,
     "gaussian_classifier": classifiers.gaussian_classifier,
     "DiscriminativeClassifier": classifiers.DiscriminativeClassifier,
 }

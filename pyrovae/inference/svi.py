@@ -193,16 +193,17 @@ def _loss(pair: Pair, x: Tensor, y: Tensor | None, total: int, plan: Plan, beta:
     model, guide = pair.model, pair.guide
     if beta != 1:
         model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
-    if y is not None:  # weights have a prior, once for all items
-        loss: Tensor = elbo.differentiable_loss(model, guide, x, y, total=total) / total
+    if getattr(pair, "has_global_latents", False):  # their KL term counts once for all items
+        loss: Tensor = elbo.differentiable_loss(model, guide, *([x] if y is None else [x, y]), total=total) / total
         return loss
     return elbo.differentiable_loss(model, guide, x) / len(x)
 
 
 def _enumerates(pair: Pair, x: Tensor) -> bool:
     """Whether a site is marked to be summed out rather than drawn."""
-    sites = poutine.trace(pair.guide).get_trace(x).nodes.values()
-    return any(site["type"] == "sample" and site["infer"].get("enumerate") == "parallel" for site in sites)
+    sites = [site for fn in (pair.guide, pair.model) for site in poutine.trace(fn).get_trace(x).nodes.values()]
+    marked = (site["infer"].get("enumerate") for site in sites if site["type"] == "sample" and not site["is_observed"])
+    return "parallel" in marked
 
 
 class _Source:
@@ -332,7 +333,7 @@ class _Loop:
             self.refuse_foreign_parameters()
         value = loss.item()
         if not math.isfinite(value):
-            broken = "log p(y | x) is not finite" if y is not None else self.broken_terms(x)
+            broken = self.broken_terms(x)
             torch._foreach_copy_(self.trained_data(), self.good)
             raise FloatingPointError(f"the loss became {value} {self.place()}: {broken}; {ADVICE}")
         torch._foreach_copy_(self.good, self.trained_data())
@@ -367,6 +368,8 @@ class _Loop:
 
     def broken_terms(self, x: Tensor) -> str:
         """Which parts of the loss are not finite."""
+        if getattr(self.pair, "has_global_latents", False):
+            return "the log-density of the parameters or the items is not finite"
         with torch.no_grad(), checking(False):
             table = particles(self.pair, x, 1)
         parts = {

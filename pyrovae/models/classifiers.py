@@ -326,6 +326,7 @@ class DiscriminativeClassifier(Classifier):
     """
 
     is_normalized = False  # it has no p(x)
+    has_global_latents = True
     latent_dim = 0
 
     def __init__(

@@ -1,0 +1,207 @@
+"""Draws of a mixture's parameters by Pyro's NUTS, from where EM ends, their labels in one order."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import MCMC, NUTS
+from pyro.ops.stats import effective_sample_size, split_gelman_rubin
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.inference import em, svi
+from pyrovae.inference.history import History, curves
+from pyrovae.models.bayesian import BayesianGaussianMixture
+from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.pair import checked_items, dtype_and_device, isolated_store
+from pyrovae.models.pair import validation as checking
+from pyrovae.seeding import forked, stream
+
+__all__ = ["Plan", "fit", "relabelled", "run", "start"]
+
+JITTER = 0.1  # sd on the real line, of where chains start about EM's end
+TARGET = 0.9  # acceptance: components that share a cluster have narrow necks
+LIMIT = 1.01  # of R-hat, over which a run is warned of
+RESTARTS = 10
+SVI = {"epochs": 1500, "learning_rate": 0.02}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a run: the arguments of `fit`."""
+
+    num_chains: int
+    num_draws: int
+    num_warmup: int
+    seed: int
+
+    @classmethod
+    def asked(cls, *, num_chains: Any, num_draws: Any, num_warmup: Any, seed: int) -> Plan:
+        """Checked, with defaults for None."""
+        return cls(
+            num_chains=4 if num_chains is None else checks.whole("num_chains", num_chains),
+            num_draws=1000 if num_draws is None else checks.whole("num_draws", num_draws),
+            num_warmup=500 if num_warmup is None else checks.whole("num_warmup", num_warmup),
+            seed=seed,
+        )
+
+
+def fit(
+    pair: BayesianGaussianMixture,
+    x: Any,
+    validation: Any,
+    method: str,
+    svis: dict[str, Any],
+    nutss: dict[str, Any],
+    seed: int,
+    device: torch.device,
+    progress: bool,
+) -> History:
+    """By SVI or NUTS, from where EM ends, or from where an earlier fit by SVI left the guide."""
+    items = checked_items(pair, x)
+    if validation is not None:
+        raise ValueError("validation is not for a BayesianGaussianMixture: log_prob(held_out) is what it predicts")
+    if method == "nuts":
+        return run(pair, items, Plan.asked(**nutss, seed=seed), progress)
+    if not pair.started:
+        pair.start_at(start(pair, items.to(dtype_and_device(pair)[1]), seed))
+    pair.sampled = None
+    asked = {name: SVI.get(name) if value is None else value for name, value in svis.items()}
+    if svis["learning_rate"] is None and svis["epochs"] is None:
+        asked["schedule"] = "cosine"  # at a constant rate the guide's mean still moves by a seventh of its sd
+    asked["batch_size"] = svis["batch_size"] or len(items)
+    return svi.run(pair, items, None, None, svi.Plan.asked(pair, **asked, seed=seed), device, progress)
+
+
+def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tensor]:
+    """Parameters that EM finds for the plain mixture, kept off the borders of their supports."""
+    if len(x) < pair.num_components:
+        raise ValueError(
+            f"x has {len(x)} items for {pair.num_components} components: give more items, or fewer components"
+        )
+    least = pair.scale_median * np.exp(-2 * pair.scale_spread)  # no narrower than the prior believes
+    with warnings.catch_warnings(), forked(stream(seed, "start"), x.device):
+        warnings.simplefilter("ignore", UserWarning)  # its floor and its tolerance are a start's
+        plain = GaussianMixture(
+            pair.event_shape, pair.num_components, covariance=pair.covariance, floor=float(least**2)
+        ).double()
+        plan = em.Plan.asked(tol=1e-4, max_iterations=200, num_restarts=RESTARTS, seed=seed)
+        em.run(plain, x, None, plan, x.device, False)
+    with torch.no_grad():
+        weights = plain.weights.clamp(min=1e-2)
+        factor = plain.components.scale_tril
+        scale = factor.square().sum(-1).sqrt()  # of each row: the standard deviations
+        found = {"weights": weights / weights.sum(), "loc": plain.components.loc}
+        found["scale"] = scale[:, 0] if pair.covariance == "spherical" else scale
+        found["correlation"] = factor / scale[..., None]
+        if pair.covariance == "tied":
+            found |= {name: found[name][0] for name in ("scale", "correlation")}
+    names = pair.priors()
+    return {name: value.detach().to(pair.guide_loc) for name, value in found.items() if name in names}
+
+
+def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> History:
+    """Draw the parameters, chain by chain; the draws are the pair's from then on."""
+    items = checked_items(pair, x).to(dtype_and_device(pair)[1])
+    began = time.perf_counter()
+    points = pair.unconstrained(start(pair, items, plan.seed))
+    energy, chains, diverging, rows = pair.potential(items), [], 0, []
+    with isolated_store(), checking(False):
+        for chain in range(plan.num_chains):
+            # Pyro would draw chains in processes of their own, which do not start after a parallel region here
+            with forked(stream(plan.seed, "chain", chain), items.device):
+                at = {name: z + JITTER * torch.randn_like(z) for name, z in points.items() if z.numel()}
+                kernel = NUTS(potential_fn=lambda moving: energy(points | moving), target_accept_prob=TARGET)
+                sampler = MCMC(
+                    kernel,
+                    num_samples=plan.num_draws,
+                    warmup_steps=plan.num_warmup,
+                    initial_params=at,
+                    disable_progbar=not progress,
+                )
+                begun = time.perf_counter()
+                sampler.run()
+            drawn = sampler.get_samples()
+            still = {name: z.expand(plan.num_draws, *z.shape) for name, z in points.items() if name not in drawn}
+            chains.append(pair.constrained(drawn | still))  # one component's weight has nothing to move
+            diverging += sum(len(found) for found in sampler.diagnostics()["divergences"].values())
+            rows.append(time.perf_counter() - begun)
+    draws = {name: torch.stack([chain[name] for chain in chains]).detach() for name in pair.priors()}
+    draws, moved = relabelled(pair, items, draws)
+    table = pair.log_likelihood(items, draws)
+    r_hat, size = _diagnostics(draws)
+    pair.sampled = draws
+    worst = max(r_hat.values())
+    if plan.num_draws >= 4 and not worst <= LIMIT:
+        warnings.warn(
+            f"the chains have not mixed: R-hat is {worst:.3f} for {max(r_hat, key=lambda n: r_hat[n])} (over {LIMIT}): "
+            "raise num_warmup and num_draws, or take fewer components",
+            stacklevel=3,
+        )
+    if diverging:
+        warnings.warn(
+            f"{diverging} of {plan.num_chains * plan.num_draws} transitions diverged: raise num_warmup, or narrow the "
+            "priors",
+            stacklevel=3,
+        )
+    losses = -table.sum(-1).mean(-1) / len(items)
+    epochs = [{"loss": float(loss), "seconds": seconds} for loss, seconds in zip(losses, rows, strict=True)]
+    config = {
+        "method": "nuts",
+        **asdict(plan),
+        "items": len(items),
+        "relabelled": moved,
+        "divergences": diverging,
+        "r_hat": r_hat,
+        "ess": size,
+        "seconds": time.perf_counter() - began,
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+    }
+    return History(curves(epochs), config)
+
+
+def relabelled(pair: BayesianGaussianMixture, x: Tensor, draws: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """The draws with each one's components permuted to agree best with those of the likeliest draw, and how many moved.
+
+    The agreement of component j there with k here is the sum over items of the product of their responsibilities; the
+    permutation is the best assignment (Papastamoulis and Iliopoulos 2010, with probabilities for allocations).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table, share = pair.tables(x, draws)
+    flat = share.flatten(0, 1)
+    pivot = flat[int(table.sum(-1).flatten().argmax())]
+    agreement = torch.einsum("nj,snk->sjk", pivot, flat).cpu().numpy()
+    order = torch.from_numpy(np.stack([linear_sum_assignment(-one)[1] for one in agreement])).to(x.device)
+    moved = int((order != torch.arange(order.shape[1], device=x.device)).any(1).sum())
+    laws, shape = pair.priors(), table.shape[:2]
+    found = {}
+    for name, value in draws.items():
+        if name == "weights" or laws[name].batch_shape:  # one a component
+            rows = value.flatten(0, 1)
+            index = order.reshape(*order.shape, *[1] * (rows.ndim - 2)).expand_as(rows)
+            value = rows.gather(1, index).unflatten(0, shape)
+        found[name] = value
+    return found, moved
+
+
+def _diagnostics(draws: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:
+    """The worst split R-hat and the smallest effective sample size of each parameter's entries."""
+
+    def worst(name: str, statistic: Callable[..., Tensor], pick: Callable[[Tensor], Tensor]) -> float:
+        values = statistic(draws[name].double())
+        seen = values[values.isfinite()]  # a correlation's fixed entries have none
+        return float(pick(seen)) if seen.numel() else float("nan")
+
+    if draws["loc"].shape[1] < 4:
+        return dict.fromkeys(draws, float("nan")), dict.fromkeys(draws, float("nan"))
+    r_hat = {name: worst(name, split_gelman_rubin, torch.max) for name in draws}
+    return r_hat, {name: worst(name, effective_sample_size, torch.min) for name in draws}
