@@ -20,7 +20,7 @@ _HOMES = {
     "pyrovae.inference.history": ["History"],
     "pyrovae.inference.svi": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
-    "pyrovae.inference.classifiers": ["SeparableWarning"],
+    "pyrovae.inference.discriminative": ["SeparableWarning"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
     "pyrovae.evaluation.classification": ["auroc", "classification_scores", "predictions", "reliability"],
     "pyrovae.evaluation.estimate": ["Estimate"],
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save
-    from pyrovae.inference.classifiers import SeparableWarning
+    from pyrovae.inference.discriminative import SeparableWarning
     from pyrovae.inference.em import VarianceFloorWarning
     from pyrovae.inference.history import History
     from pyrovae.inference.svi import PosteriorCollapseWarning

@@ -9,6 +9,9 @@ import difflib
 import math
 import numbers
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +31,7 @@ __all__ = [
     "sizes",
     "support",
     "unmasked",
+    "warn",
     "whole",
 ]
 
@@ -48,6 +52,14 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside the package that led here."""
+    home, frame, level = os.path.dirname(__file__), sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((home, torch.__path__[0])):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -122,6 +134,7 @@ def items(
     dtype: torch.dtype | None = None,
     missing: bool = False,
     first: int = 0,
+    hint: str = "drop or impute them first",
 ) -> Tensor:
     """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
 
@@ -154,27 +167,50 @@ def items(
         where = torch.nonzero(bad)[0].tolist()
         where[0] += first
         raise ValueError(
-            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; "
-            "drop or impute them first"
+            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; {hint}"
         )
     return tensor
 
 
 def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
-    """`y` as a one-dimensional array with a label for each of `count` items."""
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    """`y` as a one-dimensional array with a label for each of `count` items; missing ones and mixtures are refused."""
+    unmasked(y, name)
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        array = (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+    else:
+        # a list of words and NaN would become words
+        array = np.array(y, dtype=object) if isinstance(y, list | tuple) else np.asarray(y)
     if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, a label an item, got shape {array.shape}")
+        raise ValueError(
+            f"{name} must be one-dimensional, a label an item, got shape {array.shape}; {name}.ravel() of a column, "
+            f"{name}.argmax(1) of indicators"
+        )
     if len(array) != count:
         raise ValueError(
             f"{name} must have a label for each item of {of}: {of} has {count} items, {name} has {len(array)}"
         )
-    absent = np.array([v is None or v != v for v in array]) if array.dtype.kind in "fO" else np.zeros(count, bool)
+    absent = np.array([_is_missing(v) for v in array]) if array.dtype.kind in "fOmM" else np.zeros(count, bool)
     if absent.any():
         raise ValueError(
             f"{name} has {int(absent.sum())} missing labels (NaN or None), the first at {name}[{int(absent.argmax())}]"
         )
+    if array.dtype.kind == "O":
+        strings = sum(isinstance(v, str) for v in array)
+        if 0 < strings < count:
+            raise TypeError(f"{name} must be all numbers or all strings, got both")
+        array = np.array(array.tolist())
     return array
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT, or pandas' NA, which is neither equal to itself nor unequal."""
+    if value is None:
+        return True
+    try:
+        return not bool(value == value)
+    except (TypeError, ValueError):
+        return True
 
 
 def several_classes(y: np.ndarray, *, name: str = "y") -> np.ndarray:

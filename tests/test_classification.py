@@ -86,7 +86,9 @@ def test_calibration_error_of_calibrated_probabilities_is_what_is_stated_beside_
     sharp = p**2 / (p**2).sum(1, keepdims=True)
     found = pyrovae.classification_scores(table(sharp, y))
     row = found.metrics.sel(metric="ece")
-    assert float(row.lower) > found.ece_calibrated[1]
+    assert found["ece"] - 2 * float(row.se) > found.ece_calibrated[1]
+    assert math.isnan(float(row.lower))  # it is biased: no interval is claimed
+    assert "calibrated ones would show" in str(found)
 
 
 def test_reliability_in_bins():
@@ -152,7 +154,7 @@ def test_predictions_are_labelled_and_carry_the_evidences_error():
     stated = float(scored.metrics.sel(metric="log_loss").monte_carlo)
     assert stated == pytest.approx(math.sqrt((found.log_proba_y_se.values**2).sum()) / 7)
     assert "Monte Carlo" in str(scored)
-    with pytest.raises(ValueError, match="no class here: cow"):
+    with pytest.raises(ValueError, match="no class here: 'cow'"):
         pyrovae.predictions(classifier, x, np.array(["cow"] * 7))
 
 
@@ -162,6 +164,10 @@ def test_one_item_and_impossible_labels():
     assert math.isnan(float(found.metrics.se.sel(metric="log_loss")))
     impossible = pyrovae.classification_scores(table([[1.0, 0.0], [0.5, 0.5]], [1, 0]))
     assert impossible["log_loss"] == math.inf
+    alike = pyrovae.classification_scores(table([[0.99, 0.01]] * 50, [0] * 50)).metrics
+    assert alike.se.sel(metric="log_loss").isnull()  # no spread, and no certainty for it
+    with pytest.raises(ValueError, match="no class of the table: 7"):
+        pyrovae.classification_scores(table([[0.5, 0.5]], [7]))
     with pytest.raises(ValueError, match="log_proba has 1 NaN values"):
         pyrovae.classification_scores(table([[np.nan, 0.5]], [1]))
     with pytest.raises(ValueError, match="empty"):

@@ -17,6 +17,7 @@ from conftest import with_exact_posterior
 from pyro.infer import MCMC, NUTS, TraceEnum_ELBO
 from scipy import stats
 from scipy.special import ndtr
+from sklearn.datasets import load_breast_cancer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
@@ -122,12 +123,23 @@ class TestGaussian:
         changed.densities.assign(changed.densities.loc, torch.from_numpy(theirs.covariance_))
         assert np.abs(proba(changed, x) - theirs.predict_log_proba(x)).max() < 1e-8
 
+    def test_raw_columns_of_unlike_units_too(self):
+        x, y = load_breast_cancer(return_X_y=True)  # variances from 7e-6 to 3e5
+        theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(x, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.abs(proba(gaussian(x, y), x) - theirs.predict_log_proba(x)).max() < 1e-3
+
     def test_the_first_classifier_keeps_its_own_prior(self):
         x, y = problem(4)
         first = gaussian(x, y)
         before = first.class_prior.clone()
         assert not torch.allclose(first.with_class_prior([0.2, 0.3, 0.5]).class_prior, before)
         assert torch.equal(first.class_prior, before)
+        other = first.with_class_prior([0.2, 0.3, 0.5])
+        pyrovae.fit(other, x + 5, y)
+        assert np.allclose(proba(first, x), proba(gaussian(x, y), x))
+        assert other.class_prior.tolist() == pytest.approx([0.2, 0.3, 0.5])  # that was asked for, and not frequencies
         assert torch.allclose(before, torch.bincount(torch.from_numpy(y)).double() / len(y), atol=1e-12)
 
     def test_missing_entries_are_integrated_out(self):
@@ -148,7 +160,8 @@ class TestGaussian:
             ]
             expected = torch.stack(log_joint).log_softmax(0).numpy()
             assert np.allclose(found[n], expected, atol=1e-10)
-        with pytest.raises(ValueError, match="x must be finite"):
+        assert ours.predict(some, missing=True).tolist() == found.argmax(1).tolist()
+        with pytest.raises(ValueError, match=r"x must be finite: .* pass missing=True"):
             ours.predict(some)
 
     def test_it_is_a_pyro_pair(self):
@@ -172,6 +185,11 @@ class TestGaussian:
         assert (abs(drawn.mean(0) - ours.densities.loc[2].detach()) < 4.5 * error).all()  # 3 of them: 2e-5
         assert torch.allclose(torch.cov(drawn.T), c, rtol=0.08, atol=0.08)
         assert torch.equal(ours.sample(2, 5, seed=1), ours.sample(2, 5, seed=1))
+        noise = [
+            torch.linalg.solve(ours.densities.scale_tril[k], (ours.sample(k, 400, seed=1) - ours.densities.loc[k]).mT)
+            for k in range(2)
+        ]
+        assert abs(np.corrcoef(*(n.detach().flatten() for n in noise))[0, 1]) < 0.15  # not the same noise for each
 
 
 class TestEfron:
@@ -210,6 +228,16 @@ class TestDiscriminative:
         theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(x, y)
         assert history.config["converged"]
         assert np.abs(proba(ours, x) - theirs.predict_log_proba(x)).max() < 1e-4
+
+    @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+    def test_units_do_not_matter_to_maximum_likelihood(self, scale):
+        x, y = problem(8, n=300, distance=1.0)
+        x = np.concatenate([x, 1e4 + np.random.default_rng(0).normal(size=(300, 1))], 1)
+        plain, _ = logistic(x, y)
+        units = np.array([1.0, scale, 1.0, 1.0])
+        other, history = logistic(x * units, y)
+        assert history.config["converged"]
+        assert np.abs(np.exp(proba(other, x * units)) - np.exp(proba(plain, x))).max() < 1e-4
 
     def test_the_prior_is_on_every_weight(self):
         # a column of ones in place of the bias, so that scikit-learn penalises it too; half the bias goes there
@@ -381,6 +409,34 @@ class TestGenerative:
         assert float((ours.predict(x) == y).float().mean()) > 0.95
         assert ours.sample(1, 4, seed=0).shape == (4, 1, 8, 8)
 
+    def test_validation_items_go_to_their_class(self):
+        x, y = problem(19, n=200, classes=2)
+        vaes = {k: pyrovae.linear_vae(3, 1) for k in range(2)}
+        ours = pyrovae.GenerativeClassifier(vaes, evidence=pyrovae.iwae)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            history = pyrovae.fit(
+                ours, x, y, validation=(x, y), patience=2, epochs=30, learning_rate=0.1, progress=False
+            )
+        assert history.epochs.validation_elbo.dims == ("label", "epoch")
+        # it is a Pyro pair: the evidence's own sites stay inside
+        t = torch.from_numpy(x[:5]).float()
+        with pyro.get_param_store().scope():
+            trace = pyro.poutine.trace(ours.guide).get_trace(t)
+        assert set(trace.nodes) >= {"label"} and "particles" not in trace.nodes
+
+    def test_a_fit_that_fails_changes_nothing(self):
+        x, y = problem(20, classes=2)
+        x[3, 1] = 1e200
+        words = np.array(["no", "yes"])[y]
+        mixtures = {name: pyrovae.GaussianMixture((3,), 1).double() for name in ("no", "yes")}
+        for classifier in (pyrovae.gaussian_classifier((3,), 2).double(), pyrovae.GenerativeClassifier(mixtures)):
+            before, names = copy.deepcopy(classifier.state_dict()), classifier.names
+            with pytest.raises(FloatingPointError, match="scale x"):
+                pyrovae.fit(classifier, x, words, progress=False)
+            assert np.array_equal(classifier.names, names)
+            assert all(torch.equal(before[k], v) for k, v in classifier.state_dict().items())
+
     def test_unlabelled_items_enter_through_p_of_x(self):
         x, y = problem(14, n=400, features=2, classes=2, distance=2.5)
         for ours in (
@@ -427,18 +483,54 @@ class TestLabels:
             assert again.classes_.tolist() == ["no", "yes"]
             assert torch.equal(again.predict_log_proba(x), classifier.predict_log_proba(x))
 
+    def test_given_names_bind_and_so_do_those_of_an_earlier_fit(self, tmp_path):
+        x, y = problem(21, classes=2)
+        named = pyrovae.gaussian_classifier((3,), 2, classes=["neg", "pos"]).double()
+        with pytest.raises(ValueError, match="labels that are no class here: 0, 1; classes: 'neg', 'pos'"):
+            pyrovae.fit(named, x, y)
+        first = gaussian(x, y)
+        with pytest.raises(ValueError, match="labels that are no class here: 5, 6"):
+            pyrovae.fit(first, x, y + 5)
+        mixtures = {name: pyrovae.GaussianMixture((3,), 1) for name in ("cat", "dog")}
+        pyrovae.save(tmp_path / "pets", pyrovae.GenerativeClassifier(mixtures))
+        like = {name: pyrovae.GaussianMixture((3,), 1) for name in ("ant", "bee")}
+        with pytest.raises(pyrovae.CheckpointError, match=r"classes: saved .*cat.*, here .*ant"):
+            pyrovae.load(tmp_path / "pets", like=pyrovae.GenerativeClassifier(like))
+        pyrovae.save(tmp_path / "first", first.with_class_prior([0.9, 0.1]))
+        again = pyrovae.load(tmp_path / "first", like=pyrovae.gaussian_classifier((3,), 2).double())
+        assert again.classes_.tolist() == [0, 1]
+        again = pyrovae.load(tmp_path / "first")
+        pyrovae.fit(again, x, y)
+        assert again.class_prior.tolist() == pytest.approx([0.9, 0.1])
+
+    def test_labels_that_would_turn_into_words(self):
+        x, _ = problem(22, n=4)
+        build = partial(pyrovae.DiscriminativeClassifier, (3,), 2)
+        for y in (["a", "a", "b", NAN], np.array(["a", "b", None, "a"], dtype=object)):
+            with pytest.raises(ValueError, match="y has 1 missing labels"):
+                pyrovae.fit(build(), x, y)
+        with pytest.raises(TypeError, match="all numbers or all strings, got both"):
+            pyrovae.fit(build(), x, [0, "a", 0, "a"])
+        with pytest.raises(TypeError, match="y is a masked array"):
+            pyrovae.fit(build(), x, np.ma.array([0, 1, 0, 1], mask=[1, 0, 0, 0]))
+        with pytest.raises(ValueError, match=r"y.argmax\(1\) of indicators"):
+            pyrovae.fit(build(), x, np.eye(2)[[0, 1, 0, 1]])
+        ours = build()
+        pyrovae.fit(ours, x, torch.tensor([0, 1, 0, 1], dtype=torch.bfloat16))
+        assert ours.classes_.tolist() == [0.0, 1.0]
+
     def test_one_item_a_class(self):
         x = np.array([[0.0, 0.0], [4.0, 4.0]])
         with pytest.warns(pyrovae.VarianceFloorWarning, match="holds up class 0"):
             ours = gaussian(x, [0, 1], "full", floor=0.1)
         assert ours.predict(x + 0.1).tolist() == [0, 1]
-        with pytest.warns(pyrovae.VarianceFloorWarning, match="x does not vary|tied covariance"):
+        with pytest.warns(pyrovae.VarianceFloorWarning, match="x varies by less|tied covariance"):
             assert gaussian(x, [0, 1], "tied", floor=0.1).predict(x).tolist() == [0, 1]
 
     def test_a_constant_column_is_named(self):
         x, y = problem(17)
         x = np.concatenate([x, np.full((len(x), 1), 2.0)], 1)
-        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"x does not vary in x\[:, 3\]"):
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-10 in x\[:, 3\]"):
             ours = gaussian(x, y)
         assert np.isfinite(proba(ours, x)).all()
 
@@ -475,6 +567,11 @@ class TestLabels:
             pyrovae.fit(pyrovae.linear_vae(3, 1), x, method="lbfgs")
         with pytest.raises(ValueError, match="leave method out"):
             pyrovae.fit(build(), x, y, method="em")
+        for option in ({"epochs": 3}, {"learning_rate": -3}, {"num_restarts": 2}, {"tol": 0.1}):
+            with pytest.raises(ValueError, match=f"{next(iter(option))} has no use here"):
+                pyrovae.fit(build(), x, y, **option)
+        with pytest.raises(ValueError, match="num_particles is for guides that draw"):
+            pyrovae.fit(pyrovae.DiscriminativeClassifier((3,), 3), x, y, method="svi", num_particles=3)
 
     def test_what_cannot_be_composed(self):
         mixture, other = pyrovae.GaussianMixture((3,), 1), pyrovae.GaussianMixture((4,), 1)
@@ -495,9 +592,11 @@ class TestLabels:
             build({0: mixture, 1: pyrovae.mlp_ae((3,))}, evidence=pyrovae.iwae)
         for prior in ([0.5, 0.6], [1.0, 0.0], [1.0]):
             with pytest.raises(ValueError, match="class_prior must be 2 numbers above 0 that sum to 1"):
-                build({0: mixture, 1: mixture}, prior)
+                build({0: mixture, 1: copy.deepcopy(mixture)}, prior)
         with pytest.raises(ValueError, match="class_prior must name each class once"):
-            build({0: mixture, 1: mixture}, {0: 0.5, 2: 0.5})
+            build({0: mixture, 1: copy.deepcopy(mixture)}, {0: 0.5, 2: 0.5})
+        with pytest.raises(ValueError, match="densities must be a module each"):
+            build({0: mixture, 1: mixture})
         with pytest.raises(ValueError, match="classes must be 2 different names"):
             pyrovae.gaussian_classifier((3,), 2, classes=["a", "a"])
         with pytest.raises(ValueError, match="num_classes must be an integer of at least 2, got 1"):

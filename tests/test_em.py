@@ -167,6 +167,42 @@ def test_float32_and_the_callers_generator():
     assert single.log_prob(x).mean().item() == pytest.approx(double.log_prob(x).mean().item(), abs=1e-4)
 
 
+def test_a_start_without_a_likelihood_does_not_win():
+    x, _ = problem(6)
+    mixture = pyrovae.GaussianMixture((3,), 2).double()
+    with torch.no_grad():
+        mixture.components.loc.fill_(np.nan)
+    history = pyrovae.fit(mixture, x, num_restarts=2, progress=False)
+    assert history.config["start"].startswith("restart")
+    assert mixture.log_prob(x).isfinite().all()
+
+
+def test_parameters_that_single_precision_cannot_hold_are_told():
+    x, _ = problem(6)
+    x = np.concatenate([x, x[:, :1] + 1e-3 * x[:, 1:2]], 1) * 1e4 + 1e5
+    with pytest.warns(UserWarning, match=r"in torch.float32 the parameters lose .* nats an item"):
+        pyrovae.fit(pyrovae.GaussianMixture((4,), 1), x, num_restarts=1, progress=False)
+
+
+@pytest.mark.parametrize("distance", [1e3, 1e7, 1e9])
+def test_a_tied_covariance_of_components_far_apart(distance):
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], 200)
+    x = rng.normal(size=(400, 2)) + distance * label[:, None]
+    ours = pyrovae.GaussianMixture((2,), 2, covariance="tied").double()
+    ours.maximize(torch.from_numpy(x), torch.from_numpy(np.eye(2)[label]))
+    away = np.concatenate([x[label == k] - x[label == k].mean(0) for k in range(2)])
+    # x itself is rounded to 1e-7 at 1e9
+    assert np.allclose(ours.covariances.detach(), away.T @ away / 400, rtol=1e-6, atol=1e-6)
+
+
+def test_svi_can_leave_the_floor():
+    x = 10 * np.random.default_rng(0).normal(size=(200, 2))
+    mixture = pyrovae.GaussianMixture((2,), 1, covariance="diagonal", floor=4.0)
+    pyrovae.fit(mixture, x, method="svi", epochs=200, batch_size=200, learning_rate=0.05, progress=False)
+    assert (mixture.covariances > 50).all()
+
+
 def test_svi_reaches_the_maximum_that_em_finds():
     x, _ = problem(7, clusters=2)
     mixture, history = fitted(x, 2)
@@ -182,7 +218,7 @@ class TestFloor:
     def test_columns_that_do_not_vary_are_named(self):
         x, _ = problem(0)
         x = np.concatenate([x, np.full((300, 1), 2.0), x[:, :1]], 1)
-        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"x does not vary in x\[:, 3\]"):
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-06 in x\[:, 3\]"):
             mixture, history = fitted(x, 2, num_restarts=1)
         assert history.config["floored_components"] == [0, 1]
         assert mixture.log_prob(x).isfinite().all()
@@ -195,7 +231,7 @@ class TestFloor:
     def test_events_of_several_axes_are_indexed_as_they_are(self):
         x = torch.rand(50, 1, 2, 3, dtype=torch.float64)
         x[:, 0, 1, 2] = 0.5
-        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"x does not vary in x\[:, 0, 1, 2\]"):
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-06 in x\[:, 0, 1, 2\]"):
             fitted(x, 2, covariance="diagonal", num_restarts=1)
 
     def test_duplicate_rows_fewer_than_components(self):
@@ -254,7 +290,7 @@ class TestRefused:
         def interrupted(self, *_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(em._Climb, "go_on", interrupted)
+        monkeypatch.setattr(em.Climb, "go_on", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pyrovae.fit(mixture, x, progress=False)
         assert all(torch.equal(before[name], value) for name, value in mixture.state_dict().items())

@@ -289,8 +289,10 @@ def test_what_is_refused():
         build(weights, loc, covariances[0])
     with pytest.raises(ValueError, match="no eigenvalue below the floor 1e-06"):
         build(weights, loc, -covariances)
+    with pytest.raises(ValueError, match="covariances must be symmetric"):
+        build(weights, loc, covariances + np.triu(np.ones((4, 4)), 1))
     ours = mixture()
-    with pytest.raises(ValueError, match="x must be finite: 1 NaN"):
+    with pytest.raises(ValueError, match=r"x must be finite: 1 NaN .* pass missing=True"):
         ours.log_prob([[1.0, NAN, 0.0, 0.0]])
     with pytest.raises(ValueError, match=r"x must have shape \(N, 4\)"):
         ours.conditional(torch.zeros(3, 5))

@@ -86,7 +86,14 @@ def calls() -> dict[str, Callable[[Axes | None], Any]]:
         "gap_histogram": lambda ax: plotting.gap_histogram([0.1, 0.2, 0.4], ax=ax, title="t"),
         "rank_histogram": lambda ax: plotting.rank_histogram(x.flatten(), ax=ax, title="t"),
         "coverage_curve": lambda ax: plotting.coverage_curve({"latent[0]": x.flatten()}, ax=ax, title="t"),
+        "interval_curves": lambda ax: plotting.interval_curves(
+            [1, 2], {"a": ([1.0, 2.0], [0.5, 1.5], [1.5, 2.5])}, xlabel="x", ylabel="y", ax=ax, title="t"
+        ),
+        "reliability_curve": lambda ax: plotting.reliability_curve({"a": BINS_OF}, ax=ax, title="t"),
     }
+
+
+BINS_OF = {"confidence": [0.5, 0.9], "accuracy": [0.6, 0.8], "lower": [0.4, 0.7], "upper": [0.7, 0.9]}
 
 
 @pytest.mark.parametrize("name", calls())
@@ -586,3 +593,29 @@ def test_coverage_of_an_overconfident_law_lies_below_the_diagonal() -> None:
     assert held[-1] == 1.0
     with pytest.raises(ValueError, match="uniform is empty"):
         plotting.coverage_curve({})
+
+
+def test_curves_with_their_intervals_stand_apart() -> None:
+    curve = ([1.0, 2.0], [0.5, 1.5], [1.5, 3.0])
+    ax: Any = plotting.interval_curves([10, 100], {"a": curve, "b": curve}, xlabel="labels", ylabel="share", log=True)
+    assert ax.get_xscale() == "log"
+    first, second = (container.lines[0].get_xdata() for container in ax.containers)
+    assert (first < second).all() and np.allclose(first, [10, 100], rtol=0.05)
+    bar = ax.containers[0].lines[2][0].get_segments()[1]
+    assert bar[:, 1].tolist() == [1.5, 3.0]
+    with pytest.raises(ValueError, match="outside their intervals"):
+        plotting.interval_curves([1], {"a": ([1.0], [1.2], [2.0])}, xlabel="", ylabel="")
+    with pytest.raises(ValueError, match="at must be above 0"):
+        plotting.interval_curves([0], {"a": ([1.0], [0.2], [2.0])}, xlabel="", ylabel="", log=True)
+    with pytest.raises(ValueError, match="curves is empty"):
+        plotting.interval_curves([1], {}, xlabel="", ylabel="")
+
+
+def test_reliability_over_the_diagonal() -> None:
+    ax: Any = plotting.reliability_curve({"a": BINS_OF})
+    assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert ax.containers[0].lines[0].get_xydata().tolist() == [[0.5, 0.6], [0.9, 0.8]]
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 0.5 to 1.9"):
+        plotting.reliability_curve({"a": {**BINS_OF, "confidence": [0.5, 1.9]}})
+    with pytest.raises(ValueError, match="found is empty"):
+        plotting.reliability_curve({})

@@ -86,6 +86,8 @@ class Scores:
                 more = f"; Monte Carlo ± {float(row.monte_carlo):.4f} of it"
             unit = " nats" if name == "log_loss" else ""
             span = f"[{float(row.lower):.4f}, {float(row.upper):.4f}]"
+            if name == "ece":
+                span = f"± {float(row.se):.4f}"
             lines.append(f"{name:9s} {float(row.value):.4f} {span}{unit}{more}")
         count = int(self.metrics.attrs["items"])
         return "\n".join([*lines, f"({count} items, intervals at {100 * self.level:.4g} %)"])
@@ -94,12 +96,13 @@ class Scores:
 def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int = BINS, seed: int = 0) -> Scores:
     """Accuracy, log-loss, Brier score and expected calibration error of `predictions`, each with its interval.
 
-    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their mean over items; the
-    calibration error (Guo et al. 2017, section 2; `bins` equal bins of the likeliest class's probability) a basic
-    bootstrap interval over 1,000 resamples, never below 0. It is biased upwards, so that beside it stands what the same
-    probabilities would show if labels were drawn from them (Broecker and Smith 2007).
+    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their mean over items,
+    which is too narrow where a few wrong items carry the mean and not enough were seen. The calibration error (Guo et
+    al. 2017, section 2; `bins` equal bins of the likeliest class's probability) is biased upwards and has no interval
+    of its own: beside it stand its standard error over 1,000 resamples and what the same probabilities would show if
+    labels were drawn from them (Broecker and Smith 2007).
 
-    Raises ValueError for an empty table and a level outside (0, 1).
+    Raises ValueError for an empty table, labels that are not among its classes and a level outside (0, 1).
 
     >>> import xarray as xr
     >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
@@ -121,7 +124,8 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     rows = {"accuracy": (float(hit.mean()), math.sqrt(hit.mean() * (1 - hit.mean()) / count), *_wilson(hit, quantile))}
     for name, each in (("log_loss", -own), ("brier", brier)):
         mean, finite = float(each.mean()), bool(np.isfinite(each).all()) and count > 1
-        se = float(each.std(ddof=1)) / math.sqrt(count) if finite else math.nan
+        # all alike, as of few items that are all right: their spread says nothing
+        se = float(each.std(ddof=1)) / math.sqrt(count) if finite and float(np.ptp(each)) > 0 else math.nan
         rows[name] = (mean, se, mean - quantile * se, mean + quantile * se)
     confidence, rng = proba.max(1), np.random.default_rng(seed)
     bin_of = _bin(confidence, bins)
@@ -130,10 +134,10 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     null = np.array(
         [_calibration_error(confidence, rng.random(count) < confidence, bin_of, bins) for _ in range(RESAMPLES)]
     )
-    ends = 2 * value - np.quantile(again, [0.5 + level / 2, 0.5 - level / 2])
-    rows["ece"] = (value, float(again.std(ddof=1)), max(0.0, float(ends[0])), float(ends[1]))
+    rows["ece"] = (value, float(again.std(ddof=1)), math.nan, math.nan)
     columns = dict(zip(("value", "se", "lower", "upper"), np.array(list(rows.values())).T, strict=True))
-    monte_carlo = math.sqrt(float((table["log_proba_y_se"] ** 2).sum())) / count
+    spread = table["log_proba_y_se"].values if "log_proba_y_se" in table else np.zeros(count)
+    monte_carlo = math.sqrt(float((spread**2).sum())) / count
     columns["monte_carlo"] = np.array([monte_carlo if name == "log_loss" else 0.0 for name in rows])
     units = {"accuracy": "1", "log_loss": "nats per item", "brier": "1", "ece": "1"}
     metrics = xr.Dataset(
@@ -227,9 +231,9 @@ def _end(value: float, n: int, m: int, level: float) -> tuple[float, float]:
 
 
 def _level(level: float) -> float:
-    if not isinstance(level, float) or not 0 < level < 1:
+    if not isinstance(level, float | np.floating) or not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
-    return level
+    return float(level)
 
 
 def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -242,6 +246,9 @@ def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
             f"log_proba has {int(np.isnan(log_proba).sum())} NaN values: the classifier says nothing there"
         )
     place = {name: number for number, name in enumerate(table["label"].values.tolist())}
+    strange = sorted({repr(name) for name in table["y"].values.tolist() if name not in place})
+    if strange:
+        raise ValueError(f"y has labels that are no class of the table: {', '.join(strange[:5])}")
     return log_proba, np.array([place[name] for name in table["y"].values.tolist()])
 
 
@@ -259,7 +266,7 @@ def _wilson(hit: np.ndarray, quantile: float) -> tuple[float, float]:
     n, share, q = len(hit), float(hit.mean()), quantile**2
     centre = (share + q / (2 * n)) / (1 + q / n)
     half = quantile / (1 + q / n) * math.sqrt(share * (1 - share) / n + q / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # rounding may put 1 below 1
 
 
 def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:

@@ -140,16 +140,14 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
     pair.sampled = draws
     worst = max(r_hat.values())
     if plan.num_draws >= 4 and not worst <= LIMIT:
-        warnings.warn(
+        checks.warn(
             f"the chains have not mixed: R-hat is {worst:.3f} for {max(r_hat, key=lambda n: r_hat[n])} (over {LIMIT}): "
-            "raise num_warmup and num_draws, or take fewer components",
-            stacklevel=3,
+            "raise num_warmup and num_draws, or take fewer components"
         )
     if diverging:
-        warnings.warn(
+        checks.warn(
             f"{diverging} of {plan.num_chains * plan.num_draws} transitions diverged: raise num_warmup, or narrow the "
-            "priors",
-            stacklevel=3,
+            "priors"
         )
     losses = -table.sum(-1).mean(-1) / len(items)
     epochs = [{"loss": float(loss), "seconds": seconds} for loss, seconds in zip(losses, rows, strict=True)]

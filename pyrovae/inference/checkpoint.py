@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,8 +124,10 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         pair = _build(manifest["recipe"], folder)
     else:
         described = _describe(like)
-        _same({name: described[name] for name in COMPARED}, manifest, folder)
+        here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
+        _same({name: here[name] for name in COMPARED}, saved, folder)
         pair = deepcopy(like)
+        _take_names(pair, manifest.get("classes"), folder)
     if "tied" not in manifest:
         _same_where_tied(pair, tensors, folder)
     module, device = as_module(pair), dtype_and_device(pair)[1]
@@ -134,6 +137,22 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         tensor.data = torch.empty_like(tensors[name], device=device)
     module.load_state_dict(tensors)
     return pair
+
+
+def _unnamed(recipe: Any) -> Any:
+    """A recipe without what a classifier's fit has found: the classes' names, and a prior that was changed."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {name: value for name, value in recipe.items() if name not in ("classes", "class_prior")}
+
+
+def _take_names(pair: Any, classes: list[Any] | None, folder: Path) -> None:
+    """Give a classifier the saved names of its classes; other names than those that it was given are refused."""
+    if classes is None or not hasattr(pair, "names"):
+        return
+    if pair.names_are_given and pair.names.tolist() != classes:
+        _same({"classes": pair.names.tolist()}, {"classes": classes}, folder)
+    pair.rename(np.array(classes))
 
 
 def _fill(target: Path, fresh: Path) -> None:
@@ -186,6 +205,7 @@ def _describe(pair: Pair) -> dict[str, Any]:
         "recipe": _recipe(pair),
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
         **_architecture(pair),
+        "classes": pair.names.tolist() if getattr(pair, "names_are_given", False) else None,  # type: ignore[attr-defined]
         "structure": {str(i): line.strip() for i, line in enumerate(repr(pair).splitlines())},
         "versions": {"pyrovae": __version__, "torch": torch.__version__},
     }

@@ -6,8 +6,8 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
 from pyrovae.seeding import stream
 
-__all__ = ["Plan", "VarianceFloorWarning", "run", "warn_not_converged", "warn_of_floor"]
+__all__ = ["Climb", "Plan", "VarianceFloorWarning", "run", "warn_not_converged", "warn_of_floor"]
 
 COARSE = 1e-3  # nats an item: what an iteration of a start must gain before the starts are compared
 SHOWN = 5  # columns and components that a warning names
@@ -62,32 +62,38 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         )
     with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
-        climbs = []
+        starts, climbs = [], []
         for number in range(-1, plan.num_restarts):
-            climb = _Climb(copy.deepcopy(pair).to(target).double(), items, held_out, bar)
+            mixture = copy.deepcopy(pair).to(target).double()
+            climb = _climb(mixture, items, held_out, bar)
             if number >= 0:
-                climb.begin(_labels(items, pair.num_components, stream(plan.seed, "k-means++", number)))
+                labels = _labels(items, pair.num_components, stream(plan.seed, "k-means++", number))
+                climb.m_step(torch.nn.functional.one_hot(labels, pair.num_components))
             climb.go_on(max(COARSE, plan.tol), plan.max_iterations)
+            starts.append(mixture)
             climbs.append(climb)
-        found = max(climbs, key=lambda climb: climb.value)
+        found = max(climbs, key=lambda climb: climb.value if math.isfinite(climb.value) else -math.inf)
+        best = climbs.index(found)
         found.go_on(plan.tol, plan.max_iterations)
-    if not math.isfinite(found.value):
-        raise FloatingPointError(f"the log-likelihood became {found.value}: scale x, or raise the floor of the mixture")
-    pair.load_state_dict(found.mixture.state_dict())
+        found.require_finite()
+        pair.load_state_dict(starts[best].state_dict())
+        kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
+    if found.value - kept > COARSE:
+        checks.warn(
+            f"in {pair.logits.dtype} the parameters lose {found.value - kept:.2g} nats an item: standardise x, or fit "
+            "mixture.double()"
+        )
     if not found.converged:
-        warn_not_converged(len(found.rows), plan.tol, stacklevel=3)
-    names = [f"component {k}" for k in range(pair.num_components)]
-    warn_of_floor(found.mixture.components, found.held, items, names, stacklevel=3)
-    best = climbs.index(found)
+        warn_not_converged(len(found.rows), plan.tol)
+    warn_of_floor(starts[best].components, found.held, items, [f"component {k}" for k in range(pair.num_components)])
     config = {
         "method": "em",
         **asdict(plan),
         "items": len(items),
         "validation_items": 0 if held_out is None else len(held_out),
         "device": str(target),
-        "log_likelihoods": [
-            climb.value for climb in climbs
-        ],  # nats an item: of the present parameters' climb, then of each restart's
+        # nats an item: of the climb from the present parameters, then of each restart's
+        "log_likelihoods": [climb.value for climb in climbs],
         "start": "present parameters" if best == 0 else f"restart {best - 1}",
         "iterations": [len(climb.rows) for climb in climbs],
         "converged": found.converged,
@@ -97,42 +103,54 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
     return History(curves(found.rows), config)
 
 
-class _Climb:
-    """One start and what EM made of it."""
+@dataclass
+class Climb:
+    """One start and what EM made of it, whatever the model is.
 
-    def __init__(self, mixture: GaussianMixture, x: Tensor, held_out: Tensor | None, bar: tqdm[Any]) -> None:
-        self.mixture, self.x, self.held_out, self.bar = mixture, x, held_out, bar
-        self.value, self.converged = -math.inf, False
-        self.rows: list[dict[str, float]] = []
-        self.held = torch.zeros(1, dtype=torch.bool)
+    `e_step` gives what the M-step needs and the objective, nats an item; `m_step` takes it and says what the floor held
+    up; `judged` gives the rows of held-out items.
+    """
 
-    def begin(self, labels: Tensor) -> None:
-        """Take the moments of the items of each label."""
-        weight = torch.nn.functional.one_hot(labels, self.mixture.num_components)
-        self.held = self.mixture.maximize(self.x, weight)
+    e_step: Callable[[], tuple[Tensor, float]]
+    m_step: Callable[[Tensor], Tensor]
+    judged: Callable[[], dict[str, float]]
+    bar: tqdm[Any]
+    value: float = -math.inf
+    converged: bool = False
+    rows: list[dict[str, float]] = field(default_factory=list)
+    held: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
     def go_on(self, tol: float, most: int) -> None:
         """Iterate until one iteration gains less than `tol` nats an item, or there have been `most`."""
         self.converged = False
-        share = self._expected()
+        share, self.value = self.e_step()
         while len(self.rows) < most and not self.converged and math.isfinite(self.value):
             start, before = time.perf_counter(), self.value
-            self.held = self.mixture.maximize(self.x, share)
-            share = self._expected()
+            self.held = self.m_step(share)
+            share, self.value = self.e_step()
             self.converged = self.value - before < tol
-            row = {"loss": -self.value}
-            if self.held_out is not None:
-                row["validation_elbo"] = float(self.mixture.log_joint_table(self.held_out).logsumexp(-1).mean())
+            row = {"loss": -self.value, **self.judged()}
             self.rows.append({**row, "seconds": time.perf_counter() - start})
             self.bar.update()
             self.bar.set_postfix(loss=f"{-self.value:.4f}")
 
-    def _expected(self) -> Tensor:
-        """The E-step: responsibilities, and the log-likelihood in nats an item."""
-        joint = self.mixture.log_joint_table(self.x)
+    def require_finite(self) -> None:
+        if not math.isfinite(self.value):
+            raise FloatingPointError(f"the log-likelihood became {self.value}: scale x, or raise the floor")
+
+
+def _climb(mixture: GaussianMixture, x: Tensor, held_out: Tensor | None, bar: tqdm[Any]) -> Climb:
+    def expected() -> tuple[Tensor, float]:
+        joint = mixture.log_joint_table(x)
         total = joint.logsumexp(-1)
-        self.value = float(total.mean())
-        return (joint - total[:, None]).exp()
+        return (joint - total[:, None]).exp(), float(total.mean())
+
+    def judged() -> dict[str, float]:
+        if held_out is None:
+            return {}
+        return {"validation_elbo": float(mixture.log_joint_table(held_out).logsumexp(-1).mean())}
+
+    return Climb(expected, lambda share: mixture.maximize(x, share), judged, bar)
 
 
 def _labels(x: Tensor, num_components: int, seed: int) -> Tensor:
@@ -146,40 +164,54 @@ def _labels(x: Tensor, num_components: int, seed: int) -> Tensor:
     return torch.from_numpy(found.labels_).long().to(x.device)
 
 
-def warn_not_converged(iterations: int, tol: float, *, stacklevel: int) -> None:
-    warnings.warn(
+def warn_not_converged(iterations: int, tol: float) -> None:
+    checks.warn(
         f"EM has not converged: the last of {iterations} iterations gained tol = {tol:g} nats an item or more: raise "
-        "max_iterations",
-        stacklevel=stacklevel + 1,
+        "max_iterations"
     )
 
 
-def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Sequence[str], *, stacklevel: int) -> None:
-    """Say which columns do not vary, and which components the floor holds up for another reason."""
-    still = x.double().flatten(1).var(0, correction=0) < parts.floor
+def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Sequence[str]) -> None:
+    """Say which columns vary by less than the floor, and which components it holds up for another reason."""
+    variance = x.double().flatten(1).var(0, correction=0)
+    still = variance < parts.floor
     if still.any():
-        warnings.warn(
-            f"x does not vary in {_columns(still.nonzero()[:, 0], x)}: the variance floor {parts.floor:g} stands for "
-            "their variance, and log p(x) depends on it; leave them out, or set the floor",
+        checks.warn(
+            f"x varies by less than the variance floor {parts.floor:g} in {_columns(still.nonzero()[:, 0], x)} (by "
+            f"{float(variance[still].max()):.2g} at most): it stands for their variance, and log p(x) depends on it; "
+            "leave them out, scale x, or set the floor",
             VarianceFloorWarning,
-            stacklevel=stacklevel + 1,
         )
     words = []
-    for k in held.nonzero().flatten().tolist():
-        value, vector = torch.linalg.eigh(parts.scale_tril[k] @ parts.scale_tril[k].mT)
-        low = value < 1.01 * parts.floor
-        load = vector[:, low].square().sum(1).masked_fill(still, 0.0)
-        if int(low.sum()) > int(still.sum()):
+    for k, load, low in _loads(parts, held.nonzero().flatten().tolist()):
+        if low > int(still.sum()):
             name = "the tied covariance" if parts.covariance == "tied" else names[k]
-            words.append(f"{name} (most of all in {_columns(load.argmax()[None], x)})")
+            worst = load.masked_fill(still, 0.0).argmax()
+            words.append(f"{name} (most of all in {_columns(worst[None], x)})")
     if words:
         more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-        warnings.warn(
+        checks.warn(
             f"the variance floor {parts.floor:g} holds up {', '.join(words[:SHOWN])}{more}: columns that depend on one "
-            "another, or too few distinct items; another covariance needs fewer",
+            "another, too few distinct items, or a floor over what x varies by; another covariance needs fewer items",
             VarianceFloorWarning,
-            stacklevel=stacklevel + 1,
         )
+
+
+def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """Of each component: how much each column bears of the directions at the floor, and how many these are."""
+    if not which:
+        return
+    if parts.lower is None:
+        variance = parts.diagonal.square().expand(parts.num_components, parts.features)
+        for k in which:
+            low = variance[k] < 1.01 * parts.floor
+            yield k, low.double(), int(low.sum())
+        return
+    factor = parts.scale_tril
+    for k in which:
+        value, vector = torch.linalg.eigh(factor[k] @ factor[k].mT)
+        low = value < 1.01 * parts.floor
+        yield k, vector[:, low].square().sum(1), int(low.sum())
 
 
 def _columns(which: Tensor, x: Tensor) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.models.classifiers import ClassDensities, numbered
+from pyrovae.models.classifiers import numbered
 from pyrovae.models.pair import checked_items
 
 __all__ = ["held_out_items", "numbered_labels"]
@@ -18,10 +18,9 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
     """The classes' names, from the labels where the classifier takes them from there, and each label's number."""
     if y is None:
         raise ValueError(f"{type(classifier).__name__} learns from labels: give fit(classifier, x, y)")
-    names = checks.several_classes(checks.labels(y, count))
-    if isinstance(getattr(classifier, "densities", None), ClassDensities):  # its densities have names
-        names = classifier.names
-    elif len(names) != classifier.num_classes:
+    found = checks.several_classes(checks.labels(y, count))
+    names = classifier.names if classifier.names_are_given else found
+    if len(names) != classifier.num_classes:
         raise ValueError(
             f"y has {len(names)} classes ({', '.join(map(str, names.tolist()[:20]))}) and this "
             f"{type(classifier).__name__} is for {classifier.num_classes}: build it for {len(names)}"
@@ -33,7 +32,8 @@ def held_out_items(classifier: Any, names: np.ndarray, validation: Any) -> tuple
     """Checked validation items and the numbers of their labels."""
     if validation is None:
         return None
-    items, labels = validation if isinstance(validation, tuple) else (validation, None)
+    two = isinstance(validation, tuple) and len(validation) == 2
+    items, labels = validation if two else (validation, None)
     if hasattr(validation, "x") and hasattr(validation, "y"):
         items, labels = validation.x, validation.y
     if labels is None:

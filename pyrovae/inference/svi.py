@@ -62,13 +62,16 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         if (judged := held_out_items(pair, names, validation)) is not None:
             held_out = _Source(pair, judged[0], "validation", plan.binarize)
             held_out.y = judged[1]
-        pair.rename(names)
+        if plan.num_particles > 1:
+            raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
         held_out = _Source(pair, validation, "validation", plan.binarize)
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
     home = dtype_and_device(pair)[1]
+    if names is not None and isinstance(pair, DiscriminativeClassifier):
+        pair.rename(names)
     try:
         module.to(target)
         with isolated_store(), kept_modes(module):

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 
 from pyrovae import checks
-from pyrovae.inference import bayesian, classifiers, em, svi
+from pyrovae.inference import bayesian, discriminative, em, generative, svi
 from pyrovae.inference.history import History
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
+from pyrovae.models.components import GaussianComponents
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, as_module
 
@@ -123,6 +124,11 @@ def fit(
         checks.labels(y, len(x))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = validation if learns else _items_of(validation)
+    if isinstance(pair, GenerativeClassifier) and isinstance(pair.densities, GaussianComponents):
+        loop = {} if unlabeled is None else {"tol", "max_iterations"}
+        given = [name for name, value in (svis | ems).items() if not _is_neutral(name, value) and name not in loop]
+        if given:
+            raise ValueError(f"{given[0]} has no use here: normal classes are fitted in closed form; leave it out")
     if patience is not None and validation is None:
         raise ValueError(
             "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
@@ -133,11 +139,11 @@ def fit(
             each: dict[str, Any] = {k: v for k, v in (svis | ems).items() if not _is_neutral(k, v)}
             fit_one = partial(fit, **each, device=target, progress=progress)
             em_plan = em.Plan.asked(**ems, seed=seed)
-            return classifiers.fit_densities(pair, x, y, unlabeled, held_out, em_plan, target, progress, fit_one)
+            return generative.fit(pair, x, y, unlabeled, held_out, em_plan, target, progress, fit_one)
         if chosen == "lbfgs":
             most = 1000 if max_iterations is None else checks.whole("max_iterations", max_iterations)
             small = 1e-7 if tol is None else checks.positive("tol", tol)
-            return classifiers.ascend(module, x, y, held_out, tol=small, max_iterations=most, device=target)
+            return discriminative.fit(module, x, y, held_out, tol=small, max_iterations=most, device=target)
         if chosen == "em":
             return em.run(module, x, held_out, em.Plan.asked(**ems, seed=seed), target, progress)
         if isinstance(pair, BayesianGaussianMixture):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.components import Component, GaussianComponents
+from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import Listed, Pair, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
@@ -28,6 +32,7 @@ class Classifier(Listed):
 
     event_shape: tuple[int, ...]
     names: np.ndarray  # sorted: class number c is names[c]
+    names_are_given: bool  # or found by a fit: a later one keeps to them
 
     @property
     def num_classes(self) -> int:
@@ -43,20 +48,20 @@ class Classifier(Listed):
         """log p(y | x), shape (N, C), in nats; columns as in `classes_`."""
         raise NotImplementedError
 
-    def predict(self, x: Any) -> Tensor | np.ndarray:
-        """The likeliest class of each item, in the form of `classes_`, shape (N,)."""
+    def predict(self, x: Any, **options: Any) -> Tensor | np.ndarray:
+        """The likeliest class of each item, in the form of `classes_`, (N,); `options` as of `predict_log_proba`."""
         with torch.no_grad():
-            number = self.predict_log_proba(x).argmax(-1).cpu()
+            number = self.predict_log_proba(x, **options).argmax(-1)
         classes = self.classes_
-        return classes[number] if isinstance(classes, Tensor) else classes[number.numpy()]
+        return classes.to(number.device)[number] if isinstance(classes, Tensor) else classes[number.cpu().numpy()]
 
     def numbers(self, y: Any, count: int, *, name: str = "y") -> Tensor:
         """The classes of `count` labels as their numbers; ValueError for one that is no class of this classifier."""
         return numbered(self.names, y, count, name=name).to(dtype_and_device(self)[1])
 
     def rename(self, names: np.ndarray) -> None:
-        """Give the classes other names, sorted and as many, as a fit finds them in its labels."""
-        self.names = names
+        """Give the classes these names, sorted and as many, as a fit finds them in its labels."""
+        self.names, self.names_are_given = names, True
         if self.recipe is not None:
             self.recipe = {**self.recipe, "classes": names.tolist()}
 
@@ -81,11 +86,17 @@ class ClassDensities(nn.Module):
         values, errors = [], []
         for part in self.parts:
             if hasattr(part, "log_prob"):
-                value = part.log_prob(x, **missing).double()
+                if isinstance(part, GaussianMixture):
+                    value = part.log_joint_table(x).logsumexp(-1)  # in float64 throughout
+                elif missing and "missing" not in inspect.signature(part.log_prob).parameters:
+                    raise ValueError(f"log_prob of a {type(part).__name__} takes no missing entries: impute them first")
+                else:
+                    value = part.log_prob(x, **missing).double()
                 error = torch.zeros_like(value)
             else:
                 assert self._evidence is not None
-                estimate = self._evidence(part, x).pointwise
+                with poutine.block():  # its sites are no part of the classifier's
+                    estimate = self._evidence(part, x).pointwise
                 value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
             values.append(value)
             errors.append(error.double())
@@ -110,7 +121,8 @@ class GenerativeClassifier(Classifier):
     Args: `densities`, {label: density}, each a module with `log_prob`, `sample` and the same `event_shape`, such as a
     `GaussianMixture`; a pair without a `log_prob`, such as a VAE, has its log p(x | y) from `evidence(pair, x)`, such
     as `pyrovae.iwae` or a `functools.partial` of it with more particles, and the standard errors of these go into those
-    of p(y | x). `class_prior`, {label: probability} or probabilities in the order of the sorted labels; None: equal
+    of p(y | x): what they say of noise, and not of how far below log p(x | y) a bound lies. No gradient flows through
+    an estimate. `class_prior`, {label: probability} or probabilities in the order of the sorted labels; None: equal
     until a fit takes the training frequencies. `pyrovae.fit(classifier, x, y)` fits the densities.
 
     `event_shape`, `classes_`, `class_prior`. Raises ValueError for densities of unlike shapes, under two classes, or a
@@ -141,29 +153,38 @@ class GenerativeClassifier(Classifier):
         names, parts = _sorted(densities)
         for name, part in zip(names.tolist(), parts, strict=True):
             _require_density(name, part, evidence)
+        if len({id(part) for part in parts}) < len(parts):
+            raise ValueError("densities must be a module each, for each is fitted to its own class: copy.deepcopy one")
         shapes = {tuple(part.event_shape) for part in parts}  # type: ignore[arg-type]
         if len(shapes) > 1:
             raise ValueError(f"densities must share one event_shape, got {', '.join(map(str, sorted(shapes)))}")
-        self._assemble(ClassDensities(parts, evidence), shapes.pop(), names, class_prior)
+        self._assemble(ClassDensities(parts, evidence), shapes.pop(), names, class_prior, given=True)
 
     def _assemble(
-        self, densities: GaussianComponents | ClassDensities, event_shape: tuple[int, ...], names: Any, prior: Any
+        self,
+        densities: GaussianComponents | ClassDensities,
+        event_shape: tuple[int, ...],
+        names: Any,
+        prior: Any,
+        *,
+        given: bool,
     ) -> None:
         self.names, self.event_shape, self.densities = np.asarray(names), event_shape, densities
-        first = next(densities.parameters())
+        self.names_are_given = given
+        first = next(chain(densities.parameters(), densities.buffers(), [torch.zeros(())]))
         self.logits = nn.Parameter(first.new_zeros(len(self.names)).detach())
-        self.prior_is_given = prior is not None
+        self.given_prior: list[float] | None = None
         if prior is not None:
             self._take_prior(prior)
 
     @classmethod
     def of_components(
-        cls, components: GaussianComponents, event_shape: tuple[int, ...], names: Any, prior: Any = None
+        cls, components: GaussianComponents, event_shape: tuple[int, ...], names: Any, prior: Any, *, given: bool
     ) -> GenerativeClassifier:
         """A classifier whose class number c has the c-th of these normal densities."""
         self = cls.__new__(cls)
         Listed.__init__(self)
-        self._assemble(components, event_shape, names, prior)
+        self._assemble(components, event_shape, names, prior, given=given)
         return self
 
     # the pair ---------------------------------------------------------------------------------------
@@ -218,9 +239,14 @@ class GenerativeClassifier(Classifier):
         """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
         checks.whole("n", n)
         number = self.numbers([label], 1, name="label")
-        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample", int(number))
         with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
             return self.densities.draw(number.expand(n)).unflatten(-1, self.event_shape)
+
+    @property
+    def prior_is_given(self) -> bool:
+        """Whether p(y) was asked for, so that no fit takes frequencies in its place."""
+        return self.given_prior is not None
 
     @property
     def class_prior(self) -> Tensor:
@@ -230,14 +256,13 @@ class GenerativeClassifier(Classifier):
     def with_class_prior(self, class_prior: Mapping[Any, float] | Sequence[float]) -> GenerativeClassifier:
         """The same densities under another p(y), as for a population where classes are more or less common: no refit.
 
-        The densities are shared, not copied: to fit either classifier changes both.
+        A copy: to fit either classifier leaves the other as it is. A later fit keeps this prior.
 
         >>> classifier = gaussian_classifier((2,), 2).with_class_prior([0.9, 0.1])
         >>> [round(p, 2) for p in classifier.class_prior.tolist()]
         [0.9, 0.1]
         """
-        other = copy.copy(self)  # the densities are the same module
-        other._parameters = {"logits": nn.Parameter(self.logits.detach().clone())}
+        other = copy.deepcopy(self)
         other._take_prior(class_prior)
         return other
 
@@ -252,7 +277,9 @@ class GenerativeClassifier(Classifier):
             raise ValueError(
                 f"class_prior must be {self.num_classes} numbers above 0 that sum to 1, got {given.tolist()}"
             )
-        self.prior_is_given = True
+        self.given_prior = given.tolist()
+        if self.recipe is not None:
+            self.recipe = {**self.recipe, "class_prior": self.given_prior}
         with torch.no_grad():
             self.logits.copy_(given.log())
 
@@ -264,7 +291,7 @@ class GenerativeClassifier(Classifier):
         return self.densities.log_prob(x.flatten(1)) + self._log_prior()
 
     def _items(self, x: Any, missing: bool) -> Tensor:
-        return checked_items(self, x, missing=missing).to(self.logits.device)
+        return checked_items(self, x, missing=missing, hint=MISSING).to(self.logits.device)
 
 
 def gaussian_classifier(
@@ -272,15 +299,17 @@ def gaussian_classifier(
     num_classes: int,
     *,
     covariance: str = "tied",
-    floor: float = 1e-6,
+    floor: float = 1e-10,
     classes: Sequence[Any] | None = None,
+    class_prior: Mapping[Any, float] | Sequence[float] | None = None,
 ) -> GenerativeClassifier:
     """A normal density for each class: linear discriminant analysis where their covariance is one, "tied".
 
     "full": quadratic discriminant analysis; "diagonal": Gaussian naive Bayes; "spherical": s_c^2 I. `pyrovae.fit` is
     the maximum of log p(x, y), in closed form: covariances are divided by N (tied) or by N_c, as scikit-learn's
-    `LinearDiscriminantAnalysis(solver="lsqr")` divides. No variance falls below `floor`. `classes`: their names, 0 to
-    `num_classes` - 1 until a fit finds them in the labels.
+    `LinearDiscriminantAnalysis(solver="lsqr")` divides. No variance falls below `floor`, in the items' units squared:
+    raise it to regularise. `classes`: their names, which a fit's labels must then be; None: 0 to `num_classes` - 1
+    until a first fit finds them in its labels. `class_prior` as for `GenerativeClassifier`.
 
     (Hastie, Tibshirani and Friedman 2009, section 4.3.)
 
@@ -296,14 +325,16 @@ def gaussian_classifier(
     names = _names(classes, count)
     features = int(np.prod(shape))
     components = GaussianComponents(features, count, covariance, floor)
-    classifier = GenerativeClassifier.of_components(components, shape, names)
+    given = classes is not None
+    classifier = GenerativeClassifier.of_components(components, shape, names, class_prior, given=given)
     classifier.recipe = {
         "builder": "gaussian_classifier",
         "event_shape": list(shape),
         "num_classes": count,
         "covariance": covariance,
         "floor": components.floor,
-        "classes": names.tolist(),
+        "classes": names.tolist() if given else None,
+        "class_prior": classifier.given_prior,
     }
     return classifier
 
@@ -315,7 +346,8 @@ class DiscriminativeClassifier(Classifier):
     every weight and bias, so that `pyrovae.fit(classifier, x, y)` finds the posterior's mode; `prior_scale=None` is
     maximum likelihood. It says nothing of x: no p(x), no samples, no missing entries.
 
-    `classes`: the names, 0 to `num_classes` - 1 until a fit finds them in the labels. Raises ValueError for sizes below
+    `classes`: the names, which a fit's labels must then be; None: 0 to `num_classes` - 1 until a first fit finds them
+    in its labels. Raises ValueError for sizes below
     1 (below 2 classes), a scale that is not positive, unknown activations.
 
     (Bishop 2006, section 4.3.4.)
@@ -343,7 +375,7 @@ class DiscriminativeClassifier(Classifier):
         self.event_shape = checks.sizes("event_shape", event_shape)
         count = checks.whole("num_classes", num_classes, least=2)
         widths = checks.sizes("hidden_dims", hidden_dims, one=False)
-        self.names = _names(classes, count)
+        self.names, self.names_are_given = _names(classes, count), classes is not None
         self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)
         self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
         self.recipe = {
@@ -353,7 +385,7 @@ class DiscriminativeClassifier(Classifier):
             "hidden_dims": list(widths),
             "activation": activation,
             "prior_scale": self.prior_scale,
-            "classes": self.names.tolist(),
+            "classes": self.names.tolist() if self.names_are_given else None,
         }
 
     @property
@@ -396,11 +428,12 @@ class DiscriminativeClassifier(Classifier):
             found[name] = pyro.sample(_site(name), law)
         return found
 
-    def log_prior(self) -> Tensor:
-        """log p(weights) at the present ones, in nats; 0 without a prior."""
+    def log_prior(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """log p(weights), of the present ones where none are given, in nats; 0 without a prior."""
         if self.prior_scale is None:
             return torch.zeros(())
-        laws = ((dist.Normal(torch.zeros_like(p), self.prior_scale), p) for p in self.network.parameters())
+        given: Any = self.network.parameters() if weights is None else weights.values()
+        laws = ((dist.Normal(torch.zeros_like(p), self.prior_scale), p) for p in given)
         return torch.stack([law.log_prob(p).sum() for law, p in laws]).sum()
 
     def predict_log_proba(self, x: Any) -> Tensor:
@@ -413,11 +446,11 @@ def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tenso
     """`count` labels as their places in `names`; ValueError for one that is not there."""
     labels = checks.labels(y, count, name=name)
     known = {value: number for number, value in enumerate(names.tolist())}
-    strange = sorted({str(value) for value in labels.tolist() if value not in known})
+    strange = sorted({repr(value) for value in labels.tolist() if value not in known})
     if strange:
         raise ValueError(
             f"{name} has labels that are no class here: {', '.join(strange[:5])}; classes: "
-            f"{', '.join(map(str, names.tolist()[:20]))}"
+            f"{', '.join(map(repr, names.tolist()[:20]))}"
         )
     return torch.tensor([known[value] for value in labels.tolist()])
 
@@ -446,7 +479,8 @@ def _require_density(name: Any, part: Any, evidence: Any) -> None:
     if not known and getattr(part, "is_normalized", None) is False:
         raise ValueError(f"the {type(part).__name__} of class {name!r} has no p(x): pyrovae.as_density makes it one")
     estimated = isinstance(part, Pair)
-    if not isinstance(part, nn.Module) or not hasattr(part, "event_shape") or not (known or estimated):
+    whole = hasattr(part, "event_shape") and hasattr(part, "sample")
+    if not isinstance(part, nn.Module) or not whole or not (known or estimated):
         raise TypeError(
             f"the density of class {name!r} must be a module with log_prob, sample and event_shape, got "
             f"{type(part).__name__}"

@@ -19,15 +19,16 @@ __all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Patt
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 ROWS = 4096  # whose differences from one location stay in a core's cache
+FAR = 1e4  # total scatter over that within components
 EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
 
 
 class GaussianComponents(nn.Module):
     """K normal densities over `features` numbers: N(loc_k, C_k), with C_k = L_k L_k'.
 
-    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. No variance of any
-    direction falls below `floor`, in the items' units squared. Sums are taken in float64 whatever the parameters' dtype
-    is, and results come back in the parameters'.
+    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. `maximize` lets no
+    variance of any direction fall below `floor`, in the items' units squared, and no diagonal entry of L L' ever does.
+    Sums are taken in float64 whatever the parameters' dtype is, and results come back in the parameters'.
     """
 
     loc: nn.Parameter
@@ -48,7 +49,8 @@ class GaussianComponents(nn.Module):
     @property
     def diagonal(self) -> Tensor:
         """L's diagonal, in float64."""
-        return self.log_diagonal.double().exp().clamp(min=math.sqrt(self.floor))
+        free = self.log_diagonal.double().exp()
+        return free + (free.clamp(min=math.sqrt(self.floor)) - free).detach()  # a gradient can still lift it
 
     @property
     def scale_tril(self) -> Tensor:
@@ -103,12 +105,13 @@ class GaussianComponents(nn.Module):
 
     def draw(self, component: Tensor) -> Tensor:
         """A draw of each item's component: (...) to (..., features)."""
-        flat, factor = component.flatten(), self.scale_tril
+        flat, factor = component.flatten(), self.diagonal if self.lower is None else self.scale_tril
         noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
         found = torch.empty_like(noise)
         for k in flat.unique():
             here = flat == k
-            found[here] = self.loc[k].double() + noise[here] @ factor[0 if len(factor) == 1 else k].mT
+            own = factor[0 if len(factor) == 1 else k]
+            found[here] = self.loc[k].double() + (noise[here] * own if self.lower is None else noise[here] @ own.mT)
         return found.to(self.loc).unflatten(0, component.shape) if component.ndim else found[0].to(self.loc)
 
     @torch.no_grad()
@@ -162,7 +165,14 @@ class GaussianComponents(nn.Module):
                     found[k] += part[:, k] @ away.square()
         if tied:
             between = loc - centres
-            return (found[0] - between.mT @ (between * total[:, None])) / total.sum()
+            within = found[0] - between.mT @ (between * total[:, None])
+            if found[0].trace() > FAR * within.trace():  # far apart: little is left of the difference's digits
+                within = torch.zeros_like(within)
+                for k, centre in enumerate(loc):
+                    for rows, part in zip(x.split(ROWS), weight[:, k].split(ROWS), strict=True):
+                        away = rows - centre
+                        within.addmm_(away.mT, away * part[:, None])
+            return within / total.sum()
         return found.mean(1) if self.covariance == "spherical" else found
 
     def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,8 +197,9 @@ class GaussianComponents(nn.Module):
         """Items of `x` (N, features; NaN is missing) by what they have in common: rows, and what is seen there."""
         kinds, which = torch.unique(~x.isnan(), dim=0, return_inverse=True)
         order = which.argsort(stable=True)
+        covariance = None if self.lower is None else self.scale_tril @ self.scale_tril.mT
         for seen, rows in zip(kinds, order.split(which.bincount().tolist()), strict=True):
-            yield rows, Pattern(self, seen, x[rows][:, seen].double())
+            yield rows, Pattern(self, seen, x[rows][:, seen].double(), covariance)
 
 
 @dataclass
@@ -198,17 +209,18 @@ class Pattern:
     components: GaussianComponents
     seen: Tensor
     x: Tensor
+    covariance: Tensor | None  # (K or 1, features, features), where it is no diagonal
 
     def __post_init__(self) -> None:
         own = self.components
         self.loc = own.loc.double()
-        self.dense = own.lower is not None
-        if not self.dense:
+        self.dense = self.covariance is not None
+        if self.covariance is None:
             self.scale = own.diagonal.expand(own.num_components, own.features)
             self.solved = ((self.x - self.loc[:, None, self.seen]) / self.scale[:, None, self.seen]).mT
             self.log_scale = self.scale[:, self.seen].log().sum(-1)
             return
-        covariance = own.scale_tril @ own.scale_tril.mT  # (K or 1, D, D)
+        covariance = self.covariance
         self.factor = torch.linalg.cholesky(covariance[:, self.seen][:, :, self.seen])
         self.across = covariance[:, ~self.seen][:, :, self.seen]  # missing by seen
         self.within = covariance.diagonal(dim1=-2, dim2=-1)[:, ~self.seen]

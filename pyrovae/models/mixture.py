@@ -21,6 +21,7 @@ from pyrovae.seeding import forked, stream
 __all__ = ["ConditionalMixture", "GaussianMixture"]
 
 ENUMERATED = {"enumerate": "parallel"}
+MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
 
 
 class GaussianMixture(Listed):
@@ -117,7 +118,8 @@ class GaussianMixture(Listed):
         """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable.
 
         With `missing` NaN marks what was not seen, and the density is that of the seen entries alone (0 where none
-        was). Raises ValueError for another shape, and for NaN without `missing`.
+        was); items that miss the same entries share one factor of the covariance, and under `torch.no_grad()` memory
+        does not grow with the number of such kinds. Raises ValueError for another shape, and for NaN without `missing`.
         """
         x = self._items(x, missing=missing)
         return self.log_joint_table(x).logsumexp(-1).to(self.logits)
@@ -195,6 +197,8 @@ class GaussianMixture(Listed):
                 raise ValueError(f"{name} must be finite")
         if bool((weights < 0).any()) or not torch.isclose(weights.sum(), weights.new_ones(()), atol=1e-6):
             raise ValueError(f"weights must be at least 0 and sum to 1, got {weights.tolist()}")
+        if parts.lower is not None and not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-12):
+            raise ValueError("covariances must be symmetric: a factor L is given as L @ L.mT")
         least = covariances.amin() if parts.lower is None else torch.linalg.eigvalsh(covariances).amin()
         if not bool(least >= parts.floor * (1 - 1e-6)):
             raise ValueError(
@@ -220,8 +224,7 @@ class GaussianMixture(Listed):
         self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
 
     def _items(self, x: Any, *, missing: bool = False) -> Tensor:
-        tensor = checked_items(self, x, missing=missing)
-        return tensor.to(self.logits.device)
+        return checked_items(self, x, missing=missing, hint=MISSING).to(self.logits.device)
 
     def log_joint_table(self, x: Tensor) -> Tensor:
         """log p(component, x), (N, *event_shape) to (N, K), in float64 and unchecked; NaN is missing."""
@@ -264,6 +267,7 @@ class ConditionalMixture(TorchDistribution):
         return self._moments()[1]
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
+        sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         count = math.prod(sample_shape)
         with torch.no_grad():
             flat = self.x.flatten(1)
@@ -278,7 +282,7 @@ class ConditionalMixture(TorchDistribution):
         return found.reshape(*sample_shape, *self.x.shape)
 
     def log_prob(self, value: Any) -> Tensor:
-        value = torch.where(self.x.isnan(), value, self.x)
+        value = torch.where(self.x.isnan(), checks.array(value, "value").to(self.x), self.x)
         flat = value.reshape(-1, *self.event_shape)
         whole = self.mixture.log_joint_table(self.mixture._items(flat)).logsumexp(-1)
         whole = whole.reshape(value.shape[: value.ndim - len(self.event_shape)])

@@ -326,13 +326,14 @@ def checked_items(
     missing: bool = False,
     first: int = 0,
     support: constraints.Constraint | None = None,
+    hint: str = "drop or impute them first",
 ) -> Tensor:
     """Items that have a density under the pair, in `dtype` (its own where None): shape, finiteness and support.
 
     `support` takes the place of the likelihood's own, where the items are to be binarised first.
     """
     dtype = dtype or dtype_and_device(pair)[0]
-    tensor = checks.items(x, tuple(pair.event_shape), name=name, dtype=dtype, missing=missing, first=first)
+    tensor = checks.items(x, tuple(pair.event_shape), name=name, dtype=dtype, missing=missing, first=first, hint=hint)
     likelihood = getattr(pair, "likelihood", None)
     allowed = support or getattr(likelihood, "support", None)
     if allowed is not None:

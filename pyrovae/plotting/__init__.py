@@ -5,6 +5,7 @@ state touched. Arrays are numpy's or torch's. Without `ax` a new Figure is made;
 Images are (N, H, W) or (N, C, H, W) with C of 1 or 3, in [0, 1]; what lies beyond is clipped, and 0 is black.
 """
 
+from pyrovae.plotting.classification import interval_curves, reliability_curve
 from pyrovae.plotting.codes import box_grid, cdf_scatter, latent_scatter, normal_quantile_grid, post_ae_grid
 from pyrovae.plotting.curves import interval_plot, learning_curve, per_class, rate_distortion
 from pyrovae.plotting.evidence import bound_curve, coverage_curve, gap_histogram, rank_histogram
@@ -19,6 +20,7 @@ __all__ = [
     "gap_histogram",
     "grid_over_scatter",
     "interpolations",
+    "interval_curves",
     "interval_plot",
     "latent_scatter",
     "learning_curve",
@@ -28,5 +30,6 @@ __all__ = [
     "rank_histogram",
     "rate_distortion",
     "reconstructions",
+    "reliability_curve",
     "sample_sheet",
 ]

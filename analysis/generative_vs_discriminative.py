@@ -1,0 +1,429 @@
+"""Is it better to model p(x | y) or p(y | x) alone? Nine questions, each with an interval and a verdict in words.
+
+    python analysis/generative_vs_discriminative.py                              # 8x8 digits
+    python analysis/generative_vs_discriminative.py --data breast-cancer         # 30 measured features
+    python analysis/generative_vs_discriminative.py --data mnist --root data     # hours on two cores
+
+Generative: naive Bayes and LDA (normal classes), mixtures of three normals a class, and where asked a VAE a class,
+whose log p(x | y) is an importance-weighted estimate. Discriminative: softmax regression and a multilayer perceptron,
+both at their posterior's mode. The unit of replication is the seed: a seed draws the labelled items (paired over
+models), the missing entries and the noise; intervals are Student's over seeds at 95 %, or over test items where one fit
+is judged. Questions: learning, specification, missing, noise, priors, calibration, strange, unlabelled, samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from generative_vs_discriminative_report import REPORTS
+from scipy.spatial.distance import cdist
+from sklearn.datasets import load_breast_cancer
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, SimpleImputer
+
+import pyrovae
+
+FLOOR = 1e-2  # of variances, in units of a pixel's range or of a feature's variance
+SHARES = (0.0, 0.25, 0.5, 0.75)
+NOISE = (0.0, 0.1, 0.2, 0.4)
+PERMUTATIONS = 500
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A labelled data set in two parts, flat features apart from an image's shape."""
+
+    name: str
+    x: torch.Tensor
+    y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return len(self.y.unique())
+
+    def labelled(self, n: int, seed: int) -> np.ndarray:
+        """The numbers of `n` training items, as many of each class as can be, at least two."""
+        rng = np.random.default_rng([seed, n])
+        order = rng.permutation(len(self.y))
+        of = [order[self.y.numpy()[order] == c] for c in range(self.classes)]
+        first = np.concatenate([rows[:2] for rows in of])
+        share = [rows[2 : max(2, round(n * len(rows) / len(order)))] for rows in of]
+        return np.concatenate([first, *share])
+
+
+def problem(name: str, root: str | None) -> Problem:
+    if name != "breast-cancer":
+        data = pyrovae.data.load(name, root=root)
+        return Problem(name, data.train.x[:], data.train.y[:], data.test.x[:], data.test.y[:])
+    x, y = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], y[order]
+    x = (x - x[:400].mean(0)) / x[:400].std(0)
+    items, labels = torch.from_numpy(x).float(), torch.from_numpy(y)
+    return Problem(name, items[:400], labels[:400], items[400:], labels[400:])
+
+
+# models ---------------------------------------------------------------------------------------------
+
+
+def naive_bayes(p: Problem) -> Any:
+    return pyrovae.gaussian_classifier(p.shape, p.classes, covariance="diagonal", floor=FLOOR)
+
+
+def lda(p: Problem) -> Any:
+    return pyrovae.gaussian_classifier(p.shape, p.classes, floor=FLOOR)
+
+
+def qda(p: Problem) -> Any:
+    return pyrovae.gaussian_classifier(p.shape, p.classes, covariance="full", floor=FLOOR)
+
+
+def mixtures(p: Problem) -> Any:
+    make = partial(pyrovae.GaussianMixture, p.shape, 3, covariance="diagonal", floor=FLOOR)
+    return pyrovae.GenerativeClassifier({c: make() for c in range(p.classes)})
+
+
+def softmax(p: Problem) -> Any:
+    return pyrovae.DiscriminativeClassifier(p.shape, p.classes, prior_scale=1.0)
+
+
+def perceptron(p: Problem) -> Any:
+    return pyrovae.DiscriminativeClassifier(p.shape, p.classes, hidden_dims=(128,), prior_scale=1.0)
+
+
+def vaes(p: Problem) -> Any:
+    """A VAE a class; pixels under a continuous Bernoulli likelihood, features under a normal one."""
+    likelihood = "continuous_bernoulli" if len(p.shape) == 3 else "normal"
+    make = partial(pyrovae.mlp_vae, p.shape, 8, hidden_dims=(128,), likelihood=likelihood)
+    evidence = partial(pyrovae.iwae, num_particles=100)
+    return pyrovae.GenerativeClassifier({c: make() for c in range(p.classes)}, evidence=evidence)
+
+
+MODELS: dict[str, Callable[[Problem], Any]] = {
+    "naive Bayes": naive_bayes,
+    "LDA": lda,
+    "mixtures": mixtures,
+    "softmax": softmax,
+    "perceptron": perceptron,
+}
+DEEP = {**MODELS, "VAE a class": vaes}
+
+
+def fitted(name: str, p: Problem, x: Any, y: Any, seed: int, **more: Any) -> Any:
+    """The model of that name, fitted to these items: the same for a seed, whatever ran before."""
+    torch.manual_seed(seed)
+    classifier = {**DEEP, "QDA": qda}[name](p)
+    options: dict[str, Any] = {"progress": False, "seed": seed}
+    if name == "perceptron":  # as many steps whatever the number of items
+        options |= {"epochs": max(20, 60_000 // len(x)), "learning_rate": 2e-3, "schedule": "cosine", "batch_size": 64}
+        options["epochs"] = min(options["epochs"], 600)
+    if name == "VAE a class":
+        options |= {"epochs": 40 if len(x) > 10_000 else 200, "learning_rate": 2e-3, "schedule": "cosine"}
+        options["batch_size"] = 64
+    if name == "mixtures":
+        options |= {"num_restarts": 3, "tol": 1e-4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of floors and of collapsed units: the scores tell
+        pyrovae.fit(classifier, x, y, **options, **more)
+    return classifier
+
+
+def judged(classifier: Any, x: Any, y: Any, **options: Any) -> dict[str, float]:
+    """Accuracy and log-loss on these items."""
+    table = pyrovae.predictions(classifier, x, y, **options)
+    right = (table["predicted"] == table["y"]).values
+    return {"accuracy": float(right.mean()), "log_loss": -float(table["log_proba_y"].mean())}
+
+
+def tabulated(rows: dict[tuple[Any, str, int], dict[str, float]], condition: str) -> xr.Dataset:
+    """Scores by (condition, model, seed)."""
+    axes = [list(dict.fromkeys(key[i] for key in rows)) for i in range(3)]
+    names = next(iter(rows.values()))
+    coords = {condition: axes[0], "model": axes[1], "seed": axes[2]}
+    empty = np.full([len(axis) for axis in axes], np.nan)
+    found = xr.Dataset({name: (tuple(coords), empty.copy()) for name in names}, coords)
+    for (a, model, seed), scores in rows.items():
+        for name, value in scores.items():
+            found[name].loc[{condition: a, "model": model, "seed": seed}] = value
+    return found
+
+
+# questions ------------------------------------------------------------------------------------------
+
+
+def learning(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Accuracy and log-loss against the number of labels."""
+    counts = [n for n in (20, 40, 80, 160, 320, 640, 1280, 5120, 20_480) if 2 * p.classes <= n <= len(p.x)]
+    rows = {}
+    for n in counts:
+        for seed in range(options.seeds):
+            own = p.labelled(n, seed)
+            for name in MODELS:
+                rows[n, name, seed] = judged(fitted(name, p, p.x[own], p.y[own], seed), p.test_x, p.test_y)
+    return tabulated(rows, "labels")
+
+
+SIMULATED = {
+    "normal, one covariance": lambda rng, y, d: rng.normal(size=(len(y), d)) + 1.2 * np.eye(d)[0] * y[:, None],
+    "normal, unlike covariances": lambda rng, y, d: (
+        rng.normal(size=(len(y), d)) * np.where(y, 2.0, 1.0)[:, None] + y[:, None]
+    ),
+    "exponential": lambda rng, y, d: rng.exponential(np.where(y, 2.0, 1.0)[:, None], size=(len(y), d)),
+    "one class in two clusters": lambda rng, y, d: (
+        rng.normal(size=(len(y), d)) + 3 * np.eye(d)[0] * (y * rng.choice([-1, 1], size=len(y)))[:, None]
+    ),
+}
+
+
+def specification(_: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Error rates on simulated classes of which the normal ones are well specified; 500 labels, 20,000 test items."""
+    rows, d = {}, 5
+    for kind, law in SIMULATED.items():
+        for seed in range(options.seeds):
+            rng = np.random.default_rng(seed)
+            y, test_y = rng.integers(0, 2, size=500), rng.integers(0, 2, size=20_000)
+            x, test_x = (torch.from_numpy(law(rng, labels, d)).float() for labels in (y, test_y))
+            p = Problem(kind, x, torch.from_numpy(y), test_x, torch.from_numpy(test_y))
+            for name in ("LDA", "QDA", "naive Bayes", "softmax", "perceptron"):
+                rows[kind, name, seed] = judged(fitted(name, p, p.x, p.y, seed), p.test_x, p.test_y)
+    return tabulated(rows, "classes")
+
+
+def missing(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Test items with entries missing at random: summed out exactly, or imputed."""
+    rows = {}
+    flat, names = p.x.flatten(1).numpy(), ("LDA", "mixtures", "softmax", "perceptron")
+    for seed in range(options.seeds):
+        own = p.labelled(min(len(p.x), 2000), seed)
+        models = {name: fitted(name, p, p.x[own], p.y[own], seed) for name in names}
+        rng = np.random.default_rng(seed)
+        for share in SHARES:
+            holes = rng.random(p.test_x.shape) < share
+            x = p.test_x.clone()
+            x[torch.from_numpy(holes)] = torch.nan
+            for name in ("LDA", "mixtures"):
+                rows[share, f"{name}, exact", seed] = judged(models[name], x, p.test_y, missing=True)
+            gone = np.where(rng.random(flat[own].shape) < max(share, 0.1), np.nan, flat[own])
+            near = min(16, flat.shape[1] - 1)
+            imputers = {"mean": SimpleImputer(keep_empty_features=True)}
+            if flat.shape[1] < 100:
+                imputers["iterated"] = IterativeImputer(
+                    max_iter=3, n_nearest_features=near, random_state=seed, keep_empty_features=True
+                )
+            for how, imputer in imputers.items():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # three rounds need not have converged
+                    filled = imputer.fit(gone).transform(x.flatten(1).numpy())
+                whole = torch.from_numpy(filled).float().reshape(x.shape)
+                for name in models:
+                    rows[share, f"{name}, {how}", seed] = judged(models[name], whole, p.test_y)
+    return tabulated(rows, "missing")
+
+
+def noise(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """A share of the training labels replaced by another class; the test labels are clean."""
+    rows = {}
+    for share in NOISE:
+        for seed in range(options.seeds):
+            own, rng = p.labelled(min(len(p.x), 1000), seed), np.random.default_rng([seed, 1])
+            y = p.y[own].numpy().copy()
+            wrong = rng.random(len(y)) < share
+            wrong[: 2 * p.classes] = False  # every class keeps an item
+            y[wrong] = (y[wrong] + rng.integers(1, p.classes, size=int(wrong.sum()))) % p.classes
+            for name in MODELS:
+                rows[share, name, seed] = judged(fitted(name, p, p.x[own], y, seed), p.test_x, p.test_y)
+    return tabulated(rows, "noise")
+
+
+def priors(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Test items of classes in other proportions: each classifier as it is, and told the new ones without a refit."""
+    rows = {}
+    for seed in range(options.seeds):
+        own, rng = p.labelled(min(len(p.x), 1000), seed), np.random.default_rng([seed, 2])
+        new = 0.5 ** rng.permutation(p.classes)
+        new = new / new.sum()
+        weight = (new / np.bincount(p.test_y, minlength=p.classes))[p.test_y]
+        again = rng.choice(len(p.test_y), size=len(p.test_y), p=weight / weight.sum())
+        x, y = p.test_x[again], p.test_y[again]
+        for name in ("LDA", "mixtures", "softmax", "perceptron"):
+            classifier = fitted(name, p, p.x[own], p.y[own], seed)
+            rows["as fitted", name, seed] = judged(classifier, x, y)
+            if hasattr(classifier, "with_class_prior"):
+                rows["told", name, seed] = judged(classifier.with_class_prior(new), x, y)
+                continue
+            with torch.no_grad():  # p(y | x) over the old prior times the new one
+                old = torch.bincount(p.y[own], minlength=p.classes) / len(own)
+                moved = classifier.predict_log_proba(x) - old.log() + torch.from_numpy(new).float().log()
+                table = moved.log_softmax(-1)
+            right = (table.argmax(-1) == y).float().mean()
+            rows["told", name, seed] = {
+                "accuracy": float(right),
+                "log_loss": -float(table.gather(1, y[:, None]).mean()),
+            }
+    return tabulated(rows, "prior")
+
+
+def calibration(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """One fit of each to all labels: scores with intervals over test items, and reliability."""
+    parts = []
+    for name in DEEP:
+        table = pyrovae.predictions(fitted(name, p, p.x, p.y, 0), p.test_x[: options.items], p.test_y[: options.items])
+        found = pyrovae.classification_scores(table)
+        bins = pyrovae.reliability(table, bins=10).rename(
+            {n: f"bin_{n}" for n in ("confidence", "accuracy", "lower", "upper", "count")}
+        )
+        ece = {"ece_calibrated": found.ece_calibrated[0], "ece_calibrated_upper": found.ece_calibrated[1]}
+        parts.append(xr.merge([found.metrics, bins]).assign(ece).drop_vars("units"))
+    return xr.concat(parts, xr.Variable("model", list(DEEP)), join="outer", combine_attrs="override")
+
+
+def strange(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """AUROC of usual test items against strange ones: by p(x), and by the largest p(y | x)."""
+    x, rng = p.test_x[: options.items], np.random.default_rng(0)
+    low, high = p.x.amin(0), p.x.amax(0)
+    noise_x = low + (high - low) * torch.from_numpy(rng.random(x.shape)).float()
+    shuffled = torch.stack(
+        [one.flatten()[torch.from_numpy(rng.permutation(one.numel()))].reshape(one.shape) for one in x]
+    )
+    mean = p.x.mean(0)
+    sets = {
+        "uniform noise": noise_x,
+        "entries shuffled": shuffled,
+        "half as far from the mean": mean + 0.5 * (x - mean),
+    }
+    if len(p.shape) == 3:
+        sets |= {"half as bright": 0.5 * x, "inverted": 1 - x}
+    rows = []
+    for name in DEEP:
+        classifier = fitted(name, p, p.x, p.y, 0)
+        for score in ("log p(x)", "largest p(y | x)"):
+            if score == "log p(x)" and not hasattr(classifier, "log_prob"):
+                continue
+
+            def of(items: torch.Tensor, score: str = score, classifier: Any = classifier) -> torch.Tensor:
+                with torch.no_grad():
+                    if score == "log p(x)":
+                        return classifier.log_prob(items)
+                    return classifier.predict_log_proba(items).amax(-1)
+
+            usual = of(x)
+            found = [pyrovae.auroc(usual, of(other)) for other in sets.values()]
+            values = {k: ("set", [getattr(one, k) for one in found]) for k in ("value", "lower", "upper")}
+            rows.append(xr.Dataset(values, {"set": list(sets), "by": f"{score}, {name}"}))
+    return xr.concat(rows, "by")
+
+
+def unlabelled(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Generative classifiers with few labels: alone, and with the other training items without theirs."""
+    rows = {}
+    for n in (n for n in (20, 40, 100, 400) if 2 * p.classes <= n < len(p.x) // 2):
+        for seed in range(options.seeds):
+            own = p.labelled(n, seed)
+            rest = np.setdiff1d(np.arange(len(p.x)), own)[:5000]
+            for name in ("naive Bayes", "LDA", "mixtures"):
+                if name == "mixtures" and n < 10 * p.classes:
+                    continue  # fewer items in a class than components
+                alone = judged(fitted(name, p, p.x[own], p.y[own], seed), p.test_x, p.test_y)
+                both = fitted(name, p, p.x[own], p.y[own], seed, unlabeled=p.x[rest])
+                together = judged(both, p.test_x, p.test_y)
+                rows[n, name, seed] = {
+                    "alone": alone["accuracy"],
+                    "together": together["accuracy"],
+                    "gain": together["accuracy"] - alone["accuracy"],
+                }
+    return tabulated(rows, "labels")
+
+
+def samples(p: Problem, options: argparse.Namespace) -> xr.Dataset:
+    """Draws of p(x | y): a classifier that never saw them, and the energy distance to test items with its p-value."""
+    judge = fitted("perceptron", p, p.x, p.y, 1)
+    count = min(options.items, len(p.test_x))
+    y, real = p.test_y[:count], p.test_x[:count]
+    drawn = {"real items": p.x[p.labelled(count, 0)[:count]]}
+    labels = {"real items": p.y[p.labelled(count, 0)[:count]]}
+    for name in ("naive Bayes", "LDA", "mixtures", "VAE a class"):
+        classifier = fitted(name, p, p.x, p.y, 0)
+        torch.manual_seed(0)
+        drawn[name] = torch.cat([classifier.sample(int(c), 1) for c in y])
+        labels[name] = y
+    rows = []
+    for name, items in drawn.items():
+        table = pyrovae.predictions(judge, items, labels[name])
+        accuracy = pyrovae.classification_scores(table).metrics.sel(metric="accuracy")
+        distance, p_value = energy(real.flatten(1).numpy(), items.flatten(1).numpy())
+        rows.append(
+            xr.Dataset(
+                {"accuracy": float(accuracy.value), "lower": float(accuracy.lower), "upper": float(accuracy.upper)}
+                | {"energy": distance, "p_value": p_value}
+            )
+        )
+    return xr.concat(rows, xr.Variable("model", list(drawn)))
+
+
+def energy(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Energy distance of two samples, and the share of 500 permutations with one as large (Szekely and Rizzo 2013)."""
+    both, n, rng = np.concatenate([a, b]), len(a), np.random.default_rng(0)
+    table = cdist(both, both)
+
+    def statistic(sign: np.ndarray) -> float:
+        return float(
+            2 * (table[np.ix_(sign, ~sign)].mean())
+            - table[np.ix_(sign, sign)].mean()
+            - table[np.ix_(~sign, ~sign)].mean()
+        )
+
+    mine = np.arange(len(both)) < n
+    value = statistic(mine)
+    others = [statistic(rng.permutation(mine)) for _ in range(PERMUTATIONS)]
+    return value, (1 + sum(one >= value for one in others)) / (PERMUTATIONS + 1)
+
+
+QUESTIONS = {
+    f.__name__: f for f in (learning, specification, missing, noise, priors, calibration, strange, unlabelled, samples)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default="digits", help="digits, breast-cancer, mnist, fashion-mnist, kmnist, or a path"
+    )
+    parser.add_argument("--root", default=None, help="folder of the data set, in torchvision's layout")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--items", type=int, default=1000, help="test items where a VAE's evidence is asked")
+    parser.add_argument("--questions", nargs="*", default=list(QUESTIONS), choices=list(QUESTIONS))
+    parser.add_argument("--out", type=Path, default=None, help="folder for results (out/generative-DATA)")
+    options, start = parser.parse_args(), time.perf_counter()
+    options.out = options.out or Path("out") / f"generative-{Path(options.data).name}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    p = problem(options.data, options.root)
+    for name in options.questions:
+        home = options.out / f"{name}-{options.seeds}.nc"
+        if not home.exists():
+            QUESTIONS[name](p, options).to_netcdf(home.with_suffix(".part"), engine="h5netcdf")
+            home.with_suffix(".part").rename(home)  # a kill leaves no half a table
+        with xr.open_dataset(home, engine="h5netcdf") as found:
+            words, figure = REPORTS[name](found.load())
+        print(f"\n{name}: {QUESTIONS[name].__doc__}\n{words}", flush=True)
+        figure.savefig(options.out / f"{name}.png", dpi=120)
+    print(f"\n{time.perf_counter() - start:.0f} s; tables and figures are in {options.out}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Tables, verdicts in words and figures of generative_vs_discriminative.py, each from one question's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import pyrovae
+from pyrovae import plotting
+
+__all__ = ["REPORTS"]
+
+RESAMPLES = 2000
+ACROSS = {  # names of axes
+    "labels": "labelled items",
+    "missing": "share of a test item's entries missing",
+    "noise": "share of training labels replaced",
+}
+
+
+def over_seeds(values: Any) -> tuple[float, float, float]:
+    """Mean and Student's 95 % interval."""
+    found = np.asarray(values, dtype=float)
+    found = found[np.isfinite(found)]
+    return pyrovae.paired_interval(found) if len(found) else (np.nan, np.nan, np.nan)
+
+
+def interval(values: Any, scale: float = 1.0, digits: int = 3) -> str:
+    mean, low, high = (scale * v for v in over_seeds(values))
+    if not np.isfinite(mean):
+        return "-"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else f"{mean:.{digits}f}"
+
+
+def verdict(differences: Any, first: str, second: str) -> str:
+    """Who is higher, where the interval of the paired differences carries it."""
+    _, low, high = over_seeds(differences)
+    return f"{first} is better" if low > 0 else f"{second} is better" if high < 0 else "cannot tell"
+
+
+def grid(found: xr.DataArray, condition: str) -> Iterator[str]:
+    """A row for each model, a column for each condition: mean and interval over seeds."""
+    width = max(len(str(name)) for name in found.model.values) + 2
+    yield " " * width + "  ".join(f"{v!s:>22}" for v in found[condition].values)
+    for name in found.model.values:
+        cells = [interval(found.sel({condition: v, "model": name})) for v in found[condition].values]
+        yield f"{name:<{width}}" + "  ".join(f"{cell:>22}" for cell in cells)
+
+
+def curves(found: xr.DataArray, condition: str, ylabel: str, ax: Any, *, log: bool = False) -> None:
+    """Means and intervals over seeds against a condition that is a number."""
+    lines = {}
+    for name in found.model.values:
+        three = np.array([over_seeds(found.sel({condition: v, "model": name})) for v in found[condition].values])
+        there = np.isfinite(three).all(1)
+        if there.all():
+            lines[str(name)] = tuple(three.T)
+    plotting.interval_curves(found[condition].values, lines, xlabel=ACROSS[condition], ylabel=ylabel, log=log, ax=ax)
+
+
+def panels(count: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5.8 * count, 4.2), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(1, count))
+
+
+def crossover(found: xr.DataArray, first: str, second: str) -> str:
+    """Where the mean paired difference changes sign, on a log axis, with a bootstrap interval over seeds."""
+    at = np.log(found["labels"].values.astype(float))
+    difference = (found.sel(model=first) - found.sel(model=second)).transpose("labels", "seed").values
+
+    def where(curve: np.ndarray) -> float:
+        """The last change of sign; -inf where `second` is ahead from the first count on, inf where never at the end."""
+        if curve[-1] > 0:
+            return np.inf
+        ahead = np.flatnonzero(curve > 0)
+        if not len(ahead):
+            return -np.inf
+        i = int(ahead[-1])
+        return float(at[i] + (at[i + 1] - at[i]) * curve[i] / (curve[i] - curve[i + 1]))
+
+    rng, seeds = np.random.default_rng(0), difference.shape[1]
+    again = [where(difference[:, rng.integers(0, seeds, size=seeds)].mean(1)) for _ in range(RESAMPLES)]
+    least, most = int(found["labels"].min()), int(found["labels"].max())
+
+    def said(value: float) -> str:
+        return f"under {least}" if value == -np.inf else f"over {most}" if value == np.inf else f"{np.exp(value):.0f}"
+
+    low, high = (said(float(np.quantile(again, q, method="nearest"))) for q in (0.025, 0.975))
+    middle = said(where(difference.mean(1)))
+    return f"{second} overtakes {first} at {middle} labels (95 % over seeds: {low} to {high})"
+
+
+def learning(found: xr.Dataset) -> tuple[str, Figure]:
+    figure, axes = panels(2)
+    for ax, metric, words in ((axes[0], "accuracy", "accuracy"), (axes[1], "log_loss", "log-loss (nats per item)")):
+        curves(found[metric], "labels", words, ax, log=True)
+    axes[1].set_yscale("log")
+    pairs = (("naive Bayes", "softmax"), ("LDA", "softmax"), ("mixtures", "perceptron"))
+    words = ["accuracy", *grid(found.accuracy, "labels"), "log-loss, nats", *grid(found.log_loss, "labels")]
+    return "\n".join([*words, *(f"accuracy: {crossover(found.accuracy, *pair)}" for pair in pairs)]), figure
+
+
+def specification(found: xr.Dataset) -> tuple[str, Figure]:
+    words = ["accuracy", *grid(found.accuracy, "classes")]
+    effects = {}
+    for kind in found["classes"].values:
+        for name in ("LDA", "QDA"):
+            effects[f"{kind}: {name} - softmax"] = (
+                found.accuracy.sel(model=name) - found.accuracy.sel(model="softmax")
+            ).sel(classes=kind)
+    words += [
+        f"{key}: {interval(v)}: {verdict(v, key.split(': ')[1].split(' ')[0], 'softmax')}" for key, v in effects.items()
+    ]
+    three = np.array([over_seeds(value) for value in effects.values()])
+    figure = Figure(figsize=(8.4, 0.9 + 0.42 * len(effects)), layout="constrained")
+    plotting.interval_plot(
+        list(effects), *three.T, ax=figure.subplots(), xlabel="difference of accuracy, paired over seeds"
+    )
+    return "\n".join(words), figure
+
+
+def missing(found: xr.Dataset) -> tuple[str, Figure]:
+    figure, axes = panels(2)
+    curves(found.accuracy, "missing", "accuracy", axes[0])
+    curves(found.log_loss, "missing", "log-loss (nats per item)", axes[1])
+    axes[1].set_yscale("log")
+    words = ["accuracy", *grid(found.accuracy, "missing"), "log-loss, nats", *grid(found.log_loss, "missing")]
+    imputed = [name for name in found.model.values if "exact" not in name]
+    for share in found["missing"].values[1:]:
+        at = found.accuracy.sel(missing=share)
+        best = max(imputed, key=lambda name: float(at.sel(model=name).mean()))
+        for name in ("LDA, exact", "mixtures, exact"):
+            d = at.sel(model=name) - at.sel(model=best)
+            words.append(f"{share:.0%} missing: {name} - {best}: {interval(d)}: {verdict(d, name, best)}")
+    return "\n".join(words), figure
+
+
+def noise(found: xr.Dataset) -> tuple[str, Figure]:
+    figure, axes = panels(1)
+    curves(found.accuracy, "noise", "accuracy on clean test labels", axes[0])
+    lost = found.accuracy.isel(noise=0) - found.accuracy.isel(noise=-1)
+    words = ["accuracy", *grid(found.accuracy, "noise"), f"lost from none to {float(found.noise[-1]):.0%}:"]
+    words += [f"  {name}: {interval(lost.sel(model=name))}" for name in found.model.values]
+    d = lost.sel(model="softmax") - lost.sel(model="LDA")
+    words.append(f"softmax loses more than LDA by {interval(d)}: {verdict(d, 'LDA', 'softmax')} here")
+    return "\n".join(words), figure
+
+
+def priors(found: xr.Dataset) -> tuple[str, Figure]:
+    words = ["accuracy", *grid(found.accuracy, "prior"), "log-loss, nats", *grid(found.log_loss, "prior")]
+    gains = {
+        str(name): found.log_loss.sel(model=name, prior="as fitted") - found.log_loss.sel(model=name, prior="told")
+        for name in found.model.values
+    }
+    words += [f"{name}: told the new proportions, log-loss falls by {interval(gain)}" for name, gain in gains.items()]
+    three = np.array([over_seeds(value) for value in gains.values()])
+    figure = Figure(figsize=(7.4, 2.8), layout="constrained")
+    plotting.interval_plot(
+        list(gains), *three.T, ax=figure.subplots(), xlabel="log-loss saved by the new class prior (nats per item)"
+    )
+    return "\n".join(words), figure
+
+
+def calibration(found: xr.Dataset) -> tuple[str, Figure]:
+    words, curves_of = [], {}
+    for name in found.model.values:
+        one = found.sel(model=name)
+        cells = []
+        for metric in found.metric.values:
+            row = one.sel(metric=metric)
+            cells.append(f"{metric} {float(row.value):.3f} [{float(row.lower):.3f}, {float(row.upper):.3f}]")
+        monte_carlo = float(one.monte_carlo.sel(metric="log_loss"))
+        extra = f", Monte Carlo ± {monte_carlo:.3f} of the log-loss" if monte_carlo else ""
+        limit = float(one.ece_calibrated_upper)
+        off = float(one.lower.sel(metric="ece")) > limit
+        said = (
+            "off"
+            if off
+            else "no more than chance would show"
+            if float(one.value.sel(metric="ece")) <= limit
+            else "cannot tell"
+        )
+        words.append(f"{name}: {', '.join(cells)}{extra}; calibrated would show up to {limit:.3f}: {said}")
+        there = one.dropna("bin", subset=["bin_confidence"])
+        curves_of[str(name)] = {k: there[f"bin_{k}"].values for k in ("confidence", "accuracy", "lower", "upper")}
+    figure, axes = panels(2)
+    for ax, names in zip(axes, (list(curves_of)[:3], list(curves_of)[3:]), strict=True):
+        plotting.reliability_curve({name: curves_of[name] for name in names}, ax=ax)
+    return "\n".join(words), figure
+
+
+def strange(found: xr.Dataset) -> tuple[str, Figure]:
+    words, width = [], max(len(str(name)) for name in found.by.values) + 2
+    words.append(" " * width + "  ".join(f"{name!s:>24}" for name in found["set"].values))
+    for by in found.by.values:
+        rows = [found.sel(by=by, set=s) for s in found["set"].values]
+        cells = [f"{float(r.value):.3f} [{float(r.lower):.3f}, {float(r.upper):.3f}]" for r in rows]
+        words.append(f"{by:<{width}}" + "  ".join(f"{cell:>24}" for cell in cells))
+    for s in found["set"].values:
+        fooled = [str(by) for by in found.by.values if float(found.upper.sel(by=by, set=s)) < 0.5]
+        if fooled:
+            words.append(f"{s}: taken for more usual than real ones by {'; '.join(fooled)}")
+    shown = found.sel(set=found["set"].values[-3:])
+    names = [f"{s}: {by}" for s in shown["set"].values for by in shown.by.values]
+    three = [shown[k].transpose("set", "by").values.flatten() for k in ("value", "lower", "upper")]
+    figure = Figure(figsize=(9.4, 0.9 + 0.34 * len(names)), layout="constrained")
+    plotting.interval_plot(names, *three, reference=0.5, ax=figure.subplots(), xlabel="AUROC, usual against strange")
+    return "\n".join(words), figure
+
+
+def unlabelled(found: xr.Dataset) -> tuple[str, Figure]:
+    words = [
+        "accuracy from labels alone",
+        *grid(found.alone, "labels"),
+        "with unlabelled items",
+        *grid(found.together, "labels"),
+    ]
+    for n in found["labels"].values:
+        for name in found.model.values:
+            gain = found.gain.sel(labels=n, model=name)
+            if not np.isfinite(gain).any():
+                continue
+            _, low, high = over_seeds(gain)
+            said = "they help" if low > 0 else "they hurt" if high < 0 else "cannot tell"
+            words.append(f"{n} labels, {name}: gain {interval(gain)}: {said}")
+    figure, axes = panels(1)
+    curves(found.gain, "labels", "accuracy gained by unlabelled items", axes[0], log=True)
+    axes[0].axhline(0, color="black", linewidth=0.8, zorder=1)
+    return "\n".join(words), figure
+
+
+def samples(found: xr.Dataset) -> tuple[str, Figure]:
+    words = []
+    for name in found.model.values:
+        one = found.sel(model=name)
+        p = float(one.p_value)
+        said = "told apart from test items" if p < 0.05 else "not told apart from test items"
+        share = f"{float(one.accuracy):.3f} [{float(one.lower):.3f}, {float(one.upper):.3f}]"
+        words.append(f"{name}: the judge sees the class asked for in {share}")
+        words[-1] += f"; energy distance {float(one.energy):.4f}, p = {p:.3f}: {said}"
+    three = [found[k].values for k in ("accuracy", "lower", "upper")]
+    figure = Figure(figsize=(7.4, 3.0), layout="constrained")
+    plotting.interval_plot(
+        [str(n) for n in found.model.values],
+        *three,
+        reference=1.0,
+        ax=figure.subplots(),
+        xlabel="share of draws that the judge gives to their class",
+    )
+    return "\n".join(words), figure
+
+
+REPORTS: dict[str, Callable[[xr.Dataset], tuple[str, Figure]]] = {
+    f.__name__: f for f in (learning, specification, missing, noise, priors, calibration, strange, unlabelled, samples)
+}

@@ -1,0 +1,156 @@
+"""The mode of a discriminative classifier's posterior by L-BFGS, in coordinates in which x is standardised."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.inference.history import History, curves
+from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.models.classifiers import DiscriminativeClassifier
+from pyrovae.models.pair import checked_items
+
+__all__ = ["SeparableWarning", "fit"]
+
+
+FIRST = ("layers.0.weight", "layers.0.bias")
+ROUNDING = 1e-9  # of a gradient in float64, nats an item
+
+
+class SeparableWarning(UserWarning):
+    """Classes that the rule found separates without an error: the likelihood of softmax regression has no maximum.
+
+    Where only some classes or some items can be separated there is none either, and that is not seen: give a
+    `prior_scale`.
+    """
+
+
+def fit(
+    classifier: DiscriminativeClassifier,
+    x: Any,
+    y: Any,
+    validation: Any,
+    *,
+    tol: float,
+    max_iterations: int,
+    device: torch.device,
+) -> History:
+    """The mode of p(weights | x, y) by L-BFGS on all items in float64: the only one, for softmax regression.
+
+    The loss is -(log p(y | x, weights) + log p(weights)) / N. The search is in the weights of standardised columns,
+    under the prior of the weights of x itself, so that the columns' units do not matter; it has converged where no
+    entry of the gradient there exceeds `tol`.
+    """
+    from scipy.optimize import minimize
+
+    items = checked_items(classifier, x)
+    names, number = numbered_labels(classifier, y, len(items))
+    held_out = held_out_items(classifier, names, validation)
+    own = copy.deepcopy(classifier).to(device).double()
+    items, number = items.to(device).double().clone(), number.to(device)  # a clone: no inference tensor
+    scaling = _Scaling(own, items)
+    rows: list[dict[str, float]] = []
+    start = time.perf_counter()
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        free = torch.from_numpy(flat).to(device).requires_grad_()
+        weights = scaling.weights(free)
+        logits = torch.func.functional_call(own.network, weights, (items,))
+        value = nn.functional.cross_entropy(logits, number) - own.log_prior(weights) / len(items)
+        (gradient,) = torch.autograd.grad(value, free)
+        state["value"] = value.item()
+        return state["value"], gradient.cpu().numpy()
+
+    def note(flat: np.ndarray) -> None:
+        row = {"loss": state["value"]}
+        if held_out is not None:
+            with torch.no_grad():
+                weights = scaling.weights(torch.from_numpy(flat).to(device))
+                table = torch.func.functional_call(own.network, weights, (held_out[0].to(device).double(),))
+            row["validation_log_loss"] = float(nn.functional.cross_entropy(table, held_out[1].to(device)))
+        rows.append({**row, "seconds": time.perf_counter() - start})
+
+    state = {"value": math.nan}
+    options = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": tol, "ftol": 0.0, "maxcor": 20}
+    found = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
+    value, gradient = loss(found.x)
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss became {value}: scale x, or give a prior_scale")
+    steepest = float(np.abs(gradient).max())
+    converged = steepest <= max(tol, ROUNDING)
+    with torch.no_grad():
+        weights = scaling.weights(torch.from_numpy(found.x).to(device))
+        logits = torch.func.functional_call(own.network, weights, (items,))
+        right = logits.gather(1, number[:, None])
+        other = logits.scatter(1, number[:, None], -math.inf).amax(1, keepdim=True)
+        separable = own.prior_scale is None and bool((right > other).all())
+        classifier.rename(names)
+        for ours, theirs in zip(classifier.network.parameters(), weights.values(), strict=True):
+            ours.copy_(theirs)
+    if separable:
+        checks.warn(
+            "the weights found classify every training item rightly, so that larger ones are always likelier: the "
+            "likelihood has no maximum and these are where the search stopped; give a prior_scale",
+            SeparableWarning,
+        )
+    elif not converged:
+        checks.warn(
+            f"L-BFGS has not converged after {found.nit} iterations: the largest entry of the gradient is "
+            f"{steepest:.2g} nats an item for standardised x; raise max_iterations, or give a prior_scale"
+        )
+    seconds = np.diff([0.0, *(row["seconds"] for row in rows)])
+    rows = [{**row, "seconds": float(took)} for row, took in zip(rows, seconds, strict=True)]
+    config = {
+        "method": "lbfgs",
+        "items": len(items),
+        "validation_items": 0 if held_out is None else len(held_out[0]),
+        "classes": classifier.names.tolist(),
+        "prior_scale": classifier.prior_scale,
+        "tol": tol,
+        "max_iterations": max_iterations,
+        "converged": converged,
+        "separable": separable,
+        "device": str(device),
+        "torch": torch.__version__,
+    }
+    return History(curves(rows or [{"loss": value, "seconds": time.perf_counter() - start}]), config)
+
+
+class _Scaling:
+    """The network's weights as a function of those that it would have for standardised columns.
+
+    First-layer weights W' and offsets b' there are W = W' / sd and b = b' - W mean here.
+    """
+
+    def __init__(self, classifier: DiscriminativeClassifier, x: Tensor) -> None:
+        flat = x.flatten(1)
+        self.mean, sd = flat.mean(0), flat.std(0, correction=0)
+        self.sd = torch.where(sd > 0, sd, 1.0)
+        self.named = {name: p.detach() for name, p in classifier.network.named_parameters()}
+
+    def free(self) -> np.ndarray:
+        """Where the search starts: the present weights, there."""
+        named = dict(self.named)
+        weight, bias = FIRST
+        named[bias] = named[bias] + named[weight] @ self.mean
+        named[weight] = named[weight] * self.sd
+        flat: np.ndarray = torch.cat([value.flatten() for value in named.values()]).cpu().numpy()
+        return flat
+
+    def weights(self, free: Tensor) -> dict[str, Tensor]:
+        """The network's own weights, differentiable."""
+        found, start = {}, 0
+        for name, like in self.named.items():
+            found[name] = free[start : start + like.numel()].reshape(like.shape)
+            start += like.numel()
+        weight, bias = FIRST
+        found[weight] = found[weight] / self.sd
+        found[bias] = found[bias] - found[weight] @ self.mean
+        return found

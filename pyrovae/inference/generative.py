@@ -1,0 +1,208 @@
+"""Fitting the densities of a generative classifier: class by class, in closed form, and by EM with unlabelled items."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyrovae import checks
+from pyrovae.inference import em
+from pyrovae.inference.history import History, curves, joined
+from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.models.classifiers import ClassDensities, GenerativeClassifier
+from pyrovae.models.components import GaussianComponents
+from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.pair import checked_items
+from pyrovae.seeding import stream
+
+__all__ = ["fit"]
+
+
+def fit(
+    classifier: GenerativeClassifier,
+    x: Any,
+    y: Any,
+    unlabeled: Any,
+    validation: Any,
+    plan: em.Plan,
+    device: torch.device,
+    progress: bool,
+    fit_one: Callable[..., History],
+) -> History:
+    """Raise log p(x, y) of the labelled items, and with `unlabeled` log p(x) of those too, to a maximum in place.
+
+    `fit_one(density, items, validation=..., seed=...)` fits the density of one class by whatever method it has. All is
+    done on a copy: the classifier changes once, at the end.
+    """
+    items = checked_items(classifier, x).to(device)
+    names, number = numbered_labels(classifier, y, len(items))
+    rest = None if unlabeled is None else checked_items(classifier, unlabeled, name="unlabeled").to(device)
+    held_out = held_out_items(classifier, names, validation)
+    _require_enough(classifier, names, torch.bincount(number, minlength=len(names)))
+    if rest is not None:
+        _require_mixtures(classifier)
+    own, number = copy.deepcopy(classifier), number.to(device)
+    own.rename(names)
+    run = _Run(own, items, number, rest, held_out)
+    try:
+        if isinstance(own.densities, GaussianComponents):
+            history = run.closed_form()
+        else:
+            history = run.class_by_class(fit_one, plan.seed)
+        if not own.prior_is_given:
+            with torch.no_grad():
+                own.logits.copy_((torch.bincount(number).double() / len(number)).log())
+        if rest is not None:
+            history = run.expectation_maximization(plan, progress)
+    except torch.linalg.LinAlgError as error:
+        raise FloatingPointError(f"a covariance could not be factored: scale x, or raise the floor ({error})") from None
+    classifier.load_state_dict(own.state_dict())
+    classifier.rename(names)
+    return history
+
+
+class _Run:
+    """One fit, on a copy of the classifier."""
+
+    def __init__(
+        self, own: GenerativeClassifier, x: Tensor, number: Tensor, rest: Tensor | None, held_out: Any
+    ) -> None:
+        self.own, self.x, self.number, self.rest, self.held_out = own, x, number, rest, held_out
+        self.names = [f"class {name!r}" for name in own.names.tolist()]
+
+    @torch.no_grad()
+    def closed_form(self) -> History:
+        """Normal densities: one M-step from the labels is the maximum."""
+        start = time.perf_counter()
+        own = self.own.to(self.x.device).double()
+        weight = nn.functional.one_hot(self.number, own.num_classes)
+        components = own.densities
+        assert isinstance(components, GaussianComponents)
+        held = components.maximize(self.x.flatten(1), weight)
+        if not own.prior_is_given:
+            own.logits.copy_(weight.double().mean(0).log())
+        seconds = time.perf_counter() - start
+        if self.rest is None:
+            em.warn_of_floor(components, held, self.x, self.names)
+        loss = -float(own.log_joint_table(self.x.double()).gather(1, self.number[:, None]).mean())
+        row = {"loss": loss, **self.judged(), "seconds": seconds}
+        return History(curves([row]), self.config(held) | {"method": "closed form", "unlabeled_items": 0})
+
+    def class_by_class(self, fit_one: Callable[..., History], seed: int) -> History:
+        """Each density on the items of its class; what it warns of names the class."""
+        densities, found = self.own.densities, {}
+        assert isinstance(densities, ClassDensities)
+        for c, name in enumerate(self.own.names.tolist()):
+            validation = None
+            if self.held_out is not None and bool((self.held_out[1] == c).any()):
+                validation = self.held_out[0][self.held_out[1] == c]
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                found[name] = fit_one(
+                    densities.parts[c], self.x[self.number == c], validation=validation, seed=stream(seed, "class", c)
+                )
+            for one in caught:
+                checks.warn(f"{self.names[c]}: {one.message}", one.category)
+        return joined(found)
+
+    @torch.no_grad()
+    def expectation_maximization(self, plan: em.Plan, progress: bool) -> History:
+        """From the fit to the labelled items: labels are known there, and posterior elsewhere (Nigam et al. 2000)."""
+        assert self.rest is not None
+        own = self.own.to(self.x.device).double()
+        everything = torch.cat([self.x, self.rest]).double()
+        known = nn.functional.one_hot(self.number, own.num_classes).double()
+        count = len(known)
+
+        def expected() -> tuple[Tensor, float]:
+            joint = own.log_joint_table(everything)
+            total = joint.logsumexp(-1)
+            share = (joint - total[:, None]).exp()
+            share[:count] = known
+            labelled = joint[:count].gather(1, self.number[:, None]).sum()
+            return share, float(labelled + total[count:].sum()) / len(everything)
+
+        def maximized(share: Tensor) -> Tensor:
+            held = _maximized(own, everything, share)
+            if not own.prior_is_given:
+                own.logits.copy_(share.mean(0).log())
+            return held
+
+        with tqdm(unit="iteration", disable=None if progress else True) as bar:
+            climb = em.Climb(expected, maximized, self.judged, bar)
+            climb.go_on(plan.tol, plan.max_iterations)
+        climb.require_finite()
+        if not climb.converged:
+            em.warn_not_converged(len(climb.rows), plan.tol)
+        if isinstance(own.densities, GaussianComponents):
+            em.warn_of_floor(own.densities, climb.held, everything, self.names)
+        elif climb.held.any():
+            held = ", ".join(self.names[c] for c in climb.held.nonzero().flatten().tolist())
+            checks.warn(f"the variance floor holds up a component of {held}", em.VarianceFloorWarning)
+        config = {"method": "em", "unlabeled_items": len(self.rest), "converged": climb.converged, "tol": plan.tol}
+        return History(curves(climb.rows), self.config(climb.held) | config | {"max_iterations": plan.max_iterations})
+
+    @torch.no_grad()
+    def judged(self) -> dict[str, float]:
+        """The log-loss of the validation items."""
+        if self.held_out is None:
+            return {}
+        items, number = (part.to(self.x.device) for part in self.held_out)
+        table = self.own.log_joint_table(items.double()).log_softmax(-1)
+        return {"validation_log_loss": -float(table.gather(1, number[:, None]).mean())}
+
+    def config(self, held: Tensor) -> dict[str, Any]:
+        names = self.own.names.tolist()
+        return {
+            "items": len(self.x),
+            "classes": names,
+            "validation_items": 0 if self.held_out is None else len(self.held_out[0]),
+            "floored_classes": [names[c] for c in held.nonzero().flatten().tolist()]
+            if len(held) > 1
+            else held.tolist(),
+            "device": str(self.x.device),
+            "torch": torch.__version__,
+        }
+
+
+def _maximized(own: GenerativeClassifier, x: Tensor, share: Tensor) -> Tensor:
+    """One M-step over the densities from p(y | x), (n, C); the classes that the floor held up."""
+    densities = own.densities
+    if isinstance(densities, GaussianComponents):
+        return densities.maximize(x.flatten(1), share)
+    each = []
+    for c, part in enumerate(densities.parts):
+        within = part.log_joint_table(x).softmax(-1)
+        each.append(part.maximize(x, share[:, c, None] * within).any())
+    return torch.stack(each)
+
+
+def _require_enough(classifier: GenerativeClassifier, names: np.ndarray, counts: Tensor) -> None:
+    for c, (name, count) in enumerate(zip(names.tolist(), counts.tolist(), strict=True)):
+        if not count:
+            raise ValueError(f"y has no item of class {name!r}: leave the class out, or give items of it")
+        densities = classifier.densities
+        part = densities.parts[c] if isinstance(densities, ClassDensities) else None
+        if isinstance(part, GaussianMixture) and count < part.num_components:
+            raise ValueError(
+                f"class {name!r} has {count} items for {part.num_components} components: give more items of it, or "
+                "fewer components"
+            )
+
+
+def _require_mixtures(classifier: GenerativeClassifier) -> None:
+    densities = classifier.densities
+    if isinstance(densities, ClassDensities) and not all(isinstance(p, GaussianMixture) for p in densities.parts):
+        kinds = sorted({type(part).__name__ for part in densities.parts})
+        raise ValueError(
+            f"unlabeled items enter by EM, which is for Gaussian densities, and these are {', '.join(kinds)}: leave "
+            "unlabeled out"
+        )
