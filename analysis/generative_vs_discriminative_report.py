@@ -170,20 +170,15 @@ def calibration(found: xr.Dataset) -> tuple[str, Figure]:
     for name in found.model.values:
         one = found.sel(model=name)
         cells = []
-        for metric in found.metric.values:
+        for metric in ("accuracy", "log_loss", "brier"):
             row = one.sel(metric=metric)
             cells.append(f"{metric} {float(row.value):.3f} [{float(row.lower):.3f}, {float(row.upper):.3f}]")
+        ece, error = float(one.value.sel(metric="ece")), float(one.se.sel(metric="ece"))
+        cells.append(f"ece {ece:.3f} ± {error:.3f}")
         monte_carlo = float(one.monte_carlo.sel(metric="log_loss"))
         extra = f", Monte Carlo ± {monte_carlo:.3f} of the log-loss" if monte_carlo else ""
         limit = float(one.ece_calibrated_upper)
-        off = float(one.lower.sel(metric="ece")) > limit
-        said = (
-            "off"
-            if off
-            else "no more than chance would show"
-            if float(one.value.sel(metric="ece")) <= limit
-            else "cannot tell"
-        )
+        said = "off" if ece - 2 * error > limit else "no more than chance shows" if ece <= limit else "cannot tell"
         words.append(f"{name}: {', '.join(cells)}{extra}; calibrated would show up to {limit:.3f}: {said}")
         there = one.dropna("bin", subset=["bin_confidence"])
         curves_of[str(name)] = {k: there[f"bin_{k}"].values for k in ("confidence", "accuracy", "lower", "upper")}
@@ -237,19 +232,17 @@ def samples(found: xr.Dataset) -> tuple[str, Figure]:
     words = []
     for name in found.model.values:
         one = found.sel(model=name)
+        share = f"{float(one.value):.3f} [{float(one.lower):.3f}, {float(one.upper):.3f}]"
         p = float(one.p_value)
-        said = "told apart from test items" if p < 0.05 else "not told apart from test items"
-        share = f"{float(one.accuracy):.3f} [{float(one.lower):.3f}, {float(one.upper):.3f}]"
-        words.append(f"{name}: the judge sees the class asked for in {share}")
-        words[-1] += f"; energy distance {float(one.energy):.4f}, p = {p:.3f}: {said}"
-    three = [found[k].values for k in ("accuracy", "lower", "upper")]
+        right = f"a forest tells {float(one.told_apart):.3f} of them and test items apart"
+        said = "it can" if p < 0.01 else "no more than chance shows"
+        small = "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+        words.append(f"{name}: the judge sees the class asked for in {share}; {right}, {small}: {said}")
+    three = [found[k].values for k in ("value", "lower", "upper")]
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
+    words_below = "share of draws that the judge gives to the class asked for"
     plotting.interval_plot(
-        [str(n) for n in found.model.values],
-        *three,
-        reference=1.0,
-        ax=figure.subplots(),
-        xlabel="share of draws that the judge gives to their class",
+        [str(n) for n in found.model.values], *three, reference=1.0, ax=figure.subplots(), xlabel=words_below
     )
     return "\n".join(words), figure
 
