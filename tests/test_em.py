@@ -184,16 +184,34 @@ def test_parameters_that_single_precision_cannot_hold_are_told():
         pyrovae.fit(pyrovae.GaussianMixture((4,), 1), x, num_restarts=1, progress=False)
 
 
-@pytest.mark.parametrize("distance", [1e3, 1e7, 1e9])
-def test_a_tied_covariance_of_components_far_apart(distance):
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("distance", [1.0, 1e3, 1e7, 1e9])
+def test_components_far_apart_keep_their_digits(covariance, distance):
+    # moments and densities are differences of large numbers there, unless they are taken about each component
     rng = np.random.default_rng(0)
     label = np.repeat([0, 1], 200)
     x = rng.normal(size=(400, 2)) + distance * label[:, None]
-    ours = pyrovae.GaussianMixture((2,), 2, covariance="tied").double()
+    ours = pyrovae.GaussianMixture((2,), 2, covariance=covariance).double()
     ours.maximize(torch.from_numpy(x), torch.from_numpy(np.eye(2)[label]))
-    away = np.concatenate([x[label == k] - x[label == k].mean(0) for k in range(2)])
+    away = [x[label == k] - x[label == k].mean(0) for k in range(2)]
+    full = np.stack([a.T @ a / 200 for a in away])
+    expected = {
+        "full": full,
+        "tied": full.mean(0),
+        "diagonal": np.diagonal(full, axis1=1, axis2=2),
+        "spherical": np.trace(full, axis1=1, axis2=2) / 2,
+    }[covariance]
     # x itself is rounded to 1e-7 at 1e9
-    assert np.allclose(ours.covariances.detach(), away.T @ away / 400, rtol=1e-6, atol=1e-6)
+    assert np.allclose(ours.covariances.detach(), expected, rtol=1e-6, atol=1e-6)
+    value = ours.log_prob(x).mean().item()
+    root = np.linalg.cholesky(ours.components.scale_tril.detach() @ ours.components.scale_tril.mT.detach())
+    root = np.broadcast_to(root, (2, 2, 2))
+    if distance > 100:  # no item of the one is likely under the other
+        each = [
+            -0.5 * np.square(np.linalg.solve(root[k], away[k].T)).sum(0) - np.log(np.diag(root[k])).sum()
+            for k in (0, 1)
+        ]
+        assert value == pytest.approx(np.mean(each) - np.log(2 * np.pi) - np.log(2), abs=1e-6)
 
 
 def test_svi_can_leave_the_floor():

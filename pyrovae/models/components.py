@@ -19,6 +19,7 @@ __all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Patt
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 ROWS = 4096  # whose differences from one location stay in a core's cache
+NEAR = 1e5  # squared standard deviations, of which a difference keeps eleven digits
 FAR = 1e4  # total scatter over that within components
 EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
 
@@ -85,21 +86,20 @@ class GaussianComponents(nn.Module):
             return found
         loc, diagonal = self.loc.double(), self.diagonal
         constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
-        factor = None if self.lower is None else self.scale_tril
-        if factor is not None and self.covariance == "tied":  # whitened once for all components
+        whiten = None if self.lower is None else _inverse(self.scale_tril)  # a product is faster than a solution a row
+        if whiten is not None and self.covariance == "tied":  # once for all components
             middle = loc.mean(0)
-            loc = _whitened(factor[0], loc - middle)
+            loc = (loc - middle) @ whiten[0].mT
         parts = []
         for rows in x.double().split(ROWS):
-            if factor is not None and self.covariance == "tied":
-                rows = _whitened(factor[0], rows - middle)
+            if whiten is not None and self.covariance == "tied":
+                rows = (rows - middle) @ whiten[0].mT
                 squares = [(rows - one).square().sum(-1) for one in loc]
-            elif factor is not None:
-                pairs = zip(factor, loc, strict=True)
-                squares = [_whitened(one, rows - centre).square().sum(-1) for one, centre in pairs]
+            elif whiten is not None:
+                pairs = zip(whiten, loc, strict=True)
+                squares = [((rows - centre) @ one.mT).square().sum(-1) for one, centre in pairs]
             else:
-                inverse = diagonal.reciprocal()
-                squares = [((rows - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)]
+                squares = list(_scaled(rows, loc, diagonal.reciprocal().expand_as(loc)).mT)
             parts.append(torch.stack(squares, -1))
         return -0.5 * torch.cat(parts) - constant
 
@@ -148,32 +148,29 @@ class GaussianComponents(nn.Module):
         return held
 
     def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
-        """Weighted sums of squares about `loc`, (K, D, D), (K, D) or (K,); where tied their mean, (D, D)."""
-        dense, tied = self.lower is not None, self.covariance == "tied"
+        """Weighted sums of squares about `loc`, (K, D, D), (K, D) or (K,); where tied their mean, (D, D).
+
+        Those of diagonal and tied structures are taken about one centre, in one product for all components, less what
+        lies between it and `loc`; where little would be left of the difference's digits, about each `loc` in turn.
+        """
+        if self.covariance == "full":
+            return torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)])
         total = weight.sum(0)
-        if tied:  # about one centre, less what lies between the locations: one pass for all components
-            own, centres = weight.sum(1, keepdim=True), (total @ loc / total.sum())[None]
-        else:
-            own, centres = weight, loc
-        found = x.new_zeros((len(centres), *[self.features] * (1 + dense)))
-        for rows, part in zip(x.split(ROWS), own.split(ROWS), strict=True):
-            for k, centre in enumerate(centres):
-                away = rows - centre
-                if dense:
-                    found[k].addmm_(away.mT, away * part[:, k, None])
-                else:
-                    found[k] += part[:, k] @ away.square()
-        if tied:
-            between = loc - centres
-            within = found[0] - between.mT @ (between * total[:, None])
-            if found[0].trace() > FAR * within.trace():  # far apart: little is left of the difference's digits
-                within = torch.zeros_like(within)
-                for k, centre in enumerate(loc):
-                    for rows, part in zip(x.split(ROWS), weight[:, k].split(ROWS), strict=True):
-                        away = rows - centre
-                        within.addmm_(away.mT, away * part[:, None])
+        middle = total @ loc / total.sum().clamp(min=EMPTY)
+        between = loc - middle
+        if self.covariance == "tied":
+            around = _scatter(x, weight.sum(1), middle)
+            within = around - between.mT @ (between * total[:, None])
+            if around.trace() > FAR * within.trace():
+                within = torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
             return within / total.sum()
-        return found.mean(1) if self.covariance == "spherical" else found
+        second = torch.zeros_like(loc)
+        for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
+            second += part.mT @ (rows - middle).square()
+        within = second - total[:, None] * between.square()
+        if bool((second > FAR * within).any()):
+            within = torch.stack([weight[:, k] @ (x - one).square() for k, one in enumerate(loc)])
+        return within.mean(1) if self.covariance == "spherical" else within
 
     def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Covariances with no variance below the floor, and which had one."""
@@ -300,6 +297,26 @@ class Component(TorchDistribution):
         return table.expand(*shape, -1).gather(-1, index)[..., 0]
 
 
-def _whitened(factor: Tensor, away: Tensor) -> Tensor:
-    """L^-1 of each row."""
-    return torch.linalg.solve_triangular(factor, away.mT, upper=False).mT
+def _scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
+    """sum_n w_n (x_n - c)(x_n - c)', (D, D)."""
+    found = x.new_zeros(x.shape[1], x.shape[1])
+    for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
+        away = rows - centre
+        found.addmm_(away.mT, away * part[:, None])
+    return found
+
+
+def _scaled(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
+    """sum_d ((x_nd - loc_kd) inverse_kd)^2, (N, K): by matrix products where these keep eleven digits."""
+    middle = loc.mean(0)
+    x, loc, weight = x - middle, loc - middle, inverse.square()
+    whole = x.square() @ weight.mT
+    if float(whole.detach().max()) < NEAR:
+        return (whole - 2 * x @ (loc * weight).mT + (loc.square() * weight).sum(-1)).clamp(min=0.0)
+    return torch.stack([((x - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    """L^-1 of lower triangles (K, D, D)."""
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, eye, upper=False)
