@@ -125,9 +125,12 @@ def specification(found: xr.Dataset) -> tuple[str, Figure]:
 
 def missing(found: xr.Dataset) -> tuple[str, Figure]:
     figure, axes = panels(2)
-    curves(found.accuracy, "missing", "accuracy", axes[0])
-    curves(found.log_loss, "missing", "log-loss (nats per item)", axes[1])
-    axes[1].set_yscale("log")
+    for ax, how in zip(axes, ("iterated", "mean"), strict=True):
+        shown = [name for name in found.model.values if name.split(", ")[1] in ("exact", how)]
+        if len(shown) > 2:
+            curves(found.accuracy.sel(model=shown), "missing", "accuracy", ax)
+        else:  # too many features for the other imputation
+            ax.set_axis_off()
     words = ["accuracy", *grid(found.accuracy, "missing"), "log-loss, nats", *grid(found.log_loss, "missing")]
     imputed = [name for name in found.model.values if "exact" not in name]
     for share in found["missing"].values[1:]:
@@ -199,7 +202,7 @@ def strange(found: xr.Dataset) -> tuple[str, Figure]:
         fooled = [str(by) for by in found.by.values if float(found.upper.sel(by=by, set=s)) < 0.5]
         if fooled:
             words.append(f"{s}: taken for more usual than real ones by {'; '.join(fooled)}")
-    shown = found.sel(set=found["set"].values[-3:])
+    shown = found.sel(set=found["set"].values[2:4])
     names = [f"{s}: {by}" for s in shown["set"].values for by in shown.by.values]
     three = [shown[k].transpose("set", "by").values.flatten() for k in ("value", "lower", "upper")]
     figure = Figure(figsize=(9.4, 0.9 + 0.34 * len(names)), layout="constrained")

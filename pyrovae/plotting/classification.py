@@ -53,6 +53,9 @@ def interval_curves(
         colour = SERIES[i % len(SERIES)]
         ax.errorbar(place, value, bars, fmt=style, color=colour, capsize=2, markersize=4, linewidth=1.3, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    if log:  # the points themselves, and no powers of ten between them
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.minorticks_off()
     ax.legend(frameon=False, fontsize=8)
     return titled(ax, title)
 
@@ -80,8 +83,9 @@ def reliability_curve(found: Mapping[str, Any], *, ax: Axes | None = None, title
                 raise ValueError(f"found[{name!r}] must lie in [0, 1], got {column.min():g} to {column.max():g}")
         value, low, high = columns
         bars = [(value - low).clip(min=0), (high - value).clip(min=0)]
-        style, colour = MARKERS[i % len(MARKERS)] + LINES[i % len(LINES)], SERIES[i % len(SERIES)]
-        ax.errorbar(x, value, bars, fmt=style, color=colour, capsize=2, markersize=4, linewidth=1.2, label=name)
+        # no lines between bins: those of few items would draw the eye
+        style, colour = MARKERS[i % len(MARKERS)], SERIES[i % len(SERIES)]
+        ax.errorbar(x, value, bars, fmt=style, color=colour, capsize=2, markersize=5, elinewidth=1.0, label=name)
     ax.set(xlabel="probability given", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     ax.legend(frameon=False, fontsize=8)
     return titled(ax, title)
