@@ -150,3 +150,39 @@ def test_codes_of_any_kind_give_the_same_prior():
     graph = torch.ones(2, requires_grad=True) * 2
     ae = pyrovae.mlp_ae((6,), latent_dim=2)
     pyrovae.as_density(ae, GaussianPrior(graph, torch.eye(2)))
+
+
+class TestMixturePrior:
+    def parts(self, num_components):
+        digits = pyrovae.data.load("digits")
+        torch.manual_seed(0)
+        ae = pyrovae.mlp_ae((1, 8, 8), 2, hidden_dims=(32,)).double()
+        pyrovae.fit(ae, digits.train.x, epochs=20, learning_rate=5e-3, progress=False)
+        codes = ae.encode(digits.train.x.double()).detach()
+        mixture = pyrovae.GaussianMixture((2,), num_components).double()
+        pyrovae.fit(mixture, codes, num_restarts=2, progress=False)
+        return ae, codes, mixture, digits.test.x[:10].double()
+
+    def test_one_component_is_the_gaussian_prior(self):
+        ae, codes, mixture, x = self.parts(1)
+        ours = pyrovae.as_density(ae, mixture, scale=0.3)
+        theirs = pyrovae.as_density(ae, pyrovae.GaussianPrior.fit(codes), scale=0.3)
+        a, b = (pyrovae.quadrature(one, x, tol=1e-6).pointwise.value for one in (ours, theirs))
+        assert np.abs(a - b).max() < 1e-5
+        assert torch.allclose(ours.prior().variance, theirs.prior().variance)
+
+    def test_several_components_against_annealing_and_a_better_fit(self):
+        ae, codes, mixture, x = self.parts(6)
+        ours = pyrovae.as_density(ae, mixture, scale=0.3)
+        truth = pyrovae.quadrature(ours, x, tol=1e-5)
+        found = pyrovae.ais(ours, x, num_steps=300, progress=False)
+        assert abs((truth - found).mean) < 4 * found.se + 0.02
+        lower, upper = pyrovae.bdmc(ours, 10, num_steps=100, progress=False)
+        assert abs((upper - lower).mean) < 0.3
+        one = pyrovae.GaussianPrior.fit(codes)
+        assert mixture.log_prob(codes).mean() > one().log_prob(codes).mean() + 0.02
+        drawn = ours.prior().sample((20_000,))
+        assert torch.allclose(drawn.var(0), ours.prior().variance.detach(), rtol=0.05)
+        assert ours.prior().expand([3, 4]).sample().shape == (3, 4, 2)
+        with pytest.raises(ValueError, match="GaussianMixture of 3 dimensions"):
+            pyrovae.as_density(ae, pyrovae.GaussianMixture((3,), 2))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.models.autoencoder import AE
 from pyrovae.models.distributions import Likelihood, Normal
+from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.vae import VAE
 
 __all__ = ["GaussianPrior", "as_density"]
@@ -64,6 +67,52 @@ class GaussianPrior(nn.Module):
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
 
+class _MixturePrior(nn.Module):
+    """A Gaussian mixture as the prior of a code."""
+
+    def __init__(self, mixture: GaussianMixture) -> None:
+        super().__init__()
+        self.mixture, self.latent_dim = mixture, math.prod(mixture.event_shape)
+
+    def forward(self) -> TorchDistribution:
+        return _MixtureLaw(self.mixture)
+
+
+class _MixtureLaw(TorchDistribution):
+    """p(z) of a Gaussian mixture over flat codes."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(self, mixture: GaussianMixture, batch_shape: Any = ()) -> None:
+        self.mixture = mixture
+        super().__init__(torch.Size(batch_shape), (mixture.components.features,), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _MixtureLaw:
+        return _MixtureLaw(self.mixture, batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        w, loc = self.mixture.weights[:, None], self.mixture.components.loc
+        factor = self.mixture.components.scale_tril
+        own = factor.square().sum(-1).to(loc)  # of each component, or of all
+        mean = (w * loc).sum(0)
+        return ((w * (own + (loc - mean).square())).sum(0)).expand(*self.batch_shape, -1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            k = dist.Categorical(self.mixture.weights).sample(shape[:-1])
+            return self.mixture.components.draw(k)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        flat = value.reshape(-1, value.shape[-1])
+        found = self.mixture.log_joint_table(flat).logsumexp(-1).to(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return found.reshape(value.shape[:-1]).expand(shape)
+
+
 def _numbers(name: str, value: Any) -> Tensor:
     """A copy in floating point, on no graph; NaN and infinite values are refused."""
     tensor = checks.array(value, name).detach().clone()
@@ -84,9 +133,9 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
     through the decoder for each dimension of the code.
 
     `prior`: a module with `latent_dim` and `prior() -> distribution` over one code, which has a variance, such as
-    `GaussianPrior.fit(codes)`; `scale`: of a Normal likelihood, None for the one the autoencoder has. Raises ValueError
-    for a prior of another shape or without a variance, and for a `scale` where the likelihood is not Normal; TypeError
-    for what is no autoencoder.
+    `GaussianPrior.fit(codes)`, or a `GaussianMixture((latent_dim,), K)` fitted to the codes; `scale`: of a Normal
+    likelihood, None for the one the autoencoder has. Raises ValueError for a prior of another shape or without a
+    variance, and for a `scale` where the likelihood is not Normal; TypeError for what is no autoencoder.
 
     >>> import pyrovae
     >>> ae, x = pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").train.x[:100]
@@ -96,12 +145,17 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
     """
     if not isinstance(ae, AE):
         raise TypeError(f"ae must be an AE, such as mlp_ae or conv_ae build, got {type(ae).__name__}")
-    if not isinstance(prior, nn.Module) or getattr(prior, "latent_dim", None) != ae.latent_dim:
+    size: Any = getattr(prior, "latent_dim", None)
+    if isinstance(prior, GaussianMixture) and len(prior.event_shape) == 1:
+        size = prior.event_shape[0]
+    if not isinstance(prior, nn.Module) or size != ae.latent_dim:
         raise ValueError(
             f"prior must be a module over codes of {ae.latent_dim} dimensions, such as GaussianPrior.fit(codes), got "
-            f"{type(prior).__name__} of {getattr(prior, 'latent_dim', 'no')} dimensions"
+            f"{type(prior).__name__} of {'no' if size is None else size} dimensions"
         )
     ae, prior = copy.deepcopy(ae).eval(), copy.deepcopy(prior).eval()
+    if isinstance(prior, GaussianMixture):
+        prior = _MixturePrior(prior)
     p = prior()
     if tuple(p.event_shape) != (ae.latent_dim,) or tuple(p.batch_shape):
         raise ValueError(
