@@ -99,9 +99,13 @@ def learning(found: xr.Dataset) -> tuple[str, Figure]:
     for ax, metric, words in ((axes[0], "accuracy", "accuracy"), (axes[1], "log_loss", "log-loss (nats per item)")):
         curves(found[metric], "labels", words, ax, log=True)
     axes[1].set_yscale("log")
+    paired = []
+    for n in found["labels"].values:
+        d = found.accuracy.sel(model="LDA", labels=n) - found.accuracy.sel(model="softmax", labels=n)
+        paired.append(f"accuracy at {n} labels: LDA - softmax: {interval(d)}: {verdict(d, 'LDA', 'softmax')}")
     pairs = (("naive Bayes", "softmax"), ("LDA", "softmax"), ("mixtures", "perceptron"))
     words = ["accuracy", *grid(found.accuracy, "labels"), "log-loss, nats", *grid(found.log_loss, "labels")]
-    return "\n".join([*words, *(f"accuracy: {crossover(found.accuracy, *pair)}" for pair in pairs)]), figure
+    return "\n".join([*words, *paired, *(f"accuracy: {crossover(found.accuracy, *pair)}" for pair in pairs)]), figure
 
 
 def specification(found: xr.Dataset) -> tuple[str, Figure]:
@@ -181,7 +185,9 @@ def calibration(found: xr.Dataset) -> tuple[str, Figure]:
         monte_carlo = float(one.monte_carlo.sel(metric="log_loss"))
         extra = f", Monte Carlo ± {monte_carlo:.3f} of the log-loss" if monte_carlo else ""
         limit = float(one.ece_calibrated_upper)
-        said = "off" if ece - 2 * error > limit else "no more than chance shows" if ece <= limit else "cannot tell"
+        mean, se = float(one.overconfidence), float(one.overconfidence_se)
+        said = "overconfident" if mean > 2 * se else "underconfident" if mean < -2 * se else "cannot tell"
+        extra += f"; mean confidence less accuracy {mean:+.3f} ± {2 * se:.3f} (2 standard errors)"
         words.append(f"{name}: {', '.join(cells)}{extra}; calibrated would show up to {limit:.3f}: {said}")
         there = one.dropna("bin", subset=["bin_confidence"])
         curves_of[str(name)] = {k: there[f"bin_{k}"].values for k in ("confidence", "accuracy", "lower", "upper")}

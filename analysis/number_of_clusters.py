@@ -44,7 +44,7 @@ def exported(x: np.ndarray, k: int, options: argparse.Namespace) -> Any:
     mixture = pyrovae.BayesianGaussianMixture((2,), k, covariance="diagonal").double()
     how = {"method": "nuts", "num_draws": options.draws, "num_chains": 2} if options.method == "nuts" else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # more components than clusters need not mix: R-hat is shown
+        warnings.simplefilter("ignore", UserWarning)  # more components than clusters need not mix: R-hat is kept
         history = pyrovae.fit(mixture, x, progress=False, **how)
     tree = pyrovae.to_arviz(mixture, x, num_draws=2 * options.draws)
     tree.attrs["r_hat"] = max(history.config["r_hat"].values()) if "r_hat" in history.config else math.nan

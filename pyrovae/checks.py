@@ -56,8 +56,9 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first line outside the package that led here."""
-    home, frame, level = os.path.dirname(__file__), sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((home, torch.__path__[0])):
+    homes = tuple(os.path.join(home, "") for home in (os.path.dirname(__file__), torch.__path__[0]))
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(homes):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 

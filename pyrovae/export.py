@@ -81,7 +81,8 @@ def to_arviz(
     A `BayesianGaussianMixture` has `posterior`: "weights" (chain, draw, component), "loc", "scale" and, where there is
     one, "correlation", draws of NUTS where `fit(..., method="nuts")` left them, all of them, else `num_draws` of its
     guide; `log_likelihood`: "obs" (chain, draw, item), log p(x_n | parameters), by which `az.loo` and `az.compare`
-    weigh numbers of components against each other; `posterior_predictive`, as many items at each draw; `observed_data`
+    weigh numbers of components against each other (of the guide, where the draws are its: not of the posterior);
+    `posterior_predictive`, as many items at each draw; `observed_data`
     and `constant_data`.
 
     >>> vae = pyrovae.mlp_vae((3,))
@@ -158,7 +159,9 @@ def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed
         tree["constant_data"] = {"label": (["item"], _labels(y, len(items)), "label", "1")}
     how = "NUTS" if by_nuts else "draws of a full-rank normal guide, not MCMC"
     settings = {"covariance": pair.covariance, "num_components": pair.num_components}
-    return _tree(tree, _common(how, seed) | settings | {"labels": "permuted to agree with the likeliest draw's"}, {})
+    if by_nuts:
+        settings["labels"] = "permuted to agree with the likeliest draw's"
+    return _tree(tree, _common(how, seed) | settings, {})
 
 
 def _common(inference: str, seed: int) -> dict[str, Any]:

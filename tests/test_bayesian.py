@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro.distributions.transforms import biject_to
 from pyro.infer import Predictive, TraceEnum_ELBO
 from pyro.infer.mcmc.util import initialize_model
 from scipy import stats
@@ -83,7 +84,10 @@ def test_the_guide_weighs_to_the_exact_evidence_and_finds_the_posterior(grid):
 def test_nuts_finds_the_posterior_on_the_grid(grid):
     x, moments, _ = grid
     ours = mixture(1, 1, scale_spread=0.7)
-    history = pyrovae.fit(ours, x, method="nuts", num_chains=2, num_draws=600, num_warmup=200, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # one component has no weight whose R-hat could be
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        history = pyrovae.fit(ours, x, method="nuts", num_chains=2, num_draws=600, num_warmup=200, progress=False)
     found = summaries(ours.draws())
     for name, (mean, sd) in moments.items():
         error = sd / math.sqrt(history.config["ess"][name])
@@ -122,8 +126,10 @@ def test_densities_at_a_draw_are_the_plain_mixtures(covariance, features):
         prior = sum(law.log_prob(one[name]).sum() for name, law in ours.priors().items())
         assert -loss == pytest.approx(float(prior + plain.log_prob(x).sum()), rel=1e-9)
     expected = table[0].logsumexp(0) - math.log(3)
-    ours.sampled = draws
+    ours.keep(draws)
     assert torch.allclose(ours.log_prob(x), expected, atol=1e-12)
+    spread = (table[0] - expected).exp().std(0) / math.sqrt(3)
+    assert torch.allclose(ours.with_standard_error(x)[1], spread, atol=1e-12)
 
 
 def test_points_of_the_real_line_go_there_and_back():
@@ -142,14 +148,16 @@ def test_the_potential_is_what_pyro_makes_of_the_model(covariance):
     ours, x = mixture(3, covariance=covariance), torch.from_numpy(clusters(0, n=20))
     with pyro.get_param_store().scope():
         _, theirs, _, _ = initialize_model(ours.model, (x,), max_plate_nesting=1)
-    energy = ours.potential(x)
+    energy, shift = ours.potential(x), 6 * math.log(ours.prior_scale)  # of locations in units of their prior
     for seed in range(3):
         one = {name: value[0, 0] for name, value in ours.draws(1, seed=seed).items()}
         points = {name: value.requires_grad_() for name, value in ours.unconstrained(one).items()}
-        a, b = energy(points), theirs(points)
-        assert a.item() == pytest.approx(b.item(), rel=1e-9)
-        slopes = [torch.autograd.grad(value, list(points.values())) for value in (a, b)]
-        assert all(torch.allclose(u, v, atol=1e-7) for u, v in zip(*slopes, strict=True))
+        pyros = {name: biject_to(law.support).inv(one[name]).requires_grad_() for name, law in ours.priors().items()}
+        a, b = energy(points), theirs(pyros)
+        assert a.item() + shift == pytest.approx(b.item(), rel=1e-9)
+        slopes = [torch.autograd.grad(a, list(points.values())), torch.autograd.grad(b, list(pyros.values()))]
+        for name, u, v in zip(points, *slopes, strict=True):
+            assert torch.allclose(u, v * (ours.prior_scale if name == "loc" else 1), atol=1e-7)
 
 
 def test_permuted_labels_are_put_back_and_no_density_changes():
@@ -246,6 +254,56 @@ def test_a_second_fit_goes_on_and_a_saved_state_comes_back(tmp_path):
     again = pyrovae.load(pyrovae.save(tmp_path / "state", ours))
     assert torch.equal(again.log_prob(x, num_draws=50), ours.log_prob(x, num_draws=50))
     assert bool(again.started)
+
+
+def test_draws_of_nuts_are_part_of_the_state(tmp_path):
+    x = clusters(6, n=40)
+    ours = mixture(2, covariance="full")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pyrovae.fit(ours, x, method="nuts", num_chains=2, num_draws=6, num_warmup=6, progress=False)
+    before = ours.log_prob(x)
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", ours))
+    assert torch.equal(again.log_prob(x), before)
+    assert again.draws()["loc"].shape == (2, 6, 2, 2)
+    assert again.float().draws()["loc"].dtype == torch.float32
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        mixture(2, covariance="full").load_state_dict(ours.state_dict())
+    # what is refused leaves them, and a fit by SVI takes their place
+    for bad in ({"epochs": -1}, {"num_particles": 2}, {"beta": 0.5}):
+        with pytest.raises(ValueError, match=r"must be|not for a Bayesian"):
+            pyrovae.fit(ours, x, **bad)
+    assert torch.equal(ours.log_prob(x), before)
+    pyrovae.fit(ours, x, epochs=5, progress=False)
+    assert ours.sampled is None
+    parts = {k: mixture(1, covariance="diagonal") for k in range(2)}
+    for part in parts.values():
+        part.keep(part.draws(5))
+    both = pyrovae.GenerativeClassifier(parts)
+    pyrovae.fit(both, np.concatenate([x, x + 9]), np.repeat([0, 1], 40), epochs=200, learning_rate=0.02, progress=False)
+    assert all(part.sampled is None for part in parts.values())
+    assert both.predict(x[:5] + 9).tolist() == [1] * 5
+    assert (both.with_standard_error(x[:5])[1] > 0).all()
+
+
+def test_units_do_not_matter_where_the_priors_have_them():
+    x = clusters(7, n=60)
+    values = []
+    for unit in (1.0, 1e-3, 1e3):
+        ours = mixture(3, covariance="diagonal", prior_scale=3 * unit, scale_median=0.5 * unit)
+        pyrovae.fit(ours, x * unit, progress=False, epochs=300)
+        values.append(float(ours.log_prob(x * unit, num_draws=200).mean()) + 2 * math.log(unit))
+    assert values == pytest.approx([values[0]] * 3, abs=0.02)
+
+
+def test_a_start_that_single_precision_cannot_hold_changes_nothing():
+    x = np.random.default_rng(0).normal(size=(60, 1)) @ np.ones((1, 2)) * 1000
+    x[:, 1] += 1e-3 * np.arange(60)
+    ours = pyrovae.BayesianGaussianMixture((2,), 1)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=r"cannot be mapped to the real line in torch\.float32"):
+        pyrovae.fit(ours, x, progress=False)
+    assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
 
 
 def test_fits_leave_the_callers_state_and_repeat():

@@ -239,6 +239,17 @@ class TestDiscriminative:
         assert history.config["converged"]
         assert np.abs(np.exp(proba(other, x * units)) - np.exp(proba(plain, x))).max() < 1e-4
 
+    @pytest.mark.parametrize(("unit", "shift"), [(1e-9, 0.0), (1e-6, 0.0), (1.0, 1e3)])
+    def test_a_prior_on_weights_of_columns_in_any_unit(self, unit, shift):
+        x, y = problem(8, n=300, distance=1.0)
+        x = x * [1.0, unit, 1.0] + [0.0, shift, 0.0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ours, _ = logistic(x, y, prior_scale=1.0)
+        wide = np.concatenate([x, np.ones((len(x), 1))], 1)
+        theirs = LogisticRegression(fit_intercept=False, solver="newton-cholesky", tol=1e-12, max_iter=500).fit(wide, y)
+        assert np.abs(np.exp(proba(ours, x)) - theirs.predict_proba(wide)).max() < 1e-4
+
     def test_the_prior_is_on_every_weight(self):
         # a column of ones in place of the bias, so that scikit-learn penalises it too; half the bias goes there
         x, y = problem(9, distance=1.0)

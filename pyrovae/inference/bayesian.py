@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -70,14 +71,23 @@ def fit(
         raise ValueError("validation is not for a BayesianGaussianMixture: log_prob(held_out) is what it predicts")
     if method == "nuts":
         return run(pair, items, Plan.asked(**nutss, seed=seed), progress)
-    if not pair.started:
-        pair.start_at(start(pair, items.to(dtype_and_device(pair)[1]), seed))
-    pair.sampled = None
     asked = {name: SVI.get(name) if value is None else value for name, value in svis.items()}
     if svis["learning_rate"] is None and svis["epochs"] is None:
         asked["schedule"] = "cosine"  # at a constant rate the guide's mean still moves by a seventh of its sd
-    asked["batch_size"] = svis["batch_size"] or len(items)
-    return svi.run(pair, items, None, None, svi.Plan.asked(pair, **asked, seed=seed), device, progress)
+    asked["batch_size"] = len(items) if svis["batch_size"] is None else svis["batch_size"]
+    plan = svi.Plan.asked(pair, **asked, seed=seed)
+    if plan.num_particles > 1 or plan.beta != 1 or plan.warmup or plan.objective != "elbo" or plan.binarize:
+        raise ValueError(
+            "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave them out"
+        )
+    own = copy.deepcopy(pair)  # the pair changes once, at the end
+    own.keep(None)
+    if not own.started:
+        own.start_at(start(own, items.to(dtype_and_device(own)[1]), seed))
+    history = svi.run(own, items, None, None, plan, device, progress)
+    pair.keep(None)
+    pair.load_state_dict(own.state_dict())
+    return history
 
 
 def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tensor]:
@@ -104,7 +114,13 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
         if pair.covariance == "tied":
             found |= {name: found[name][0] for name in ("scale", "correlation")}
     names = pair.priors()
-    return {name: value.detach().to(pair.guide_loc) for name, value in found.items() if name in names}
+    kept = {name: value.detach().to(pair.guide_loc) for name, value in found.items() if name in names}
+    if not all(z.isfinite().all() for z in pair.unconstrained(kept).values()):
+        raise FloatingPointError(
+            f"EM's end cannot be mapped to the real line in {pair.guide_loc.dtype}: standardise x, take "
+            "mixture.double(), or another covariance"
+        )
+    return kept
 
 
 def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> History:
@@ -137,11 +153,12 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
     draws, moved = relabelled(pair, items, draws)
     table = pair.log_likelihood(items, draws)
     r_hat, size = _diagnostics(draws)
-    pair.sampled = draws
-    worst = max(r_hat.values())
-    if plan.num_draws >= 4 and not worst <= LIMIT:
+    pair.keep(draws)
+    known = {name: value for name, value in r_hat.items() if np.isfinite(value)}  # one component has no weight to mix
+    worst = max(known, key=lambda name: known[name], default="")
+    if worst and known[worst] > LIMIT:
         checks.warn(
-            f"the chains have not mixed: R-hat is {worst:.3f} for {max(r_hat, key=lambda n: r_hat[n])} (over {LIMIT}): "
+            f"the chains have not mixed: R-hat is {known[worst]:.3f} for {worst} (over {LIMIT}): "
             "raise num_warmup and num_draws, or take fewer components"
         )
     if diverging:

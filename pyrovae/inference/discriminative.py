@@ -103,7 +103,8 @@ def fit(
     elif not converged:
         checks.warn(
             f"L-BFGS has not converged after {found.nit} iterations: the largest entry of the gradient is "
-            f"{steepest:.2g} nats an item for standardised x; raise max_iterations, or give a prior_scale"
+            f"{steepest:.2g} nats an item for standardised x; "
+            + ("raise max_iterations" if found.nit >= max_iterations else "centre and scale the columns of x")
         )
     seconds = np.diff([0.0, *(row["seconds"] for row in rows)])
     rows = [{**row, "seconds": float(took)} for row, took in zip(rows, seconds, strict=True)]
@@ -126,12 +127,15 @@ def fit(
 class _Scaling:
     """The network's weights as a function of those that it would have for standardised columns.
 
-    First-layer weights W' and offsets b' there are W = W' / sd and b = b' - W mean here.
+    First-layer weights W' and offsets b' there are W = W' / sd and b = b' - W mean here; where the prior's curvature is
+    more than the likelihood's, as of a column in small units or far from 0, it sets the scale.
     """
 
     def __init__(self, classifier: DiscriminativeClassifier, x: Tensor) -> None:
         flat = x.flatten(1)
         self.mean, sd = flat.mean(0), flat.std(0, correction=0)
+        if classifier.prior_scale is not None:  # of W itself, and through b = b' - W mean
+            sd = (sd.square() + 4 * (1 + self.mean.square()) / (len(flat) * classifier.prior_scale**2)).sqrt()
         self.sd = torch.where(sd > 0, sd, 1.0)
         self.named = {name: p.detach() for name, p in classifier.network.named_parameters()}
 

@@ -17,6 +17,7 @@ from pyrovae import checks
 from pyrovae.inference import em
 from pyrovae.inference.history import History, curves, joined
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import ClassDensities, GenerativeClassifier
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.mixture import GaussianMixture
@@ -64,6 +65,9 @@ def fit(
             history = run.expectation_maximization(plan, progress)
     except torch.linalg.LinAlgError as error:
         raise FloatingPointError(f"a covariance could not be factored: scale x, or raise the floor ({error})") from None
+    for ours, theirs in zip(classifier.modules(), own.modules(), strict=True):
+        if isinstance(ours, BayesianGaussianMixture) and isinstance(theirs, BayesianGaussianMixture):
+            ours.keep(theirs.sampled)
     classifier.load_state_dict(own.state_dict())
     classifier.rename(names)
     return history

@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import biject_to
+from pyro.distributions.transforms import AffineTransform, biject_to
 from torch import Tensor, nn
 
 from pyrovae import checks
@@ -37,7 +37,7 @@ class BayesianGaussianMixture(Listed):
     The guide is one normal of full rank over all parameters mapped to the real line, each label's permutation a mode of
     its own of which it finds one. `pyrovae.fit(mixture, x, method="svi")` fits it, from a fit of the plain mixture by
     EM; `method="nuts"` draws by Pyro's NUTS, several chains from there. `draws(n)` are then draws of the parameters
-    given the items, their labels in the order of one pivot: each draw's components are permuted to agree best, in
+    given the items. Those of NUTS are in the order of one pivot: each draw's components are permuted to agree best, in
     responsibilities, with those of the likeliest draw (Papastamoulis and Iliopoulos 2010). No density depends on it.
 
     `covariance`, `event_shape`, `num_components` as for `GaussianMixture`. Raises ValueError for sizes below 1, unknown
@@ -67,6 +67,7 @@ class BayesianGaussianMixture(Listed):
         scale_median: float = 0.5,
         scale_spread: float = 0.7,
         correlation_concentration: float = 2.0,
+        sampled_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = checks.sizes("event_shape", event_shape)
@@ -84,8 +85,8 @@ class BayesianGaussianMixture(Listed):
         self.guide_log_scale = nn.Parameter(torch.full((size,), math.log(INITIAL_SCALE)))
         self.guide_lower = nn.Parameter(torch.zeros(size, size))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))  # by a fit: the next one goes on from there
-        self.sampled: dict[str, Tensor] | None = None  # draws of MCMC, (chains, draws, ...), where there are
-        self.recipe = {
+        self.sampled_shape: tuple[int, ...] | None = None  # chains and draws of MCMC, where there are
+        self.recipe: dict[str, Any] = {
             "builder": "BayesianGaussianMixture",
             "event_shape": list(self.event_shape),
             "num_components": self.num_components,
@@ -96,7 +97,28 @@ class BayesianGaussianMixture(Listed):
             "scale_median": self.scale_median,
             "scale_spread": self.scale_spread,
             "correlation_concentration": self.correlation_concentration,
+            "sampled_shape": None,
         }
+        if sampled_shape is not None:  # room for the draws of a saved state
+            shape = checks.sizes("sampled_shape", sampled_shape)
+            laws = self.priors(torch.zeros((), device="cpu"))
+            self.keep({name: torch.zeros(*shape, *law.batch_shape, *law.event_shape) for name, law in laws.items()})
+
+    @property
+    def sampled(self) -> dict[str, Tensor] | None:
+        """Draws that NUTS has left, (chain, draw, ...); None where there are none."""
+        if self.sampled_shape is None:
+            return None
+        return {name: getattr(self, f"sampled_{name}") for name in self.priors()}
+
+    def keep(self, draws: dict[str, Tensor] | None) -> None:
+        """Take these draws, or none, as those of the parameters: part of the state, saved and moved with it."""
+        for name in self.priors(torch.zeros((), device="cpu")):
+            self._buffers.pop(f"sampled_{name}", None)
+        self.sampled_shape = None if draws is None else tuple(draws["loc"].shape[:2])
+        for name, value in (draws or {}).items():
+            self.register_buffer(f"sampled_{name}", value)
+        self.recipe = {**self.recipe, "sampled_shape": self.sampled_shape and list(self.sampled_shape)}
 
     # the pair ---------------------------------------------------------------------------------------
 
@@ -151,14 +173,24 @@ class BayesianGaussianMixture(Listed):
         factor = (self.guide_lower.tril(-1) + torch.eye(len(scale)).to(scale)) * scale[:, None]
         return dist.MultivariateNormal(self.guide_loc, scale_tril=factor)
 
+    def _transform(self, name: str, law: Any) -> Any:
+        """From the real line; of a location in units of its prior, so that none of a scale matters to a search."""
+        return AffineTransform(self.prior_loc, self.prior_scale) if name == "loc" else biject_to(law.support)
+
     def _constrained(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each parameter from a point of the real line, and the log-density there of that map from a flat one."""
+        """Each parameter from points of the real line, (..., P), and the log-density there of that map from a flat one.
+
+        That is of the law's batch shape.
+        """
         found, start = {}, 0
         for name, law in self.priors(z).items():
-            size, transform = _size(law), biject_to(law.support)
-            part = z[start : start + size].reshape(transform.inverse_shape(law.batch_shape + law.event_shape))
+            size, transform = _size(law), self._transform(name, law)
+            shape = biject_to(law.support).inverse_shape(law.batch_shape + law.event_shape)
+            part = z[..., start : start + size].reshape(*z.shape[:-1], *shape)
             value = transform(part)
-            found[name] = value, -transform.log_abs_det_jacobian(part, value)
+            jacobian = transform.log_abs_det_jacobian(part, value)
+            own = z.ndim - 1 + len(law.batch_shape)
+            found[name] = value, -(jacobian.flatten(own).sum(-1) if jacobian.ndim > own else jacobian)
             start += size
         return found
 
@@ -166,11 +198,11 @@ class BayesianGaussianMixture(Listed):
 
     def unconstrained(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Where on the real line these parameters are mapped to, site by site."""
-        return {name: biject_to(law.support).inv(values[name]) for name, law in self.priors().items()}
+        return {name: self._transform(name, law).inv(values[name]) for name, law in self.priors().items()}
 
     def constrained(self, points: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters at points of the real line, with any leading shape."""
-        return {name: biject_to(law.support)(points[name]) for name, law in self.priors().items()}
+        return {name: self._transform(name, law)(points[name]) for name, law in self.priors().items()}
 
     @torch.no_grad()
     def start_at(self, values: dict[str, Tensor]) -> None:
@@ -188,29 +220,32 @@ class BayesianGaussianMixture(Listed):
         checks.whole("n", n)
         with forked(stream(checks.whole("seed", seed, least=0), "parameters"), dtype_and_device(self)[1]):
             rows = self._law().sample((n,))
-        each = [{name: value for name, (value, _) in self._constrained(z).items()} for z in rows]
-        return {name: torch.stack([one[name] for one in each])[None] for name in each[0]}
+        return {name: value[None] for name, (value, _) in self._constrained(rows).items()}
 
     @torch.no_grad()
     def log_likelihood(self, x: Any, draws: dict[str, Tensor] | None = None) -> Tensor:
         """log p(x_n | parameters), (chain, draw, N), in nats; at `draws()` where none are given."""
-        table, _ = self.tables(x, self.draws() if draws is None else draws)
-        return table
+        return self.tables(x, self.draws() if draws is None else draws, shares=False)[0]
 
     @torch.no_grad()
-    def tables(self, x: Any, draws: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """log p(x_n | parameters), (chain, draw, N), and p(component | x_n, parameters), (chain, draw, N, K)."""
+    def tables(self, x: Any, draws: dict[str, Tensor], *, shares: bool = True) -> tuple[Tensor, Tensor]:
+        """log p(x_n | parameters), (chain, draw, N), and p(component | x_n, parameters), (chain, draw, N, K).
+
+        The second is empty without `shares`.
+        """
         items = checked_items(self, x).flatten(1).to(self.guide_loc.device).double()
         wide = {name: value.flatten(0, 1).double() for name, value in draws.items()}
         rows = max(1, CHUNK_BYTES // (8 * self.num_components * items.numel()))
-        totals, shares = [], []
+        totals, parts = [], []
         for start in range(0, len(wide["loc"]), rows):
             part = {name: value[start : start + rows] for name, value in wide.items()}
             joint = self._log_joint(part, items)
             totals.append(joint.logsumexp(1))
-            shares.append(joint.softmax(1).mT)
+            if shares:
+                parts.append(joint.softmax(1).mT)
         shape = draws["loc"].shape[:2]
-        return torch.cat(totals).unflatten(0, shape), torch.cat(shares).unflatten(0, shape)
+        share = torch.cat(parts).unflatten(0, shape) if shares else items.new_empty(0)
+        return torch.cat(totals).unflatten(0, shape), share
 
     def _log_joint(self, values: dict[str, Tensor], items: Tensor) -> Tensor:
         """log p(component, x_n | parameters) at S parameters, (S, K, N); differentiable."""
@@ -229,7 +264,8 @@ class BayesianGaussianMixture(Listed):
         Equal to what Pyro makes of the model, without its handlers, which cost more than the densities.
         """
         items = x.flatten(1)
-        laws = {name: (law, biject_to(law.support)) for name, law in self.priors(self.guide_loc.detach()).items()}
+        priors = self.priors(self.guide_loc.detach())
+        laws = {name: (law, self._transform(name, law)) for name, law in priors.items()}
 
         def energy(points: dict[str, Tensor]) -> Tensor:
             values, total = {}, items.new_zeros(())
@@ -254,9 +290,19 @@ class BayesianGaussianMixture(Listed):
     # what it says of items --------------------------------------------------------------------------
 
     def log_prob(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
-        """log p(x_n | the items it was fitted to), (N,), in nats: the log of the mean density over draws."""
+        """log p(x_n | the items it was fitted to), (N,), in nats: the log of the mean density over draws. No gradient.
+
+        A Monte Carlo figure, far from sure where items are far out: `with_standard_error` says how far.
+        """
+        return self.with_standard_error(x, num_draws=num_draws, seed=seed)[0]
+
+    def with_standard_error(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """The same and its standard errors, sd(p) / (mean(p) sqrt(S)), of draws taken as independent."""
         table = self.log_likelihood(x, self.draws(num_draws, seed=seed)).flatten(0, 1)
-        return (table.logsumexp(0) - math.log(len(table))).to(self.guide_loc)
+        count = len(table)
+        value = table.logsumexp(0) - math.log(count)
+        error = (table - value).exp().std(0) / math.sqrt(count) if count > 1 else torch.full_like(value, math.nan)
+        return value.to(self.guide_loc), error.to(self.guide_loc)
 
     def responsibilities(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
         """p(component | x, the items it was fitted to), (N, K): the mean over draws, whose labels agree."""

@@ -86,13 +86,16 @@ class ClassDensities(nn.Module):
         values, errors = [], []
         for part in self.parts:
             if hasattr(part, "log_prob"):
+                error: Tensor | None = None
                 if isinstance(part, GaussianMixture):
                     value = part.log_joint_table(x).logsumexp(-1)  # in float64 throughout
+                elif hasattr(part, "with_standard_error") and not missing:
+                    value, error = part.with_standard_error(x)
                 elif missing and "missing" not in inspect.signature(part.log_prob).parameters:
                     raise ValueError(f"log_prob of a {type(part).__name__} takes no missing entries: impute them first")
                 else:
                     value = part.log_prob(x, **missing).double()
-                error = torch.zeros_like(value)
+                error = torch.zeros_like(value) if error is None else error
             else:
                 assert self._evidence is not None
                 with poutine.block():  # its sites are no part of the classifier's

@@ -161,15 +161,18 @@ class GaussianComponents(nn.Module):
         if self.covariance == "tied":
             around = _scatter(x, weight.sum(1), middle)
             within = around - between.mT @ (between * total[:, None])
-            if around.trace() > FAR * within.trace():
+            if bool((around.diagonal() > FAR * within.diagonal()).any()):
                 within = torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
             return within / total.sum()
         second = torch.zeros_like(loc)
         for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
             second += part.mT @ (rows - middle).square()
         within = second - total[:, None] * between.square()
-        if bool((second > FAR * within).any()):
-            within = torch.stack([weight[:, k] @ (x - one).square() for k, one in enumerate(loc)])
+        lost = (second > FAR * within).any(0)  # columns
+        if bool(lost.any()):
+            within[:, lost] = torch.stack(
+                [weight[:, k] @ (x[:, lost] - one[lost]).square() for k, one in enumerate(loc)]
+            )
         return within.mean(1) if self.covariance == "spherical" else within
 
     def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,7 +314,7 @@ def _scaled(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
     middle = loc.mean(0)
     x, loc, weight = x - middle, loc - middle, inverse.square()
     whole = x.square() @ weight.mT
-    if float(whole.detach().max()) < NEAR:
+    if not len(x) or float(whole.detach().max()) < NEAR:
         return (whole - 2 * x @ (loc * weight).mT + (loc.square() * weight).sum(-1)).clamp(min=0.0)
     return torch.stack([((x - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
 
