@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def fit(
 
     state = {"value": math.nan}
     options = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": tol, "ftol": 0.0, "maxcor": 20}
-    found = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
+    with _pools().limit(limits=1, user_api="blas"):  # SciPy's own few numbers: a second thread would only spin
+        found = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
     value, gradient = loss(found.x)
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss became {value}: scale x, or give a prior_scale")
@@ -122,6 +124,13 @@ def fit(
         "torch": torch.__version__,
     }
     return History(curves(rows or [{"loss": value, "seconds": time.perf_counter() - start}]), config)
+
+
+@cache
+def _pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 class _Scaling:
