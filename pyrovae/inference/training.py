@@ -181,7 +181,7 @@ def _is_neutral(name: str, value: Any) -> bool:
     return value is None or value == NEUTRAL.get(name)
 
 
-TAKES = {"svi": {"SVI"}, "em": {"EM"}, "lbfgs": {"L-BFGS"}, "nuts": {"NUTS"}, "each": {"SVI", "EM"}}
+TAKES = {"svi": {"SVI"}, "em": {"EM"}, "lbfgs": set(), "nuts": {"NUTS"}, "each": {"SVI", "EM"}}
 NAMES = {"svi": "SVI", "em": "EM", "lbfgs": "L-BFGS", "nuts": "NUTS", "each": "each density's own method"}
 
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.components import COVARIANCES
-from pyrovae.models.pair import Listed, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
 
 __all__ = ["BayesianGaussianMixture"]
 
-ENUMERATED = {"enumerate": "parallel"}
 CHUNK_BYTES = 64 * 2**20
 INITIAL_SCALE = 0.05  # of the guide, on the unconstrained parameters
 

@@ -19,12 +19,10 @@ from pyrovae import checks
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
-from pyrovae.models.pair import Listed, Pair, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
 
 __all__ = ["ClassDensities", "DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier", "numbered"]
-
-ENUMERATED = {"enumerate": "parallel"}
 
 
 class Classifier(Listed):

@@ -15,12 +15,11 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.models.components import Component, GaussianComponents
-from pyrovae.models.pair import Listed, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
 
-ENUMERATED = {"enumerate": "parallel"}
 MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
 
 

@@ -23,6 +23,7 @@ from pyrovae import checks
 from pyrovae.seeding import forked
 
 __all__ = [
+    "ENUMERATED",
     "Listed",
     "Pair",
     "Particles",
@@ -45,6 +46,7 @@ __all__ = [
     "widened",
 ]
 
+ENUMERATED = {"enumerate": "parallel"}  # a discrete site that is summed out rather than drawn
 LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 
 _serial = count(1)
