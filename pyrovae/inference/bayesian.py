@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.inference import em, svi
+from pyrovae.inference.compiled import with_gradient
 from pyrovae.inference.history import History, curves
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture
@@ -32,6 +33,7 @@ TARGET = 0.9  # acceptance: components that share a cluster have narrow necks
 LIMIT = 1.01  # of R-hat, over which a run is warned of
 RESTARTS = 10
 SVI = {"epochs": 1500, "learning_rate": 0.02}
+COMPILED_FROM = 2000  # transitions over all chains, from where a compiled potential is worth its half a minute
 
 
 @dataclass(frozen=True)
@@ -128,25 +130,29 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
     items = checked_items(pair, x).to(dtype_and_device(pair)[1])
     began = time.perf_counter()
     points = pair.unconstrained(start(pair, items, plan.seed))
-    energy, chains, diverging, rows = pair.potential(items), [], 0, []
+    centre, chains, diverging, rows = torch.cat([z.flatten() for z in points.values()]), [], 0, []
+    compiled = plan.num_chains * (plan.num_warmup + plan.num_draws) >= COMPILED_FROM
     with isolated_store(), checking(False):
+        potential = pair.potential(items)
+
+        def energy(flat: Tensor) -> Tensor:
+            return potential(_parts(flat, points))
+
+        moved_in, compiled = with_gradient(energy, centre) if compiled else (energy, False)
         for chain in range(plan.num_chains):
             # Pyro would draw chains in processes of their own, which do not start after a parallel region here
             with forked(stream(plan.seed, "chain", chain), items.device):
-                at = {name: z + JITTER * torch.randn_like(z) for name, z in points.items() if z.numel()}
-                kernel = NUTS(potential_fn=lambda moving: energy(points | moving), target_accept_prob=TARGET)
+                kernel = NUTS(potential_fn=lambda moving: moved_in(moving["flat"]), target_accept_prob=TARGET)
                 sampler = MCMC(
                     kernel,
                     num_samples=plan.num_draws,
                     warmup_steps=plan.num_warmup,
-                    initial_params=at,
+                    initial_params={"flat": centre + JITTER * torch.randn_like(centre)},
                     disable_progbar=not progress,
                 )
                 begun = time.perf_counter()
                 sampler.run()
-            drawn = sampler.get_samples()
-            still = {name: z.expand(plan.num_draws, *z.shape) for name, z in points.items() if name not in drawn}
-            chains.append(pair.constrained(drawn | still))  # one component's weight has nothing to move
+            chains.append(pair.constrained(_parts(sampler.get_samples()["flat"], points)))
             diverging += sum(len(found) for found in sampler.diagnostics()["divergences"].values())
             rows.append(time.perf_counter() - begun)
     draws = {name: torch.stack([chain[name] for chain in chains]).detach() for name in pair.priors()}
@@ -174,6 +180,7 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         "items": len(items),
         "relabelled": moved,
         "divergences": diverging,
+        "compiled": compiled,
         "r_hat": r_hat,
         "ess": size,
         "seconds": time.perf_counter() - began,
@@ -181,6 +188,12 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         "pyro": pyro.__version__,
     }
     return History(curves(epochs), config)
+
+
+def _parts(flat: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The points of the real line that are laid end to end in (..., P), site by site."""
+    each = flat.split([z.numel() for z in like.values()], -1)
+    return {name: part.unflatten(-1, z.shape) for (name, z), part in zip(like.items(), each, strict=True)}
 
 
 def relabelled(pair: BayesianGaussianMixture, x: Tensor, draws: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:

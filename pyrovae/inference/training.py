@@ -78,7 +78,8 @@ def fit(
             for the better one.
         tol, max_iterations, num_restarts: EM's; 1e-6 nats an item, 1,000 and 10 where None; the first two L-BFGS's too,
             `tol` there of the gradient, 1e-7. Neither takes any of SVI's.
-        num_chains, num_draws, num_warmup: NUTS's; 4 chains of 1,000 draws after 500 where None.
+        num_chains, num_draws, num_warmup: NUTS's; 4 chains of 1,000 draws after 500 where None. From 2,000 transitions
+            on, warm-up and all chains counted, its potential is compiled, where there is a C++ compiler.
         unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
         progress: a bar where the output is a terminal.

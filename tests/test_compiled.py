@@ -1,0 +1,94 @@
+"""Compiled potentials: the same numbers as without, and without a compiler the same fit."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+
+import pyrovae
+from pyrovae.inference import bayesian
+from pyrovae.inference.compiled import with_gradient
+from pyrovae.models.components import COVARIANCES
+from pyrovae.models.pair import validation
+
+compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+
+
+def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGaussianMixture, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(40, 2).double() + 3 * (torch.arange(40) % 2)[:, None]
+    return pyrovae.BayesianGaussianMixture((2,), components, covariance=covariance).double(), x
+
+
+@compiler
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
+    pair, x = mixture(covariance)
+    points = pair.unconstrained(bayesian.start(pair, x, 0))
+    centre = torch.cat([z.flatten() for z in points.values()])
+    with validation(False):
+        potential = pair.potential(x)
+
+        def energy(flat):
+            return potential(bayesian._parts(flat, points))
+
+        function, compiled = with_gradient(energy, centre)
+        assert compiled
+        for _ in range(3):
+            z = (centre + 0.3 * torch.randn_like(centre)).requires_grad_()
+            here, there = (f(z) for f in (function, energy))
+            assert here.item() == pytest.approx(there.item(), rel=1e-12)
+            ours, theirs = (torch.autograd.grad(2 * value, z)[0] for value in (here, there))
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@compiler
+def test_compiled_chains_start_as_eager_ones_and_say_what_they_are(monkeypatch):
+    found = {}
+    for least in (0, 10**9):
+        monkeypatch.setattr(bayesian, "COMPILED_FROM", least)
+        pair, x = mixture("diagonal")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # so few draws need not have mixed
+            history = pyrovae.fit(pair, x, method="nuts", num_chains=1, num_draws=8, num_warmup=4, progress=False)
+        assert history.config["compiled"] == (least == 0)
+        found[least] = pair.draws()
+    for name, value in found[0].items():  # rounding grows along a trajectory
+        torch.testing.assert_close(value, found[10**9][name], rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(tmp_path):
+    code = """
+    import logging, torch, pyrovae
+    from pyrovae.inference import bayesian
+    logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s")
+    bayesian.COMPILED_FROM = 0
+    pair = pyrovae.BayesianGaussianMixture((1,), 2, covariance="spherical").double()
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    x = torch.linspace(-2, 2, 20)[:, None].double()
+    history = pyrovae.fit(pair, x, method="nuts", num_chains=2, num_draws=4, num_warmup=4, progress=False)
+    print(history.config["compiled"], bool((before == torch.random.get_rng_state()).all()))
+    """
+    environment = {
+        "CXX": str(tmp_path / "nowhere"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert done.stdout.split()[:2] == ["False", "True"]
+    assert done.stderr.count("runs without a compiled graph") == 1
