@@ -14,7 +14,7 @@ import pyro
 import pytest
 import torch
 from conftest import with_exact_posterior
-from pyro.infer import MCMC, NUTS, TraceEnum_ELBO
+from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO
 from scipy import stats
 from scipy.special import ndtr
 from sklearn.datasets import load_breast_cancer
@@ -327,6 +327,47 @@ class TestDiscriminative:
             assert size > 200
             assert abs(seen.mean() - mean) < 4 * sd / math.sqrt(size)  # two of them: 1e-4
             assert seen.std() == pytest.approx(sd, rel=0.15)
+
+    @pytest.mark.parametrize("y", [np.array([b"a", b"b"]), np.array(["2020-01-01", "2020-01-02"], "datetime64[D]")])
+    def test_labels_that_a_file_cannot_name_are_refused(self, y):
+        ours = pyrovae.DiscriminativeClassifier((1,), 2)
+        with pytest.raises(TypeError, match=r"must hold numbers or strings, got .*: y.astype\(str\)"):
+            pyrovae.fit(ours, np.zeros((2, 1)), y)
+        pyrovae.fit(ours, np.array([[0.0], [1.0]]), y.astype(str))
+
+    @pytest.mark.parametrize("hidden_dims", [(), (4,)])
+    def test_draws_of_the_weights_may_be_vectorised(self, hidden_dims):
+        x, y = problem(13, n=30)
+        t, number = torch.from_numpy(x), torch.from_numpy(y)
+        torch.manual_seed(0)
+        ours = pyrovae.DiscriminativeClassifier((3,), 3, hidden_dims=hidden_dims, prior_scale=1.0).double()
+        draws = Predictive(ours.model, num_samples=7)(t)
+        weights = {name: value for name, value in draws.items() if name != "label"}
+        assert draws["label"].shape == (7, 30)
+        # at the same draws, one by one and all at once: the same log-density of the labels
+        vectorised = pyro.plate("draws", 7, dim=-2)(pyro.condition(ours.model, weights))
+        at_once = pyro.poutine.trace(vectorised).get_trace(t, number)
+        at_once.compute_log_prob()
+        found = at_once.nodes["label"]["log_prob"]
+        assert found.shape == (7, 30)
+        for s in range(7):
+            one = {name: value[s, 0] for name, value in weights.items()}
+            trace = pyro.poutine.trace(pyro.condition(ours.model, one)).get_trace(t, number)
+            trace.compute_log_prob()
+            torch.testing.assert_close(found[s], trace.nodes["label"]["log_prob"], rtol=1e-12, atol=1e-12)
+        assert Predictive(ours.model, {name: w[:, 0] for name, w in weights.items()}, parallel=True)(t)[
+            "label"
+        ].shape == (7, 30)
+        # a guide over the weights, its particles vectorised and not: the same ELBO within 4 standard errors
+        guide = pyro.infer.autoguide.AutoNormal(ours.model, init_scale=0.1)
+        losses = {}
+        for vectorised in (False, True):
+            pyro.set_rng_seed(0)
+            elbo = pyro.infer.Trace_ELBO(500, vectorize_particles=vectorised, max_plate_nesting=1)
+            losses[vectorised] = np.array([elbo.loss(ours.model, guide, t, number) for _ in range(4)])
+        error = math.sqrt(sum(v.var(ddof=1) / 4 for v in losses.values()))
+        assert abs(losses[True].mean() - losses[False].mean()) < 6 * error  # six degrees of freedom: 1e-3
+        pyro.clear_param_store()
 
     def test_separable_classes_have_no_maximum_and_a_prior_gives_one(self):
         x = np.array([[-2.0], [-1.0], [1.0], [2.0]])

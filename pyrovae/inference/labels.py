@@ -19,6 +19,8 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
     if y is None:
         raise ValueError(f"{type(classifier).__name__} learns from labels: give fit(classifier, x, y)")
     found = checks.several_classes(checks.labels(y, count))
+    if found.dtype.kind not in "biufU":  # a saved classifier names its classes in JSON
+        raise TypeError(f"y must hold numbers or strings, got {found.dtype}: y.astype(str) makes names of them")
     names = classifier.names if classifier.names_are_given else found
     if len(names) != classifier.num_classes:
         raise ValueError(

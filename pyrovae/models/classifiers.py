@@ -405,8 +405,20 @@ class DiscriminativeClassifier(Classifier):
             raise ValueError("p(y | x) says nothing of x: give model(x), or take a GenerativeClassifier")
         weights = self._weights()
         with pyro.plate("data", total or len(x), subsample=torch.arange(len(x), device=x.device)):
-            logits = torch.func.functional_call(self.network, weights, (x,))
-            return pyro.sample("label", dist.Categorical(logits=logits), obs=y)
+            return pyro.sample("label", dist.Categorical(logits=self._logits(weights, x)), obs=y)
+
+    def _logits(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """(N, C), or (S, ..., N, C) at weights of leading shape (S, ..., 1), as draws that Pyro vectorises have."""
+
+        def one(of_one: Mapping[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(self.network, dict(of_one), (x,))
+
+        own = dict(self.network.named_parameters())
+        lead = next(w.shape[: w.ndim - own[name].ndim] for name, w in weights.items())
+        if not lead:
+            return one(weights)
+        rows = torch.vmap(one)({name: w.reshape(-1, *own[name].shape) for name, w in weights.items()})
+        return rows.unflatten(0, lead[:-1]) if len(lead) > 1 else rows
 
     def guide(
         self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, total: int | None = None
