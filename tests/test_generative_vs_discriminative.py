@@ -29,6 +29,7 @@ def test_labelled_items_are_paired_spread_over_classes_and_differ_by_seed():
     assert len(set(own.tolist())) == len(own) == 30
     assert np.bincount(p.y[own]).tolist() == [10, 10, 10]
     assert np.bincount(p.y[p.labelled(3, 0)]).tolist() == [2, 2, 2]  # at least two a class
+    assert sorted(np.bincount(p.y[p.labelled(29, 0)])) == [9, 10, 10]
 
 
 def test_a_fit_of_one_seed_is_the_same_whatever_ran_before():
@@ -56,10 +57,51 @@ def test_where_curves_cross():
     assert "under 10" in wide or "over 1000" in wide  # control: noise widens the interval
 
 
-def test_verdicts_need_their_interval():
-    assert report.verdict([0.1, 0.11, 0.09], "a", "b") == "a is better"
-    assert report.verdict([-0.1, -0.11, -0.09], "a", "b") == "b is better"
-    assert report.verdict([0.1, -0.1, 0.05], "a", "b") == "cannot tell"
+def test_verdicts_need_their_interval_and_share_one_error_rate():
+    close = {"first": (np.array([0.1, 0.11, 0.09]), "a", "b"), "second": (np.array([-0.1, -0.11, -0.09]), "a", "b")}
+    lines = list(report.verdicts({**close, "third": (np.array([0.1, -0.1, 0.05]), "a", "b")}))
+    assert [line.rsplit(": ", 1)[1] for line in lines] == ["a", "b", "cannot tell"]
+    # t = 4.3 with 9 degrees of freedom: p = 0.002, enough alone and not among a hundred
+    one = np.array([1.0, -1.0] * 5) + 1.0 * 4.3 / 2.85
+    assert next(report.verdicts({"one": (one, "a", "b")})).endswith(": a")
+    null = np.array([1.0, -1.0] * 5)
+    many = {"one": (one, "a", "b"), **{f"null {i}": (null, "a", "b") for i in range(99)}}
+    assert next(report.verdicts(many)).endswith(": cannot tell")
+
+
+def test_widened_intervals_cover_the_population_where_splits_share_items():
+    rng, covered, narrow, items, own = np.random.default_rng(0), 0, 0, 100, 20
+    for _ in range(1000):
+        values = rng.normal(size=items)
+        means = [values[rng.permutation(items)[:own]].mean() for _ in range(10)]
+        for overlap in (own / (items - own), 0.0):
+            _, low, high = report.over_seeds(xr.DataArray(means, coords={"overlap": overlap}, dims="seed"))
+            hit = low <= 0 <= high
+            covered, narrow = (covered + hit, narrow) if overlap else (covered, narrow + hit)
+    assert abs(covered / 1000 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)  # false alarm 6e-5, at a fixed seed
+    assert narrow < 850  # control: as if seeds had drawn from a population
+
+
+def test_a_split_keeps_every_item_once():
+    p = problem()
+    q = p.split(0)
+    together = torch.cat([q.x, q.test_x])
+    assert torch.equal(together.sort(0)[0], torch.cat([p.x, p.test_x]).sort(0)[0])
+    assert q.x.shape == p.x.shape and not torch.equal(q.x, p.split(1).x)
+    assert torch.equal(q.x, p.split(0).x)
+
+
+def test_the_strength_is_the_one_that_does_best_on_the_other_half():
+    p = problem(120)
+    narrow = script.Problem("narrow", p.x / 100, p.y, p.x / 100, p.y)
+    assert script.chosen("LDA", narrow, narrow.x, narrow.y.numpy(), 0) == min(script.FLOORS)
+    noise = torch.randn(120, 30, generator=torch.Generator().manual_seed(1))
+    p = script.Problem("noise", noise, p.y, noise, p.y)
+    assert script.chosen("softmax", p, p.x, p.y.numpy(), 0) == min(script.SCALES)
+
+
+def test_squares_and_products():
+    assert script.squared(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0, 2.0, 1.0, 2.0, 4.0]]
 
 
 def test_a_forest_tells_two_laws_apart_and_not_one():
