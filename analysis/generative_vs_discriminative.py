@@ -168,7 +168,7 @@ def fitted(name: str, p: Problem, x: Any, y: Any, seed: int, *, strength: float 
     """The model of that name, fitted to these items: the same for a seed, whatever ran before."""
     kind, y = KINDS[name], np.asarray(y)
     if strength is None:
-        strength = chosen(name, p, x, y, seed)
+        strength = chosen(name, p, x, y, seed, **more)
     torch.manual_seed(seed)
     classifier = kind.make(p, y, strength)
     with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def fitted(name: str, p: Problem, x: Any, y: Any, seed: int, *, strength: float 
     return classifier
 
 
-def chosen(name: str, p: Problem, x: Any, y: np.ndarray, seed: int) -> float:
+def chosen(name: str, p: Problem, x: Any, y: np.ndarray, seed: int, **more: Any) -> float:
     """The strength with the least log-loss on one half of the items of fits to the other, both ways round."""
     strengths = KINDS[name].strengths
     if len(strengths) == 1:
@@ -186,7 +186,7 @@ def chosen(name: str, p: Problem, x: Any, y: np.ndarray, seed: int) -> float:
     losses = dict.fromkeys(strengths, 0.0)
     for own, other in StratifiedKFold(2, shuffle=True, random_state=seed).split(y, y):
         for strength in strengths:
-            classifier = fitted(name, p, x[own], y[own], seed, strength=strength)
+            classifier = fitted(name, p, x[own], y[own], seed, strength=strength, **more)
             losses[strength] += len(other) * judged(classifier, x[other], y[other])["log_loss"]
     return min(strengths, key=losses.__getitem__)
 
@@ -392,7 +392,10 @@ def strange(p: Problem, options: argparse.Namespace) -> xr.Dataset:
 
 
 def unlabelled(p: Problem, options: argparse.Namespace) -> xr.Dataset:
-    """Generative classifiers with few labels: alone, and with the other training items without theirs."""
+    """Generative classifiers with few labels: alone, and with the other training items without theirs.
+
+    Floors are chosen for each, with the unlabelled items where they take part.
+    """
     rows = {}
     for n in (n for n in (20, 40, 100, 400) if 2 * p.classes <= n < len(p.x) // 2):
         for seed in range(options.seeds):
@@ -401,10 +404,8 @@ def unlabelled(p: Problem, options: argparse.Namespace) -> xr.Dataset:
             rest = np.setdiff1d(np.arange(len(q.x)), own)[:5000]
             for name in ("naive Bayes", "LDA", "mixtures"):
                 x, y = q.x[own], q.y[own]
-                strength = chosen(name, q, x, y.numpy(), seed)  # on the labels, the same for both
-                alone = judged(fitted(name, q, x, y, seed, strength=strength), q.test_x, q.test_y)
-                both = fitted(name, q, x, y, seed, strength=strength, unlabeled=q.x[rest])
-                together = judged(both, q.test_x, q.test_y)
+                alone = judged(fitted(name, q, x, y, seed), q.test_x, q.test_y)
+                together = judged(fitted(name, q, x, y, seed, unlabeled=q.x[rest]), q.test_x, q.test_y)
                 rows[n, name, seed] = {
                     "alone": alone["accuracy"],
                     "together": together["accuracy"],
