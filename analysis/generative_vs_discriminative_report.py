@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 import pyrovae
 from pyrovae import plotting
@@ -28,17 +29,21 @@ def widened(values: Any) -> np.ndarray:
     section 3), in place of s^2 / n.
     """
     found = np.asarray(values, dtype=float).ravel()
-    found = found[np.isfinite(found)]
-    overlap = float(values["overlap"]) if isinstance(values, xr.DataArray) and "overlap" in values.coords else 0.0
-    if not len(found):
+    found = found[~np.isnan(found)]
+    overlap = float(values["overlap"]) if isinstance(values, xr.DataArray) else 0.0
+    if not np.isfinite(found).all() or not len(found):
         return found
     return found.mean() + (found - found.mean()) * np.sqrt(1 + len(found) * overlap)
 
 
 def over_seeds(values: Any) -> tuple[float, float, float]:
-    """Mean and Student's 95 % interval."""
+    """Mean and Student's 95 % interval, an infinite one where a figure is."""
     found = widened(values)
-    return pyrovae.paired_interval(found) if len(found) else (np.nan, np.nan, np.nan)
+    if not len(found):
+        return np.nan, np.nan, np.nan
+    if not np.isfinite(found).all():
+        return float(found.mean()), -np.inf, np.inf
+    return pyrovae.paired_interval(found)
 
 
 def interval(values: Any, scale: float = 1.0, digits: int = 3) -> str:
@@ -53,7 +58,9 @@ def verdicts(differences: dict[str, tuple[Any, str, str]]) -> Iterator[str]:
 
     Intervals are at the levels of Holm's procedure: wider than 95 % alone.
     """
-    known = {name: one for name, one in differences.items() if len(widened(one[0]))}
+    known = {
+        name: one for name, one in differences.items() if len(widened(one[0])) and np.isfinite(widened(one[0])).all()
+    }
     if not known:
         return
     found = pyrovae.verdicts({name: widened(one[0]) for name, one in known.items()}, dict.fromkeys(known, 0.0))
@@ -225,8 +232,9 @@ def calibration(found: xr.Dataset) -> tuple[str, Figure]:
         extra = f", Monte Carlo ± {monte_carlo:.3f} of the log-loss" if monte_carlo else ""
         limit = float(one.ece_calibrated_upper)
         mean, se = float(one.overconfidence), float(one.overconfidence_se)
-        said = "overconfident" if mean > 2 * se else "underconfident" if mean < -2 * se else "cannot tell"
-        extra += f"; mean confidence less accuracy {mean:+.3f} ± {2 * se:.3f} (2 standard errors)"
+        wide = norm.isf(0.025 / len(found.model)) * se  # Bonferroni's, over the models
+        said = "overconfident" if mean > wide else "underconfident" if mean < -wide else "cannot tell"
+        extra += f"; mean confidence less accuracy {mean:+.3f} ± {wide:.3f}"
         words.append(f"{name}: {', '.join(cells)}{extra}; calibrated would show up to {limit:.3f}: {said}")
         there = one.dropna("bin", subset=["bin_confidence"])
         curves_of[str(name)] = {k: there[f"bin_{k}"].values for k in ("confidence", "accuracy", "lower", "upper")}
@@ -246,7 +254,7 @@ def strange(found: xr.Dataset) -> tuple[str, Figure]:
     for s in found["set"].values:
         fooled = [str(by) for by in found.by.values if float(found.upper.sel(by=by, set=s)) < 0.5]
         if fooled:
-            words.append(f"{s}: taken for more usual than real ones by {'; '.join(fooled)}")
+            words.append(f"{s}: taken for more usual than real ones (at 97.5 % each) by {'; '.join(fooled)}")
     shown = found.sel(set=found["set"].values[2:4])
     names = [f"{s}: {by}" for s in shown["set"].values for by in shown.by.values]
     three = [shown[k].transpose("set", "by").values.flatten() for k in ("value", "lower", "upper")]
