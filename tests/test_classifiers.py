@@ -331,8 +331,10 @@ class TestDiscriminative:
     @pytest.mark.parametrize("y", [np.array([b"a", b"b"]), np.array(["2020-01-01", "2020-01-02"], "datetime64[D]")])
     def test_labels_that_a_file_cannot_name_are_refused(self, y):
         ours = pyrovae.DiscriminativeClassifier((1,), 2)
-        with pytest.raises(TypeError, match=r"must hold numbers or strings, got .*: y.astype\(str\)"):
+        with pytest.raises(TypeError, match=r"y must be numbers or strings, got .*: .astype\(str\)"):
             pyrovae.fit(ours, np.zeros((2, 1)), y)
+        with pytest.raises(TypeError, match="classes must be numbers or strings"):
+            pyrovae.DiscriminativeClassifier((1,), 2, classes=y)
         pyrovae.fit(ours, np.array([[0.0], [1.0]]), y.astype(str))
 
     @pytest.mark.parametrize("hidden_dims", [(), (4,)])
@@ -358,6 +360,9 @@ class TestDiscriminative:
         assert Predictive(ours.model, {name: w[:, 0] for name, w in weights.items()}, parallel=True)(t)[
             "label"
         ].shape == (7, 30)
+        for name in weights:  # one of them given, the others drawn
+            some = pyro.plate("draws", 7, dim=-2)(pyro.condition(ours.model, {name: weights[name][0, 0]}))
+            assert pyro.poutine.trace(some).get_trace(t).nodes["label"]["value"].shape == (7, 30)
         # a guide over the weights, its particles vectorised and not: the same ELBO within 4 standard errors
         guide = pyro.infer.autoguide.AutoNormal(ours.model, init_scale=0.1)
         losses = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.inference import em, svi
-from pyrovae.inference.compiled import with_gradient
+from pyrovae.inference.graph import with_gradient
 from pyrovae.inference.history import History, curves
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.models.classifiers import numbered
+from pyrovae.models.classifiers import nameable, numbered
 from pyrovae.models.pair import checked_items
 
 __all__ = ["held_out_items", "numbered_labels"]
@@ -18,9 +18,7 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
     """The classes' names, from the labels where the classifier takes them from there, and each label's number."""
     if y is None:
         raise ValueError(f"{type(classifier).__name__} learns from labels: give fit(classifier, x, y)")
-    found = checks.several_classes(checks.labels(y, count))
-    if found.dtype.kind not in "biufU":  # a saved classifier names its classes in JSON
-        raise TypeError(f"y must hold numbers or strings, got {found.dtype}: y.astype(str) makes names of them")
+    found = nameable(checks.several_classes(checks.labels(y, count)), "y")
     names = classifier.names if classifier.names_are_given else found
     if len(names) != classifier.num_classes:
         raise ValueError(

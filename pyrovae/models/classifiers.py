@@ -22,7 +22,14 @@ from pyrovae.models.networks import MLP
 from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
 
-__all__ = ["ClassDensities", "DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier", "numbered"]
+__all__ = [
+    "ClassDensities",
+    "DiscriminativeClassifier",
+    "GenerativeClassifier",
+    "gaussian_classifier",
+    "nameable",
+    "numbered",
+]
 
 
 class Classifier(Listed):
@@ -414,10 +421,11 @@ class DiscriminativeClassifier(Classifier):
             return torch.func.functional_call(self.network, dict(of_one), (x,))
 
         own = dict(self.network.named_parameters())
-        lead = next(w.shape[: w.ndim - own[name].ndim] for name, w in weights.items())
+        lead = torch.broadcast_shapes(*(w.shape[: w.ndim - own[name].ndim] for name, w in weights.items()))
         if not lead:
             return one(weights)
-        rows = torch.vmap(one)({name: w.reshape(-1, *own[name].shape) for name, w in weights.items()})
+        wide = {name: w.expand(*lead, *own[name].shape) for name, w in weights.items()}
+        rows = torch.vmap(one)({name: w.reshape(-1, *own[name].shape) for name, w in wide.items()})
         return rows.unflatten(0, lead[:-1]) if len(lead) > 1 else rows
 
     def guide(
@@ -468,6 +476,15 @@ def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tenso
     return torch.tensor([known[value] for value in labels.tolist()])
 
 
+def nameable(names: np.ndarray, what: str) -> np.ndarray:
+    """Names of classes as a saved classifier can have them; TypeError for what is no number and no string."""
+    if names.dtype.kind == "T":
+        names = names.astype(str)
+    if names.dtype.kind not in "biufU":
+        raise TypeError(f"{what} must be numbers or strings, got {names.dtype}: .astype(str) makes names of them")
+    return names
+
+
 def _site(name: str) -> str:
     """A parameter's name as a site's: "layers.0.weight" is "weight_0"."""
     _, layer, kind = name.split(".")
@@ -483,7 +500,7 @@ def _sorted(densities: Any) -> tuple[np.ndarray, list[nn.Module]]:
     kinds = {np.asarray(key).dtype.kind for key in keys}
     if len(kinds) > 1:
         raise TypeError(f"the labels in densities must be of one kind, got {keys}")
-    names = np.unique(np.array(keys))
+    names = nameable(np.unique(np.array(keys)), "the labels in densities")
     return names, [densities[name] for name in names.tolist()]
 
 
@@ -508,7 +525,7 @@ def _require_density(name: Any, part: Any, evidence: Any) -> None:
 def _names(classes: Any, count: int) -> np.ndarray:
     if classes is None:
         return np.arange(count)
-    names = np.unique(np.asarray(classes))
+    names = nameable(np.unique(np.asarray(classes)), "classes")
     if len(names) != count:
         raise ValueError(f"classes must be {count} different names, got {list(classes)}")
     return names

@@ -1,4 +1,4 @@
-"""Compiled potentials: the same numbers as without, and without a compiler the same fit."""
+"""Compiled graphs: the same numbers as without, and without a compiler the same fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 import pyrovae
 from pyrovae.inference import bayesian
-from pyrovae.inference.compiled import with_gradient
+from pyrovae.inference.graph import with_gradient
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import validation
 
@@ -46,6 +46,8 @@ def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
             assert here.item() == pytest.approx(there.item(), rel=1e-12)
             ours, theirs = (torch.autograd.grad(2 * value, z)[0] for value in (here, there))
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        with pytest.raises(RuntimeError, match="no second derivative"):  # and no gradient of zeros
+            torch.autograd.functional.hessian(function, centre)
 
 
 @compiler
@@ -61,6 +63,22 @@ def test_compiled_chains_start_as_eager_ones_and_say_what_they_are(monkeypatch):
         found[least] = pair.draws()
     for name, value in found[0].items():  # rounding grows along a trajectory
         torch.testing.assert_close(value, found[10**9][name], rtol=1e-5, atol=1e-5)
+
+
+@compiler
+def test_a_graph_follows_what_it_reaches_and_says_nothing(capfd):
+    scale = torch.tensor(2.0)
+    function, compiled = with_gradient(lambda z: (scale * z).square().sum(), torch.ones(3))
+    assert compiled and float(function(torch.ones(3))) == 12.0
+    scale.fill_(3.0)  # a tensor is an input, where it lies
+    assert float(function(torch.ones(3))) == 27.0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_depends_on_a_value_runs_eagerly(caplog):
+    function, compiled = with_gradient(lambda z: z.sum() if z.sum() > 0 else -z.sum(), torch.ones(3))
+    assert not compiled and "runs without a compiled graph" in caplog.text
+    assert float(function(-torch.ones(3))) == 3.0
 
 
 def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(tmp_path):

@@ -1,0 +1,158 @@
+"""A function of tensors as one graph: captured, and compiled; a function with its gradient so."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["capture", "compiled", "constants_to_inputs", "with_gradient"]
+
+log = logging.getLogger(__name__)
+
+
+def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The operations of `function(*inputs)` on tensors; it runs once, on the inputs themselves.
+
+    A tensor of `inputs` is an input of the graph wherever it turns up, also where `function` reaches it by another way,
+    such as a module's parameter. Raises what torch raises for a step whose course depends on a value.
+    """
+    with torch.autograd.set_multithreading_enabled(False):
+        graph = make_fx(function, tracing_mode="real")(*inputs)
+    _masks_to_indices(graph)
+    return graph
+
+
+def _masks_to_indices(graph: fx.GraphModule) -> None:
+    """Put numbers in place of masks that depend on no input, as of a triangle: they fix the shape of what they pick."""
+    for node in list(graph.graph.nodes):
+        if node.target not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default):
+            continue
+        picks: list[Any] = []
+        for pick in node.args[1]:
+            mask = _fixed(pick) if isinstance(pick, fx.Node) else None
+            if mask is None or mask.dtype != torch.bool:
+                picks.append(pick)
+                continue
+            for index in mask.nonzero(as_tuple=True):
+                name = f"index_{len(list(graph.named_buffers()))}"
+                graph.register_buffer(name, index)
+                with graph.graph.inserting_before(node):
+                    picks.append(graph.graph.get_attr(name))
+        node.args = (node.args[0], picks, *node.args[2:])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _fixed(node: fx.Node) -> Tensor | None:
+    """What a node is whatever the inputs are; None where it depends on them, on a tensor that is held, or on chance."""
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return None
+    values = {}
+    for one in node.all_input_nodes:
+        values[one] = _fixed(one)
+        if values[one] is None:
+            return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    found = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found if isinstance(found, Tensor) else None
+
+
+def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
+    """Make the tensors that the graph holds inputs of it, after those it has: they keep their addresses.
+
+    So a module's buffers are read, and changed, where they are.
+    """
+    held: list[Tensor] = []
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        value = operator.attrgetter(node.target)(graph)
+        place = next((i for i, other in enumerate(held) if other is value), None)
+        if place is None:
+            with graph.graph.inserting_after(last):
+                last = graph.graph.placeholder(f"held_{len(held)}")
+            held.append(value)
+            made = last
+        else:
+            made = next(n for n in graph.graph.nodes if n.op == "placeholder" and n.target == f"held_{place}")
+        node.replace_all_uses_with(made)
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return held
+
+
+def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """The graph through inductor: a function of inputs like these, which gives a list of what the graph does."""
+    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of itself
+        done: Callable[..., Any] = torch._inductor.compile(graph, list(inputs))
+    return done
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without that logger's warnings, as of a CUDA that is not there and that nobody asked for."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradient comes with it."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, both: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        value, gradient = both(z)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # asked for with create_graph: it would be taken for a constant
+            raise RuntimeError("a compiled function has no second derivative: differentiate the function itself")
+        (gradient,) = ctx.saved_tensors
+        return outer[0] * gradient, None
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Callable[[Tensor], Tensor], bool]:
+    """A differentiable function of (P,) to a scalar, its value and gradient compiled together, and whether they are.
+
+    `function` must have no control flow on values and no randomness. It is captured at `at`, whose shape, dtype and
+    device every later argument has. Without a compiler that works the function itself comes back, with a line in the
+    log. A second derivative raises RuntimeError.
+    """
+
+    def both(z: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = z.detach().requires_grad_()
+        value = function(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+    def run(z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            value, gradient = program(z.detach(), *held)
+        return value, gradient
+
+    try:
+        with torch.enable_grad():
+            graph = capture(both, [at.detach()])
+        held = constants_to_inputs(graph)
+        program = compiled(graph, [at.detach(), *held])
+        run(at)
+    except Exception as error:  # of whatever kind: a compiler that is missing, a folder that cannot be written
+        log.warning("runs without a compiled graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
+        return function, False
+    return lambda z: _Known.apply(z, run), True
