@@ -5,7 +5,8 @@
     python analysis/generative_vs_discriminative.py --data mnist --root data     # hours on two cores
 
 Generative: naive Bayes and LDA (normal classes), mixtures of up to three normals a class (of one where a class has
-under ten items: naive Bayes then), and where asked a VAE a class, whose log p(x | y) is an importance-weighted bound.
+under ten items: naive Bayes then), and where asked a VAE a class, whose log p(x | y) is an importance-weighted bound,
+of grey values by a continuous Bernoulli likelihood and of pixels above one half by a Bernoulli one.
 Discriminative: softmax regression and a multilayer perceptron, both at their posterior's mode. How strongly each is
 held back, by a floor of variances or the scale of a prior, is chosen for either kind alike, by cross-validated log-loss
 on the labelled items in two or three folds (on 2,000 of them at most, and so for fewer labels than the fit then has),
@@ -126,9 +127,8 @@ def network(hidden_dims: tuple[int, ...], p: Problem, _: np.ndarray, scale: floa
     return pyrovae.DiscriminativeClassifier(p.shape, p.classes, hidden_dims=hidden_dims, prior_scale=scale)
 
 
-def vaes(p: Problem, *_: Any) -> Any:
-    """A VAE a class; pixels under a continuous Bernoulli likelihood, features under a normal one."""
-    likelihood = "continuous_bernoulli" if len(p.shape) == 3 else "normal"
+def vaes(likelihood: str, p: Problem, *_: Any) -> Any:
+    likelihood = likelihood if len(p.shape) == 3 else "normal"
     make = partial(pyrovae.mlp_vae, p.shape, 8, hidden_dims=(128,), likelihood=likelihood)
     evidence = partial(pyrovae.iwae, num_particles=100)
     return pyrovae.GenerativeClassifier({c: make() for c in range(p.classes)}, evidence=evidence)
@@ -142,11 +142,16 @@ def perceptron_fit(n: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a classifier is made from (problem, labels, strength), where strengths start, how it is fitted to n items."""
+    """How a classifier is made from (problem, labels, strength), where strengths start, how n items are fitted and seen."""
 
     make: Callable[[Problem, np.ndarray, float], Any]
     start: float | None
     options: Callable[[int], dict[str, Any]] = lambda n: {}
+    seen: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+
+
+def vae_fit(n: int) -> dict[str, Any]:
+    return {"epochs": 40 if n > 10_000 else 200, "learning_rate": 2e-3, "schedule": "cosine", "batch_size": 64}
 
 
 DEEP = {
@@ -155,19 +160,16 @@ DEEP = {
     "mixtures": Kind(mixtures, FLOOR, lambda n: {"num_restarts": 3, "tol": 1e-4}),
     "softmax": Kind(partial(network, ()), SCALE),
     "perceptron": Kind(partial(network, (128,)), SCALE, perceptron_fit),
-    "VAE a class": Kind(
-        vaes,
-        None,
-        lambda n: {
-            "epochs": 40 if n > 10_000 else 200,
-            "learning_rate": 2e-3,
-            "schedule": "cosine",
-            "batch_size": 64,
-        },
-    ),
+    "VAE a class": Kind(partial(vaes, "continuous_bernoulli"), None, vae_fit),
+    "VAE a class, binary": Kind(partial(vaes, "bernoulli"), None, vae_fit, lambda x: (x > 0.5).float()),
 }
-MODELS = [name for name in DEEP if name != "VAE a class"]
+MODELS = [name for name in DEEP if not name.startswith("VAE")]
 KINDS = {**DEEP, "QDA": Kind(partial(gaussian, "full"), FLOOR)}
+
+
+def deep(p: Problem) -> list[str]:
+    """The models where one fit is judged: that of binary pixels is for images."""
+    return [name for name in DEEP if len(p.shape) == 3 or not name.endswith("binary")]
 
 
 def fitted(name: str, p: Problem, x: Any, y: Any, seed: int, **more: Any) -> Any:
@@ -184,7 +186,9 @@ def made(
     classifier = KINDS[name].make(p, all_y, strength)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of floors and of collapsed units: the scores tell
-        pyrovae.fit(classifier, x, y, progress=False, seed=seed, **KINDS[name].options(len(x)), **more)
+        pyrovae.fit(
+            classifier, KINDS[name].seen(x), y, progress=False, seed=seed, **KINDS[name].options(len(x)), **more
+        )
     return classifier
 
 
@@ -367,9 +371,10 @@ def priors(p: Problem, options: argparse.Namespace) -> xr.Dataset:
 
 def calibration(p: Problem, options: argparse.Namespace) -> xr.Dataset:
     """One fit of each to all labels: scores with intervals over test items, and reliability."""
-    parts = []
-    for name in DEEP:
-        table = pyrovae.predictions(fitted(name, p, p.x, p.y, 0), p.test_x[: options.items], p.test_y[: options.items])
+    parts, names = [], deep(p)
+    for name in names:
+        x, y = DEEP[name].seen(p.test_x[: options.items]), p.test_y[: options.items]
+        table = pyrovae.predictions(fitted(name, p, p.x, p.y, 0), x, y)
         found = pyrovae.classification_scores(table)
         bins = pyrovae.reliability(table, bins=10).rename(
             {n: f"bin_{n}" for n in ("confidence", "accuracy", "lower", "upper", "count")}
@@ -380,7 +385,7 @@ def calibration(p: Problem, options: argparse.Namespace) -> xr.Dataset:
         ece = {"overconfidence": over.mean(), "overconfidence_se": over.std(ddof=1) / np.sqrt(len(over))}
         ece |= {"ece_calibrated": found.ece_calibrated[0], "ece_calibrated_upper": found.ece_calibrated[1]}
         parts.append(xr.merge([found.metrics, bins]).assign(ece).drop_vars("units"))
-    return xr.concat(parts, xr.Variable("model", list(DEEP)), join="outer", combine_attrs="override")
+    return xr.concat(parts, xr.Variable("model", names), join="outer", combine_attrs="override")
 
 
 def strange(p: Problem, options: argparse.Namespace) -> xr.Dataset:
@@ -400,17 +405,17 @@ def strange(p: Problem, options: argparse.Namespace) -> xr.Dataset:
     if len(p.shape) == 3:
         sets |= {"half as bright": 0.5 * x, "inverted": 1 - x}
     rows = []
-    for name in DEEP:
-        classifier = fitted(name, p, p.x, p.y, 0)
+    for name in deep(p):
+        classifier, seen = fitted(name, p, p.x, p.y, 0), DEEP[name].seen
         for score in ("log p(x)", "largest p(y | x)"):
             if score == "log p(x)" and not hasattr(classifier, "log_prob"):
                 continue
 
-            def of(items: torch.Tensor, score: str = score, classifier: Any = classifier) -> torch.Tensor:
+            def of(items: torch.Tensor, score: str = score, classifier: Any = classifier, seen: Any = seen) -> Any:
                 with torch.no_grad():
                     if score == "log p(x)":
-                        return classifier.log_prob(items)
-                    return classifier.predict_log_proba(items).amax(-1)
+                        return classifier.log_prob(seen(items))
+                    return classifier.predict_log_proba(seen(items)).amax(-1)
 
             usual = of(x)
             found = [pyrovae.auroc(usual, of(other)) for other in sets.values()]

@@ -239,7 +239,8 @@ def calibration(found: xr.Dataset) -> tuple[str, Figure]:
         there = one.dropna("bin", subset=["bin_confidence"])
         curves_of[str(name)] = {k: there[f"bin_{k}"].values for k in ("confidence", "accuracy", "lower", "upper")}
     figure, axes = panels(2)
-    for ax, names in zip(axes, (list(curves_of)[:3], list(curves_of)[3:]), strict=True):
+    half = len(curves_of) // 2  # generative ones first
+    for ax, names in zip(axes, (list(curves_of)[:half], list(curves_of)[half:]), strict=True):
         plotting.reliability_curve({name: curves_of[name] for name in names}, ax=ax)
     return "\n".join(words), figure
 
