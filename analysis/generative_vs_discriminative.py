@@ -142,7 +142,7 @@ def perceptron_fit(n: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a classifier is made from (problem, labels, strength), where strengths start, how n items are fitted and seen."""
+    """A classifier from (problem, labels, strength), where strengths start, how it is fitted, and what it sees."""
 
     make: Callable[[Problem, np.ndarray, float], Any]
     start: float | None
