@@ -389,7 +389,10 @@ def calibration(p: Problem, options: argparse.Namespace) -> xr.Dataset:
 
 
 def strange(p: Problem, options: argparse.Namespace) -> xr.Dataset:
-    """AUROC of usual test items against strange ones: by p(x), and by the largest p(y | x)."""
+    """AUROC of usual test items against strange ones: by p(x), and by the largest p(y | x).
+
+    Floors are those that serve p(y | x) best, and not p(x).
+    """
     x, rng = p.test_x[: options.items], np.random.default_rng(0)
     low, high = p.x.amin(0), p.x.amax(0)
     noise_x = low + (high - low) * torch.from_numpy(rng.random(x.shape)).float()
@@ -451,7 +454,8 @@ def samples(p: Problem, options: argparse.Namespace) -> xr.Dataset:
     """Draws of p(x | y): the class that a judge that never saw them gives them, and whether a forest tells them apart.
 
     A random forest is trained to tell draws from as many test items and judged on folds that it has not seen; its share
-    right is one half where there is no difference (a classifier two-sample test: Lopez-Paz and Oquab 2017).
+    right is one half where there is no difference (a classifier two-sample test: Lopez-Paz and Oquab 2017). Floors are
+    those that serve p(y | x) best, and not p(x): draws carry their variance.
     """
     half = len(p.x) // 2
     judge = fitted("perceptron", p, p.x[:half], p.y[:half], 1)
