@@ -17,6 +17,7 @@ _HOMES = {
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
     "pyrovae.models.distributions": ["Bernoulli", "ContinuousBernoulli", "Normal"],
     "pyrovae.inference.training": ["fit"],
+    "pyrovae.inference.compiled": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
     "pyrovae.inference.svi": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save
+    from pyrovae.inference.compiled import CaptureError, CompiledSVI, CompilerError
     from pyrovae.inference.discriminative import SeparableWarning
     from pyrovae.inference.em import VarianceFloorWarning
     from pyrovae.inference.history import History

@@ -1,4 +1,4 @@
-"""A function of tensors as one graph: captured, and compiled; a function with its gradient so."""
+"""A function of tensors as one graph: captured, its noise taken out, compiled; a function with its gradient so."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["capture", "compiled", "constants_to_inputs", "with_gradient"]
+__all__ = ["capture", "compiled", "constants_to_inputs", "with_gradient", "without_noise"]
 
 log = logging.getLogger(__name__)
+
+
+aten = torch.ops.aten
+SHAPED: dict[Any, str] = {  # what they make depends on the shape of their argument alone
+    aten.empty_like.default: "",
+    aten.new_empty.default: "",
+    aten.zeros_like.default: "zero_",
+    aten.new_zeros.default: "zero_",
+    aten.rand_like.default: "uniform_",
+    aten.randn_like.default: "normal_",
+}
 
 
 def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
@@ -51,9 +62,20 @@ def _masks_to_indices(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
+def drawn(node: fx.Node) -> bool:
+    """Whether it takes numbers from a random generator."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether it changes one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
 def _fixed(node: fx.Node) -> Tensor | None:
     """What a node is whatever the inputs are; None where it depends on them, on a tensor that is held, or on chance."""
-    if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    if node.op != "call_function" or drawn(node):
         return None
     values = {}
     for one in node.all_input_nodes:
@@ -90,11 +112,63 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
     return held
 
 
-def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """The graph through inductor: a function of inputs like these, which gives a list of what the graph does."""
+def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], Sequence[Tensor]] | None:
+    """Take out what draws from random generators: a function that draws it eagerly, for further inputs of `graph`.
+
+    It draws what the captured function would have drawn, in its order. None where a draw depends on a value, and all of
+    them stay in the graph.
+    """
+    nodes = list(graph.graph.nodes)
+    wanted: set[fx.Node] = set()
+    stack = [node for node in nodes if drawn(node)]
+    while stack:
+        node = stack.pop()
+        if node in wanted:
+            continue
+        if node.op != "call_function" or (_writes(node) and not drawn(node)):
+            return None
+        wanted.add(node)
+        if node.target not in SHAPED:
+            stack += node.all_input_nodes
+    place = {node: i for i, node in enumerate(nodes)}
+    for node in wanted:  # a tensor that is filled is not read before, and filled once
+        fills = [user for user in node.users if user in wanted and _writes(user) and user.args[0] is node]
+        if len(fills) > 1 or (fills and any(place[user] < place[fills[0]] for user in node.users)):
+            return None
+        if fills and any(_writes(user) for user in node.users if user not in wanted):
+            return None
+    noise, made = fx.Graph(), {}
+    for node in (node for node in nodes if node in wanted):
+        if node.target in SHAPED:
+            meta = node.meta["tensor_meta"]
+            options = {"dtype": meta.dtype, "device": node.kwargs.get("device") or device}
+            empty = noise.call_function(torch.empty_strided, (tuple(meta.shape), tuple(meta.stride)), options)
+            fill = SHAPED[node.target]
+            made[node] = noise.call_method(fill, (empty,)) if fill else empty
+        else:
+            made[node] = noise.node_copy(node, made.__getitem__)
+    out = [node for node in nodes if node in wanted and any(user not in wanted for user in node.users)]
+    noise.output([made[node] for node in out])
+    last = [node for node in nodes if node.op == "placeholder"][-1]
+    for number, node in enumerate(out):
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"noise_{number}")
+        node.replace_all_uses_with(last, delete_user_cb=lambda user: user not in wanted)
+    for node in reversed([node for node in nodes if node in wanted]):
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return fx.GraphModule({}, noise)
+
+
+def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:
+    """The graph through inductor: a function of inputs like these, which gives a list of what the graph does.
+
+    With `keep_noise` what it draws comes from torch's generators.
+    """
+    options: dict[str, Any] = {"fallback_random": True} if keep_noise else {}
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of itself
-        done: Callable[..., Any] = torch._inductor.compile(graph, list(inputs))
+        done: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=options)
     return done
 
 

@@ -1,0 +1,292 @@
+"""torch's and Pyro's optimisers as functions of tensors, to stand in a graph, over the state that torch's keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pyro.optim.clipped_adam
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+__all__ = ["Updates"]
+
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], Tensor, Tensor, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+
+
+def adam(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """torch.optim.Adam (Kingma and Ba 2015, algorithm 1): weight decay goes into the gradient."""
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    return _adam(g, state, count, lr, group, decayed=p)
+
+
+def adamw(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """torch.optim.AdamW (Loshchilov and Hutter 2019, algorithm 2): weights decay apart from the gradient."""
+    decayed = p * (1 - lr * group["weight_decay"]).to(p.dtype) if group["weight_decay"] else p
+    return _adam(g, state, count, lr, group, decayed=decayed)
+
+
+def clipped_adam(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """pyro.optim.ClippedAdam: each entry of the gradient clipped; the rate's decay is the caller's."""
+    g = g.clamp(-group["clip_norm"], group["clip_norm"])
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    beta1, beta2 = group["betas"]
+    first = state["exp_avg"] * beta1 + g * (1 - beta1)
+    spread = g - first if group["centered_variance"] else g
+    second = state["exp_avg_sq"] * beta2 + spread * spread * (1 - beta2)
+    size = lr * (1 - beta2**count).sqrt() / (1 - beta1**count)
+    moved = p - size.to(p.dtype) * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
+    return moved, {"exp_avg": first, "exp_avg_sq": second}
+
+
+def sgd(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """torch.optim.SGD with its momentum, dampening, Nesterov's step and weight decay."""
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    if not group["momentum"]:
+        return p - lr.to(p.dtype) * g, {}
+    buffer = torch.where(count == 1, g, state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"]))
+    along = g + group["momentum"] * buffer if group["nesterov"] else buffer
+    return p - lr.to(p.dtype) * along, {"momentum_buffer": buffer}
+
+
+def _adam(
+    g: Tensor,
+    state: dict[str, Tensor],
+    count: Tensor,
+    lr: Tensor,
+    group: dict[str, Any],
+    *,
+    decayed: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    beta1, beta2 = group["betas"]
+    first = state["exp_avg"].lerp(g, 1 - beta1)
+    second = state["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
+    size = (lr / (1 - beta1**count)).to(g.dtype)
+    root = second.sqrt() / (1 - beta2**count).sqrt().to(g.dtype) + group["eps"]
+    return decayed - size * first / root, {"exp_avg": first, "exp_avg_sq": second}
+
+
+UPDATES: dict[Any, Update] = {
+    torch.optim.Adam: adam,
+    torch.optim.AdamW: adamw,
+    pyro.optim.clipped_adam.ClippedAdam: clipped_adam,
+    torch.optim.SGD: sgd,
+}
+STATES: dict[Any, tuple[str, ...]] = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    pyro.optim.clipped_adam.ClippedAdam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
+
+
+REFUSED = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")
+
+
+class Updates:
+    """A Pyro optimiser's parameters, groups and state: tensors that a graph changes where they are.
+
+    `optimizer` is the torch optimiser that holds them, so that its layout is torch's own.
+    """
+
+    def __init__(self, optim: Any) -> None:
+        self.kind: Any = getattr(optim, "pt_optim_constructor", None)
+        if type(optim) is not PyroOptim or self.kind not in UPDATES:
+            known = ", ".join(sorted(kind.__name__ for kind in UPDATES))
+            name = getattr(self.kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
+            raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
+        if optim.optim_objs or optim._state_waiting_to_be_consumed:
+            raise ValueError("optim has a state of its own: give a new one, and the state to load_state_dict")
+        self.optim = optim
+        self.named: dict[str, Tensor] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.steps: dict[Tensor, Tensor] = {}  # that each parameter has taken
+        self.rates: list[Tensor] = []
+        self._set: list[float] = []  # the rates that the graph was handed
+        self._waiting: dict[str, Any] | None = None
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups, their "lr" as it is now."""
+        if self.optimizer is None:
+            return []
+        for number, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates, strict=True)):
+            if "lrd" in group and group["lr"] == self._set[number]:
+                group["lr"] = self._set[number] = float(rate)
+        return self.optimizer.param_groups
+
+    @property
+    def ordered(self) -> dict[str, Tensor]:
+        """The parameters by name, in the order of the state's numbers."""
+        names = {p: name for name, p in self.named.items()}
+        return {names[p]: p for group in self.groups for p in group["params"]}
+
+    @property
+    def options(self) -> Hashable:
+        """What of the groups stands in a graph as a constant."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        return tuple(tuple((k, str(v)) for k, v in sorted(g.items()) if k not in ("params", "lr")) for g in groups)
+
+    def take(self, named: dict[str, Tensor]) -> None:
+        """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
+        self._require_same(named)
+        fresh = {name: named[name] for name in sorted(named) if name not in self.named}
+        made: list[tuple[dict[str, Any], list[Tensor]]] = []
+        for p in fresh.values():
+            clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
+            options = {**self.optim._get_optim_args(p), **{f"gradient_{name}": value for name, value in clips.items()}}
+            for name in REFUSED:
+                if options.get(name) and self.kind is not torch.optim.AdamW:
+                    raise TypeError(f"{name}={options[name]!r} is not known to a compiled step: leave it out")
+            own = next((params for known, params in made if known == options), None)
+            if own is None:
+                made.append((options, [p]))
+            else:
+                own.append(p)
+        for options, params in made:
+            allowed = {name: value for name, value in options.items() if not name.startswith("gradient_")}
+            if self.optimizer is None:
+                self.optimizer = self.kind(params, **allowed)
+                self.sound = torch.ones((), dtype=torch.bool, device=params[0].device)
+            else:
+                self.optimizer.add_param_group({"params": params, **allowed})
+            group = self.optimizer.param_groups[-1]
+            group.update(options)
+            self.rates.append(torch.full((), float(group["lr"]), dtype=torch.float64, device=params[0].device))
+            self._set.append(group["lr"])
+            kept = () if self.kind is torch.optim.SGD and not group["momentum"] else STATES[self.kind]
+            for p in params:
+                self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
+                self.steps[p] = torch.zeros((), dtype=torch.float32, device=p.device)
+        self.named |= fresh
+        if self._waiting is not None:
+            self.load_state_dict(self._waiting)
+            self._waiting = None
+
+    def _require_same(self, named: dict[str, Tensor]) -> None:
+        for name, p in named.items():
+            if self.named.get(name, p) is not p:
+                raise RuntimeError(
+                    f"parameter {name!r} is another tensor than before: the parameter store was cleared, or the model "
+                    "built anew; start anew too"
+                )
+            state = {} if self.optimizer is None else self.optimizer.state.get(p, {})
+            if any((value.dtype, value.device) != (p.dtype, p.device) for value in state.values()):
+                raise RuntimeError(
+                    f"parameter {name!r} was moved to {p.dtype} on {p.device} between steps, and the optimiser's state "
+                    "was not: start anew"
+                )
+
+    def inputs(self, params: list[Tensor]) -> list[Tensor]:
+        """The tensors that `updated` gives new values of."""
+        return [*params, *self._states(params), *(self.steps[p] for p in params), self.sound, *self.rates]
+
+    def _states(self, params: list[Tensor]) -> list[Tensor]:
+        assert self.optimizer is not None
+        return [value for p in params for value in self.optimizer.state[p].values()]
+
+    def updated(self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None]) -> list[Tensor]:
+        """New values of `inputs(params)`; the old ones after what is not finite."""
+        assert self.optimizer is not None
+        sound = self.sound & loss.isfinite().all()
+        for g in gradients:
+            if g is not None:
+                sound = sound & g.isfinite().all()
+        groups, rates = self.optimizer.param_groups, []
+        for rate, group in zip(self.rates, groups, strict=True):
+            rates.append(rate * group["lrd"] if "lrd" in group else rate)
+        moved, states, steps = [], [], []
+        for p, g in zip(params, gradients, strict=True):
+            number, group = next((i, one) for i, one in enumerate(groups) if any(q is p for q in one["params"]))
+            state, step = self.optimizer.state[p], self.steps[p]
+            # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
+            taken = sound if g is not None else sound & (step > 0)
+            g = torch.zeros_like(p) if g is None else g
+            new, news = UPDATES[self.kind](p, _clipped(g, group), state, step.double() + 1, rates[number], group)
+            moved.append(torch.where(taken, new, p))
+            states += [torch.where(taken, news[name], state[name]) for name in state]
+            steps.append(torch.where(taken, step + 1, step))
+        return [
+            *moved,
+            *states,
+            *steps,
+            sound,
+            *(torch.where(sound, a, b) for a, b in zip(rates, self.rates, strict=True)),
+        ]
+
+    def set_rates(self) -> None:
+        """Hand learning rates that were set since to the graph."""
+        assert self.optimizer is not None
+        for number, group in enumerate(self.optimizer.param_groups):
+            if group["lr"] != self._set[number]:
+                self.rates[number].fill_(group["lr"])
+                self._set[number] = group["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's optimiser of the same parameters would give it, numbered as in `ordered`."""
+        if self.optimizer is None:
+            raise RuntimeError("no step has been taken: there is no state yet")
+        params = [p for group in self.groups for p in group["params"]]
+        found = self.optimizer.state_dict()
+        for number, p in enumerate(params):
+            step = self.steps[p].clone()
+            if not float(step):
+                found["state"].pop(number, None)
+                continue
+            own = {name: value.clone() for name, value in found["state"].get(number, {}).items()}
+            if self.kind is not torch.optim.SGD:
+                own["step"] = int(step) if "lrd" in self.optimizer.param_groups[0] else step
+            found["state"][number] = own
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` or torch's optimiser of the same parameters gave; before a first step too."""
+        if self.optimizer is None:
+            self._waiting = state
+            return
+        params = [p for group in self.groups for p in group["params"]]
+        sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], self.groups)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"the state is of groups of {sizes[0]} parameters, and these are {sizes[1]}: {list(self.ordered)}"
+            )
+        for number, p in enumerate(params):
+            for name, value in state["state"].get(number, {}).items():
+                if name != "step" and isinstance(value, Tensor) and value.shape != p.shape:
+                    raise ValueError(
+                        f"{name!r} of parameter {number} has shape {tuple(value.shape)}, and "
+                        f"{list(self.ordered)[number]!r} has {tuple(p.shape)}"
+                    )
+        for group, theirs in zip(self.optimizer.param_groups, state["param_groups"], strict=True):
+            group.update({name: value for name, value in theirs.items() if name != "params" and name in group})
+        self.sound.fill_(True)
+        with torch.no_grad():
+            for number, p in enumerate(params):
+                theirs = state["state"].get(number, {})
+                self.steps[p].fill_(float(theirs.get("step", bool(theirs))))
+                for name, value in self.optimizer.state[p].items():
+                    other = theirs.get(name)
+                    if other is None:
+                        value.zero_()
+                    else:
+                        value.copy_(other)
+
+
+def _clipped(g: Tensor, group: dict[str, Any]) -> Tensor:
+    if "gradient_clip_norm" in group:
+        g = g * (group["gradient_clip_norm"] / (g.norm() + 1e-6)).clamp(max=1.0)
+    if "gradient_clip_value" in group:
+        g = g.clamp(-group["gradient_clip_value"], group["gradient_clip_value"])
+    return g

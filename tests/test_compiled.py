@@ -1,0 +1,757 @@
+"""The compiled step against Pyro's own: the same losses, posteriors and states, and nothing captured in silence."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from torch import nn
+from torch.distributions import constraints
+
+import pyrovae
+from pyrovae import CaptureError, CompiledSVI
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+STEPS = 200
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The captured graph itself, as Python runs it."""
+    monkeypatch.setattr("pyrovae.inference.compiled.compiled", lambda graph, inputs, keep_noise=False: graph)
+
+
+@pytest.fixture(autouse=True)
+def store():
+    with pyro.get_param_store().scope():
+        yield
+
+
+def regression(x, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
+    b = pyro.sample("b", dist.Normal(x.new_zeros(()), 2.0))
+    s = pyro.sample("s", dist.LogNormal(x.new_zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ w + b, s), obs=y)
+
+
+def groups(x, y):
+    tau = pyro.param("tau", x.new_tensor(1.0), constraint=constraints.positive)
+    mu = pyro.sample("mu", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("groups", 4):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        with pyro.plate("items", 10):
+            pyro.sample("y", dist.Normal(theta, 1.0), obs=y[:40].reshape(10, 4))
+
+
+def guide_of_groups(x, y):
+    m = pyro.param("m", x.new_zeros(()))
+    s = pyro.param("s", x.new_ones(()), constraint=constraints.positive)
+    at = pyro.param("at", x.new_zeros(4))
+    wide = pyro.param("wide", x.new_ones(4), constraint=constraints.interval(0.01, 3.0))
+    mu = pyro.sample("mu", dist.Normal(m, s))
+    with pyro.plate("groups", 4):
+        pyro.sample("theta", dist.Normal(at + 0.1 * mu, wide))
+
+
+def problem(name, dtype):
+    """A model, a guide that has its parameters, and arguments."""
+    torch.manual_seed(0)
+    images = torch.rand(32, 1, 8, 8).round().to(dtype)
+    x = torch.randn(50, 3).to(dtype)
+    y = x.sum(1) + torch.randn(50).to(dtype)
+    pairs = {
+        "VAE": lambda: pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,)),
+        "linear VAE": lambda: pyrovae.linear_vae(64, 2),
+        "AE": lambda: pyrovae.mlp_ae((1, 8, 8), 3, hidden_dims=(16,)),
+    }
+    if name in pairs:
+        pair = pairs[name]().to(dtype)
+        return pair.model, pair.guide, (images.flatten(1) if name == "linear VAE" else images,)
+    guides = {"AutoNormal": AutoNormal, "AutoMultivariateNormal": AutoMultivariateNormal}
+    model, guide = (groups, guide_of_groups) if name == "groups" else (regression, guides[name](regression))
+    with torch.device("cpu"):
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            guide(x, y)
+        finally:
+            torch.set_default_dtype(default)
+    return model, guide, (x, y)
+
+
+def losses(kind, name, dtype, optim, loss, steps=STEPS):
+    pyro.clear_param_store()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model, guide, args = problem(name, dtype)
+        pyro.set_rng_seed(1)
+        svi = kind(model, guide, optim(), loss=loss())
+        return torch.tensor([svi.step(*args) for _ in range(steps)], dtype=torch.float64)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def adam():
+    return pyro.optim.Adam({"lr": 1e-3})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["VAE", "linear VAE", "AE", "AutoNormal", "AutoMultivariateNormal", "groups"])
+def test_two_hundred_steps_are_pyros(name, dtype, record_property):
+    eager, found = (losses(kind, name, dtype, adam, Trace_ELBO) for kind in (SVI, CompiledSVI))
+    difference = float(((eager - found) / eager).abs().max())
+    record_property("relative difference", difference)
+    assert difference < TOLERANCE[dtype]
+    assert float((eager[0] - eager[-1]).abs()) > 100 * TOLERANCE[dtype] * float(eager[0].abs())  # it did move
+
+
+OPTIMISERS = {
+    "AdamW": lambda: pyro.optim.AdamW({"lr": 1e-2, "weight_decay": 0.1}),
+    "Adam, weight decay": lambda: pyro.optim.Adam({"lr": 1e-2, "weight_decay": 0.1, "betas": (0.8, 0.95)}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.99, "clip_norm": 1.0, "weight_decay": 0.1}),
+    "centred": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "centered_variance": True}),
+    "SGD": lambda: pyro.optim.SGD({"lr": 1e-4, "weight_decay": 0.1}),
+    "momentum": lambda: pyro.optim.SGD({"lr": 1e-4, "momentum": 0.9, "dampening": 0.5}),
+    "Nesterov": lambda: pyro.optim.SGD({"lr": 1e-4, "momentum": 0.9, "nesterov": True}),
+    "clip_norm": lambda: pyro.optim.Adam({"lr": 1e-2}, {"clip_norm": 1.0}),
+    "clip_value": lambda: pyro.optim.SGD({"lr": 1e-2}, {"clip_value": 1.0}),
+    "by parameter": lambda: pyro.optim.Adam(lambda name: {"lr": 1e-2 if "loc" in name or name == "m" else 1e-3}),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", list(OPTIMISERS))
+def test_each_optimiser_is_pyros(name):
+    eager, found = (
+        losses(kind, "groups", torch.float64, OPTIMISERS[name], Trace_ELBO, 60) for kind in (SVI, CompiledSVI)
+    )
+    torch.testing.assert_close(found, eager, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        TraceMeanField_ELBO,
+        lambda: Trace_ELBO(num_particles=3),
+        lambda: Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=2),
+        lambda: TraceMeanField_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=2),
+    ],
+    ids=["mean field", "particles", "vectorised", "mean field, vectorised"],
+)
+def test_each_loss_is_pyros(loss):
+    eager, found = (losses(kind, "groups", torch.float64, adam, loss, 60) for kind in (SVI, CompiledSVI))
+    torch.testing.assert_close(found, eager, rtol=1e-9, atol=0.0)
+    other = losses(SVI, "groups", torch.float64, adam, Trace_ELBO, 60)
+    assert float((found - other).abs().max()) > 1e-3  # control: not the plain one
+
+
+def test_a_hundred_compiled_and_a_hundred_eager_steps_are_two_hundred_eager_ones():
+    torch.manual_seed(0)
+    x = torch.rand(32, 1, 8, 8).round().double()
+    first = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,)).double()
+    second = copy.deepcopy(first)
+
+    def eager(pair, named, state, steps):
+        optimizer = torch.optim.Adam(list(named.values()), lr=1e-2)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            Trace_ELBO().differentiable_loss(pair.model, pair.guide, x).backward()
+            optimizer.step()
+
+    pyro.set_rng_seed(2)
+    svi = CompiledSVI(first.model, first.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    for _ in range(100):
+        svi.step(x)
+    eager(first, svi.parameters, svi.state_dict(), 100)
+    pyro.set_rng_seed(2)
+    eager(second, dict(second.named_parameters()), None, 200)
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    # and back: a state before the first step
+    third = copy.deepcopy(second)
+    pyro.clear_param_store()
+    again = CompiledSVI(third.model, third.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    again.load_state_dict(svi.state_dict())
+    again.step(x)
+    assert int(again.state_dict()["state"][0]["step"]) == 101
+
+
+def test_a_conjugate_posterior_is_found_with_subsampling_scale_and_mask():
+    torch.manual_seed(0)
+    n, size = 100, 20
+    x = (2.0 + torch.randn(n)).double()
+    seen = torch.arange(n) % 5 != 0
+
+    def model(rows):
+        mu = pyro.sample("mu", dist.Normal(x.new_zeros(()), 10.0))
+        with pyro.plate("data", n, subsample=rows) as here, poutine.mask(mask=seen[here]), poutine.scale(scale=0.5):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x[here])
+
+    def guide(rows):
+        at = pyro.param("at", x.new_zeros(()))
+        wide = pyro.param("wide", x.new_ones(()), constraint=constraints.positive)
+        pyro.sample("mu", dist.Normal(at, wide))
+
+    svi = CompiledSVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.998}), Trace_ELBO())
+    for _ in range(2000):
+        svi.step(torch.randperm(n)[:size])
+    precision = 0.01 + 0.5 * float(seen.sum())
+    mean = 0.5 * float(x[seen].sum()) / precision
+    assert float(pyro.param("at")) == pytest.approx(mean, abs=0.05)
+    assert float(pyro.param("wide")) == pytest.approx(precision**-0.5, rel=0.1)
+    assert svi.compiles == 1
+
+
+def test_a_gamma_guide_draws_within_the_graph_as_eager_does():
+    counts = torch.tensor([3.0, 5.0, 4.0, 6.0]).double()
+
+    def model():
+        rate = pyro.sample("rate", dist.Gamma(counts.new_tensor(2.0), 1.0))
+        with pyro.plate("data", 4):
+            pyro.sample("x", dist.Poisson(rate), obs=counts)
+
+    def guide():
+        a = pyro.param("a", counts.new_tensor(5.0), constraint=constraints.positive)
+        b = pyro.param("b", counts.new_tensor(2.0), constraint=constraints.positive)
+        pyro.sample("rate", dist.Gamma(a, b))
+
+    found = {}
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = kind(model, guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.9985}), loss=Trace_ELBO(num_particles=4))
+        found[kind] = torch.tensor([svi.step() for _ in range(3000)]).double()
+    torch.testing.assert_close(found[CompiledSVI][:100], found[SVI][:100], rtol=1e-9, atol=0.0)
+    # the posterior is Gamma(2 + 18, 1 + 4)
+    a, b = float(pyro.param("a")), float(pyro.param("b"))
+    assert a / b == pytest.approx(4.0, rel=0.05)
+    assert a == pytest.approx(20.0, rel=0.15)
+
+
+class Network(nn.Module):
+    """A guide's network with what changes while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.norm, self.drop, self.out = (
+            nn.Linear(5, 8),
+            nn.BatchNorm1d(8),
+            nn.Dropout(0.3),
+            nn.Linear(8, 4),
+        )
+        self.back = nn.Linear(2, 5)
+
+    def model(self, x):
+        pyro.module("network", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.back(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("network", self)
+        loc, scale = self.out(self.drop(self.norm(self.hidden(x)))).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+def test_modes_and_buffers_are_followed():
+    torch.manual_seed(0)
+    x = torch.randn(30, 5)
+    ours = Network().double()
+    theirs = copy.deepcopy(ours)
+    rows = {}
+    for kind, net in ((SVI, theirs), (CompiledSVI, ours)):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = kind(net.model, net.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+        rows[kind] = [svi.step(x.double()) for _ in range(20)]
+        net.eval()
+        rows[kind] += [svi.step(x.double()) for _ in range(10)]
+        if kind is CompiledSVI:
+            assert svi.compiles == 2
+            for p in net.hidden.parameters():
+                p.requires_grad_(False)
+            before = net.hidden.weight.clone()
+            svi.step(x.double())
+            assert torch.equal(net.hidden.weight, before) and svi.compiles == 3
+            for p in net.hidden.parameters():
+                p.requires_grad_(True)
+            net.train()
+            svi.step(x.double())
+            assert svi.compiles == 3  # the first one again
+            net.float()
+            with pytest.raises(RuntimeError, match=r"'network\$\$\$.*' was moved to torch.float32"):
+                svi.step(x.float())
+            net.double()
+            pyro.clear_param_store()
+            net.back = nn.Linear(2, 5).double()
+            with pytest.raises(RuntimeError, match=r"'network\$\$\$back\..*' is another tensor"):
+                svi.step(x.double())
+    torch.testing.assert_close(torch.tensor(rows[CompiledSVI][:20]), torch.tensor(rows[SVI][:20]), rtol=1e-9, atol=0)
+    assert int(theirs.norm.num_batches_tracked) == 20 and int(ours.norm.num_batches_tracked) == 21
+
+
+def test_nothing_is_changed_by_a_capture_and_noise_is_eagers(monkeypatch):
+    torch.manual_seed(0)
+    pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
+    x = torch.rand(8, 1, 8, 8).round()
+    svi = CompiledSVI(pair.model, pair.guide, adam(), Trace_ELBO())
+    pyro.set_rng_seed(5)
+    before, weights = torch.random.get_rng_state(), copy.deepcopy(pair.state_dict())
+    with monkeypatch.context() as stopped, pytest.raises(ZeroDivisionError):
+        stopped.setattr(svi.updates, "set_rates", lambda: 1 // 0)  # after the capture, before the step
+        svi.step(x)
+    assert svi.compiles == 1
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(value, pair.state_dict()[name]) for name, value in weights.items())
+    svi.step(x)
+    after = torch.random.get_rng_state()
+    pyro.set_rng_seed(5)
+    Trace_ELBO().loss(pair.model, pair.guide, x)
+    assert torch.equal(after, torch.random.get_rng_state()) and not torch.equal(after, before)
+
+
+def test_a_shape_is_captured_once_and_a_second_one_too():
+    pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
+    x = torch.rand(20, 1, 8, 8).round()
+    svi = CompiledSVI(pair.model, pair.guide, adam(), Trace_ELBO())
+    for _ in range(5):
+        for part in x.split(8):
+            svi.step(part)
+    assert svi.compiles == 2
+
+
+def test_a_loss_that_is_not_finite_freezes_everything():
+    torch.manual_seed(0)
+    pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,), likelihood="continuous_bernoulli")
+    x = torch.rand(8, 1, 8, 8)
+    svi = CompiledSVI(pair.model, pair.guide, adam(), Trace_ELBO())
+    for _ in range(3):
+        svi.step(x)
+    good, state = copy.deepcopy(pair.state_dict()), svi.state_dict()
+    bad = x.clone()
+    bad[0, 0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="as after step 3"):
+        svi.step(bad)
+    svi.step_tensor(x)  # frozen: also by items that are good
+    assert not svi.sound
+    assert all(torch.equal(value, pair.state_dict()[name]) for name, value in good.items())
+    for name, value in svi.state_dict()["state"][0].items():
+        assert torch.equal(value, state["state"][0][name])
+
+
+def test_a_number_that_changes_outside_is_seen_by_the_check():
+    scale = [1.0]
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, scale[0]))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = AutoNormal(model)
+    x = torch.ones(5)
+    svi = CompiledSVI(model, guide, adam(), Trace_ELBO(), check_every=2)
+    for _ in range(5):
+        svi.step(x)
+    scale[0] = 0.1
+    svi.step(x)  # not one of those that are checked
+    with pytest.raises(CaptureError, match="step 7: the compiled loss is"):
+        svi.step(x)
+
+
+def test_without_a_compiler_nothing_is_changed(tmp_path):
+    code = """
+    import pyro, torch, pyrovae
+    from pyro.infer import Trace_ELBO
+    torch.manual_seed(0)
+    pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
+    weights, state = [p.clone() for p in pair.parameters()], torch.random.get_rng_state()
+    svi = pyrovae.CompiledSVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    try:
+        svi.step(torch.ones(4, 1, 8, 8))
+    except pyrovae.CompilerError as error:
+        print("g++ or clang++ on the path" in str(error))
+    print(all(torch.equal(p, q) for p, q in zip(pair.parameters(), weights)))
+    print(torch.equal(state, torch.random.get_rng_state()), svi.compiles)
+    """
+    environment = {
+        "CXX": str(tmp_path / "nowhere"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["True", "True", "True", "0"]
+
+
+class TestRefused:
+    def svi(self, model, guide, loss=None):
+        return CompiledSVI(model, guide, adam(), loss or Trace_ELBO())
+
+    def test_a_draw_without_a_gradient(self):
+        def model():
+            k = pyro.sample("k", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(k, 1.0), obs=torch.tensor(1.0))
+
+        def guide():
+            pyro.sample("k", dist.Bernoulli(pyro.param("p", torch.tensor(0.4), constraint=constraints.unit_interval)))
+
+        state = torch.random.get_rng_state()
+        with pytest.raises(CaptureError, match=r"site 'k' \(Bernoulli\).*pyro.infer.SVI"):
+            self.svi(model, guide).step()
+        assert torch.equal(state, torch.random.get_rng_state())
+
+    def test_a_course_that_depends_on_a_value(self):
+        def model():
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = z if z > 0 else -z
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.tensor(1.0))
+
+        with pytest.raises(CaptureError, match=r"at or after site 'z'.*torch.where"):
+            self.svi(model, AutoNormal(model)).step()
+
+    def test_a_site_that_is_summed_out(self):
+        pair = pyrovae.GaussianMixture((2,), 2)
+        with pytest.raises(CaptureError, match="'component' is marked to be summed out"):
+            self.svi(pair.model, pair.guide).step(torch.randn(10, 2))
+
+    def test_other_losses_and_optimisers(self):
+        with pytest.raises(TypeError, match="got TraceEnum_ELBO"):
+            self.svi(regression, regression, TraceEnum_ELBO())
+        with pytest.raises(TypeError, match="Adam, AdamW, ClippedAdam, SGD, got Adagrad"):
+            CompiledSVI(regression, regression, pyro.optim.Adagrad({"lr": 1e-3}), Trace_ELBO())
+        with pytest.raises(TypeError, match="amsgrad"):
+            pair = pyrovae.linear_vae(3, 2)
+            CompiledSVI(pair.model, pair.guide, pyro.optim.Adam({"amsgrad": True}), Trace_ELBO()).step(
+                torch.randn(5, 3)
+            )
+
+    def test_nothing_to_fit(self):
+        def model():
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.tensor(1.0))
+
+        with pytest.raises(CaptureError, match="nothing to fit"):
+            self.svi(model, lambda: None).step()
+
+    def test_what_pyro_would_refuse_on_its_first_step(self):
+        pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
+        with warnings.catch_warnings(), pytest.raises(ValueError, match=r"support|constraint"):
+            warnings.simplefilter("ignore")
+            self.svi(pair.model, pair.guide).step(torch.full((4, 1, 8, 8), 3.0))
+
+
+# what the graph follows, without the compiler -------------------------------------------------------
+
+
+def pair_of_steps(build, act=lambda i, built: (), steps=20, optim=adam, loss=Trace_ELBO, seed=1):
+    """Losses of Pyro's and of our steps from the same start; `build`: (model, guide, more), `act`: the arguments."""
+    rows, made = [], []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        built = build()
+        pyro.set_rng_seed(seed)
+        svi = kind(built[0], built[1], optim(), loss=loss())
+        rows.append(torch.tensor([svi.step(*act(i, built)) for i in range(steps)], dtype=torch.float64))
+        made.append((svi, built))
+    return rows, made
+
+
+def require_alike(build, act=lambda i, built: (), **options):
+    rows, made = pair_of_steps(build, act, **options)
+    torch.testing.assert_close(rows[1], rows[0], rtol=2e-5, atol=1e-6)
+    return made
+
+
+class Small(nn.Module):
+    """Four features, a code of two, everything at hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(2, 4)
+        self.register_buffer("k", torch.zeros((), dtype=torch.long))
+        self.register_buffer("beta", torch.tensor(1.0))
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=self.beta):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        self.k += 1
+        loc, scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
+            pyro.sample("z", dist.Normal(2 * loc if self.training else loc, scale.exp()).to_event(1))
+
+
+def small():
+    net = Small()
+    return net.model, net.guide, net, torch.randn(6, 4)
+
+
+@pytest.mark.usefixtures("interpreted")
+class TestFollowed:
+    def test_parameters_that_are_thawed_or_moved(self):
+        def act(i, built):
+            for p in built[2].encoder.parameters():
+                p.requires_grad_(i >= 5)
+            if i == 10:
+                built[2].encoder.weight.data = built[2].encoder.weight.data.t()
+            return (built[3],)
+
+        (_, _), (svi, _) = require_alike(small, act)
+        assert svi.compiles == 3
+
+    def test_modes_buffers_and_counters_of_methods(self):
+        def act(i, built):
+            built[2].train(i < 10)
+            built[2].beta.fill_(0.5 if i >= 5 else 1.0)  # where it lies
+            if i >= 15:
+                built[2].beta = torch.tensor(0.1)
+            return (built[3],)
+
+        (_, theirs), (svi, ours) = require_alike(small, act)
+        assert int(ours[2].k) == int(theirs[2].k) == 20  # and not of captures
+        assert svi.compiles <= 7
+
+    def test_a_buffer_that_is_bound_anew(self):
+        class Rebinding(Small):
+            def guide(self, x):
+                self.beta = 0.9 * self.beta
+                super().guide(x)
+
+        net = Rebinding()
+        with pytest.raises(CaptureError, match=r"buffer Rebinding\.beta is bound anew"):
+            CompiledSVI(net.model, net.guide, adam(), Trace_ELBO()).step(torch.randn(5, 4))
+        assert float(net.beta) == 1.0 and int(net.k) == 0
+
+    @pytest.mark.parametrize("kind", ["reused", "transposed", "dropout"])
+    def test_noise_of_other_kinds(self, kind):
+        def build():
+            built = small()
+            net = built[2]
+
+            def guide(x):
+                pyro.module("encoder", net.encoder)
+                h = net.encoder(x)
+                if kind == "reused":
+                    scratch = torch.empty(2)
+                    loc = sum((i + 1) * scratch.normal_() * h[:, :2] for i in range(3))
+                elif kind == "transposed":
+                    loc = h[:, :2] + torch.randn_like(h.t())[:2].t()
+                else:
+                    loc = nn.functional.dropout(h.t(), 0.5).t()[:, :2]
+                with pyro.plate("data", len(x)):
+                    pyro.sample("z", dist.Normal(loc, h[:, 2:].exp()).to_event(1))
+
+            return net.model, guide, net, built[3]
+
+        require_alike(build, lambda i, built: (built[3],))
+
+    @pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, "drawn", "late"])
+    def test_what_the_first_step_sets_up(self, guide):
+        x, y = torch.randn(50, 3), torch.randn(50)
+
+        def draws(x, y):
+            if guide == "late":
+                b = pyro.sample("b", dist.Normal(pyro.param("at", torch.zeros(())), 1.0))
+            loc = pyro.param("loc", lambda: torch.randn(3))
+            pyro.sample("w", dist.Normal(loc, 1.0).to_event(1))
+            if guide == "drawn":
+                b = pyro.sample("b", dist.Normal(pyro.param("at", torch.zeros(())), 1.0))
+            pyro.sample("s", dist.LogNormal(0.0 * b, 0.1))
+
+        def build():
+            return regression, draws if isinstance(guide, str) else guide(regression)
+
+        rows, _ = pair_of_steps(build, lambda i, built: (x, y))
+        if guide == "late":  # a draw of the loss came before that of the parameter: another stream, and no repeated one
+            assert not torch.equal(rows[0], rows[1])
+        else:
+            torch.testing.assert_close(rows[1], rows[0], rtol=2e-5, atol=1e-6)
+
+    def test_a_plate_nesting_that_is_guessed(self):
+        def model(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        x = torch.randn(9)
+        require_alike(
+            lambda: (model, AutoNormal(model)),
+            lambda i, built: (x,),
+            loss=lambda: Trace_ELBO(num_particles=3, vectorize_particles=True),
+        )
+
+    @pytest.mark.parametrize("optim", [adam, lambda: pyro.optim.SGD({"lr": 1e-2, "momentum": 0.9, "dampening": 0.5})])
+    def test_parameters_that_come_late_and_go(self, optim):
+        def model(late):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            shift = pyro.param("shift", torch.zeros(())) if late else 0.0
+            pyro.sample("x", dist.Normal(z + shift, 1.0), obs=torch.tensor(3.0))
+
+        def guide(late):
+            unused = pyro.param("unused", torch.ones(()))
+            loc = pyro.param("loc", torch.zeros(()))
+            pyro.sample("z", dist.Normal(loc if late else loc * unused, 1.0))
+
+        (_, _), (svi, _) = require_alike(lambda: (model, guide), lambda i, b: (7 < i < 14,), optim=optim, steps=25)
+        steps = {
+            name: int(step) for name, p in svi.parameters.items() for q, step in svi.updates.steps.items() if q is p
+        }
+        assert steps == {"loc": 25, "shift": 6, "unused": 25}
+
+    def test_laws_that_check_themselves(self):
+        class Regression(PyroModule):
+            def __init__(self):
+                super().__init__()
+                self.linear = PyroModule[nn.Linear](3, 1)
+                self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
+
+            def forward(self, x, y=None):
+                mean = self.linear(x).squeeze(-1)
+                with pyro.plate("data", len(x)):
+                    return pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        x, y = torch.randn(20, 3), torch.randn(20)
+
+        def build():
+            model = Regression()
+            return model, AutoNormal(model)
+
+        require_alike(build, lambda i, built: (x, y))
+
+    def test_particles_hooks_and_groups_that_change(self):
+        def act(i, built):
+            if i == 5:
+                built[2].decoder.bias.register_hook(lambda g: 0.1 * g)
+            return (built[3],)
+
+        require_alike(small, act)
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+        svi.step(torch.ones(3, 4))
+        svi.loss.num_particles = 3
+        svi.step(torch.ones(3, 4))
+        state = svi.state_dict()
+        state["param_groups"][0]["betas"] = (0.5, 0.5)
+        svi.load_state_dict(state)
+        svi.step(torch.ones(3, 4))
+        assert svi.compiles == 3
+
+    def test_a_state_is_checked_before_it_is_taken(self):
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+        other = torch.optim.Adam([torch.ones(2, requires_grad=True)], lr=9.0)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"groups of \[1\] parameters, and these are \[4\]"):
+                svi.load_state_dict(other.state_dict())
+                svi.step(torch.ones(3, 4))  # the first time it is taken here
+        assert svi.param_groups[0]["lr"] == 1e-3
+        by_name = pyro.optim.Adam(lambda name: {"lr": 1e-2 if "bias" in name else 1e-3})
+        pyro.clear_param_store()
+        svi = CompiledSVI(net.model, net.guide, by_name, Trace_ELBO())
+        svi.step(torch.ones(3, 4))
+        flat = [p for group in svi.param_groups for p in group["params"]]
+        assert all(p is q for p, q in zip(svi.parameters.values(), flat, strict=True))
+
+    def test_rates_follow_the_user_and_freeze_with_the_rest(self):
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.5}), Trace_ELBO())
+        for _ in range(2):
+            svi.step(torch.ones(3, 4))
+        assert svi.param_groups[0]["lr"] == pytest.approx(0.025)
+        svi.param_groups[0]["lr"] = 0.4
+        svi.step(torch.ones(3, 4))
+        assert svi.param_groups[0]["lr"] == pytest.approx(0.2)
+        for _ in range(3):
+            svi.step_tensor(torch.full((3, 4), torch.nan))
+        assert svi.param_groups[0]["lr"] == pytest.approx(0.2) and not svi.sound
+
+    def test_a_check_leaves_a_loss_that_is_not_finite_to_the_flag(self):
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO(), check_every=1)
+        svi.step(torch.ones(3, 4))
+        with pytest.raises(FloatingPointError, match="as after step 1"):
+            svi.step(torch.full((3, 4), torch.nan))
+
+    @pytest.mark.parametrize("way", ["tolist", "numpy", "held", "random"])
+    def test_values_that_leave_the_tensors(self, way):
+        held = torch.tensor(1.0)
+
+        def model(x):
+            if way == "tolist":
+                x = x[: max(x[:, 0].long().abs().tolist()) + 1]
+            elif way == "numpy":
+                x = x + torch.from_numpy(np.tanh(x.numpy()))
+            elif way == "held":
+                x = x * float(held)
+            else:
+                x = x * np.random.rand()
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.mean())
+
+        with pytest.raises(CaptureError, match=r"depends on a value|NumPy's generator"):
+            CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO()).step(torch.ones(3, 4))
+
+    def test_arguments_and_optimisers_that_cannot_be_followed(self):
+        @dataclass
+        class Batch:
+            x: torch.Tensor
+
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+        with pytest.raises(TypeError, match="an argument of type Batch"):
+            svi.step(Batch(torch.ones(3, 4)))
+        with pytest.raises(CaptureError, match="inside of handlers"), poutine.scale(scale=2.0):
+            svi.step(torch.ones(3, 4))
+        decaying = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9})
+        with pytest.raises(TypeError, match="got PyroLRScheduler"):
+            CompiledSVI(net.model, net.guide, decaying, Trace_ELBO())
+        warm = adam()
+        SVI(net.model, net.guide, warm, loss=Trace_ELBO()).step(torch.ones(3, 4))
+        with pytest.raises(ValueError, match="a state of its own"):
+            CompiledSVI(net.model, net.guide, warm, Trace_ELBO())
+        svi = CompiledSVI(net.model, net.guide, pyro.optim.Adam({"amsgrad": True}), Trace_ELBO())
+        for _ in range(2):
+            with pytest.raises(TypeError, match="amsgrad"):
+                svi.step(torch.ones(3, 4))
+
+
+def test_a_shape_that_depends_on_a_value_is_no_fault_of_the_compiler():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[x > 0].mean())
+
+    with pytest.raises(CaptureError, match="keep shapes free of values"):
+        CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO()).step(torch.randn(9))
