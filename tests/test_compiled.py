@@ -595,7 +595,7 @@ class TestFollowed:
             return regression, draws if isinstance(guide, str) else guide(regression)
 
         rows, _ = pair_of_steps(build, lambda i, built: (x, y))
-        if guide == "late":  # a draw of the loss came before that of the parameter: another stream, and no repeated one
+        if isinstance(guide, str):  # its parameter draws: another stream from there
             assert not torch.equal(rows[0], rows[1])
         else:
             torch.testing.assert_close(rows[1], rows[0], rtol=2e-5, atol=1e-6)
@@ -705,7 +705,7 @@ class TestFollowed:
         with pytest.raises(FloatingPointError, match="as after step 1"):
             svi.step(torch.full((3, 4), torch.nan))
 
-    @pytest.mark.parametrize("way", ["tolist", "numpy", "held", "random"])
+    @pytest.mark.parametrize("way", ["tolist", "numpy", "held", "filled", "listed", "sliced", "compared", "random"])
     def test_values_that_leave_the_tensors(self, way):
         held = torch.tensor(1.0)
 
@@ -716,6 +716,14 @@ class TestFollowed:
                 x = x + torch.from_numpy(np.tanh(x.numpy()))
             elif way == "held":
                 x = x * float(held)
+            elif way == "filled":
+                x = x * torch.full((4,), held)
+            elif way == "listed":
+                x = x * torch.tensor([held, 1.0, 1.0, 1.0])
+            elif way == "sliced":
+                x = x[: held.long()]
+            elif way == "compared":
+                x = x if torch.equal(held, torch.tensor(1.0)) else -x
             else:
                 x = x * np.random.rand()
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -723,6 +731,94 @@ class TestFollowed:
 
         with pytest.raises(CaptureError, match=r"depends on a value|NumPy's generator"):
             CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO()).step(torch.ones(3, 4))
+
+    @pytest.mark.parametrize("way", ["weight", "assigned", "part", "bias", "hook"])
+    def test_modules_that_are_rebuilt(self, way):
+        def build():
+            built = small()
+            frozen = nn.Sequential(nn.Linear(4, 4)).requires_grad_(False)  # in no store
+            net = built[2]
+
+            def model(x):
+                net.model(frozen(x))
+
+            return model, net.guide, frozen, built[3]
+
+        def act(i, built):
+            frozen = built[2]
+            if i == 3:
+                with torch.random.fork_rng():
+                    torch.manual_seed(7)
+                    new = nn.Linear(4, 4).requires_grad_(False)
+                if way == "weight":
+                    frozen[0].weight = new.weight
+                elif way == "assigned":
+                    frozen[0].load_state_dict(new.state_dict(), assign=True)
+                elif way == "part":
+                    frozen[0] = new
+                elif way == "bias":
+                    frozen[0].bias = None
+                else:
+                    frozen[0].register_forward_hook(lambda module, x, y: 2 * y)
+            return (built[3],)
+
+        (_, _), (svi, _) = require_alike(build, act, steps=6)
+        assert svi.compiles == 2
+
+    def test_the_first_error_is_the_one_that_is_seen_and_odd_buffers_pass(self):
+        class Faulty(Small):
+            def guide(self, x):
+                self.beta = 0.9 * self.beta
+                raise KeyError("the real fault")
+
+        net = Faulty()
+        with pytest.raises(KeyError, match="the real fault"):
+            CompiledSVI(net.model, net.guide, adam(), Trace_ELBO()).step(torch.ones(3, 4))
+        assert float(net.beta) == 1.0
+        net = Small()
+        net.register_buffer("wide", torch.ones(1).expand(3))
+        net.register_buffer("none", None)
+        CompiledSVI(net.model, net.guide, adam(), Trace_ELBO()).step(torch.ones(3, 4))
+
+    def test_masks_that_are_written_are_no_constants(self):
+        def model(x):
+            k = torch.zeros(20, dtype=torch.bool)
+            k[3] = True
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[k].sum())
+
+        x = torch.arange(20.0)
+        require_alike(lambda: (model, AutoNormal(model)), lambda i, built: (x,))
+
+    def test_rates_as_tensors_numbers_that_are_none_and_tied_parameters(self):
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, pyro.optim.SGD({"lr": torch.tensor(1e-3)}), Trace_ELBO())
+        svi.step(torch.ones(3, 4))
+        before = net.encoder.weight.detach().clone()
+        svi.param_groups[0]["lr"].fill_(0.0)
+        svi.step(torch.ones(3, 4))
+        assert torch.equal(before, net.encoder.weight)
+
+        def model(x, missing):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        svi = CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO())
+        for _ in range(3):
+            svi.step(torch.tensor(1.0), float("nan"))
+        assert svi.compiles == 1
+        with pytest.raises(CaptureError, match="carries a gradient"):
+            svi.step(torch.tensor(1.0, requires_grad=True), float("nan"))
+        tied = nn.Linear(4, 4)
+
+        def twice(x):
+            pyro.module("one", tied)
+            pyro.module("other", tied)
+            pyro.sample("x", dist.Normal(tied(x), 1.0).to_event(2), obs=x)
+
+        svi = CompiledSVI(twice, lambda x: None, adam(), Trace_ELBO())
+        svi.step(torch.ones(3, 4))
+        assert len(svi.parameters) == 2
 
     def test_arguments_and_optimisers_that_cannot_be_followed(self):
         @dataclass

@@ -26,6 +26,7 @@ from torch.distributions import kl_divergence
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.inference.graph import capture, compiled, constants_to_inputs, without_noise
 from pyrovae.inference.updates import Updates
@@ -61,9 +62,9 @@ class CompiledSVI:
     reaches where they lie, are inputs of the graph. A Python number or a tensor that a name is bound to anew is as it
     was at the capture: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps.
     Modes, parameters and buffers of modules are looked at each step: a change captures anew. Noise comes from torch's
-    generators in eager's order, so that compiling changes rounding and nothing else; where a draw of the setting up
-    comes between draws of the first loss, those of that one step are others than eager's. A first step takes half a
-    minute, or seconds where inductor's cache has the graph.
+    generators in eager's order, so that compiling changes rounding and nothing else; where parameters draw as they are
+    set up (but for an autoguide's own), steps go on from there, by other numbers than eager's. A first step takes half
+    a minute, or seconds where inductor's cache has the graph.
 
     A loss or gradient that is not finite freezes parameters, state and rates from that step on, and not the buffers of
     modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at `sound`.
@@ -109,6 +110,10 @@ class CompiledSVI:
         if am_i_wrapped():
             raise CaptureError(f"a step inside of handlers would capture them: take it outside, {EAGER}")
         leaves, structure = pytree.tree_flatten((args, kwargs))
+        if any(x.requires_grad for x in leaves if isinstance(x, Tensor)):
+            raise CaptureError(
+                "an argument carries a gradient, which would end here: compute it in the model, or detach it"
+            )
         key = (structure, tuple(_described(x) for x in leaves), self._settings())
         program = self._found(key)
         if program is None:
@@ -170,7 +175,7 @@ class CompiledSVI:
 
     def _found(self, key: Hashable) -> _Program | None:
         known = self._programs.get(key, [])
-        known[:] = [program for program in known if program.may_hold()]
+        known[:] = [program for program in known if program.may_hold()][-MANY:]
         return next((program for program in known if program.holds()), None)
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
@@ -212,23 +217,26 @@ class CompiledSVI:
 
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
         """One eager, validated evaluation: the parameters by name, and the generators as the first step finds them."""
-        python, numpy = random.getstate(), np.random.get_state()
-        loss, setting = self.loss, _Setting()
+        python, numpy, loss = random.getstate(), np.random.get_state(), self.loss
         with torch.enable_grad(), checking(True), _watched(self.model, self.guide):
             for guide in _autoguides(self.guide):
                 if guide.prototype_trace is None:
                     guide._setup_prototype(*args, **kwargs)
             if loss.vectorize_particles and loss.max_plate_nesting == math.inf:
                 loss._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
-            before = _generators()
-            with poutine.trace(param_only=True) as seen, setting:
-                for model_trace, guide_trace in loss._get_traces(self.model, self.guide, args, kwargs):
-                    _require_reparameterized(model_trace, guide_trace)
-            if setting.after is not None:  # parameters that drew where they began
-                before = setting.after if not setting.mixed else _generators()
-        if random.getstate() != python or not _same(np.random.get_state(), numpy):
-            _put_back(before)
-            raise CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
+            ends, before = [], _generators()
+            for _ in range(2):  # the second sets nothing up
+                with poutine.trace(param_only=True) as seen:
+                    for model_trace, guide_trace in loss._get_traces(self.model, self.guide, args, kwargs):
+                        _require_reparameterized(model_trace, guide_trace)
+                ends.append(_generators())
+                if random.getstate() != python or not _same(np.random.get_state(), numpy):
+                    raise CaptureError(
+                        f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}"
+                    )
+                _put_back(before)
+            if not _alike(*ends):  # what was set up drew: go on from there, so that no number serves twice
+                before = ends[0]
         sites = (site for site in seen.trace.nodes.values() if site["type"] == "param")
         return {site["name"]: site["value"].unconstrained() for site in sites}, before
 
@@ -244,7 +252,7 @@ class CompiledSVI:
         fixed, at = updates.inputs(own), _Site()
 
         def step(*_: Tensor) -> list[Tensor]:
-            with at, _Reading(at):
+            with at, _Reading(at), _Depending(at):
                 loss = _negative_elbo(self.loss, self.model, self.guide, args, kwargs)
             gradients = torch.autograd.grad(loss, own, allow_unused=True)
             with torch.no_grad():
@@ -259,6 +267,8 @@ class CompiledSVI:
                 raise at.course() from None
             finally:
                 at.put_back()
+        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+            raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
         _write_back(graph)
         return graph, fixed, modules
 
@@ -267,16 +277,39 @@ class CompiledSVI:
 class _State:
     """What a capture saw of modules and parameters."""
 
-    modes: dict[nn.Module, bool]
-    buffers: list[tuple[nn.Module, str, Tensor]]
+    made_of: dict[nn.Module, Any]
     addresses: list[tuple[Tensor, Any]]
 
     @classmethod
     def of(cls, modules: list[nn.Module], params: Any) -> _State:
         """As they are now."""
-        buffers = [(m, name, b) for m in modules for name, b in m.named_buffers(recurse=False)]
         every = {id(p): p for p in (*params, *(p for m in modules for p in m.parameters(recurse=False)))}
-        return cls({m: m.training for m in modules}, buffers, [(p, _address(p)) for p in every.values()])
+        return cls({m: _made_of(m) for m in modules}, [(p, _address(p)) for p in every.values()])
+
+
+def _made_of(module: nn.Module) -> tuple[Any, ...]:
+    """Mode, parts and hooks, held so that no address is given to another."""
+    return (
+        module.training,
+        _Same(*module._parameters.items(), *module._buffers.items(), *module._modules.items()),
+        tuple(module._forward_hooks),
+        tuple(module._forward_pre_hooks),
+    )
+
+
+class _Same:
+    """Named things, equal to the very same ones."""
+
+    def __init__(self, *named: tuple[str, Any]) -> None:
+        self.named = named
+
+    def __eq__(self, other: object) -> bool:
+        theirs = other.named if isinstance(other, _Same) else ()
+        return len(theirs) == len(self.named) and all(
+            a == b and x is y for (a, x), (b, y) in zip(self.named, theirs, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -309,15 +342,14 @@ class _Program:
     def holds(self) -> bool:
         store = pyro.get_param_store()._params
         return (
-            all(module.training == mode for module, mode in self.state.modes.items())
+            all(_made_of(module) == parts for module, parts in self.state.made_of.items())
             and all(_address(p) == address for p, address in self.state.addresses)
-            and all(module._buffers.get(name) is b for module, name, b in self.state.buffers)
             and all(store.get(name) is p for name, p in self.stored.items())
         )
 
 
 def _address(p: Tensor) -> tuple[Any, ...]:
-    hooks = len(p._backward_hooks or ())
+    hooks = tuple(p._backward_hooks or ())
     return p.data_ptr(), p.dtype, p.device, p.shape, p.stride(), p.requires_grad, hooks
 
 
@@ -325,6 +357,8 @@ def _described(x: Any) -> Hashable:
     """What of an argument the graph depends on: a tensor's kind, or the value of anything else."""
     if isinstance(x, Tensor):
         return tuple(x.shape), x.stride(), x.dtype, x.device
+    if isinstance(x, float) and math.isnan(x):
+        return float, "nan"
     if isinstance(x, VALUES) or callable(x):  # a function or a module: by its identity
         return type(x), x
     raise TypeError(
@@ -442,29 +476,27 @@ class _Reading(TorchFunctionMode):
         self.at = at
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in READS:
+        made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
+        if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
             raise self.at.course()
         return func(*args, **(kwargs or {}))
 
 
-class _Setting(Messenger):
-    """The generators after the last parameter that drew its initial value, and whether a site drew before it."""
+class _Depending(TorchDispatchMode):
+    """The same where torch itself reads the value, as a size, a fill or a comparison."""
 
-    def __init__(self) -> None:
+    def __init__(self, at: _Site) -> None:
         super().__init__()
-        self.after: Any = None
-        self.drawn = self.mixed = False
+        self.at = at
 
-    def _pyro_sample(self, msg: Any) -> None:
-        self.drawn = True
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            raise self.at.course()
+        return func(*args, **(kwargs or {}))
 
-    def _pyro_param(self, msg: Any) -> None:
-        msg["infer"] = {**(msg.get("infer") or {}), "_before": torch.random.get_rng_state()}
 
-    def _pyro_post_param(self, msg: Any) -> None:
-        before = msg["infer"].pop("_before", None)
-        if before is not None and not torch.equal(before, torch.random.get_rng_state()):
-            self.after, self.mixed = _generators(), self.mixed or self.drawn
+def _holds_tensor(values: Any) -> bool:
+    return isinstance(values, Tensor) or (isinstance(values, list | tuple) and any(map(_holds_tensor, values)))
 
 
 def _write_back(graph: Any) -> None:
@@ -484,34 +516,39 @@ def _write_back(graph: Any) -> None:
 @contextmanager
 def _watched(*functions: Any) -> Iterator[list[nn.Module]]:
     """The modules that are called, and those that the functions are or belong to; their buffers are put back."""
-    buffers: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}
+    buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None, int]]] = {}
 
     def note(module: nn.Module, _: Any = None) -> None:
         if module not in buffers:
-            own = module.named_buffers(recurse=False)
-            buffers[module] = {name: (b, b.detach().clone()) for name, b in own}
+            buffers[module] = {name: (b, *_kept(b)) for name, b in module._buffers.items()}
 
     for function in functions:
         for owner in (function, getattr(function, "__self__", None)):
             for module in owner.modules() if isinstance(owner, nn.Module) else ():
                 note(module)
     found: list[nn.Module] = []
+    rebound: list[str] = []
     hook = register_module_forward_pre_hook(note)
     try:
         yield found
     finally:
         hook.remove()
         found += buffers
-        rebound = []
         with torch.no_grad():
             for module, own in buffers.items():
-                for name, (b, value) in own.items():
+                for name, (b, value, version) in own.items():
                     if module._buffers.get(name) is not b:
                         module._buffers[name] = b
                         rebound.append(f"{type(module).__name__}.{name}")
-                    b.copy_(value)
-        if rebound:
-            raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
+                    if b is not None and value is not None and b._version != version:
+                        b.copy_(value)
+    if rebound:
+        raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
+
+
+def _kept(b: Tensor | None) -> tuple[Tensor | None, int]:
+    """A copy of a buffer, and its version where it has one."""
+    return (None, 0) if b is None or b.is_inference() else (b.detach().clone(), b._version)
 
 
 def _autoguides(guide: Any) -> Iterator[Any]:
@@ -530,6 +567,12 @@ def _explained(error: Exception) -> RuntimeError:
             "in CXX, and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
         )
     return CaptureError(f"the step cannot be one graph ({kind}: {first}): keep shapes free of values, {EAGER}")
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether torch's generators are at the same place."""
+    cuda = [torch.equal(x, y) for x, y in zip(a[1] or (), b[1] or (), strict=True)]
+    return torch.equal(a[0]["torch"], b[0]["torch"]) and all(cuda)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -73,9 +73,21 @@ def _writes(node: fx.Node) -> bool:
     return bool(schema is not None and schema.is_mutable)
 
 
+def _is_written(node: fx.Node) -> bool:
+    """Whether it is changed where it lies, or through a view of it."""
+    onward = [user for user in node.users if user.args and user.args[0] is node]
+    return any(_writes(user) or (_is_view(user) and _is_written(user)) for user in onward)
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether it may share memory with its first argument."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or any(one.alias_info is not None for one in schema.returns)
+
+
 def _fixed(node: fx.Node) -> Tensor | None:
     """What a node is whatever the inputs are; None where it depends on them, on a tensor that is held, or on chance."""
-    if node.op != "call_function" or drawn(node):
+    if node.op != "call_function" or drawn(node) or _is_written(node):
         return None
     values = {}
     for one in node.all_input_nodes:

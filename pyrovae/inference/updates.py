@@ -92,6 +92,7 @@ STATES: dict[Any, tuple[str, ...]] = {
 }
 
 
+USED = ("betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance", "momentum", "dampening", "nesterov")
 REFUSED = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")
 
 
@@ -123,7 +124,7 @@ class Updates:
         if self.optimizer is None:
             return []
         for number, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates, strict=True)):
-            if "lrd" in group and group["lr"] == self._set[number]:
+            if "lrd" in group and float(group["lr"]) == self._set[number]:
                 group["lr"] = self._set[number] = float(rate)
         return self.optimizer.param_groups
 
@@ -137,12 +138,18 @@ class Updates:
     def options(self) -> Hashable:
         """What of the groups stands in a graph as a constant."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return tuple(tuple((k, str(v)) for k, v in sorted(g.items()) if k not in ("params", "lr")) for g in groups)
+        return tuple(
+            tuple((k, str(v)) for k, v in sorted(g.items()) if k in USED or k.startswith("gradient_")) for g in groups
+        )
 
     def take(self, named: dict[str, Tensor]) -> None:
         """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
         self._require_same(named)
-        fresh = {name: named[name] for name in sorted(named) if name not in self.named}
+        known, fresh = {id(p) for p in self.named.values()}, {}
+        for name in sorted(named):
+            if name not in self.named and id(named[name]) not in known:  # tied ones are one
+                known.add(id(named[name]))
+                fresh[name] = named[name]
         made: list[tuple[dict[str, Any], list[Tensor]]] = []
         for p in fresh.values():
             clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
@@ -165,7 +172,7 @@ class Updates:
             group = self.optimizer.param_groups[-1]
             group.update(options)
             self.rates.append(torch.full((), float(group["lr"]), dtype=torch.float64, device=params[0].device))
-            self._set.append(group["lr"])
+            self._set.append(float(group["lr"]))
             kept = () if self.kind is torch.optim.SGD and not group["momentum"] else STATES[self.kind]
             for p in params:
                 self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
@@ -230,9 +237,9 @@ class Updates:
         """Hand learning rates that were set since to the graph."""
         assert self.optimizer is not None
         for number, group in enumerate(self.optimizer.param_groups):
-            if group["lr"] != self._set[number]:
-                self.rates[number].fill_(group["lr"])
-                self._set[number] = group["lr"]
+            if float(group["lr"]) != self._set[number]:
+                self._set[number] = float(group["lr"])
+                self.rates[number].fill_(self._set[number])
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's optimiser of the same parameters would give it, numbered as in `ordered`."""
