@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
@@ -12,6 +17,7 @@ from torch import Tensor
 import pyrovae
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +34,23 @@ def _clean_pyro_store():
     pyro.clear_param_store()
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def without_compiler(tmp_path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs code in a process that finds no compiler and no graph that was compiled before."""
+    environment = {
+        "CXX": str(tmp_path / "nowhere"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+
+    return run
 
 
 def linear_parts(pair) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import subprocess
-import sys
-import textwrap
 import warnings
 from dataclasses import dataclass
 
@@ -15,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from conftest import needs_compiler
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -25,7 +22,7 @@ from torch.distributions import constraints
 import pyrovae
 from pyrovae import CaptureError, CompiledSVI
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+pytestmark = needs_compiler
 STEPS = 200
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
@@ -34,12 +31,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 def interpreted(monkeypatch):
     """The captured graph itself, as Python runs it."""
     monkeypatch.setattr("pyrovae.inference.compiled.compiled", lambda graph, inputs, keep_noise=False: graph)
-
-
-@pytest.fixture(autouse=True)
-def store():
-    with pyro.get_param_store().scope():
-        yield
 
 
 def regression(x, y):
@@ -379,7 +370,7 @@ def test_a_number_that_changes_outside_is_seen_by_the_check():
         svi.step(x)
 
 
-def test_without_a_compiler_nothing_is_changed(tmp_path):
+def test_without_a_compiler_nothing_is_changed(without_compiler):
     code = """
     import pyro, torch, pyrovae
     from pyro.infer import Trace_ELBO
@@ -394,20 +385,7 @@ def test_without_a_compiler_nothing_is_changed(tmp_path):
     print(all(torch.equal(p, q) for p, q in zip(pair.parameters(), weights)))
     print(torch.equal(state, torch.random.get_rng_state()), svi.compiles)
     """
-    environment = {
-        "CXX": str(tmp_path / "nowhere"),
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
-        "PATH": str(tmp_path),
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    done = without_compiler(code)
     assert done.stdout.split() == ["True", "True", "True", "0"]
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import pytest
 import torch
+from conftest import needs_compiler
 
 import pyrovae
 from pyrovae.inference import bayesian
 from pyrovae.inference.graph import with_gradient
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import validation
-
-compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
 def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGaussianMixture, torch.Tensor]:
@@ -26,7 +21,7 @@ def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGauss
     return pyrovae.BayesianGaussianMixture((2,), components, covariance=covariance).double(), x
 
 
-@compiler
+@needs_compiler
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
     pair, x = mixture(covariance)
@@ -50,7 +45,7 @@ def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
             torch.autograd.functional.hessian(function, centre)
 
 
-@compiler
+@needs_compiler
 def test_compiled_chains_start_as_eager_ones_and_say_what_they_are(monkeypatch):
     found = {}
     for least in (0, 10**9):
@@ -65,7 +60,7 @@ def test_compiled_chains_start_as_eager_ones_and_say_what_they_are(monkeypatch):
         torch.testing.assert_close(value, found[10**9][name], rtol=1e-5, atol=1e-5)
 
 
-@compiler
+@needs_compiler
 def test_a_graph_follows_what_it_reaches_and_says_nothing(capfd):
     scale = torch.tensor(2.0)
     function, compiled = with_gradient(lambda z: (scale * z).square().sum(), torch.ones(3))
@@ -81,7 +76,7 @@ def test_what_depends_on_a_value_runs_eagerly(caplog):
     assert float(function(-torch.ones(3))) == 3.0
 
 
-def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(tmp_path):
+def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(without_compiler):
     code = """
     import logging, torch, pyrovae
     from pyrovae.inference import bayesian
@@ -94,19 +89,6 @@ def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(tmp_path):
     history = pyrovae.fit(pair, x, method="nuts", num_chains=2, num_draws=4, num_warmup=4, progress=False)
     print(history.config["compiled"], bool((before == torch.random.get_rng_state()).all()))
     """
-    environment = {
-        "CXX": str(tmp_path / "nowhere"),
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
-        "PATH": str(tmp_path),
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    done = without_compiler(code)
     assert done.stdout.split()[:2] == ["False", "True"]
     assert done.stderr.count("runs without a compiled graph") == 1

@@ -57,8 +57,8 @@ class CompiledSVI:
     or SGD, with clip_args too. `loss`: a `Trace_ELBO` or `TraceMeanField_ELBO` of any number of particles, vectorised
     or not.
 
-    The step is captured once for each shape of its tensor arguments and each value of the others, after one eager,
-    validated evaluation that changes nothing but what it sets up. Tensors among the arguments, and those that the model
+    The step is captured once for each shape of its tensor arguments and each value of the others, after evaluations,
+    eager and validated, that change nothing but what they set up. Tensors among the arguments, and those that the model
     reaches where they lie, are inputs of the graph. A Python number or a tensor that a name is bound to anew is as it
     was at the capture: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps.
     Modes, parameters and buffers of modules are looked at each step: a change captures anew. Noise comes from torch's
@@ -175,8 +175,10 @@ class CompiledSVI:
 
     def _found(self, key: Hashable) -> _Program | None:
         known = self._programs.get(key, [])
-        known[:] = [program for program in known if program.may_hold()][-MANY:]
-        return next((program for program in known if program.holds()), None)
+        program = next((program for program in known if program.holds()), None)
+        if program is None:  # another joins them
+            known[:] = [program for program in known if program.may_hold()][-MANY:]
+        return program
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
         """The loss that the next step's noise gives eagerly."""
@@ -216,7 +218,7 @@ class CompiledSVI:
         return _Program(run, fixed, held, noise, named, _State.of(modules, named.values()))
 
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-        """One eager, validated evaluation: the parameters by name, and the generators as the first step finds them."""
+        """By eager, validated evaluations: the parameters by name, and the generators as the first step finds them."""
         python, numpy, loss = random.getstate(), np.random.get_state(), self.loss
         with torch.enable_grad(), checking(True), _watched(self.model, self.guide):
             for guide in _autoguides(self.guide):
