@@ -30,7 +30,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 @pytest.fixture
 def interpreted(monkeypatch):
     """The captured graph itself, as Python runs it."""
-    monkeypatch.setattr("pyrovae.inference.compiled.compiled", lambda graph, inputs, keep_noise=False: graph)
+    monkeypatch.setattr("pyrovae.inference.program.compiled", lambda graph, inputs, keep_noise=False: graph)
 
 
 def regression(x, y):

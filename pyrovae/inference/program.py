@@ -1,0 +1,395 @@
+"""Loss, gradients and update of a step as one compiled graph, and what must not have changed for it to be right."""
+
+from __future__ import annotations
+
+import enum
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.inference.graph import capture, compiled, constants_to_inputs, without_noise
+from pyrovae.inference.updates import Updates
+from pyrovae.models.pair import validation as checking
+
+__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "put_back", "watched"]
+
+EAGER = "or take pyro.infer.SVI, which runs it eagerly"
+MANY = 8  # compiles, of which the user is told once
+VALUES = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
+READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
+
+
+class CaptureError(RuntimeError):
+    """A model and guide that cannot be one graph: the message names the site and what to do."""
+
+
+class CompilerError(RuntimeError):
+    """The graph could not be compiled: no C++ compiler that works, or no folder to write to."""
+
+
+SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
+
+
+class CompiledStep:
+    """One step of a loss as one graph for each kind of arguments, captured when they first come.
+
+    `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
+    `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
+    and the state of the generators that the first step is to find; `settings()` is what else a graph depends on.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor],
+        owners: Sequence[Any],
+        updates: Updates,
+        set_up: SetUp,
+        settings: Callable[[], Hashable] = tuple,
+    ) -> None:
+        self.loss, self.owners, self.updates, self.set_up, self.settings = loss, owners, updates, set_up, settings
+        self.compiles = 0
+        self._programs: dict[Hashable, list[_Program]] = {}
+
+    def prepared(self, *args: Any, **kwargs: Any) -> Callable[[], Tensor]:
+        """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
+
+        Raises CaptureError or CompilerError, with everything as it was.
+        """
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        key = (structure, tuple(_described(x) for x in leaves), self._settings())
+        program = self._found(key)
+        if program is None:
+            program = self._captured(leaves, structure)
+            self._programs.setdefault((*key[:2], self._settings()), []).append(program)
+
+        def take() -> Tensor:
+            self.updates.set_rates()
+            return program(leaves)
+
+        return take
+
+    def _settings(self) -> Hashable:
+        return (
+            self.settings(),
+            self.updates.options,
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_enabled("cuda"),
+            torch.get_autocast_dtype("cuda"),
+        )
+
+    def _found(self, key: Hashable) -> _Program | None:
+        known = self._programs.get(key, [])
+        program = next((program for program in known if program.holds()), None)
+        if program is None:  # another joins them
+            known[:] = [program for program in known if program.may_hold()][-MANY:]
+        return program
+
+    def _captured(self, leaves: list[Any], structure: Any) -> _Program:
+        given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+        args, kwargs = pytree.tree_unflatten(given, structure)
+        before = generators()
+        try:
+            named, before = self.set_up(args, kwargs)
+            graph, fixed, modules = self._traced(named, given, args, kwargs)
+            held = constants_to_inputs(graph)
+            noise = without_noise(graph, fixed[0].device)
+            fixed = [t.detach() for t in fixed]
+            drawn = [] if noise is None else noise()
+            tensors = [x for x in given if isinstance(x, Tensor)]
+            try:
+                run = compiled(graph, [*fixed, *tensors, *held, *drawn], keep_noise=noise is None)
+            except Exception as error:
+                raise _explained(error) from error
+        finally:
+            put_back(before)
+        self.compiles += 1
+        if self.compiles == MANY + 1:
+            warnings.warn(
+                f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
+                stacklevel=5,
+            )
+        return _Program(run, fixed, held, noise, named, _State.of(modules, named.values()))
+
+    def _traced(
+        self, named: dict[str, Tensor], given: list[Any], args: Any, kwargs: Any
+    ) -> tuple[Any, list[Tensor], list[nn.Module]]:
+        """The step as a graph, and its first inputs, which it changes where they are."""
+        updates = self.updates
+        updates.take(named)
+        own = [p for name, p in updates.ordered.items() if name in named and p.requires_grad]
+        if not own:
+            raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
+        fixed, at = updates.inputs(own), _Site()
+
+        def step(*_: Tensor) -> list[Tensor]:
+            with at, _Reading(at), _Depending(at):
+                loss = self.loss(*args, **kwargs)
+            gradients = torch.autograd.grad(loss, own, allow_unused=True)
+            with torch.no_grad():
+                return [loss.detach(), *updates.updated(loss.detach(), own, list(gradients))]
+
+        with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
+            try:
+                graph = capture(step, [*fixed, *(x for x in given if isinstance(x, Tensor))])
+            except RuntimeError as error:
+                if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
+                    raise
+                raise at.course() from None
+            finally:
+                at.put_back()
+        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+            raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
+        _write_back(graph)
+        return graph, fixed, modules
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a capture saw of modules and parameters."""
+
+    made_of: dict[nn.Module, Any]
+    addresses: list[tuple[Tensor, Any]]
+
+    @classmethod
+    def of(cls, modules: list[nn.Module], params: Any) -> _State:
+        """As they are now."""
+        every = {id(p): p for p in (*params, *(p for m in modules for p in m.parameters(recurse=False)))}
+        return cls({m: _made_of(m) for m in modules}, [(p, _address(p)) for p in every.values()])
+
+
+def _made_of(module: nn.Module) -> tuple[Any, ...]:
+    """Mode, parts and hooks, held so that no address is given to another."""
+    return (
+        module.training,
+        _Same(*module._parameters.items(), *module._buffers.items(), *module._modules.items()),
+        tuple(module._forward_hooks),
+        tuple(module._forward_pre_hooks),
+    )
+
+
+class _Same:
+    """Named things, equal to the very same ones."""
+
+    def __init__(self, *named: tuple[str, Any]) -> None:
+        self.named = named
+
+    def __eq__(self, other: object) -> bool:
+        theirs = other.named if isinstance(other, _Same) else ()
+        return len(theirs) == len(self.named) and all(
+            a == b and x is y for (a, x), (b, y) in zip(self.named, theirs, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A compiled step for arguments of one kind, and what must not have changed for it to be the right one."""
+
+    run: Callable[..., Any]
+    fixed: list[Tensor]  # parameters, state, counts, flag, rates: changed where they are
+    held: list[Tensor]  # what else the model reaches
+    noise: Callable[[], Sequence[Tensor]] | None
+    named: dict[str, Tensor]
+    state: _State
+    stored: dict[str, Tensor] = field(init=False)  # the parameters that Pyro's store has
+
+    def __post_init__(self) -> None:
+        store = pyro.get_param_store()._params
+        object.__setattr__(self, "stored", {name: p for name, p in self.named.items() if store.get(name) is p})
+
+    def __call__(self, leaves: list[Any]) -> Tensor:
+        tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
+        drawn = () if self.noise is None else self.noise()
+        with torch.no_grad():
+            loss: Tensor = self.run(*self.fixed, *tensors, *self.held, *drawn)[0]
+        return loss
+
+    def may_hold(self) -> bool:
+        """Whether the parameters are still where they were; one whose flag differs may come back."""
+        return all(_address(p)[:-2] == address[:-2] for p, address in self.state.addresses)
+
+    def holds(self) -> bool:
+        store = pyro.get_param_store()._params
+        return (
+            all(_made_of(module) == parts for module, parts in self.state.made_of.items())
+            and all(_address(p) == address for p, address in self.state.addresses)
+            and all(store.get(name) is p for name, p in self.stored.items())
+        )
+
+
+def _address(p: Tensor) -> tuple[Any, ...]:
+    hooks = tuple(p._backward_hooks or ())
+    return p.data_ptr(), p.dtype, p.device, p.shape, p.stride(), p.requires_grad, hooks
+
+
+def _described(x: Any) -> Hashable:
+    """What of an argument the graph depends on: a tensor's kind, or the value of anything else."""
+    if isinstance(x, Tensor):
+        return tuple(x.shape), x.stride(), x.dtype, x.device
+    if isinstance(x, float) and math.isnan(x):
+        return float, "nan"
+    if isinstance(x, VALUES) or callable(x):  # a function or a module: by its identity
+        return type(x), x
+    raise TypeError(
+        f"an argument of type {type(x).__name__} cannot be told from a changed one: hand in its tensors and numbers, "
+        "in tuples, lists and dicts"
+    )
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) or not (math.isfinite(a) or math.isfinite(b))
+
+
+# around a capture -----------------------------------------------------------------------------------
+
+
+class _Site(Messenger):
+    """The sample site that was reached last; its law checks no values, whoever made it."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pinned: list[Any] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.name = msg["name"]
+        law = msg["fn"]
+        while law is not None:
+            if law.__dict__.get("_validate_args"):  # a law that was made outside, or expanded
+                self._pinned.append(law)
+                law.__dict__["_validate_args"] = False
+            law = law.__dict__.get("base_dist")
+
+    def put_back(self) -> None:
+        for law in self._pinned:
+            law.__dict__["_validate_args"] = True
+
+    def course(self) -> CaptureError:
+        return CaptureError(
+            f"at or after site {self.name!r} the course of model or guide depends on a value (`if`, `.item()`, "
+            f"`float()`, NumPy of a tensor): write it with torch.where, {EAGER}"
+        )
+
+
+class _Reading(TorchFunctionMode):
+    """Refuse to hand the value of any tensor to Python, where a graph would keep it for ever."""
+
+    def __init__(self, at: _Site) -> None:
+        super().__init__()
+        self.at = at
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
+        if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
+            raise self.at.course()
+        return func(*args, **(kwargs or {}))
+
+
+class _Depending(TorchDispatchMode):
+    """The same where torch itself reads the value, as a size, a fill or a comparison."""
+
+    def __init__(self, at: _Site) -> None:
+        super().__init__()
+        self.at = at
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            raise self.at.course()
+        return func(*args, **(kwargs or {}))
+
+
+def _holds_tensor(values: Any) -> bool:
+    return isinstance(values, Tensor) or (isinstance(values, list | tuple) and any(map(_holds_tensor, values)))
+
+
+def _write_back(graph: Any) -> None:
+    """End the graph with its new values in place of the old: outputs after the first belong to the first inputs."""
+    nodes = list(graph.graph.nodes)
+    output = nodes[-1]
+    loss, *news = output.args[0]
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    with graph.graph.inserting_before(output):
+        for old, new in zip(inputs, news, strict=False):
+            if new is not old:
+                graph.graph.call_function(torch.ops.aten.copy_.default, (old, new))
+    output.args = ((loss,),)
+    graph.recompile()
+
+
+@contextmanager
+def watched(*functions: Any) -> Iterator[list[nn.Module]]:
+    """The modules that are called, and those that the functions are or belong to; their buffers are put back."""
+    buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None, int]]] = {}
+
+    def note(module: nn.Module, _: Any = None) -> None:
+        if module not in buffers:
+            buffers[module] = {name: (b, *_kept(b)) for name, b in module._buffers.items()}
+
+    for function in functions:
+        for owner in (function, getattr(function, "__self__", None)):
+            for module in owner.modules() if isinstance(owner, nn.Module) else ():
+                note(module)
+    found: list[nn.Module] = []
+    rebound: list[str] = []
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield found
+    finally:
+        hook.remove()
+        found += buffers
+        with torch.no_grad():
+            for module, own in buffers.items():
+                for name, (b, value, version) in own.items():
+                    if module._buffers.get(name) is not b:
+                        module._buffers[name] = b
+                        rebound.append(f"{type(module).__name__}.{name}")
+                    if b is not None and value is not None and b._version != version:
+                        b.copy_(value)
+    if rebound:
+        raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
+
+
+def _kept(b: Tensor | None) -> tuple[Tensor | None, int]:
+    """A copy of a buffer, and its version where it has one."""
+    return (None, 0) if b is None or b.is_inference() else (b.detach().clone(), b._version)
+
+
+def _explained(error: Exception) -> RuntimeError:
+    first, kind = str(error).strip().split("\n")[0], type(error).__name__
+    if isinstance(error, OSError) or any(
+        word in f"{kind} {first}" for word in ("Cxx", "Cpp", "compiler", "ImportError")
+    ):
+        return CompilerError(
+            f"the step could not be compiled ({kind}: {first}). It takes a C++ compiler, g++ or clang++ on the path or "
+            "in CXX, and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
+        )
+    return CaptureError(f"the step cannot be one graph ({kind}: {first}): keep shapes free of values, {EAGER}")
+
+
+def generators() -> Any:
+    """The state of every global generator."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return pyro.util.get_rng_state(), cuda
+
+
+def put_back(state: Any) -> None:
+    """Set the global generators to what `generators` gave."""
+    pyro.util.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state_all(state[1])
