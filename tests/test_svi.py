@@ -156,8 +156,10 @@ class TestObjective:
 
 class TestSchedules:
     def plan(self, **options):
-        base = dict(epochs=10, batch_size=4, learning_rate=0.1, schedule="constant", objective="elbo", num_particles=1)
-        return Plan(**{**base, "binarize": False, "beta": 1.0, "warmup": 0, "patience": None, "seed": 0, **options})
+        names = Plan.__dataclass_fields__.keys() - {"seed"}
+        base = {name: None for name in names} | {"schedule": "constant", "objective": "elbo", "binarize": False}
+        base |= {"beta": 1.0, "warmup": 0, "compile": "auto", "precision": "float32", "epochs": 10, "batch_size": 4}
+        return Plan.asked(pair(), **{**base, "learning_rate": 0.1, "seed": 0, **options})
 
     def test_the_warm_up_ends_at_the_asked_beta(self):
         plan = self.plan(beta=2.5, warmup=4)
@@ -186,7 +188,7 @@ class TestSchedules:
 class TestBinarize:
     def test_training_items_are_drawn_anew_each_epoch(self, monkeypatch):
         seen = []
-        monkeypatch.setattr(_Loop, "step", lambda loop, x, y: seen.append(x) or 0.0)
+        monkeypatch.setattr(_Loop, "step", lambda loop, x, y: seen.append(x) or torch.zeros(()))
         grey = torch.full((400, 1, 4, 3), 0.3)
         quiet_fit(pair(likelihood="bernoulli"), grey, binarize=True, epochs=2, batch_size=400)
         assert not torch.equal(*seen)

@@ -90,7 +90,7 @@ class CompiledSVI:
             raise CaptureError(
                 "an argument carries a gradient, which would end here: compute it in the model, or detach it"
             )
-        take, eager = self._step.prepared(*args, **kwargs), None
+        take, eager = self._step.prepared(args, kwargs), None
         if self.check_every and self.taken % self.check_every == 0:
             eager = self._evaluated(args, kwargs)
         self.taken += 1
@@ -136,7 +136,7 @@ class CompiledSVI:
         self.updates.load_state_dict(state)
 
     def _negative_elbo(self, *args: Any, **kwargs: Any) -> Tensor:
-        return negative_elbo(self.loss, self.model, self.guide, args, kwargs)
+        return negative_elbo(self.loss, self.model, self.guide, *args, **kwargs)
 
     def _particles(self) -> tuple[int, bool]:
         return self.loss.num_particles, self.loss.vectorize_particles
@@ -162,8 +162,7 @@ class CompiledSVI:
             ends, before = [], generators()
             for _ in range(2):  # the second sets nothing up
                 with poutine.trace(param_only=True) as seen:
-                    for model_trace, guide_trace in loss._get_traces(self.model, self.guide, args, kwargs):
-                        _require_reparameterized(model_trace, guide_trace)
+                    self._negative_elbo(*args, **kwargs)
                 ends.append(generators())
                 if random.getstate() != python or not _same(np.random.get_state(), numpy):
                     raise CaptureError(
@@ -183,10 +182,11 @@ def _close(a: float, b: float) -> bool:
 # losses ---------------------------------------------------------------------------------------------
 
 
-def negative_elbo(loss: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The loss as a tensor, differentiable: Pyro's, without a look at its value."""
     particle, total = PARTICLES[type(loss)], torch.zeros(())
     for model_trace, guide_trace in loss._get_traces(model, guide, args, kwargs):
+        _require_reparameterized(model_trace, guide_trace)
         total = total - particle(model_trace, guide_trace) / loss.num_particles
     return total
 

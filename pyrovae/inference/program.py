@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyro
@@ -62,16 +63,17 @@ class CompiledStep:
         self.compiles = 0
         self._programs: dict[Hashable, list[_Program]] = {}
 
-    def prepared(self, *args: Any, **kwargs: Any) -> Callable[[], Tensor]:
+    def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
         """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
 
-        Raises CaptureError or CompilerError, with everything as it was.
+        With `interpret` the graph runs as torch does, operation by operation, where it was not compiled before. Raises
+        CaptureError or CompilerError, with everything as it was.
         """
         leaves, structure = pytree.tree_flatten((args, kwargs))
         key = (structure, tuple(_described(x) for x in leaves), self._settings())
         program = self._found(key)
         if program is None:
-            program = self._captured(leaves, structure)
+            program = self._captured(leaves, structure, interpret)
             self._programs.setdefault((*key[:2], self._settings()), []).append(program)
 
         def take() -> Tensor:
@@ -98,53 +100,57 @@ class CompiledStep:
             known[:] = [program for program in known if program.may_hold()][-MANY:]
         return program
 
-    def _captured(self, leaves: list[Any], structure: Any) -> _Program:
+    def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> _Program:
         given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(given, structure)
         before = generators()
         try:
             named, before = self.set_up(args, kwargs)
-            graph, fixed, modules = self._traced(named, given, args, kwargs)
+            graph, fixed, own, modules = self._traced(named, given, args, kwargs)
             held = constants_to_inputs(graph)
             noise = without_noise(graph, fixed[0].device)
             fixed = [t.detach() for t in fixed]
             drawn = [] if noise is None else noise()
-            tensors = [x for x in given if isinstance(x, Tensor)]
+            tensors = [*self.updates.factors(own), *(x for x in given if isinstance(x, Tensor))]
+            run: Callable[..., Any] = graph
             try:
-                run = compiled(graph, [*fixed, *tensors, *held, *drawn], keep_noise=noise is None)
+                if not interpret:
+                    run = compiled(graph, [*fixed, *tensors, *held, *drawn], keep_noise=noise is None)
             except Exception as error:
                 raise _explained(error) from error
         finally:
             put_back(before)
-        self.compiles += 1
+        self.compiles += not interpret
         if self.compiles == MANY + 1:
             warnings.warn(
                 f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
                 stacklevel=5,
             )
-        return _Program(run, fixed, held, noise, named, _State.of(modules, named.values()))
+        return _Program(
+            run, fixed, partial(self.updates.factors, own), held, noise, named, _State.of(modules, named.values())
+        )
 
     def _traced(
         self, named: dict[str, Tensor], given: list[Any], args: Any, kwargs: Any
-    ) -> tuple[Any, list[Tensor], list[nn.Module]]:
-        """The step as a graph, and its first inputs, which it changes where they are."""
+    ) -> tuple[Any, list[Tensor], list[Tensor], list[nn.Module]]:
+        """The step as a graph, its first inputs, which it changes where they are, and the parameters among them."""
         updates = self.updates
         updates.take(named)
         own = [p for name, p in updates.ordered.items() if name in named and p.requires_grad]
         if not own:
             raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
-        fixed, at = updates.inputs(own), _Site()
+        fixed, factors, at = updates.inputs(own), updates.factors(own), _Site()
 
         def step(*_: Tensor) -> list[Tensor]:
             with at, _Reading(at), _Depending(at):
                 loss = self.loss(*args, **kwargs)
             gradients = torch.autograd.grad(loss, own, allow_unused=True)
             with torch.no_grad():
-                return [loss.detach(), *updates.updated(loss.detach(), own, list(gradients))]
+                return [loss.detach(), *updates.updated(loss.detach(), own, list(gradients), factors)]
 
         with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
             try:
-                graph = capture(step, [*fixed, *(x for x in given if isinstance(x, Tensor))])
+                graph = capture(step, [*fixed, *factors, *(x for x in given if isinstance(x, Tensor))])
             except RuntimeError as error:
                 if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
                     raise
@@ -154,7 +160,7 @@ class CompiledStep:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
         _write_back(graph)
-        return graph, fixed, modules
+        return graph, fixed, own, modules
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,7 @@ class _Program:
 
     run: Callable[..., Any]
     fixed: list[Tensor]  # parameters, state, counts, flag, rates: changed where they are
+    factors: Callable[[], list[Tensor]]  # of the update
     held: list[Tensor]  # what else the model reaches
     noise: Callable[[], Sequence[Tensor]] | None
     named: dict[str, Tensor]
@@ -216,7 +223,7 @@ class _Program:
         tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
         drawn = () if self.noise is None else self.noise()
         with torch.no_grad():
-            loss: Tensor = self.run(*self.fixed, *tensors, *self.held, *drawn)[0]
+            loss: Tensor = self.run(*self.fixed, *self.factors(), *tensors, *self.held, *drawn)[0]
         return loss
 
     def may_hold(self) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 from typing import Any
 
@@ -16,13 +19,15 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
+from pyrovae.inference.compiled import CaptureError, CompilerError, negative_elbo
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.steps import Compiled, Eager, pays, seen, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import (
     Pair,
@@ -41,7 +46,10 @@ from pyrovae.seeding import forked, stream
 
 __all__ = ["Plan", "PosteriorCollapseWarning", "run"]
 
+log = logging.getLogger(__name__)
+
 EVALUATION_BATCH = 1024
+REPLAYED = 100  # steps, at most an epoch more, that are taken again to say where a loss broke
 HIGHER_IS_BETTER = {"validation_elbo": 1, "validation_log_loss": -1}
 WORDS = {"validation_elbo": "validation ELBO", "validation_log_loss": "validation log-loss"}
 ADVICE = "the weights are those of the last finite loss: lower learning_rate or look at these items"
@@ -95,6 +103,8 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
         "active_units": active,
+        "compiled": isinstance(loop.take, Compiled),
+        "compiles": loop.take.compiles,
         "weights_epoch": kept,
         "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
         "torch": torch.__version__,
@@ -117,6 +127,8 @@ class Plan:
     beta: float
     warmup: int
     patience: int | None
+    compile: bool | str
+    precision: str
     seed: int
 
     @classmethod
@@ -134,6 +146,8 @@ class Plan:
         beta: Any,
         warmup: Any,
         patience: Any,
+        compile: Any,
+        precision: Any,
         seed: int,
     ) -> Plan:
         """Checked, with defaults for None."""
@@ -152,10 +166,16 @@ class Plan:
             beta=checks.positive("beta", beta, zero=True),
             warmup=checks.whole("warmup", warmup, least=0),
             patience=None if patience is None else checks.whole("patience", patience),
+            compile=compile if isinstance(compile, bool) else checks.choice("compile", compile, ("auto",)),
+            precision=checks.choice("precision", precision, ("float32", "bf16")),
             seed=seed,
         )
         if plan.objective == "iwae" and (plan.beta != 1 or plan.warmup):
             raise ValueError("objective='iwae' has no KL term to weigh: leave beta at 1 and warmup at 0")
+        if plan.precision == "bf16" and (dtype := dtype_and_device(pair)[0]) != torch.float32:
+            raise ValueError(
+                f"precision='bf16' is for a pair in float32, and this one is in {dtype}: take pair.float()"
+            )
         if plan.objective == "iwae" and not pair.is_normalized:
             raise ValueError(
                 f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'"
@@ -177,7 +197,7 @@ class Plan:
 class _WeighLatents(Messenger):
     """Multiply the log-density of every unobserved site by beta, in model and guide alike: the KL term's weight."""
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float | Tensor) -> None:
         super().__init__()
         self.beta = beta
 
@@ -186,20 +206,34 @@ class _WeighLatents(Messenger):
             msg["scale"] = msg["scale"] * self.beta
 
 
-def _loss(pair: Pair, x: Tensor, y: Tensor | None, total: int, plan: Plan, beta: float, enumerates: bool) -> Tensor:
+class _Loss:
     """The negative objective in nats per item, differentiable; `total`: of how many items the batch is one."""
-    if plan.objective == "iwae":
-        table = particles(pair, x, plan.num_particles).log_weight
-        return math.log(plan.num_particles) - table.logsumexp(0).mean()
-    bound = TraceEnum_ELBO if enumerates else Trace_ELBO
-    elbo = bound(num_particles=plan.num_particles, vectorize_particles=plan.num_particles > 1, max_plate_nesting=1)
-    model, guide = pair.model, pair.guide
-    if beta != 1:
-        model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
-    if getattr(pair, "has_global_latents", False):  # their KL term counts once for all items
-        loss: Tensor = elbo.differentiable_loss(model, guide, *([x] if y is None else [x, y]), total=total) / total
-        return loss
-    return elbo.differentiable_loss(model, guide, x) / len(x)
+
+    def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool) -> None:
+        self.pair, self.total, self.plan = pair, total, plan
+        bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
+        self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
+        self.is_global = getattr(pair, "has_global_latents", False)  # their KL term counts once for all items
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, beta: float | Tensor | None = None) -> Tensor:
+        """As Pyro's ELBO gives it."""
+        return self._of(self.elbo.differentiable_loss, x, y, beta)
+
+    def pure(self, x: Tensor, y: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
+        """The same without a look at its value, for a graph; sites without a reparameterised draw are refused."""
+        return self._of(partial(negative_elbo, self.elbo), x, y, beta)
+
+    def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None) -> Tensor:
+        if self.plan.objective == "iwae":
+            table = particles(self.pair, x, self.plan.num_particles).log_weight
+            return math.log(self.plan.num_particles) - table.logsumexp(0).mean()
+        model, guide = self.pair.model, self.pair.guide
+        if beta is not None:
+            model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
+        if self.is_global:
+            loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
+            return loss
+        return elbo(model, guide, x) / len(x)
 
 
 def _enumerates(pair: Pair, x: Tensor) -> bool:
@@ -255,15 +289,45 @@ class _Loop:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.module = as_module(pair)
         self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
-        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self.trained = list(named.values())
         if not self.trained:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
-        self.good = [p.detach().clone() for p in self.trained]  # the weights of the last finite loss
-        self.sound = [p.clone() for p in self.good]  # those at the start of the epoch
-        self.optimizer = torch.optim.Adam(self.trained, lr=plan.learning_rate, fused=True)
-        self.taken = 0
+        self.good = [p.detach().clone() for p in self.trained]  # the weights before an epoch's last step
+        self.started = [p.clone() for p in self.good]  # those at the start of the epoch
         with evaluating(self.module), checking(False), forked(0, device):
-            self.enumerates = _enumerates(pair, next(source.batches(2, shuffle=False))[0].to(device))
+            some = next(source.batches(2, shuffle=False))[0].to(device)
+            with seen(self.module) as found:
+                enumerates = _enumerates(pair, some)
+        self.refuse_foreign_parameters()
+        self.networks = found.networks if plan.precision == "bf16" else []
+        if plan.precision == "bf16" and not self.networks:
+            raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
+        work = found.elements * plan.num_particles * min(plan.batch_size, len(source)) // len(some)
+        self.taken = 0
+        self.loss = _Loss(pair, len(source), plan, enumerates)
+        self.take = self.chosen(named, enumerates, work)
+        self.saved = 0, self.state()
+
+    def chosen(self, named: dict[str, nn.Parameter], enumerates: bool, work: int) -> Eager | Compiled:
+        """The step as the plan asks for it, or, where it leaves the choice, by the work that there is."""
+        plan = self.plan
+        if plan.compile is True and enumerates:
+            raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
+        steps = plan.epochs * max(1, len(self.source) // plan.batch_size)  # of whole batches
+        if plan.compile is True or (plan.compile == "auto" and not enumerates and pays(steps, work)):
+            step = Compiled(self.loss.pure, self.module, named, plan.learning_rate)
+            try:
+                self.module.train()
+                with forked(stream(plan.seed, "noise", 0), self.device), self.precision():
+                    step.prepare(*self.given(*next(self.batches(0))))
+            except (CaptureError, CompilerError) as error:
+                if plan.compile is True:
+                    raise
+                log.warning("fit runs eagerly: %s", error)
+            else:
+                return step
+        return Eager(self.loss, named, plan.learning_rate)
 
     def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
         """What each epoch was, and the epoch whose weights are in place."""
@@ -297,23 +361,19 @@ class _Loop:
 
     def epoch(self, epoch: int) -> dict[str, float]:
         plan = self.plan
-        self.module.train()
-        total, start = 0.0, time.perf_counter()
-        # an epoch's random numbers do not depend on those of the epochs before
-        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, "binarize", epoch))
-        with forked(stream(plan.seed, "noise", epoch), self.device):
-            for batch, label in self.source.batches(plan.batch_size, seed=plan.seed, epoch=epoch):
-                x, y = batch.to(self.device), None if label is None else label.to(self.device)
-                if plan.binarize:
-                    x = torch.bernoulli(x, generator=draws)
-                elif x.is_inference():  # which has no gradient to save it for
-                    x = x.clone()
-                total += self.step(x, y) * len(x)
+        start = time.perf_counter()
+        if self.taken - self.saved[0] >= REPLAYED:
+            self.saved = self.taken, self.state()
+        losses = self.steps(epoch).double().cpu()
+        if not self.take.sound:
+            self.refuse_broken_step(epoch, losses)
         self.refuse_broken_weights()
+        sizes = torch.full_like(losses, plan.batch_size)
+        sizes[-1] = len(self.source) - plan.batch_size * (len(losses) - 1)
         seconds = time.perf_counter() - start
         last = self.taken - 1
         row = {
-            "loss": total / len(self.source),
+            "loss": float(losses @ sizes) / len(self.source),
             "beta": plan.weight(last, self.steps_per_epoch),
             "learning_rate": plan.rate(last, plan.epochs * self.steps_per_epoch),
             "seconds": seconds,
@@ -322,52 +382,99 @@ class _Loop:
             row |= self.validated(self.held_out)
         return row
 
-    def step(self, x: Tensor, y: Tensor | None = None) -> float:
-        """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite."""
-        plan = self.plan
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate(self.taken, plan.epochs * self.steps_per_epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        # Pyro's checks cost 0.6 ms a step and see on the first what they would see on any
-        with checking(self.taken == 0):
-            beta = plan.weight(self.taken, self.steps_per_epoch)
-            loss = _loss(self.pair, x, y, len(self.source), plan, beta, self.enumerates)
-        if not self.taken:
-            self.refuse_foreign_parameters()
-        value = loss.item()
-        if not math.isfinite(value):
-            broken = self.broken_terms(x)
-            torch._foreach_copy_(self.trained_data(), self.good)
-            raise FloatingPointError(f"the loss became {value} {self.place()}: {broken}; {ADVICE}")
-        torch._foreach_copy_(self.good, self.trained_data())
-        loss.backward()
-        gradients = [p.grad for p in self.trained if p.grad is not None]
-        if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-            grads = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
-            named = [name for name, grad in grads.items() if not grad.norm().isfinite()]
-            raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {self.place()}; {ADVICE}")
-        self.optimizer.step()
+    def steps(self, epoch: int, most: int | None = None) -> Tensor:
+        """An epoch's steps, or the first of them: their losses, which nobody has waited for."""
+        self.module.train()
+        losses = []
+        # an epoch's random numbers do not depend on those of the epochs before
+        with forked(stream(self.plan.seed, "noise", epoch), self.device), self.precision():
+            for x, y in islice(self.batches(epoch), most):
+                if (self.taken + 1) % self.steps_per_epoch == 0:
+                    torch._foreach_copy_(self.good, self.trained_data())
+                losses.append(self.step(x, y))
+        return torch.stack(losses)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """An epoch's items and labels, on the device, binary where that is asked for."""
+        draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
+        for batch, label in self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch):
+            x, y = batch.to(self.device), None if label is None else label.to(self.device)
+            if self.plan.binarize:
+                x = torch.bernoulli(x, generator=draws)
+            elif x.is_inference():  # which has no gradient to save it for
+                x = x.clone()
+            yield x, y
+
+    def step(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
+        rate = self.plan.rate(self.taken, self.plan.epochs * self.steps_per_epoch)
+        loss = self.take(rate, *self.given(x, y))
         self.taken += 1
-        return value
+        return loss
+
+    def given(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
+        """What the loss takes at this step."""
+        weighed = self.plan.beta != 1 or self.plan.warmup
+        return x, y, self.plan.weight(self.taken, self.steps_per_epoch) if weighed else None
+
+    def precision(self) -> AbstractContextManager[None]:
+        """That of the networks, in training alone."""
+        return with_bf16(self.networks)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that steps change, copied."""
+        return deepcopy(self.module.state_dict()), self.take.state_dict()
+
+    def replay(self, to: int) -> None:
+        """Go back to the state before step `to`, or to the earliest that is kept."""
+        self.taken, (weights, own) = self.saved
+        self.module.load_state_dict(weights)
+        self.take.load_state_dict(own)
+        while self.taken < to:
+            self.steps(self.taken // self.steps_per_epoch, to - self.taken)
+
+    def refuse_broken_step(self, epoch: int, losses: Tensor) -> None:
+        """After an epoch with a loss or gradient that is not finite: say which, the last good weights in place."""
+        broken = self.take.taken  # as many updates were good
+        place, batch = self.place(broken), broken % self.steps_per_epoch
+        value = float(losses[batch])
+        x, y = next(islice(self.batches(epoch), batch, None))
+        if math.isfinite(value):
+            self.replay(broken)
+            named = self.broken_gradients(x, y)
+            raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {place}; {ADVICE}")
+        terms, before = self.broken_terms(x), [p.clone() for p in self.good]
+        self.replay(broken - 1)
+        if self.taken > broken - 1:  # its weights are those before the last step of the epoch before
+            torch._foreach_copy_(self.trained_data(), before)
+        raise FloatingPointError(f"the loss became {value} {place}: {terms}; {ADVICE}")
+
+    def broken_gradients(self, x: Tensor, y: Tensor | None) -> list[str]:
+        """Which parameters' gradients are not finite."""
+        with forked(0, self.device), self.precision(), checking(False):
+            self.loss(*self.given(x, y)).backward()
+        grads = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
+        return [name for name, grad in grads.items() if not grad.norm().isfinite()] or ["a parameter"]
 
     def refuse_broken_weights(self) -> None:
         """After an epoch: the loss that would show them may never be computed."""
         if all(p.isfinite().all() for p in self.trained):
-            torch._foreach_copy_(self.sound, self.trained_data())
+            torch._foreach_copy_(self.started, self.trained_data())
             return
         named = [name for name, p in self.module.named_parameters() if not p.isfinite().all()]
         # a weight at infinity may still give a finite loss
         last = all(p.isfinite().all() for p in self.good)
-        torch._foreach_copy_(self.trained_data(), self.good if last else self.sound)
+        torch._foreach_copy_(self.trained_data(), self.good if last else self.started)
         advice = ADVICE if last else ADVICE.replace("of the last finite loss", "from the start of the epoch")
-        raise FloatingPointError(f"an update before {self.place()[3:]} left {named[0]} not finite; {advice}")
+        before = self.place(self.taken)[3:]
+        raise FloatingPointError(f"an update before {before} left {named[0]} not finite; {advice}")
 
     def trained_data(self) -> list[Tensor]:
         return [p.detach() for p in self.trained]
 
-    def place(self) -> str:
-        epoch, batch = divmod(self.taken, self.steps_per_epoch)
-        return f"at step {self.taken} (epoch {epoch}, batch {batch})"
+    def place(self, step: int) -> str:
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return f"at step {step} (epoch {epoch}, batch {batch})"
 
     def broken_terms(self, x: Tensor) -> str:
         """Which parts of the loss are not finite."""

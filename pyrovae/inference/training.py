@@ -43,6 +43,8 @@ def fit(
     num_chains: int | None = None,
     num_draws: int | None = None,
     num_warmup: int | None = None,
+    compile: bool | Literal["auto"] = "auto",
+    precision: Literal["float32", "bf16"] = "float32",
     device: str | torch.device = "auto",
     progress: bool = True,
     seed: int = 0,
@@ -113,6 +115,8 @@ def fit(
         "beta": beta,
         "warmup": warmup,
         "patience": patience,
+        "compile": compile,
+        "precision": precision,
     }
     ems: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations, "num_restarts": num_restarts}
     nutss: dict[str, Any] = {"num_chains": num_chains, "num_draws": num_draws, "num_warmup": num_warmup}
@@ -152,7 +156,15 @@ def fit(
         return svi.run(pair, x, y, held_out, svi.Plan.asked(pair, **svis, seed=seed), target, progress)
 
 
-NEUTRAL = {"schedule": "constant", "objective": "elbo", "binarize": False, "beta": 1.0, "warmup": 0}
+NEUTRAL = {
+    "schedule": "constant",
+    "objective": "elbo",
+    "binarize": False,
+    "beta": 1.0,
+    "warmup": 0,
+    "compile": "auto",
+    "precision": "float32",
+}
 
 
 def _method(pair: Pair, method: str | None) -> str:

@@ -12,28 +12,28 @@ from torch import Tensor
 
 __all__ = ["Updates"]
 
-Update = Callable[[Tensor, Tensor, dict[str, Tensor], Tensor, Tensor, dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
+Update = Callable[[Tensor, Tensor, dict[str, Tensor], list[Tensor], dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
 
 
 def adam(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """torch.optim.Adam (Kingma and Ba 2015, algorithm 1): weight decay goes into the gradient."""
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    return _adam(g, state, count, lr, group, decayed=p)
+    return _adam(p, g, state, factors, group)
 
 
 def adamw(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """torch.optim.AdamW (Loshchilov and Hutter 2019, algorithm 2): weights decay apart from the gradient."""
-    decayed = p * (1 - lr * group["weight_decay"]).to(p.dtype) if group["weight_decay"] else p
-    return _adam(g, state, count, lr, group, decayed=decayed)
+    decayed = p * factors[0] if group["weight_decay"] else p
+    return _adam(decayed, g, state, factors[1:], group)
 
 
 def clipped_adam(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """pyro.optim.ClippedAdam: each entry of the gradient clipped; the rate's decay is the caller's."""
     g = g.clamp(-group["clip_norm"], group["clip_norm"])
@@ -43,39 +43,42 @@ def clipped_adam(
     first = state["exp_avg"] * beta1 + g * (1 - beta1)
     spread = g - first if group["centered_variance"] else g
     second = state["exp_avg_sq"] * beta2 + spread * spread * (1 - beta2)
-    size = lr * (1 - beta2**count).sqrt() / (1 - beta1**count)
-    moved = p - size.to(p.dtype) * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
+    moved = p - factors[0] * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
     return moved, {"exp_avg": first, "exp_avg_sq": second}
 
 
 def sgd(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], count: Tensor, lr: Tensor, group: dict[str, Any]
+    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """torch.optim.SGD with its momentum, dampening, Nesterov's step and weight decay."""
+    lr, is_first = factors
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
     if not group["momentum"]:
-        return p - lr.to(p.dtype) * g, {}
-    buffer = torch.where(count == 1, g, state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"]))
+        return p - lr * g, {}
+    buffer = torch.where(is_first, g, state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"]))
     along = g + group["momentum"] * buffer if group["nesterov"] else buffer
-    return p - lr.to(p.dtype) * along, {"momentum_buffer": buffer}
+    return p - lr * along, {"momentum_buffer": buffer}
 
 
 def _adam(
-    g: Tensor,
-    state: dict[str, Tensor],
-    count: Tensor,
-    lr: Tensor,
-    group: dict[str, Any],
-    *,
-    decayed: Tensor,
+    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    beta1, beta2 = group["betas"]
+    (beta1, beta2), (size, root) = group["betas"], factors
     first = state["exp_avg"].lerp(g, 1 - beta1)
     second = state["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
-    size = (lr / (1 - beta1**count)).to(g.dtype)
-    root = second.sqrt() / (1 - beta2**count).sqrt().to(g.dtype) + group["eps"]
-    return decayed - size * first / root, {"exp_avg": first, "exp_avg_sq": second}
+    return p - size * first / (second.sqrt() / root + group["eps"]), {"exp_avg": first, "exp_avg_sq": second}
+
+
+def _factors(kind: Any, group: dict[str, Any], rate: Tensor, count: Tensor) -> list[Tensor]:
+    """The numbers of an update that are one for all entries, for parameters at their `count`-th step, in float64."""
+    if kind is torch.optim.SGD:
+        return [rate.expand_as(count), count == 1]
+    beta1, beta2 = group["betas"]
+    if kind is pyro.optim.clipped_adam.ClippedAdam:
+        return [rate * group["lrd"] * (1 - beta2**count).sqrt() / (1 - beta1**count)]
+    found = [rate / (1 - beta1**count), (1 - beta2**count).sqrt()]
+    return found if kind is torch.optim.Adam else [(1 - rate * group["weight_decay"]).expand_as(count), *found]
 
 
 UPDATES: dict[Any, Update] = {
@@ -201,27 +204,60 @@ class Updates:
         return [*params, *self._states(params), *(self.steps[p] for p in params), self.sound, *self.rates]
 
     def _states(self, params: list[Tensor]) -> list[Tensor]:
-        assert self.optimizer is not None
-        return [value for p in params for value in self.optimizer.state[p].values()]
+        return [value for p in params for value in self._state(p).values()]
 
-    def updated(self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None]) -> list[Tensor]:
-        """New values of `inputs(params)`; the old ones after what is not finite."""
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
         assert self.optimizer is not None
+        return self.optimizer.state[p]
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        """Without a look at the rates."""
+        assert self.optimizer is not None
+        return self.optimizer.param_groups
+
+    def factors(self, params: list[Tensor]) -> list[Tensor]:
+        """What `updated` needs to know of rates and counts, computed by the few: a graph would for each entry."""
+        found = []
+        for number, members in self._members(params):
+            count = torch.stack([self.steps[p] for p in members]).double() + 1
+            found += _factors(self.kind, self._groups[number], self.rates[number], count)
+        return found
+
+    def _members(self, params: list[Tensor]) -> list[tuple[int, list[Tensor]]]:
+        """Which of the parameters are in each group."""
+        wanted = {id(p) for p in params}
+        each = [(i, [p for p in group["params"] if id(p) in wanted]) for i, group in enumerate(self._groups)]
+        return [(number, members) for number, members in each if members]
+
+    def updated(
+        self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None], factors: list[Tensor]
+    ) -> list[Tensor]:
+        """New values of `inputs(params)`; the old ones after what is not finite."""
         sound = self.sound & loss.isfinite().all()
         for g in gradients:
             if g is not None:
                 sound = sound & g.isfinite().all()
-        groups, rates = self.optimizer.param_groups, []
-        for rate, group in zip(self.rates, groups, strict=True):
-            rates.append(rate * group["lrd"] if "lrd" in group else rate)
+        rates = [
+            rate * group["lrd"] if "lrd" in group else rate
+            for rate, group in zip(self.rates, self._groups, strict=True)
+        ]
+        given = dict(zip(map(id, params), gradients, strict=True))
+        own: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}
+        for number, members in self._members(params):
+            group = self._groups[number]
+            count = len(_factors(self.kind, group, self.rates[number], self.sound.new_ones(1, dtype=torch.float64)))
+            mine, factors = factors[:count], factors[count:]
+            for place, p in enumerate(members):
+                each = [f[place] for f in mine]
+                own[id(p)] = group, [f.to(p.dtype) if f.is_floating_point() else f for f in each]
         moved, states, steps = [], [], []
-        for p, g in zip(params, gradients, strict=True):
-            number, group = next((i, one) for i, one in enumerate(groups) if any(q is p for q in one["params"]))
-            state, step = self.optimizer.state[p], self.steps[p]
+        for p in params:
+            (group, each), g, state, step = own[id(p)], given[id(p)], self._state(p), self.steps[p]
             # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
             taken = sound if g is not None else sound & (step > 0)
             g = torch.zeros_like(p) if g is None else g
-            new, news = UPDATES[self.kind](p, _clipped(g, group), state, step.double() + 1, rates[number], group)
+            new, news = UPDATES[self.kind](p, _clipped(g, group), state, each, group)
             moved.append(torch.where(taken, new, p))
             states += [torch.where(taken, news[name], state[name]) for name in state]
             steps.append(torch.where(taken, step + 1, step))

@@ -1,0 +1,213 @@
+"""One step of `fit`, loss, gradients and Adam: eagerly or as one compiled graph, in float32 or with bf16 networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pyrovae.inference.program import CompiledStep, generators, watched
+from pyrovae.inference.updates import Updates
+from pyrovae.models.pair import validation as checking
+
+__all__ = ["Compiled", "Eager", "pays", "seen", "with_bf16"]
+
+Loss = Callable[..., Tensor]
+
+# what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
+SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
+SAVED_AN_ELEMENT = 2.5e-9  # s: of what layers put out and take back, fused
+COMPILED_IN = 30.0  # s, with nothing cached
+
+
+def pays(steps: int, elements: int) -> bool:
+    """Whether compiled steps save more time than their compilation takes; all layers put out `elements` a step."""
+    return steps * (SAVED_A_STEP + SAVED_AN_ELEMENT * elements) > COMPILED_IN
+
+
+class Eager:
+    """A step as torch runs it. What is not finite freezes parameters and state from there on."""
+
+    compiles = 0
+
+    def __init__(self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float) -> None:
+        self.loss, self.parameters = loss, list(named.values())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
+        self.broken = torch.zeros((), device=self.parameters[0].device)
+        self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
+        self.checked = False
+
+    def __call__(self, rate: float, *args: Any) -> Tensor:
+        """The loss before the step, a tensor that nobody has waited for."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        # Pyro's checks cost 0.6 ms a step and see on the first what they would see on any
+        with checking(not self.checked):
+            loss = self.loss(*args)
+        self.checked = True
+        loss.backward()
+        loss = loss.detach()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        finite = torch.stack([*torch._foreach_norm(gradients), loss]).isfinite().all()
+        self.broken.logical_or_(~finite)
+        self.optimizer.step()
+        return loss
+
+    @property
+    def sound(self) -> bool:
+        """Whether all losses and gradients so far were finite."""
+        return not self.broken
+
+    @property
+    def taken(self) -> int:
+        """How many updates there were."""
+        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's, a copy."""
+        found = self.optimizer.state_dict()
+        found["state"] = {i: {k: v.clone() for k, v in own.items()} for i, own in found["state"].items()}
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, as sound."""
+        self.optimizer.load_state_dict(state)
+        self.broken.zero_()
+
+
+class Compiled:
+    """The same step as one graph: rounding differs, and nothing else.
+
+    A batch of another size than the first's is an epoch's last: its graph runs uncompiled, operation by operation.
+    """
+
+    def __init__(self, loss: Loss, module: nn.Module, named: Mapping[str, Tensor], learning_rate: float) -> None:
+        self.named = dict(named)
+        self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
+        self.step = CompiledStep(loss, (module,), self.updates, self._set_up)
+
+    def prepare(self, *args: Any) -> None:
+        """Compile the step for arguments like these; CaptureError or CompilerError, and nothing has changed."""
+        self.step.prepared(_as_tensors(args), {})
+        self.size = len(args[0])
+
+    def __call__(self, rate: float, *args: Any) -> Tensor:
+        """The loss before the step, a tensor that nobody has waited for."""
+        take = self.step.prepared(_as_tensors(args), {}, interpret=len(args[0]) != self.size)
+        for group in self.updates.groups:
+            group["lr"] = rate
+        return take()
+
+    def _set_up(self, args: Any, _: Any) -> tuple[dict[str, Tensor], Any]:
+        before = generators()
+        with torch.enable_grad(), checking(True), watched(*self.step.owners):
+            self.step.loss(*args)
+        return self.named, before
+
+    @property
+    def compiles(self) -> int:
+        """How many graphs were compiled."""
+        return self.step.compiles
+
+    @property
+    def sound(self) -> bool:
+        """Whether all losses and gradients so far were finite."""
+        return bool(self.updates.sound)
+
+    @property
+    def taken(self) -> int:
+        """How many updates there were."""
+        return int(max(self.updates.steps.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's, a copy."""
+        return self.updates.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, as sound."""
+        self.updates.load_state_dict(state)
+
+
+def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
+    """Numbers as inputs of a graph, not constants of it."""
+    device = args[0].device
+    return tuple(torch.tensor(a, dtype=torch.float64, device=device) if isinstance(a, float) else a for a in args)
+
+
+# networks -------------------------------------------------------------------------------------------
+
+
+class _Sampling(Messenger):
+    """Which parts are at work when a site is drawn: no plain network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[nn.Module] = []
+        self.found: set[nn.Module] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.found.update(self.active)
+
+
+@dataclass
+class Seen:
+    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements all gave."""
+
+    networks: list[nn.Module]
+    elements: int
+
+
+@contextmanager
+def seen(module: nn.Module) -> Iterator[Seen]:
+    """Watch the parts of a module as the body calls them; the answer is there after it."""
+    sampling, answer = _Sampling(), Seen([], 0)
+    found: dict[nn.Module, None] = {}
+
+    def enter(part: nn.Module, _: Any) -> None:
+        sampling.active.append(part)
+
+    def leave(part: nn.Module, _: Any, output: Any) -> None:
+        sampling.active.pop()
+        if isinstance(output, Tensor):
+            found[part] = None
+            answer.elements += output.numel()
+
+    parts = [part for part in module.modules() if part is not module and not isinstance(part, torch.jit.ScriptModule)]
+    hooks = [part.register_forward_pre_hook(enter) for part in parts]
+    hooks += [part.register_forward_hook(leave, always_call=True) for part in parts]
+    try:
+        with sampling:
+            yield answer
+    finally:
+        for hook in hooks:
+            hook.remove()
+    plain = [part for part in found if part not in sampling.found]
+    inner = {part for whole in plain for part in whole.modules() if part is not whole}
+    answer.networks = [part for part in plain if part not in inner]
+
+
+@contextmanager
+def with_bf16(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Let these compute their products in bfloat16; what they give, and their parameters, are as before."""
+    for part in parts:
+        part.forward = _in_bf16(part.forward)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
+
+
+def _in_bf16(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return forward(x, *args, **kwargs).float()
+
+    return run
