@@ -37,6 +37,12 @@ def _clean_pyro_store():
 
 
 @pytest.fixture
+def interpreted(monkeypatch):
+    """The captured graph itself, as Python runs it."""
+    monkeypatch.setattr("pyrovae.inference.program.compiled", lambda graph, inputs, keep_noise=False: graph)
+
+
+@pytest.fixture
 def without_compiler(tmp_path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Runs code in a process that finds no compiler and no graph that was compiled before."""
     environment = {

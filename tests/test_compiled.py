@@ -27,12 +27,6 @@ STEPS = 200
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
-@pytest.fixture
-def interpreted(monkeypatch):
-    """The captured graph itself, as Python runs it."""
-    monkeypatch.setattr("pyrovae.inference.program.compiled", lambda graph, inputs, keep_noise=False: graph)
-
-
 def regression(x, y):
     w = pyro.sample("w", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
     b = pyro.sample("b", dist.Normal(x.new_zeros(()), 2.0))

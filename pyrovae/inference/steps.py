@@ -92,6 +92,7 @@ class Compiled:
         self.named = dict(named)
         self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
         self.step = CompiledStep(loss, (module,), self.updates, self._set_up)
+        self.checked = False
 
     def prepare(self, *args: Any) -> None:
         """Compile the step for arguments like these; CaptureError or CompilerError, and nothing has changed."""
@@ -107,8 +108,10 @@ class Compiled:
 
     def _set_up(self, args: Any, _: Any) -> tuple[dict[str, Tensor], Any]:
         before = generators()
-        with torch.enable_grad(), checking(True), watched(*self.step.owners):
-            self.step.loss(*args)
+        if not self.checked:
+            with torch.enable_grad(), checking(True), watched(*self.step.owners):
+                self.step.loss(*args)
+            self.checked = True
         return self.named, before
 
     @property

@@ -19,6 +19,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -209,17 +210,19 @@ class _WeighLatents(Messenger):
 class _Loss:
     """The negative objective in nats per item, differentiable; `total`: of how many items the batch is one."""
 
-    def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool) -> None:
-        self.pair, self.total, self.plan = pair, total, plan
+    def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool, differentiable: bool) -> None:
+        self.pair, self.total, self.plan, self.differentiable = pair, total, plan, differentiable
         bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
         self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
         self.is_global = getattr(pair, "has_global_latents", False)  # their KL term counts once for all items
 
     def __call__(self, x: Tensor, y: Tensor | None = None, beta: float | Tensor | None = None) -> Tensor:
-        """As Pyro's ELBO gives it."""
+        """As Pyro's ELBO gives it, which waits for its value some times; where it may, without."""
+        if self.differentiable:
+            return self.pure(x, y, beta)
         return self._of(self.elbo.differentiable_loss, x, y, beta)
 
-    def pure(self, x: Tensor, y: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
+    def pure(self, x: Tensor, y: Tensor | None = None, beta: float | Tensor | None = None) -> Tensor:
         """The same without a look at its value, for a graph; sites without a reparameterised draw are refused."""
         return self._of(partial(negative_elbo, self.elbo), x, y, beta)
 
@@ -236,11 +239,13 @@ class _Loss:
         return elbo(model, guide, x) / len(x)
 
 
-def _enumerates(pair: Pair, x: Tensor) -> bool:
-    """Whether a site is marked to be summed out rather than drawn."""
-    sites = [site for fn in (pair.guide, pair.model) for site in poutine.trace(fn).get_trace(x).nodes.values()]
-    marked = (site["infer"].get("enumerate") for site in sites if site["type"] == "sample" and not site["is_observed"])
-    return "parallel" in marked
+def _draws(pair: Pair, x: Tensor) -> tuple[bool, bool]:
+    """Whether a site is summed out rather than drawn, and whether every draw of the guide is differentiable."""
+    guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(x)) for fn in (pair.guide, pair.model))
+    drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
+    latent = [*drawn, *(model.nodes[name] for name in model.stochastic_nodes)]
+    enumerates = any(site["infer"].get("enumerate") == "parallel" for site in latent)
+    return enumerates, all(getattr(site["fn"], "has_rsample", False) for site in drawn)
 
 
 class _Source:
@@ -298,14 +303,14 @@ class _Loop:
         with evaluating(self.module), checking(False), forked(0, device):
             some = next(source.batches(2, shuffle=False))[0].to(device)
             with seen(self.module) as found:
-                enumerates = _enumerates(pair, some)
+                enumerates, differentiable = _draws(pair, some)
         self.refuse_foreign_parameters()
         self.networks = found.networks if plan.precision == "bf16" else []
         if plan.precision == "bf16" and not self.networks:
             raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
         work = found.elements * plan.num_particles * min(plan.batch_size, len(source)) // len(some)
         self.taken = 0
-        self.loss = _Loss(pair, len(source), plan, enumerates)
+        self.loss = _Loss(pair, len(source), plan, enumerates, differentiable and not enumerates)
         self.take = self.chosen(named, enumerates, work)
         self.saved = 0, self.state()
 
