@@ -177,7 +177,9 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: boo
 
     With `keep_noise` what it draws comes from torch's generators.
     """
-    options: dict[str, Any] = {"fallback_random": True} if keep_noise else {}
+    options: dict[str, Any] = {"size_asserts": False}  # of what inductor itself has planned, in each call
+    if keep_noise:
+        options["fallback_random"] = True
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of itself
         done: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=options)
