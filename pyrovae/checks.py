@@ -35,6 +35,8 @@ __all__ = [
     "whole",
 ]
 
+PART = 4096  # items that are looked at together: a mask of all would take as much memory as they do
+
 
 def choice(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; otherwise list them and name the closest.
@@ -163,14 +165,18 @@ def items(
                 f"{name} looks like 0..255 integers; divide by 255 (min {least}, max {most}, {tensor.dtype})"
             )
     tensor = tensor.to(dtype or torch.get_default_dtype())
-    bad = torch.isinf(tensor) if missing else ~torch.isfinite(tensor)
-    if bad.any():
+    if not all(_passes(part, missing).all() for part in tensor.split(PART)):
+        bad = ~_passes(tensor, missing)
         where = torch.nonzero(bad)[0].tolist()
         where[0] += first
         raise ValueError(
             f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; {hint}"
         )
     return tensor
+
+
+def _passes(x: Tensor, missing: bool) -> Tensor:
+    return ~torch.isinf(x) if missing else torch.isfinite(x)
 
 
 def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
@@ -227,9 +233,9 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
 
     NaN (a missing entry) is not looked at.
     """
-    seen = x[~torch.isnan(x)]
-    if not len(seen) or bool(constraint.check(seen).all()):
+    if all((constraint.check(part) | part.isnan()).all() for part in x.split(PART)):
         return
+    seen = x[~torch.isnan(x)]
     least, most = float(seen.min()), float(seen.max())
     inside = least >= 0 and most <= 1
     if constraint is constraints.boolean and inside:
