@@ -34,6 +34,7 @@ _HOMES = {
     "pyrovae.evaluation.code_space": ["code_space", "decoded", "encoded"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
     "pyrovae.export": ["to_arviz"],
+    "pyrovae.ranks": ["distributed"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("data", "evaluation", "inference", "models", "plotting")
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal
     from pyrovae.models.mixture import ConditionalMixture, GaussianMixture
     from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
+    from pyrovae.ranks import distributed
 
 
 def __getattr__(name: str) -> Any:

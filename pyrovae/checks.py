@@ -116,7 +116,7 @@ def device(name: str | torch.device) -> torch.device:
     """The torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if name == "auto":
-        return torch.device(there[1] if len(there) > 1 else "cpu")
+        return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")
     available = f"available here: {', '.join(there)}"
     try:
         found = torch.device(name)

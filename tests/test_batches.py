@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pyrovae.data import MappedArray, batches
-from pyrovae.data.batches import order
+from pyrovae.data.batches import ahead, order
 
 
 def test_the_order_is_numpys_permutation_of_seed_and_epoch() -> None:
@@ -116,3 +117,35 @@ def test_an_array_is_refused_with_the_way_to_a_tensor() -> None:
 
 def test_one_item_is_one_batch() -> None:
     assert [part.tolist() for part in batches(torch.ones(1, 2), 256, seed=0, epoch=0)] == [[[1.0, 1.0]]]
+
+
+class TestAhead:
+    def test_values_errors_and_an_early_end(self):
+        def fails():
+            yield 1
+            raise OSError("the disk")
+
+        got = ahead(fails())
+        assert next(got) == 1
+        with pytest.raises(OSError, match="the disk"):
+            next(got)
+        threads, made = threading.active_count(), []
+        some = ahead(iter(lambda: made.append(0) or len(made), None))
+        assert [next(some), next(some)] == [1, 2]
+        some.close()
+        assert threading.active_count() == threads and len(made) <= 6  # it has stopped, not far ahead
+
+    def test_it_reads_while_the_caller_works(self):
+        reading, go = threading.Event(), threading.Event()
+
+        def slow():
+            yield 1
+            reading.set()
+            assert go.wait(10)
+            yield 2
+
+        values = ahead(slow())
+        assert next(values) == 1
+        assert reading.wait(10)  # though nobody has asked for the second
+        go.set()
+        assert next(values) == 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,17 +14,26 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.data.sources import MappedArray
 
-__all__ = ["batches", "order"]
+__all__ = ["ahead", "batches", "order"]
+
+T = TypeVar("T")
 
 
 def batches(
-    x: Tensor | MappedArray, batch_size: int, *, seed: int, epoch: int, shuffle: bool = True
+    x: Tensor | MappedArray,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    share: Callable[[int], slice] | None = None,
 ) -> Iterator[Tensor]:
     """One epoch of `x` in batches of `batch_size` items, the last of them smaller where N is no multiple of it.
 
     Every item comes exactly once, in the order `order(len(x), seed=seed, epoch=epoch)`; with `shuffle=False` in the
     order of `x`, as slices of it (of a tensor: views). `x` has shape (N, *event) and a batch (n, *event), on the
-    device of `x`. Global generators are neither read nor moved.
+    device of `x`. Of a batch of n items `share(n)` says which are read, where several processes divide it. Global
+    generators are neither read nor moved.
 
     Raises ValueError for an empty `x` and a `batch_size` below 1, TypeError for what is neither tensor nor view.
 
@@ -40,7 +52,7 @@ def batches(
     if index is not None and isinstance(x, Tensor):
         index = index.to(x.device)
     # a generator of its own, so that the checks above speak at the call and not at the first batch
-    return _parts(x, index, size)
+    return _parts(x, index, size, share)
 
 
 def order(n: int, *, seed: int, epoch: int) -> Tensor:
@@ -59,12 +71,62 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(np.random.SeedSequence(entropy)).permutation(n))
 
 
-def _parts(x: Tensor | MappedArray, index: Tensor | None, size: int) -> Iterator[Tensor]:
+def ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same values, the next `depth` made by a thread while the caller is busy; its errors are raised in turn.
+
+    A thread, since a process that is forked after torch has used its own threads may hang.
+
+    >>> list(ahead(iter([1, 2, 3])))
+    [1, 2, 3]
+    """
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple[bool, Any]) -> bool:
+        while not stopped.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            for value in source:
+                if not put((True, value)):
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, value = made.get()
+            if more:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _parts(
+    x: Tensor | MappedArray, index: Tensor | None, size: int, share: Callable[[int], slice] | None
+) -> Iterator[Tensor]:
     for start in range(0, len(x), size):
-        part = slice(start, start + size)
+        part = slice(start, min(start + size, len(x)))
+        if share is not None:
+            own = share(part.stop - part.start)
+            part = slice(start + own.start, start + own.stop)
         if index is None:
             yield x[part]
-        elif isinstance(x, Tensor):  # a third of the time that x[index] takes
-            yield x.flatten(1).index_select(0, index[part]).unflatten(1, x.shape[1:]) if x.ndim > 2 else x[index[part]]
+        elif isinstance(x, Tensor) and x.ndim > 2:  # a third of the time that x[index] takes
+            yield x.flatten(1).index_select(0, index[part]).unflatten(1, x.shape[1:])
         else:
             yield x[index[part]]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyrovae import checks
+from pyrovae import checks, ranks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
 from pyrovae.models.distributions import Normal
 from pyrovae.models.mixture import GaussianMixture
@@ -179,14 +179,18 @@ def _reduced(
     digest, pair = pair_hash(pair), widened(pair)
     x, protocol = checked(pair, x)
     rows = rows_within(pair, x, max_bytes)
-    found = []
+    found, shared = [], ranks.current()
     # a key of its own for each use: two estimates from one seed share no noise
-    key = stream(seed, name, count, digest)
+    own = () if shared.size == 1 else (shared.size, shared.rank)
+    key, mine = stream(seed, name, count, digest, *own), x[shared.share(len(x))]
     with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
-        for part in x.split(max(1, rows // count)):
+        for part in mine.split(max(1, rows // count)) if len(mine) else ():
             sizes = [min(rows, count - start) for start in range(0, count, rows)]
-            found.append(reduce(_joined([particles(pair, part, size) for size in sizes])))
-    columns = {name: np.concatenate([_array(part[name]) for part in found]) for name in found[0]}
+            table = reduce(_joined([particles(pair, part, size) for size in sizes]))
+            found.append({name: _array(column) for name, column in table.items()})
+    found = [part for theirs in shared.gathered(found) for part in theirs]
+    columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    protocol |= {"processes": shared.size} if shared.size > 1 else {}
     return columns, {"num_particles": count, "seed": seed, **protocol, "pair_sha256": digest}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyrovae import ranks
 from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 
@@ -51,8 +52,9 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """Write the pair's weights and manifest into the folder `path`, and return it.
 
     An earlier state there is replaced as a whole, by another folder: no process should stand in it. An empty folder is
-    filled; one that holds anything else is refused (FileExistsError). A pair from a builder can be loaded without its
-    code at hand; one composed by hand needs `load(path, like=...)`.
+    filled; one that holds anything else is refused (FileExistsError). Inside `distributed()` the first process writes,
+    and the others wait. A pair from a builder can be loaded without its code at hand; one composed by hand needs
+    `load(path, like=...)`.
 
     >>> import pyrovae, tempfile
     >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,))
@@ -61,9 +63,20 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     >>> bool((again.encode(torch.ones(1, 3)) == vae.encode(torch.ones(1, 3))).all())
     True
     """
+    target, shared, error = Path(path).resolve(), ranks.current(), None
+    if shared.is_first:
+        try:
+            _write(target, pair)
+        except Exception as caught:
+            error = caught
+    if any(shared.gathered(error is not None)):  # the others wait until it is there, or know that it is not
+        raise error or CheckpointError(f"{target} could not be written by the first process")
+    return target
+
+
+def _write(target: Path, pair: Pair) -> None:
     from safetensors.torch import save as to_bytes
 
-    target = Path(path).resolve()
     if target.exists() and not _may_be_replaced(target):
         raise FileExistsError(f"{target} exists and is not a saved state: choose another folder or remove it")
     weights = to_bytes(_state(pair))
@@ -91,7 +104,6 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
         shutil.rmtree(fresh, ignore_errors=True)
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)
-    return target
 
 
 def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:

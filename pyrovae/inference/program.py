@@ -48,7 +48,8 @@ class CompiledStep:
 
     `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
     `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
-    and the state of the generators that the first step is to find; `settings()` is what else a graph depends on.
+    and the state of the generators that the first step is to find; `settings()` is what else a graph depends on. With
+    `reduce` the step is two graphs, between which it sums one tensor of gradients and loss over processes, in place.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class CompiledStep:
         updates: Updates,
         set_up: SetUp,
         settings: Callable[[], Hashable] = tuple,
+        reduce: Callable[[Tensor], Any] | None = None,
     ) -> None:
+        self.reduce = reduce
         self.loss, self.owners, self.updates, self.set_up, self.settings = loss, owners, updates, set_up, settings
         self.compiles = 0
         self._programs: dict[Hashable, list[_Program]] = {}
@@ -103,21 +106,18 @@ class CompiledStep:
     def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> _Program:
         given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(given, structure)
-        before = generators()
+        before, updates = generators(), self.updates
         try:
             named, before = self.set_up(args, kwargs)
-            graph, fixed, own, modules = self._traced(named, given, args, kwargs)
-            held = constants_to_inputs(graph)
-            noise = without_noise(graph, fixed[0].device)
-            fixed = [t.detach() for t in fixed]
-            drawn = [] if noise is None else noise()
-            tensors = [*self.updates.factors(own), *(x for x in given if isinstance(x, Tensor))]
-            run: Callable[..., Any] = graph
-            try:
-                if not interpret:
-                    run = compiled(graph, [*fixed, *tensors, *held, *drawn], keep_noise=noise is None)
-            except Exception as error:
-                raise _explained(error) from error
+            updates.take(named)
+            own = [p for name, p in updates.ordered.items() if name in named and p.requires_grad]
+            if not own:
+                raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
+            tensors = [x for x in given if isinstance(x, Tensor)]
+            with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
+                pieces = self._pieces(own, tensors, args, kwargs)
+            for piece in pieces:
+                piece.finish(own[0].device, interpret)
         finally:
             put_back(before)
         self.compiles += not interpret
@@ -126,41 +126,83 @@ class CompiledStep:
                 f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
                 stacklevel=5,
             )
-        return _Program(
-            run, fixed, partial(self.updates.factors, own), held, noise, named, _State.of(modules, named.values())
-        )
+        return _Program(pieces, partial(updates.factors, own), self.reduce, named, _State.of(modules, named.values()))
 
-    def _traced(
-        self, named: dict[str, Tensor], given: list[Any], args: Any, kwargs: Any
-    ) -> tuple[Any, list[Tensor], list[Tensor], list[nn.Module]]:
-        """The step as a graph, its first inputs, which it changes where they are, and the parameters among them."""
-        updates = self.updates
-        updates.take(named)
-        own = [p for name, p in updates.ordered.items() if name in named and p.requires_grad]
-        if not own:
-            raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
-        fixed, factors, at = updates.inputs(own), updates.factors(own), _Site()
+    def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
+        """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
+        updates, at = self.updates, _Site()
+        fixed, factors = updates.inputs(own), updates.factors(own)
 
-        def step(*_: Tensor) -> list[Tensor]:
+        def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with at, _Reading(at), _Depending(at):
                 loss = self.loss(*args, **kwargs)
-            gradients = torch.autograd.grad(loss, own, allow_unused=True)
-            with torch.no_grad():
-                return [loss.detach(), *updates.updated(loss.detach(), own, list(gradients), factors)]
+            return loss.detach(), list(torch.autograd.grad(loss, own, allow_unused=True))
 
-        with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
-            try:
-                graph = capture(step, [*fixed, *factors, *(x for x in given if isinstance(x, Tensor))])
-            except RuntimeError as error:
-                if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
-                    raise
-                raise at.course() from None
-            finally:
-                at.put_back()
+        def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
+            with torch.no_grad():
+                return [loss, *updates.updated(loss, own, gradients, factors)]
+
+        try:
+            if self.reduce is None:
+                whole = capture(lambda *_: updated(*differentiated()), [*fixed, *factors, *tensors])
+                _write_back(whole)
+                return [_Piece(whole, fixed, [*factors, *tensors])]
+            reached: list[bool] = []
+
+            def flat(*_: Tensor) -> list[Tensor]:
+                loss, gradients = differentiated()
+                reached[:] = [g is not None for g in gradients]
+                parts = [g.reshape(-1) for g in gradients if g is not None]
+                return [torch.cat([*parts, loss.reshape(1).to(parts[0].dtype)])]
+
+            first = capture(flat, [*own, *tensors])
+            summed = own[0].new_zeros(sum(p.numel() for p, one in zip(own, reached, strict=True) if one) + 1)
+
+            def apart(*_: Tensor) -> list[Tensor]:
+                parts = iter(summed.split([*(p.numel() for p, one in zip(own, reached, strict=True) if one), 1]))
+                gradients = [next(parts).view_as(p) if one else None for p, one in zip(own, reached, strict=True)]
+                return updated(next(parts)[0], gradients)
+
+            second = capture(apart, [*fixed, *factors, summed])
+            _write_back(second)
+            return [_Piece(first, own, tensors), _Piece(second, fixed, [*factors, summed])]
+        except RuntimeError as error:
+            if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
+                raise
+            raise at.course() from None
+        finally:
+            at.put_back()
+
+
+class _Piece:
+    """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself."""
+
+    def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor]) -> None:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
-        _write_back(graph)
-        return graph, fixed, own, modules
+        self.run: Callable[..., Any] = graph
+        self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
+        self.held: list[Tensor] = []
+        self.noise: Callable[[], Sequence[Tensor]] | None = None
+
+    def finish(self, device: torch.device, interpret: bool) -> None:
+        """Take its constants and noise out, and compile it, or leave it to torch, operation by operation."""
+        self.held = constants_to_inputs(self.graph)
+        self.noise = without_noise(self.graph, device)
+        drawn = [] if self.noise is None else self.noise()
+        if interpret:
+            return
+        try:
+            inputs = [*self.fixed, *self.others, *self.held, *drawn]
+            self.run = compiled(self.graph, inputs, keep_noise=self.noise is None)
+        except Exception as error:
+            raise _explained(error) from error
+
+    def __call__(self, others: Sequence[Tensor]) -> Tensor:
+        drawn = () if self.noise is None else self.noise()
+        with torch.no_grad():
+            first: Tensor = self.run(*self.fixed, *others, *self.held, *drawn)[0]
+        return first
 
 
 @dataclass(frozen=True)
@@ -206,11 +248,9 @@ class _Same:
 class _Program:
     """A compiled step for arguments of one kind, and what must not have changed for it to be the right one."""
 
-    run: Callable[..., Any]
-    fixed: list[Tensor]  # parameters, state, counts, flag, rates: changed where they are
+    pieces: list[_Piece]
     factors: Callable[[], list[Tensor]]  # of the update
-    held: list[Tensor]  # what else the model reaches
-    noise: Callable[[], Sequence[Tensor]] | None
+    reduce: Callable[[Tensor], Any] | None  # sums over processes, in place, what the first piece gives to the second
     named: dict[str, Tensor]
     state: _State
     stored: dict[str, Tensor] = field(init=False)  # the parameters that Pyro's store has
@@ -221,10 +261,11 @@ class _Program:
 
     def __call__(self, leaves: list[Any]) -> Tensor:
         tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
-        drawn = () if self.noise is None else self.noise()
-        with torch.no_grad():
-            loss: Tensor = self.run(*self.fixed, *self.factors(), *tensors, *self.held, *drawn)[0]
-        return loss
+        if self.reduce is None:
+            return self.pieces[0]([*self.factors(), *tensors])
+        summed = self.pieces[0](tensors)
+        self.reduce(summed)
+        return self.pieces[1]([*self.factors(), summed])
 
     def may_hold(self) -> bool:
         """Whether the parameters are still where they were; one whose flag differs may come back."""

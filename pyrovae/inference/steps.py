@@ -19,6 +19,7 @@ from pyrovae.models.pair import validation as checking
 __all__ = ["Compiled", "Eager", "pays", "seen", "with_bf16"]
 
 Loss = Callable[..., Tensor]
+Reduce = Callable[[Tensor], Any]  # the sum over processes, in place
 
 # what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
 SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
@@ -36,8 +37,10 @@ class Eager:
 
     compiles = 0
 
-    def __init__(self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float) -> None:
-        self.loss, self.parameters = loss, list(named.values())
+    def __init__(
+        self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float, reduce: Reduce | None = None
+    ) -> None:
+        self.loss, self.parameters, self.reduce = loss, list(named.values()), reduce
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
         self.broken = torch.zeros((), device=self.parameters[0].device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
@@ -54,11 +57,24 @@ class Eager:
         self.checked = True
         loss.backward()
         loss = loss.detach()
+        if self.reduce is not None:
+            loss = self._summed(loss)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         finite = torch.stack([*torch._foreach_norm(gradients), loss]).isfinite().all()
         self.broken.logical_or_(~finite)
         self.optimizer.step()
         return loss
+
+    def _summed(self, loss: Tensor) -> Tensor:
+        """Gradients and loss summed over processes in one tensor, whose parts the gradients are from then on."""
+        assert self.reduce is not None
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1).to(grads[0].dtype)])
+        self.reduce(flat)
+        *parts, total = flat.split([*(g.numel() for g in grads), 1])
+        for p, part in zip(self.parameters, parts, strict=True):
+            p.grad = torch.empty_like(p).copy_(part.view_as(p))  # in p's own order in memory, which a fused Adam takes
+        return total[0]
 
     @property
     def sound(self) -> bool:
@@ -88,10 +104,17 @@ class Compiled:
     A batch of another size than the first's is an epoch's last: its graph runs uncompiled, operation by operation.
     """
 
-    def __init__(self, loss: Loss, module: nn.Module, named: Mapping[str, Tensor], learning_rate: float) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        module: nn.Module,
+        named: Mapping[str, Tensor],
+        learning_rate: float,
+        reduce: Reduce | None = None,
+    ) -> None:
         self.named = dict(named)
         self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
-        self.step = CompiledStep(loss, (module,), self.updates, self._set_up)
+        self.step = CompiledStep(loss, (module,), self.updates, self._set_up, reduce=reduce)
         self.checked = False
 
     def prepare(self, *args: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae import checks
+from pyrovae import checks, ranks
 from pyrovae.data import MappedArray, batches
+from pyrovae.data.batches import ahead
 from pyrovae.inference.compiled import CaptureError, CompilerError, negative_elbo
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
@@ -83,7 +84,7 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         pair.rename(names)
     try:
         module.to(target)
-        with isolated_store(), kept_modes(module):
+        with isolated_store(), kept_modes(module), _channels_last(module):
             loop = _Loop(pair, plan, source, held_out, target)
             rows, kept = loop.run(progress)
             active = loop.active_units()
@@ -104,6 +105,7 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
         "active_units": active,
+        "processes": loop.ranks.size,
         "compiled": isinstance(loop.take, Compiled),
         "compiles": loop.take.compiles,
         "weights_epoch": kept,
@@ -112,6 +114,19 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         "pyro": pyro.__version__,
     }
     return History(curves(rows), config)
+
+
+@contextmanager
+def _channels_last(module: nn.Module) -> Iterator[None]:
+    """Weights of convolutions in the order that is faster for them; nothing where a user has chosen another."""
+    if not all(p.is_contiguous() for p in (*module.parameters(), *module.buffers())):
+        yield
+        return
+    module.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        module.to(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -216,27 +231,32 @@ class _Loss:
         self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
         self.is_global = getattr(pair, "has_global_latents", False)  # their KL term counts once for all items
 
-    def __call__(self, x: Tensor, y: Tensor | None = None, beta: float | Tensor | None = None) -> Tensor:
-        """As Pyro's ELBO gives it, which waits for its value some times; where it may, without."""
+    def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
+        """As Pyro's ELBO gives it, which waits for its value some times; where it may, without.
+
+        `size` is that of the whole batch, of which `x` is this process's share.
+        """
         if self.differentiable:
-            return self.pure(x, y, beta)
-        return self._of(self.elbo.differentiable_loss, x, y, beta)
+            return self.pure(x, y, beta, size)
+        return self._of(self.elbo.differentiable_loss, x, y, beta, size)
 
-    def pure(self, x: Tensor, y: Tensor | None = None, beta: float | Tensor | None = None) -> Tensor:
+    def pure(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """The same without a look at its value, for a graph; sites without a reparameterised draw are refused."""
-        return self._of(partial(negative_elbo, self.elbo), x, y, beta)
+        return self._of(partial(negative_elbo, self.elbo), x, y, beta, size)
 
-    def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None) -> Tensor:
+    def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
+        if not len(x):  # fewer items than processes
+            return 0.0 * torch.stack([p.sum() for p in as_module(self.pair).parameters() if p.requires_grad]).sum()
         if self.plan.objective == "iwae":
             table = particles(self.pair, x, self.plan.num_particles).log_weight
-            return math.log(self.plan.num_particles) - table.logsumexp(0).mean()
+            return (len(x) * math.log(self.plan.num_particles) - table.logsumexp(0).sum()) / size
         model, guide = self.pair.model, self.pair.guide
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
         if self.is_global:
             loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
             return loss
-        return elbo(model, guide, x) / len(x)
+        return elbo(model, guide, x) / size
 
 
 def _draws(pair: Pair, x: Tensor) -> tuple[bool, bool]:
@@ -279,12 +299,13 @@ class _Source:
         return len(self.x)
 
     def batches(
-        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
+        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        how: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle}
+        how: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
         labels = repeat(None) if self.y is None else batches(self.y, size, **how)
-        for batch, label in zip(batches(self.x, size, **how), labels, strict=False):
-            yield batch.to(self.dtype), label
+        read = (batch.to(self.dtype) for batch in batches(self.x, size, **how))
+        # a memory map is read by a thread while a step computes
+        yield from zip(ahead(read) if isinstance(self.x, MappedArray) else read, labels, strict=False)
 
 
 class _Loop:
@@ -292,7 +313,8 @@ class _Loop:
 
     def __init__(self, pair: Pair, plan: Plan, source: _Source, held_out: _Source | None, device: torch.device) -> None:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
-        self.module = as_module(pair)
+        self.module, self.ranks = as_module(pair), ranks.current()
+        self.start_alike()
         self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
         named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.trained = list(named.values())
@@ -314,17 +336,29 @@ class _Loop:
         self.take = self.chosen(named, enumerates, work)
         self.saved = 0, self.state()
 
+    def start_alike(self) -> None:
+        """Refuse what several processes cannot share, and give all of them the first one's weights."""
+        if self.ranks.size == 1:
+            return
+        if getattr(self.pair, "has_global_latents", False):
+            raise ValueError(f"{type(self.pair).__name__} has latents that all items share: fit it in one process")
+        ends = [self.source.x[i : i + 1].double().sum().item() for i in (0, len(self.source) - 1)]
+        seen = self.ranks.gathered((len(self.source), ends, self.plan))
+        if any(other != seen[0] for other in seen):
+            raise ValueError(f"each process must have the same items and arguments, got {seen}")
+        self.ranks.spread([*self.module.parameters(), *self.module.buffers()])
+
     def chosen(self, named: dict[str, nn.Parameter], enumerates: bool, work: int) -> Eager | Compiled:
         """The step as the plan asks for it, or, where it leaves the choice, by the work that there is."""
-        plan = self.plan
+        plan, reduce = self.plan, None if self.ranks.size == 1 else self.ranks.sum_
         if plan.compile is True and enumerates:
             raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
         steps = plan.epochs * max(1, len(self.source) // plan.batch_size)  # of whole batches
         if plan.compile is True or (plan.compile == "auto" and not enumerates and pays(steps, work)):
-            step = Compiled(self.loss.pure, self.module, named, plan.learning_rate)
+            step = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce)
             try:
                 self.module.train()
-                with forked(stream(plan.seed, "noise", 0), self.device), self.precision():
+                with forked(self.noise(0), self.device), self.precision():
                     step.prepare(*self.given(*next(self.batches(0))))
             except (CaptureError, CompilerError) as error:
                 if plan.compile is True:
@@ -332,7 +366,7 @@ class _Loop:
                 log.warning("fit runs eagerly: %s", error)
             else:
                 return step
-        return Eager(self.loss, named, plan.learning_rate)
+        return Eager(self.loss, named, plan.learning_rate, reduce)
 
     def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
         """What each epoch was, and the epoch whose weights are in place."""
@@ -340,7 +374,9 @@ class _Loop:
 
         rows: list[dict[str, float]] = []
         best, best_epoch, best_weights = -math.inf, -1, None
-        with tqdm(range(self.plan.epochs), unit="epoch", disable=None if progress else True) as bar:
+        with tqdm(
+            range(self.plan.epochs), unit="epoch", disable=None if progress and self.ranks.is_first else True
+        ) as bar:
             for epoch in bar:
                 row = self.epoch(epoch)
                 rows.append(row)
@@ -370,6 +406,7 @@ class _Loop:
         if self.taken - self.saved[0] >= REPLAYED:
             self.saved = self.taken, self.state()
         losses = self.steps(epoch).double().cpu()
+        self.ranks.spread(list(self.module.buffers()))
         if not self.take.sound:
             self.refuse_broken_step(epoch, losses)
         self.refuse_broken_weights()
@@ -392,20 +429,29 @@ class _Loop:
         self.module.train()
         losses = []
         # an epoch's random numbers do not depend on those of the epochs before
-        with forked(stream(self.plan.seed, "noise", epoch), self.device), self.precision():
+        with forked(self.noise(epoch), self.device), self.precision():
             for x, y in islice(self.batches(epoch), most):
                 if (self.taken + 1) % self.steps_per_epoch == 0:
                     torch._foreach_copy_(self.good, self.trained_data())
                 losses.append(self.step(x, y))
         return torch.stack(losses)
 
+    def noise(self, epoch: int) -> int:
+        """The seed of an epoch's draws, of each process's own."""
+        own = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
+        return stream(self.plan.seed, "noise", epoch, *own)
+
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """An epoch's items and labels, on the device, binary where that is asked for."""
+        """This process's share of an epoch's items and labels, on the device, binary where that is asked for."""
         draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
-        for batch, label in self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch):
+        share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
+        read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
+        for batch, label in read:
             x, y = batch.to(self.device), None if label is None else label.to(self.device)
-            if self.plan.binarize:
+            if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
                 x = torch.bernoulli(x, generator=draws)
+                own = self.ranks.share(len(x))
+                x, y = x[own], None if y is None else y[own]
             elif x.is_inference():  # which has no gradient to save it for
                 x = x.clone()
             yield x, y
@@ -419,8 +465,12 @@ class _Loop:
 
     def given(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
         """What the loss takes at this step."""
-        weighed = self.plan.beta != 1 or self.plan.warmup
-        return x, y, self.plan.weight(self.taken, self.steps_per_epoch) if weighed else None
+        weighed, done = (
+            self.plan.beta != 1 or self.plan.warmup,
+            self.taken % self.steps_per_epoch * self.plan.batch_size,
+        )
+        beta = self.plan.weight(self.taken, self.steps_per_epoch) if weighed else None
+        return x, y, beta, min(self.plan.batch_size, len(self.source) - done)
 
     def precision(self) -> AbstractContextManager[None]:
         """That of the networks, in training alone."""
@@ -482,7 +532,9 @@ class _Loop:
         return f"at step {step} (epoch {epoch}, batch {batch})"
 
     def broken_terms(self, x: Tensor) -> str:
-        """Which parts of the loss are not finite."""
+        """Which parts of the loss are not finite, by this process's share."""
+        if not len(x):
+            return "a sum over processes is not finite"
         if getattr(self.pair, "has_global_latents", False):
             return "the log-density of the parameters or the items is not finite"
         with torch.no_grad(), checking(False):

@@ -73,7 +73,7 @@ def _adam(
 def _factors(kind: Any, group: dict[str, Any], rate: Tensor, count: Tensor) -> list[Tensor]:
     """The numbers of an update that are one for all entries, for parameters at their `count`-th step, in float64."""
     if kind is torch.optim.SGD:
-        return [rate.expand_as(count), count == 1]
+        return [rate * torch.ones_like(count), count == 1]
     beta1, beta2 = group["betas"]
     if kind is pyro.optim.clipped_adam.ClippedAdam:
         return [rate * group["lrd"] * (1 - beta2**count).sqrt() / (1 - beta1**count)]

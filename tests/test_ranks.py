@@ -1,0 +1,166 @@
+"""Two processes under torchrun against one: the same weights by shares of the same batches, and one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from conftest import needs_compiler
+
+from pyrovae.ranks import Ranks, current, distributed
+
+SETTING = """
+import json, sys, warnings
+import numpy as np, pyro, torch, pyrovae
+from pyrovae.inference.svi import _Loop
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+X = torch.rand(201, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # the last of batches of 20 has one item
+def pair(make=pyrovae.mlp_vae, seed=0, **options):
+    torch.manual_seed(seed)
+    return make((1, 8, 8), 3, **{"hidden_dims": (16,), **options})
+def fit(model, x=X, *rest, **options):
+    return pyrovae.fit(model, x, *rest, progress=False, **{"batch_size": 20, "compile": False, **options})
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+"""
+
+
+def run(body: str, processes: int, folder, name: str = "found") -> dict:
+    """What the first of so many processes puts into `found`; `ranks` and the functions above are there for `body`."""
+    script, answer = folder / f"{name}.py", folder / f"{name}-{processes}.json"
+    lines = [
+        SETTING,
+        "found = {}",
+        "with pyrovae.distributed() as ranks:",
+        textwrap.indent(textwrap.dedent(body), "    "),
+        f"    if ranks.is_first: json.dump(found, open({str(answer)!r}, 'w'))",
+    ]
+    script.write_text("\n".join(lines))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, str(script)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(answer.read_text())
+
+
+def test_shares_are_a_partition():
+    for count in range(7):
+        for size in (1, 2, 3, 5):
+            shares = [list(range(count))[Ranks(rank, size).share(count)] for rank in range(size)]
+            assert [row for share in shares for row in share] == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_nothing_changes():
+    with distributed() as ranks:
+        assert (ranks.rank, ranks.size) == (0, 1) and current() is ranks
+        assert ranks.gathered(3) == [3]
+
+
+# SGD in place of Adam, which would hide a factor of the number of processes
+SGD = """
+class Plain(torch.optim.SGD):
+    def __init__(self, params, lr, fused): super().__init__(params, lr=lr, fused=fused)
+torch.optim.Adam, pyro.optim.Adam = Plain, pyro.optim.SGD
+"""
+AUTOENCODER = (
+    SGD
+    + """
+alike = []
+step = _Loop.step
+def watched(loop, *batch):
+    loss = step(loop, *batch)
+    alike.append(len({tuple(w) for w in ranks.gathered(weights(loop.module).tolist())}) == 1)
+    return loss
+for name, options in {"eager": {}, "compiled": {"compile": COMPILE}, "binarised": {"binarize": True}}.items():
+    ae = pair(pyrovae.mlp_ae, likelihood=pyrovae.Normal(scale=1.0), seed=ranks.rank)
+    _Loop.step = watched if name != "binarised" else step
+    history = fit(ae, epochs=19, learning_rate=1e-2, **options)  # 209 steps
+    _Loop.step = step
+    found[name] = history.epochs.loss.values.tolist(), weights(ae).tolist(), history.config["processes"]
+found["alike"] = len(alike), all(alike)
+"""
+)
+
+
+def test_an_autoencoder_under_sgd_follows_one_process(tmp_path):
+    body = AUTOENCODER.replace("COMPILE", "False")
+    one, two = run(body, 1, tmp_path), run(body, 2, tmp_path)
+    assert two["alike"] == [418, True]  # after every step, on all ranks
+    for name in ("eager", "binarised"):
+        assert (one[name][2], two[name][2]) == (1, 2)
+        assert two[name][0] == pytest.approx(one[name][0], rel=1e-5)
+        assert two[name][1] == pytest.approx(one[name][1], abs=1e-5)
+        assert one[name][0][-1] < one[name][0][0] - 1  # and has learnt
+    wrong = run("type(ranks).sum_ = lambda r, x: x\n" + body, 2, tmp_path, "wrong")
+    assert not np.allclose(wrong["eager"][1], one["eager"][1], atol=1e-5)  # gradients that are not summed
+
+
+@needs_compiler
+def test_compiled_steps_share_too(tmp_path):
+    body = AUTOENCODER.replace("COMPILE", "True").replace("epochs=19", "epochs=3")
+    one, two = run(body, 1, tmp_path), run(body, 2, tmp_path)
+    assert two["alike"] == [66, True]
+    for found in (one, two):
+        assert found["compiled"][0] == pytest.approx(one["eager"][0], rel=1e-5)
+        assert found["compiled"][1] == pytest.approx(one["eager"][1], abs=1e-5)
+
+
+def test_losses_of_a_vae_agree_within_their_noise(tmp_path):
+    """Ten seeds, three epochs: of 3 differences one is beyond 4 standard errors once in 15,000 runs."""
+    body = """
+    curves = []
+    for seed in range(10):
+        curves.append(fit(pair(seed=seed), epochs=3, seed=seed, binarize=True).epochs.loss.values.tolist())
+    found["curves"] = curves
+    """
+    one, two = (np.array(run(body, n, tmp_path)["curves"]) for n in (1, 2))
+    difference = two - one
+    assert (difference != 0).all()  # other noise
+    se = difference.std(0, ddof=1) / np.sqrt(len(difference))
+    assert (abs(difference.mean(0)) < 4 * se).all()
+
+
+def test_one_voice(tmp_path):
+    """What is written, evaluated, refused."""
+    body = f"""
+    folder = {str(tmp_path / "state")!r}
+    vae = pair()
+    fit(vae, epochs=1, binarize=True)
+    path = pyrovae.save(folder, vae)
+    found["same"] = bool((weights(pyrovae.load(path)) == weights(vae)).all())
+    x = pyrovae.data.binarize(X)
+    estimates = pyrovae.elbo(vae, x, num_particles=64), pyrovae.iwae(vae, x, num_particles=64)
+    found["elbo"] = [(e.mean, e.se, len(e.pointwise.item), e.pointwise.attrs.get("processes")) for e in estimates]
+    found["few"] = pyrovae.elbo(vae, x[:1]).pointwise.value.values.tolist()
+    found["exact"] = pyrovae.exact(pyrovae.linear_vae(3, 2), torch.zeros(5, 3)).pointwise.sizes["item"]
+    def refused(*args, **options):
+        try:
+            fit(*args, **options)
+        except (ValueError, FloatingPointError) as error:
+            return ranks.gathered(str(error).split(":")[0])
+    found["other items"] = refused(pair(likelihood="normal"), X + ranks.rank)
+    found["global"] = refused(pyrovae.DiscriminativeClassifier((1, 8, 8), 2), X, torch.arange(201) % 2, method="svi")
+    y = X.clone()
+    y[7] = 1e25
+    found["broken"] = refused(pair(likelihood=pyrovae.Normal(scale=0.1)), y, epochs=1)
+    """
+    one, two = run(body, 1, tmp_path), run(body, 2, tmp_path)
+    assert one["same"] and two["same"]
+    assert [e[2:] for e in two["elbo"]] == [[201, 2], [201, 2]] and one["elbo"][0][3] is None
+    assert len(two["few"]) == 1
+    for a, b in zip(one["elbo"], two["elbo"], strict=True):  # of two weights each: 5 nats apart at the most
+        assert abs(a[0] - b[0]) < 5
+    assert two["other items"][0].startswith("each process must have the same items") and one["other items"] is None
+    assert two["global"] == ["DiscriminativeClassifier has latents that all items share"] * 2
+    first = one["broken"][0]
+    assert "the loss became inf at step" in first or "the loss became nan at step" in first or "gradient" in first
+    assert len(set(two["broken"])) == 1 and two["broken"][0].split(" at ")[1:] == first.split(" at ")[1:]
