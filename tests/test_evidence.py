@@ -16,7 +16,7 @@ from conftest import linear_log_prob, linear_posterior
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae
-from pyrovae.evaluation import evidence
+from pyrovae.evaluation import evidence, tables
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.models.pair import particles
 
@@ -254,7 +254,7 @@ def test_every_count_is_that_of_the_whole_table(exact_linear_pair, monkeypatch, 
         seen.append((len(part), table))
         return table
 
-    monkeypatch.setattr(evidence, "particles", watched)
+    monkeypatch.setattr(tables, "particles", watched)
     for estimator in (pyrovae.iwae, pyrovae.elbo):
         seen.clear()
         found = estimator(pair, x, num_particles=k, max_bytes=4 * 6 * 6 * 8).pointwise
@@ -282,7 +282,7 @@ def test_memory_is_what_was_asked_for(monkeypatch):
     # 64 particles of 3 items in budgets of one row and of all of them
     vae, x, sizes = pyrovae.mlp_vae((4,), hidden_dims=(16,)), torch.zeros(3, 4), []
     monkeypatch.setattr(
-        evidence, "particles", lambda pair, part, k: sizes.append(k * len(part)) or particles(pair, part, k)
+        tables, "particles", lambda pair, part, k: sizes.append(k * len(part)) or particles(pair, part, k)
     )
     pyrovae.iwae(vae, x, num_particles=64, max_bytes=1)
     assert set(sizes) == {1}

@@ -9,8 +9,8 @@ import torch
 from conftest import needs_compiler
 
 import pyrovae
+from pyrovae.graph import with_gradient
 from pyrovae.inference import bayesian
-from pyrovae.inference.graph import with_gradient
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import validation
 

@@ -16,8 +16,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae
-from pyrovae.inference.steps import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, Eager, pays, seen, with_bf16
+from pyrovae.graph import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
+from pyrovae.inference.steps import Eager, with_bf16
 from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop
+from pyrovae.models.pair import seen
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
 

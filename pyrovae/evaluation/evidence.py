@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae import checks, ranks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.tables import tables
 from pyrovae.models.distributions import Normal
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import (
@@ -22,7 +23,6 @@ from pyrovae.models.pair import (
     as_module,
     evaluating,
     isolated_store,
-    particles,
     rows_within,
     validation,
     widened,
@@ -184,9 +184,8 @@ def _reduced(
     own = () if shared.size == 1 else (shared.size, shared.rank)
     key, mine = stream(seed, name, count, digest, *own), x[shared.share(len(x))]
     with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
-        for part in mine.split(max(1, rows // count)) if len(mine) else ():
-            sizes = [min(rows, count - start) for start in range(0, count, rows)]
-            table = reduce(_joined([particles(pair, part, size) for size in sizes]))
+        for chunk in tables(pair, mine, count, rows):
+            table = reduce(_joined(chunk))
             found.append({name: _array(column) for name, column in table.items()})
     found = [part for theirs in shared.gathered(found) for part in theirs]
     columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}

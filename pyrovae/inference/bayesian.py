@@ -17,8 +17,8 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.graph import with_gradient
 from pyrovae.inference import em, svi
-from pyrovae.inference.graph import with_gradient
 from pyrovae.inference.history import History, curves
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture

@@ -16,11 +16,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrovae.inference.graph import capture, compiled, constants_to_inputs, without_noise
+from pyrovae.graph import blind, capture, compiled, constants_to_inputs, without_noise
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
@@ -29,7 +27,6 @@ __all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "put_b
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 MANY = 8  # compiles, of which the user is told once
 VALUES = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
-READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
 
 
 class CaptureError(RuntimeError):
@@ -134,7 +131,7 @@ class CompiledStep:
         fixed, factors = updates.inputs(own), updates.factors(own)
 
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
-            with at, _Reading(at), _Depending(at):
+            with at, blind(at.course):
                 loss = self.loss(*args, **kwargs)
             return loss.detach(), list(torch.autograd.grad(loss, own, allow_unused=True))
 
@@ -333,37 +330,6 @@ class _Site(Messenger):
             f"at or after site {self.name!r} the course of model or guide depends on a value (`if`, `.item()`, "
             f"`float()`, NumPy of a tensor): write it with torch.where, {EAGER}"
         )
-
-
-class _Reading(TorchFunctionMode):
-    """Refuse to hand the value of any tensor to Python, where a graph would keep it for ever."""
-
-    def __init__(self, at: _Site) -> None:
-        super().__init__()
-        self.at = at
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
-        if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
-            raise self.at.course()
-        return func(*args, **(kwargs or {}))
-
-
-class _Depending(TorchDispatchMode):
-    """The same where torch itself reads the value, as a size, a fill or a comparison."""
-
-    def __init__(self, at: _Site) -> None:
-        super().__init__()
-        self.at = at
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.data_dependent_output in func.tags:
-            raise self.at.course()
-        return func(*args, **(kwargs or {}))
-
-
-def _holds_tensor(values: Any) -> bool:
-    return isinstance(values, Tensor) or (isinstance(values, list | tuple) and any(map(_holds_tensor, values)))
 
 
 def _write_back(graph: Any) -> None:

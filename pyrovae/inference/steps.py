@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyrovae.inference.program import CompiledStep, generators, watched
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
-__all__ = ["Compiled", "Eager", "pays", "seen", "with_bf16"]
+__all__ = ["Compiled", "Eager", "with_bf16"]
 
 Loss = Callable[..., Tensor]
 Reduce = Callable[[Tensor], Any]  # the sum over processes, in place
-
-# what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
-SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
-SAVED_AN_ELEMENT = 2.5e-9  # s: of what layers put out and take back, fused
-COMPILED_IN = 30.0  # s, with nothing cached
-
-
-def pays(steps: int, elements: int) -> bool:
-    """Whether compiled steps save more time than their compilation takes; all layers put out `elements` a step."""
-    return steps * (SAVED_A_STEP + SAVED_AN_ELEMENT * elements) > COMPILED_IN
 
 
 class Eager:
@@ -168,55 +156,6 @@ def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 # networks -------------------------------------------------------------------------------------------
-
-
-class _Sampling(Messenger):
-    """Which parts are at work when a site is drawn: no plain network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.active: list[nn.Module] = []
-        self.found: set[nn.Module] = set()
-
-    def _pyro_sample(self, msg: Any) -> None:
-        self.found.update(self.active)
-
-
-@dataclass
-class Seen:
-    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements all gave."""
-
-    networks: list[nn.Module]
-    elements: int
-
-
-@contextmanager
-def seen(module: nn.Module) -> Iterator[Seen]:
-    """Watch the parts of a module as the body calls them; the answer is there after it."""
-    sampling, answer = _Sampling(), Seen([], 0)
-    found: dict[nn.Module, None] = {}
-
-    def enter(part: nn.Module, _: Any) -> None:
-        sampling.active.append(part)
-
-    def leave(part: nn.Module, _: Any, output: Any) -> None:
-        sampling.active.pop()
-        if isinstance(output, Tensor):
-            found[part] = None
-            answer.elements += output.numel()
-
-    parts = [part for part in module.modules() if part is not module and not isinstance(part, torch.jit.ScriptModule)]
-    hooks = [part.register_forward_pre_hook(enter) for part in parts]
-    hooks += [part.register_forward_hook(leave, always_call=True) for part in parts]
-    try:
-        with sampling:
-            yield answer
-    finally:
-        for hook in hooks:
-            hook.remove()
-    plain = [part for part in found if part not in sampling.found]
-    inner = {part for whole in plain for part in whole.modules() if part is not whole}
-    answer.networks = [part for part in plain if part not in inner]
 
 
 @contextmanager

@@ -26,10 +26,11 @@ from torch.distributions import constraints
 from pyrovae import checks, ranks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
+from pyrovae.graph import pays
 from pyrovae.inference.compiled import CaptureError, CompilerError, negative_elbo
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
-from pyrovae.inference.steps import Compiled, Eager, pays, seen, with_bf16
+from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import (
     Pair,
@@ -40,6 +41,7 @@ from pyrovae.models.pair import (
     isolated_store,
     kept_modes,
     particles,
+    seen,
 )
 from pyrovae.models.pair import (
     validation as checking,

@@ -14,6 +14,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ __all__ = [
     "require_continuous",
     "rows_within",
     "scored",
+    "seen",
     "settings",
     "simulated",
     "unique_name",
@@ -184,6 +186,55 @@ def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
             hook.remove()
     grown = [x[0].numel(), *(two - one for one, two in zip(*sizes, strict=False))]
     return max(1, max_bytes // (LAYERS_ALIVE * max(grown) * x.element_size()))
+
+
+class _Sampling(Messenger):
+    """Which parts are at work when a site is drawn: no plain network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[nn.Module] = []
+        self.found: set[nn.Module] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.found.update(self.active)
+
+
+@dataclass
+class Seen:
+    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements all gave."""
+
+    networks: list[nn.Module]
+    elements: int
+
+
+@contextmanager
+def seen(module: nn.Module) -> Iterator[Seen]:
+    """Watch the parts of a module as the body calls them; the answer is there after it."""
+    sampling, answer = _Sampling(), Seen([], 0)
+    found: dict[nn.Module, None] = {}
+
+    def enter(part: nn.Module, _: Any) -> None:
+        sampling.active.append(part)
+
+    def leave(part: nn.Module, _: Any, output: Any) -> None:
+        sampling.active.pop()
+        if isinstance(output, Tensor):
+            found[part] = None
+            answer.elements += output.numel()
+
+    parts = [part for part in module.modules() if part is not module and not isinstance(part, torch.jit.ScriptModule)]
+    hooks = [part.register_forward_pre_hook(enter) for part in parts]
+    hooks += [part.register_forward_hook(leave, always_call=True) for part in parts]
+    try:
+        with sampling:
+            yield answer
+    finally:
+        for hook in hooks:
+            hook.remove()
+    plain = [part for part in found if part not in sampling.found]
+    inner = {part for whole in plain for part in whole.modules() if part is not whole}
+    answer.networks = [part for part in plain if part not in inner]
 
 
 def _at(z: Tensor) -> poutine.Trace:

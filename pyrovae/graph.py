@@ -12,10 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["capture", "compiled", "constants_to_inputs", "with_gradient", "without_noise"]
+__all__ = ["blind", "capture", "compiled", "constants_to_inputs", "pays", "with_gradient", "without_noise"]
 
 log = logging.getLogger(__name__)
+
+# what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
+SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
+SAVED_AN_ELEMENT = 2.5e-9  # s: of what layers put out and take back, fused
+COMPILED_IN = 30.0  # s, with nothing cached
+READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
 
 
 aten = torch.ops.aten
@@ -27,6 +35,49 @@ SHAPED: dict[Any, str] = {  # what they make depends on the shape of their argum
     aten.rand_like.default: "uniform_",
     aten.randn_like.default: "normal_",
 }
+
+
+def pays(steps: int, elements: int) -> bool:
+    """Whether compiled steps save more time than their compilation takes; all layers put out `elements` a step."""
+    return steps * (SAVED_A_STEP + SAVED_AN_ELEMENT * elements) > COMPILED_IN
+
+
+@contextmanager
+def blind(refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Raise `refusal()` where the body hands the value of a tensor to Python: a graph would keep it for ever."""
+    with _Reading(refusal), _Depending(refusal):
+        yield
+
+
+class _Reading(TorchFunctionMode):
+    """By Python."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
+        if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
+            raise self.refusal()
+        return func(*args, **(kwargs or {}))
+
+
+class _Depending(TorchDispatchMode):
+    """By torch itself, as a size, a fill or a comparison."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            raise self.refusal()
+        return func(*args, **(kwargs or {}))
+
+
+def _holds_tensor(values: Any) -> bool:
+    return isinstance(values, Tensor) or (isinstance(values, list | tuple) and any(map(_holds_tensor, values)))
 
 
 def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
