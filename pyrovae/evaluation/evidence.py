@@ -47,8 +47,10 @@ def elbo(
     Returns an `Estimate` whose `pointwise` also has "rate" and "distortion" with their standard errors "rate_se" and
     "distortion_se", all sd / sqrt(K), NaN for one particle; and of the same draws taken as importance weights the
     effective sample size "ess" and the Pareto shape "pareto_k". `x`: shape (N, *event_shape), cast to the pair's dtype;
-    `max_bytes`: what the decodings of a chunk may take. Raises ValueError where the pair has no p(x) (`is_normalized`
-    is False), for values outside the likelihood's support, and with `analytic` for a pair that is not linear.
+    `max_bytes`: what the decodings of a chunk may take. The table of draws is a compiled graph where there are so many
+    codes that it pays, and inside `pyrovae.distributed()` each process has its share of the items. Raises ValueError
+    where the pair has no p(x) (`is_normalized` is False), for values outside the likelihood's support, and with
+    `analytic` for a pair that is not linear.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x)

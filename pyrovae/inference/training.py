@@ -82,6 +82,13 @@ def fit(
             `tol` there of the gradient, 1e-7. Neither takes any of SVI's.
         num_chains, num_draws, num_warmup: NUTS's; 4 chains of 1,000 draws after 500 where None. From 2,000 transitions
             on, warm-up and all chains counted, its potential is compiled, where there is a C++ compiler.
+        compile: take each step of SVI, from loss to update, as one compiled graph: rounding differs, and nothing
+            else. "auto" does where steps and shapes say that it saves more than half a minute, by a rule of constants
+            in `pyrovae.graph.pays`, and runs eagerly, with a line in the log, without a C++ compiler or for a pair that
+            cannot be one graph; True raises CompilerError or CaptureError then, with everything as it was. An epoch's
+            smaller last batch runs its graph uncompiled. `History.config` has the choice.
+        precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
+            they train; parameters, densities and validation stay in float32.
         unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
         progress: a bar where the output is a terminal.
@@ -89,11 +96,11 @@ def fit(
             settings are left as they were.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
-    loss, a gradient or a weight is not finite, with the weights of the last finite loss in place, or the validation
-    ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
+    loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
+    place, or the validation ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
     (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM that has not converged, and of
     variances that the floor holds up (`VarianceFloorWarning`), naming the columns. One fit at a time in a process:
-    Pyro's handlers are not safe under threads.
+    Pyro's handlers are not safe under threads. Inside `pyrovae.distributed()` processes share each batch.
 
     >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
