@@ -407,10 +407,11 @@ class _Loop:
         start = time.perf_counter()
         if self.taken - self.saved[0] >= REPLAYED:
             self.saved = self.taken, self.state()
+        before = [p.clone() for p in self.good]
         losses = self.steps(epoch).double().cpu()
         self.ranks.spread(list(self.module.buffers()))
         if not self.take.sound:
-            self.refuse_broken_step(epoch, losses)
+            self.refuse_broken_step(epoch, losses, before)
         self.refuse_broken_weights()
         sizes = torch.full_like(losses, plan.batch_size)
         sizes[-1] = len(self.source) - plan.batch_size * (len(losses) - 1)
@@ -490,8 +491,11 @@ class _Loop:
         while self.taken < to:
             self.steps(self.taken // self.steps_per_epoch, to - self.taken)
 
-    def refuse_broken_step(self, epoch: int, losses: Tensor) -> None:
-        """After an epoch with a loss or gradient that is not finite: say which, the last good weights in place."""
+    def refuse_broken_step(self, epoch: int, losses: Tensor, before: list[Tensor]) -> None:
+        """After an epoch with a loss or gradient that is not finite: say which, the last good weights in place.
+
+        `before`: those before the last step of the epoch before.
+        """
         broken = self.take.taken  # as many updates were good
         place, batch = self.place(broken), broken % self.steps_per_epoch
         value = float(losses[batch])
@@ -500,9 +504,9 @@ class _Loop:
             self.replay(broken)
             named = self.broken_gradients(x, y)
             raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {place}; {ADVICE}")
-        terms, before = self.broken_terms(x), [p.clone() for p in self.good]
+        terms = self.broken_terms(x)
         self.replay(broken - 1)
-        if self.taken > broken - 1:  # its weights are those before the last step of the epoch before
+        if self.taken > broken - 1:  # from no earlier than where it broke
             torch._foreach_copy_(self.trained_data(), before)
         raise FloatingPointError(f"the loss became {value} {place}: {terms}; {ADVICE}")
 
