@@ -73,6 +73,9 @@ def _fit(options: argparse.Namespace) -> int:
             history = pyrovae.fit(pair, data.train.x, validation=data.test.x, compile=chosen, **plan)
         except KeyboardInterrupt:
             status = 130
+        except FloatingPointError as error:  # the last good weights are in place
+            print(f"pyrovae: {error}", file=sys.stderr)  # noqa: T201
+            status = 2
         if status == 0 or ranks.size == 1:  # the others of an interrupted run may be gone
             pyrovae.save(options.out / "model", pair)
         if history is not None and ranks.is_first:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import operator
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["blind", "capture", "compiled", "constants_to_inputs", "pays", "with_gradient", "without_noise"]
+__all__ = ["blind", "capture", "compiled", "constants_to_inputs", "pays", "unmoved", "with_gradient", "without_noise"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,19 @@ def blind(refusal: Callable[[], Exception]) -> Iterator[None]:
     """Raise `refusal()` where the body hands the value of a tensor to Python: a graph would keep it for ever."""
     with _Reading(refusal), _Depending(refusal):
         yield
+
+
+@contextmanager
+def unmoved(refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Raise `refusal()` where the body draws from Python's or NumPy's generator: a graph would draw once for all."""
+    python, numpy = random.getstate(), np.random.get_state()
+    yield
+    after: Any = np.random.get_state()
+    before: Any = numpy
+    if random.getstate() != python or before[2:] != after[2:] or not np.array_equal(before[1], after[1]):
+        random.setstate(python)
+        np.random.set_state(before)
+        raise refusal()
 
 
 class _Reading(TorchFunctionMode):

@@ -55,7 +55,10 @@ class Ranks:
         """The first one's values in these tensors on every rank."""
         if self.size > 1:
             for x in tensors:
-                dist.broadcast(x.detach(), 0)
+                own = x.detach().clone(memory_format=torch.contiguous_format)  # broadcast knows nothing of strides
+                dist.broadcast(own, 0)
+                if not torch.equal(own, x):
+                    x.detach().copy_(own)
 
 
 ALONE = Ranks()
@@ -73,7 +76,8 @@ def distributed() -> Iterator[Ranks]:
 
     `torchrun --nproc-per-node 2 script.py` runs the script twice; each has the same data and the same pair. In the body
     `fit` takes a rank's rows of each batch and sums the gradients over ranks, so that parameters, losses and `History`
-    are the same on all; `elbo` and `iwae` divide the items; `save` writes once. Print where `is_first`. NCCL where
+    are the same on all; `elbo` and `iwae` divide the items; `save` writes once. Print where `is_first`. A BatchNorm
+    sees a rank's share alone, and its buffers are the first rank's after each epoch. NCCL where
     each process has a CUDA device of its own, which becomes torch's current one, and else gloo.
 
     >>> with distributed() as ranks:
@@ -89,7 +93,7 @@ def distributed() -> Iterator[Ranks]:
         torch.cuda.set_device(local)
     own = not dist.is_initialized()
     if own:
-        dist.init_process_group("nccl" if on_cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
     token = _ranks.set(Ranks(dist.get_rank(), dist.get_world_size()))
     try:
         yield current()

@@ -456,6 +456,19 @@ class TestRefused:
             self.svi(model, guide).step()
         assert torch.equal(state, torch.random.get_rng_state())
 
+    def test_a_draw_by_rejection_whose_gradient_is_partly_a_score(self):
+        from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
+
+        def model():
+            pyro.sample("rate", dist.Gamma(2.0, 1.0))
+
+        def guide():
+            shape = pyro.param("shape", torch.tensor(3.0), constraint=constraints.positive)
+            pyro.sample("rate", ShapeAugmentedGamma(shape, torch.tensor(1.0)))
+
+        with pytest.raises(CaptureError, match="site 'rate'"):
+            self.svi(model, guide).step()
+
     def test_a_course_that_depends_on_a_value(self):
         def model():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))

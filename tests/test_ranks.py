@@ -168,7 +168,75 @@ def test_one_voice(tmp_path):
     for a, b in zip(one["elbo"], two["elbo"], strict=True):  # of two weights each: 5 nats apart at the most
         assert abs(a[0] - b[0]) < 5
     assert two["other items"][0].startswith("each process must have the same items") and one["other items"] is None
-    assert two["global"] == ["DiscriminativeClassifier has latents that all items share"] * 2
+    assert two["global"] == ["DiscriminativeClassifier has a site that all items share"] * 2
     first = one["broken"][0]
     assert "the loss became inf at step" in first or "the loss became nan at step" in first or "gradient" in first
     assert len(set(two["broken"])) == 1 and two["broken"][0].split(" at ")[1:] == first.split(" at ")[1:]
+
+
+def test_what_processes_must_agree_on(tmp_path):
+    """Disagreement is an error on all of them; what they differ in by their shares is none."""
+    body = """
+    from pyrovae.inference import program, svi
+    from pyro.infer import Trace_ELBO
+    import pyro.distributions as dist
+    compiled = program.compiled
+    program.compiled = lambda graph, inputs, keep_noise=False: graph
+    def refused(call, *args, **options):
+        try:
+            call(*args, **options)
+        except (ValueError, RuntimeError) as error:
+            return ranks.gathered(str(error))
+    class Own(torch.nn.Module):
+        event_shape, latent_dim, is_normalized = (1, 8, 8), 2, True
+        def __init__(self, site=False):
+            super().__init__()
+            torch.manual_seed(ranks.rank)
+            self.net, self.unused, self.site = torch.nn.Linear(2, 64), torch.nn.Linear(3, 3), site
+            self.register_buffer("wide", torch.zeros(1).expand(100_000))
+            self.register_buffer("strided", torch.arange(8.0)[::2] * (1 + ranks.rank))
+        def model(self, x=None, *, size=1):
+            if self.site: pyro.sample("all", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("data", size if x is None else len(x)):
+                z = pyro.sample("latent", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                law = dist.Normal(self.net(z).unflatten(-1, (1, 8, 8)), 1.0).to_event(3)
+                return pyro.sample("obs", law, obs=x)
+        def guide(self, x=None, *, size=1):
+            if self.site: pyro.sample("all", dist.Delta(self.net.bias.mean()))
+            with pyro.plate("data", size if x is None else len(x)):
+                return pyro.sample("latent", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    own = Own()
+    captured = fit(own, X, epochs=2, compile=True)
+    found["strided"], found["captured"] = own.strided.tolist(), captured.epochs.loss.values.tolist()
+    found["eager"] = fit(Own(), X, epochs=2).epochs.loss.values.tolist()
+    found["site"] = refused(fit, Own(site=True))
+    held_out = X[:20] * (1 - 0.1 * ranks.rank)
+    grey = {"likelihood": "normal"}
+    found["validation"] = refused(fit, pair(**grey), validation=held_out, patience=1, epochs=3)
+    torch.manual_seed(ranks.rank)
+    found["pairs"] = refused(pyrovae.elbo, pyrovae.linear_vae(3, 2), torch.zeros(5, 3), num_particles=4)
+    kept = []
+    steps = _Loop.steps
+    _Loop.step_ = _Loop.step
+    _Loop.step = lambda loop, *batch: kept.append(loop.step_(*batch)) or kept[-1]
+    fit(pair(**grey), epochs=1)
+    fit(pair(**grey), epochs=1, compile=True)
+    _Loop.step = _Loop.step_
+    found["held"] = max(loss.untyped_storage().nbytes() for loss in kept)
+    def fails(graph, inputs, keep_noise=False):
+        if ranks.rank == ranks.size - 1: raise OSError("no compiler here")
+        return graph
+    program.compiled = fails
+    found["compiler"] = refused(fit, pair(**grey), compile=True, epochs=1)
+    svi.pays = lambda *work: True
+    found["alone"] = fit(pair(**grey), compile="auto", epochs=1).config["compiled"]
+    """
+    two = run(body, 2, tmp_path)
+    assert two["strided"] == [0.0, 2.0, 4.0, 6.0]
+    assert two["captured"] == pytest.approx(two["eager"], rel=1e-5)
+    assert "has a site that all items share" in two["site"][1]
+    assert "the same items and arguments" in two["validation"][1]
+    assert "the same pair and items" in two["pairs"][0]
+    assert two["held"] <= 8
+    assert "no compiler here" in two["compiler"][0] and "no compiler here" in two["compiler"][1]
+    assert two["alone"] is False

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import random
 import warnings
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -339,3 +341,104 @@ def test_a_draw_without_a_gradient_runs_eagerly_where_the_choice_is_free(monkeyp
         history = quiet_fit(Coin(), torch.ones(6, 2))
     assert not history.config["compiled"]
     assert len(caplog.records) == 1 and "fit runs eagerly" in caplog.text
+
+
+class OfTheUsers(nn.Module):
+    """A pair that a user wrote, with more in it than fit's own have."""
+
+    event_shape, latent_dim, is_normalized = (1, 4, 3), 2, True
+
+    def __init__(self, kind=""):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.calls = kind, 0
+        self.encoder, self.decoder = nn.Conv2d(1, 4, (4, 3)), nn.Linear(2, 12)
+        self.volume = nn.Conv3d(1, 1, 2)
+        self.points = nn.Parameter(torch.randn(2, 1, 4, 3))
+        self.register_buffer("shared", torch.zeros(1, 2, 2, 2))
+        self.alias = self.shared
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def model(self, x=None, *, size=1):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("obs", dist.Normal(self.decoder(z).view(-1, 1, 4, 3), 1.0).to_event(3), obs=x)
+
+    def guide(self, x=None, *, size=1):
+        pyro.module("encoder", self.encoder)
+        scale = 1.0
+        if self.kind == "counter":
+            self.calls += 1
+            scale = min(1.0, self.calls / 50)
+        elif self.kind == "python":
+            scale = 0.5 + random.random()
+        elif self.kind == "numpy":
+            scale = 0.5 + np.random.random()
+        elif self.kind == "late" and self.training:
+            scale = pyro.param("shift", torch.tensor(1.0)).exp()
+        elif self.kind == "breaks":
+            self.count += 1
+            scale = torch.where(self.count == 8, math.nan, 1.0 + 0.01 * self.count)
+        with pyro.plate("data", size if x is None else len(x)):
+            z = self.encoder(x).flatten(1).view(-1, 2, 2).sum(1) + self.points.view(2, -1).mean()
+            return pyro.sample("latent", dist.Normal(z, scale).to_event(1))
+
+
+class TestPairsOfUsers:
+    def test_weights_and_buffers_of_every_shape_pass_and_keep_their_place(self):
+        pair = OfTheUsers()
+        before = [(id(p), p.stride()) for p in pair.parameters()]
+        assert quiet_fit(pair, compile=False).epochs.loss[-1] < 20
+        assert pair.alias is pair.shared
+        assert [(id(p), p.stride()) for p in pair.parameters()] == before
+
+    @pytest.mark.parametrize("kind", ["counter", "python", "numpy", "hook"])
+    def test_what_a_graph_would_freeze_is_refused_or_runs_eagerly(self, kind, monkeypatch, caplog):
+        pair = OfTheUsers(kind)
+        if kind == "hook":
+
+            def frozen(p):
+                p.grad.zero_()
+
+            pair.points.register_post_accumulate_grad_hook(frozen)
+        with pytest.raises(pyrovae.CaptureError):
+            quiet_fit(pair, compile=True)
+        monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+        with caplog.at_level(logging.WARNING, logger="pyrovae"):
+            assert not quiet_fit(pair).config["compiled"]
+        assert "fit runs eagerly" in caplog.text
+
+    def test_a_parameter_that_only_training_has_is_seen(self):
+        with pytest.raises(ValueError, match=r"pyro\.param 'shift' is not among"):
+            quiet_fit(OfTheUsers("late"))
+
+    @pytest.mark.parametrize("compile", [False, True])
+    def test_buffers_that_are_not_saved_are_put_back_too(self, compile, interpreted):
+        """The eighth draw breaks, step 7; the weights are those before step 6."""
+        pair, state = OfTheUsers("breaks"), torch.random.get_rng_state()
+        with pytest.raises(FloatingPointError, match="at step 7 "):
+            quiet_fit(pair, compile=compile)
+        assert float(pair.count) == 6
+        assert torch.equal(state, torch.random.get_rng_state())
+
+    def test_a_networks_own_forward_is_put_back(self):
+        vae, calls = pair(), []
+        network = vae.likelihood.network
+        own = network.forward
+        network.forward = lambda *args: calls.append(1) or own(*args)
+        mine = network.forward
+        quiet_fit(vae, epochs=2, precision="bf16", compile=False)
+        assert network.forward is mine and len(calls) >= 10
+
+    def test_steps_are_counted_though_parameters_take_turns(self):
+        class Turns(OfTheUsers):
+            def guide(self, x=None, *, size=1):
+                self.calls += 1
+                loc = self.decoder.weight.mean() if self.calls % 2 else self.points.mean()
+                scale = math.nan if self.calls == 10 else 1.0
+                with pyro.plate("data", size if x is None else len(x)):
+                    return pyro.sample("latent", dist.Normal(loc.expand(2), scale).to_event(1))
+
+        with pytest.raises(FloatingPointError, match="at step 8 "):  # the first of ten calls was a look
+            quiet_fit(Turns(), compile=False)

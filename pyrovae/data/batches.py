@@ -126,7 +126,7 @@ def _parts(
             part = slice(start + own.start, start + own.stop)
         if index is None:
             yield x[part]
-        elif isinstance(x, Tensor) and x.ndim > 2:  # a third of the time that x[index] takes
+        elif isinstance(x, Tensor) and x.ndim > 2 and x.is_contiguous():  # a third of the time that x[index] takes
             yield x.flatten(1).index_select(0, index[part]).unflatten(1, x.shape[1:])
         else:
             yield x[index[part]]

@@ -184,6 +184,8 @@ def _reduced(
     found, shared = [], ranks.current()
     # a key of its own for each use: two estimates from one seed share no noise
     own = () if shared.size == 1 else (shared.size, shared.rank)
+    if any(other != (digest, protocol) for other in shared.gathered((digest, protocol))):
+        raise ValueError("each process must have the same pair and items, and these differ")
     key, mine = stream(seed, name, count, digest, *own), x[shared.share(len(x))]
     with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
         for chunk in tables(pair, mine, count, rows):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.graph import blind, capture, compiled, constants_to_inputs, pays, without_noise
+from pyrovae.graph import blind, capture, compiled, constants_to_inputs, pays, unmoved, without_noise
 from pyrovae.models.pair import Pair, Particles, as_module, particles, seen
 
 __all__ = ["tables"]
@@ -44,7 +44,8 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
     """`particles` for batches of this shape, and as torch runs it for others; None where it cannot be one graph."""
 
     def table(part: Tensor) -> list[Tensor]:
-        with blind(lambda: RuntimeError("the course of model or guide depends on a value")):
+        other = RuntimeError("model or guide draws from Python's or NumPy's generator")
+        with unmoved(lambda: other), blind(lambda: RuntimeError("the course of model or guide depends on a value")):
             found = particles(pair, part, num_particles)
         return [found.log_likelihood, found.log_prior, found.log_guide]
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
@@ -19,11 +17,21 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils import _pytree as pytree
 
-from pyrovae.inference.program import EAGER, CaptureError, CompiledStep, CompilerError, generators, put_back, watched
+from pyrovae.graph import unmoved
+from pyrovae.inference.program import (
+    EAGER,
+    CaptureError,
+    CompiledStep,
+    CompilerError,
+    generators,
+    other_draws,
+    put_back,
+    watched,
+)
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
-__all__ = ["CaptureError", "CompiledSVI", "CompilerError", "negative_elbo"]
+__all__ = ["CaptureError", "CompiledSVI", "CompilerError", "is_differentiable", "negative_elbo"]
 
 
 class CompiledSVI:
@@ -152,7 +160,7 @@ class CompiledSVI:
 
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
         """By eager, validated evaluations: the parameters by name, and the generators as the first step finds them."""
-        python, numpy, loss = random.getstate(), np.random.get_state(), self.loss
+        loss = self.loss
         with torch.enable_grad(), checking(True), watched(self.model, self.guide):
             for guide in _autoguides(self.guide):
                 if guide.prototype_trace is None:
@@ -161,13 +169,9 @@ class CompiledSVI:
                 loss._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
             ends, before = [], generators()
             for _ in range(2):  # the second sets nothing up
-                with poutine.trace(param_only=True) as seen:
+                with poutine.trace(param_only=True) as seen, unmoved(other_draws):
                     self._negative_elbo(*args, **kwargs)
                 ends.append(generators())
-                if random.getstate() != python or not _same(np.random.get_state(), numpy):
-                    raise CaptureError(
-                        f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}"
-                    )
                 put_back(before)
             if not _alike(*ends):  # what was set up drew: go on from there, so that no number serves twice
                 before = ends[0]
@@ -233,12 +237,17 @@ def _samples(trace: Any) -> Iterator[Any]:
     return (site for site in trace.nodes.values() if site["type"] == "sample")
 
 
+def is_differentiable(site: Any) -> bool:
+    """Whether all of a draw's gradient goes through its value, and none by a score function."""
+    return getattr(site["fn"], "has_rsample", False) and is_identically_zero(site["score_parts"].score_function)
+
+
 def _require_reparameterized(model_trace: Any, guide_trace: Any) -> None:
     for trace in (guide_trace, model_trace):
         for site in _samples(trace):
             if site["infer"].get("enumerate"):
                 raise CaptureError(f"site {site['name']!r} is marked to be summed out: take TraceEnum_ELBO with SVI")
-            if trace is guide_trace and not getattr(site["fn"], "has_rsample", False):
+            if trace is guide_trace and not is_differentiable(site):
                 raise CaptureError(
                     f"site {site['name']!r} ({type(site['fn']).__name__}) has no reparameterised draw, so that no "
                     f"gradient goes through it: give the guide a law that has one, {EAGER}"
@@ -255,7 +264,3 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether torch's generators are at the same place."""
     cuda = [torch.equal(x, y) for x, y in zip(a[1] or (), b[1] or (), strict=True)]
     return torch.equal(a[0]["torch"], b[0]["torch"]) and all(cuda)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a[0] == b[0] and np.array_equal(a[1], b[1]) and a[2:] == b[2:]

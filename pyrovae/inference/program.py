@@ -22,7 +22,7 @@ from pyrovae.graph import blind, capture, compiled, constants_to_inputs, without
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
-__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "put_back", "watched"]
+__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "other_draws", "put_back", "watched"]
 
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 MANY = 8  # compiles, of which the user is told once
@@ -35,6 +35,11 @@ class CaptureError(RuntimeError):
 
 class CompilerError(RuntimeError):
     """The graph could not be compiled: no C++ compiler that works, or no folder to write to."""
+
+
+def other_draws() -> CaptureError:
+    """What a graph cannot repeat."""
+    return CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
 
 
 SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
@@ -144,21 +149,19 @@ class CompiledStep:
                 whole = capture(lambda *_: updated(*differentiated()), [*fixed, *factors, *tensors])
                 _write_back(whole)
                 return [_Piece(whole, fixed, [*factors, *tensors])]
-            reached: list[bool] = []
+            sizes = [*(p.numel() for p in own), 1]
 
             def flat(*_: Tensor) -> list[Tensor]:
                 loss, gradients = differentiated()
-                reached[:] = [g is not None for g in gradients]
-                parts = [g.reshape(-1) for g in gradients if g is not None]
-                return [torch.cat([*parts, loss.reshape(1).to(parts[0].dtype)])]
+                parts = [torch.zeros_like(p) if g is None else g for p, g in zip(own, gradients, strict=True)]
+                return [torch.cat([*(g.reshape(-1) for g in parts), loss.reshape(1).to(own[0].dtype)])]
 
             first = capture(flat, [*own, *tensors])
-            summed = own[0].new_zeros(sum(p.numel() for p, one in zip(own, reached, strict=True) if one) + 1)
+            summed = own[0].new_zeros(sum(sizes))
 
             def apart(*_: Tensor) -> list[Tensor]:
-                parts = iter(summed.split([*(p.numel() for p, one in zip(own, reached, strict=True) if one), 1]))
-                gradients = [next(parts).view_as(p) if one else None for p, one in zip(own, reached, strict=True)]
-                return updated(next(parts)[0], gradients)
+                *parts, loss = summed.split(sizes)
+                return updated(loss[0].clone(), [g.view_as(p) for p, g in zip(own, parts, strict=True)])
 
             second = capture(apart, [*fixed, *factors, summed])
             _write_back(second)

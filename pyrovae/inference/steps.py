@@ -10,8 +10,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.inference.program import CompiledStep, generators, watched
+from pyrovae.graph import unmoved
+from pyrovae.inference.program import CaptureError, CompiledStep, generators, other_draws, watched
 from pyrovae.inference.updates import Updates
+from pyrovae.models.pair import settings
 from pyrovae.models.pair import validation as checking
 
 __all__ = ["Compiled", "Eager", "with_bf16"]
@@ -33,6 +35,7 @@ class Eager:
         self.broken = torch.zeros((), device=self.parameters[0].device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
         self.checked = False
+        self.count = torch.zeros((), device=self.broken.device)  # of updates
 
     def __call__(self, rate: float, *args: Any) -> Tensor:
         """The loss before the step, a tensor that nobody has waited for."""
@@ -50,11 +53,12 @@ class Eager:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         finite = torch.stack([*torch._foreach_norm(gradients), loss]).isfinite().all()
         self.broken.logical_or_(~finite)
+        self.count += 1 - self.broken
         self.optimizer.step()
         return loss
 
     def _summed(self, loss: Tensor) -> Tensor:
-        """Gradients and loss summed over processes in one tensor, whose parts the gradients are from then on."""
+        """Gradients and loss summed over processes in one tensor."""
         assert self.reduce is not None
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1).to(grads[0].dtype)])
@@ -62,7 +66,7 @@ class Eager:
         *parts, total = flat.split([*(g.numel() for g in grads), 1])
         for p, part in zip(self.parameters, parts, strict=True):
             p.grad = torch.empty_like(p).copy_(part.view_as(p))  # in p's own order in memory, which a fused Adam takes
-        return total[0]
+        return total[0].clone()
 
     @property
     def sound(self) -> bool:
@@ -72,7 +76,7 @@ class Eager:
     @property
     def taken(self) -> int:
         """How many updates there were."""
-        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+        return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's, a copy."""
@@ -80,10 +84,11 @@ class Eager:
         found["state"] = {i: {k: v.clone() for k, v in own.items()} for i, own in found["state"].items()}
         return found
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, as sound."""
+    def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
+        """Go on from a state after so many updates, as sound."""
         self.optimizer.load_state_dict(state)
         self.broken.zero_()
+        self.count.fill_(taken)
 
 
 class Compiled:
@@ -100,7 +105,8 @@ class Compiled:
         learning_rate: float,
         reduce: Reduce | None = None,
     ) -> None:
-        self.named = dict(named)
+        self.named, self.module = dict(named), module
+        self.count = torch.zeros((), device=next(iter(named.values())).device)  # of updates
         self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
         self.step = CompiledStep(loss, (module,), self.updates, self._set_up, reduce=reduce)
         self.checked = False
@@ -108,20 +114,27 @@ class Compiled:
     def prepare(self, *args: Any) -> None:
         """Compile the step for arguments like these; CaptureError or CompilerError, and nothing has changed."""
         self.step.prepared(_as_tensors(args), {})
-        self.size = len(args[0])
+        self.size = args[-1]  # of whole batches
 
     def __call__(self, rate: float, *args: Any) -> Tensor:
         """The loss before the step, a tensor that nobody has waited for."""
-        take = self.step.prepared(_as_tensors(args), {}, interpret=len(args[0]) != self.size)
+        take = self.step.prepared(_as_tensors(args), {}, interpret=args[-1] != self.size)
         for group in self.updates.groups:
             group["lr"] = rate
-        return take()
+        loss = take()
+        self.count += self.updates.sound
+        return loss
 
     def _set_up(self, args: Any, _: Any) -> tuple[dict[str, Tensor], Any]:
         before = generators()
         if not self.checked:
-            with torch.enable_grad(), checking(True), watched(*self.step.owners):
+            if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in self.named.values()):
+                raise CaptureError("a parameter has hooks on its gradient's accumulation, of which a graph has none")
+            told = settings(nn.ModuleList([self.module]))
+            with torch.enable_grad(), checking(True), watched(*self.step.owners), unmoved(other_draws):
                 self.step.loss(*args)
+            if settings(nn.ModuleList([self.module])) != told:
+                raise CaptureError("an attribute of a module changes in each step, and a graph would keep it as it is")
             self.checked = True
         return self.named, before
 
@@ -138,15 +151,16 @@ class Compiled:
     @property
     def taken(self) -> int:
         """How many updates there were."""
-        return int(max(self.updates.steps.values()))
+        return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's, a copy."""
         return self.updates.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, as sound."""
+    def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
+        """Go on from a state after so many updates, as sound."""
         self.updates.load_state_dict(state)
+        self.count.fill_(taken)
 
 
 def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -161,18 +175,23 @@ def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
 @contextmanager
 def with_bf16(parts: Sequence[nn.Module]) -> Iterator[None]:
     """Let these compute their products in bfloat16; what they give, and their parameters, are as before."""
+    own = [vars(part).get("forward") for part in parts]  # an instance may have one
     for part in parts:
         part.forward = _in_bf16(part.forward)
     try:
         yield
     finally:
-        for part in parts:
-            del part.forward
+        for part, forward in zip(parts, own, strict=True):
+            if forward is None:
+                del part.forward
+            else:
+                part.forward = forward
 
 
 def _in_bf16(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
-            return forward(x, *args, **kwargs).float()
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        kind = next((x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), "cpu")
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
+            return forward(*args, **kwargs).float()
 
     return run

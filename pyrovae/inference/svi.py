@@ -27,9 +27,10 @@ from pyrovae import checks, ranks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.graph import pays
-from pyrovae.inference.compiled import CaptureError, CompilerError, negative_elbo
+from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable, negative_elbo
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.program import watched
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import (
@@ -37,7 +38,6 @@ from pyrovae.models.pair import (
     as_module,
     checked_items,
     dtype_and_device,
-    evaluating,
     isolated_store,
     kept_modes,
     particles,
@@ -86,10 +86,12 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         pair.rename(names)
     try:
         module.to(target)
-        with isolated_store(), kept_modes(module), _channels_last(module):
-            loop = _Loop(pair, plan, source, held_out, target)
-            rows, kept = loop.run(progress)
-            active = loop.active_units()
+        with isolated_store(), kept_modes(module):
+            sites = _Sites.of(pair, source, target)
+            with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
+                loop = _Loop(pair, plan, source, held_out, target, sites)
+                rows, kept = loop.run(progress)
+                active = loop.active_units()
     finally:
         for parameter in module.parameters():
             parameter.grad = None
@@ -119,16 +121,18 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
 
 
 @contextmanager
-def _channels_last(module: nn.Module) -> Iterator[None]:
-    """Weights of convolutions in the order that is faster for them; nothing where a user has chosen another."""
-    if not all(p.is_contiguous() for p in (*module.parameters(), *module.buffers())):
-        yield
-        return
-    module.to(memory_format=torch.channels_last)
+def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Weights of convolutions in the order in memory that is faster for them, where a user has chosen no other."""
+    layers = [m for m in module.modules() if wanted and type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
+    weights = {id(p): p for p in (m._parameters.get("weight") for m in layers) if p is not None}
+    own: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous()]
     try:
+        for p in own:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
         yield
     finally:
-        module.to(memory_format=torch.contiguous_format)
+        for p in own:
+            p.data = p.data.contiguous()
 
 
 @dataclass(frozen=True)
@@ -261,15 +265,6 @@ class _Loss:
         return elbo(model, guide, x) / size
 
 
-def _draws(pair: Pair, x: Tensor) -> tuple[bool, bool]:
-    """Whether a site is summed out rather than drawn, and whether every draw of the guide is differentiable."""
-    guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(x)) for fn in (pair.guide, pair.model))
-    drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
-    latent = [*drawn, *(model.nodes[name] for name in model.stochastic_nodes)]
-    enumerates = any(site["infer"].get("enumerate") == "parallel" for site in latent)
-    return enumerates, all(getattr(site["fn"], "has_rsample", False) for site in drawn)
-
-
 class _Source:
     """Checked items in batches; a memory-mapped view is looked at once from end to end, and read as it is used."""
 
@@ -300,6 +295,12 @@ class _Source:
     def __len__(self) -> int:
         return len(self.x)
 
+    def fingerprint(self) -> tuple[int, float]:
+        """What two processes with other items do not have in common; of a memory map, of its ends alone."""
+        ends = [slice(0, 1), slice(len(self.x) - 1, len(self.x))]
+        parts = [self.x[one] for one in ends] if isinstance(self.x, MappedArray) else self.x.split(EVALUATION_BATCH)
+        return len(self.x), sum(float(part.double().sum()) * (i + 1) for i, part in enumerate(parts))
+
     def batches(
         self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -310,64 +311,104 @@ class _Source:
         yield from zip(ahead(read) if isinstance(self.x, MappedArray) else read, labels, strict=False)
 
 
+@dataclass(frozen=True)
+class _Sites:
+    """What a look at a pair's model and guide shows, as they run in training."""
+
+    enumerates: bool  # a site is summed out rather than drawn
+    differentiable: bool  # every draw of the guide is, through its value alone
+    outside: bool  # a site lies outside of the plate "data"
+    stored: bool  # there are parameters in Pyro's store
+    networks: list[nn.Module]
+    elements: int  # that all layers put out, an item
+
+    @classmethod
+    def of(cls, pair: Pair, source: _Source, device: torch.device) -> _Sites:
+        """By the first two items."""
+        module, some = as_module(pair).train(), next(source.batches(2, shuffle=False))[0].to(device)
+        with torch.no_grad(), checking(False), forked(0, device), watched(module), seen(module) as found:
+            guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(some)) for fn in (pair.guide, pair.model))
+            guide.compute_score_parts()
+        drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
+        latent = [*drawn, *(model.nodes[name] for name in model.stochastic_nodes)]
+        every = [*latent, *(model.nodes[name] for name in model.observation_nodes)]
+        return cls(
+            enumerates=any(site["infer"].get("enumerate") == "parallel" for site in latent),
+            differentiable=all(is_differentiable(site) for site in drawn),
+            outside=any(all(frame.name != "data" for frame in site["cond_indep_stack"]) for site in every),
+            stored=bool(pyro.get_param_store()),
+            networks=found.networks,
+            elements=found.elements // len(some),
+        )
+
+
 class _Loop:
     """The epochs of one fit. `step` is the one place where parameters change."""
 
-    def __init__(self, pair: Pair, plan: Plan, source: _Source, held_out: _Source | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        plan: Plan,
+        source: _Source,
+        held_out: _Source | None,
+        device: torch.device,
+        sites: _Sites,
+    ) -> None:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.module, self.ranks = as_module(pair), ranks.current()
-        self.start_alike()
+        self.start_alike(sites)
         self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
         named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.trained = list(named.values())
         if not self.trained:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
-        self.good = [p.detach().clone() for p in self.trained]  # the weights before an epoch's last step
-        self.started = [p.clone() for p in self.good]  # those at the start of the epoch
-        with evaluating(self.module), checking(False), forked(0, device):
-            some = next(source.batches(2, shuffle=False))[0].to(device)
-            with seen(self.module) as found:
-                enumerates, differentiable = _draws(pair, some)
+        self.kept = [*self.trained, *self.module.buffers()]  # what steps change
+        self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
+        self.started = [t.clone() for t in self.good]  # and at the start of the epoch
         self.refuse_foreign_parameters()
-        self.networks = found.networks if plan.precision == "bf16" else []
+        self.networks = sites.networks if plan.precision == "bf16" else []
         if plan.precision == "bf16" and not self.networks:
             raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
-        work = found.elements * plan.num_particles * min(plan.batch_size, len(source)) // len(some)
         self.taken = 0
-        self.loss = _Loss(pair, len(source), plan, enumerates, differentiable and not enumerates)
-        self.take = self.chosen(named, enumerates, work)
+        self.loss = _Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
+        self.take = self.chosen(named, sites)
         self.saved = 0, self.state()
 
-    def start_alike(self) -> None:
+    def start_alike(self, sites: _Sites) -> None:
         """Refuse what several processes cannot share, and give all of them the first one's weights."""
         if self.ranks.size == 1:
             return
-        if getattr(self.pair, "has_global_latents", False):
-            raise ValueError(f"{type(self.pair).__name__} has latents that all items share: fit it in one process")
-        ends = [self.source.x[i : i + 1].double().sum().item() for i in (0, len(self.source) - 1)]
-        seen = self.ranks.gathered((len(self.source), ends, self.plan))
-        if any(other != seen[0] for other in seen):
-            raise ValueError(f"each process must have the same items and arguments, got {seen}")
+        if sites.outside or getattr(self.pair, "has_global_latents", False):
+            raise ValueError(f"{type(self.pair).__name__} has a site that all items share: fit it in one process")
+        sums = [None if s is None else s.fingerprint() for s in (self.source, self.held_out)]
+        asked = self.ranks.gathered((sums, self.plan))
+        if any(other != asked[0] for other in asked):
+            raise ValueError(f"each process must have the same items and arguments, got {asked}")
         self.ranks.spread([*self.module.parameters(), *self.module.buffers()])
 
-    def chosen(self, named: dict[str, nn.Parameter], enumerates: bool, work: int) -> Eager | Compiled:
+    def chosen(self, named: dict[str, nn.Parameter], sites: _Sites) -> Eager | Compiled:
         """The step as the plan asks for it, or, where it leaves the choice, by the work that there is."""
         plan, reduce = self.plan, None if self.ranks.size == 1 else self.ranks.sum_
-        if plan.compile is True and enumerates:
+        if plan.compile is True and sites.enumerates:
             raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
         steps = plan.epochs * max(1, len(self.source) // plan.batch_size)  # of whole batches
-        if plan.compile is True or (plan.compile == "auto" and not enumerates and pays(steps, work)):
-            step = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce)
+        work = sites.elements * plan.num_particles * min(plan.batch_size, len(self.source))
+        may = not sites.enumerates and dtype_and_device(self.pair)[0] != torch.float16
+        if plan.compile is True or (plan.compile == "auto" and may and pays(steps, work)):
+            step, failed = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce), None
             try:
                 self.module.train()
                 with forked(self.noise(0), self.device), self.precision():
                     step.prepare(*self.given(*next(self.batches(0))))
             except (CaptureError, CompilerError) as error:
-                if plan.compile is True:
-                    raise
-                log.warning("fit runs eagerly: %s", error)
-            else:
+                failed = error
+            reasons = [reason for reason in self.ranks.gathered(failed and str(failed)) if reason is not None]
+            if not reasons:
                 return step
+            if plan.compile is True:
+                raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
+            if self.ranks.is_first:
+                log.warning("fit runs eagerly: %s", reasons[0])
         return Eager(self.loss, named, plan.learning_rate, reduce)
 
     def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
@@ -424,7 +465,7 @@ class _Loop:
             "seconds": seconds,
         }
         if self.held_out is not None:
-            row |= self.validated(self.held_out)
+            row |= self.ranks.gathered(self.validated(self.held_out))[0]  # by which all of them stop
         return row
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
@@ -435,7 +476,7 @@ class _Loop:
         with forked(self.noise(epoch), self.device), self.precision():
             for x, y in islice(self.batches(epoch), most):
                 if (self.taken + 1) % self.steps_per_epoch == 0:
-                    torch._foreach_copy_(self.good, self.trained_data())
+                    torch._foreach_copy_(self.good, self.changed())
                 losses.append(self.step(x, y))
         return torch.stack(losses)
 
@@ -479,15 +520,15 @@ class _Loop:
         """That of the networks, in training alone."""
         return with_bf16(self.networks)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def state(self) -> tuple[list[Tensor], dict[str, Any]]:
         """All that steps change, copied."""
-        return deepcopy(self.module.state_dict()), self.take.state_dict()
+        return [t.clone() for t in self.changed()], self.take.state_dict()
 
     def replay(self, to: int) -> None:
         """Go back to the state before step `to`, or to the earliest that is kept."""
-        self.taken, (weights, own) = self.saved
-        self.module.load_state_dict(weights)
-        self.take.load_state_dict(own)
+        self.taken, (values, own) = self.saved
+        torch._foreach_copy_(self.changed(), values)
+        self.take.load_state_dict(own, self.taken)
         while self.taken < to:
             self.steps(self.taken // self.steps_per_epoch, to - self.taken)
 
@@ -507,7 +548,7 @@ class _Loop:
         terms = self.broken_terms(x)
         self.replay(broken - 1)
         if self.taken > broken - 1:  # from no earlier than where it broke
-            torch._foreach_copy_(self.trained_data(), before)
+            torch._foreach_copy_(self.changed(), before)
         raise FloatingPointError(f"the loss became {value} {place}: {terms}; {ADVICE}")
 
     def broken_gradients(self, x: Tensor, y: Tensor | None) -> list[str]:
@@ -520,18 +561,19 @@ class _Loop:
     def refuse_broken_weights(self) -> None:
         """After an epoch: the loss that would show them may never be computed."""
         if all(p.isfinite().all() for p in self.trained):
-            torch._foreach_copy_(self.started, self.trained_data())
+            torch._foreach_copy_(self.started, self.changed())
             return
         named = [name for name, p in self.module.named_parameters() if not p.isfinite().all()]
         # a weight at infinity may still give a finite loss
-        last = all(p.isfinite().all() for p in self.good)
-        torch._foreach_copy_(self.trained_data(), self.good if last else self.started)
+        last = all(p.isfinite().all() for p in self.good[: len(self.trained)])
+        torch._foreach_copy_(self.changed(), self.good if last else self.started)
         advice = ADVICE if last else ADVICE.replace("of the last finite loss", "from the start of the epoch")
         before = self.place(self.taken)[3:]
         raise FloatingPointError(f"an update before {before} left {named[0]} not finite; {advice}")
 
-    def trained_data(self) -> list[Tensor]:
-        return [p.detach() for p in self.trained]
+    def changed(self) -> list[Tensor]:
+        """Parameters and buffers, where they are."""
+        return [t.detach() for t in self.kept]
 
     def place(self, step: int) -> str:
         epoch, batch = divmod(step, self.steps_per_epoch)
@@ -543,8 +585,11 @@ class _Loop:
             return "a sum over processes is not finite"
         if getattr(self.pair, "has_global_latents", False):
             return "the log-density of the parameters or the items is not finite"
-        with torch.no_grad(), checking(False):
-            table = particles(self.pair, x, 1)
+        try:
+            with torch.no_grad(), checking(False), forked(0, self.device):
+                table = particles(self.pair, x, 1)
+        except ValueError:  # a site that is no item's own
+            return "a sum is not finite"
         parts = {
             "log p(x | z)": table.log_likelihood,
             "log p(z)": table.log_prior,
