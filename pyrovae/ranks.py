@@ -97,6 +97,7 @@ def distributed() -> Iterator[Ranks]:
     token = _ranks.set(Ranks(dist.get_rank(), dist.get_world_size()))
     try:
         yield current()
+        dist.barrier()  # none leaves while another may still speak to it
     finally:
         _ranks.reset(token)
         if own:

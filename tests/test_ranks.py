@@ -15,7 +15,7 @@ from conftest import needs_compiler
 from pyrovae.ranks import Ranks, current, distributed
 
 SETTING = """
-import json, sys, warnings
+import json, os, sys, warnings
 import numpy as np, pyro, torch, pyrovae
 from pyrovae.inference.svi import _Loop
 warnings.simplefilter("ignore")
@@ -40,6 +40,7 @@ def run(body: str, processes: int, folder, name: str = "found") -> dict:
         "with pyrovae.distributed() as ranks:",
         textwrap.indent(textwrap.dedent(body), "    "),
         f"    if ranks.is_first: json.dump(found, open({str(answer)!r}, 'w'))",
+        "sys.stderr.flush(); os._exit(0)  # torch's own threads may abort as Python ends, once in dozens of runs",
     ]
     script.write_text("\n".join(lines))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
