@@ -8,7 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,10 +54,9 @@ def blind(refusal: Callable[[], Exception]) -> Iterator[None]:
 @contextmanager
 def unmoved(refusal: Callable[[], Exception]) -> Iterator[None]:
     """Raise `refusal()` where the body draws from Python's or NumPy's generator: a graph would draw once for all."""
-    python, numpy = random.getstate(), np.random.get_state()
+    python, before = random.getstate(), cast(Any, np.random.get_state())
     yield
-    after: Any = np.random.get_state()
-    before: Any = numpy
+    after = cast(Any, np.random.get_state())
     if random.getstate() != python or before[2:] != after[2:] or not np.array_equal(before[1], after[1]):
         random.setstate(python)
         np.random.set_state(before)

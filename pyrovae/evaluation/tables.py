@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrovae.graph import blind, capture, compiled, constants_to_inputs, pays, unmoved, without_noise
 from pyrovae.models.pair import Pair, Particles, as_module, particles, seen
+from pyrovae.seeding import forked
 
 __all__ = ["tables"]
 
@@ -30,12 +29,11 @@ def tables(pair: Pair, x: Tensor, num_particles: int, rows: int) -> Iterator[lis
     draw: Callable[[Tensor, int], Particles] = lambda part, size: particles(pair, part, size)  # noqa: E731
     if len(x) * num_particles >= LEAST:
         calls = sum(len(part) == len(parts[0]) for part in parts) * sizes.count(sizes[0])
-        state = _generators(x.device)
-        with seen(as_module(pair)) as found:
-            particles(pair, parts[0][:1], 1)
-        if pays(calls, found.elements * len(parts[0]) * sizes[0]):
-            draw = _compiled(pair, parts[0], sizes[0]) or draw
-        _put_back(state, x.device)
+        with forked(0, x.device):  # what is drawn to look counts for nothing
+            with seen(as_module(pair)) as found:
+                particles(pair, parts[0][:1], 1)
+            if pays(calls, found.elements * len(parts[0]) * sizes[0]):
+                draw = _compiled(pair, parts[0], sizes[0]) or draw
     for part in parts:
         yield [draw(part, size) for size in sizes]
 
@@ -66,13 +64,3 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
         return Particles(*program(part, *held, *(() if noise is None else noise())))
 
     return draw
-
-
-def _generators(device: torch.device) -> tuple[Tensor, Any]:
-    return torch.random.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _put_back(state: tuple[Tensor, Any], device: torch.device) -> None:
-    torch.random.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

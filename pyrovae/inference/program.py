@@ -299,10 +299,6 @@ def _described(x: Any) -> Hashable:
     )
 
 
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) or not (math.isfinite(a) or math.isfinite(b))
-
-
 # around a capture -----------------------------------------------------------------------------------
 
 

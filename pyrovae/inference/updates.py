@@ -244,13 +244,13 @@ class Updates:
         ]
         given = dict(zip(map(id, params), gradients, strict=True))
         own: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}
-        for number, members in self._members(params):
-            group = self._groups[number]
-            count = len(_factors(self.kind, group, self.rates[number], self.sound.new_ones(1, dtype=torch.float64)))
-            mine, factors = factors[:count], factors[count:]
+        divided = self._members(params)
+        count = len(factors) // len(divided)  # as many for each group
+        for at, (number, members) in enumerate(divided):
+            mine = factors[at * count : (at + 1) * count]
             for place, p in enumerate(members):
                 each = [f[place] for f in mine]
-                own[id(p)] = group, [f.to(p.dtype) if f.is_floating_point() else f for f in each]
+                own[id(p)] = self._groups[number], [f.to(p.dtype) if f.is_floating_point() else f for f in each]
         moved, states, steps = [], [], []
         for p in params:
             (group, each), g, state, step = own[id(p)], given[id(p)], self._state(p), self.steps[p]
@@ -271,8 +271,7 @@ class Updates:
 
     def set_rates(self) -> None:
         """Hand learning rates that were set since to the graph."""
-        assert self.optimizer is not None
-        for number, group in enumerate(self.optimizer.param_groups):
+        for number, group in enumerate(self._groups):
             if float(group["lr"]) != self._set[number]:
                 self._set[number] = float(group["lr"])
                 self.rates[number].fill_(self._set[number])
