@@ -1,4 +1,4 @@
-"""A function of tensors as one graph: captured, its noise taken out, compiled; a function with its gradient so."""
+"""A function of tensors as one graph: captured, its constants and noise taken out, compiled."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["blind", "capture", "compiled", "constants_to_inputs", "pays", "unmoved", "with_gradient", "without_noise"]
+__all__ = ["Program", "blind", "capture", "pays", "programmed", "unmoved", "with_gradient"]
 
 log = logging.getLogger(__name__)
 
 # what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
 SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
 SAVED_AN_ELEMENT = 2.5e-9  # s: of what layers put out and take back, fused
-COMPILED_IN = 30.0  # s, with nothing cached
+COMPILED_IN = 30.0  # s, a step, with nothing cached
 READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
 
 
@@ -98,8 +98,11 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
     """The operations of `function(*inputs)` on tensors; it runs once, on the inputs themselves.
 
     A tensor of `inputs` is an input of the graph wherever it turns up, also where `function` reaches it by another way,
-    such as a module's parameter. Raises what torch raises for a step whose course depends on a value.
+    such as a module's parameter; none may stand there twice. Raises what torch raises for a step whose course depends
+    on a value.
     """
+    if len({id(x) for x in inputs}) < len(inputs):
+        raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
     with torch.autograd.set_multithreading_enabled(False):
         graph = make_fx(function, tracing_mode="real")(*inputs)
     _masks_to_indices(graph)
@@ -263,11 +266,65 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class Program:
+    """A captured graph, compiled or left to torch: called with tensors like `inputs`, it gives a list.
+
+    Tensors that the graph holds stay where they are and are read there; its noise is drawn eagerly, from torch's
+    generators and in eager's order.
+    """
+
+    def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True) -> None:
+        self.kind = _kind(inputs)
+        self.held = constants_to_inputs(graph)
+        self.noise = without_noise(graph, inputs[0].device)
+        self.run: Callable[..., Any] = graph
+        if compile:
+            given = [*inputs, *self.held, *self._drawn()]
+            self.run = compiled(graph, given, keep_noise=self.noise is None)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            found: list[Tensor] = self.run(*inputs, *self.held, *self._drawn())
+        return found
+
+    def fits(self, *inputs: Tensor) -> bool:
+        """Whether these are like those of the capture."""
+        return _kind(inputs) == self.kind
+
+    def _drawn(self) -> Sequence[Tensor]:
+        return () if self.noise is None else self.noise()
+
+
+def _kind(inputs: Sequence[Tensor]) -> list[Any]:
+    return [(x.shape, x.stride(), x.dtype, x.device) for x in inputs]
+
+
+def programmed(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Program | None:
+    """`function(*inputs)` as a compiled graph for inputs like these; None, with a line in the log, where it is none."""
+
+    def refusal(what: str) -> Callable[[], Exception]:
+        return lambda: RuntimeError(f"it {what}, which a graph would keep for ever")
+
+    def watched(*given: Tensor) -> list[Tensor]:
+        with unmoved(refusal("draws from Python's or NumPy's generator")), blind(refusal("looks at a value")):
+            return function(*given)
+
+    try:
+        with torch.enable_grad():
+            graph = capture(watched, inputs)
+        program = Program(graph, inputs)
+        program(*inputs)
+    except Exception as error:  # of whatever kind: a compiler that is missing, a folder that cannot be written
+        log.warning("runs without a compiled graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
+        return None
+    return program
+
+
 class _Known(torch.autograd.Function):
     """A number whose gradient comes with it."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, both: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, z: Tensor, both: Program) -> Tensor:
         value, gradient = both(z)
         ctx.save_for_backward(gradient)
         return value
@@ -288,24 +345,10 @@ def with_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Cal
     log. A second derivative raises RuntimeError.
     """
 
-    def both(z: Tensor) -> tuple[Tensor, Tensor]:
+    def both(z: Tensor) -> list[Tensor]:
         leaf = z.detach().requires_grad_()
         value = function(leaf)
-        (gradient,) = torch.autograd.grad(value, leaf)
-        return value.detach(), gradient
+        return [value.detach(), *torch.autograd.grad(value, leaf)]
 
-    def run(z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            value, gradient = program(z.detach(), *held)
-        return value, gradient
-
-    try:
-        with torch.enable_grad():
-            graph = capture(both, [at.detach()])
-        held = constants_to_inputs(graph)
-        program = compiled(graph, [at.detach(), *held])
-        run(at)
-    except Exception as error:  # of whatever kind: a compiler that is missing, a folder that cannot be written
-        log.warning("runs without a compiled graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
-        return function, False
-    return lambda z: _Known.apply(z, run), True
+    program = programmed(both, [at.detach()])
+    return (function, False) if program is None else (lambda z: _Known.apply(z, program), True)

@@ -39,7 +39,7 @@ def _clean_pyro_store():
 @pytest.fixture
 def interpreted(monkeypatch):
     """The captured graph itself, as Python runs it."""
-    monkeypatch.setattr("pyrovae.inference.program.compiled", lambda graph, inputs, keep_noise=False: graph)
+    monkeypatch.setattr("pyrovae.graph.compiled", lambda graph, inputs, keep_noise=False: graph)
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from conftest import linear_log_prob
+from conftest import linear_log_prob, needs_compiler
 
 import pyrovae
+from pyrovae import graph
 from pyrovae.evaluation import annealing
+from pyrovae.models.pair import evaluating
 
 
 def pair(scale=0.4, seed=0, dim=3):
@@ -306,3 +308,61 @@ def test_what_is_refused():
             call(pyrovae.mlp_ae((3,)))
     with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         pyrovae.bdmc(vae, 0)
+
+
+def counted(monkeypatch, on):
+    """Let a density and its slopes be compiled, or not; the calls of the graph."""
+    calls, run = [], graph.Program.__call__
+    monkeypatch.setattr(annealing, "pays", lambda *work: on)
+    monkeypatch.setattr(graph.Program, "__call__", lambda self, *given: calls.append(self) or run(self, *given))
+    return calls
+
+
+@needs_compiler
+@pytest.mark.parametrize("base", ["prior", "guide"])
+def test_a_compiled_density_leaves_the_chains_where_they_were(monkeypatch, base):
+    # two batches of 3 items, and one of 1 that is eager; in float64 rounding turns no decision of 2,500 transitions, and
+    # the chains enlarge it to 3e-6 nats at one item of seven
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((4, 3), 2, hidden_dims=(8,)).double()
+    x = torch.rand(7, 4, 3, generator=torch.Generator().manual_seed(1)).round().double()
+    monkeypatch.setattr(annealing, "ROWS", 24)
+    state = torch.random.get_rng_state()
+    found = []
+    for on in (False, True):
+        calls = counted(monkeypatch, on)
+        found.append((pyrovae.ais(vae, x, base=base, **QUICK), pyrovae.bdmc(vae, 7, base=base, **QUICK)))
+        transitions = annealing.PILOT + annealing.SETTLING - 1 + 39
+        # of ais and of bdmc there and back; two starts of each batch, and each program's own first call
+        expected = 2 * 2 * (5 * transitions + 2) + 2 * 5 * 39 + 2
+        assert len(calls) == (expected if on else 0)
+        monkeypatch.undo()
+        monkeypatch.setattr(annealing, "ROWS", 24)
+    (eager, (lower, upper)), (compiled, (lower_too, upper_too)) = found
+    for one, two in ((eager, compiled), (lower, lower_too), (upper, upper_too)):
+        np.testing.assert_allclose(two.pointwise.value, one.pointwise.value, atol=1e-4)
+        np.testing.assert_allclose(two.pointwise.acceptance, one.pointwise.acceptance, atol=1e-4)
+    assert torch.equal(state, torch.random.get_rng_state())
+    with evaluating(vae):
+        z = torch.randn(8, 3, 2, dtype=torch.float64)
+        path = annealing._Path(vae, x[:3], base)
+        one = path.at(z)
+        path.graph = calls[-1]
+        for name, value in vars(path.at(z)).items():
+            torch.testing.assert_close(value, getattr(one, name), rtol=1e-12, atol=1e-12)
+
+
+def test_without_a_compiler_chains_move_eagerly_with_one_line(monkeypatch, caplog):
+    vae = pair()
+    x = vae.sample(3, seed=0)
+    eager = pyrovae.ais(vae, x, **QUICK)
+
+    def fails(*given, **options):
+        raise FileNotFoundError("no compiler")
+
+    monkeypatch.setattr(graph, "compiled", fails)
+    counted(monkeypatch, True)
+    with caplog.at_level("WARNING", logger="pyrovae"):
+        again = pyrovae.ais(vae, x, **QUICK)
+    assert len(caplog.records) == 1 and "no compiler" in caplog.text
+    np.testing.assert_array_equal(again.pointwise.value, eager.pointwise.value)

@@ -9,7 +9,7 @@ import torch
 from conftest import needs_compiler
 
 import pyrovae
-from pyrovae.graph import with_gradient
+from pyrovae.graph import Program, capture, with_gradient
 from pyrovae.inference import bayesian
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import validation
@@ -92,3 +92,13 @@ def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(without_compiler
     done = without_compiler(code)
     assert done.stdout.split()[:2] == ["False", "True"]
     assert done.stderr.count("runs without a compiled graph") == 1
+
+
+def test_a_tensor_that_is_two_inputs_is_refused():
+    # the graph would add x to itself for ever
+    x = torch.ones(3)
+    with pytest.raises(ValueError, match="a tensor is two inputs at once"):
+        capture(lambda a, b: [a + b], [x, x])
+    program = Program(capture(lambda a, b: [a + b], [x, x.clone()]), [x, x.clone()], compile=False)
+    assert program(x, 2 * x)[0].tolist() == [3, 3, 3]
+    assert program.fits(x, x) and not program.fits(x, torch.ones(6)[::2]) and not program.fits(x, x.double())

@@ -8,11 +8,14 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from conftest import needs_compiler
 from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch.distributions import MultivariateNormal
 
 import pyrovae
+from pyrovae import graph
+from pyrovae.evaluation import quadrature as module
 
 
 def linear(dim, scale, seed=0):
@@ -357,3 +360,21 @@ def test_the_kl_from_q_to_the_posterior_is_the_gap(trained):
     assert (ledger.approximation > -4 * ledger.approximation_se).all()
     assert (ledger.amortization > -4 * ledger.amortization_se).all()
     assert (np.abs(ledger.gap.values - kl) < 4 * ledger.gap_se.values + 1e-6).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])  # by a product of matrices, and item by item
+def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):
+    vae, x = decoder(likelihood=likelihood)
+    monkeypatch.setattr(module, "ITEMS", 5)  # batches of 5, 5 and 2
+    monkeypatch.setattr(module, "CHUNK_BYTES", 2**20)
+    calls, run, found = [], graph.Program.__call__, []
+    monkeypatch.setattr(graph.Program, "__call__", lambda self, *given: calls.append(self) or run(self, *given))
+    for on in (False, True):
+        monkeypatch.setattr(module, "pays", lambda *work, on=on: on)
+        found.append(pyrovae.quadrature(vae, x, tol=1e-5))
+    assert len(calls) > 5 and len(set(calls)) == 1
+    eager, compiled = found
+    for name in ("value", "posterior_mean", "posterior_covariance"):
+        np.testing.assert_allclose(compiled.pointwise[name], eager.pointwise[name], rtol=1e-9, atol=1e-9)
+    assert compiled.pointwise.attrs["decodings"] == eager.pointwise.attrs["decodings"]

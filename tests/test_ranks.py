@@ -178,11 +178,11 @@ def test_one_voice(tmp_path):
 def test_what_processes_must_agree_on(tmp_path):
     """Disagreement is an error on all of them; what they differ in by their shares is none."""
     body = """
-    from pyrovae.inference import program, svi
+    from pyrovae import graph as graphs
+    from pyrovae.inference import svi
     from pyro.infer import Trace_ELBO
     import pyro.distributions as dist
-    compiled = program.compiled
-    program.compiled = lambda graph, inputs, keep_noise=False: graph
+    graphs.compiled = lambda graph, inputs, keep_noise=False: graph
     def refused(call, *args, **options):
         try:
             call(*args, **options)
@@ -227,7 +227,7 @@ def test_what_processes_must_agree_on(tmp_path):
     def fails(graph, inputs, keep_noise=False):
         if ranks.rank == ranks.size - 1: raise OSError("no compiler here")
         return graph
-    program.compiled = fails
+    graphs.compiled = fails
     found["compiler"] = refused(fit, pair(**grey), compile=True, epochs=1)
     svi.pays = lambda *work: True
     found["alone"] = fit(pair(**grey), compile="auto", epochs=1).config["compiled"]

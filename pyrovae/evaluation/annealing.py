@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
 from pyrovae.evaluation.evidence import effective_size, log_mean
+from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
     Pair,
     as_module,
@@ -25,6 +27,7 @@ from pyrovae.models.pair import (
     evaluating,
     isolated_store,
     latent_law,
+    layer_sizes,
     require_continuous,
     rows_within,
     scored,
@@ -92,9 +95,10 @@ def ais(
     plan.fit_memory(pair, x)
     found: list[dict[str, np.ndarray]] = []
     with _running(pair, plan, "ais", protocol, runs=1) as stage:
+        graph = _joint_as_graph(pair, x, plan, runs=1)
         for part in x.split(plan.batch):
             with stage("pilot") as tick:
-                path = _Path(pair, part, plan.base)
+                path = _Path(pair, part, plan.base, graph)
                 table = _tuned(path, plan, tick)
             with stage("forward") as tick:
                 found.append(_reduced(*_forward(path, plan, table, tick)))
@@ -151,9 +155,10 @@ def bdmc(
     upper: list[dict[str, np.ndarray]] = []
     protocol["se_from_items"] = 1
     with _running(pair, plan, "bdmc", protocol, runs=2) as stage:
+        graph = _joint_as_graph(pair, x, plan, runs=2)
         for part, code in zip(x.split(plan.batch), codes.split(plan.batch), strict=True):
             with stage("pilot") as tick:
-                path = _Path(pair, part, plan.base)
+                path = _Path(pair, part, plan.base, graph)
                 table = _tuned(path, plan, tick)
             with stage("forward") as tick:
                 lower.append(_reduced(*_forward(path, plan, table, tick)))
@@ -188,7 +193,7 @@ class _Plan:
 
     def fit_memory(self, pair: Pair, x: Tensor) -> None:
         """As many items at once as memory allows."""
-        self.batch = max(1, min(ROWS, rows_within(pair, x, MAX_BYTES)) // self.num_chains)
+        self.batch = min(len(x), max(1, min(ROWS, rows_within(pair, x, MAX_BYTES)) // self.num_chains))
 
     def protocol(self) -> dict[str, Any]:
         names = ("num_chains", "num_steps", "num_leapfrog", "base", "schedule", "seed")
@@ -232,8 +237,9 @@ class _State:
 class _Path:
     """The densities between the base and p(z, x) of n items."""
 
-    def __init__(self, pair: Pair, x: Tensor, base: str) -> None:
-        self.pair, self.x, self.from_prior = pair, x, base == "prior"
+    def __init__(self, pair: Pair, x: Tensor, base: str, graph: Program | None = None) -> None:
+        self.pair, self.x, self.graph = pair, x, graph
+        self.from_prior = base == "prior"
         traced = pair.model if self.from_prior else pair.guide
         arguments = {"size": len(x)} if self.from_prior else {"x": x}
         self.base = latent_law(traced, **arguments)
@@ -242,13 +248,18 @@ class _Path:
         return self.at(self.base.sample((count,)))
 
     def at(self, z: Tensor) -> _State:
+        z = z.detach()
+        compiled = self.graph is not None and self.graph.fits(self.x, z)
+        found = self.graph(self.x, z) if compiled and self.graph else _joint(self.pair, self.x, z)
+        log_likelihood, log_prior, likelihood_gradient, prior_gradient = found
+        if self.from_prior:
+            return _State(z, log_prior, log_likelihood, prior_gradient, likelihood_gradient)
         with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            table = scored(self.pair, self.x, z, guide=False)
-            log_base = table.log_prior if self.from_prior else self.base.log_prob(z)
-            delta = table.log_likelihood + table.log_prior - log_base
-            delta_gradient, base_gradient = (_slope(value, z) for value in (delta, log_base))
-        return _State(z.detach(), log_base.detach(), delta.detach(), base_gradient, delta_gradient)
+            leaf = z.detach().requires_grad_()
+            log_base = self.base.log_prob(leaf)
+            base_gradient = _slope(log_base, leaf)
+        delta = log_likelihood + log_prior - log_base.detach()
+        return _State(z, log_base.detach(), delta, base_gradient, likelihood_gradient + prior_gradient - base_gradient)
 
     def moved(self, state: _State, beta: Tensor, step: Tensor, num_leapfrog: int) -> tuple[_State, Tensor]:
         """One Hamiltonian transition that leaves the density at `beta` as it is, and each item's mean acceptance.
@@ -268,6 +279,27 @@ class _Path:
         probability = energy.nan_to_num(-math.inf, -math.inf, -math.inf).clamp(max=0).exp()
         accepted = torch.rand_like(probability) < probability
         return state.chosen(accepted, now), probability.mean(0)
+
+
+def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
+    """log p(x | z) and log p(z), (C, n), and the gradient of each, (C, n, d)."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        table = scored(pair, x, leaf, guide=False)
+        parts = table.log_likelihood, table.log_prior
+        slopes = [_slope(value, leaf) for value in parts]
+    return [*(value.detach() for value in parts), *slopes]
+
+
+def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Program | None:
+    """The same for whole batches as a compiled graph, where there are enough of them to pay for it."""
+    transitions = SETTLING + PILOT - 1 + runs * (plan.num_steps - 1)
+    calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
+    if not pays(calls, sum(layer_sizes(pair, x)) * rows):
+        return None
+    with forked(0, x.device):
+        some = x[: plan.batch]
+        return programmed(partial(_joint, pair), [some, _Path(pair, some, plan.base).base.sample((plan.num_chains,))])
 
 
 def _slope(value: Tensor, z: Tensor) -> Tensor:

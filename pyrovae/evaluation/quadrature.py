@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
     LAYERS_ALIVE,
     Pair,
@@ -22,6 +24,7 @@ from pyrovae.models.pair import (
     evaluating,
     isolated_store,
     latent_law,
+    layer_sizes,
     require_continuous,
     rows_within,
     scored,
@@ -83,8 +86,10 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     key = stream(0, "quadrature")
     found = []
     with evaluating(double), isolated_store(), validation(False), forked(key, x.device):
-        for part in x.double().split(ITEMS):
-            found += _solved(double, part, tol, max_evaluations)
+        rule, parts = _Rule(double), x.double().split(ITEMS)
+        for number, part in enumerate(parts):
+            found += _solved(rule, part, tol, max_evaluations)
+            rule.compile_if_it_pays(done=number + 1, left=len(x) // ITEMS - number - 1)
     columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
     decodings = sum(int(one["decodings"][0]) for one in found)
     missed = int((~(columns["se"] <= tol)).sum())
@@ -118,9 +123,9 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     )
 
 
-def _solved(pair: Any, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
+def _solved(rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
     """The items on one grid, or on several where one would hold too many values."""
-    grid = _Grid(pair, x, tol, max_evaluations)
+    grid = _Grid(rule, x, tol, max_evaluations)
     nodes = len(grid.roots) * len(grid.nodes)
     if nodes > max_evaluations:
         raise ValueError(
@@ -128,7 +133,7 @@ def _solved(pair: Any, x: Tensor, tol: float, max_evaluations: int) -> list[dict
             f"{max_evaluations:,}: raise it, or take ais (a prior with heavy tails, or a guide far wider than it?)"
         )
     if nodes * len(x) > MAX_VALUES and len(x) > 1:
-        return [one for half in x.chunk(2) for one in _solved(pair, half, tol, max_evaluations)]
+        return [one for half in x.chunk(2) for one in _solved(rule, half, tol, max_evaluations)]
     return [grid.solve()]
 
 
@@ -177,18 +182,62 @@ class _Tree:
         return torch.where(self.keys[rows] == keys, self.peak[rows, item[:, None]], -math.inf)
 
 
+class _Rule:
+    """A rule over cells that share their nodes' places, for all items of a batch; compiled once that pays."""
+
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+        family = getattr(getattr(pair, "likelihood", None), "family", None)
+        self.is_product = getattr(family, "natural_parameter", None) is not None  # of matrices, for all items at once
+        self.calls: Counter[Any] = Counter()
+        self.given: dict[Any, list[Tensor]] = {}  # the last of each kind
+        self.program: Program | None = None
+
+    def __call__(self, *given: Tensor) -> list[Tensor]:
+        if self.program is not None and self.program.fits(*given):
+            return self.program(*given)
+        kind = tuple(t.shape for t in given)
+        self.calls[kind] += 1
+        self.given[kind] = list(given)
+        return self.integrals(*given)
+
+    def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
+        """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
+        log_joint = log_joint_table(self.pair, x, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        log_term = log_joint + log_weights[:, None] + log_volume[:, None, None]
+        log_mass = log_term.logsumexp(1)
+        weight = (log_term - log_mass[:, None]).nan_to_num(-math.inf).exp()
+        first = torch.einsum("umn,umd->und", weight, z)
+        second = torch.einsum("umn,umd,ume->unde", weight, z, z)
+        peak = log_joint.amax(1)
+        depth = (peak - log_joint.amin(1)).nan_to_num(0.0)
+        return [log_mass, peak, depth, first, second, log_joint]
+
+    def compile_if_it_pays(self, *, done: int, left: int) -> None:
+        """For the kind that has come most often in the batches so far, by what is to come in those that are left."""
+        if self.program is not None or not self.calls:
+            return
+        kind, calls = max(self.calls.items(), key=lambda one: one[1] * one[0][1].numel())
+        x, z, *_ = given = self.given[kind]
+        each = sum(layer_sizes(self.pair, x)) + (len(x) if self.is_product else x.numel())
+        if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
+            with forked(0, x.device):
+                self.program = programmed(self.integrals, given)
+
+
 class _Grid:
     """The adaptive grid of one batch of items."""
 
-    def __init__(self, pair: Any, x: Tensor, tol: float, max_evaluations: int) -> None:
-        self.pair, self.x, self.tol, self.max_evaluations = pair, x, tol, max_evaluations
+    def __init__(self, rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> None:
+        self.rule, self.x, self.tol, self.max_evaluations = rule, x, tol, max_evaluations
+        pair = rule.pair
         self.size, self.decodings = pair.latent_dim, 0
         self.tree: Any = None
         self.heights: list[Tensor] = []  # log p(x, z) at the first cells' nodes, (u, m, n) each
         budget = CHUNK_BYTES * LAYERS_ALIVE
         self.per_code = budget // rows_within(pair, x, budget)  # bytes of what a decoder holds for one code
-        if getattr(getattr(getattr(pair, "likelihood", None), "family", None), "natural_parameter", None) is None:
-            self.per_code += LAYERS_ALIVE * x.numel() * x.element_size()  # no matrix product for all items at once
+        if not rule.is_product:
+            self.per_code += LAYERS_ALIVE * x.numel() * x.element_size()
         nodes, weights = (torch.from_numpy(a).to(x) for a in np.polynomial.legendre.leggauss(NODES[self.size]))
         axes = [(nodes + 1) / 2] * self.size
         self.nodes = torch.cartesian_prod(*axes).reshape(-1, self.size)  # of the unit cell
@@ -249,16 +298,10 @@ class _Grid:
         for which in torch.arange(len(level), device=level.device).split(max(1, CHUNK_BYTES // per_cell)):
             side = self.side * 0.5 ** level[which, None]
             z = (index[which] * side)[:, None] + self.nodes * side[:, None]  # (u, m, d)
-            log_joint = log_joint_table(self.pair, self.x, z.flatten(0, 1)).unflatten(0, z.shape[:2])
-            log_term = log_joint + self.log_weights[:, None] + side.log().sum(-1)[:, None, None]
-            log_mass = log_term.logsumexp(1)
-            weight = (log_term - log_mass[:, None]).nan_to_num(-math.inf).exp()
-            first = torch.einsum("umn,umd->und", weight, z)
-            second = torch.einsum("umn,umd,ume->unde", weight, z, z)
+            *found, log_joint = self.rule(self.x, z, self.log_weights, side.log().sum(-1))
+            parts.append(found)
             if self.tree is None:
                 self.heights.append(log_joint)
-            peak = log_joint.amax(1)
-            parts.append((log_mass, peak, (peak - log_joint.amin(1)).nan_to_num(0.0), first, second))
             self.decodings += z.shape[0] * z.shape[1]
         log_mass, peak, depth, first, second = (torch.cat(column) for column in zip(*parts, strict=True))
         return _Cells(level, index, log_mass, peak, depth, first, second, log_mass)

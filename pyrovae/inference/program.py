@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
-from pyrovae.graph import blind, capture, compiled, constants_to_inputs, without_noise
+from pyrovae.graph import Program, blind, capture
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
@@ -119,7 +119,7 @@ class CompiledStep:
             with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
                 pieces = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
-                piece.finish(own[0].device, interpret)
+                piece.finish(interpret)
         finally:
             put_back(before)
         self.compiles += not interpret
@@ -180,29 +180,17 @@ class _Piece:
     def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor]) -> None:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
-        self.run: Callable[..., Any] = graph
         self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
-        self.held: list[Tensor] = []
-        self.noise: Callable[[], Sequence[Tensor]] | None = None
 
-    def finish(self, device: torch.device, interpret: bool) -> None:
-        """Take its constants and noise out, and compile it, or leave it to torch, operation by operation."""
-        self.held = constants_to_inputs(self.graph)
-        self.noise = without_noise(self.graph, device)
-        drawn = [] if self.noise is None else self.noise()
-        if interpret:
-            return
+    def finish(self, interpret: bool) -> None:
+        """Compile it, or leave it to torch, operation by operation."""
         try:
-            inputs = [*self.fixed, *self.others, *self.held, *drawn]
-            self.run = compiled(self.graph, inputs, keep_noise=self.noise is None)
+            self.program = Program(self.graph, [*self.fixed, *self.others], compile=not interpret)
         except Exception as error:
             raise _explained(error) from error
 
     def __call__(self, others: Sequence[Tensor]) -> Tensor:
-        drawn = () if self.noise is None else self.noise()
-        with torch.no_grad():
-            first: Tensor = self.run(*self.fixed, *others, *self.held, *drawn)[0]
-        return first
+        return self.program(*self.fixed, *others)[0]
 
 
 @dataclass(frozen=True)

@@ -338,7 +338,7 @@ class _Sites:
             outside=any(all(frame.name != "data" for frame in site["cond_indep_stack"]) for site in every),
             stored=bool(pyro.get_param_store()),
             networks=found.networks,
-            elements=found.elements // len(some),
+            elements=sum(found.sizes) // len(some),
         )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "isolated_store",
     "kept_modes",
     "latent_law",
+    "layer_sizes",
     "list_parameters",
     "particles",
     "require_continuous",
@@ -166,26 +167,21 @@ def widened(pair: Pair) -> Pair:
     return wide
 
 
+def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
+    """How many elements each layer puts out for one more code of an item: those of the decoder."""
+    module, sizes = as_module(pair), []
+    with evaluating(module), isolated_store(), validation(False), forked(0, x.device):
+        for count in (1, 2):  # what grows with the number of codes
+            with seen(module) as found:
+                particles(pair, x[:1], count)
+            sizes.append(found.sizes)
+    return [two - one for one, two in zip(*sizes, strict=False)]
+
+
 def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
     """How many codes may be decoded together, at least 1, for what their layers hold to take about `max_bytes`."""
-    sizes: list[list[int]] = []
-
-    def note(_module: nn.Module, _given: Any, output: Any) -> None:
-        sizes[-1].append(output.numel() if isinstance(output, Tensor) else 0)
-
-    module = as_module(pair)
-    parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
-    hooks = [part.register_forward_hook(note) for part in parts]
-    try:
-        with evaluating(module), isolated_store(), validation(False), forked(0, x.device):
-            for count in (1, 2):  # what grows with the number of codes
-                sizes.append([])
-                particles(pair, x[:1], count)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    grown = [x[0].numel(), *(two - one for one, two in zip(*sizes, strict=False))]
-    return max(1, max_bytes // (LAYERS_ALIVE * max(grown) * x.element_size()))
+    widest = max([x[0].numel(), *layer_sizes(pair, x)])
+    return max(1, max_bytes // (LAYERS_ALIVE * widest * x.element_size()))
 
 
 class _Sampling(Messenger):
@@ -202,16 +198,16 @@ class _Sampling(Messenger):
 
 @dataclass
 class Seen:
-    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements all gave."""
+    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements each gave."""
 
     networks: list[nn.Module]
-    elements: int
+    sizes: list[int]
 
 
 @contextmanager
 def seen(module: nn.Module) -> Iterator[Seen]:
     """Watch the parts of a module as the body calls them; the answer is there after it."""
-    sampling, answer = _Sampling(), Seen([], 0)
+    sampling, answer = _Sampling(), Seen([], [])
     found: dict[nn.Module, None] = {}
 
     def enter(part: nn.Module, _: Any) -> None:
@@ -221,7 +217,7 @@ def seen(module: nn.Module) -> Iterator[Seen]:
         sampling.active.pop()
         if isinstance(output, Tensor):
             found[part] = None
-            answer.elements += output.numel()
+            answer.sizes.append(output.numel())
 
     parts = [part for part in module.modules() if part is not module and not isinstance(part, torch.jit.ScriptModule)]
     hooks = [part.register_forward_pre_hook(enter) for part in parts]
