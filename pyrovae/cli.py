@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         "share the work: torchrun --nproc-per-node 2 -m pyrovae fit digits --out run",
     )
     fit.add_argument("source", help="digits, mnist, fashion-mnist, kmnist, or a file or folder that data.load reads")
-    fit.add_argument("--out", type=Path, required=True, help="a folder to be made: model/ and history.nc")
+    fit.add_argument("--out", type=Path, required=True, help="a folder to be made: model/, history.nc, checkpoint/")
+    fit.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same arguments")
     fit.add_argument("--root", help="where the MNIST family lies")
     fit.add_argument("--download", action="store_true", help="fetch it where it does not")
     fit.add_argument("--network", choices=("mlp", "conv", "linear"), default="mlp")
@@ -59,19 +60,22 @@ def _fit(options: argparse.Namespace) -> int:
     import pyrovae
 
     with pyrovae.distributed() as ranks:
-        if any(ranks.gathered(options.out.exists() and any(options.out.iterdir()))):
-            raise FileExistsError(f"--out {options.out} is not empty: name another folder")
+        held = options.out.exists() and any(options.out.iterdir())
+        if any(ranks.gathered(held and not options.resume)):
+            raise FileExistsError(f"--out {options.out} is not empty: name another folder, or --resume the run in it")
         options.out.mkdir(parents=True, exist_ok=True)  # before any training
         data = pyrovae.data.load(options.source, root=options.root, download=options.download)
         torch.manual_seed(options.seed)
         pair = _pair(options, data.event_shape)
         names = ("epochs", "batch_size", "learning_rate", "patience", "beta", "warmup", "binarize", "precision")
-        plan = {name: getattr(options, name) for name in (*names, "device", "seed")}
+        plan = {name: getattr(options, name) for name in (*names, "device", "seed", "resume")}
+        plan["checkpoint"] = options.out / "checkpoint"
         status, history = 0, None
         try:
             chosen: Any = COMPILE[options.compile]
             history = pyrovae.fit(pair, data.train.x, validation=data.test.x, compile=chosen, **plan)
         except KeyboardInterrupt:
+            print("pyrovae: interrupted; --resume goes on from the last epoch", file=sys.stderr)  # noqa: T201
             status = 130
         except FloatingPointError as error:  # the last good weights are in place
             print(f"pyrovae: {error}", file=sys.stderr)  # noqa: T201

@@ -321,8 +321,8 @@ def counted(monkeypatch, on):
 @needs_compiler
 @pytest.mark.parametrize("base", ["prior", "guide"])
 def test_a_compiled_density_leaves_the_chains_where_they_were(monkeypatch, base):
-    # two batches of 3 items, and one of 1 that is eager; in float64 rounding turns no decision of 2,500 transitions, and
-    # the chains enlarge it to 3e-6 nats at one item of seven
+    # two batches of 3 items, and one of 1 that is eager; in float64 rounding turns no decision of 2,500 transitions,
+    # and the chains enlarge it to 3e-6 nats at one item of seven
     torch.manual_seed(0)
     vae = pyrovae.mlp_vae((4, 3), 2, hidden_dims=(8,)).double()
     x = torch.rand(7, 4, 3, generator=torch.Generator().manual_seed(1)).round().double()

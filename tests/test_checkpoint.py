@@ -272,10 +272,10 @@ def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
     pair = BUILDERS["mlp_vae"]()
     pyrovae.save(tmp_path / "state", pair)
 
-    def full(self, data, **_):
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
     monkeypatch.undo()

@@ -14,6 +14,7 @@ import xarray as xr
 
 import pyrovae
 from pyrovae.cli import main
+from pyrovae.inference import svi
 
 QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binarize"]
 
@@ -72,6 +73,28 @@ def test_an_interrupt_saves_and_says_130(tmp_path, monkeypatch):
     monkeypatch.setattr(pyrovae, "fit", interrupted)
     assert main(["fit", "digits", "--out", str(tmp_path / "run"), *QUICK]) == 130
     assert pyrovae.load(tmp_path / "run" / "model").latent_dim == 2
+
+
+def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert main(["fit", "digits", "--out", str(whole), *QUICK]) == 0
+    row, calls = svi._Loop.epoch, []
+
+    def interrupted(loop, epoch):
+        if calls:
+            raise KeyboardInterrupt
+        return calls.append(epoch) or row(loop, epoch)
+
+    monkeypatch.setattr(svi._Loop, "epoch", interrupted)
+    assert main(["fit", "digits", "--out", str(out), *QUICK]) == 130
+    assert "--resume goes on from the last epoch" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["fit", "digits", "--out", str(out), *QUICK]) == 2  # not by mistake
+    assert main(["fit", "digits", "--out", str(out), *QUICK, "--resume"]) == 0
+    first, second = (pyrovae.load(folder / "model") for folder in (whole, out))
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    with xr.open_dataset(out / "history.nc", engine="h5netcdf") as written:
+        assert written.sizes["epoch"] == 2
 
 
 def test_two_processes_write_once(tmp_path):

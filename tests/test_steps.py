@@ -422,6 +422,21 @@ class TestPairsOfUsers:
         assert float(pair.count) == 6
         assert torch.equal(state, torch.random.get_rng_state())
 
+    def test_a_capture_leaves_a_batch_norms_statistics(self, interpreted):
+        """They are the eager run's: 5 updates, and none for the two captures."""
+        found = []
+        for compile in (False, True):
+            torch.manual_seed(0)
+            vae = pyrovae.mlp_vae((1, 4, 3), hidden_dims=(8,), likelihood="normal")
+            layers = vae.posterior.network.layers
+            vae.posterior.network.layers = nn.Sequential(*layers, nn.BatchNorm1d(8))
+            quiet_fit(vae, epochs=1, compile=compile)
+            found.append(vae.posterior.network.layers[-1])
+        eager, captured = found
+        assert eager.num_batches_tracked == captured.num_batches_tracked
+        torch.testing.assert_close(captured.running_var, eager.running_var, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(captured.running_mean, eager.running_mean, rtol=1e-5, atol=1e-6)
+
     def test_a_networks_own_forward_is_put_back(self):
         vae, calls = pair(), []
         network = vae.likelihood.network

@@ -19,7 +19,9 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.graph import with_gradient
 from pyrovae.inference import em, svi
+from pyrovae.inference import plan as svi_plan
 from pyrovae.inference.history import History, curves
+from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items, dtype_and_device, isolated_store
@@ -66,6 +68,7 @@ def fit(
     seed: int,
     device: torch.device,
     progress: bool,
+    snapshots: Snapshots | None,
 ) -> History:
     """By SVI or NUTS, from where EM ends, or from where an earlier fit by SVI left the guide."""
     items = checked_items(pair, x)
@@ -77,7 +80,7 @@ def fit(
     if svis["learning_rate"] is None and svis["epochs"] is None:
         asked["schedule"] = "cosine"  # at a constant rate the guide's mean still moves by a seventh of its sd
     asked["batch_size"] = len(items) if svis["batch_size"] is None else svis["batch_size"]
-    plan = svi.Plan.asked(pair, **asked, seed=seed)
+    plan = svi_plan.Plan.asked(pair, **asked, seed=seed)
     if plan.num_particles > 1 or plan.beta != 1 or plan.warmup or plan.objective != "elbo" or plan.binarize:
         raise ValueError(
             "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave them out"
@@ -86,7 +89,7 @@ def fit(
     own.keep(None)
     if not own.started:
         own.start_at(start(own, items.to(dtype_and_device(own)[1]), seed))
-    history = svi.run(own, items, None, None, plan, device, progress)
+    history = svi.run(own, items, None, None, plan, device, progress, snapshots)
     pair.keep(None)
     pair.load_state_dict(own.state_dict())
     return history

@@ -23,7 +23,7 @@ from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 __all__ = ["CheckpointError", "load", "save"]
 
 FORMAT_VERSION = 1
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MANIFEST, WEIGHTS, RUN = "manifest.json", "weights.safetensors", "run.safetensors"
 NEWER = ("event_shape", "latent_dim", "tied")  # fields that the first manifests of this format version lack
 COMPARED = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
 BUILDERS: dict[str, Callable[..., Pair]] = {
@@ -66,7 +66,7 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     target, shared, error = Path(path).resolve(), ranks.current(), None
     if shared.is_first:
         try:
-            _write(target, pair)
+            write(target, pair)
         except Exception as caught:
             error = caught
     if any(shared.gathered(error is not None)):  # the others wait until it is there, or know that it is not
@@ -74,21 +74,29 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     return target
 
 
-def _write(target: Path, pair: Pair) -> None:
+def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]] | None = None) -> None:
+    """Write a state by this process; with what a run needs to go on from it, facts that JSON has and tensors."""
     from safetensors.torch import save as to_bytes
 
     if target.exists() and not _may_be_replaced(target):
         raise FileExistsError(f"{target} exists and is not a saved state: choose another folder or remove it")
-    weights = to_bytes(_state(pair))
-    manifest = {**_describe(pair), "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    files, manifest = {WEIGHTS: to_bytes(_state(pair))}, _describe(pair)
+    manifest["weights_sha256"] = hashlib.sha256(files[WEIGHTS]).hexdigest()
+    if run is not None:
+        files[RUN] = to_bytes({name: t.detach().cpu().contiguous().clone() for name, t in run[1].items()})
+        manifest["run"] = {**run[0], "sha256": hashlib.sha256(files[RUN]).hexdigest()}
     manifest["sha256"] = _digest(manifest)
+    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
     token = f"{os.getpid()}-{time.monotonic_ns()}"
     fresh, aside = (target.with_name(f".{target.name}-{what}-{token}") for what in ("new", "old"))
     fresh.mkdir()
     try:
-        (fresh / WEIGHTS).write_bytes(weights)
-        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for name, content in files.items():
+            with (fresh / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # on the disk before it has a name
         if target.exists() and not (target / WEIGHTS).exists():
             _fill(target, fresh)
         else:
@@ -149,6 +157,20 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         tensor.data = torch.empty_like(tensors[name], device=device)
     module.load_state_dict(tensors)
     return pair
+
+
+def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """What `write` was given of a run, and the weights, of a state of the same architecture; all of it is checked."""
+    manifest = _manifest(folder)
+    facts = manifest.get("run")
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
+    weights = _weights(folder, manifest)
+    tensors = _tensors_of(folder / RUN, facts.get("sha256"))
+    described = _describe(pair)
+    here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
+    _same({name: here[name] for name in (*COMPARED, "dtype")}, saved, folder)
+    return facts, weights, tensors
 
 
 def _unnamed(recipe: Any) -> Any:
@@ -295,25 +317,29 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
+    tensors = _tensors_of(folder / WEIGHTS, manifest["weights_sha256"])
+    _same({"tensors": _shapes(tensors)}, manifest, folder)
+    return tensors
+
+
+def _tensors_of(file: Path, stated: Any) -> dict[str, Tensor]:
+    """The tensors of a file whose SHA-256 the manifest states."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    file = folder / WEIGHTS
     if not file.is_file():
-        raise CheckpointError(f"{folder} is not a whole saved state: it has no {WEIGHTS}")
+        raise CheckpointError(f"{file.parent} is not a whole saved state: it has no {file.name}")
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest["weights_sha256"]:
+    if digest != stated:
         raise CheckpointError(
             f"{file} is damaged or was replaced: SHA-256 {digest[:16]}..., the manifest says "
-            f"{str(manifest['weights_sha256'])[:16]}... (nothing was unpickled)"
+            f"{str(stated)[:16]}... (nothing was unpickled)"
         )
     try:
-        tensors = from_bytes(content)
+        return from_bytes(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} is not a safetensors file: {error} (nothing was unpickled)") from None
-    _same({"tensors": _shapes(tensors)}, manifest, folder)
-    return tensors
 
 
 def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
@@ -355,6 +381,6 @@ def _may_be_replaced(path: Path) -> bool:
     if not names:
         return True
     try:
-        return names <= {MANIFEST, WEIGHTS} and json.loads((path / MANIFEST).read_bytes())["format"] == "pyrovae"
+        return names <= {MANIFEST, WEIGHTS, RUN} and json.loads((path / MANIFEST).read_bytes())["format"] == "pyrovae"
     except (ValueError, KeyError, TypeError, OSError, RecursionError):
         return False

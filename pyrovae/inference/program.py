@@ -336,11 +336,11 @@ def _write_back(graph: Any) -> None:
 @contextmanager
 def watched(*functions: Any) -> Iterator[list[nn.Module]]:
     """The modules that are called, and those that the functions are or belong to; their buffers are put back."""
-    buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None, int]]] = {}
+    buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
 
     def note(module: nn.Module, _: Any = None) -> None:
         if module not in buffers:
-            buffers[module] = {name: (b, *_kept(b)) for name, b in module._buffers.items()}
+            buffers[module] = {name: (b, _kept(b)) for name, b in module._buffers.items()}
 
     for function in functions:
         for owner in (function, getattr(function, "__self__", None)):
@@ -356,19 +356,20 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
         found += buffers
         with torch.no_grad():
             for module, own in buffers.items():
-                for name, (b, value, version) in own.items():
+                for name, (b, value) in own.items():
                     if module._buffers.get(name) is not b:
                         module._buffers[name] = b
                         rebound.append(f"{type(module).__name__}.{name}")
-                    if b is not None and value is not None and b._version != version:
+                    # by value: a batch norm changes its statistics and tells no version counter
+                    if b is not None and value is not None and not torch.equal(b, value):
                         b.copy_(value)
     if rebound:
         raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
 
 
-def _kept(b: Tensor | None) -> tuple[Tensor | None, int]:
-    """A copy of a buffer, and its version where it has one."""
-    return (None, 0) if b is None or b.is_inference() else (b.detach().clone(), b._version)
+def _kept(b: Tensor | None) -> Tensor | None:
+    """A copy of a buffer, where it can change."""
+    return None if b is None or b.is_inference() else b.detach().clone()
 
 
 def _explained(error: Exception) -> RuntimeError:

@@ -30,7 +30,7 @@ class Eager:
     def __init__(
         self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float, reduce: Reduce | None = None
     ) -> None:
-        self.loss, self.parameters, self.reduce = loss, list(named.values()), reduce
+        self.loss, self.order, self.parameters, self.reduce = loss, list(named), list(named.values()), reduce
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
         self.broken = torch.zeros((), device=self.parameters[0].device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
@@ -142,6 +142,11 @@ class Compiled:
     def compiles(self) -> int:
         """How many graphs were compiled."""
         return self.step.compiles
+
+    @property
+    def order(self) -> list[str]:
+        """The parameters' names as the state numbers them."""
+        return list(self.updates.ordered)
 
     @property
     def sound(self) -> bool:

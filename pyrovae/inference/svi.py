@@ -10,33 +10,30 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from pyrovae import checks, ranks
-from pyrovae.data import MappedArray, batches
-from pyrovae.data.batches import ahead
+from pyrovae import ranks
 from pyrovae.graph import pays
-from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable, negative_elbo
+from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable
 from pyrovae.inference.history import History, curves
+from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.objective import Loss
+from pyrovae.inference.plan import Plan
 from pyrovae.inference.program import watched
+from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import (
     Pair,
     as_module,
-    checked_items,
     dtype_and_device,
     isolated_store,
     kept_modes,
@@ -48,11 +45,10 @@ from pyrovae.models.pair import (
 )
 from pyrovae.seeding import forked, stream
 
-__all__ = ["Plan", "PosteriorCollapseWarning", "run"]
+__all__ = ["PosteriorCollapseWarning", "run"]
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 1024
 REPLAYED = 100  # steps, at most an epoch more, that are taken again to say where a loss broke
 HIGHER_IS_BETTER = {"validation_elbo": 1, "validation_log_loss": -1}
 WORDS = {"validation_elbo": "validation ELBO", "validation_log_loss": "validation log-loss"}
@@ -64,20 +60,29 @@ class PosteriorCollapseWarning(UserWarning):
     """Units of the code that carry nothing of the item: their posterior is the prior."""
 
 
-def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.device, progress: bool) -> History:
-    """Train the pair as the plan says; a classifier by its labels."""
+def run(
+    pair: Pair,
+    x: Any,
+    y: Any,
+    validation: Any,
+    plan: Plan,
+    target: torch.device,
+    progress: bool,
+    snapshots: Snapshots | None = None,
+) -> History:
+    """Train the pair as the plan says, a classifier by its labels; from where earlier snapshots end."""
     module = as_module(pair)
-    source, names = _Source(pair, x, "x", plan.binarize), None
+    source, names = Items(pair, x, "x", plan.binarize), None
     held_out = None
     if isinstance(pair, DiscriminativeClassifier):
         names, source.y = numbered_labels(pair, y, len(source))
         if (judged := held_out_items(pair, names, validation)) is not None:
-            held_out = _Source(pair, judged[0], "validation", plan.binarize)
+            held_out = Items(pair, judged[0], "validation", plan.binarize)
             held_out.y = judged[1]
         if plan.num_particles > 1:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
-        held_out = _Source(pair, validation, "validation", plan.binarize)
+        held_out = Items(pair, validation, "validation", plan.binarize)
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
@@ -89,7 +94,7 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         with isolated_store(), kept_modes(module):
             sites = _Sites.of(pair, source, target)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = _Loop(pair, plan, source, held_out, target, sites)
+                loop = _Loop(pair, plan, source, held_out, target, sites, snapshots)
                 rows, kept = loop.run(progress)
                 active = loop.active_units()
     finally:
@@ -112,6 +117,8 @@ def run(pair: Pair, x: Any, y: Any, validation: Any, plan: Plan, target: torch.d
         "processes": loop.ranks.size,
         "compiled": isinstance(loop.take, Compiled),
         "compiles": loop.take.compiles,
+        "checkpoint": None if snapshots is None else str(snapshots.folder),
+        "resumed_after": loop.resumed_after,
         "weights_epoch": kept,
         "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
         "torch": torch.__version__,
@@ -136,182 +143,6 @@ def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked of a run: the arguments of `fit`."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    objective: str
-    num_particles: int
-    binarize: bool
-    beta: float
-    warmup: int
-    patience: int | None
-    compile: bool | str
-    precision: str
-    seed: int
-
-    @classmethod
-    def asked(
-        cls,
-        pair: Pair,
-        *,
-        epochs: Any,
-        batch_size: Any,
-        learning_rate: Any,
-        schedule: Any,
-        objective: Any,
-        num_particles: Any,
-        binarize: Any,
-        beta: Any,
-        warmup: Any,
-        patience: Any,
-        compile: Any,
-        precision: Any,
-        seed: int,
-    ) -> Plan:
-        """Checked, with defaults for None."""
-        if not isinstance(binarize, bool):
-            raise TypeError(f"binarize must be True or False, got {binarize!r}")
-        plan = cls(
-            epochs=20 if epochs is None else checks.whole("epochs", epochs),
-            batch_size=256 if batch_size is None else checks.whole("batch_size", batch_size),
-            learning_rate=1e-3 if learning_rate is None else checks.positive("learning_rate", learning_rate),
-            schedule=checks.choice("schedule", schedule, ("constant", "cosine")),
-            objective=checks.choice("objective", objective, ("elbo", "iwae")),
-            num_particles=checks.whole(
-                "num_particles", (5 if objective == "iwae" else 1) if num_particles is None else num_particles
-            ),
-            binarize=binarize,
-            beta=checks.positive("beta", beta, zero=True),
-            warmup=checks.whole("warmup", warmup, least=0),
-            patience=None if patience is None else checks.whole("patience", patience),
-            compile=compile if isinstance(compile, bool) else checks.choice("compile", compile, ("auto",)),
-            precision=checks.choice("precision", precision, ("float32", "bf16")),
-            seed=seed,
-        )
-        if plan.objective == "iwae" and (plan.beta != 1 or plan.warmup):
-            raise ValueError("objective='iwae' has no KL term to weigh: leave beta at 1 and warmup at 0")
-        if plan.precision == "bf16" and (dtype := dtype_and_device(pair)[0]) != torch.float32:
-            raise ValueError(
-                f"precision='bf16' is for a pair in float32, and this one is in {dtype}: take pair.float()"
-            )
-        if plan.objective == "iwae" and not pair.is_normalized:
-            raise ValueError(
-                f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'"
-            )
-        return plan
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step 0..steps-1."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-    def weight(self, step: int, steps_per_epoch: int) -> float:
-        """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""
-        ramp = self.warmup * steps_per_epoch
-        return self.beta if step + 1 >= ramp else self.beta * (step + 1) / ramp
-
-
-class _WeighLatents(Messenger):
-    """Multiply the log-density of every unobserved site by beta, in model and guide alike: the KL term's weight."""
-
-    def __init__(self, beta: float | Tensor) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
-            msg["scale"] = msg["scale"] * self.beta
-
-
-class _Loss:
-    """The negative objective in nats per item, differentiable; `total`: of how many items the batch is one."""
-
-    def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool, differentiable: bool) -> None:
-        self.pair, self.total, self.plan, self.differentiable = pair, total, plan, differentiable
-        bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
-        self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
-        self.is_global = getattr(pair, "has_global_latents", False)  # their KL term counts once for all items
-
-    def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
-        """As Pyro's ELBO gives it, which waits for its value some times; where it may, without.
-
-        `size` is that of the whole batch, of which `x` is this process's share.
-        """
-        if self.differentiable:
-            return self.pure(x, y, beta, size)
-        return self._of(self.elbo.differentiable_loss, x, y, beta, size)
-
-    def pure(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
-        """The same without a look at its value, for a graph; sites without a reparameterised draw are refused."""
-        return self._of(partial(negative_elbo, self.elbo), x, y, beta, size)
-
-    def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
-        if not len(x):  # fewer items than processes
-            return 0.0 * torch.stack([p.sum() for p in as_module(self.pair).parameters() if p.requires_grad]).sum()
-        if self.plan.objective == "iwae":
-            table = particles(self.pair, x, self.plan.num_particles).log_weight
-            return (len(x) * math.log(self.plan.num_particles) - table.logsumexp(0).sum()) / size
-        model, guide = self.pair.model, self.pair.guide
-        if beta is not None:
-            model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
-        if self.is_global:
-            loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
-            return loss
-        return elbo(model, guide, x) / size
-
-
-class _Source:
-    """Checked items in batches; a memory-mapped view is looked at once from end to end, and read as it is used."""
-
-    def __init__(self, pair: Pair, x: Any, name: str, binarize: bool) -> None:
-        self.dtype = dtype_and_device(pair)[0]
-        self.x: Tensor | MappedArray
-        self.y: Tensor | None = None  # the labels' numbers
-        least, most = math.inf, -math.inf
-        support = constraints.unit_interval if binarize else None
-        if isinstance(x, MappedArray) and len(x):
-            self.x, step = x, EVALUATION_BATCH
-        else:
-            self.x = checked_items(pair, x, name=name, support=support).detach()
-            step = len(self.x)
-        for first in range(0, len(self.x), step):
-            part = self.x[first : first + step]
-            if isinstance(x, MappedArray):
-                part = checked_items(pair, part, name=name, support=support, first=first)
-            least, most = min(least, float(part.min())), max(most, float(part.max()))
-        family = getattr(getattr(pair, "likelihood", None), "family", None)
-        if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
-            warnings.warn(
-                f"{name} reaches from {least:g} to {most:g}, and the likelihood's mean stays in [0, 1] "
-                "(link='sigmoid'): scale it, or take Normal(link='identity')",
-                stacklevel=4,
-            )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def fingerprint(self) -> tuple[int, float]:
-        """What two processes with other items do not have in common; of a memory map, of its ends alone."""
-        ends = [slice(0, 1), slice(len(self.x) - 1, len(self.x))]
-        parts = [self.x[one] for one in ends] if isinstance(self.x, MappedArray) else self.x.split(EVALUATION_BATCH)
-        return len(self.x), sum(float(part.double().sum()) * (i + 1) for i, part in enumerate(parts))
-
-    def batches(
-        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        how: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
-        labels = repeat(None) if self.y is None else batches(self.y, size, **how)
-        read = (batch.to(self.dtype) for batch in batches(self.x, size, **how))
-        # a memory map is read by a thread while a step computes
-        yield from zip(ahead(read) if isinstance(self.x, MappedArray) else read, labels, strict=False)
-
-
-@dataclass(frozen=True)
 class _Sites:
     """What a look at a pair's model and guide shows, as they run in training."""
 
@@ -323,7 +154,7 @@ class _Sites:
     elements: int  # that all layers put out, an item
 
     @classmethod
-    def of(cls, pair: Pair, source: _Source, device: torch.device) -> _Sites:
+    def of(cls, pair: Pair, source: Items, device: torch.device) -> _Sites:
         """By the first two items."""
         module, some = as_module(pair).train(), next(source.batches(2, shuffle=False))[0].to(device)
         with torch.no_grad(), checking(False), forked(0, device), watched(module), seen(module) as found:
@@ -349,10 +180,11 @@ class _Loop:
         self,
         pair: Pair,
         plan: Plan,
-        source: _Source,
-        held_out: _Source | None,
+        source: Items,
+        held_out: Items | None,
         device: torch.device,
         sites: _Sites,
+        snapshots: Snapshots | None,
     ) -> None:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.module, self.ranks = as_module(pair), ranks.current()
@@ -363,6 +195,9 @@ class _Loop:
         if not self.trained:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
+        self.snapshots, self.rows = snapshots, list[dict[str, float]]()  # what each epoch was
+        self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
+        earlier = None if snapshots is None else self.restored(snapshots.newest(pair))
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
         self.started = [t.clone() for t in self.good]  # and at the start of the epoch
         self.refuse_foreign_parameters()
@@ -370,9 +205,13 @@ class _Loop:
         if plan.precision == "bf16" and not self.networks:
             raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
         self.taken = 0
-        self.loss = _Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
-        self.take = self.chosen(named, sites)
-        self.saved = 0, self.state()
+        self.loss = Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
+        self.take = self.chosen(named, sites, None if earlier is None else earlier[0]["compiled"])
+        if earlier is not None:
+            self.taken = len(self.rows) * self.steps_per_epoch
+            self.take.load_state_dict(self.adams(earlier[1]), self.taken)
+        self.resumed_after = len(self.rows) - 1 if self.rows else None
+        self.saved = self.taken, self.state()
 
     def start_alike(self, sites: _Sites) -> None:
         """Refuse what several processes cannot share, and give all of them the first one's weights."""
@@ -380,21 +219,22 @@ class _Loop:
             return
         if sites.outside or getattr(self.pair, "has_global_latents", False):
             raise ValueError(f"{type(self.pair).__name__} has a site that all items share: fit it in one process")
-        sums = [None if s is None else s.fingerprint() for s in (self.source, self.held_out)]
+        sums = [None if s is None else s.fingerprint for s in (self.source, self.held_out)]
         asked = self.ranks.gathered((sums, self.plan))
         if any(other != asked[0] for other in asked):
             raise ValueError(f"each process must have the same items and arguments, got {asked}")
         self.ranks.spread([*self.module.parameters(), *self.module.buffers()])
 
-    def chosen(self, named: dict[str, nn.Parameter], sites: _Sites) -> Eager | Compiled:
-        """The step as the plan asks for it, or, where it leaves the choice, by the work that there is."""
+    def chosen(self, named: dict[str, nn.Parameter], sites: _Sites, before: bool | None) -> Eager | Compiled:
+        """The step as the plan asks for it, or as it was before, or, where the choice is free, by the work to do."""
         plan, reduce = self.plan, None if self.ranks.size == 1 else self.ranks.sum_
-        if plan.compile is True and sites.enumerates:
+        asked = plan.compile if before is None else before
+        if asked is True and sites.enumerates:
             raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
         steps = plan.epochs * max(1, len(self.source) // plan.batch_size)  # of whole batches
         work = sites.elements * plan.num_particles * min(plan.batch_size, len(self.source))
         may = not sites.enumerates and dtype_and_device(self.pair)[0] != torch.float16
-        if plan.compile is True or (plan.compile == "auto" and may and pays(steps, work)):
+        if asked is True or (asked == "auto" and may and pays(steps, work)):
             step, failed = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce), None
             try:
                 self.module.train()
@@ -405,7 +245,7 @@ class _Loop:
             reasons = [reason for reason in self.ranks.gathered(failed and str(failed)) if reason is not None]
             if not reasons:
                 return step
-            if plan.compile is True:
+            if asked is True:
                 raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
             if self.ranks.is_first:
                 log.warning("fit runs eagerly: %s", reasons[0])
@@ -415,33 +255,100 @@ class _Loop:
         """What each epoch was, and the epoch whose weights are in place."""
         from tqdm import tqdm
 
-        rows: list[dict[str, float]] = []
-        best, best_epoch, best_weights = -math.inf, -1, None
-        with tqdm(
-            range(self.plan.epochs), unit="epoch", disable=None if progress and self.ranks.is_first else True
-        ) as bar:
-            for epoch in bar:
+        first, last, off = len(self.rows), self.plan.epochs, None if progress and self.ranks.is_first else True
+        with tqdm(range(first, last), initial=first, total=last, unit="epoch", disable=off) as bar:
+            for epoch in () if self.is_over() else bar:
                 row = self.epoch(epoch)
-                rows.append(row)
+                self.rows.append(row)
                 bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", *HIGHER_IS_BETTER) if k in row})
-                name = next((k for k in HIGHER_IS_BETTER if k in row), None)
-                score = 0.0 if name is None else HIGHER_IS_BETTER[name] * row[name]
-                if name is not None and not math.isfinite(score):
-                    raise FloatingPointError(
-                        f"the {WORDS[name]} became {row[name]} in epoch {epoch}; look at the validation items, or "
-                        "lower learning_rate"
-                    )
-                if self.plan.patience is None or epoch + 1 < self.plan.warmup:
-                    continue
-                if score > best:
-                    best, best_epoch = score, epoch
-                    best_weights = deepcopy(self.module.state_dict())
-                elif epoch - best_epoch >= self.plan.patience:
+                self.note_score(epoch, row)
+                if self.snapshots is not None:
+                    self.snapshots.write(epoch, self.pair, self.facts(), self.tensors())
+                if self.is_over():
                     break
-        if best_weights is None:
-            return rows, len(rows) - 1
-        self.module.load_state_dict(best_weights)
-        return rows, best_epoch
+        if not self.best_weights:
+            return self.rows, len(self.rows) - 1
+        self.module.load_state_dict(self.best_weights)
+        return self.rows, self.best[1]
+
+    def note_score(self, epoch: int, row: dict[str, float]) -> None:
+        """Keep the weights of the best epoch so far, where the plan asks for them."""
+        name = next((k for k in HIGHER_IS_BETTER if k in row), None)
+        score = 0.0 if name is None else HIGHER_IS_BETTER[name] * row[name]
+        if name is not None and not math.isfinite(score):
+            raise FloatingPointError(
+                f"the {WORDS[name]} became {row[name]} in epoch {epoch}; look at the validation items, or "
+                "lower learning_rate"
+            )
+        if self.plan.patience is not None and epoch + 1 >= self.plan.warmup and score > self.best[0]:
+            self.best, self.best_weights = (score, epoch), deepcopy(self.module.state_dict())
+
+    def is_over(self) -> bool:
+        """Whether there has been no better epoch for as long as the plan waits."""
+        patience = self.plan.patience
+        return patience is not None and self.best[1] >= 0 and len(self.rows) - 1 - self.best[1] >= patience
+
+    def facts(self) -> dict[str, Any]:
+        """What a run that goes on from here must be told, and what it must agree on."""
+        return {
+            "asked": vars(self.plan),
+            "items": self.source.fingerprint,
+            "validation_items": None if self.held_out is None else self.held_out.fingerprint,
+            "processes": self.ranks.size,
+            "torch": torch.__version__,
+            "compiled": isinstance(self.take, Compiled),
+            "rows": self.rows,
+            "best": self.best,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What steps change beside the pair's state: Adam's, buffers that are not saved, the best weights."""
+        state, order = self.take.state_dict()["state"], self.take.order
+        found = {f"adam.{order[i]}.{kind}": value for i, own in state.items() for kind, value in own.items()}
+        found |= {f"buffer.{name}": b for name, b in self.module.named_buffers()}
+        return found | {f"best.{name}": value for name, value in self.best_weights.items()}
+
+    def restored(self, earlier: Run | None) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Take over what an earlier run left, unless it was asked for something else; its facts and tensors."""
+        if len(set(self.ranks.gathered(None if earlier is None else len(earlier[0]["rows"])))) > 1:
+            raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
+        if earlier is None:
+            return None
+        facts, weights, tensors = earlier
+        free = {"compile"} if self.plan.compile == "auto" else set()
+        free |= set() if self.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
+        asked = {name: value for name, value in vars(self.plan).items() if name not in free}
+        here = {"items": self.source.fingerprint, "processes": self.ranks.size} | asked
+        here["validation_items"] = None if self.held_out is None else self.held_out.fingerprint
+        before = facts["asked"] | {name: facts[name] for name in ("items", "validation_items", "processes")}
+        before["compile"] = facts["compiled"]
+        unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in here.items() if before.get(k) != v]
+        if unlike:
+            raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
+        if len(facts["rows"]) > self.plan.epochs:
+            raise ValueError(f"epochs={self.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
+        if facts["torch"] != torch.__version__:
+            log.warning(
+                "the run was begun by torch %s, and rounding may differ in %s", facts["torch"], torch.__version__
+            )
+        with torch.no_grad():
+            for name, own in self.module.state_dict(keep_vars=True).items():
+                own.detach().copy_(weights[name])
+            for name, own in self.module.named_buffers():
+                own.copy_(tensors[f"buffer.{name}"])
+        self.rows, self.best = facts["rows"], (facts["best"][0], facts["best"][1])
+        self.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+        return facts, tensors
+
+    def adams(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Adam's state from an earlier run's tensors, each in its parameter's order in memory."""
+        state, named = self.take.state_dict(), dict(self.module.named_parameters())
+        for i, name in enumerate(self.take.order):
+            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
+                own = {kind: torch.empty_like(named[name]).detach() for kind in ("exp_avg", "exp_avg_sq")}
+                moments = {kind: value.copy_(tensors[f"adam.{name}.{kind}"]) for kind, value in own.items()}
+                state["state"][i] = {"step": tensors[f"adam.{name}.step"], **moments}
+        return state
 
     def epoch(self, epoch: int) -> dict[str, float]:
         plan = self.plan
@@ -608,7 +515,7 @@ class _Loop:
                 "an nn.Parameter of the module, or train with pyro.infer.SVI"
             )
 
-    def validated(self, source: _Source) -> dict[str, float]:
+    def validated(self, source: Items) -> dict[str, float]:
         """The validation items' ELBO at beta = 1, or their log-loss, with the same binary items and noise each epoch.
 
         Epochs differ by their weights alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ import torch
 from pyrovae import checks
 from pyrovae.inference import bayesian, discriminative, em, generative, svi
 from pyrovae.inference.history import History
+from pyrovae.inference.plan import Plan
+from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
 from pyrovae.models.components import GaussianComponents
@@ -45,6 +48,8 @@ def fit(
     num_warmup: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     precision: Literal["float32", "bf16"] = "float32",
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     device: str | torch.device = "auto",
     progress: bool = True,
     seed: int = 0,
@@ -89,6 +94,10 @@ def fit(
             smaller last batch runs its graph uncompiled. `History.config` has the choice.
         precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
             they train; parameters, densities and validation stay in float32.
+        checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
+            run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
+            arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
+            `resume`. Nothing is unpickled.
         unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
         progress: a bar where the output is a terminal.
@@ -127,7 +136,12 @@ def fit(
     }
     ems: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations, "num_restarts": num_restarts}
     nutss: dict[str, Any] = {"num_chains": num_chains, "num_draws": num_draws, "num_warmup": num_warmup}
-    _refuse_foreign(chosen, {"SVI": svis, "EM": ems, "NUTS": nutss})
+    folder: dict[str, Any] = {"checkpoint": checkpoint, "resume": resume}
+    _refuse_foreign(chosen, {"SVI": svis | folder, "EM": ems, "NUTS": nutss})
+    if not isinstance(resume, bool):
+        raise TypeError(f"resume must be True or False, got {resume!r}")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
     seed, target = checks.whole("seed", seed, least=0), checks.device(device)
     if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
         raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
@@ -146,6 +160,9 @@ def fit(
             "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
             "patience out"
         )
+    if isinstance(pair, GenerativeClassifier) and checkpoint is not None:
+        raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")
+    snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
         if isinstance(pair, GenerativeClassifier):
             each: dict[str, Any] = {k: v for k, v in (svis | ems).items() if not _is_neutral(k, v)}
@@ -159,8 +176,8 @@ def fit(
         if chosen == "em":
             return em.run(module, x, held_out, em.Plan.asked(**ems, seed=seed), target, progress)
         if isinstance(pair, BayesianGaussianMixture):
-            return bayesian.fit(module, x, held_out, chosen, svis, nutss, seed, target, progress)
-        return svi.run(pair, x, y, held_out, svi.Plan.asked(pair, **svis, seed=seed), target, progress)
+            return bayesian.fit(module, x, held_out, chosen, svis, nutss, seed, target, progress, snapshots)
+        return svi.run(pair, x, y, held_out, Plan.asked(pair, **svis, seed=seed), target, progress, snapshots)
 
 
 NEUTRAL = {
@@ -171,6 +188,7 @@ NEUTRAL = {
     "warmup": 0,
     "compile": "auto",
     "precision": "float32",
+    "resume": False,
 }
 
 

@@ -1,0 +1,285 @@
+"""A run that was stopped goes on bit for bit, from a folder that no kill, no damage and no full disk can spoil."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import needs_compiler
+from torch import nn
+
+import pyrovae
+from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
+from pyrovae.models.networks import MLP
+
+X = pyrovae.data.load("digits").train.x[:300]
+HELD_OUT = pyrovae.data.load("digits").test.x[:50]
+QUICK = {"batch_size": 64, "binarize": True, "progress": False}
+
+
+class Normed(nn.Module):
+    """A network with buffers, one of which a state dict leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(64, 8), nn.BatchNorm1d(8)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.seen += 1
+        return torch.tanh(self.norm(self.first(x.flatten(1)))) + 1e-3 * self.seen
+
+
+def normed():
+    likelihood = Likelihood(MLP((2,), (1, 8, 8)), pyrovae.Bernoulli(), (1, 8, 8))
+    return pyrovae.VAE(StandardNormal(2), likelihood, DiagonalNormal(Normed(), 8, 2))
+
+
+PAIRS = {
+    "mlp": lambda: pyrovae.mlp_vae((1, 8, 8), hidden_dims=(8,)),
+    "conv": lambda: pyrovae.conv_vae((1, 8, 8), channels=(4, 4), strides=(2, 1)),
+    "normed": normed,
+}
+
+
+def built(kind="mlp", seed=0):
+    torch.manual_seed(seed)
+    return PAIRS[kind]()
+
+
+def fitted(folder=None, *, kind="mlp", seed=0, epochs=5, **options):
+    """A pair from `seed`, its history and all of its tensors after so many epochs."""
+    pair = built(kind, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        history = pyrovae.fit(pair, X, epochs=epochs, checkpoint=folder, **QUICK | options)
+    return history, [t.detach().clone() for t in (*pair.parameters(), *pair.buffers())]
+
+
+def same_run(one, other):
+    (first, theirs), (second, ours) = one, other
+    alike = first.epochs.drop_vars("seconds").equals(second.epochs.drop_vars("seconds"))
+    return alike and len(theirs) == len(ours) and all(map(torch.equal, theirs, ours))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mlp", {}),
+        ("mlp", {"validation": HELD_OUT, "patience": 4, "beta": 0.5, "warmup": 2}),
+        ("mlp", {"objective": "iwae", "num_particles": 3}),
+        ("conv", {"precision": "bf16"}),  # its weights are channels_last while they train
+        ("normed", {}),
+        pytest.param("normed", {"compile": True, "beta": 2.0, "warmup": 4}, marks=needs_compiler),
+        pytest.param("conv", {"compile": True}, marks=needs_compiler),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, options):
+    whole = fitted(kind=kind, **options)
+    fitted(tmp_path / "run", kind=kind, epochs=3, **options)
+    # from weights of its own, which count for nothing; the choice of a compiler stands in the folder
+    then = options | ({"compile": "auto"} if "compile" in options else {})
+    again = fitted(tmp_path / "run", kind=kind, seed=1, resume=True, **then)
+    assert same_run(whole, again)
+    assert again[0].config["resumed_after"] == 2 and whole[0].config["resumed_after"] is None
+    assert again[0].config["compiled"] == whole[0].config["compiled"]
+    once_more = fitted(tmp_path / "run", kind=kind, seed=2, resume=True, **then)  # it is complete
+    assert same_run(whole, once_more)
+
+
+def test_another_start_is_another_run():  # the control of the test above
+    assert not same_run(fitted(epochs=1), fitted(epochs=1, seed=1))
+
+
+def test_a_classifier_and_a_bayesian_mixture_resume_too(tmp_path):
+    digits = pyrovae.data.load("digits").train
+    found = []
+    for folder in (None, tmp_path / "classifier"):
+        for epochs in (4,) if folder is None else (2, 4):
+            torch.manual_seed(epochs)
+            net = pyrovae.DiscriminativeClassifier((1, 8, 8), 10, hidden_dims=(6,))
+            if folder is None:
+                torch.manual_seed(2)
+                net = pyrovae.DiscriminativeClassifier((1, 8, 8), 10, hidden_dims=(6,))
+            options = {"checkpoint": folder, "resume": epochs == 4 and folder is not None}
+            pyrovae.fit(net, digits.x, digits.y, epochs=epochs, progress=False, **options)
+        found.append(net.predict_log_proba(digits.x[:20]))
+    assert torch.equal(*found)
+    x, found = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), []
+    for folder in (None, tmp_path / "mixture"):
+        for epochs in (6,) if folder is None else (3, 6):
+            mixture = pyrovae.BayesianGaussianMixture((2,), 2).double()
+            options = {"checkpoint": folder, "resume": epochs == 6 and folder is not None}
+            pyrovae.fit(mixture, x, epochs=epochs, learning_rate=0.02, progress=False, **options)
+        found.append(torch.cat([p.detach().flatten() for p in mixture.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_snapshot_is_a_saved_state_and_two_are_kept(tmp_path):
+    history, tensors = fitted(tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["epoch-000003", "epoch-000004"]
+    pair = pyrovae.load(tmp_path / "run" / "epoch-000004")
+    assert all(map(torch.equal, pair.parameters(), tensors))
+    assert history.config["checkpoint"] == str(tmp_path / "run")
+
+
+def test_a_run_that_had_stopped_early_stays_so(tmp_path):
+    options = {"validation": HELD_OUT, "patience": 1, "learning_rate": 0.3, "epochs": 40}
+    first = fitted(tmp_path / "run", **options)
+    assert first[0].epochs.sizes["epoch"] < 40
+    assert same_run(first, fitted(tmp_path / "run", seed=1, resume=True, **options))
+
+
+RUN_AND_SAY = """
+    import sys, warnings, torch, pyrovae
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(int(sys.argv[2]))
+    x = pyrovae.data.load("digits").train.x[:300]
+    vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(8,))
+    print("begins", flush=True)
+    pyrovae.fit(vae, x, epochs=60, batch_size=64, binarize=True, progress=False, checkpoint=sys.argv[1], resume=True)
+    print(sum(float(p.double().sum()) for p in vae.parameters()).hex())
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    # at moments that fall while it trains, or while it writes
+    (tmp_path / "run.py").write_text(textwrap.dedent(RUN_AND_SAY))
+
+    def start(folder, seed=0):
+        command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / folder), str(seed)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole = start("whole").communicate(timeout=120)[0].split()[-1]
+    kills = 0
+    for attempt, how in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        process = start("killed", seed=attempt)
+        assert process.stdout.readline() == "begins\n"
+        while not list((tmp_path / "killed").glob("epoch-*")):
+            time.sleep(0.002)
+        time.sleep(0.037 * attempt)
+        process.send_signal(how)
+        kills += process.wait(timeout=60) == -how
+    found = start("killed", seed=9).communicate(timeout=120)[0].split()[-1]
+    assert found == whole and kills
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("file", [MANIFEST, WEIGHTS, RUN])
+def test_a_damaged_snapshot_costs_an_epoch_and_two_are_an_error(tmp_path, caplog, file):
+    whole = fitted(epochs=4)
+    fitted(tmp_path / "run", epochs=3)
+    damage(tmp_path / "run" / "epoch-000002" / file)
+    with caplog.at_level(logging.WARNING, logger="pyrovae"):
+        assert same_run(whole, fitted(tmp_path / "run", seed=1, resume=True, epochs=4))
+    assert "goes on from epoch 1" in caplog.text and file in caplog.text
+    for folder in (tmp_path / "run").iterdir():
+        (folder / file).write_bytes(b"")
+    before = built(seed=1)
+    pair = built(seed=1)
+    with pytest.raises(pyrovae.CheckpointError, match=file):
+        pyrovae.fit(pair, X, epochs=4, checkpoint=tmp_path / "run", resume=True, **QUICK)
+    assert all(map(torch.equal, pair.parameters(), before.parameters()))
+
+
+def test_without_a_complete_snapshot_a_run_starts_afresh(tmp_path):
+    whole = fitted()
+    for name in (None, ".epoch-000000-new-17-5"):  # no folder; one of a run that was killed as it wrote its first
+        folder = tmp_path / str(name)
+        if name is not None:
+            (folder / name).mkdir(parents=True)
+            (folder / name / WEIGHTS).write_bytes(b"half")
+        assert same_run(whole, fitted(folder, resume=True))
+        assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_changed(tmp_path):
+    fitted(tmp_path / "run", epochs=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name, error, words in (
+        ("run", FileExistsError, "holds a run: resume=True"),
+        ("mine", FileExistsError, "holds 'thesis.tex'"),
+        ("file", NotADirectoryError, "is a file"),
+        ("file/within", OSError, "cannot be written|Not a directory"),
+    ):
+        with pytest.raises(error, match=words):
+            fitted(tmp_path / name, resume=False)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        fitted(tmp_path / "mine", resume=True)
+
+
+def test_another_run_is_not_gone_on_with(tmp_path):
+    fitted(tmp_path / "run", epochs=2)
+    for options, words in (
+        ({"beta": 2.0}, "beta: 1.0 before, 2.0 now"),
+        ({"seed": 1}, "seed"),
+        ({"compile": True}, "compile: False before, True now"),
+        ({"batch_size": 32}, "batch_size: 64 before, 32 now"),
+        ({"validation": HELD_OUT}, "validation_items: None before"),
+        ({"epochs": 1}, "epochs=1 is the total, and the run has 2 already"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.fit(built(), X, checkpoint=tmp_path / "run", resume=True, **QUICK | {"epochs": 3} | options)
+    with pytest.raises(ValueError, match="items: "):
+        pyrovae.fit(built(), X.flip(0), epochs=3, checkpoint=tmp_path / "run", resume=True, **QUICK)
+    with pytest.raises(pyrovae.CheckpointError, match=r"tensors\.likelihood"):
+        wide = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(9,))
+        pyrovae.fit(wide, X, epochs=3, checkpoint=tmp_path / "run", resume=True, **QUICK)
+    with pytest.raises(pyrovae.CheckpointError, match="dtype: saved float32, here float64"):
+        pyrovae.fit(built().double(), X, epochs=3, checkpoint=tmp_path / "run", resume=True, **QUICK)
+    fitted(tmp_path / "cosine", epochs=2, schedule="cosine")
+    with pytest.raises(ValueError, match="epochs: 2 before, 3 now"):  # the rate would have gone another way
+        fitted(tmp_path / "cosine", epochs=3, schedule="cosine", resume=True)
+
+
+def test_what_takes_no_checkpoint_says_so(tmp_path):
+    digits = pyrovae.data.load("digits").train
+    for call, words in (
+        (lambda **o: pyrovae.fit(pyrovae.GaussianMixture((1, 8, 8), 2), X, **o), "is an argument of SVI"),
+        (lambda **o: pyrovae.fit(pyrovae.gaussian_classifier((1, 8, 8), 10), digits.x, digits.y, **o), "one by one"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call(checkpoint=tmp_path / "run")
+    with pytest.raises(ValueError, match="name its folder"):
+        fitted(resume=True)
+    with pytest.raises(TypeError, match="resume must be True or False"):
+        fitted(tmp_path / "run", resume="yes")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_keeps_the_epoch_before(tmp_path, monkeypatch):
+    whole = fitted()
+    fitted(tmp_path / "run", epochs=2)
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        fitted(tmp_path / "run", resume=True)
+    monkeypatch.undo()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["epoch-000000", "epoch-000001"]
+    assert same_run(whole, fitted(tmp_path / "run", resume=True))
+
+
+def test_a_copy_of_the_folder_goes_on_as_well(tmp_path):
+    fitted(tmp_path / "run", epochs=2)
+    shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
+    assert same_run(fitted(), fitted(tmp_path / "elsewhere", seed=3, resume=True))
