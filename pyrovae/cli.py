@@ -60,16 +60,20 @@ def _fit(options: argparse.Namespace) -> int:
     import pyrovae
 
     with pyrovae.distributed() as ranks:
-        held = options.out.exists() and any(options.out.iterdir())
+        held, run = options.out.exists() and any(options.out.iterdir()), options.out / "checkpoint"
         if any(ranks.gathered(held and not options.resume)):
             raise FileExistsError(f"--out {options.out} is not empty: name another folder, or --resume the run in it")
+        if any(ranks.gathered(held and not run.is_dir())):
+            raise FileExistsError(
+                f"--out {options.out} is not empty and holds no checkpoint/ to --resume: name another"
+            )
         options.out.mkdir(parents=True, exist_ok=True)  # before any training
         data = pyrovae.data.load(options.source, root=options.root, download=options.download)
         torch.manual_seed(options.seed)
         pair = _pair(options, data.event_shape)
         names = ("epochs", "batch_size", "learning_rate", "patience", "beta", "warmup", "binarize", "precision")
         plan = {name: getattr(options, name) for name in (*names, "device", "seed", "resume")}
-        plan["checkpoint"] = options.out / "checkpoint"
+        plan["checkpoint"] = run
         status, history = 0, None
         try:
             chosen: Any = COMPILE[options.compile]

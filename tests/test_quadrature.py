@@ -378,3 +378,13 @@ def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):
     for name in ("value", "posterior_mean", "posterior_covariance"):
         np.testing.assert_allclose(compiled.pointwise[name], eager.pointwise[name], rtol=1e-9, atol=1e-9)
     assert compiled.pointwise.attrs["decodings"] == eager.pointwise.attrs["decodings"]
+
+
+def test_a_rule_that_cannot_be_compiled_is_tried_once(monkeypatch, caplog):
+    vae, x = decoder()
+    monkeypatch.setattr(module, "ITEMS", 4)
+    monkeypatch.setattr(module, "pays", lambda *work: True)
+    monkeypatch.setattr(graph, "compiled", lambda *given, **options: 1 // 0)
+    with caplog.at_level("WARNING", logger="pyrovae"):
+        pyrovae.quadrature(vae, x, tol=1e-3)
+    assert len(caplog.records) == 1 and "runs without a compiled graph" in caplog.text

@@ -437,6 +437,13 @@ class TestPairsOfUsers:
         torch.testing.assert_close(captured.running_var, eager.running_var, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(captured.running_mean, eager.running_mean, rtol=1e-5, atol=1e-6)
 
+    def test_buffers_that_nobody_can_write_are_left(self):
+        vae = pair()
+        vae.register_buffer("sparse", torch.eye(3).to_sparse())
+        vae.register_buffer("unknown", torch.full((1,), math.nan).expand(5))
+        quiet_fit(vae, epochs=1, compile=False)
+        assert vae.unknown.isnan().all()
+
     def test_a_networks_own_forward_is_put_back(self):
         vae, calls = pair(), []
         network = vae.likelihood.network

@@ -192,13 +192,15 @@ class _Rule:
         self.calls: Counter[Any] = Counter()
         self.given: dict[Any, list[Tensor]] = {}  # the last of each kind
         self.program: Program | None = None
+        self.settled = False  # compiled, or found not to be
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
         if self.program is not None and self.program.fits(*given):
             return self.program(*given)
-        kind = tuple(t.shape for t in given)
-        self.calls[kind] += 1
-        self.given[kind] = list(given)
+        if not self.settled:
+            kind = tuple(t.shape for t in given)
+            self.calls[kind] += 1
+            self.given[kind] = list(given)
         return self.integrals(*given)
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
@@ -215,7 +217,7 @@ class _Rule:
 
     def compile_if_it_pays(self, *, done: int, left: int) -> None:
         """For the kind that has come most often in the batches so far, by what is to come in those that are left."""
-        if self.program is not None or not self.calls:
+        if self.settled or not self.calls:
             return
         kind, calls = max(self.calls.items(), key=lambda one: one[1] * one[0][1].numel())
         x, z, *_ = given = self.given[kind]
@@ -223,6 +225,8 @@ class _Rule:
         if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
             with forked(0, x.device):
                 self.program = programmed(self.integrals, given)
+            self.settled = True
+            self.given.clear()
 
 
 class _Grid:

@@ -22,7 +22,7 @@ from pyrovae.graph import Program, blind, capture
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
-__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "other_draws", "put_back", "watched"]
+__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "other_draws", "put_back", "same", "watched"]
 
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 MANY = 8  # compiles, of which the user is told once
@@ -361,15 +361,20 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
                         module._buffers[name] = b
                         rebound.append(f"{type(module).__name__}.{name}")
                     # by value: a batch norm changes its statistics and tells no version counter
-                    if b is not None and value is not None and not torch.equal(b, value):
+                    if b is not None and value is not None and not same(b, value):
                         b.copy_(value)
     if rebound:
         raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
 
 
 def _kept(b: Tensor | None) -> Tensor | None:
-    """A copy of a buffer, where it can change."""
-    return None if b is None or b.is_inference() else b.detach().clone()
+    """A copy of a buffer, where it can change and be put back."""
+    return None if b is None or b.is_inference() or b.layout != torch.strided else b.detach().clone()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have the same values, NaN in the same places."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _explained(error: Exception) -> RuntimeError:
