@@ -64,7 +64,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
     assert main(["fit", "digits", "--out", str(tmp_path), *QUICK]) == 2
     assert "not empty" in capsys.readouterr().err
     assert main(["fit", "digits", "--out", str(tmp_path), *QUICK, "--resume"]) == 2
-    assert "has no checkpoint/ to --resume" in capsys.readouterr().err
+    assert "holds no checkpoint/ to --resume" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS
+from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
 
@@ -72,6 +73,10 @@ def same_run(one, other):
     (first, theirs), (second, ours) = one, other
     alike = first.epochs.drop_vars("seconds").equals(second.epochs.drop_vars("seconds"))
     return alike and len(theirs) == len(ours) and all(map(torch.equal, theirs, ours))
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_a_classifier_and_a_bayesian_mixture_resume_too(tmp_path):
 
 def test_a_snapshot_is_a_saved_state_and_two_are_kept(tmp_path):
     history, tensors = fitted(tmp_path / "run")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["epoch-000003", "epoch-000004"]
+    assert names(tmp_path / "run") == ["epoch-000003", "epoch-000004"]
     pair = pyrovae.load(tmp_path / "run" / "epoch-000004")
     assert all(map(torch.equal, pair.parameters(), tensors))
     assert history.config["checkpoint"] == str(tmp_path / "run")
@@ -191,7 +196,7 @@ def test_a_damaged_snapshot_costs_an_epoch_and_two_are_an_error(tmp_path, caplog
     with caplog.at_level(logging.WARNING, logger="pyrovae"):
         assert same_run(whole, fitted(tmp_path / "run", seed=1, resume=True, epochs=4))
     assert "goes on from epoch 1" in caplog.text and file in caplog.text
-    for folder in (tmp_path / "run").iterdir():
+    for folder in (tmp_path / "run").glob("epoch-*"):
         (folder / file).write_bytes(b"")
     before = built(seed=1)
     pair = built(seed=1)
@@ -208,7 +213,7 @@ def test_without_a_complete_snapshot_a_run_starts_afresh(tmp_path):
             (folder / name).mkdir(parents=True)
             (folder / name / WEIGHTS).write_bytes(b"half")
         assert same_run(whole, fitted(folder, resume=True))
-        assert len(list(folder.iterdir())) == 2
+        assert names(folder) == ["epoch-000003", "epoch-000004"]
 
 
 def test_a_folder_of_something_else_is_refused_before_anything_is_changed(tmp_path):
@@ -275,7 +280,7 @@ def test_a_full_disk_keeps_the_epoch_before(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         fitted(tmp_path / "run", resume=True)
     monkeypatch.undo()
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["epoch-000000", "epoch-000001"]
+    assert names(tmp_path / "run") == ["epoch-000000", "epoch-000001"]
     assert same_run(whole, fitted(tmp_path / "run", resume=True))
 
 
@@ -283,3 +288,85 @@ def test_a_copy_of_the_folder_goes_on_as_well(tmp_path):
     fitted(tmp_path / "run", epochs=2)
     shutil.copytree(tmp_path / "run", tmp_path / "elsewhere")
     assert same_run(fitted(), fitted(tmp_path / "elsewhere", seed=3, resume=True))
+
+
+def test_one_run_at_a_time(tmp_path):
+    whole = fitted()
+    fitted(tmp_path / "run", epochs=2)
+    with Snapshots(tmp_path / "run", True).held(), pytest.raises(BlockingIOError, match="another process trains in"):
+        fitted(tmp_path / "run", resume=True)
+    (tmp_path / "run" / ".DS_Store").write_text("")  # what a file manager leaves is no reason to stop
+    assert same_run(whole, fitted(tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / ".DS_Store").exists()
+
+
+def test_without_a_compiler_a_compiled_run_goes_on_eagerly_and_says_so(tmp_path, monkeypatch, caplog, interpreted):
+    fitted(tmp_path / "run", epochs=2, compile=True)
+
+    def fails(*given, **options):
+        raise FileNotFoundError("no compiler")
+
+    monkeypatch.setattr("pyrovae.graph.compiled", fails)
+    pair, before = built(seed=1), built(seed=1)
+    with pytest.raises(pyrovae.CompilerError):
+        pyrovae.fit(pair, X, epochs=3, checkpoint=tmp_path / "run", resume=True, compile=True, **QUICK)
+    assert all(map(torch.equal, pair.parameters(), before.parameters()))
+    with caplog.at_level(logging.WARNING, logger="pyrovae"):
+        history, _ = fitted(tmp_path / "run", epochs=3, resume=True)
+    assert "rounds otherwise than before: " in caplog.text and not history.config["compiled"]
+
+
+def test_a_loss_that_breaks_right_after_a_resumption_says_what_it_would_have_said(tmp_path):
+    errors, left = [], []
+    for stop in (None, 2):
+        vae, x = built(), X.clone()
+        options = {"epochs": 6, "learning_rate": 1e30} | QUICK
+        options["batch_size"] = len(X)  # a step an epoch: the first leaves weights that overflow
+        with pytest.raises(FloatingPointError) as caught, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if stop is not None:
+                pyrovae.fit(vae, x, checkpoint=tmp_path / "run", **options | {"epochs": 1})
+                vae = built(seed=1)
+                options |= {"checkpoint": tmp_path / "run", "resume": True}
+            pyrovae.fit(vae, x, **options)
+        errors.append(str(caught.value))
+        left.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert errors[0] == errors[1]
+    assert torch.equal(*left)
+
+
+def test_buffers_that_cannot_be_written_and_other_types(tmp_path):
+    def make(value=0.0):
+        vae = built().to(torch.bfloat16)
+        vae.register_buffer("wide", torch.full((1,), value).expand(8))
+        return vae
+
+    options = {"checkpoint": tmp_path / "run", **QUICK, "compile": False}
+    pyrovae.fit(make(), X, epochs=1, **options)
+    pyrovae.fit(make(), X, epochs=2, resume=True, **options)
+    with pytest.raises(ValueError, match="buffer 'wide' differs from the checkpoint's and cannot be written"):
+        pyrovae.fit(make(1.0), X, epochs=3, resume=True, **options)
+
+
+def test_other_trained_parameters_are_another_run(tmp_path):
+    vae = built()
+    vae.likelihood.requires_grad_(False)
+    pyrovae.fit(vae, X, epochs=1, checkpoint=tmp_path / "run", **QUICK)
+    with pytest.raises(ValueError, match="trained: "):
+        fitted(tmp_path / "run", resume=True)
+
+
+def test_a_pair_whose_state_no_file_can_hold_is_refused_before_it_is_trained(tmp_path):
+    class Extra(pyrovae.VAE):
+        def get_extra_state(self):
+            return {"calls": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    vae = built()
+    own = Extra(vae.prior, vae.likelihood, vae.posterior)
+    before = [p.detach().clone() for p in own.parameters()]
+    with pytest.raises(TypeError, match="_extra_state"):
+        pyrovae.fit(own, X, epochs=1, checkpoint=tmp_path / "run", **QUICK)
+    assert all(map(torch.equal, own.parameters(), before))

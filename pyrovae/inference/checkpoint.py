@@ -48,6 +48,10 @@ class CheckpointError(ValueError):
     """A saved state that is damaged, of another format, of another architecture, or no saved state at all."""
 
 
+class ArchitectureError(CheckpointError):
+    """A whole saved state, of another pair."""
+
+
 def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """Write the pair's weights and manifest into the folder `path`, and return it.
 
@@ -159,6 +163,12 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     return pair
 
 
+def require_writable(pair: Pair) -> None:
+    """Refuse a pair that `write` would refuse, before it is trained."""
+    _state(pair)
+    _describe(pair)
+
+
 def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """What `write` was given of a run, and the weights, of a state of the same architecture; all of it is checked."""
     manifest = _manifest(folder)
@@ -206,6 +216,9 @@ def _tensors(pair: Pair) -> dict[str, Tensor]:
 
 
 def _state(pair: Pair) -> dict[str, Tensor]:
+    for name, value in _tensors(pair).items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name!r} of the pair's state is a {type(value).__name__}, and a saved state has tensors")
     return {name: t.detach().cpu().contiguous().clone() for name, t in _tensors(pair).items()}
 
 
@@ -357,7 +370,7 @@ def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
         elif ours != theirs:
             lines.append(f"{name}: saved {theirs}, here {ours}")
     if lines:
-        raise CheckpointError(f"{folder} holds another architecture:\n  " + "\n  ".join(lines))
+        raise ArchitectureError(f"{folder} holds another architecture:\n  " + "\n  ".join(lines))
 
 
 def _same_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -58,7 +59,7 @@ class Items:
         digest, x = hashlib.sha256(repr((len(self), tuple(self.x.shape))).encode()), self.x
         ends = [x[0:1], x[len(x) - 1 : len(x)]]
         for part in ends if isinstance(x, MappedArray) else x.split(EVALUATION_BATCH):
-            digest.update(part.contiguous().cpu().numpy().tobytes())
+            digest.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         digest.update(b"" if self.y is None else self.y.cpu().numpy().tobytes())
         return digest.hexdigest()
 

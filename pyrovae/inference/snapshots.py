@@ -7,13 +7,14 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pyrovae import ranks
-from pyrovae.inference.checkpoint import CheckpointError, read_run, write
+from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
 from pyrovae.models.pair import Pair
 
 __all__ = ["Run", "Snapshots"]
@@ -22,39 +23,64 @@ log = logging.getLogger(__name__)
 
 KEPT = 2  # epochs: one more than is needed, should the newest be damaged
 NAME = re.compile(r"epoch-(\d{6,})")
-UNFINISHED = re.compile(r"\.epoch-\d{6,}-(new|old)-.*")
+OURS = re.compile(r"epoch-\d{6,}|\.epoch-\d{6,}-(new|old)-.*|\.lock")
 
 Run = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]  # facts, the pair's weights, other tensors
 
 
 class Snapshots:
-    """A folder with a saved state of each of the last epochs; `load(folder / "epoch-000012")` reads one alone."""
+    """A folder with a saved state of each of the last epochs; `load(folder / "epoch-000012")` reads one alone.
+
+    One run at a time: `held()` keeps others out until it ends, or the process does.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], resume: bool) -> None:
-        self.folder, self.ranks = Path(folder).resolve(), ranks.current()
+        if not isinstance(folder, str | os.PathLike) or not str(folder):
+            raise TypeError(f"checkpoint must be the path of a folder, got {folder!r}")
+        self.folder, self.resume, self.ranks = Path(folder).resolve(), resume, ranks.current()
+        self.damaged: list[int] = []  # epochs that were found so
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this run, or refuse it before anything is changed."""
+        with contextlib.ExitStack() as stack:
+            error = None
+            try:
+                self._refuse_foreign()
+                if self.ranks.is_first:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self._lock(stack.enter_context((self.folder / ".lock").open("w")))
+            except OSError as caught:
+                error = caught
+            reasons = [reason for reason in self.ranks.gathered(error and str(error)) if reason]
+            if error or reasons:
+                raise error or CheckpointError(reasons[0])
+            yield
+
+    def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint={self.folder} is a file: name a folder")
-        held = [] if not self.folder.exists() else sorted(p.name for p in self.folder.iterdir())
-        foreign = [name for name in held if not NAME.fullmatch(name) and not UNFINISHED.fullmatch(name)]
-        if foreign:
-            raise FileExistsError(f"checkpoint={self.folder} holds {foreign[0]!r}, which is no run's: name another")
-        if not resume and any(NAME.fullmatch(name) for name in held):
+        held = sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
+        holds_run = any(NAME.fullmatch(name) for name in held)
+        if holds_run and not self.resume:
             raise FileExistsError(
                 f"checkpoint={self.folder} holds a run: resume=True goes on with it, or name another folder"
             )
-        if any(self.ranks.gathered(self._unwritable())):  # before any training
-            raise PermissionError(f"checkpoint={self.folder} cannot be written: name another folder")
+        foreign = [name for name in held if not OURS.fullmatch(name)]
+        if foreign and not holds_run:
+            raise FileExistsError(
+                f"checkpoint={self.folder} holds {foreign[0]!r}, which is no run's: remove it, or name another folder"
+            )
 
-    def _unwritable(self) -> bool:
-        if not self.ranks.is_first:
-            return False
+    def _lock(self, file: Any) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (probe := self.folder / f".epoch-000000-new-{os.getpid()}").mkdir()
-            probe.rmdir()
-        except OSError:
-            return True
-        return False
+            import fcntl  # not on Windows, where a second run is not seen
+        except ImportError:
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the kernel, however the process ends
+        except BlockingIOError:
+            raise BlockingIOError(f"another process trains in checkpoint={self.folder}: wait for it to end") from None
 
     def _epochs(self) -> list[int]:
         """Those that are there, the newest first."""
@@ -66,18 +92,22 @@ class Snapshots:
 
     def newest(self, pair: Pair) -> Run | None:
         """The last epoch that is whole, None where there is none; CheckpointError where all that are there are not."""
-        damaged = []
+        require_writable(pair)  # rather before an epoch is trained than after
+        errors: list[Exception] = []
         for epoch in self._epochs():
             try:
                 found = read_run(self._of(epoch), pair)
-            except CheckpointError as error:
-                damaged.append(error)
+            except ArchitectureError:
+                raise
+            except (CheckpointError, OSError) as error:
+                errors.append(error)
+                self.damaged.append(epoch)
                 continue
-            for one in damaged:
+            for one in errors:
                 log.warning("goes on from epoch %d: %s", epoch, one)
             return found
-        if damaged:
-            raise damaged[0]
+        if errors:
+            raise errors[0]
         return None
 
     def write(self, epoch: int, pair: Pair, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -85,17 +115,22 @@ class Snapshots:
         error = None
         if self.ranks.is_first:
             try:
-                if self._of(epoch).exists():  # damaged: the run goes on from an epoch before it
+                if epoch in self.damaged:  # the run goes on from an epoch before it
                     shutil.rmtree(self._of(epoch))
                 write(self._of(epoch), pair, (facts, tensors))
-                for old in self._epochs():
-                    if old > epoch or old <= epoch - KEPT:
-                        shutil.rmtree(self._of(old))
-                for path in self.folder.iterdir():
-                    if UNFINISHED.fullmatch(path.name):  # of a run that was killed
-                        with contextlib.suppress(OSError):
-                            shutil.rmtree(path)
-            except OSError as caught:
+            except Exception as caught:
                 error = caught
+            else:
+                self._clean(epoch)
         if any(self.ranks.gathered(error is not None)):
             raise error or CheckpointError(f"{self._of(epoch)} could not be written by the first process")
+
+    def _clean(self, epoch: int) -> None:
+        """Remove what is older than the epoch before, and what a run that was killed had not finished."""
+        old = [self._of(one) for one in self._epochs() if one <= epoch - KEPT]
+        unfinished = [p for p in self.folder.iterdir() if p.name.startswith(".epoch-") and OURS.fullmatch(p.name)]
+        for path in (*old, *unfinished):
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                log.warning("%s stays where it is: %s", path, error)

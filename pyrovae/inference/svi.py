@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +27,7 @@ from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.objective import Loss
 from pyrovae.inference.plan import Plan
-from pyrovae.inference.program import watched
+from pyrovae.inference.program import same, watched
 from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
@@ -39,6 +39,7 @@ from pyrovae.models.pair import (
     kept_modes,
     particles,
     seen,
+    settings,
 )
 from pyrovae.models.pair import (
     validation as checking,
@@ -86,22 +87,23 @@ def run(
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
-    home = dtype_and_device(pair)[1]
-    if names is not None and isinstance(pair, DiscriminativeClassifier):
-        pair.rename(names)
-    try:
-        module.to(target)
-        with isolated_store(), kept_modes(module):
-            sites = _Sites.of(pair, source, target)
-            with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = _Loop(pair, plan, source, held_out, target, sites, snapshots)
-                rows, kept = loop.run(progress)
-                active = loop.active_units()
-    finally:
-        for parameter in module.parameters():
-            parameter.grad = None
-            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
-        module.to(home)
+    with nullcontext() if snapshots is None else snapshots.held():
+        home = dtype_and_device(pair)[1]
+        if names is not None and isinstance(pair, DiscriminativeClassifier):
+            pair.rename(names)
+        try:
+            module.to(target)
+            with isolated_store(), kept_modes(module):
+                sites = _Sites.of(pair, source, target)
+                with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
+                    loop = _Loop(pair, plan, source, held_out, target, sites, snapshots)
+                    rows, kept = loop.run(progress)
+                    active = loop.active_units()
+        finally:
+            for parameter in module.parameters():
+                parameter.grad = None
+                parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
+            module.to(home)
     _warn(plan, rows, active, pair.latent_dim)
     config = {
         "method": "svi",
@@ -196,8 +198,9 @@ class _Loop:
             raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
         self.snapshots, self.rows = snapshots, list[dict[str, float]]()  # what each epoch was
+        self.told = "" if snapshots is None else settings(nn.ModuleList([self.module]))
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
-        earlier = None if snapshots is None else self.restored(snapshots.newest(pair))
+        earlier = None if snapshots is None else self.earlier(snapshots.newest(pair))
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
         self.started = [t.clone() for t in self.good]  # and at the start of the epoch
         self.refuse_foreign_parameters()
@@ -208,8 +211,7 @@ class _Loop:
         self.loss = Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
         self.take = self.chosen(named, sites, None if earlier is None else earlier[0]["compiled"])
         if earlier is not None:
-            self.taken = len(self.rows) * self.steps_per_epoch
-            self.take.load_state_dict(self.adams(earlier[1]), self.taken)
+            self.go_on(*earlier)
         self.resumed_after = len(self.rows) - 1 if self.rows else None
         self.saved = self.taken, self.state()
 
@@ -228,13 +230,13 @@ class _Loop:
     def chosen(self, named: dict[str, nn.Parameter], sites: _Sites, before: bool | None) -> Eager | Compiled:
         """The step as the plan asks for it, or as it was before, or, where the choice is free, by the work to do."""
         plan, reduce = self.plan, None if self.ranks.size == 1 else self.ranks.sum_
-        asked = plan.compile if before is None else before
-        if asked is True and sites.enumerates:
+        if plan.compile is True and sites.enumerates:
             raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
         steps = plan.epochs * max(1, len(self.source) // plan.batch_size)  # of whole batches
         work = sites.elements * plan.num_particles * min(plan.batch_size, len(self.source))
         may = not sites.enumerates and dtype_and_device(self.pair)[0] != torch.float16
-        if asked is True or (asked == "auto" and may and pays(steps, work)):
+        free = plan.compile == "auto" and before is None
+        if plan.compile is True or before or (free and may and pays(steps, work)):
             step, failed = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce), None
             try:
                 self.module.train()
@@ -245,10 +247,12 @@ class _Loop:
             reasons = [reason for reason in self.ranks.gathered(failed and str(failed)) if reason is not None]
             if not reasons:
                 return step
-            if asked is True:
+            if plan.compile is True:
                 raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
             if self.ranks.is_first:
-                log.warning("fit runs eagerly: %s", reasons[0])
+                log.warning(
+                    "fit runs eagerly%s: %s", ", and rounds otherwise than before" if before else "", reasons[0]
+                )
         return Eager(self.loss, named, plan.learning_rate, reduce)
 
     def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
@@ -288,13 +292,24 @@ class _Loop:
         patience = self.plan.patience
         return patience is not None and self.best[1] >= 0 and len(self.rows) - 1 - self.best[1] >= patience
 
-    def facts(self) -> dict[str, Any]:
-        """What a run that goes on from here must be told, and what it must agree on."""
+    def agreed(self) -> dict[str, Any]:
+        """What a run that goes on has in common with the one before, beside the plan."""
+        classes = getattr(self.pair, "classes_", None)
         return {
-            "asked": vars(self.plan),
             "items": self.source.fingerprint,
             "validation_items": None if self.held_out is None else self.held_out.fingerprint,
+            "classes": None if classes is None else [str(name) for name in classes],
+            "trained": [name for name, p in self.module.named_parameters() if p.requires_grad],
             "processes": self.ranks.size,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What a run that goes on from here must be told."""
+        if len(self.rows) == 1 and settings(nn.ModuleList([self.module])) != self.told:
+            log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
+        return {
+            "asked": vars(self.plan),
+            **self.agreed(),
             "torch": torch.__version__,
             "compiled": isinstance(self.take, Compiled),
             "rows": self.rows,
@@ -306,39 +321,48 @@ class _Loop:
         state, order = self.take.state_dict()["state"], self.take.order
         found = {f"adam.{order[i]}.{kind}": value for i, own in state.items() for kind, value in own.items()}
         found |= {f"buffer.{name}": b for name, b in self.module.named_buffers()}
+        found |= {f"good.{i}": t for i, t in enumerate(self.good)}
         return found | {f"best.{name}": value for name, value in self.best_weights.items()}
 
-    def restored(self, earlier: Run | None) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """Take over what an earlier run left, unless it was asked for something else; its facts and tensors."""
-        if len(set(self.ranks.gathered(None if earlier is None else len(earlier[0]["rows"])))) > 1:
+    def earlier(self, run: Run | None) -> Run | None:
+        """What an earlier run left, unless something else is asked for now; nothing is changed."""
+        if len(set(self.ranks.gathered(None if run is None else len(run[0]["rows"])))) > 1:
             raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
-        if earlier is None:
+        if run is None:
             return None
-        facts, weights, tensors = earlier
+        facts, _, tensors = run
         free = {"compile"} if self.plan.compile == "auto" else set()
         free |= set() if self.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
-        asked = {name: value for name, value in vars(self.plan).items() if name not in free}
-        here = {"items": self.source.fingerprint, "processes": self.ranks.size} | asked
-        here["validation_items"] = None if self.held_out is None else self.held_out.fingerprint
-        before = facts["asked"] | {name: facts[name] for name in ("items", "validation_items", "processes")}
-        before["compile"] = facts["compiled"]
+        here = {name: value for name, value in vars(self.plan).items() if name not in free} | self.agreed()
+        before = facts["asked"] | {name: facts[name] for name in self.agreed()} | {"compile": facts["compiled"]}
         unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in here.items() if before.get(k) != v]
         if unlike:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
         if len(facts["rows"]) > self.plan.epochs:
             raise ValueError(f"epochs={self.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
+        for name, b in self.module.named_buffers():
+            fixed = b.is_inference() or any(s == 0 and n > 1 for s, n in zip(b.stride(), b.shape, strict=True))
+            if fixed and not same(b, tensors[f"buffer.{name}"].to(b.device)):
+                raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
         if facts["torch"] != torch.__version__:
-            log.warning(
-                "the run was begun by torch %s, and rounding may differ in %s", facts["torch"], torch.__version__
-            )
-        with torch.no_grad():
-            for name, own in self.module.state_dict(keep_vars=True).items():
-                own.detach().copy_(weights[name])
-            for name, own in self.module.named_buffers():
-                own.copy_(tensors[f"buffer.{name}"])
+            log.warning("the run was begun by torch %s: in %s rounding may differ", facts["torch"], torch.__version__)
+        return run
+
+    def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+        """Be where that run was."""
+        own = self.module.state_dict(keep_vars=True)
+        pairs = [(own[name], value) for name, value in weights.items()]
+        pairs += [(b, tensors[f"buffer.{name}"]) for name, b in self.module.named_buffers()]
+        pairs += [(t, tensors[f"good.{i}"]) for i, t in enumerate(self.good)]
+        for mine, theirs in pairs:
+            if not same(mine.detach(), theirs.to(mine.device)):
+                mine.detach().copy_(theirs)
+        self.started = [t.clone() for t in self.changed()]
         self.rows, self.best = facts["rows"], (facts["best"][0], facts["best"][1])
         self.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
-        return facts, tensors
+        self.taken = len(self.rows) * self.steps_per_epoch
+        self.take.load_state_dict(self.adams(tensors), self.taken)
+        self.take.checked = True  # on the first step of all
 
     def adams(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """Adam's state from an earlier run's tensors, each in its parameter's order in memory."""
