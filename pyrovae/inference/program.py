@@ -360,16 +360,19 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
                     if module._buffers.get(name) is not b:
                         module._buffers[name] = b
                         rebound.append(f"{type(module).__name__}.{name}")
-                    # by value: a batch norm changes its statistics and tells no version counter
-                    if b is not None and value is not None and not same(b, value):
-                        b.copy_(value)
+                    # whatever its version says, which a batch norm leaves as it was; nor does `data` tell it
+                    if b is not None and value is not None:
+                        b.data.copy_(value)
     if rebound:
         raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
 
 
 def _kept(b: Tensor | None) -> Tensor | None:
-    """A copy of a buffer, where it can change and be put back."""
-    return None if b is None or b.is_inference() or b.layout != torch.strided else b.detach().clone()
+    """A copy of a buffer, where it can change and be put back: one that was expanded cannot."""
+    if b is None or b.is_inference() or b.layout != torch.strided:
+        return None
+    expanded = any(n > 1 and not stride for n, stride in zip(b.shape, b.stride(), strict=True))
+    return None if expanded else b.detach().clone()
 
 
 def same(a: Tensor, b: Tensor) -> bool:
