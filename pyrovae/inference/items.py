@@ -21,6 +21,7 @@ from pyrovae.models.pair import Pair, checked_items, dtype_and_device
 __all__ = ["EVALUATION_BATCH", "Items"]
 
 EVALUATION_BATCH = 1024
+SHARE = 0.5  # of an accelerator's free memory, that items may take
 
 
 class Items:
@@ -53,6 +54,12 @@ class Items:
     def __len__(self) -> int:
         return len(self.x)
 
+    def move(self, device: torch.device) -> None:
+        """Keep items and labels on an accelerator that has room for them: batches are drawn there, by index."""
+        if isinstance(self.x, Tensor) and self.x.device != device and self.x.nbytes <= SHARE * _room(device):
+            self.x = self.x.to(device)
+            self.y = None if self.y is None else self.y.to(device)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash that other items or labels would not have; of a memory map, by its size and ends alone."""
@@ -71,3 +78,8 @@ class Items:
         read = (batch.to(self.dtype) for batch in batches(self.x, size, **how))
         # a memory map is read by a thread while a step computes
         yield from zip(ahead(read) if isinstance(self.x, MappedArray) else read, labels, strict=False)
+
+
+def _room(device: torch.device) -> int:
+    """Free bytes of an accelerator; none on the host, where items are already."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

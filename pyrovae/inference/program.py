@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyro
@@ -21,8 +22,19 @@ from torch.utils import _pytree as pytree
 from pyrovae.graph import Program, blind, capture
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
+from pyrovae.replay import Replayed, replayed
 
-__all__ = ["CaptureError", "CompiledStep", "CompilerError", "generators", "other_draws", "put_back", "same", "watched"]
+__all__ = [
+    "CaptureError",
+    "CompiledStep",
+    "CompilerError",
+    "generators",
+    "is_writable",
+    "other_draws",
+    "put_back",
+    "same",
+    "watched",
+]
 
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 MANY = 8  # compiles, of which the user is told once
@@ -51,7 +63,8 @@ class CompiledStep:
     `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
     `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
     and the state of the generators that the first step is to find; `settings()` is what else a graph depends on. With
-    `reduce` the step is two graphs, between which it sums one tensor of gradients and loss over processes, in place.
+    `reduce` the step is two graphs, between which it sums one tensor of gradients and loss over processes, in place;
+    without, on a CUDA device, all of it is replayed as a CUDA graph.
     """
 
     def __init__(
@@ -65,7 +78,7 @@ class CompiledStep:
     ) -> None:
         self.reduce = reduce
         self.loss, self.owners, self.updates, self.set_up, self.settings = loss, owners, updates, set_up, settings
-        self.compiles = 0
+        self.compiles = self.replays = 0
         self._programs: dict[Hashable, list[_Program]] = {}
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
@@ -120,15 +133,20 @@ class CompiledStep:
                 pieces = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
                 piece.finish(interpret)
+            held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
+            state = _State(modules, [*named.values(), *held])
+            program = _Program(pieces, partial(updates.factors, own), self.reduce, named, state)
+            program.record(tensors)
         finally:
             put_back(before)
         self.compiles += not interpret
+        self.replays += program.replay is not None
         if self.compiles == MANY + 1:
             warnings.warn(
                 f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
                 stacklevel=5,
             )
-        return _Program(pieces, partial(updates.factors, own), self.reduce, named, _State.of(modules, named.values()))
+        return program
 
     def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
         """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
@@ -193,46 +211,33 @@ class _Piece:
         return self.program(*self.fixed, *others)[0]
 
 
-@dataclass(frozen=True)
 class _State:
-    """What a capture saw of modules and parameters."""
+    """What a capture saw of modules and tensors; it holds them, so that no address is given to another."""
 
-    made_of: dict[nn.Module, Any]
-    addresses: list[tuple[Tensor, Any]]
+    def __init__(self, modules: list[nn.Module], tensors: Sequence[Tensor]) -> None:
+        self.modules = modules
+        self.made_of, self.parts = self._made_of(), [part for table in self._tables() for part in table.values()]
+        every = {id(p): p for p in (*tensors, *(p for m in modules for p in m.parameters(recurse=False)))}
+        self.addresses = [(p, _address(p)) for p in every.values()]
 
-    @classmethod
-    def of(cls, modules: list[nn.Module], params: Any) -> _State:
-        """As they are now."""
-        every = {id(p): p for p in (*params, *(p for m in modules for p in m.parameters(recurse=False)))}
-        return cls({m: _made_of(m) for m in modules}, [(p, _address(p)) for p in every.values()])
+    def is_as_it_was(self) -> bool:
+        """Whether modes, parts and hooks of the modules are the very same, and the tensors where they were."""
+        return self._made_of() == self.made_of and all(_address(p) == address for p, address in self.addresses)
 
+    def _tables(self) -> list[dict[Any, Any]]:
+        tables: list[dict[Any, Any]] = []
+        for m in self.modules:
+            tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
+        return tables
 
-def _made_of(module: nn.Module) -> tuple[Any, ...]:
-    """Mode, parts and hooks, held so that no address is given to another."""
-    return (
-        module.training,
-        _Same(*module._parameters.items(), *module._buffers.items(), *module._modules.items()),
-        tuple(module._forward_hooks),
-        tuple(module._forward_pre_hooks),
-    )
-
-
-class _Same:
-    """Named things, equal to the very same ones."""
-
-    def __init__(self, *named: tuple[str, Any]) -> None:
-        self.named = named
-
-    def __eq__(self, other: object) -> bool:
-        theirs = other.named if isinstance(other, _Same) else ()
-        return len(theirs) == len(self.named) and all(
-            a == b and x is y for (a, x), (b, y) in zip(self.named, theirs, strict=True)
-        )
-
-    __hash__ = None  # type: ignore[assignment]
+    def _made_of(self) -> tuple[list[Any], ...]:
+        tables = self._tables()
+        every = chain.from_iterable
+        modes, sizes, names = [m.training for m in self.modules], [*map(len, tables)], [*every(tables)]
+        return modes, sizes, names, [*map(id, every(map(dict.values, tables)))]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Program:
     """A compiled step for arguments of one kind, and what must not have changed for it to be the right one."""
 
@@ -242,16 +247,27 @@ class _Program:
     named: dict[str, Tensor]
     state: _State
     stored: dict[str, Tensor] = field(init=False)  # the parameters that Pyro's store has
+    replay: Replayed | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         store = pyro.get_param_store()._params
-        object.__setattr__(self, "stored", {name: p for name, p in self.named.items() if store.get(name) is p})
+        self.stored = {name: p for name, p in self.named.items() if store.get(name) is p}
+
+    def record(self, tensors: list[Tensor]) -> None:
+        """Make it one CUDA graph for tensors like these, on a device that has such; nothing else changes."""
+        if self.reduce is None:
+            fixed, held = self.pieces[0].fixed, self.pieces[0].program.held
+            changed = [*fixed, *(t for t in held if t.device == fixed[0].device and is_writable(t))]
+            self.replay = replayed(self._called, tensors, changed, held)
 
     def __call__(self, leaves: list[Any]) -> Tensor:
         tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
+        return (self._called if self.replay is None else self.replay)(*tensors)
+
+    def _called(self, *tensors: Tensor) -> Tensor:
         if self.reduce is None:
             return self.pieces[0]([*self.factors(), *tensors])
-        summed = self.pieces[0](tensors)
+        summed = self.pieces[0](list(tensors))
         self.reduce(summed)
         return self.pieces[1]([*self.factors(), summed])
 
@@ -262,9 +278,9 @@ class _Program:
     def holds(self) -> bool:
         store = pyro.get_param_store()._params
         return (
-            all(_made_of(module) == parts for module, parts in self.state.made_of.items())
-            and all(_address(p) == address for p, address in self.state.addresses)
+            self.state.is_as_it_was()
             and all(store.get(name) is p for name, p in self.stored.items())
+            and (self.replay is None or self.replay.holds())
         )
 
 
@@ -368,11 +384,15 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
 
 
 def _kept(b: Tensor | None) -> Tensor | None:
-    """A copy of a buffer, where it can change and be put back: one that was expanded cannot."""
-    if b is None or b.is_inference() or b.layout != torch.strided:
-        return None
-    expanded = any(n > 1 and not stride for n, stride in zip(b.shape, b.stride(), strict=True))
-    return None if expanded else b.detach().clone()
+    """A copy of a buffer, where it can change and be put back."""
+    return b.detach().clone() if b is not None and is_writable(b) else None
+
+
+def is_writable(t: Tensor) -> bool:
+    """Whether new values can be written to all of a tensor where it lies: to one that was expanded they cannot."""
+    if t.is_inference() or t.layout != torch.strided:
+        return False
+    return not any(n > 1 and not stride for n, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def same(a: Tensor, b: Tensor) -> bool:

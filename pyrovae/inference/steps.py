@@ -25,7 +25,7 @@ Reduce = Callable[[Tensor], Any]  # the sum over processes, in place
 class Eager:
     """A step as torch runs it. What is not finite freezes parameters and state from there on."""
 
-    compiles = 0
+    compiles = replays = 0
 
     def __init__(
         self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float, reduce: Reduce | None = None
@@ -144,6 +144,11 @@ class Compiled:
         return self.step.compiles
 
     @property
+    def replays(self) -> int:
+        """How many graphs are replayed as CUDA graphs."""
+        return self.step.replays
+
+    @property
     def order(self) -> list[str]:
         """The parameters' names as the state numbers them."""
         return list(self.updates.ordered)
@@ -169,9 +174,9 @@ class Compiled:
 
 
 def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Numbers as inputs of a graph, not constants of it."""
+    """Numbers as inputs of a graph, not constants of it; filled in on the device, to which nothing is sent."""
     device = args[0].device
-    return tuple(torch.tensor(a, dtype=torch.float64, device=device) if isinstance(a, float) else a for a in args)
+    return tuple(torch.full((), a, dtype=torch.float64, device=device) if isinstance(a, float) else a for a in args)
 
 
 # networks -------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.objective import Loss
 from pyrovae.inference.plan import Plan
-from pyrovae.inference.program import same, watched
+from pyrovae.inference.program import is_writable, same, watched
 from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
@@ -94,6 +94,9 @@ def run(
         try:
             module.to(target)
             with isolated_store(), kept_modes(module):
+                for items in (source, held_out):
+                    if items is not None:
+                        items.move(target)
                 sites = _Sites.of(pair, source, target)
                 with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
                     loop = _Loop(pair, plan, source, held_out, target, sites, snapshots)
@@ -119,6 +122,7 @@ def run(
         "processes": loop.ranks.size,
         "compiled": isinstance(loop.take, Compiled),
         "compiles": loop.take.compiles,
+        "cuda_graphs": loop.take.replays,
         "checkpoint": None if snapshots is None else str(snapshots.folder),
         "resumed_after": loop.resumed_after,
         "weights_epoch": kept,
@@ -341,8 +345,7 @@ class _Loop:
         if len(facts["rows"]) > self.plan.epochs:
             raise ValueError(f"epochs={self.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
         for name, b in self.module.named_buffers():
-            fixed = b.is_inference() or any(s == 0 and n > 1 for s, n in zip(b.stride(), b.shape, strict=True))
-            if fixed and not same(b, tensors[f"buffer.{name}"].to(b.device)):
+            if not is_writable(b) and not same(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
         if facts["torch"] != torch.__version__:
             log.warning("the run was begun by torch %s: in %s rounding may differ", facts["torch"], torch.__version__)
@@ -491,7 +494,7 @@ class _Loop:
 
     def refuse_broken_weights(self) -> None:
         """After an epoch: the loss that would show them may never be computed."""
-        if all(p.isfinite().all() for p in self.trained):
+        if torch.stack([p.isfinite().all() for p in self.trained]).all():
             torch._foreach_copy_(self.started, self.changed())
             return
         named = [name for name, p in self.module.named_parameters() if not p.isfinite().all()]

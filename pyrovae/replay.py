@@ -1,0 +1,131 @@
+"""A function of tensors on a CUDA device, recorded once as a CUDA graph and replayed by one launch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Replayed", "replayed", "replays"]
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 3  # calls before the recording, in which kernels are tuned and libraries take their workspaces
+COMPARED = 2  # calls that are held against as many replays
+CLOSE = 1e-3  # relative, of what they return: kernels that add in any order
+MOVED_ALIKE = 0.1  # of how far a tensor moves: Adam's first steps take the sign of a gradient that is rounding alone
+
+cuda: Any = torch.cuda
+
+
+def replays(device: torch.device) -> bool:
+    """Whether functions on such a device can be recorded."""
+    return device.type == "cuda"
+
+
+def replayed(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], changed: Sequence[Tensor], read: Sequence[Tensor] = ()
+) -> Replayed | None:
+    """`function` recorded, where its tensors are on a CUDA device; None elsewhere, or with a line in the log why not.
+
+    `function(*inputs)` gives a tensor and writes `changed` where they lie, and `read` it reads there. Those, and the
+    generator, are as before when this returns.
+    """
+    if not changed or not replays(changed[0].device):
+        return None
+    try:
+        return Replayed(function, inputs, changed, read)
+    except Exception as error:  # a kernel that may not be recorded, memory: it runs as it did
+        log.warning("runs without a CUDA graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
+        return None
+
+
+class Replayed:
+    """A recorded function: inputs are copied to where it reads them; it draws anew each time, by torch's generator.
+
+    Before it is used, some replays are held against as many calls from the same state: what they return, and how far
+    they move each of `changed`. Raises RuntimeError where they differ, as where the recording is empty.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        inputs: Sequence[Tensor],
+        changed: Sequence[Tensor],
+        read: Sequence[Tensor] = (),
+    ) -> None:
+        device = changed[0].device
+        if any(t.device != device for t in (*inputs, *changed)):
+            raise ValueError(f"an argument is not on {device}: what lies elsewhere would be read once for all")
+        # a number that lies on the host went into the recording
+        self._constants = [(t, t._version) for t in read if t.device != device and not t.is_inference()]
+        self._inputs = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) for x in inputs]
+        self._device = device
+        with cuda.device(device), torch.no_grad():
+            before, drawn = [t.clone() for t in changed], cuda.get_rng_state(device)
+
+            def put_back() -> None:
+                for t, value in zip(changed, before, strict=True):
+                    t.copy_(value)
+                cuda.set_rng_state(drawn, device)
+
+            try:
+                self._fill(inputs)
+                self._warm_up(function)
+                put_back()
+                called = _followed(lambda: function(*self._inputs), changed)
+                put_back()
+                self._graph = cuda.CUDAGraph()
+                with cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._output = function(*self._inputs)
+                put_back()
+                self._output.fill_(torch.nan)
+                _require_alike(before, called, _followed(self._replay, changed))
+            finally:
+                put_back()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        with cuda.device(self._device), torch.no_grad():
+            self._fill(inputs)
+            return self._replay()
+
+    def holds(self) -> bool:
+        """Whether what went into the recording is as it was."""
+        return all(t._version == version for t, version in self._constants)
+
+    def _fill(self, inputs: Sequence[Tensor]) -> None:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+
+    def _replay(self) -> Tensor:
+        self._graph.replay()
+        return self._output.clone()  # which the next replay writes over
+
+    def _warm_up(self, function: Callable[..., Tensor]) -> None:
+        """On a stream of its own, as a recording is."""
+        here, side = cuda.current_stream(), cuda.Stream()
+        side.wait_stream(here)
+        with cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*self._inputs)
+        here.wait_stream(side)
+
+
+def _followed(call: Callable[[], Tensor], changed: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """What some calls give, and what they make of `changed`."""
+    return [call().clone() for _ in range(COMPARED)], [t.clone() for t in changed]
+
+
+def _require_alike(
+    before: Sequence[Tensor], called: tuple[list[Tensor], list[Tensor]], again: tuple[list[Tensor], list[Tensor]]
+) -> None:
+    for one, other in zip(called[0], again[0], strict=True):
+        if not torch.allclose(one, other, rtol=CLOSE, atol=0.0, equal_nan=True):
+            raise RuntimeError(f"a replay gives {other.tolist()} where a call gives {one.tolist()}")
+    for start, one, other in zip(before, called[1], again[1], strict=True):
+        start, one, other = (t.double().nan_to_num() for t in (start, one, other))
+        if (other - one).abs().sum() > MOVED_ALIKE * (one - start).abs().sum():
+            raise RuntimeError("a replay leaves other values than a call does")
