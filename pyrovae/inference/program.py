@@ -20,9 +20,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from pyrovae.graph import Program, blind, capture
+from pyrovae.inference.replay import Replayed, replayed
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
-from pyrovae.replay import Replayed, replayed
 
 __all__ = [
     "CaptureError",
