@@ -67,10 +67,13 @@ class Played:
         self.recordings[-1].forgets = self.forgets
         return self.recordings[-1]
 
-    def graph(self, recorder, capture_error_mode):
+    def graph(self, recorder, pool, stream, capture_error_mode):
         return recorder
 
-    def Stream(self):  # noqa: N802
+    def graph_pool_handle(self):
+        return None
+
+    def Stream(self, device=None):  # noqa: N802
         return self
 
     def wait_stream(self, other):
@@ -197,12 +200,42 @@ class TestAFunction:
         held.add_(1)
         assert not found.holds()
 
+    def test_what_lies_elsewhere_and_is_written_is_refused(self, played, caplog):
+        held, total = torch.ones(2, device="meta"), torch.zeros(())
+
+        def function(x):
+            held.add_(1)
+            return x.sum()
+
+        assert replay.replayed(function, [torch.ones(3)], [total], [held]) is None
+        assert "writes to a tensor that lies on the host" in caplog.text
+
+    @pytest.mark.parametrize("bad", ["argument", "nan"])
+    def test_what_no_replay_can_stand_for_is_refused(self, played, caplog, bad):
+        def function(x):
+            if bad == "argument":
+                x.clamp_(min=2.0)
+            return x.sum() if bad == "argument" else x.sum() * torch.nan
+
+        x = torch.ones(3)
+        assert replay.replayed(function, [x], [torch.zeros(())]) is None
+        assert ("writes to an argument" if bad == "argument" else "a call gives nan") in caplog.text
+        assert x.tolist() == [1, 1, 1]
+
     def test_an_argument_elsewhere_is_refused(self, played, caplog):
         assert replay.replayed(lambda x: x.sum(), [torch.ones(1, device="meta")], [torch.zeros(())]) is None
         assert "an argument is not on cpu" in caplog.text
 
     def test_nothing_is_recorded_on_the_host(self):
         assert replay.replayed(lambda x: x.sum(), [torch.ones(1)], [torch.zeros(())]) is None
+
+
+@needs_cuda
+def test_on_a_device_a_failed_recording_leaves_the_generator():
+    total = torch.zeros((), device="cuda")
+    waiting = lambda x: total.add_(1) * float((x * torch.randn(3, device="cuda")).sum())  # noqa: E731
+    assert replay.replayed(waiting, [torch.ones(3, device="cuda")], [total]) is None
+    assert torch.randn(3, device="cuda").isfinite().all() and float(total) == 0
 
 
 @needs_cuda

@@ -21,7 +21,7 @@ from pyrovae.models.pair import Pair, checked_items, dtype_and_device
 __all__ = ["EVALUATION_BATCH", "Items"]
 
 EVALUATION_BATCH = 1024
-SHARE = 0.5  # of an accelerator's free memory, that items may take
+SHARE = 0.25  # of an accelerator's free memory, that items may take, and those of the validation as much of the rest
 
 
 class Items:
@@ -56,7 +56,9 @@ class Items:
 
     def move(self, device: torch.device) -> None:
         """Keep items and labels on an accelerator that has room for them: batches are drawn there, by index."""
-        if isinstance(self.x, Tensor) and self.x.device != device and self.x.nbytes <= SHARE * _room(device):
+        size = self.x.nbytes if isinstance(self.x, Tensor) else math.inf
+        size += 0 if self.y is None else self.y.nbytes
+        if isinstance(self.x, Tensor) and self.x.device != device and size <= SHARE * _room(device):
             self.x = self.x.to(device)
             self.y = None if self.y is None else self.y.to(device)
 

@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from pyrovae.graph import Program, blind, capture
-from pyrovae.inference.replay import Replayed, replayed
+from pyrovae.inference.replay import Replayed, pool_of, replayed
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 
@@ -32,7 +32,6 @@ __all__ = [
     "is_writable",
     "other_draws",
     "put_back",
-    "same",
     "watched",
 ]
 
@@ -80,6 +79,7 @@ class CompiledStep:
         self.loss, self.owners, self.updates, self.set_up, self.settings = loss, owners, updates, set_up, settings
         self.compiles = self.replays = 0
         self._programs: dict[Hashable, list[_Program]] = {}
+        self._pool: Any = None  # of memory, which its CUDA graphs share
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
         """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
@@ -136,7 +136,8 @@ class CompiledStep:
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             state = _State(modules, [*named.values(), *held])
             program = _Program(pieces, partial(updates.factors, own), self.reduce, named, state)
-            program.record(tensors)
+            self._pool = self._pool or pool_of(own[0].device)
+            program.record(tensors, self._pool)
         finally:
             put_back(before)
         self.compiles += not interpret
@@ -233,8 +234,8 @@ class _State:
     def _made_of(self) -> tuple[list[Any], ...]:
         tables = self._tables()
         every = chain.from_iterable
-        modes, sizes, names = [m.training for m in self.modules], [*map(len, tables)], [*every(tables)]
-        return modes, sizes, names, [*map(id, every(map(dict.values, tables)))]
+        modes, sizes = [m.training for m in self.modules], [*map(len, tables)]
+        return modes, sizes, [*every(t.keys() for t in tables)], [*map(id, every(t.values() for t in tables))]
 
 
 @dataclass
@@ -253,15 +254,17 @@ class _Program:
         store = pyro.get_param_store()._params
         self.stored = {name: p for name, p in self.named.items() if store.get(name) is p}
 
-    def record(self, tensors: list[Tensor]) -> None:
+    def record(self, tensors: list[Tensor], pool: Any) -> None:
         """Make it one CUDA graph for tensors like these, on a device that has such; nothing else changes."""
         if self.reduce is None:
             fixed, held = self.pieces[0].fixed, self.pieces[0].program.held
             changed = [*fixed, *(t for t in held if t.device == fixed[0].device and is_writable(t))]
-            self.replay = replayed(self._called, tensors, changed, held)
+            self.replay = replayed(self._called, tensors, changed, held, pool)
 
     def __call__(self, leaves: list[Any]) -> Tensor:
         tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
+        if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
+            self.replay = None
         return (self._called if self.replay is None else self.replay)(*tensors)
 
     def _called(self, *tensors: Tensor) -> Tensor:
@@ -277,11 +280,7 @@ class _Program:
 
     def holds(self) -> bool:
         store = pyro.get_param_store()._params
-        return (
-            self.state.is_as_it_was()
-            and all(store.get(name) is p for name, p in self.stored.items())
-            and (self.replay is None or self.replay.holds())
-        )
+        return self.state.is_as_it_was() and all(store.get(name) is p for name, p in self.stored.items())
 
 
 def _address(p: Tensor) -> tuple[Any, ...]:
@@ -393,11 +392,6 @@ def is_writable(t: Tensor) -> bool:
     if t.is_inference() or t.layout != torch.strided:
         return False
     return not any(n > 1 and not stride for n, stride in zip(t.shape, t.stride(), strict=True))
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape have the same values, NaN in the same places."""
-    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _explained(error: Exception) -> RuntimeError:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Replayed", "replayed", "replays"]
+__all__ = ["Replayed", "pool_of", "replayed", "replays", "same"]
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 3  # calls before the recording, in which kernels are tuned and libraries take their workspaces
 COMPARED = 2  # calls that are held against as many replays
 CLOSE = 1e-3  # relative, of what they return: kernels that add in any order
-MOVED_ALIKE = 0.1  # of how far a tensor moves: Adam's first steps take the sign of a gradient that is rounding alone
+MOVED_ALIKE = 0.5  # of how far a tensor moves: where it goes the next loss shows, and a gradient may be rounding alone
 
 cuda: Any = torch.cuda
 
@@ -26,18 +26,27 @@ def replays(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def pool_of(device: torch.device) -> Any:
+    """Memory for several recordings on a device; None where there are none."""
+    return cuda.graph_pool_handle() if replays(device) else None
+
+
 def replayed(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], changed: Sequence[Tensor], read: Sequence[Tensor] = ()
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    changed: Sequence[Tensor],
+    read: Sequence[Tensor] = (),
+    pool: Any = None,
 ) -> Replayed | None:
     """`function` recorded, where its tensors are on a CUDA device; None elsewhere, or with a line in the log why not.
 
     `function(*inputs)` gives a tensor and writes `changed` where they lie, and `read` it reads there. Those, and the
-    generator, are as before when this returns.
+    generators, are as before when this returns. Functions that are never replayed at once may share a `pool` of memory.
     """
     if not changed or not replays(changed[0].device):
         return None
     try:
-        return Replayed(function, inputs, changed, read)
+        return Replayed(function, inputs, changed, read, pool)
     except Exception as error:  # a kernel that may not be recorded, memory: it runs as it did
         log.warning("runs without a CUDA graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
         return None
@@ -56,36 +65,49 @@ class Replayed:
         inputs: Sequence[Tensor],
         changed: Sequence[Tensor],
         read: Sequence[Tensor] = (),
+        pool: Any = None,
     ) -> None:
         device = changed[0].device
         if any(t.device != device for t in (*inputs, *changed)):
             raise ValueError(f"an argument is not on {device}: what lies elsewhere would be read once for all")
-        # a number that lies on the host went into the recording
-        self._constants = [(t, t._version) for t in read if t.device != device and not t.is_inference()]
         self._inputs = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device) for x in inputs]
         self._device = device
+        # what lies on the host goes into the recording as it is
+        elsewhere = [t for t in read if t.device != device and not t.is_inference()]
+        self._constants = [(t, t._version) for t in elsewhere]
         with cuda.device(device), torch.no_grad():
-            before, drawn = [t.clone() for t in changed], cuda.get_rng_state(device)
+            before, kept = [t.clone() for t in changed], [t.clone() for t in elsewhere]
+            drawn, host = cuda.get_rng_state(device), torch.get_rng_state()
 
             def put_back() -> None:
                 for t, value in zip(changed, before, strict=True):
                     t.copy_(value)
+                torch.set_rng_state(host)
                 cuda.set_rng_state(drawn, device)
 
             try:
                 self._fill(inputs)
                 self._warm_up(function)
+                if not self.holds():
+                    raise RuntimeError("it writes to a tensor that lies on the host")
+                if any(not same(own, given) for own, given in zip(self._inputs, inputs, strict=True)):
+                    raise RuntimeError("it writes to an argument")
                 put_back()
                 called = _followed(lambda: function(*self._inputs), changed)
                 put_back()
                 self._graph = cuda.CUDAGraph()
-                with cuda.graph(self._graph, capture_error_mode="thread_local"):
+                # a stream of this device: torch's own is of the first that recorded
+                options = {"stream": cuda.Stream(device), "capture_error_mode": "thread_local"}
+                with cuda.graph(self._graph, pool=pool, **options):
                     self._output = function(*self._inputs)
                 put_back()
                 self._output.fill_(torch.nan)
                 _require_alike(before, called, _followed(self._replay, changed))
             finally:
                 put_back()
+                for (t, version), value in zip(self._constants, kept, strict=True):
+                    if t._version != version:
+                        t.copy_(value)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         with cuda.device(self._device), torch.no_grad():
@@ -123,9 +145,17 @@ def _require_alike(
     before: Sequence[Tensor], called: tuple[list[Tensor], list[Tensor]], again: tuple[list[Tensor], list[Tensor]]
 ) -> None:
     for one, other in zip(called[0], again[0], strict=True):
-        if not torch.allclose(one, other, rtol=CLOSE, atol=0.0, equal_nan=True):
+        if not one.isfinite().all():
+            raise RuntimeError(f"a call gives {one.tolist()}, by which no replay can be judged")
+        if not torch.allclose(one, other, rtol=CLOSE, atol=0.0):
             raise RuntimeError(f"a replay gives {other.tolist()} where a call gives {one.tolist()}")
     for start, one, other in zip(before, called[1], again[1], strict=True):
         start, one, other = (t.double().nan_to_num() for t in (start, one, other))
-        if (other - one).abs().sum() > MOVED_ALIKE * (one - start).abs().sum():
-            raise RuntimeError("a replay leaves other values than a call does")
+        far, found = (one - start).abs().sum(), (other - start).abs().sum()
+        if (found - far).abs() > MOVED_ALIKE * far:
+            raise RuntimeError("a replay moves a tensor otherwise than a call does")
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """In every value, NaN in the same places."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())

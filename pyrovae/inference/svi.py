@@ -27,7 +27,8 @@ from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.objective import Loss
 from pyrovae.inference.plan import Plan
-from pyrovae.inference.program import is_writable, same, watched
+from pyrovae.inference.program import is_writable, watched
+from pyrovae.inference.replay import same
 from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
 from pyrovae.models.classifiers import DiscriminativeClassifier
