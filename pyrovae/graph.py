@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Program", "blind", "capture", "pays", "programmed", "unmoved", "with_gradient"]
+__all__ = ["Program", "blind", "capture", "pays", "programmed", "summary", "unmoved", "with_gradient"]
 
 log = logging.getLogger(__name__)
 
@@ -299,6 +299,12 @@ def _kind(inputs: Sequence[Tensor]) -> list[Any]:
     return [(x.shape, x.stride(), x.dtype, x.device) for x in inputs]
 
 
+def summary(error: Exception) -> str:
+    """Its kind and the first line of what it says."""
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first}"
+
+
 def programmed(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Program | None:
     """`function(*inputs)` as a compiled graph for inputs like these; None, with a line in the log, where it is none."""
 
@@ -315,7 +321,7 @@ def programmed(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) 
         program = Program(graph, inputs)
         program(*inputs)
     except Exception as error:  # of whatever kind: a compiler that is missing, a folder that cannot be written
-        log.warning("runs without a compiled graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
+        log.warning("runs without a compiled graph (%s)", summary(error))
         return None
     return program
 

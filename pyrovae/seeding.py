@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pyro
 import torch
 
-__all__ = ["forked", "stream"]
+__all__ = ["forked", "generators", "put_back", "stream"]
 
 
 def stream(seed: int, *keys: int | str) -> int:
@@ -41,3 +43,16 @@ def forked(seed: int | None, device: torch.device | None = None) -> Iterator[Non
             with torch.cuda.device(one):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def generators() -> Any:
+    """The state of every global generator."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return pyro.util.get_rng_state(), cuda
+
+
+def put_back(state: Any) -> None:
+    """Set the global generators to what `generators` gave."""
+    pyro.util.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state_all(state[1])

@@ -14,13 +14,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from test_steps import CASES, SOME, pair, quiet_fit, weights
+from test_steps import CASES, SOME, labels, pair, quiet_fit, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 import pyrovae
-from pyrovae.inference import replay
+from pyrovae.inference import items, replay
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -87,12 +87,6 @@ class Played:
 
     def device(self, _):
         return contextlib.nullcontext()
-
-    def get_rng_state(self, _):
-        return torch.get_rng_state()
-
-    def set_rng_state(self, state, _):
-        torch.set_rng_state(state)
 
 
 @pytest.fixture
@@ -210,16 +204,27 @@ class TestAFunction:
         assert replay.replayed(function, [torch.ones(3)], [total], [held]) is None
         assert "writes to a tensor that lies on the host" in caplog.text
 
-    @pytest.mark.parametrize("bad", ["argument", "nan"])
+    def test_an_update_that_the_result_does_not_show_is_compared(self, played, caplog):
+        total = torch.zeros(3)
+        played.forgets = torch.ops.aten.add_.Tensor
+
+        def function(x):
+            total.add_(x)
+            return x.sum()
+
+        assert replay.replayed(function, [torch.ones(3)], [total]) is None
+        assert "moves a tensor otherwise" in caplog.text and total.tolist() == [0, 0, 0]
+
+    @pytest.mark.parametrize("bad", ["argument", "nan", "inf"])
     def test_what_no_replay_can_stand_for_is_refused(self, played, caplog, bad):
         def function(x):
             if bad == "argument":
                 x.clamp_(min=2.0)
-            return x.sum() if bad == "argument" else x.sum() * torch.nan
+            return x.sum() * (1 if bad == "argument" else float(bad))
 
         x = torch.ones(3)
         assert replay.replayed(function, [x], [torch.zeros(())]) is None
-        assert ("writes to an argument" if bad == "argument" else "a call gives nan") in caplog.text
+        assert ("writes to an argument" if bad == "argument" else f"a call gives {bad}, by which") in caplog.text
         assert x.tolist() == [1, 1, 1]
 
     def test_an_argument_elsewhere_is_refused(self, played, caplog):
@@ -228,6 +233,18 @@ class TestAFunction:
 
     def test_nothing_is_recorded_on_the_host(self):
         assert replay.replayed(lambda x: x.sum(), [torch.ones(1)], [torch.zeros(())]) is None
+
+
+def test_items_move_where_there_is_room(monkeypatch):
+    elsewhere = torch.device("meta")
+    found = []
+    for room in (0, 4 * SOME.nbytes, 4 * (SOME.nbytes + labels().nbytes)):
+        monkeypatch.setattr(items, "_room", lambda device, room=room: room)
+        source = items.Items(pair(), SOME, "x", binarize=False)
+        source.y = labels()
+        source.move(elsewhere)
+        found.append((source.x.device == elsewhere, source.y.device == elsewhere))
+    assert found == [(False, False), (False, False), (True, True)]
 
 
 @needs_cuda

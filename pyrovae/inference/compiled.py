@@ -23,13 +23,12 @@ from pyrovae.inference.program import (
     CaptureError,
     CompiledStep,
     CompilerError,
-    generators,
     other_draws,
-    put_back,
     watched,
 )
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
+from pyrovae.seeding import generators, put_back
 
 __all__ = ["CaptureError", "CompiledSVI", "CompilerError", "is_differentiable", "negative_elbo"]
 

@@ -56,9 +56,9 @@ class Items:
 
     def move(self, device: torch.device) -> None:
         """Keep items and labels on an accelerator that has room for them: batches are drawn there, by index."""
-        size = self.x.nbytes if isinstance(self.x, Tensor) else math.inf
-        size += 0 if self.y is None else self.y.nbytes
-        if isinstance(self.x, Tensor) and self.x.device != device and size <= SHARE * _room(device):
+        if not isinstance(self.x, Tensor) or self.x.device == device:
+            return
+        if self.x.nbytes + (0 if self.y is None else self.y.nbytes) <= SHARE * _room(device):
             self.x = self.x.to(device)
             self.y = None if self.y is None else self.y.to(device)
 

@@ -19,19 +19,18 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
-from pyrovae.graph import Program, blind, capture
+from pyrovae.graph import Program, blind, capture, summary
 from pyrovae.inference.replay import Replayed, pool_of, replayed
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
+from pyrovae.seeding import generators, put_back
 
 __all__ = [
     "CaptureError",
     "CompiledStep",
     "CompilerError",
-    "generators",
     "is_writable",
     "other_draws",
-    "put_back",
     "watched",
 ]
 
@@ -77,7 +76,7 @@ class CompiledStep:
     ) -> None:
         self.reduce = reduce
         self.loss, self.owners, self.updates, self.set_up, self.settings = loss, owners, updates, set_up, settings
-        self.compiles = self.replays = 0
+        self.compiles = 0
         self._programs: dict[Hashable, list[_Program]] = {}
         self._pool: Any = None  # of memory, which its CUDA graphs share
 
@@ -99,6 +98,11 @@ class CompiledStep:
             return program(leaves)
 
         return take
+
+    @property
+    def replays(self) -> int:
+        """How many steps are replayed as CUDA graphs."""
+        return sum(program.replay is not None for known in self._programs.values() for program in known)
 
     def _settings(self) -> Hashable:
         return (
@@ -141,7 +145,6 @@ class CompiledStep:
         finally:
             put_back(before)
         self.compiles += not interpret
-        self.replays += program.replay is not None
         if self.compiles == MANY + 1:
             warnings.warn(
                 f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
@@ -395,25 +398,10 @@ def is_writable(t: Tensor) -> bool:
 
 
 def _explained(error: Exception) -> RuntimeError:
-    first, kind = str(error).strip().split("\n")[0], type(error).__name__
-    if isinstance(error, OSError) or any(
-        word in f"{kind} {first}" for word in ("Cxx", "Cpp", "compiler", "ImportError")
-    ):
+    told = summary(error)
+    if isinstance(error, OSError) or any(word in told for word in ("Cxx", "Cpp", "compiler", "ImportError")):
         return CompilerError(
-            f"the step could not be compiled ({kind}: {first}). It takes a C++ compiler, g++ or clang++ on the path or "
-            "in CXX, and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
+            f"the step could not be compiled ({told}). It takes a C++ compiler, g++ or clang++ on the path or in CXX, "
+            "and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
         )
-    return CaptureError(f"the step cannot be one graph ({kind}: {first}): keep shapes free of values, {EAGER}")
-
-
-def generators() -> Any:
-    """The state of every global generator."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return pyro.util.get_rng_state(), cuda
-
-
-def put_back(state: Any) -> None:
-    """Set the global generators to what `generators` gave."""
-    pyro.util.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state_all(state[1])
+    return CaptureError(f"the step cannot be one graph ({told}): keep shapes free of values, {EAGER}")

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.graph import summary
+from pyrovae.seeding import generators, put_back
+
 __all__ = ["Replayed", "pool_of", "replayed", "replays", "same"]
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ def replayed(
     try:
         return Replayed(function, inputs, changed, read, pool)
     except Exception as error:  # a kernel that may not be recorded, memory: it runs as it did
-        log.warning("runs without a CUDA graph (%s: %s)", type(error).__name__, str(error).strip().split("\n")[0])
+        log.warning("runs without a CUDA graph (%s)", summary(error))
         return None
 
 
@@ -56,7 +59,8 @@ class Replayed:
     """A recorded function: inputs are copied to where it reads them; it draws anew each time, by torch's generator.
 
     Before it is used, some replays are held against as many calls from the same state: what they return, and how far
-    they move each of `changed`. Raises RuntimeError where they differ, as where the recording is empty.
+    they move each of `changed`. Raises RuntimeError where they differ, as where the recording is empty, and where it
+    writes to what a replay would leave; ValueError for an argument on another device.
     """
 
     def __init__(
@@ -77,13 +81,12 @@ class Replayed:
         self._constants = [(t, t._version) for t in elsewhere]
         with cuda.device(device), torch.no_grad():
             before, kept = [t.clone() for t in changed], [t.clone() for t in elsewhere]
-            drawn, host = cuda.get_rng_state(device), torch.get_rng_state()
+            drawn = generators()
 
-            def put_back() -> None:
+            def start_anew() -> None:
                 for t, value in zip(changed, before, strict=True):
                     t.copy_(value)
-                torch.set_rng_state(host)
-                cuda.set_rng_state(drawn, device)
+                put_back(drawn)
 
             try:
                 self._fill(inputs)
@@ -92,19 +95,18 @@ class Replayed:
                     raise RuntimeError("it writes to a tensor that lies on the host")
                 if any(not same(own, given) for own, given in zip(self._inputs, inputs, strict=True)):
                     raise RuntimeError("it writes to an argument")
-                put_back()
+                start_anew()
                 called = _followed(lambda: function(*self._inputs), changed)
-                put_back()
+                start_anew()
                 self._graph = cuda.CUDAGraph()
-                # a stream of this device: torch's own is of the first that recorded
-                options = {"stream": cuda.Stream(device), "capture_error_mode": "thread_local"}
-                with cuda.graph(self._graph, pool=pool, **options):
+                stream = cuda.Stream(device)  # torch's own is of the device that recorded first
+                with cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                     self._output = function(*self._inputs)
-                put_back()
+                start_anew()
                 self._output.fill_(torch.nan)
                 _require_alike(before, called, _followed(self._replay, changed))
             finally:
-                put_back()
+                start_anew()
                 for (t, version), value in zip(self._constants, kept, strict=True):
                     if t._version != version:
                         t.copy_(value)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.graph import unmoved
-from pyrovae.inference.program import CaptureError, CompiledStep, generators, other_draws, watched
+from pyrovae.inference.program import CaptureError, CompiledStep, other_draws, watched
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import settings
 from pyrovae.models.pair import validation as checking
+from pyrovae.seeding import generators
 
 __all__ = ["Compiled", "Eager", "with_bf16"]
 
