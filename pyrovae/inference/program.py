@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -139,7 +138,7 @@ class CompiledStep:
                 piece.finish(interpret)
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             state = _State(modules, [*named.values(), *held])
-            program = _Program(pieces, partial(updates.factors, own), self.reduce, named, state)
+            program = _Program(pieces, self.reduce, named, state)
             self._pool = self._pool or pool_of(own[0].device)
             program.record(tensors, self._pool)
         finally:
@@ -155,7 +154,7 @@ class CompiledStep:
     def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
         """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
         updates, at = self.updates, _Site()
-        fixed, factors = updates.inputs(own), updates.factors(own)
+        fixed = updates.inputs(own)
 
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with at, blind(at.course):
@@ -164,13 +163,13 @@ class CompiledStep:
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
             with torch.no_grad():
-                return [loss, *updates.updated(loss, own, gradients, factors)]
+                return [loss, *updates.updated(loss, own, gradients)]
 
         try:
             if self.reduce is None:
-                whole = capture(lambda *_: updated(*differentiated()), [*fixed, *factors, *tensors])
+                whole = capture(lambda *_: updated(*differentiated()), [*fixed, *tensors])
                 _write_back(whole)
-                return [_Piece(whole, fixed, [*factors, *tensors])]
+                return [_Piece(whole, fixed, tensors)]
             sizes = [*(p.numel() for p in own), 1]
 
             def flat(*_: Tensor) -> list[Tensor]:
@@ -185,9 +184,9 @@ class CompiledStep:
                 *parts, loss = summed.split(sizes)
                 return updated(loss[0].clone(), [g.view_as(p) for p, g in zip(own, parts, strict=True)])
 
-            second = capture(apart, [*fixed, *factors, summed])
+            second = capture(apart, [*fixed, summed])
             _write_back(second)
-            return [_Piece(first, own, tensors), _Piece(second, fixed, [*factors, summed])]
+            return [_Piece(first, own, tensors), _Piece(second, fixed, [summed])]
         except RuntimeError as error:
             if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
                 raise
@@ -246,7 +245,6 @@ class _Program:
     """A compiled step for arguments of one kind, and what must not have changed for it to be the right one."""
 
     pieces: list[_Piece]
-    factors: Callable[[], list[Tensor]]  # of the update
     reduce: Callable[[Tensor], Any] | None  # sums over processes, in place, what the first piece gives to the second
     named: dict[str, Tensor]
     state: _State
@@ -272,10 +270,10 @@ class _Program:
 
     def _called(self, *tensors: Tensor) -> Tensor:
         if self.reduce is None:
-            return self.pieces[0]([*self.factors(), *tensors])
+            return self.pieces[0](tensors)
         summed = self.pieces[0](list(tensors))
         self.reduce(summed)
-        return self.pieces[1]([*self.factors(), summed])
+        return self.pieces[1]([summed])
 
     def may_hold(self) -> bool:
         """Whether the parameters are still where they were; one whose flag differs may come back."""

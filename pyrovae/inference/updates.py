@@ -216,23 +216,13 @@ class Updates:
         assert self.optimizer is not None
         return self.optimizer.param_groups
 
-    def factors(self, params: list[Tensor]) -> list[Tensor]:
-        """What `updated` needs to know of rates and counts, computed by the few: a graph would for each entry."""
-        found = []
-        for number, members in self._members(params):
-            count = torch.stack([self.steps[p] for p in members]).double() + 1
-            found += _factors(self.kind, self._groups[number], self.rates[number], count)
-        return found
-
     def _members(self, params: list[Tensor]) -> list[tuple[int, list[Tensor]]]:
         """Which of the parameters are in each group."""
         wanted = {id(p) for p in params}
         each = [(i, [p for p in group["params"] if id(p) in wanted]) for i, group in enumerate(self._groups)]
         return [(number, members) for number, members in each if members]
 
-    def updated(
-        self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None], factors: list[Tensor]
-    ) -> list[Tensor]:
+    def updated(self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None]) -> list[Tensor]:
         """New values of `inputs(params)`; the old ones after what is not finite."""
         sound = self.sound & loss.isfinite().all()
         for g in gradients:
@@ -244,12 +234,11 @@ class Updates:
         ]
         given = dict(zip(map(id, params), gradients, strict=True))
         own: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}
-        divided = self._members(params)
-        count = len(factors) // len(divided)  # as many for each group
-        for at, (number, members) in enumerate(divided):
-            mine = factors[at * count : (at + 1) * count]
+        for number, members in self._members(params):
+            count = torch.stack([self.steps[p] for p in members]).double() + 1
+            shared = [_once(f) for f in _factors(self.kind, self._groups[number], self.rates[number], count)]
             for place, p in enumerate(members):
-                each = [f[place] for f in mine]
+                each = [f[place] for f in shared]
                 own[id(p)] = self._groups[number], [f.to(p.dtype) if f.is_floating_point() else f for f in each]
         moved, states, steps = [], [], []
         for p in params:
@@ -324,6 +313,14 @@ class Updates:
                         value.zero_()
                     else:
                         value.copy_(other)
+
+
+def _once(x: Tensor) -> Tensor:
+    """The same in memory of its own: a compiled loop over entries that reads it does not compute it for each of them.
+
+    As inductor computes what is viewed with given strides before it views it.
+    """
+    return x.as_strided(x.shape, x.stride())
 
 
 def _clipped(g: Tensor, group: dict[str, Any]) -> Tensor:
