@@ -154,6 +154,52 @@ def by_hand(work: Work, device: str, *, compile: bool = False, half: bool = Fals
     return looped(work, step)
 
 
+def by_hand_recorded(work: Work, device: str, *, channels_last: bool = False) -> Run:
+    """The eager step by hand, recorded once as a CUDA graph and replayed for each batch."""
+    net = ByHand(work).to(device)
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(net.parameters(), work.learning_rate, fused=True, capturable=True)
+    x = torch.rand(work.batch, 1, 28, 28, device=device)
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = net(x)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    first = [p.detach().clone() for p in net.parameters()]
+    replay, loss = recorded(step)
+    with torch.no_grad():
+        for p, value in zip(net.parameters(), first, strict=True):
+            p.copy_(value)
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    def take(batch: Tensor) -> Tensor:
+        x.copy_(batch)
+        replay()
+        return loss.clone()
+
+    return looped(work, take)
+
+
+def recorded(step: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """What replays the step, which was taken three times on a stream of its own, and what it writes its result to."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph.replay, result
+
+
 # Pyro ---------------------------------------------------------------------------------------------
 
 
@@ -318,7 +364,10 @@ def numpyro(work: Work, device: str) -> Run:
 
 
 def limit(work: Work, device: str, *, half: bool = False) -> Run:
-    """Matrix products and convolutions of a step, forward and backward, and one fused Adam; nothing between them."""
+    """Matrix products and convolutions of a step, forward and backward, and one fused Adam; nothing between them.
+
+    On a CUDA device one graph, so that they wait for no launch.
+    """
     net, dtype = ByHand(work).to(device), torch.bfloat16 if half else torch.float32
     shape = (work.batch, 1, 28, 28)
     layers: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -333,17 +382,24 @@ def limit(work: Work, device: str, *, half: bool = False) -> Run:
         hook.remove()
     for p in net.parameters():
         p.grad = torch.randn_like(p)
-    optimizer = torch.optim.Adam(net.parameters(), work.learning_rate, fused=True)
+    on_cuda = device != "cpu"
+    optimizer = torch.optim.Adam(net.parameters(), work.learning_rate, fused=True, capturable=on_cuda)
     calls = [product for number, layer in enumerate(layers) for product in products(*layer, first=number == 0)]
+
+    def step() -> None:
+        for call in calls:
+            call()
+        optimizer.step()
+
+    with torch.no_grad():
+        take = recorded(step)[0] if on_cuda else step
 
     @torch.no_grad()
     def run(x: Tensor) -> tuple[float, float]:
         begun = time.perf_counter()
         for _ in range(0, len(x), work.batch):
-            for call in calls:
-                call()
-            optimizer.step()
-        if device != "cpu":
+            take()
+        if on_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - begun, float("nan")
 
@@ -378,6 +434,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Work, str], Run]]] = {
         "NumPyro, jit": numpyro,
         "fit, eager, bf16": partial(fit, compile=False, precision="bf16"),
         "by hand": by_hand,
+        "by hand, CUDA graph": by_hand_recorded,
         "fit, eager": partial(fit, compile=False),
         "Pyro, Trace_ELBO": pyro_svi,
         "Pyro, JitTrace_ELBO": partial(pyro_svi, elbo=JitTrace_ELBO),
@@ -393,6 +450,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Work, str], Run]]] = {
         "fit, eager": partial(fit, compile=False),
         "by hand, channels_last": partial(by_hand, channels_last=True),
         "by hand": by_hand,
+        "by hand, CUDA graph": partial(by_hand_recorded, channels_last=True),
         "Pyro, Trace_ELBO": pyro_svi,
     },
 }
