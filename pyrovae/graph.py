@@ -237,7 +237,8 @@ def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], S
     for node in reversed([node for node in nodes if node in wanted]):
         graph.graph.erase_node(node)
     graph.recompile()
-    return fx.GraphModule({}, noise)
+    draw: Callable[[], Sequence[Tensor]] = fx.GraphModule({}, noise).forward
+    return draw
 
 
 def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:

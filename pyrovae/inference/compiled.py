@@ -15,7 +15,6 @@ from pyro.infer.util import torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.utils import _pytree as pytree
 
 from pyrovae.graph import unmoved
 from pyrovae.inference.program import (
@@ -93,10 +92,6 @@ class CompiledSVI:
         """One step; the loss as a scalar tensor, without waiting for it."""
         if am_i_wrapped():
             raise CaptureError(f"a step inside of handlers would capture them: take it outside, {EAGER}")
-        if any(x.requires_grad for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)):
-            raise CaptureError(
-                "an argument carries a gradient, which would end here: compute it in the model, or detach it"
-            )
         take, eager = self._step.prepared(args, kwargs), None
         if self.check_every and self.taken % self.check_every == 0:
             eager = self._evaluated(args, kwargs)

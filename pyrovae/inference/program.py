@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import pyro
@@ -36,6 +37,8 @@ __all__ = [
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 MANY = 8  # compiles, of which the user is told once
 VALUES = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
+
+FLAT = {Tensor, nn.Parameter, type(None), bool, int, float, str}
 
 
 class CaptureError(RuntimeError):
@@ -85,7 +88,11 @@ class CompiledStep:
         With `interpret` the graph runs as torch does, operation by operation, where it was not compiled before. Raises
         CaptureError or CompilerError, with everything as it was.
         """
-        leaves, structure = pytree.tree_flatten((args, kwargs))
+        leaves, structure = _flat(args, kwargs)
+        if any(x.requires_grad for x in leaves if isinstance(x, Tensor)):
+            raise CaptureError(
+                "an argument carries a gradient, which would end here: compute it in the model, or detach it"
+            )
         key = (structure, tuple(_described(x) for x in leaves), self._settings())
         program = self._found(key)
         if program is None:
@@ -122,8 +129,8 @@ class CompiledStep:
         return program
 
     def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> _Program:
-        given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-        args, kwargs = pytree.tree_unflatten(given, structure)
+        given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]  # one that comes twice is two
+        args, kwargs = (given, {}) if structure is None else pytree.tree_unflatten(given, structure)
         before, updates = generators(), self.updates
         try:
             named, before = self.set_up(args, kwargs)
@@ -218,26 +225,26 @@ class _State:
     """What a capture saw of modules and tensors; it holds them, so that no address is given to another."""
 
     def __init__(self, modules: list[nn.Module], tensors: Sequence[Tensor]) -> None:
-        self.modules = modules
-        self.made_of, self.parts = self._made_of(), [part for table in self._tables() for part in table.values()]
+        self.modules, self.modes = modules, [m.training for m in modules]
+        tables: list[Any] = []
+        for m in modules:
+            tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
+        self.empty, self.full = [t for t in tables if not t], [t for t in tables if t]
+        self.names = [name for table in self.full for name, _ in table.items()]
+        self.parts = [part for table in self.full for _, part in table.items()]
         every = {id(p): p for p in (*tensors, *(p for m in modules for p in m.parameters(recurse=False)))}
         self.addresses = [(p, _address(p)) for p in every.values()]
 
     def is_as_it_was(self) -> bool:
         """Whether modes, parts and hooks of the modules are the very same, and the tensors where they were."""
-        return self._made_of() == self.made_of and all(_address(p) == address for p, address in self.addresses)
-
-    def _tables(self) -> list[dict[Any, Any]]:
-        tables: list[dict[Any, Any]] = []
-        for m in self.modules:
-            tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
-        return tables
-
-    def _made_of(self) -> tuple[list[Any], ...]:
-        tables = self._tables()
+        if any(self.empty) or [m.training for m in self.modules] != self.modes:
+            return False
         every = chain.from_iterable
-        modes, sizes = [m.training for m in self.modules], [*map(len, tables)]
-        return modes, sizes, [*every(t.keys() for t in tables)], [*map(id, every(t.values() for t in tables))]
+        return (
+            [*every([table.keys() for table in self.full])] == self.names
+            and all(map(is_, every([table.values() for table in self.full]), self.parts))
+            and all(_address(p) == address for p, address in self.addresses)
+        )
 
 
 @dataclass
@@ -263,7 +270,7 @@ class _Program:
             self.replay = replayed(self._called, tensors, changed, held, pool)
 
     def __call__(self, leaves: list[Any]) -> Tensor:
-        tensors = [x.detach() for x in leaves if isinstance(x, Tensor)]
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
         if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
             self.replay = None
         return (self._called if self.replay is None else self.replay)(*tensors)
@@ -282,6 +289,13 @@ class _Program:
     def holds(self) -> bool:
         store = pyro.get_param_store()._params
         return self.state.is_as_it_was() and all(store.get(name) is p for name, p in self.stored.items())
+
+
+def _flat(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The tensors and values of arguments, and how they are nested; None where they are not."""
+    if not kwargs and all(type(x) in FLAT for x in args):
+        return list(args), None
+    return pytree.tree_flatten((args, kwargs))
 
 
 def _address(p: Tensor) -> tuple[Any, ...]:

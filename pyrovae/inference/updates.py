@@ -95,7 +95,10 @@ STATES: dict[Any, tuple[str, ...]] = {
 }
 
 
-USED = ("betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance", "momentum", "dampening", "nesterov")
+USED = {
+    *("betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance", "momentum", "dampening", "nesterov"),
+    *("gradient_clip_norm", "gradient_clip_value"),
+}
 REFUSED = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")
 
 
@@ -141,9 +144,7 @@ class Updates:
     def options(self) -> Hashable:
         """What of the groups stands in a graph as a constant."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return tuple(
-            tuple((k, str(v)) for k, v in sorted(g.items()) if k in USED or k.startswith("gradient_")) for g in groups
-        )
+        return tuple([(name, str(value)) for group in groups for name, value in group.items() if name in USED])
 
     def take(self, named: dict[str, Tensor]) -> None:
         """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
