@@ -161,8 +161,16 @@ def test_one_voice(tmp_path):
     y = X.clone()
     y[7] = 1e25
     found["broken"] = refused(pair(likelihood=pyrovae.Normal(scale=0.1)), y, epochs=1)
+    scored, score = [], _Loop.log_score
+    _Loop.log_score = lambda loop, x, label: scored.append(len(x)) or score(loop, x, label)
+    held_out = torch.rand(3000, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    still = dict(binarize=True, learning_rate=1e-12, epochs=2, validation=held_out)
+    found["curve"] = fit(pair(), **still).epochs.validation_elbo.values.tolist()
+    found["scored"] = ranks.gathered(scored)
     """
     one, two = run(body, 1, tmp_path), run(body, 2, tmp_path)
+    assert one["scored"] == [[1024, 1024, 952] * 2] and two["scored"] == [[1024, 952] * 2, [1024] * 2]
+    assert two["curve"] == pytest.approx(one["curve"], rel=1e-6)
     assert one["same"] and two["same"]
     assert [e[2:] for e in two["elbo"]] == [[201, 2], [201, 2]] and one["elbo"][0][3] is None
     assert len(two["few"]) == 1

@@ -400,7 +400,7 @@ class _Loop:
             "seconds": seconds,
         }
         if self.held_out is not None:
-            row |= self.ranks.gathered(self.validated(self.held_out))[0]  # by which all of them stop
+            row |= self.validated(self.held_out)
         return row
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
@@ -546,23 +546,26 @@ class _Loop:
     def validated(self, source: Items) -> dict[str, float]:
         """The validation items' ELBO at beta = 1, or their log-loss, with the same binary items and noise each epoch.
 
-        Epochs differ by their weights alone.
+        Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
         """
         self.module.eval()
-        plan, total = self.plan, 0.0
-        draws = torch.Generator(self.device).manual_seed(stream(plan.seed, "validation binarize"))
-        key = stream(plan.seed, "validation noise")
-        with torch.no_grad(), checking(False), forked(key, self.device):
-            for batch, label in source.batches(EVALUATION_BATCH, shuffle=False):
-                x = batch.to(self.device)
-                x = torch.bernoulli(x, generator=draws) if plan.binarize else x
-                if label is None:
-                    total += float(particles(self.pair, x, 1).log_weight.sum())
-                else:
-                    table: Any = self.pair
-                    total += float(table.predict_log_proba(x).gather(1, label.to(self.device)[:, None]).sum())
-        mean = total / len(source)
+        size, mine = self.ranks.size, dict[int, float]()
+        with torch.no_grad(), checking(False):
+            for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
+                if number % size == self.ranks.rank:
+                    with forked(stream(self.plan.seed, "validation", number), self.device):
+                        mine[number] = self.log_score(batch.to(self.device), label)
+        sums = {number: total for part in self.ranks.gathered(mine) for number, total in part.items()}
+        mean = sum(sums[number] for number in sorted(sums)) / len(source)
         return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
+
+    def log_score(self, x: Tensor, label: Tensor | None) -> float:
+        """The sum of some items' ELBO from one draw each, or of their labels' log-probabilities."""
+        x = torch.bernoulli(x) if self.plan.binarize else x
+        if label is None:
+            return float(particles(self.pair, x, 1).log_weight.sum())
+        table: Any = self.pair
+        return float(table.predict_log_proba(x).gather(1, label.to(self.device)[:, None]).sum())
 
     def active_units(self) -> int | None:
         """How many dimensions of the posterior mean vary over the items; None for a point code."""
