@@ -73,7 +73,9 @@ def measured(changes: dict[str, Any], root: str, compile: bool) -> dict[str, flo
         own = [__file__, "--root", root, "--once", json.dumps(setting), "--file", str(file)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(setting["threads"])}
         command = [sys.executable, "-W", "ignore", *launch, *own, *(["--compile"] if compile else [])]
-        subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
         found: dict[str, float] = json.loads(file.read_text())
     return found
 

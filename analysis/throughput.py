@@ -66,8 +66,9 @@ def measured(options: argparse.Namespace, names: list[str]) -> dict[str, dict[st
     pipes, found = {}, {}
     for name in names:
         pipes[name], end = context.Pipe()
-        arguments = (end, options.work, name, options.device, options.root, options.items, options.threads)
-        context.Process(target=worker, args=arguments, daemon=True).start()
+        arguments = (options.work, name, options.device, options.root, options.items, options.threads)
+        context.Process(target=worker, args=(end, *arguments), daemon=True).start()
+        end.close()  # so that one that fails is not waited for
         found[name] = {"first": pipes[name].recv(), "speed": []}
         print(f"{name:26s} first step {found[name]['first']:6.2f} s", flush=True)
     for number in range(options.rounds + 1):

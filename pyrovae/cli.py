@@ -84,6 +84,8 @@ def _fit(options: argparse.Namespace) -> int:
         except FloatingPointError as error:  # the last good weights are in place
             print(f"pyrovae: {error}", file=sys.stderr)  # noqa: T201
             status = 2
+        except (pyrovae.CaptureError, pyrovae.CompilerError) as error:  # nothing was trained
+            raise ValueError(str(error)) from error
         if status == 0 or ranks.size == 1:  # the others of an interrupted run may be gone
             pyrovae.save(options.out / "model", pair)
         if history is not None and ranks.is_first:

@@ -59,6 +59,18 @@ def test_errors_are_a_line_and_status_2(tmp_path, capsys, arguments, words):
     assert error.startswith("pyrovae: ") and words in error and "Traceback" not in error
 
 
+def test_a_compiler_that_is_asked_for_and_missing(without_compiler, tmp_path):
+    done = without_compiler(
+        f"""
+        from pyrovae.cli import main
+        run = ["digits", "--binarize", "--epochs", "1", "--out", {str(tmp_path / "run")!r}]
+        print(main(["fit", *run, "--compile", "yes"]))
+        """
+    )
+    assert done.stdout.strip() == "2"
+    assert done.stderr.startswith("pyrovae: the step could not be compiled") and "Traceback" not in done.stderr
+
+
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine").write_text("x")
     assert main(["fit", "digits", "--out", str(tmp_path), *QUICK]) == 2

@@ -21,6 +21,7 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import CaptureError, CompiledSVI
+from pyrovae.inference.program import _described
 
 pytestmark = needs_compiler
 STEPS = 200
@@ -126,6 +127,15 @@ OPTIMISERS = {
 def test_each_optimiser_is_pyros(name):
     eager, found = (
         losses(kind, "groups", torch.float64, OPTIMISERS[name], Trace_ELBO, 60) for kind in (SVI, CompiledSVI)
+    )
+    torch.testing.assert_close(found, eager, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "momentum", "by parameter"])
+def test_an_update_that_is_compiled_is_pyros(name):
+    """Its factors as inductor lays them down: strides of 0, truth values, several groups."""
+    eager, found = (
+        losses(kind, "groups", torch.float64, OPTIMISERS[name], Trace_ELBO, 30) for kind in (SVI, CompiledSVI)
     )
     torch.testing.assert_close(found, eager, rtol=1e-9, atol=0.0)
 
@@ -392,13 +402,16 @@ def test_a_loss_that_is_not_finite_freezes_everything():
     good, state = copy.deepcopy(pair.state_dict()), svi.state_dict()
     bad = x.clone()
     bad[0, 0, 0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="as after step 3"):
+    with pytest.raises(FloatingPointError, match=r"at this step \(its loss is nan\)"):
         svi.step(bad)
     svi.step_tensor(x)  # frozen: also by items that are good
     assert not svi.sound
     assert all(torch.equal(value, pair.state_dict()[name]) for name, value in good.items())
     for name, value in svi.state_dict()["state"][0].items():
         assert torch.equal(value, state["state"][0][name])
+    svi.load_state_dict(state)
+    svi.step(x)
+    assert svi.sound and int(max(svi.updates.steps.values())) == 4
 
 
 def test_a_number_that_changes_outside_is_seen_by_the_check():
@@ -654,7 +667,14 @@ class TestFollowed:
             loss=lambda: Trace_ELBO(num_particles=3, vectorize_particles=True),
         )
 
-    @pytest.mark.parametrize("optim", [adam, lambda: pyro.optim.SGD({"lr": 1e-2, "momentum": 0.9, "dampening": 0.5})])
+    @pytest.mark.parametrize(
+        "optim",
+        [
+            adam,
+            lambda: pyro.optim.SGD({"lr": 1e-2, "momentum": 0.9, "dampening": 0.5}),
+            lambda: pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.8}),
+        ],
+    )
     def test_parameters_that_come_late_and_go(self, optim):
         def model(late):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -726,6 +746,79 @@ class TestFollowed:
         flat = [p for group in svi.param_groups for p in group["params"]]
         assert all(p is q for p, q in zip(svi.parameters.values(), flat, strict=True))
 
+    @pytest.mark.parametrize(
+        ("other", "words"),
+        [
+            (lambda p: torch.optim.Adam([p], amsgrad=True), "optimiser with amsgrad=True"),
+            (lambda p: torch.optim.Adam([p], maximize=True), "optimiser with maximize=True"),
+            (lambda p: torch.optim.AdamW([p]), "optimiser with decoupled_weight_decay=True"),
+            (lambda p: torch.optim.SGD([p], lr=1.0, momentum=0.9), r"has \['momentum_buffer'\], and Adam's has"),
+        ],
+    )
+    def test_another_optimisers_state_is_refused(self, other, words):
+        p = torch.ones(2, requires_grad=True)
+        optimizer = other(p)
+        (p**2).sum().backward()
+        optimizer.step()
+        net = Small()
+        svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+        with pytest.raises(ValueError, match=words):
+            svi.load_state_dict(optimizer.state_dict())
+        svi.step(torch.ones(3, 4))  # and is not waiting
+        with pytest.raises(ValueError, match=words):
+            svi.load_state_dict(optimizer.state_dict())
+        theirs = pyro.optim.Adam({"lr": 1e-3})
+        SVI(net.model, net.guide, theirs, loss=Trace_ELBO()).step(torch.ones(3, 4))
+        with pytest.raises(ValueError, match="has a state for each name"):
+            svi.load_state_dict(theirs.get_state())
+
+    def test_a_state_finds_its_parameters_by_name(self):
+        """Also those that come later, and by numbers as people number names."""
+
+        def model(late):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            shift = pyro.param("shift", torch.zeros(())) if late else 0.0
+            pyro.sample("x", dist.Normal(z + shift, 1.0), obs=torch.tensor(3.0))
+
+        def guide(late):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+
+        def stepped(svi, first, last):
+            pyro.set_rng_seed(first)
+            return [svi.step(i % 5 > 2) for i in range(first, last)]
+
+        def svi():
+            return CompiledSVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.9}), Trace_ELBO())
+
+        for start in (20, 23):  # without the late one in the first step, and with both
+            pyro.clear_param_store()
+            first = svi()
+            stepped(first, 0, start)
+            state, values = first.state_dict(), copy.deepcopy(pyro.get_param_store().get_state())
+            whole = stepped(first, start, 40)
+            for given in (state, None):
+                pyro.clear_param_store()
+                pyro.get_param_store().set_state(copy.deepcopy(values))
+                second = svi()
+                if given is not None:
+                    second.load_state_dict(given)
+                assert (stepped(second, start, 40) == pytest.approx(whole, rel=1e-6)) is (given is not None)
+
+        names = [f"p{i}" for i in range(8, 12)]
+
+        def many():
+            for name in names:
+                pyro.sample(name, dist.Normal(pyro.param(f"at {name}", torch.zeros(())), 1.0))
+
+        def prior():
+            for name in names:
+                pyro.sample(name, dist.Normal(0.0, 1.0))
+
+        numbered = CompiledSVI(prior, many, adam(), Trace_ELBO())
+        numbered.step()
+        assert list(numbered.parameters) == [f"at {name}" for name in names]
+        assert numbered.state_dict()["param_groups"][0]["param_names"] == list(numbered.parameters)
+
     def test_rates_follow_the_user_and_freeze_with_the_rest(self):
         net = Small()
         svi = CompiledSVI(net.model, net.guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.5}), Trace_ELBO())
@@ -743,7 +836,7 @@ class TestFollowed:
         net = Small()
         svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO(), check_every=1)
         svi.step(torch.ones(3, 4))
-        with pytest.raises(FloatingPointError, match="as after step 1"):
+        with pytest.raises(FloatingPointError, match="its loss is nan"):
             svi.step(torch.full((3, 4), torch.nan))
 
     @pytest.mark.parametrize("way", ["tolist", "numpy", "held", "filled", "listed", "sliced", "compared", "random"])
@@ -868,6 +961,7 @@ class TestFollowed:
 
         net = Small()
         svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+        assert _described(np.int64(2)) == _described(2) and _described(np.float32(0.5)) == _described(0.5)
         with pytest.raises(TypeError, match="an argument of type Batch"):
             svi.step(Batch(torch.ones(3, 4)))
         with pytest.raises(CaptureError, match="inside of handlers"), poutine.scale(scale=2.0):
@@ -879,10 +973,11 @@ class TestFollowed:
         SVI(net.model, net.guide, warm, loss=Trace_ELBO()).step(torch.ones(3, 4))
         with pytest.raises(ValueError, match="a state of its own"):
             CompiledSVI(net.model, net.guide, warm, Trace_ELBO())
-        svi = CompiledSVI(net.model, net.guide, pyro.optim.Adam({"amsgrad": True}), Trace_ELBO())
-        for _ in range(2):
-            with pytest.raises(TypeError, match="amsgrad"):
-                svi.step(torch.ones(3, 4))
+        for optim in (pyro.optim.Adam({"amsgrad": True}), pyro.optim.AdamW({"amsgrad": True})):
+            svi = CompiledSVI(net.model, net.guide, optim, Trace_ELBO())
+            for _ in range(2):
+                with pytest.raises(TypeError, match="amsgrad"):
+                    svi.step(torch.ones(3, 4))
 
 
 def test_a_shape_that_depends_on_a_value_is_no_fault_of_the_compiler():

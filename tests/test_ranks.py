@@ -183,6 +183,18 @@ def test_one_voice(tmp_path):
     assert len(set(two["broken"])) == 1 and two["broken"][0].split(" at ")[1:] == first.split(" at ")[1:]
 
 
+def test_processes_go_on_where_they_were(tmp_path):
+    body = f"""
+    whole, again = pair(), pair()
+    fit(whole, epochs=3, binarize=True)
+    fit(pair(), epochs=1, binarize=True, checkpoint={str(tmp_path / "run")!r})
+    history = fit(again, epochs=3, binarize=True, checkpoint={str(tmp_path / "run")!r}, resume=True)
+    found["alike"] = ranks.gathered(bool(torch.equal(weights(whole), weights(again))))
+    found["resumed"] = history.config["resumed_after"]
+    """
+    assert run(body, 2, tmp_path) == {"alike": [True, True], "resumed": 0}
+
+
 def test_what_processes_must_agree_on(tmp_path):
     """Disagreement is an error on all of them; what they differ in by their shares is none."""
     body = """

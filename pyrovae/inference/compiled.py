@@ -38,8 +38,8 @@ class CompiledSVI:
     `model` and `guide`: of static structure, every site of the guide reparameterised; nothing of Python or NumPy that
     depends on the value of a tensor. Networks by `pyro.module` or as `PyroModule`, constrained parameters, autoguides,
     `poutine.scale` and `mask`, and subsampled plates pass. `optim`: a new one of pyro.optim's Adam, AdamW, ClippedAdam
-    or SGD, with clip_args too. `loss`: a `Trace_ELBO` or `TraceMeanField_ELBO` of any number of particles, vectorised
-    or not.
+    or SGD, with clip_args too; what it would save is in `state_dict` here. `loss`: a `Trace_ELBO` or
+    `TraceMeanField_ELBO` of any number of particles, vectorised or not.
 
     The step is captured once for each shape of its tensor arguments and each value of the others, after evaluations,
     eager and validated, that change nothing but what they set up. Tensors among the arguments, and those that the model
@@ -47,11 +47,12 @@ class CompiledSVI:
     was at the capture: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps.
     Modes, parameters and buffers of modules are looked at each step: a change captures anew. Noise comes from torch's
     generators in eager's order, so that compiling changes rounding and nothing else; where parameters draw as they are
-    set up (but for an autoguide's own), steps go on from there, by other numbers than eager's. A first step takes half
-    a minute, or seconds where inductor's cache has the graph.
+    set up in the guide's first call, as AutoIAFNormal's network, steps go on from there, by other numbers than eager's.
+    A first step takes half a minute, or seconds where inductor's cache has the graph.
 
-    A loss or gradient that is not finite freezes parameters, state and rates from that step on, and not the buffers of
-    modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at `sound`.
+    A loss, or a gradient's norm, that is not finite freezes parameters, state and rates from that step on, and not the
+    buffers of modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at
+    `sound`.
 
     Raises CaptureError, naming the site, for what cannot be captured and CompilerError where the compiler fails, both
     with parameters, buffers, state and generators as they were; TypeError for another optimiser or loss.
@@ -83,8 +84,9 @@ class CompiledSVI:
         loss = float(self.step_tensor(*args, **kwargs))
         if not self.sound:
             raise FloatingPointError(
-                f"a loss or gradient is not finite (the loss is {loss}): parameters and optimiser are as after step "
-                f"{int(max(self.updates.steps.values()))}; lower the learning rate, or look at these items"
+                f"the loss or a gradient's norm is not finite, at this step (its loss is {loss}) or before: parameters "
+                "and optimiser are as they were ahead of it, and stay so until load_state_dict; lower the learning "
+                "rate, or look at the items"
             )
         return loss
 
@@ -121,7 +123,7 @@ class CompiledSVI:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The optimiser's groups, after a first step: their "lr" may be set at any time."""
+        """The optimiser's groups, after a first step: read them here each time that an "lr" is looked at or set."""
         return self.updates.groups
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -130,11 +132,15 @@ class CompiledSVI:
             return float(torch_item(self.loss.loss(self.model, self.guide, *args, **kwargs)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state in torch.optim's layout, parameters in the order of `parameters`."""
+        """The optimiser's state in torch.optim's layout, with names, parameters in the order of `parameters`."""
         return self.updates.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the parameters themselves are the caller's to load."""
+        """Go on from a state, of this or of torch's optimiser, as sound; the parameters are the caller's to load.
+
+        By names where the state has those of all parameters here; what it has of others waits until they come. Else by
+        numbers. Raises ValueError for another layout, optimiser or shape.
+        """
         self.updates.load_state_dict(state)
 
     def _negative_elbo(self, *args: Any, **kwargs: Any) -> Tensor:

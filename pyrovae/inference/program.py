@@ -12,6 +12,7 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
@@ -20,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from pyrovae.graph import Program, blind, capture, summary
-from pyrovae.inference.replay import Replayed, pool_of, replayed
+from pyrovae.inference.replay import Replayed, pool_of, replayed, same
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
 from pyrovae.seeding import generators, put_back
@@ -143,6 +144,8 @@ class CompiledStep:
                 pieces = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
                 piece.finish(interpret)
+            if not interpret:
+                _try_out(pieces, tensors)
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             state = _State(modules, [*named.values(), *held])
             program = _Program(pieces, self.reduce, named, state)
@@ -179,25 +182,27 @@ class CompiledStep:
                 return [_Piece(whole, fixed, tensors)]
             sizes = [*(p.numel() for p in own), 1]
 
+            widest = max((p.dtype for p in own), key=lambda dtype: torch.finfo(dtype).bits)
+            summed = own[0].new_zeros(sum(sizes), dtype=widest)
+
             def flat(*_: Tensor) -> list[Tensor]:
                 loss, gradients = differentiated()
                 parts = [torch.zeros_like(p) if g is None else g for p, g in zip(own, gradients, strict=True)]
-                return [torch.cat([*(g.reshape(-1) for g in parts), loss.reshape(1).to(own[0].dtype)])]
+                return [torch.cat([part.reshape(-1).to(widest) for part in (*parts, loss)])]
 
             first = capture(flat, [*own, *tensors])
-            summed = own[0].new_zeros(sum(sizes))
 
             def apart(*_: Tensor) -> list[Tensor]:
                 *parts, loss = summed.split(sizes)
-                return updated(loss[0].clone(), [g.view_as(p) for p, g in zip(own, parts, strict=True)])
+                return updated(loss[0].clone(), [g.view_as(p).to(p.dtype) for p, g in zip(own, parts, strict=True)])
 
             second = capture(apart, [*fixed, summed])
             _write_back(second)
             return [_Piece(first, own, tensors), _Piece(second, fixed, [summed])]
-        except RuntimeError as error:
-            if isinstance(error, CaptureError) or "_local_scalar_dense" not in str(error):
-                raise
-            raise at.course() from None
+        except CaptureError:
+            raise
+        except Exception as error:  # of whatever kind: the eager evaluation before had none
+            raise (at.course() if "_local_scalar_dense" in str(error) else _not_one(error)) from error
         finally:
             at.put_back()
 
@@ -219,6 +224,23 @@ class _Piece:
 
     def __call__(self, others: Sequence[Tensor]) -> Tensor:
         return self.program(*self.fixed, *others)[0]
+
+
+def _try_out(pieces: list[_Piece], tensors: list[Tensor]) -> None:
+    """Run them once, with all that they write to put back: some compiled code fails only as it is called."""
+    every = [t for piece in pieces for t in (*piece.fixed, *piece.program.held, *piece.others)]
+    kept = [(t, t.clone()) for t in (*every, *tensors) if is_writable(t)]
+    try:
+        pieces[0](tensors)
+        for piece in pieces[1:]:
+            piece(piece.others)
+    except Exception as error:
+        raise _explained(error) from error
+    finally:
+        with torch.no_grad():
+            for t, value in kept:
+                if not same(t, value):  # a write would spoil a backward pass that is to come
+                    t.copy_(value)
 
 
 class _State:
@@ -307,6 +329,8 @@ def _described(x: Any) -> Hashable:
     """What of an argument the graph depends on: a tensor's kind, or the value of anything else."""
     if isinstance(x, Tensor):
         return tuple(x.shape), x.stride(), x.dtype, x.device
+    if isinstance(x, np.generic):
+        x = x.item()
     if isinstance(x, float) and math.isnan(x):
         return float, "nan"
     if isinstance(x, VALUES) or callable(x):  # a function or a module: by its identity
@@ -416,4 +440,8 @@ def _explained(error: Exception) -> RuntimeError:
             f"the step could not be compiled ({told}). It takes a C++ compiler, g++ or clang++ on the path or in CXX, "
             "and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
         )
-    return CaptureError(f"the step cannot be one graph ({told}): keep shapes free of values, {EAGER}")
+    return _not_one(error)
+
+
+def _not_one(error: Exception) -> CaptureError:
+    return CaptureError(f"the step cannot be one graph ({summary(error)}): keep shapes free of values, {EAGER}")

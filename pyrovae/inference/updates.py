@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+import re
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 
 import pyro.optim.clipped_adam
 import torch
@@ -115,7 +116,9 @@ class Updates:
             name = getattr(self.kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
             raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
         if optim.optim_objs or optim._state_waiting_to_be_consumed:
-            raise ValueError("optim has a state of its own: give a new one, and the state to load_state_dict")
+            raise ValueError(
+                "optim has a state of its own: give a new one, and a state of torch's layout to load_state_dict"
+            )
         self.optim = optim
         self.named: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
@@ -137,8 +140,7 @@ class Updates:
     @property
     def ordered(self) -> dict[str, Tensor]:
         """The parameters by name, in the order of the state's numbers."""
-        names = {p: name for name, p in self.named.items()}
-        return {names[p]: p for group in self.groups for p in group["params"]}
+        return {name: p for group in self._names() for name, p in group} if self.named else {}
 
     @property
     def options(self) -> Hashable:
@@ -150,23 +152,25 @@ class Updates:
         """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
         self._require_same(named)
         known, fresh = {id(p) for p in self.named.values()}, {}
-        for name in sorted(named):
+        for name in sorted(named, key=_numbered):
             if name not in self.named and id(named[name]) not in known:  # tied ones are one
                 known.add(id(named[name]))
                 fresh[name] = named[name]
-        made: list[tuple[dict[str, Any], list[Tensor]]] = []
-        for p in fresh.values():
+        before = {} if self._waiting is None else {row.name: row.number for row in _rows(self._waiting)}
+        made: list[tuple[dict[str, Any], int | None, list[Tensor]]] = []
+        for name, p in fresh.items():
             clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
             options = {**self.optim._get_optim_args(p), **{f"gradient_{name}": value for name, value in clips.items()}}
-            for name in REFUSED:
-                if options.get(name) and self.kind is not torch.optim.AdamW:
-                    raise TypeError(f"{name}={options[name]!r} is not known to a compiled step: leave it out")
-            own = next((params for known, params in made if known == options), None)
+            for refused in REFUSED:
+                if options.get(refused):
+                    raise TypeError(f"{refused}={options[refused]!r} is not known to a compiled step: leave it out")
+            like = (options, before.get(name))  # as a state that is to come divides them
+            own = next((params for *known, params in made if tuple(known) == like), None)
             if own is None:
-                made.append((options, [p]))
+                made.append((*like, [p]))
             else:
                 own.append(p)
-        for options, params in made:
+        for options, _, params in made:
             allowed = {name: value for name, value in options.items() if not name.startswith("gradient_")}
             if self.optimizer is None:
                 self.optimizer = self.kind(params, **allowed)
@@ -182,9 +186,8 @@ class Updates:
                 self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
                 self.steps[p] = torch.zeros((), dtype=torch.float32, device=p.device)
         self.named |= fresh
-        if self._waiting is not None:
-            self.load_state_dict(self._waiting)
-            self._waiting = None
+        if self._waiting is not None and fresh:
+            self._load(self._waiting, fresh)
 
     def _require_same(self, named: dict[str, Tensor]) -> None:
         for name, p in named.items():
@@ -228,14 +231,17 @@ class Updates:
         sound = self.sound & loss.isfinite().all()
         for g in gradients:
             if g is not None:
-                sound = sound & g.isfinite().all()
+                square = g.to(torch.promote_types(g.dtype, torch.float32)).square()  # as Adam's floor takes it
+                sound = sound & square.sum().isfinite()
+        divided = self._members(params)
+        present = {number for number, _ in divided}  # a rate decays in the steps that its parameters are in
         rates = [
-            rate * group["lrd"] if "lrd" in group else rate
-            for rate, group in zip(self.rates, self._groups, strict=True)
+            rate * group["lrd"] if "lrd" in group and number in present else rate
+            for number, (rate, group) in enumerate(zip(self.rates, self._groups, strict=True))
         ]
         given = dict(zip(map(id, params), gradients, strict=True))
         own: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}
-        for number, members in self._members(params):
+        for number, members in divided:
             count = torch.stack([self.steps[p] for p in members]).double() + 1
             shared = [_once(f) for f in _factors(self.kind, self._groups[number], self.rates[number], count)]
             for place, p in enumerate(members):
@@ -267,11 +273,13 @@ class Updates:
                 self.rates[number].fill_(self._set[number])
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's optimiser of the same parameters would give it, numbered as in `ordered`."""
+        """As torch's optimiser of the same parameters, named, would give it, numbered as in `ordered`."""
         if self.optimizer is None:
             raise RuntimeError("no step has been taken: there is no state yet")
         params = [p for group in self.groups for p in group["params"]]
         found = self.optimizer.state_dict()
+        for group, named in zip(found["param_groups"], self._names(), strict=True):
+            group["param_names"] = [name for name, _ in named]
         for number, p in enumerate(params):
             step = self.steps[p].clone()
             if not float(step):
@@ -284,36 +292,99 @@ class Updates:
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` or torch's optimiser of the same parameters gave; before a first step too."""
+        """Go on from what `state_dict` or torch's optimiser of the same parameters gave; before a first step too.
+
+        By names, where the state has those of all parameters; what it has of others waits for them. Else by numbers.
+        """
+        if not {"state", "param_groups"} <= set(state):
+            raise ValueError(
+                "state must have 'state' and 'param_groups', as state_dict() and torch's optimisers give them, got "
+                f"{list(state)[:3]}: a Pyro optimiser's own has a state for each name"
+            )
+        self._require_known(state)
         if self.optimizer is None:
             self._waiting = state
             return
-        params = [p for group in self.groups for p in group["params"]]
-        sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], self.groups)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"the state is of groups of {sizes[0]} parameters, and these are {sizes[1]}: {list(self.ordered)}"
-            )
-        for number, p in enumerate(params):
-            for name, value in state["state"].get(number, {}).items():
-                if name != "step" and isinstance(value, Tensor) and value.shape != p.shape:
-                    raise ValueError(
-                        f"{name!r} of parameter {number} has shape {tuple(value.shape)}, and "
-                        f"{list(self.ordered)[number]!r} has {tuple(p.shape)}"
-                    )
-        for group, theirs in zip(self.optimizer.param_groups, state["param_groups"], strict=True):
-            group.update({name: value for name, value in theirs.items() if name != "params" and name in group})
+        self._load(state, self.named)
         self.sound.fill_(True)
+
+    def _require_known(self, state: dict[str, Any]) -> None:
+        """Refuse the state of an optimiser that steps otherwise."""
+        own = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": self.kind is torch.optim.AdamW}
+        for group in state["param_groups"]:
+            for name, value in own.items():
+                if bool(group.get(name, value)) is not value:
+                    raise ValueError(f"the state is of an optimiser with {name}={group[name]!r}, and this has {value}")
+        for number, theirs in state["state"].items():
+            kinds = sorted(set(theirs) - {"step"})
+            if kinds and kinds != sorted(STATES[self.kind]):
+                raise ValueError(
+                    f"the state of parameter {number} has {kinds}, and {self.kind.__name__}'s has "
+                    f"{list(STATES[self.kind])}: it is another optimiser's"
+                )
+
+    def _load(self, state: dict[str, Any], wanted: Mapping[str, Tensor]) -> None:
+        """To the wanted parameters; what is of parameters that are still to come goes on waiting."""
+        rows, groups = _rows(state), self.groups
+        ours = [(name, p, group) for group, names in zip(groups, self._names(), strict=True) for name, p in names]
+        named = {row.name: row for row in rows}
+        if None not in named and all(name in named for name, _, _ in ours):
+            matched = [(*own, named[own[0]]) for own in ours]
+            self._waiting = state if len(named) > len(ours) else None
+        else:
+            sizes = [[len(group["params"]) for group in each] for each in (state["param_groups"], groups)]
+            if sizes[0] != sizes[1]:
+                raise ValueError(
+                    f"the state is of groups of {sizes[0]} parameters, and these are {sizes[1]}: {list(self.ordered)}"
+                )
+            matched = [(*own, row) for own, row in zip(ours, rows, strict=True)]
+            self._waiting = None
+        for name, p, _, row in matched:
+            for kind, value in row.state.items():
+                if kind != "step" and isinstance(value, Tensor) and value.shape != p.shape:
+                    raise ValueError(
+                        f"{kind!r} of {name!r} has shape {tuple(value.shape)}, and it has {tuple(p.shape)}"
+                    )
         with torch.no_grad():
-            for number, p in enumerate(params):
-                theirs = state["state"].get(number, {})
-                self.steps[p].fill_(float(theirs.get("step", bool(theirs))))
-                for name, value in self.optimizer.state[p].items():
-                    other = theirs.get(name)
+            for name, p, group, row in matched:
+                if name not in wanted:
+                    continue
+                group.update({k: v for k, v in row.group.items() if k not in ("params", "param_names") and k in group})
+                self.steps[p].fill_(float(row.state.get("step", bool(row.state))))
+                for kind, value in self._state(p).items():
+                    other = row.state.get(kind)
                     if other is None:
                         value.zero_()
                     else:
                         value.copy_(other)
+
+    def _names(self) -> list[list[tuple[str, Tensor]]]:
+        """Of each group's parameters."""
+        names = {p: name for name, p in self.named.items()}
+        return [[(names[p], p) for p in group["params"]] for group in self._groups]
+
+
+class _Row(NamedTuple):
+    """What a state has of one parameter."""
+
+    name: str | None
+    number: int  # of its group
+    group: dict[str, Any]
+    state: dict[str, Any]
+
+
+def _rows(state: dict[str, Any]) -> list[_Row]:
+    rows = []
+    for number, group in enumerate(state["param_groups"]):
+        names = group.get("param_names") or [None] * len(group["params"])
+        for name, at in zip(names, group["params"], strict=True):
+            rows.append(_Row(name, number, group, state["state"].get(at, {})))
+    return rows
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    """By which names are sorted as people number them: the 9th before the 10th."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _once(x: Tensor) -> Tensor:
