@@ -805,6 +805,10 @@ class TestFollowed:
                 if given is not None:
                     second.load_state_dict(given)
                 assert (stepped(second, start, 40) == pytest.approx(whole, rel=1e-6)) is (given is not None)
+            late = svi()
+            late.step(True)  # by which both are in one group
+            with pytest.raises(ValueError, match="several groups where this has one"):
+                late.load_state_dict(state)
 
         names = [f"p{i}" for i in range(8, 12)]
 

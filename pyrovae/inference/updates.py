@@ -330,6 +330,10 @@ class Updates:
         named = {row.name: row for row in rows}
         if None not in named and all(name in named for name, _, _ in ours):
             matched = [(*own, named[own[0]]) for own in ours]
+            for group in groups:
+                theirs = [row.options for _, _, own, row in matched if own is group]
+                if any(options != theirs[0] for options in theirs):
+                    raise ValueError("the state has several groups where this has one: load it before a first step")
             self._waiting = state if len(named) > len(ours) else None
         else:
             sizes = [[len(group["params"]) for group in each] for each in (state["param_groups"], groups)]
@@ -349,7 +353,7 @@ class Updates:
             for name, p, group, row in matched:
                 if name not in wanted:
                     continue
-                group.update({k: v for k, v in row.group.items() if k not in ("params", "param_names") and k in group})
+                group.update({option: value for option, value in row.options.items() if option in group})
                 self.steps[p].fill_(float(row.state.get("step", bool(row.state))))
                 for kind, value in self._state(p).items():
                     other = row.state.get(kind)
@@ -369,7 +373,7 @@ class _Row(NamedTuple):
 
     name: str | None
     number: int  # of its group
-    group: dict[str, Any]
+    options: dict[str, Any]  # of that
     state: dict[str, Any]
 
 
@@ -377,8 +381,9 @@ def _rows(state: dict[str, Any]) -> list[_Row]:
     rows = []
     for number, group in enumerate(state["param_groups"]):
         names = group.get("param_names") or [None] * len(group["params"])
+        options = {option: value for option, value in group.items() if option not in ("params", "param_names")}
         for name, at in zip(names, group["params"], strict=True):
-            rows.append(_Row(name, number, group, state["state"].get(at, {})))
+            rows.append(_Row(name, number, options, state["state"].get(at, {})))
     return rows
 
 
