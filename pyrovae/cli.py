@@ -60,7 +60,8 @@ def _fit(options: argparse.Namespace) -> int:
     import pyrovae
 
     with pyrovae.distributed() as ranks:
-        held, run = options.out.exists() and any(options.out.iterdir()), options.out / "checkpoint"
+        run = options.out / "checkpoint"  # and what a run leaves that has not trained is nothing
+        held = any(p.is_file() and p.name != ".lock" for p in options.out.rglob("*")) if options.out.is_dir() else False
         if any(ranks.gathered(held and not options.resume)):
             raise FileExistsError(f"--out {options.out} is not empty: name another folder, or --resume the run in it")
         if any(ranks.gathered(held and not run.is_dir())):

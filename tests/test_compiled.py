@@ -22,6 +22,7 @@ from torch.distributions import constraints
 import pyrovae
 from pyrovae import CaptureError, CompiledSVI
 from pyrovae.inference.program import _described
+from pyrovae.inference.updates import Updates
 
 pytestmark = needs_compiler
 STEPS = 200
@@ -824,6 +825,140 @@ class TestFollowed:
         numbered.step()
         assert list(numbered.parameters) == [f"at {name}" for name in names]
         assert numbered.state_dict()["param_groups"][0]["param_names"] == list(numbered.parameters)
+
+    def test_a_state_that_does_not_fit_is_never_half_taken(self):
+        net, x = Small(), torch.ones(3, 4)
+
+        def anew():
+            pyro.clear_param_store()
+            return CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
+
+        svi = anew()
+        svi.step(x)
+        state = svi.state_dict()
+        svi = anew()
+        svi.load_state_dict(state)
+        assert svi.state_dict()["param_groups"] == state["param_groups"]  # before a step too
+        bad = copy.deepcopy(state)
+        bad["state"][0]["exp_avg"] = torch.ones(7)
+        svi = anew()
+        svi.load_state_dict(bad)
+        for _ in range(2):  # until another is given
+            with pytest.raises(ValueError, match="has shape"):
+                svi.step(x)
+        svi.load_state_dict(state)
+        svi.step(x)
+        assert int(max(svi.updates.steps.values())) == 2
+        renamed = copy.deepcopy(state)
+        renamed["param_groups"][0]["param_names"][0] = "other"
+        with pytest.raises(ValueError, match="the state has the names"):
+            svi.load_state_dict(renamed)
+        momentum = CompiledSVI(net.model, net.guide, pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9}), Trace_ELBO())
+        momentum.step(x)
+        plain = CompiledSVI(net.model, net.guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO())
+        plain.load_state_dict(momentum.state_dict())
+        with pytest.raises(ValueError, match=r"momentum 0\.9"):
+            plain.step(x)
+
+    def test_torchs_own_names_find_their_parameters(self):
+        layer = nn.LayerNorm(4)  # weight and bias there, and "layer$$$bias" and "layer$$$weight" in order here
+
+        def model(x):
+            pyro.module("layer", layer)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 4), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(layer(z), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+        optimizer = torch.optim.Adam(layer.named_parameters(), lr=1e-3)
+        (layer(torch.randn(3, 4)) * torch.arange(4.0)).sum().backward()
+        optimizer.step()
+        svi = CompiledSVI(model, guide, adam(), Trace_ELBO())
+        svi.load_state_dict(optimizer.state_dict())
+        svi.updates.take({f"layer$$${name}": p for name, p in layer.named_parameters()})
+        for p in layer.parameters():
+            assert torch.equal(svi.updates.optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+
+    def test_names_of_pairs_have_numbers_that_say_nothing(self):
+        """Two pairs in one loss: their 9th and 10th modules find what the first two left, and others nothing."""
+        names = [f"p.{kind}" for kind in ("bias", "weight")]
+        updates = [Updates(adam()) for _ in range(3)]
+        for update, serials in zip(updates, ((1, 2), (9, 10), (9, 10)), strict=True):
+            update.take({f"VAE{n}.{name}": torch.ones(2, requires_grad=True) for n in serials for name in names})
+        for i, p in enumerate(updates[0].ordered.values()):
+            updates[0].optimizer.state[p]["exp_avg"].fill_(i)
+            updates[0].steps[p].fill_(1)
+        updates[1].load_state_dict(updates[0].state_dict())
+        found = [float(updates[1].optimizer.state[p]["exp_avg"][0]) for p in updates[1].ordered.values()]
+        assert found == [0.0, 1.0, 2.0, 3.0] and next(iter(updates[1].ordered)) == "VAE9.p.bias"
+        other = updates[0].state_dict()
+        other["param_groups"][0]["param_names"] = ["a.x", "a.y", "b.x", "b.y"]
+        with pytest.raises(ValueError, match="the state has the names"):
+            updates[2].load_state_dict(other)
+
+    def test_a_tied_parameter_is_reached_by_either_name(self):
+        def build():
+            shared = nn.Linear(2, 2)
+            a, b = nn.Sequential(shared), nn.Sequential(shared, nn.Linear(2, 2))
+
+            def model(x, both):
+                if both:
+                    pyro.module("a", a)
+                pyro.module("b", b)
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(b(z) + (a(z) if both else 0.0), 1.0).to_event(1), obs=x)
+
+            return model, lambda x, both: pyro.sample("z", dist.Normal(torch.ones(2), 1.0).to_event(1)), shared
+
+        made = require_alike(build, lambda i, built: (torch.ones(2), i % 2 == 0))
+        torch.testing.assert_close(made[0][1][2].weight, made[1][1][2].weight)
+
+    def test_a_sign_that_is_still_to_be_taken(self):
+        def model(x):
+            m = pyro.param("m", torch.zeros(()))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(m + z, 1.0).expand([3]).to_event(1), obs=x)
+
+        def build():
+            return model, AutoNormal(model)
+
+        x = torch.conj(torch.complex(torch.zeros(3), torch.ones(3))).imag
+        assert x.is_neg()
+        require_alike(build, lambda i, built: (x,))
+        assert float(pyro.param("m")) < 0
+
+    def test_an_argument_that_the_model_writes_to(self):
+        def model(x):
+            x.mul_(0.5)
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).expand([3]).to_event(1), obs=x.clone())
+
+        def guide(x):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(())), 1.0))
+
+        made = require_alike(lambda: (model, guide, torch.full((3,), 64.0)), lambda i, b: (b[2],), steps=5)
+        assert made[0][1][2].tolist() == made[1][1][2].tolist() == [2.0] * 3
+
+    def test_scripted_parts_and_hooks_of_a_backward_pass(self):
+        def build():
+            torch.manual_seed(3)
+            net = Small()
+            net.encoder = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))), nn.Tanh())
+            return net.model, net.guide, net, torch.randn(6, 4)
+
+        def act(i, built):
+            if i == 5:
+                built[2].encoder[1].register_full_backward_hook(lambda m, given, out: (given[0] * 0,))
+            return (built[3],)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (_, theirs), (_, ours) = require_alike(build, act, steps=10)
+        counts = [int(dict(built[2].named_buffers())["encoder.0.1.num_batches_tracked"]) for built in (theirs, ours)]
+        assert counts == [10, 10]
 
     def test_rates_follow_the_user_and_freeze_with_the_rest(self):
         net = Small()

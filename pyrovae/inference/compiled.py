@@ -42,13 +42,14 @@ class CompiledSVI:
     `TraceMeanField_ELBO` of any number of particles, vectorised or not.
 
     The step is captured once for each shape of its tensor arguments and each value of the others, after evaluations,
-    eager and validated, that change nothing but what they set up. Tensors among the arguments, and those that the model
-    reaches where they lie, are inputs of the graph. A Python number or a tensor that a name is bound to anew is as it
-    was at the capture: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps.
-    Modes, parameters and buffers of modules are looked at each step: a change captures anew. Noise comes from torch's
-    generators in eager's order, so that compiling changes rounding and nothing else; where parameters draw as they are
-    set up in the guide's first call, as AutoIAFNormal's network, steps go on from there, by other numbers than eager's.
-    A first step takes half a minute, or seconds where inductor's cache has the graph.
+    eager and validated, that change nothing but what they set up, and tensors of its own that the model writes to.
+    Tensors among the arguments, and those that the model reaches where they lie, are inputs of the graph. A Python
+    number or a tensor that a name is bound to anew is as it was at the capture: hand it in as an argument;
+    `check_every=n` compares the loss with the eager one every n steps. Modes, hooks, parameters and buffers of modules
+    are looked at each step: a change captures anew. Noise comes from torch's generators in eager's order, so that
+    compiling changes rounding and nothing else; where parameters draw as they are set up in the guide's first call, as
+    AutoIAFNormal's network, steps go on from there, by other numbers than eager's. A first step takes half a minute, or
+    seconds where inductor's cache has the graph.
 
     A loss, or a gradient's norm, that is not finite freezes parameters, state and rates from that step on, and not the
     buffers of modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at

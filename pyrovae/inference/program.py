@@ -94,6 +94,8 @@ class CompiledStep:
             raise CaptureError(
                 "an argument carries a gradient, which would end here: compute it in the model, or detach it"
             )
+        # a graph reads memory as it lies, and knows nothing of a conjugate or a sign that is still to be taken
+        leaves = [x.resolve_conj().resolve_neg() if isinstance(x, Tensor) else x for x in leaves]
         key = (structure, tuple(_described(x) for x in leaves), self._settings())
         program = self._found(key)
         if program is None:
@@ -133,13 +135,15 @@ class CompiledStep:
         given = [x.detach() if isinstance(x, Tensor) else x for x in leaves]  # one that comes twice is two
         args, kwargs = (given, {}) if structure is None else pytree.tree_unflatten(given, structure)
         before, updates = generators(), self.updates
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        kept = [(t, t._version, t.clone()) for t in tensors if is_writable(t)]
         try:
             named, before = self.set_up(args, kwargs)
             updates.take(named)
-            own = [p for name, p in updates.ordered.items() if name in named and p.requires_grad]
+            reached = {id(p) for p in named.values()}  # by whichever name, where they are tied
+            own = [p for p in updates.ordered.values() if id(p) in reached and p.requires_grad]
             if not own:
                 raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
-            tensors = [x for x in given if isinstance(x, Tensor)]
             with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
                 pieces = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
@@ -147,12 +151,18 @@ class CompiledStep:
             if not interpret:
                 _try_out(pieces, tensors)
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
+            if any(t.is_conj() or t.is_neg() for t in held):
+                raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
             state = _State(modules, [*named.values(), *held])
             program = _Program(pieces, self.reduce, named, state)
             self._pool = self._pool or pool_of(own[0].device)
             program.record(tensors, self._pool)
         finally:
             put_back(before)
+            with torch.no_grad():
+                for t, version, value in kept:
+                    if t._version != version:  # a model that writes to an argument does so in steps alone
+                        t.copy_(value)
         self.compiles += not interpret
         if self.compiles == MANY + 1:
             warnings.warn(
@@ -251,6 +261,7 @@ class _State:
         tables: list[Any] = []
         for m in modules:
             tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
+            tables += (m._backward_hooks, m._backward_pre_hooks)
         self.empty, self.full = [t for t in tables if not t], [t for t in tables if t]
         self.names = [name for table in self.full for name, _ in table.items()]
         self.parts = [part for table in self.full for _, part in table.items()]
@@ -328,7 +339,7 @@ def _address(p: Tensor) -> tuple[Any, ...]:
 def _described(x: Any) -> Hashable:
     """What of an argument the graph depends on: a tensor's kind, or the value of anything else."""
     if isinstance(x, Tensor):
-        return tuple(x.shape), x.stride(), x.dtype, x.device
+        return tuple(x.shape), x.stride() if x.layout == torch.strided else x.layout, x.dtype, x.device
     if isinstance(x, np.generic):
         x = x.item()
     if isinstance(x, float) and math.isnan(x):
@@ -393,8 +404,10 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
     buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
 
     def note(module: nn.Module, _: Any = None) -> None:
-        if module not in buffers:
-            buffers[module] = {name: (b, _kept(b)) for name, b in module._buffers.items()}
+        # a scripted one calls its parts without a hook
+        for one in module.modules() if isinstance(module, torch.jit.ScriptModule) else (module,):
+            if one not in buffers:
+                buffers[one] = {name: (b, _kept(b)) for name, b in one._buffers.items()}
 
     for function in functions:
         for owner in (function, getattr(function, "__self__", None)):
@@ -410,8 +423,9 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
         found += buffers
         with torch.no_grad():
             for module, own in buffers.items():
+                now = dict(module._buffers.items())
                 for name, (b, value) in own.items():
-                    if module._buffers.get(name) is not b:
+                    if now.get(name) is not b:
                         module._buffers[name] = b
                         rebound.append(f"{type(module).__name__}.{name}")
                     # whatever its version says, which a batch norm leaves as it was; nor does `data` tell it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import pyro.optim.clipped_adam
@@ -125,7 +127,8 @@ class Updates:
         self.steps: dict[Tensor, Tensor] = {}  # that each parameter has taken
         self.rates: list[Tensor] = []
         self._set: list[float] = []  # the rates that the graph was handed
-        self._waiting: dict[str, Any] | None = None
+        self._waiting: dict[str, Any] | None = None  # a state of parameters that are still to come
+        self._unloaded: set[str] = set()  # those that came, and have not got theirs
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -156,7 +159,8 @@ class Updates:
             if name not in self.named and id(named[name]) not in known:  # tied ones are one
                 known.add(id(named[name]))
                 fresh[name] = named[name]
-        before = {} if self._waiting is None else {row.name: row.number for row in _rows(self._waiting)}
+        rows = [] if self._waiting is None else _rows(self._waiting)
+        before = {name: row.number for row in rows for name in (_own(row.name or ""), row.name)}
         made: list[tuple[dict[str, Any], int | None, list[Tensor]]] = []
         for name, p in fresh.items():
             clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
@@ -164,7 +168,7 @@ class Updates:
             for refused in REFUSED:
                 if options.get(refused):
                     raise TypeError(f"{refused}={options[refused]!r} is not known to a compiled step: leave it out")
-            like = (options, before.get(name))  # as a state that is to come divides them
+            like = (options, before.get(name, before.get(_own(name))))  # as a state that is to come divides them
             own = next((params for *known, params in made if tuple(known) == like), None)
             if own is None:
                 made.append((*like, [p]))
@@ -186,8 +190,10 @@ class Updates:
                 self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
                 self.steps[p] = torch.zeros((), dtype=torch.float32, device=p.device)
         self.named |= fresh
-        if self._waiting is not None and fresh:
-            self._load(self._waiting, fresh)
+        self._unloaded |= set(fresh)
+        if self._waiting is not None and self._unloaded:
+            self._load(self._waiting, self._unloaded)
+        self._unloaded.clear()
 
     def _require_same(self, named: dict[str, Tensor]) -> None:
         for name, p in named.items():
@@ -273,9 +279,14 @@ class Updates:
                 self.rates[number].fill_(self._set[number])
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's optimiser of the same parameters, named, would give it, numbered as in `ordered`."""
+        """As torch's optimiser of the same parameters, named, would give it, numbered as in `ordered`.
+
+        What was loaded and waits for parameters that are still to come is in it too.
+        """
         if self.optimizer is None:
-            raise RuntimeError("no step has been taken: there is no state yet")
+            if self._waiting is None:
+                raise RuntimeError("no step has been taken: there is no state yet")
+            return deepcopy(self._waiting)
         params = [p for group in self.groups for p in group["params"]]
         found = self.optimizer.state_dict()
         for group, named in zip(found["param_groups"], self._names(), strict=True):
@@ -289,12 +300,20 @@ class Updates:
             if self.kind is not torch.optim.SGD:
                 own["step"] = int(step) if "lrd" in self.optimizer.param_groups[0] else step
             found["state"][number] = own
+        if self._waiting is not None:
+            rows = _rows(self._waiting)
+            taken = {row.name for row in self._matched(rows)}
+            left = [row for row in rows if row.name not in taken]
+            for number, row in enumerate(left, len(params)):
+                found["param_groups"].append({**row.options, "params": [number], "param_names": [row.name]})
+                if row.state:
+                    found["state"][number] = deepcopy(row.state)
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` or torch's optimiser of the same parameters gave; before a first step too.
 
-        By names, where the state has those of all parameters; what it has of others waits for them. Else by numbers.
+        By names where the state has any; what it has of parameters that are still to come waits. Else by numbers.
         """
         if not {"state", "param_groups"} <= set(state):
             raise ValueError(
@@ -303,9 +322,10 @@ class Updates:
             )
         self._require_known(state)
         if self.optimizer is None:
-            self._waiting = state
+            self._waiting = deepcopy(state)
             return
-        self._load(state, self.named)
+        self._load(deepcopy(state), set(self.named))
+        self._unloaded.clear()
         self.sound.fill_(True)
 
     def _require_known(self, state: dict[str, Any]) -> None:
@@ -323,32 +343,23 @@ class Updates:
                     f"{list(STATES[self.kind])}: it is another optimiser's"
                 )
 
-    def _load(self, state: dict[str, Any], wanted: Mapping[str, Tensor]) -> None:
-        """To the wanted parameters; what is of parameters that are still to come goes on waiting."""
-        rows, groups = _rows(state), self.groups
-        ours = [(name, p, group) for group, names in zip(groups, self._names(), strict=True) for name, p in names]
-        named = {row.name: row for row in rows}
-        if None not in named and all(name in named for name, _, _ in ours):
-            matched = [(*own, named[own[0]]) for own in ours]
-            for group in groups:
-                theirs = [row.options for _, _, own, row in matched if own is group]
-                if any(options != theirs[0] for options in theirs):
-                    raise ValueError("the state has several groups where this has one: load it before a first step")
-            self._waiting = state if len(named) > len(ours) else None
-        else:
-            sizes = [[len(group["params"]) for group in each] for each in (state["param_groups"], groups)]
-            if sizes[0] != sizes[1]:
-                raise ValueError(
-                    f"the state is of groups of {sizes[0]} parameters, and these are {sizes[1]}: {list(self.ordered)}"
-                )
-            matched = [(*own, row) for own, row in zip(ours, rows, strict=True)]
-            self._waiting = None
-        for name, p, _, row in matched:
+    def _load(self, state: dict[str, Any], wanted: set[str]) -> None:
+        """To the wanted parameters, or nothing where it fits none; what is of parameters to come goes on waiting."""
+        rows = _rows(state)
+        matched = [(*own, row) for own, row in zip(self._owned(), self._matched(rows), strict=True)]
+        for group in self.groups:
+            theirs = [row.options for _, _, own, row in matched if own is group]
+            if any(options != theirs[0] for options in theirs):
+                raise ValueError("the state has several groups where this has one: load it before a first step")
+        for name, p, group, row in matched:
+            if bool(row.options.get("momentum")) != bool(group.get("momentum")):
+                raise ValueError(f"the state has momentum {row.options.get('momentum')}, and this {group['momentum']}")
             for kind, value in row.state.items():
                 if kind != "step" and isinstance(value, Tensor) and value.shape != p.shape:
                     raise ValueError(
                         f"{kind!r} of {name!r} has shape {tuple(value.shape)}, and it has {tuple(p.shape)}"
                     )
+        self._waiting = state if len(rows) > len(matched) else None
         with torch.no_grad():
             for name, p, group, row in matched:
                 if name not in wanted:
@@ -361,6 +372,28 @@ class Updates:
                         value.zero_()
                     else:
                         value.copy_(other)
+
+    def _matched(self, rows: list[_Row]) -> list[_Row]:
+        """The row of each parameter, in the order of `ordered`."""
+        ours = list(self.ordered)
+        if any(row.name is None for row in rows):
+            sizes = [[*Counter(row.number for row in rows).values()], [len(group["params"]) for group in self._groups]]
+            if sizes[0] != sizes[1]:
+                raise ValueError(f"the state is of groups of {sizes[0]} parameters, and these are {sizes[1]}: {ours}")
+            return rows
+        names = [row.name or "" for row in rows]
+        for alike in (str, _own):  # by name, or by what a module calls its own
+            theirs = dict(zip(map(alike, names), rows, strict=True))
+            wanted = [alike(name) for name in ours]
+            if len(theirs) == len(rows) and len(set(wanted)) == len(wanted) and set(wanted) <= set(theirs):
+                return [theirs[name] for name in wanted]
+        if [_own(name) for name in names] != [_own(name) for name in ours]:
+            raise ValueError(f"the state has the names {names}, and these are {ours}")
+        return rows
+
+    def _owned(self) -> list[tuple[str, Tensor, dict[str, Any]]]:
+        """Each parameter's name and group."""
+        return [(name, p, group) for group, own in zip(self._groups, self._names(), strict=True) for name, p in own]
 
     def _names(self) -> list[list[tuple[str, Tensor]]]:
         """Of each group's parameters."""
@@ -385,6 +418,11 @@ def _rows(state: dict[str, Any]) -> list[_Row]:
         for name, at in zip(names, group["params"], strict=True):
             rows.append(_Row(name, number, options, state["state"].get(at, {})))
     return rows
+
+
+def _own(name: str) -> str:
+    """What a module calls a parameter: without Pyro's name of the module, or a pair's, which has a serial number."""
+    return re.sub(r"^(.*\$\$\$|[A-Z]\w*?\d+\.)", "", name)
 
 
 def _numbered(name: str) -> list[tuple[int, str]]:
