@@ -61,7 +61,7 @@ def _fit(options: argparse.Namespace) -> int:
 
     with pyrovae.distributed() as ranks:
         run = options.out / "checkpoint"  # and what a run leaves that has not trained is nothing
-        held = any(p.is_file() and p.name != ".lock" for p in options.out.rglob("*")) if options.out.is_dir() else False
+        held = options.out.is_dir() and any(p.is_file() and p.name != ".lock" for p in options.out.rglob("*"))
         if any(ranks.gathered(held and not options.resume)):
             raise FileExistsError(f"--out {options.out} is not empty: name another folder, or --resume the run in it")
         if any(ranks.gathered(held and not run.is_dir())):

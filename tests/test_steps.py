@@ -200,6 +200,7 @@ def test_either_step_ends_where_a_gradients_square_does(size, sound, interpreted
         assert torch.equal(weights(module), before) is not sound
 
 
+@needs_compiler
 def test_parameters_of_two_kinds_are_summed_over_processes():
     class Two(nn.Module):
         def __init__(self):

@@ -139,8 +139,8 @@ class CompiledSVI:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state, of this or of torch's optimiser, as sound; the parameters are the caller's to load.
 
-        By names where the state has those of all parameters here; what it has of others waits until they come. Else by
-        numbers. Raises ValueError for another layout, optimiser or shape.
+        By names where the state has any, and what it has of parameters that are still to come waits; else by numbers.
+        Raises ValueError for another layout, optimiser, name or shape.
         """
         self.updates.load_state_dict(state)
 
