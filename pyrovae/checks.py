@@ -41,6 +41,7 @@ PART = 4096  # items that are looked at together: a mask of all would take as mu
 def choice(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; otherwise list them and name the closest.
 
+    >>> from pyrovae.checks import choice
     >>> choice("schedule", "cosine", ["constant", "cosine"])
     'cosine'
     >>> choice("schedule", "cosin", ["constant", "cosine"])
@@ -68,6 +69,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 def whole(name: str, value: Any, *, least: int = 1) -> int:
     """Return `value` as an int of at least `least`.
 
+    >>> from pyrovae.checks import whole
     >>> whole("latent_dim", 0)
     Traceback (most recent call last):
         ...
@@ -87,6 +89,7 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
 def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
     """Return a shape or list of widths as ints of at least 1; an empty one is refused where `one` is needed.
 
+    >>> from pyrovae.checks import sizes
     >>> sizes("event_shape", [1, 28, 28])
     (1, 28, 28)
     >>> sizes("event_shape", 8)

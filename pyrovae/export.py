@@ -85,8 +85,10 @@ def to_arviz(
     `posterior_predictive`, as many items at each draw; `observed_data`
     and `constant_data`.
 
+    >>> import torch
+    >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((3,))
-    >>> tree = to_arviz(vae, torch.eye(3), y=["a", "b", "c"], num_draws=5)
+    >>> tree = pyrovae.to_arviz(vae, torch.eye(3), y=["a", "b", "c"], num_draws=5)
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """

@@ -31,6 +31,7 @@ class Ranks:
     def share(self, count: int) -> slice:
         """Which of `count` rows are this one's: together the ranks have each row once, no share over one row larger.
 
+        >>> from pyrovae.ranks import Ranks
         >>> [list(range(5))[Ranks(rank, 2).share(5)] for rank in (0, 1)]
         [[0, 1, 2], [3, 4]]
         """
@@ -80,6 +81,7 @@ def distributed() -> Iterator[Ranks]:
     sees a rank's share alone, and its buffers are the first rank's after each epoch. NCCL where
     each process has a CUDA device of its own, which becomes torch's current one, and else gloo.
 
+    >>> from pyrovae import distributed
     >>> with distributed() as ranks:
     ...     ranks.is_first, ranks.size
     (True, 1)

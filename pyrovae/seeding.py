@@ -18,6 +18,7 @@ def stream(seed: int, *keys: int | str) -> int:
 
     Two uses that shared a stream would share their noise: an ELBO whose draws are those that made the data is wrong.
 
+    >>> from pyrovae.seeding import stream
     >>> stream(0, "noise", 1) == stream(0, "noise", 1), stream(0, "noise", 1) == stream(0, "noise", 2)
     (True, False)
     """

@@ -20,6 +20,13 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Docstring examples see only what they import themselves, as when one is pasted into a new session."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.dtest is not None:
+            item.dtest.globs = {"__name__": "__main__"}
+
+
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """The folder of the real MNIST, in torchvision's layout."""

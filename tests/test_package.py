@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import doctest
+import importlib
+import pkgutil
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 
@@ -80,6 +85,46 @@ def test_every_public_name_is_there_and_documented():
     assert set(pyrovae.__all__) <= set(dir(pyrovae))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = pyrovae.nothing
+
+
+def names_from_nowhere(source: str) -> set[str]:
+    """The names that a script reads and neither binds, imports nor finds among Python's own."""
+    read, bound = set(), set(dir(builtins)) | {"__name__"}
+    tables = [symtable.symtable(source, "example", "exec")]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        top = table.get_type() == "module"
+        for symbol in table.get_symbols():
+            if top and (symbol.is_assigned() or symbol.is_imported()):
+                bound.add(symbol.get_name())
+            elif symbol.is_referenced() and symbol.is_global():
+                read.add(symbol.get_name())
+    return read - bound
+
+
+def test_docstring_examples_import_what_they_use():
+    # conftest.py runs them in an empty namespace; this holds where only the tests' folder is run
+    assert names_from_nowhere("import torch\nx = torch.ones(3)\ny = [v for v in np.zeros(3) if f(v)]") == {"np", "f"}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    examples = {}
+    for module in pkgutil.walk_packages(pyrovae.__path__, "pyrovae."):
+        if not module.name.endswith("__main__"):
+            for test in finder.find(importlib.import_module(module.name), module.name):
+                examples[test.name] = "".join(example.source for example in test.examples)
+    examples = {name: source for name, source in examples.items() if source}
+    assert len(examples) > 100
+    assert {name: names_from_nowhere(s) for name, s in examples.items() if names_from_nowhere(s)} == {}
+
+
+def test_docstring_examples_are_run_alone(request):
+    # the hook of conftest.py, on an example that leans on a name of its own module
+    example = doctest.DocTestParser().get_doctest(">>> seed", {"seed": 1}, "leaning", None, 0)
+    item = pytest.DoctestItem.from_parent(
+        request.session, name="leaning", runner=doctest.DocTestRunner(), dtest=example
+    )
+    request.config.hook.pytest_collection_modifyitems(session=request.session, config=request.config, items=[item])
+    assert item.dtest.globs == {"__name__": "__main__"}
 
 
 def test_the_version_is_the_projects():

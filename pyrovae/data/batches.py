@@ -38,6 +38,7 @@ def batches(
     Raises ValueError for an empty `x` and a `batch_size` below 1, TypeError for what is neither tensor nor view.
 
     >>> import torch
+    >>> from pyrovae.data import batches
     >>> [batch.tolist() for batch in batches(torch.arange(5.0), 2, seed=0, epoch=0, shuffle=False)]
     [[0.0, 1.0], [2.0, 3.0], [4.0]]
     >>> [len(batch) for batch in batches(torch.zeros(10, 1, 8, 8), 4, seed=0, epoch=3)]
@@ -61,6 +62,7 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     It is a function of `n`, `seed` and `epoch` alone, so an epoch can be repeated without those before it. Raises
     ValueError for `n` below 1 and a negative `seed` or `epoch`.
 
+    >>> from pyrovae.data.batches import order
     >>> sorted(order(5, seed=0, epoch=1).tolist())
     [0, 1, 2, 3, 4]
     >>> bool((order(100, seed=0, epoch=1) == order(100, seed=0, epoch=2)).all())
@@ -76,6 +78,7 @@ def ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
 
     A thread, since a process that is forked after torch has used its own threads may hang.
 
+    >>> from pyrovae.data.batches import ahead
     >>> list(ahead(iter([1, 2, 3])))
     [1, 2, 3]
     """

@@ -38,6 +38,7 @@ class MappedArray:
     tensor that `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
 
     >>> import numpy as np
+    >>> from pyrovae.data import MappedArray
     >>> x = MappedArray(np.array([[0, 51], [102, 255], [0, 0]], dtype=np.uint8))
     >>> x[:2]
     tensor([[0.0000, 0.2000],
@@ -74,6 +75,7 @@ class MappedArray:
         """A view of some of the rows, nothing read or copied; `index` as in `x[index]`.
 
         >>> import numpy as np
+        >>> from pyrovae.data import MappedArray
         >>> MappedArray(np.zeros((10, 3))).select(slice(0, 10, 2)).select([4, 0]).shape
         torch.Size([2, 3])
         """
@@ -86,6 +88,7 @@ class Split:
     """The items of one part of a data set: `x` float32 of shape (N, *event), `y` int64 of shape (N,) or None.
 
     >>> import torch
+    >>> from pyrovae.data import Split
     >>> print(Split(torch.zeros(3, 1, 8, 8), None))
     3 items of shape (1, 8, 8), no labels
     """
@@ -110,6 +113,7 @@ class Dataset:
     `classes` holds the original names where labels were strings: item i belongs to `classes[y[i]]`.
 
     >>> import torch
+    >>> from pyrovae.data import Dataset, Split
     >>> part = Split(torch.zeros(3, 13), torch.tensor([0, 1, 1]))
     >>> print(Dataset(part, part, (13,), "wine"))
     wine: 3 training and 3 test items of shape (13,), labelled
@@ -156,6 +160,7 @@ def load(
     of another length and numbers as labels that are not whole or do not fit int64; FileNotFoundError for missing files;
     ImportError where a download needs a torchvision that does not import; RuntimeError for a failed download.
 
+    >>> from pyrovae.data import load
     >>> data = load("digits")
     >>> print(data)
     digits: 1,437 training and 360 test items of shape (1, 8, 8), labelled
@@ -196,6 +201,7 @@ def binarize(
     each the stochastic binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1.
 
     >>> import torch
+    >>> from pyrovae.data import binarize
     >>> binarize(torch.tensor([0.0, 0.49, 0.5, 1.0]), how="threshold")
     tensor([0., 0., 1., 1.])
     >>> round(float(binarize(torch.full((500, 500), 0.25)).mean()), 2)
@@ -234,7 +240,9 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     ValueError for another magic number and where the file is longer or shorter than its header says. Format:
     LeCun, Cortes and Burges, "The MNIST database", section "File formats".
 
-    >>> import tempfile, pathlib
+    >>> import pathlib
+    >>> import tempfile
+    >>> from pyrovae.data.sources import read_idx
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "labels-idx1-ubyte")
     ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))

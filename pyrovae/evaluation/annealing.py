@@ -78,12 +78,13 @@ def ais(
     Raises ValueError where the pair has no p(x), for values outside the likelihood's support and counts below 1
     (leapfrog steps below 5 are allowed, and mix worse).
 
+    >>> import torch
     >>> import pyrovae
     >>> torch.manual_seed(0)
     <torch...>
     >>> vae = pyrovae.linear_vae(5, 3)
     >>> x = vae.sample(4, seed=0)
-    >>> abs((ais(vae, x, num_steps=100) - pyrovae.exact(vae, x)).mean) < 0.1
+    >>> abs((pyrovae.ais(vae, x, num_steps=100) - pyrovae.exact(vae, x)).mean) < 0.1
     True
     """
     require_density(pair, "ais")
@@ -129,10 +130,11 @@ def bdmc(
     estimate's `pointwise`, and their codes in "latent", so that another estimator can be asked about them. Arguments
     and errors as for `ais`.
 
+    >>> import torch
     >>> import pyrovae
     >>> torch.manual_seed(0)
     <torch...>
-    >>> lower, upper = bdmc(pyrovae.mlp_vae((5,), hidden_dims=(8,)), 20, num_steps=100)
+    >>> lower, upper = pyrovae.bdmc(pyrovae.mlp_vae((5,), hidden_dims=(8,)), 20, num_steps=100)
     >>> -0.1 < (upper - lower).mean < 0.5
     True
     """

@@ -100,10 +100,12 @@ def calibrate(
 
     Raises ValueError where the pair has no p(x), for counts below 1 (20 simulations, for 20 bins) and unknown tests.
 
+    >>> import torch
     >>> import pyrovae
     >>> torch.manual_seed(0)
     <torch...>
-    >>> calibrate(pyrovae.linear_vae(5, 2), num_simulations=500).passed  # an encoder that was never trained
+    >>> untrained = pyrovae.linear_vae(5, 2)
+    >>> pyrovae.calibrate(untrained, num_simulations=500).passed
     False
     """
     require_density(pair, "calibrate")

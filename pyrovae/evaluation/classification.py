@@ -32,7 +32,7 @@ def predictions(classifier: Any, x: Any, y: Any, **options: Any) -> xr.Dataset:
     >>> digits = pyrovae.data.load("digits")
     >>> classifier = pyrovae.gaussian_classifier((1, 8, 8), 10, floor=1e-3)
     >>> history = pyrovae.fit(classifier, digits.train.x, digits.train.y)
-    >>> dict(predictions(classifier, digits.test.x, digits.test.y).sizes)
+    >>> dict(pyrovae.predictions(classifier, digits.test.x, digits.test.y).sizes)
     {'item': 360, 'label': 10}
     """
     import xarray as xr
@@ -104,7 +104,9 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
 
     Raises ValueError for an empty table, labels that are not among its classes and a level outside (0, 1).
 
+    >>> import numpy as np
     >>> import xarray as xr
+    >>> from pyrovae import classification_scores
     >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1]), "log_proba_y_se": ("item", np.zeros(3))}
     >>> found = classification_scores(xr.Dataset(given, {"label": [0, 1]}))
@@ -154,7 +156,9 @@ def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> 
     Returns a Dataset over "bin", those with items alone: "confidence", the mean probability, "accuracy" with Wilson's
     interval "lower" and "upper", and "count".
 
+    >>> import numpy as np
     >>> import xarray as xr
+    >>> from pyrovae import reliability
     >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1])}
     >>> found = reliability(xr.Dataset(given, {"label": [0, 1]}))
@@ -199,6 +203,7 @@ def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
     below it the score takes strange items for the more usual ones. Standard error of DeLong et al. (1988), interval on
     the logit scale. Raises ValueError for scores that are NaN or empty.
 
+    >>> from pyrovae import auroc
     >>> print(auroc([2.0, 3.0, 4.0], [0.0, 1.0, 2.5]))
     AUROC 0.8889 [0.2614, 0.9945] at 95 %
     """

@@ -39,7 +39,7 @@ def encoded(pair: Any, x: Any) -> Tensor:
     """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array or a memory-mapped view.
 
     >>> import pyrovae
-    >>> encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
+    >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
     return _batched(pair, pair.encode, x)
@@ -48,8 +48,9 @@ def encoded(pair: Any, x: Any) -> Tensor:
 def decoded(pair: Any, z: Tensor) -> Tensor:
     """The decoded means of all codes in batches, shape (N, *event_shape), on the CPU.
 
+    >>> import torch
     >>> import pyrovae
-    >>> decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
+    >>> pyrovae.decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
     torch.Size([5, 1, 8, 8])
     """
     return _batched(pair, pair.decode, z)
@@ -69,8 +70,9 @@ def code_space(
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
-    >>> judge = Judge.fit(digits.train.x, digits.train.y, max_iter=2)
-    >>> result = code_space(pyrovae.mlp_ae((1, 8, 8)), digits.train, digits.test, judge, num_codes=50, num_pairs=5)
+    >>> judge = pyrovae.Judge.fit(digits.train.x, digits.train.y, max_iter=2)
+    >>> ae = pyrovae.mlp_ae((1, 8, 8))
+    >>> result = pyrovae.code_space(ae, digits.train, digits.test, judge, num_codes=50, num_pairs=5)
     >>> result.hole_fraction.sizes["law"]
     3
     """

@@ -20,6 +20,7 @@ def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tupl
     `differences`: shape (n,), one a unit of replication. For n = 1 the interval is infinite. Raises ValueError for an
     empty or non-finite array and a confidence outside (0, 1).
 
+    >>> from pyrovae import paired_interval
     >>> [round(v, 3) for v in paired_interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
@@ -49,6 +50,7 @@ def verdicts(
     Returns a Dataset over "claim": mean, low, high (at `level`), smallest, p_value, level, replicates, verdict. Raises
     ValueError for claims without a smallest difference.
 
+    >>> from pyrovae import verdicts
     >>> effects = {"taller": [2.0, 2.1, 1.9, 2.0], "wider": [0.1, -0.2, 0.0, 0.1]}
     >>> result = verdicts(effects, {"taller": 1.0, "wider": 1.0})
     >>> result.verdict.values.tolist()

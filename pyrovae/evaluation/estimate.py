@@ -31,6 +31,7 @@ class Estimate:
     and its scale), the SHA-256 of items and pair, whether the items are all 0 or 1. `str()` is a line for a report.
 
     >>> import xarray as xr
+    >>> from pyrovae import Estimate
     >>> print(Estimate("elbo", xr.Dataset({"value": ("item", [-3.0, -5.0]), "se": ("item", [0.1, 0.1])})))
     elbo  -4.000 ± 0.071 (Monte Carlo) nats, log density  (2 items)
     """

@@ -54,7 +54,7 @@ def elbo(
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x)
-    >>> estimate = elbo(pyrovae.mlp_vae((1, 8, 8)), x, num_particles=4)
+    >>> estimate = pyrovae.elbo(pyrovae.mlp_vae((1, 8, 8)), x, num_particles=4)
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
@@ -85,7 +85,7 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x[:20])
-    >>> estimate = iwae(pyrovae.mlp_vae((1, 8, 8)), x, num_particles=100)
+    >>> estimate = pyrovae.iwae(pyrovae.mlp_vae((1, 8, 8)), x, num_particles=100)
     >>> estimate.kind, sorted(estimate.pointwise)
     ('iwae(100)', ['ess', 'pareto_k', 'se', 'value'])
     """
@@ -108,8 +108,9 @@ def exact(pair: Pair, x: Any) -> Estimate:
     `GaussianMixture` nor linear: a likelihood `Normal` with the identity link on a network of linear layers alone, and
     a normal prior.
 
+    >>> import torch
     >>> import pyrovae
-    >>> exact(pyrovae.linear_vae(5, 2), torch.zeros(3, 5)).se
+    >>> pyrovae.exact(pyrovae.linear_vae(5, 2), torch.zeros(3, 5)).se
     0.0
     """
     require_density(pair, "exact")
@@ -140,6 +141,8 @@ def pareto_k(log_weight: Tensor) -> np.ndarray:
     section 4), drawn towards 1/2 as by 10 more observations (Vehtari et al. 2024, appendix C). 1/k moments are finite.
     NaN where the tail has fewer than 5 weights; -inf where they are all equal.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.evidence import pareto_k
     >>> u = torch.rand(100_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> abs(pareto_k(-0.4 * u.log()) - 0.4) < 0.05  # u^-k has shape k
     array([ True])

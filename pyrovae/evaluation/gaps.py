@@ -94,12 +94,13 @@ def gaps(
     ValueError for an ELBO, a difference, an estimate of another pair or other items, fewer than 4 starts, too few
     particles to tell the code's directions apart (2 a dimension, and 2), and a guide that is not a diagonal Normal.
 
+    >>> import torch
     >>> import pyrovae
     >>> torch.manual_seed(0)
     <torch...>
     >>> vae = pyrovae.linear_vae(5, 2)
     >>> x = vae.sample(4, seed=0)
-    >>> ledger = gaps(vae, x, pyrovae.exact(vae, x), progress=False)
+    >>> ledger = pyrovae.gaps(vae, x, pyrovae.exact(vae, x), progress=False)
     >>> parts = ledger.pointwise
     >>> bool(abs(parts.gap - parts.approximation - parts.amortization).max() < 1e-9)
     True

@@ -46,6 +46,8 @@ class Whitening:
     L is lower triangular (Cholesky), so w does not change at all when each dimension is shifted and rescaled; under any
     other affine change of the codes it changes by a rotation, which no distance sees.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import Whitening
     >>> codes = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 20.0], [2.0, 20.0]])
     >>> print(Whitening.fit(codes)(codes).round(3)[0])
     [-0.866 -0.866]
@@ -61,6 +63,7 @@ class Whitening:
         A dimension that is constant, or a linear function of those before it, is regularised with a UserWarning that
         names it. Raises ValueError for fewer than two codes.
 
+        >>> from pyrovae.evaluation.latent import Whitening
         >>> Whitening.fit([[0.0], [2.0], [4.0]]).scale_tril
         array([[2.]])
         """
@@ -93,6 +96,7 @@ class Whitening:
     def __call__(self, codes: Any) -> np.ndarray:
         """Whitened `codes`, shape (N, latent_dim), float64.
 
+        >>> from pyrovae.evaluation.latent import Whitening
         >>> Whitening.fit([[0.0], [2.0], [4.0]])([[6.0]])
         array([[2.]])
         """
@@ -119,6 +123,8 @@ def separation(
     count (largest remainders), or over all where there are no more. Raises ValueError for other shapes, too few codes
     and a single class. Silhouette: Rousseeuw 1987, section 2.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import separation
     >>> codes = torch.arange(40.0)[:, None]
     >>> float(separation(codes, codes[:, 0] > 19, codes, codes[:, 0] > 19, num_neighbors=3).knn_accuracy)
     1.0
@@ -170,6 +176,8 @@ def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.
     say False of samples), and `squared_error` (its mean) and `squared_error_items` are given, summed over the event.
     Raises ValueError for other shapes and a reference that is constant.
 
+    >>> import torch
+    >>> from pyrovae import crispness
     >>> board = torch.zeros(1, 5, 5)
     >>> board[0, 2, 2] = 1.0
     >>> float(crispness(board / 2, board).laplacian_ratio)
@@ -215,6 +223,8 @@ def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr
     (the training mean, of an event's shape) where that is given. Both arrays of shape (N, *event). Raises ValueError
     for other shapes and where every x_i is m.
 
+    >>> import torch
+    >>> from pyrovae import reconstruction_error
     >>> x = torch.tensor([[0.0], [2.0]])
     >>> float(reconstruction_error(x, x + 0.5).r2)
     0.75
@@ -242,6 +252,7 @@ def fixed_pairs(n_items: int, num_pairs: int = 500, seed: int = 0) -> np.ndarray
 
     Raises ValueError for fewer than two items.
 
+    >>> from pyrovae.evaluation.latent import fixed_pairs
     >>> fixed_pairs(2, 3).sum(1)
     array([1, 1, 1])
     """
@@ -277,6 +288,9 @@ def smoothness(
     shape (n, *event); it is called without gradients. Raises ValueError for other shapes and for decoded means that are
     not finite.
 
+    >>> import numpy as np
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import Whitening, smoothness
     >>> start, end = torch.zeros(3, 2), torch.ones(3, 2)
     >>> unit = Whitening(np.zeros(2), np.eye(2))
     >>> float(smoothness(lambda z: z, start, end, whitening=unit).largest_step_share_median * 64)
@@ -348,6 +362,8 @@ def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[s
     0.5 and 99.5 % quantiles, dimension by dimension; "prior": N(0, I) whatever the training codes are. Raises
     ValueError for other shapes.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import sampling_laws
     >>> laws = sampling_laws(torch.tensor([[0.0], [1.0]]), num=5)
     >>> list(laws), laws["box"].shape
     (['gaussian', 'box', 'prior'], torch.Size([5, 1]))
@@ -370,6 +386,8 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
     The first of the two is uniform over the items, the second uniform over the items of the other labels. Raises
     ValueError for a single class.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import control_images
     >>> control_images(torch.tensor([[0.0], [1.0]]), [3, 4], num=2)
     tensor([[0.5000],
             [0.5000]])
@@ -409,6 +427,8 @@ def holes(
     "law". `distance` and `radius` are Euclidean (over the root of the number of pixels, an RMSE). Raises ValueError for
     other shapes and fewer training items than neighbours.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.latent import holes
     >>> grid = torch.arange(100.0)[:, None]
     >>> float(holes(grid + 1000, grid, grid).hole_fraction), float(holes(grid, grid, grid).coverage)
     (1.0, 1.0)
@@ -489,6 +509,8 @@ def aggregate(
     defined up to a rotation (see `Whitening`), so their `ks` holds for these axes only. Raises ValueError for other
     shapes and for no more training codes than dimensions.
 
+    >>> import numpy as np
+    >>> from pyrovae.evaluation.latent import aggregate
     >>> normal = np.random.default_rng(0).standard_normal((900, 2))
     >>> bool((aggregate(normal[:300], train_codes=normal[300:], num_null=50).sliced_w2_p_value > 0.05).all())
     True
@@ -544,6 +566,8 @@ def rate_identity(loc: Any, scale: Any, draws: Any) -> xr.Dataset:
     than too small. Raises ValueError for other shapes, a scale that is not positive (a deterministic code: its KL is
     infinite) and draws that are the means. Hoffman and Johnson 2016, section 2.
 
+    >>> import numpy as np
+    >>> from pyrovae.evaluation.latent import rate_identity
     >>> z = np.random.default_rng(0).standard_normal((50, 2))
     >>> float(rate_identity(np.zeros((50, 2)), np.ones((50, 2)), z).rate)
     0.0
@@ -592,6 +616,7 @@ def active_units(loc: Any, *, threshold: float = 0.01) -> xr.Dataset:
     `loc` has shape (N, latent_dim); the variance has N - 1 below it. Raises ValueError for other shapes and a single
     item. Burda et al. 2016, section 5.
 
+    >>> from pyrovae import active_units
     >>> int(active_units([[0.0, 1.0], [1.0, 1.0]]).active_units)
     1
     """
@@ -616,6 +641,8 @@ class Judge:
     `weights[i]` has shape (inputs, outputs) and `biases[i]` (outputs,); the last layer gives a logit for each class, or
     one logit for the second of two.
 
+    >>> import torch
+    >>> from pyrovae import Judge
     >>> images = torch.linspace(-1, 1, 40)[:, None, None, None].expand(40, 1, 3, 3)
     >>> labels = images[:, 0, 0, 0] > 0
     >>> judge = Judge.fit(images, labels)
@@ -637,6 +664,8 @@ class Judge:
         `max_iter` epochs of batches of 200; None is about 3,000 updates, from 10 to 400 epochs. Raises ValueError for
         other shapes and a single class.
 
+        >>> import torch
+        >>> from pyrovae import Judge
         >>> Judge.fit(torch.eye(4), ["a", "a", "b", "b"], hidden_dims=(4,), max_iter=5).predict(torch.eye(4)).shape
         (4,)
         """
@@ -666,6 +695,9 @@ class Judge:
     def features(self, images: Any) -> Tensor:
         """The last hidden layer's activations, shape (n, hidden_dims[-1]), float32.
 
+        >>> import numpy as np
+        >>> import torch
+        >>> from pyrovae import Judge
         >>> judge = Judge((np.eye(2), np.eye(2)), (np.zeros(2), np.zeros(2)), np.array([0, 1]), (2,))
         >>> judge.features(torch.tensor([[1.0, -1.0]]))
         tensor([[1., 0.]])
@@ -683,6 +715,9 @@ class Judge:
     def predict_proba(self, images: Any) -> np.ndarray:
         """The probability of each class, shape (n, number of classes), float32.
 
+        >>> import numpy as np
+        >>> import torch
+        >>> from pyrovae import Judge
         >>> judge = Judge((np.eye(2), np.eye(2)), (np.zeros(2), np.zeros(2)), np.array([0, 1]), (2,))
         >>> judge.predict_proba(torch.zeros(1, 2))
         array([[0.5, 0.5]], dtype=float32)
@@ -695,6 +730,9 @@ class Judge:
     def predict(self, images: Any) -> np.ndarray:
         """The most probable class of each image, shape (n,), as in the labels it was trained with.
 
+        >>> import numpy as np
+        >>> import torch
+        >>> from pyrovae import Judge
         >>> judge = Judge((np.eye(2), np.eye(2)), (np.zeros(2), np.zeros(2)), np.array(["a", "b"]), (2,))
         >>> judge.predict(torch.eye(2)).tolist()
         ['a', 'b']
@@ -704,6 +742,9 @@ class Judge:
     def accuracy(self, images: Any, labels: Any) -> xr.Dataset:
         """The share of images given their label, with its binomial standard error.
 
+        >>> import numpy as np
+        >>> import torch
+        >>> from pyrovae import Judge
         >>> judge = Judge((np.eye(2), np.eye(2)), (np.zeros(2), np.zeros(2)), np.array([0, 1]), (2,))
         >>> float(judge.accuracy(torch.eye(2), [0, 0]).accuracy)
         0.5

@@ -67,9 +67,10 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     decodings. No refinement starts after so many; where an item is then not within `tol` it warns, and "se" says how
     far it came: inf where mass still leaves the grid.
 
+    >>> import torch
     >>> import pyrovae
     >>> vae, x = pyrovae.linear_vae(5, 2), torch.zeros(3, 5)
-    >>> abs((quadrature(vae, x, tol=1e-8) - pyrovae.exact(vae, x)).mean) < 1e-8
+    >>> abs((pyrovae.quadrature(vae, x, tol=1e-8) - pyrovae.exact(vae, x)).mean) < 1e-8
     True
     """
     require_density(pair, "quadrature")

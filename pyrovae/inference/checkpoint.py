@@ -60,7 +60,9 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     and the others wait. A pair from a builder can be loaded without its code at hand; one composed by hand needs
     `load(path, like=...)`.
 
-    >>> import pyrovae, tempfile
+    >>> import tempfile
+    >>> import torch
+    >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     again = pyrovae.load(pyrovae.save(f"{folder}/state", vae))
@@ -125,6 +127,7 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     FileNotFoundError, naming the states that lie beside a missing one, and CheckpointError for a damaged or foreign
     folder, another format version, or another architecture (field by field). Nothing is unpickled.
 
+    >>> from pyrovae import load
     >>> load("nowhere")
     Traceback (most recent call last):
         ...

@@ -58,14 +58,16 @@ class CompiledSVI:
     Raises CaptureError, naming the site, for what cannot be captured and CompilerError where the compiler fails, both
     with parameters, buffers, state and generators as they were; TypeError for another optimiser or loss.
 
-    >>> import pyro, torch, pyrovae
+    >>> import pyro
     >>> import pyro.distributions as dist
+    >>> import torch
+    >>> import pyrovae
     >>> def model(x):
     ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
     >>> guide = pyro.infer.autoguide.AutoNormal(model)
-    >>> svi = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
+    >>> svi = pyrovae.CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
     >>> losses = [svi.step(torch.ones(10)) for _ in range(300)]
     >>> abs(float(guide.median()["z"]) - 10 / 11) < 0.2
     True

@@ -51,6 +51,7 @@ class History:
         Also returned: that rise, in nats per item per epoch. Raises ValueError without validation or under 10 epochs.
 
         >>> import xarray as xr
+        >>> from pyrovae import History
         >>> curve = [-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.2, -3.1, -3.05, -3.0]
         >>> History(xr.Dataset({"validation_elbo": ("epoch", curve)})).levelled_off()[0]
         True

@@ -114,7 +114,7 @@ def fit(
     >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
     >>> x = pyrovae.data.load("digits").train.x
-    >>> history = fit(vae, x, epochs=2, binarize=True, progress=False)
+    >>> history = pyrovae.fit(vae, x, epochs=2, binarize=True, progress=False)
     >>> history.epochs.sizes["epoch"]
     2
     """

@@ -29,6 +29,8 @@ class AE(LatentVariableModel):
 
     Args: `likelihood`, as a `VAE`'s; `encoder`, a module from x to a distribution on one point (`PointMass`).
 
+    >>> import torch
+    >>> from pyrovae import mlp_ae
     >>> ae = mlp_ae((1, 8, 8))
     >>> ae.reconstruct(torch.zeros(3, 1, 8, 8)).shape, ae.is_normalized
     (torch.Size([3, 1, 8, 8]), False)
@@ -67,6 +69,8 @@ def mlp_ae(
 
     `likelihood` as in `mlp_vae`; None is `Normal(scale=0.626)`, the seed's squared error.
 
+    >>> import torch
+    >>> from pyrovae import mlp_ae
     >>> mlp_ae((13,), latent_dim=2).encode(torch.zeros(4, 13)).shape
     torch.Size([4, 2])
     """
@@ -89,6 +93,8 @@ def conv_ae(
 
     `likelihood` as in `conv_vae`; None is `Normal(scale=0.626, link="sigmoid")`, the seed's squared error.
 
+    >>> import torch
+    >>> from pyrovae import conv_ae
     >>> conv_ae((1, 28, 28)).decode(torch.zeros(5, 2)).shape
     torch.Size([5, 1, 28, 28])
     """

@@ -44,6 +44,7 @@ class BayesianGaussianMixture(Listed):
 
     (Gelman et al. 2013, chapter 22.)
 
+    >>> from pyrovae import BayesianGaussianMixture
     >>> mixture = BayesianGaussianMixture((2,), 3, covariance="diagonal")
     >>> {name: tuple(value.shape) for name, value in mixture.draws(5, seed=0).items()}
     {'weights': (1, 5, 3), 'loc': (1, 5, 3, 2), 'scale': (1, 5, 3, 2)}

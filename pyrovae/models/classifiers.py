@@ -138,7 +138,7 @@ class GenerativeClassifier(Classifier):
 
     (Hastie, Tibshirani and Friedman 2009, section 4.3.)
 
-    >>> from pyrovae import GaussianMixture
+    >>> from pyrovae import GaussianMixture, GenerativeClassifier
     >>> make = GaussianMixture.from_parameters
     >>> low, high = (make([1.0], [[at]], [[1.0]], covariance="diagonal") for at in (-1.0, 1.0))
     >>> classifier = GenerativeClassifier({"low": low, "high": high}, {"low": 0.5, "high": 0.5})
@@ -266,6 +266,7 @@ class GenerativeClassifier(Classifier):
 
         A copy: to fit either classifier leaves the other as it is. A later fit keeps this prior.
 
+        >>> from pyrovae import gaussian_classifier
         >>> classifier = gaussian_classifier((2,), 2).with_class_prior([0.9, 0.1])
         >>> [round(p, 2) for p in classifier.class_prior.tolist()]
         [0.9, 0.1]
@@ -323,7 +324,7 @@ def gaussian_classifier(
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
-    >>> classifier = gaussian_classifier((1, 8, 8), 10, floor=1e-3)
+    >>> classifier = pyrovae.gaussian_classifier((1, 8, 8), 10, floor=1e-3)
     >>> history = pyrovae.fit(classifier, digits.train.x, digits.train.y)
     >>> float((classifier.predict(digits.test.x) == digits.test.y).float().mean()) > 0.9
     True
@@ -360,6 +361,8 @@ class DiscriminativeClassifier(Classifier):
 
     (Bishop 2006, section 4.3.4.)
 
+    >>> import torch
+    >>> from pyrovae import DiscriminativeClassifier
     >>> classifier = DiscriminativeClassifier((2,), 3)
     >>> classifier.predict_log_proba(torch.zeros(4, 2)).shape, classifier.predict(torch.zeros(4, 2)).dtype
     (torch.Size([4, 3]), torch.int64)

@@ -27,6 +27,8 @@ class GaussianPrior(nn.Module):
     `loc` of shape (latent_dim,), `covariance` of shape (latent_dim, latent_dim). Raises ValueError for other shapes and
     a covariance that is not positive definite.
 
+    >>> import torch
+    >>> from pyrovae import GaussianPrior
     >>> GaussianPrior(torch.zeros(2), torch.eye(2))().log_prob(torch.zeros(2))
     tensor(-1.8379)
     """
@@ -139,7 +141,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
 
     >>> import pyrovae
     >>> ae, x = pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").train.x[:100]
-    >>> density = as_density(ae, GaussianPrior.fit(ae.encode(x)), scale=0.3)
+    >>> density = pyrovae.as_density(ae, pyrovae.GaussianPrior.fit(ae.encode(x)), scale=0.3)
     >>> density.is_normalized, density.sample(3, seed=0).shape
     (True, torch.Size([3, 1, 8, 8]))
     """

@@ -34,6 +34,8 @@ LOG_SCALE_BOUND = 10.0
 class StandardNormal(nn.Module):
     """The prior N(0, I) over a code of `latent_dim` dimensions.
 
+    >>> import torch
+    >>> from pyrovae.models.distributions import StandardNormal
     >>> StandardNormal(2)().log_prob(torch.zeros(2))
     tensor(-1.8379)
     """
@@ -51,6 +53,8 @@ class StandardNormal(nn.Module):
 class Bernoulli(nn.Module):
     """Pixels that are 0 or 1, independent given their logits: log p(x) = x log s(l) + (1 - x) log(1 - s(l)), a mass.
 
+    >>> import torch
+    >>> from pyrovae import Bernoulli
     >>> Bernoulli()(torch.zeros(2)).log_prob(torch.tensor([0.0, 1.0]))
     tensor([-0.6931, -0.6931])
     """
@@ -73,6 +77,8 @@ class Bernoulli(nn.Module):
 class ContinuousBernoulli(nn.Module):
     """Grey pixels in [0, 1], density proportional to s(l)^x (1 - s(l))^(1 - x) (Loaiza-Ganem and Cunningham 2019).
 
+    >>> import torch
+    >>> from pyrovae import ContinuousBernoulli
     >>> ContinuousBernoulli()(torch.zeros(1)).log_prob(torch.tensor([0.3])).abs()
     tensor([0.])
     """
@@ -99,6 +105,8 @@ class Normal(nn.Module):
     "sigmoid" keeps the mean in [0, 1], as the seed's decoder does. Scale 0.626 with squared error SSE gives
     SSE / (2 * 0.392) + constant: 1,000 times the mean squared error of 784 pixels.
 
+    >>> import torch
+    >>> from pyrovae import Normal
     >>> Normal(scale=0.5)(torch.zeros(2)).log_prob(torch.ones(2))
     tensor([-2.2258, -2.2258])
     """
@@ -164,6 +172,9 @@ class Likelihood(nn.Module):
     `network` maps (..., latent_dim) to (..., *event_shape); `family` is `Bernoulli()`, `ContinuousBernoulli()`,
     `Normal(...)` or any module from a tensor of that shape to a distribution of independent entries, with a `support`.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from pyrovae.models.distributions import Likelihood, Normal
     >>> p = Likelihood(nn.Linear(2, 5), Normal(scale=1.0), (5,))
     >>> p(torch.zeros(7, 2)).batch_shape, p(torch.zeros(7, 2)).event_shape
     (torch.Size([7]), torch.Size([5]))
@@ -216,6 +227,9 @@ class DiagonalNormal(nn.Module):
 
     The log-scale is bounded smoothly, 10 tanh(raw / 10), so no output of the network overflows.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from pyrovae.models.distributions import DiagonalNormal
     >>> DiagonalNormal(nn.Identity(), 3, 2)(torch.zeros(4, 3)).mean.shape
     torch.Size([4, 2])
     """
@@ -237,6 +251,8 @@ class LinearNormal(nn.Module):
 
     (Lucas, Tucker, Grosse and Norouzi 2019: at the maximum the posterior covariance is diagonal.)
 
+    >>> import torch
+    >>> from pyrovae.models.distributions import LinearNormal
     >>> LinearNormal(5, 2)(torch.zeros(3, 5)).stddev.detach()
     tensor([[1., 1.],
             [1., 1.],
@@ -256,6 +272,9 @@ class LinearNormal(nn.Module):
 class PointMass(nn.Module):
     """All of q(z | x) on one point: the code of an autoencoder. Its log-density counts as 0.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from pyrovae.models.distributions import PointMass
     >>> q = PointMass(nn.Identity(), 3, 2)(torch.zeros(4, 3))
     >>> q.sample().shape, q.log_prob(q.sample())
     (torch.Size([4, 2]), tensor([0., 0., 0., 0.]...))
@@ -277,6 +296,8 @@ class TruncatedExponential(TorchDistribution):
     high; where |l| < 0.3, l (x - 1/2) less the series of log(sinh(l/2) / (l/2)). So it keeps its figures for every
     logit: a form through s = sigmoid(l) loses them in float32 once |l| is over 16.
 
+    >>> import torch
+    >>> from pyrovae.models.distributions import TruncatedExponential
     >>> TruncatedExponential(torch.tensor(2.0)).log_prob(torch.tensor([0.0, 1.0]))
     tensor([-1.1614,  0.8386])
     """

@@ -41,7 +41,9 @@ def draw_missing(
     and rounded at the end. An item without a missing entry comes back as it is in every draw. Raises ValueError for a
     likelihood whose entries are not independent given the code.
 
+    >>> import torch
     >>> import pyrovae
+    >>> from pyrovae.models.imputation import draw_missing
     >>> vae = pyrovae.mlp_vae((3,))
     >>> x = torch.tensor([[1.0, 0.0, torch.nan]])
     >>> draw_missing(vae.prior, vae.likelihood, vae.posterior, x, num_draws=5, num_steps=10).shape

@@ -36,6 +36,7 @@ class GaussianMixture(Listed):
 
     (McLachlan and Peel 2000, chapters 2 and 3.)
 
+    >>> from pyrovae import GaussianMixture
     >>> mixture = GaussianMixture.from_parameters([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], covariance="diagonal")
     >>> mixture.responsibilities([[2.0]]).tolist(), round(mixture.log_prob([[2.0]]).item(), 4)
     ([[0.5, 0.5]], -2.9189)
@@ -130,6 +131,7 @@ class GaussianMixture(Listed):
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """`n` draws from p(x), shape (n, *event_shape); without a `seed` torch's global generator goes on.
 
+        >>> from pyrovae import GaussianMixture
         >>> GaussianMixture((3,), 2).sample(4, seed=0).shape
         torch.Size([4, 3])
         """
@@ -142,9 +144,11 @@ class GaussianMixture(Listed):
     def conditional(self, x: Any) -> ConditionalMixture:
         """p(x_missing | x_seen) of items (N, *event_shape) in which NaN is missing: exact, a mixture for each item.
 
+        >>> import torch
+        >>> from pyrovae import GaussianMixture
         >>> mixture = GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
         >>> given = mixture.conditional([[2.0, torch.nan]])
-        >>> given.mean.tolist(), round(float(given.variance[0, 1]), 4), given.sample((5,)).shape
+        >>> given.mean.tolist(), round(given.variance[0, 1].item(), 4), given.sample((5,)).shape
         ([[2.0, 1.0]], 0.75, torch.Size([5, 1, 2]))
         """
         return ConditionalMixture(self, self._items(x, missing=True))
@@ -172,6 +176,9 @@ class GaussianMixture(Listed):
     def bic(self, x: Any) -> float:
         """Bayesian information criterion, P log N - 2 log p(x), in nats over all items: lower is better (Schwarz 1978).
 
+        >>> import math
+        >>> import torch
+        >>> from pyrovae import GaussianMixture
         >>> mixture = GaussianMixture((1,), 1, covariance="spherical")
         >>> x = torch.randn(100, 1)
         >>> torch.isclose(torch.tensor(mixture.bic(x)), 2 * math.log(100) - 2 * mixture.log_prob(x).sum()).item()

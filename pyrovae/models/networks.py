@@ -29,6 +29,8 @@ class MLP(nn.Module):
     Shapes: (..., *in_shape) -> (..., *out_shape). With `activate_last` the last layer has one too, as a trunk needs
     whose heads are linear. Raises ValueError for an unknown activation or a width below 1.
 
+    >>> import torch
+    >>> from pyrovae.models.networks import MLP
     >>> MLP((1, 8, 8), (3,), hidden_dims=(16,))(torch.zeros(5, 2, 1, 8, 8)).shape
     torch.Size([5, 2, 3])
     """
@@ -64,6 +66,7 @@ class ConvEncoder(nn.Module):
     Each layer keeps ceil(size / stride) pixels a side ("same" padding), so odd sizes pass; LeakyReLU(0.3) after each.
     `sizes` lists the pixel sizes from the image down, which a `ConvDecoder` climbs back up.
 
+    >>> from pyrovae.models.networks import ConvEncoder
     >>> ConvEncoder((1, 28, 28)).features
     3136
     """
@@ -101,6 +104,8 @@ class ConvDecoder(nn.Module):
     A linear layer, then transposed 3x3 convolutions with the encoder's strides in reverse; each lands on the
     encoder's own pixel size, odd ones included.
 
+    >>> import torch
+    >>> from pyrovae.models.networks import ConvDecoder, ConvEncoder
     >>> ConvDecoder(ConvEncoder((3, 7, 9)), latent_dim=2)(torch.zeros(4, 2)).shape
     torch.Size([4, 3, 7, 9])
     """

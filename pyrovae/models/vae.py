@@ -99,7 +99,9 @@ class VAE(LatentVariableModel):
     build one. Log-densities are nats an item.
 
     >>> import torch
-    >>> from pyrovae.models.distributions import Normal
+    >>> from torch import nn
+    >>> from pyrovae import VAE
+    >>> from pyrovae.models.distributions import Likelihood, LinearNormal, Normal, StandardNormal
     >>> vae = VAE(
     ...     StandardNormal(2),
     ...     Likelihood(nn.Linear(2, 5), Normal(scale=1.0), (5,)),
@@ -117,6 +119,7 @@ class VAE(LatentVariableModel):
         With `mean` the likelihood's mean takes the place of the last draw, which is what pictures show. Without a
         `seed` torch's global generator goes on. Raises ValueError for n below 1.
 
+        >>> from pyrovae import mlp_vae
         >>> mlp_vae((3,)).sample(4, seed=0).shape
         torch.Size([4, 3])
         """
@@ -138,6 +141,7 @@ class VAE(LatentVariableModel):
         below 1, and for a likelihood whose entries are not independent given the code.
 
         >>> import torch
+        >>> from pyrovae import mlp_vae
         >>> x = torch.tensor([[1.0, torch.nan, 0.0], [torch.nan, torch.nan, 1.0]])
         >>> draws = mlp_vae((3,)).impute(x, num_draws=5)
         >>> draws.shape, draws[:, 0, 0]
@@ -188,6 +192,7 @@ def mlp_vae(
     such as `Normal(scale=0.626)`. Raises ValueError for sizes below 1 and for unknown names.
 
     >>> import torch
+    >>> from pyrovae import mlp_vae
     >>> mlp_vae((1, 8, 8), latent_dim=3).encode(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 3])
     """
@@ -217,6 +222,7 @@ def conv_vae(
     as an image's is. Raises ValueError for another event shape and for sizes below 1.
 
     >>> import torch
+    >>> from pyrovae import conv_vae
     >>> conv_vae((3, 9, 7)).reconstruct(torch.zeros(2, 3, 9, 7)).shape
     torch.Size([2, 3, 9, 7])
     """
@@ -238,6 +244,7 @@ def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = 
     section 3; Lucas et al. 2019). Raises ValueError for sizes below 1.
 
     >>> import torch
+    >>> from pyrovae import linear_vae
     >>> linear_vae(13, 2).encode(torch.zeros(4, 13)).shape
     torch.Size([4, 2])
     """

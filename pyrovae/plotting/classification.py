@@ -28,6 +28,7 @@ def interval_curves(
     Raises ValueError for no curves, lengths that differ, values that are not finite or outside their interval, and with
     `log` for what is not above 0.
 
+    >>> from pyrovae.plotting import interval_curves
     >>> curve = [0.8, 0.9], [0.7, 0.88], [0.85, 0.92]
     >>> ax = interval_curves([10, 100], {"LDA": curve}, xlabel="labels", ylabel="share")
     >>> ax.get_xlabel(), len(ax.containers)
@@ -66,6 +67,7 @@ def reliability_curve(found: Mapping[str, Any], *, ax: Axes | None = None, title
     `found`: name to what `pyrovae.reliability` gives: "confidence", "accuracy", "lower" and "upper", each (B,). Raises
     ValueError for no entries and values outside [0, 1].
 
+    >>> from pyrovae.plotting import reliability_curve
     >>> bins = {"confidence": [0.55, 0.9], "accuracy": [0.5, 0.95], "lower": [0.3, 0.8], "upper": [0.7, 1.0]}
     >>> reliability_curve({"LDA": bins}).get_ylabel()
     'share that is right'

@@ -31,6 +31,7 @@ def normal_quantile_grid(n: int = 10, low: float = 0.01, high: float = 0.99) -> 
     Shape (n * n, 2), row by row: the top row, with the largest second latent, comes first, and in a row the first
     latent grows. The seed post decoded this grid with its VAE. Raises ValueError unless 0 < low < high < 1.
 
+    >>> from pyrovae.plotting import normal_quantile_grid
     >>> normal_quantile_grid(3, 0.1, 0.9).round(2)[:4].tolist()
     [[-1.28, 1.28], [0.0, 1.28], [1.28, 1.28], [-1.28, 0.0]]
     """
@@ -46,6 +47,7 @@ def box_grid(codes: Any, n: int = 10, quantiles: tuple[float, float] = (0.005, 0
     `codes` has shape (N, 2); the answer has shape (n * n, 2) in the order of `normal_quantile_grid`. Raises ValueError
     for codes of another dimension and quantiles that are not 0 <= low < high <= 1.
 
+    >>> from pyrovae.plotting import box_grid
     >>> box_grid([[0.0, 0.0], [2.0, 4.0]], 2, (0, 1)).tolist()
     [[0.0, 4.0], [2.0, 4.0], [0.0, 0.0], [2.0, 0.0]]
     """
@@ -63,6 +65,7 @@ def post_ae_grid() -> np.ndarray:
 
     Shape (100, 2), in the order of `normal_quantile_grid`.
 
+    >>> from pyrovae.plotting import post_ae_grid
     >>> post_ae_grid()[[0, 9, 90, 99]].tolist()
     [[-5.0, 6.0], [10.0, 6.0], [-5.0, -5.0], [10.0, -5.0]]
     """
@@ -92,6 +95,7 @@ def latent_scatter(
     shape, labels of another length, missing labels, and more than 100 classes.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import latent_scatter
     >>> ax = latent_scatter(np.array([[0.0, 1.0], [2.0, 3.0]]), ["a", "b"])
     >>> ax.get_xlabel(), ax.get_ylabel(), [text.get_text() for text in ax.texts]
     ('latent 1', 'latent 2', ['a', 'b'])
@@ -126,6 +130,7 @@ def cdf_scatter(
     Arguments and errors are those of `latent_scatter`.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import cdf_scatter
     >>> ax = cdf_scatter(np.zeros((1, 2)))
     >>> ax.collections[0].get_offsets().tolist(), ax.get_xlabel()
     ([[0.5, 0.5]], 'Φ(latent 1)')

@@ -49,6 +49,7 @@ def interval_plot(
     to the right. Raises ValueError for lengths that differ, intervals without their mean, margins that are not
     positive and `normalize` without margins.
 
+    >>> from pyrovae.plotting import interval_plot
     >>> ax = interval_plot(["accuracy", "nats"], [0.02, -4.0], [0.01, -9.0], [0.03, 1.0], margins=[0.01, 2.0])
     >>> [text.get_text() for text in ax.get_yticklabels()], ax.lines[0].get_xdata().tolist()
     (['accuracy', 'nats'], [2.0, -2.0])
@@ -145,6 +146,7 @@ def rate_distortion(
     Raises ValueError for lengths that differ, negative standard errors and values that are not finite.
     Alemi et al., "Fixing a broken ELBO", 2018, section 3.
 
+    >>> from pyrovae.plotting import rate_distortion
     >>> ax = rate_distortion([5.0, 10.0], [100.0, 90.0], notes=["β = 4", "β = 1"])
     >>> ax.lines[0].get_xydata().tolist(), ax.get_xlabel()
     ([[5.0, 100.0], [10.0, 90.0]], 'rate (nats per item)')
@@ -196,6 +198,7 @@ def learning_curve(
     An epoch where a curve is NaN or infinite (a validation not made) is left out of it, and its neighbours joined.
     Raises ValueError for no curves, lengths that differ and a curve without a finite value.
 
+    >>> from pyrovae.plotting import learning_curve
     >>> ax = learning_curve([1, 2, 3], {"loss": [9.0, 7.0, 6.0], "-validation ELBO": [9.5, float("nan"), 7.0]})
     >>> [line.get_ydata().tolist() for line in ax.lines]
     [[9.0, 7.0, 6.0], [9.5, 7.0]]
@@ -239,6 +242,7 @@ def per_class(
     are the classes' names, 0 to C - 1 without. Raises ValueError for lengths that differ, negative errors and values
     that are not finite.
 
+    >>> from pyrovae.plotting import per_class
     >>> ax = per_class({"AE": [0.9, 0.8], "VAE": [0.7, 0.6]}, ylabel="accuracy")
     >>> [line.get_ydata().tolist() for line in ax.lines]
     [[0.9, 0.8], [0.7, 0.6]]

@@ -30,6 +30,7 @@ def bound_curve(
     Raises ValueError for no bounds, lengths that differ, negative standard errors, values that are not finite and
     fewer than one particle.
 
+    >>> from pyrovae.plotting import bound_curve
     >>> ax = bound_curve([1, 10], {"iwae": ([-90.0, -88.0], [0.1, 0.1])}, exact=-87.0)
     >>> ax.get_xscale(), ax.get_ylabel()
     ('log', 'nats per item')
@@ -62,6 +63,7 @@ def gap_histogram(gaps: Any, *, bins: int = 20, ax: Axes | None = None, title: s
 
     `gaps` of shape (N,). Raises ValueError for fewer than 2 gaps and values that are not finite.
 
+    >>> from pyrovae.plotting import gap_histogram
     >>> ax = gap_histogram([0.1, 0.2, 0.0])
     >>> ax.get_xlabel()
     'upper bound less lower bound (nats)'
@@ -96,6 +98,7 @@ def rank_histogram(
     is too narrow, a slope that it is shifted (Talts et al. 2018, section 4). `uniform` of shape (S,). Raises ValueError
     for values outside [0, 1].
 
+    >>> from pyrovae.plotting import rank_histogram
     >>> ax = rank_histogram([0.1, 0.4, 0.6, 0.9], bins=2)
     >>> [int(patch.get_height()) for patch in ax.patches if patch.get_gid() == "rank"]
     [2, 2]
@@ -128,6 +131,7 @@ def coverage_curve(
     lies within c / 2 of 1/2. Below the diagonal q is overconfident. The band is what `confidence` of the curves of a
     uniform law of S ranks stay in, point by point. Raises ValueError for no quantities and values outside [0, 1].
 
+    >>> from pyrovae.plotting import coverage_curve
     >>> ax = coverage_curve({"latent[0]": [0.1, 0.3, 0.5, 0.7, 0.9]})
     >>> ax.get_xlabel()
     'probability claimed'

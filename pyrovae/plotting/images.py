@@ -39,6 +39,7 @@ def reconstructions(
     ValueError for images of another shape than x's, lengths that differ and codes of a row that is not there.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import reconstructions
     >>> x = np.ones((1, 8, 8))
     >>> figure = reconstructions(x, {"AE": x / 2}, {"AE": np.array([[-1.23, 0.8]])})
     >>> [text.get_text() for text in figure.axes[1].get_xticklabels()]
@@ -100,6 +101,7 @@ def decoded_grid(
     written beside them. Raises ValueError where the number of images or values does not fit.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import decoded_grid
     >>> ax = decoded_grid(np.zeros((6, 8, 8)), 2, 3, x_values=[-1, 0, 1], y_values=[1, -1])
     >>> [text.get_text() for text in ax.get_xticklabels()]
     ['-1.0', '0.0', '1.0']
@@ -143,6 +145,7 @@ def grid_over_scatter(
     the second upward. `labels` may be None. Raises ValueError for codes that are no such grid and lengths that differ.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import grid_over_scatter
     >>> from pyrovae.plotting import normal_quantile_grid
     >>> grid = normal_quantile_grid(3)
     >>> figure = grid_over_scatter(np.zeros((1, 2)), [7], grid, np.zeros((9, 8, 8)), "VAE")
@@ -182,6 +185,7 @@ def interpolations(
     Raises ValueError for another shape, fewer than 2 steps and titles of another length.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import interpolations
     >>> ax = interpolations(np.zeros((2, 5, 1, 8, 8)), titles=["3 to 5", "1 to 7"])
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['3 to 5', '1 to 7']
@@ -209,6 +213,7 @@ def sample_sheet(images: Any, *, n_cols: int | None = None, ax: Axes | None = No
     """All images as one sheet, row by row from the top left; without `n_cols`, about as many rows as columns.
 
     >>> import numpy as np
+    >>> from pyrovae.plotting import sample_sheet
     >>> sample_sheet(np.zeros((10, 1, 8, 8)), n_cols=5).images[0].get_array().shape
     (17, 44)
     """
