@@ -10,7 +10,9 @@ from typing import Any
 import pyro
 import torch
 
-__all__ = ["forked", "generators", "put_back", "stream"]
+from pyrovae.exclusive import exclusive
+
+__all__ = ["Noise", "forked", "generators", "put_back", "stream"]
 
 
 def stream(seed: int, *keys: int | str) -> int:
@@ -26,6 +28,50 @@ def stream(seed: int, *keys: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+class Noise:
+    """Random numbers from a seed that go on from one use to the next, whatever others draw in between."""
+
+    def __init__(self, seed: int | None, device: torch.device | None = None) -> None:
+        self._seed = seed
+        self._cuda = device if device is not None and device.type == "cuda" else None
+        self._states: list[torch.Tensor] | None = None
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Torch's global generator, from which Pyro draws, and a CUDA device's are at this noise's place in the body.
+
+        They are the caller's again after it. Without a seed the body goes on from the caller's generators. Threads that
+        draw in such a body take turns; what another draws outside of one, by plain torch, is not kept out.
+        """
+        with exclusive():
+            if self._seed is None:
+                yield
+                return
+            before = self._now()
+            try:
+                if self._states is None:
+                    # torch.manual_seed would seed every CUDA device, and only one is put back
+                    torch.default_generator.manual_seed(self._seed)
+                    if self._cuda is not None:
+                        with torch.cuda.device(self._cuda):
+                            torch.cuda.manual_seed(self._seed)
+                else:
+                    self._put(self._states)
+                yield
+            finally:
+                self._states = self._now()
+                self._put(before)
+
+    def _now(self) -> list[torch.Tensor]:
+        cuda = [] if self._cuda is None else [torch.cuda.get_rng_state(self._cuda)]
+        return [torch.default_generator.get_state(), *cuda]
+
+    def _put(self, states: list[torch.Tensor]) -> None:
+        torch.default_generator.set_state(states[0])
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(states[1], self._cuda)
+
+
 @contextmanager
 def forked(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
     """Run the body under torch's global generator seeded with `seed`, and put the caller's generators back.
@@ -33,16 +79,7 @@ def forked(seed: int | None, device: torch.device | None = None) -> Iterator[Non
     Pyro draws from torch's global generator, so that is the one to seed; a CUDA `device`'s own too. With `seed=None`
     the body goes on from the caller's generators.
     """
-    if seed is None:
-        yield
-        return
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        # torch.manual_seed would seed every CUDA device, and only one is forked
-        torch.default_generator.manual_seed(seed)
-        for one in cuda:
-            with torch.cuda.device(one):
-                torch.cuda.manual_seed(seed)
+    with Noise(seed, device).drawn():
         yield
 
 

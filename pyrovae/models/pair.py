@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.models.scopes import evaluating, is_listing, isolated_store, kept_modes, validation
 from pyrovae.seeding import forked
 
 __all__ = [
@@ -53,7 +53,6 @@ ENUMERATED = {"enumerate": "parallel"}  # a discrete site that is summed out rat
 LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 
 _serial = count(1)
-_listing: ContextVar[bool] = ContextVar("listing", default=True)
 
 
 @runtime_checkable
@@ -268,7 +267,7 @@ def list_parameters(name: str, module: nn.Module) -> None:
     The module stays their owner. The parameter store is global and keyed by name: an entry that is another tensor (of
     a deleted model, or a loaded store) is replaced, or the optimiser would train that one.
     """
-    if not am_i_wrapped() or not _listing.get():
+    if not am_i_wrapped() or not is_listing():
         return
     store = pyro.get_param_store()
     for path, parameter in module.named_parameters():
@@ -312,48 +311,6 @@ def _plain(value: Any) -> str | None:
         each = [_plain(v) for v in value]
         return None if None in each else f"[{', '.join(map(str, each))}]"
     return None
-
-
-@contextmanager
-def isolated_store() -> Iterator[None]:
-    """Give the body a parameter store of its own, and list no module's parameters in it; the caller's is untouched."""
-    token = _listing.set(False)  # who holds the module needs no param sites, which cost a tenth of a small step
-    try:
-        with pyro.get_param_store().scope():
-            yield
-    finally:
-        _listing.reset(token)
-
-
-@contextmanager
-def validation(on: bool) -> Iterator[None]:
-    """Turn the checks of Pyro and of torch's distributions on or off for the body."""
-    before = torch.distributions.Distribution._validate_args  # Pyro puts back its own flag, and torch's to the same
-    try:
-        with pyro.validation_enabled(on):
-            yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(before)
-
-
-@contextmanager
-def kept_modes(*parts: nn.Module) -> Iterator[None]:
-    """Each module's own training mode back after the body."""
-    modes = [(module, module.training) for part in parts for module in part.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def evaluating(*parts: nn.Module) -> Iterator[None]:
-    """Dropout and the like off for the body, and no gradients."""
-    with kept_modes(*parts), torch.no_grad():
-        for part in parts:
-            part.eval()
-        yield
 
 
 def as_module(pair: Any) -> nn.Module:

@@ -1,0 +1,50 @@
+"""One thread at a time where state is shared by the whole process: Pyro's handlers, torch's generators, modes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["exclusive"]
+
+_lock: Any = threading.RLock()
+_queue = threading.Lock()  # of those who wait for it
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Let no other thread into such a body until this one has left; a thread may enter again inside of its own.
+
+    Pyro keeps handlers and parameters in one list and one store a process, torch its generators and the flag by which
+    distributions check their arguments, and a module its training mode: two threads that work there at once change each
+    other's numbers without a word. A body is to be short, a batch or a step, and never waits for another thread. The
+    lock goes to whoever waits for it, so that a loop of bodies cannot keep another thread out.
+    """
+    lock, queue = _lock, _queue
+    if lock._is_owned():
+        yield
+        return
+    try:
+        with queue:  # a plain lock is mostly taken again by the thread that has just let it go
+            lock.acquire()
+    except BaseException:  # an interrupt may come between taking it and knowing of it
+        if lock._is_owned():
+            lock.release()
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _renew() -> None:
+    """In a forked process: the thread that held the lock may not be there to release it."""
+    global _lock, _queue
+    _lock, _queue = threading.RLock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,179 @@
+"""What a computation needs of the state that a whole process shares: put in place for a batch, and taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions, infer, poutine
+from pyro.params.param_store import ParamStoreDict
+from pyro.poutine import runtime
+from torch import nn
+
+from pyrovae.exclusive import exclusive
+from pyrovae.seeding import Noise
+
+__all__ = ["Store", "Workspace", "evaluating", "is_listing", "isolated_store", "kept_modes", "validation"]
+
+_listing: ContextVar[bool] = ContextVar("listing", default=True)
+
+
+class Workspace:
+    """The state of a computation of many batches: `with workspace.turn():` around each of them.
+
+    In a turn these modules are in training or evaluation mode; Pyro has a parameter store of the computation's own; its
+    checks and those of torch's distributions are on or off as `checks` says, or as they are where None; the global
+    generators go on from where the turn before left `noise`; and no other thread is in a turn. After it all of that is
+    the caller's again. An evaluation takes no gradients and is hidden from the handlers that its caller has put on;
+    training is neither.
+
+    Other threads have their turns between two of these, so a turn must be short, and whatever may wait, as a callback,
+    a progress bar or a file, stands between. A turn inside of another one, of the same thread, is like any other.
+    """
+
+    def __init__(
+        self,
+        *parts: nn.Module,
+        noise: Noise | None = None,
+        training: bool = False,
+        checks: bool | None = False,
+        store: Store | None = None,
+    ) -> None:
+        self._parts, self._training, self._checks = parts, training, checks
+        self._noise = Noise(None) if noise is None else noise
+        self._store = Store() if store is None else store
+        self._modes = _Modes(parts)
+        self._own: list[bool] | None = None  # modes after the last turn
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """All of it in place for the body."""
+        with exclusive(), self._noise.drawn(), self._store.current():
+            modes, flags, gradients = self._modes.now(), _flags(), torch.is_grad_enabled()
+            handlers, dims = runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack
+            hidden = None if self._training else (handlers[:], dims[:])
+            try:
+                if self._own is None:
+                    for part in self._parts:
+                        part.train(self._training)
+                else:
+                    self._modes.put(self._own)
+                if self._checks is not None:
+                    _set_flags([self._checks] * len(flags))
+                if hidden is not None:
+                    handlers[:], dims[:] = (), ()
+                    torch.set_grad_enabled(False)
+                yield
+            finally:
+                self._own = self._modes.now()
+                self._modes.put(modes)
+                _set_flags(flags)
+                if hidden is not None:
+                    handlers[:], dims[:] = hidden
+                    torch.set_grad_enabled(gradients)
+
+
+class Store:
+    """A parameter store of Pyro's beside the one that all share, in which no module of this package is listed."""
+
+    def __init__(self) -> None:
+        self._contents = vars(ParamStoreDict())
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """In place of the shared one for the body."""
+        with exclusive():
+            # who holds the module needs no param sites, which cost a tenth of a small step
+            shared, token = pyro.get_param_store(), _listing.set(False)
+            before = shared.__dict__
+            try:
+                shared.__dict__ = self._contents
+                yield
+            finally:
+                self._contents, shared.__dict__ = shared.__dict__, before
+                _listing.reset(token)
+
+
+def is_listing() -> bool:
+    """Whether modules list their parameters in Pyro's store."""
+    return _listing.get()
+
+
+@contextmanager
+def isolated_store() -> Iterator[None]:
+    """Give the body a parameter store of its own, and list no module's parameters in it; the caller's is untouched."""
+    with Store().current():
+        yield
+
+
+@contextmanager
+def validation(on: bool) -> Iterator[None]:
+    """Turn the checks of Pyro and of torch's distributions on or off for the body."""
+    with exclusive():
+        before = _flags()
+        try:
+            _set_flags([on] * len(before))
+            yield
+        finally:
+            _set_flags(before)
+
+
+@contextmanager
+def kept_modes(*parts: nn.Module) -> Iterator[None]:
+    """Each module's own training mode back after the body."""
+    with exclusive():
+        modes = _Modes(parts)
+        before = modes.now()
+        try:
+            yield
+        finally:
+            modes.put(before)
+
+
+@contextmanager
+def evaluating(*parts: nn.Module) -> Iterator[None]:
+    """Dropout and the like off for the body, and no gradients."""
+    with kept_modes(*parts), torch.no_grad():
+        for part in parts:
+            part.eval()
+        yield
+
+
+class _Modes:
+    """Whether each module of some trains: read and written without `nn.Module.__setattr__`, which takes longer."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        modules = [module for part in parts for module in part.modules()]
+        self.plain = [vars(module) for module in modules if "training" in vars(module)]
+        self.others = [module for module in modules if "training" not in vars(module)]  # scripted ones
+
+    def now(self) -> list[bool]:
+        return [each["training"] for each in self.plain] + [module.training for module in self.others]
+
+    def put(self, modes: Sequence[bool]) -> None:
+        for each, mode in zip(self.plain, modes, strict=False):
+            each["training"] = mode
+        for module, mode in zip(self.others, modes[len(self.plain) :], strict=True):
+            module.training = mode
+
+
+def _flags() -> list[bool]:
+    """Pyro's three flags of its checks, and that of torch's distributions."""
+    own: Any = torch.distributions.Distribution._validate_args
+    return [
+        distributions.is_validation_enabled(),
+        infer.is_validation_enabled(),
+        poutine.is_validation_enabled(),
+        own,
+    ]
+
+
+def _set_flags(flags: Sequence[bool]) -> None:
+    distributions.enable_validation(flags[0])  # and torch's to the same
+    infer.enable_validation(flags[1])
+    poutine.enable_validation(flags[2])
+    torch.distributions.Distribution.set_default_validate_args(flags[3])
