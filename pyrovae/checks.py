@@ -27,6 +27,7 @@ __all__ = [
     "items",
     "labels",
     "positive",
+    "sequence",
     "several_classes",
     "sizes",
     "support",
@@ -97,12 +98,19 @@ def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
         ...
     TypeError: event_shape must be a sequence of sizes such as (8,), got 8
     """
-    if isinstance(value, int | str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}")
-    found = tuple(whole(name, size) for size in value)
+    found = tuple(whole(name, size) for size in sequence(name, value))
     if one and not found:
         raise ValueError(f"{name} must name at least one size, got (); an item of one number has shape (1,)")
     return found
+
+
+def sequence(name: str, value: Any) -> Sequence[Any]:
+    """Return a shape or a list of widths as it is, its entries not looked at."""
+    # bytes are a sequence of integers too, and nobody means a shape by them
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
+        hint = f"; tuple({name}) makes one" if isinstance(value, np.ndarray | Tensor) and value.ndim == 1 else ""
+        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}{hint}")
+    return value
 
 
 def positive(name: str, value: Any, *, zero: bool = False) -> float:

@@ -58,10 +58,11 @@ def _fit(options: argparse.Namespace) -> int:
     import torch
 
     import pyrovae
+    from pyrovae.hidden import visible_files
 
     with pyrovae.distributed() as ranks:
         run = options.out / "checkpoint"  # and what a run leaves that has not trained is nothing
-        held = options.out.is_dir() and any(p.is_file() and p.name != ".lock" for p in options.out.rglob("*"))
+        held = options.out.is_dir() and any(True for _ in visible_files(options.out))
         if any(ranks.gathered(held and not options.resume)):
             raise FileExistsError(f"--out {options.out} is not empty: name another folder, or --resume the run in it")
         if any(ranks.gathered(held and not run.is_dir())):

@@ -361,6 +361,34 @@ def test_row_22_a_missing_path_names_those_that_exist(tmp_path):
         pyrovae.load(tmp_path / "epoch3" / "a" / "b")
 
 
+def test_a_runs_folder_is_read_and_what_lies_in_another_is_named(tmp_path):
+    vae = BUILDERS["mlp_vae"]()
+    run = tmp_path / "run"
+    for name in ("model", "checkpoint/epoch-000001", "checkpoint/epoch-000002", ".hidden/state"):
+        pyrovae.save(run / name, vae if name == "model" else BUILDERS["mlp_ae"]())
+    (run / "history.nc").write_text("")
+    assert same_state(pyrovae.load(run), vae)
+    assert same_state(pyrovae.load(run, like=BUILDERS["mlp_vae"]()), vae)
+    (run / "model").rename(run / "else")
+    epochs = "checkpoint/epoch-000001, checkpoint/epoch-000002"
+    with pytest.raises(CheckpointError, match=rf"no manifest.json; saved states in it: {epochs}, else$"):
+        pyrovae.load(run)
+    with pytest.raises(CheckpointError, match=r"saved states in it: epoch-000001, epoch-000002$"):
+        pyrovae.load(run / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"history.nc is a file, and a saved state is a folder"):
+        pyrovae.load(run / "history.nc")
+    (run / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no manifest.json$"):
+        pyrovae.load(run / "empty")
+    # a state of its own comes first, and a damaged model is said so
+    pyrovae.save(run / "else" / "model", BUILDERS["mlp_ae"]())
+    assert same_state(pyrovae.load(run / "else"), vae)
+    (run / "else").rename(run / "model")
+    (run / "model" / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"model is not a whole saved state"):
+        pyrovae.load(run)
+
+
 def test_row_23_another_architecture_is_told_field_by_field(tmp_path):
     pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
     with pytest.raises(CheckpointError, match=r"another architecture") as caught:

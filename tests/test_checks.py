@@ -24,6 +24,20 @@ def test_what_is_no_whole_number(value):
         checks.whole("n", value)
 
 
+@pytest.mark.parametrize(
+    "value", [b"3", bytearray(b"\x08"), memoryview(b"38"), "38", 8, np.array([3, 8]), {3, 8}, None]
+)
+def test_what_is_no_shape(value):
+    # a byte string is a sequence of integers: of b"3" the shape would be (51,)
+    with pytest.raises(TypeError, match=r"hidden_dims must be a sequence of sizes such as \(8,\), got"):
+        checks.sizes("hidden_dims", value)
+
+
+@pytest.mark.parametrize("value", [[3, 8], (3, 8), range(3, 9, 5), torch.Size((3, 8)), [np.int64(3), torch.tensor(8)]])
+def test_shapes_of_every_kind(value):
+    assert checks.sizes("event_shape", value) == (3, 8)
+
+
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
 def test_positive(value):
     with pytest.raises(ValueError, match="rate must be a finite number greater than 0"):

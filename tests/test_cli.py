@@ -80,6 +80,24 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+def test_what_a_file_manager_leaves_is_not_in_the_way(tmp_path, capsys):
+    out = tmp_path / "run"
+    for folder in (out, out / "checkpoint"):
+        folder.mkdir()
+        (folder / ".DS_Store").write_text("")
+        (folder / "Thumbs.db").write_text("")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((30, 4), dtype=np.float32))
+    command = ["fit", str(tmp_path / "x.npy"), "--out", str(out), "--hidden-dims", "4", "--likelihood", "normal"]
+    assert main([*command, "--epochs", "1"]) == 0
+    (out / "model" / ".DS_Store").write_text("")
+    assert main([*command, "--epochs", "2"]) == 2  # the control: a run is not written over
+    assert "is not empty" in capsys.readouterr().err
+    assert main([*command, "--epochs", "2", "--resume"]) == 0
+    trained = pyrovae.load(out / "checkpoint" / "epoch-000001")
+    assert all(map(torch.equal, pyrovae.load(out).parameters(), trained.parameters()))
+    assert (out / "model" / ".DS_Store").exists()
+
+
 def test_an_interrupt_saves_and_says_130(tmp_path, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import pyrovae
+from pyrovae.models.distributions import Likelihood
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
 
 
@@ -84,4 +86,25 @@ def test_numbers_are_items_of_an_mlp_too():
 )
 def test_bad_sizes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pyrovae.mlp_vae(b"3"),
+        lambda: pyrovae.mlp_vae((3,), hidden_dims=b"\x04\x04"),
+        lambda: pyrovae.mlp_vae((3,), hidden_dims="44"),
+        lambda: pyrovae.conv_vae(bytearray(b"\x01\x08\x08")),
+        lambda: pyrovae.conv_vae((1, 8, 8), channels=b"\x04", strides=(1,)),
+        lambda: pyrovae.conv_ae((1, 8, 8), channels=(4,), strides=b"\x01"),
+        lambda: pyrovae.GaussianMixture(b"3", 2),
+        lambda: pyrovae.gaussian_classifier(b"3", 2),
+        lambda: pyrovae.DiscriminativeClassifier((3,), 2, hidden_dims=bytearray(b"\x04")),
+        lambda: MLP(b"\x03", (2,)),
+        lambda: Likelihood(MLP((2,), (51,)), pyrovae.Normal(), b"3"),
+    ],
+)
+def test_bytes_are_no_sizes(call):
+    with pytest.raises(TypeError, match="must be a sequence of sizes"):
         call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,13 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import ranks
+from pyrovae.hidden import is_hidden, visible
 from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 
 __all__ = ["CheckpointError", "load", "save"]
 
+log = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, RUN = "manifest.json", "weights.safetensors", "run.safetensors"
+FEW = 20  # lines of an error
+MODEL = "model"  # the folder of the state in that of a run
 NEWER = ("event_shape", "latent_dim", "tied")  # fields that the first manifests of this format version lack
 COMPARED = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
 BUILDERS: dict[str, Callable[..., Pair]] = {
@@ -56,9 +62,9 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     """Write the pair's weights and manifest into the folder `path`, and return it.
 
     An earlier state there is replaced as a whole, by another folder: no process should stand in it. An empty folder is
-    filled; one that holds anything else is refused (FileExistsError). Inside `distributed()` the first process writes,
-    and the others wait. A pair from a builder can be loaded without its code at hand; one composed by hand needs
-    `load(path, like=...)`.
+    filled; one that holds anything else is refused (FileExistsError). Hidden files (`.DS_Store`, `Thumbs.db`) count for
+    nothing and stay. Inside `distributed()` the first process writes, and the others wait. A pair from a builder can be
+    loaded without its code at hand; one composed by hand needs `load(path, like=...)`.
 
     >>> import tempfile
     >>> import torch
@@ -110,22 +116,24 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
                 shutil.copymode(target, fresh)
                 target.rename(aside)
             fresh.rename(target)
+            _carry(aside, target)
     except BaseException:
         if aside.exists() and not target.exists():
             aside.rename(target)
         raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
+        if target.exists() and not _hidden(aside):
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
 
-    With `like` the weights go into a copy of that pair, whose manifest must agree with the saved one. Raises
-    FileNotFoundError, naming the states that lie beside a missing one, and CheckpointError for a damaged or foreign
-    folder, another format version, or another architecture (field by field). Nothing is unpickled.
+    `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
+    a copy of that pair, whose manifest must agree with the saved one. Raises FileNotFoundError, naming the states that
+    lie beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in it),
+    another format version, or another architecture (field by field). Nothing is unpickled.
 
     >>> from pyrovae import load
     >>> load("nowhere")
@@ -133,11 +141,7 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         ...
     FileNotFoundError: nowhere does not exist; no saved state lies in .
     """
-    folder = Path(path)
-    if not folder.exists():
-        beside = sorted(p.name for p in folder.parent.iterdir() if _holds_state(p)) if folder.parent.is_dir() else []
-        there = f"saved states beside it: {', '.join(beside)}" if beside else f"no saved state lies in {folder.parent}"
-        raise FileNotFoundError(f"{folder} does not exist; {there}")
+    folder = _state_in(Path(path))
     manifest = _manifest(folder)
     tensors = _weights(folder, manifest)
     if like is None:
@@ -212,6 +216,19 @@ def _fill(target: Path, fresh: Path) -> None:
         for name in (MANIFEST, WEIGHTS):
             (target / name).unlink(missing_ok=True)
         raise
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if is_hidden(entry.name)] if folder.exists() else []
+
+
+def _carry(aside: Path, target: Path) -> None:
+    """Move what is hidden in the folder of an earlier state, and nobody's to remove, to the new one."""
+    for entry in _hidden(aside):
+        try:
+            entry.rename(target / entry.name)
+        except OSError as error:  # the new state is whole: this is no reason to fail
+            log.warning("%s stays where it is: %s", entry, error)
 
 
 def _tensors(pair: Pair) -> dict[str, Tensor]:
@@ -311,7 +328,9 @@ def _build(recipe: Any, folder: Path) -> Pair:
 def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
-        raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}")
+        within = _states(folder, deep=True)
+        there = f"; saved states in it: {_few(within)}" if within else ""
+        raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}{there}")
     try:
         manifest = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -373,7 +392,7 @@ def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
         elif ours != theirs:
             lines.append(f"{name}: saved {theirs}, here {ours}")
     if lines:
-        raise ArchitectureError(f"{folder} holds another architecture:\n  " + "\n  ".join(lines))
+        raise ArchitectureError(f"{folder} holds another architecture:\n  " + _few(lines, "\n  "))
 
 
 def _same_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -385,15 +404,49 @@ def _same_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> No
             )
 
 
+def _state_in(path: Path) -> Path:
+    """The folder of the state that is meant: itself, or the model of a run's folder."""
+    if not path.exists():
+        beside = _states(path.parent) if path.parent.is_dir() else []
+        there = f"saved states beside it: {_few(beside)}" if beside else f"no saved state lies in {path.parent}"
+        raise FileNotFoundError(f"{path} does not exist; {there}")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file, and a saved state is a folder (nothing was unpickled)")
+    if (path / MANIFEST).is_file() or not (path / MODEL / MANIFEST).is_file():
+        return path
+    return path / MODEL
+
+
+def _states(folder: Path, deep: bool = False) -> list[str]:
+    """The names of the saved states in a folder; with those in the folders of it."""
+    found = []
+    try:
+        entries = visible(folder)
+    except OSError:  # not ours to read
+        return []
+    for path in entries:
+        if _holds_state(path):
+            found.append(path.name)
+        elif deep and path.is_dir():
+            found += [f"{path.name}/{name}" for name in _states(path)]
+    return found
+
+
+def _few(lines: list[str], between: str = ", ") -> str:
+    """The first of many, and how many more there are."""
+    more = [f"and {len(lines) - FEW} more"] if len(lines) > FEW else []
+    return between.join([*lines[:FEW], *more])
+
+
 def _holds_state(path: Path) -> bool:
     return path.is_dir() and (path / MANIFEST).is_file() and (path / WEIGHTS).is_file()
 
 
 def _may_be_replaced(path: Path) -> bool:
-    """An empty folder, or one that holds a saved state, or the manifest of a half-written one, and nothing else."""
+    """An empty folder, or one that holds a saved state, or the manifest of a half-written one; hidden files apart."""
     if not path.is_dir():
         return False
-    names = {file.name for file in path.iterdir()}
+    names = {entry.name for entry in visible(path)}
     if not names:
         return True
     try:

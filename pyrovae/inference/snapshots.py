@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import ranks
+from pyrovae.hidden import is_hidden
 from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
 from pyrovae.models.pair import Pair
 
@@ -66,7 +67,7 @@ class Snapshots:
             raise FileExistsError(
                 f"checkpoint={self.folder} holds a run: resume=True goes on with it, or name another folder"
             )
-        foreign = [name for name in held if not OURS.fullmatch(name)]
+        foreign = [name for name in held if not OURS.fullmatch(name) and not is_hidden(name)]
         if foreign and not holds_run:
             raise FileExistsError(
                 f"checkpoint={self.folder} holds {foreign[0]!r}, which is no run's: remove it, or name another folder"

@@ -184,7 +184,8 @@ class Likelihood(nn.Module):
 
     def __init__(self, network: nn.Module, family: nn.Module, event_shape: Sequence[int]) -> None:
         super().__init__()
-        self.network, self.family, self.event_shape = network, family, tuple(event_shape)
+        self.network, self.family = network, family
+        self.event_shape = checks.sizes("event_shape", event_shape, one=False)
 
     @property
     def support(self) -> constraints.Constraint:

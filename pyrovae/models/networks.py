@@ -45,10 +45,11 @@ class MLP(nn.Module):
         activate_last: bool = False,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        hidden = [checks.whole("hidden_dims", width) for width in hidden_dims]
+        self.in_shape = checks.sizes("in_shape", in_shape, one=False)
+        self.out_shape = checks.sizes("out_shape", out_shape, one=False)
+        hidden = checks.sizes("hidden_dims", hidden_dims, one=False)
         make = ACTIVATIONS[checks.choice("activation", activation, ACTIVATIONS)]
-        widths = [math.prod(in_shape), *hidden, math.prod(out_shape)]
+        widths = [math.prod(self.in_shape), *hidden, math.prod(self.out_shape)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), make()]
@@ -134,9 +135,7 @@ class ConvDecoder(nn.Module):
 
 
 def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
-    if isinstance(event_shape, int) or not isinstance(event_shape, Sequence):
-        raise TypeError(f"event_shape must be a sequence (C, H, W), got {event_shape!r}")
-    shape = tuple(event_shape)
+    shape = tuple(checks.sequence("event_shape", event_shape))
     if len(shape) != 3:
         hint = f"; one channel is {(1, *shape)}" if len(shape) == 2 else ""
         raise ValueError(f"event_shape of a convolutional network must be (C, H, W), got {shape}{hint}")
@@ -144,8 +143,8 @@ def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _layers(channels: Sequence[int], strides: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    widths = tuple(checks.whole("channels", c) for c in channels)
-    steps = tuple(checks.whole("strides", s) for s in strides)
+    widths = checks.sizes("channels", channels, one=False)
+    steps = checks.sizes("strides", strides, one=False)
     if not widths or len(widths) != len(steps):
         raise ValueError(
             "channels and strides must be of one length, at least 1, "
