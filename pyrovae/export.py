@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,11 +64,17 @@ def to_arviz(
 
     - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x); `posterior_predictive`: "obs" (chain,
       draw, item, event_0, ...), a draw of p(x | z) at each. `prior` and `prior_predictive`: the same shapes, from p(z).
-    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is given.
+    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is given, which is then a
+      coordinate "label" of the items in the other groups (but `log_evidence`: ArviZ 0.x makes no frame of it then).
     - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
-    - `log_evidence`, over item, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and
-      "distortion" of these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind
-      "log_evidence" where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer).
+    - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and "distortion", means
+      over these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind "log_evidence"
+      where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer). One value an item,
+      repeated for (chain, draw, item), so that `az.concat`, `sel` and `to_dataframe` treat this group as they do the
+      others: `.isel(chain=0, draw=0)` has it by item.
+
+    Each group says when and by what it was made, in ArviZ's words: `created_at`, `creation_library`,
+    `inference_library` and their versions.
 
     The draws are of q(z | x), independent, in one chain: not MCMC, and R-hat says nothing of them. There is no
     `log_likelihood` group: codes are an item's own, and PSIS-LOO on log p(x | z) would estimate something else; compare
@@ -126,15 +133,14 @@ def to_arviz(
         "sample_stats": {"log_weight": (draw, table["elbo"][None], "log p(x, z) - log q(z | x)", "nats")},
         "log_evidence": _log_evidence(evidence, table),
     }
-    if labels is not None:
-        tree["constant_data"] = {"label": (["item"], labels, "label", "1")}
     told = {f"evidence_{k}": str(v) if k == "seed" else v for k, v in own.items() if k == "seed" or k not in common}
-    return _tree(tree, common, {"log_evidence": told})
+    return _tree(tree, common, {"log_evidence": told}, labels)
 
 
 def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed: int) -> Any:
     """Draws of a mixture's parameters, and the log-likelihood of each item at each."""
     items = checked_items(pair, x)
+    labels = None if y is None else _labels(y, len(items))
     by_nuts = pair.sampled is not None
     draws = pair.draws(num_draws, seed=seed)
     event = [f"event_{i}" for i in range(len(pair.event_shape))]
@@ -157,18 +163,20 @@ def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed
         root = draws["correlation"]
         dims = [*at, *(k if pair.covariance == "full" else []), "feature", "feature_"]
         tree["posterior"]["correlation"] = (dims, (root @ root.mT).cpu(), "correlation in a component", "1")
-    if y is not None:
-        tree["constant_data"] = {"label": (["item"], _labels(y, len(items)), "label", "1")}
     how = "NUTS" if by_nuts else "draws of a full-rank normal guide, not MCMC"
     settings = {"covariance": pair.covariance, "num_components": pair.num_components}
     if by_nuts:
         settings["labels"] = "permuted to agree with the likeliest draw's"
-    return _tree(tree, _common(how, seed) | settings, {})
+    return _tree(tree, _common(how, seed) | settings, {}, labels)
 
 
 def _common(inference: str, seed: int) -> dict[str, Any]:
     """The attributes of every group."""
     return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "creation_library": "pyrovae",
+        "creation_library_version": pyrovae.__version__,
+        "creation_library_language": "Python",
         "inference": inference,
         "inference_library": "pyrovae",
         "inference_library_version": pyrovae.__version__,
@@ -178,12 +186,21 @@ def _common(inference: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _tree(tree: dict[str, Any], common: dict[str, Any], more: dict[str, dict[str, Any]]) -> Any:
-    """Groups of {variable: (dims, values, words, units)} as the installed ArviZ has them."""
+def _tree(
+    tree: dict[str, Any], common: dict[str, Any], more: dict[str, dict[str, Any]], labels: np.ndarray | None
+) -> Any:
+    """Groups of {variable: (dims, values, words, units)} as the installed ArviZ has them, items with their labels."""
     import arviz as az
     import xarray as xr
 
     groups = {name: _group(rows, common | more.get(name, {})) for name, rows in tree.items()}
+    if labels is not None:
+        label = ("item", labels, {"long_name": "label", "units": "1"})
+        for name, group in groups.items():
+            # a group of several variables with one would have no data frame in ArviZ 0.x
+            if "item" in group.dims and len(group.data_vars) == 1:
+                groups[name] = group.assign_coords(label=label)
+        groups["constant_data"] = _group({"label": (["item"], labels, "label", "1")}, common)
     result = xr.DataTree.from_dict(groups)
     result.attrs = dict(common)
     return az.InferenceData.from_datatree(result) if az.__version__.startswith("0.") else result
@@ -199,7 +216,7 @@ def _group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: di
 
 
 def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The group's rows: the marginal estimate, and the means over draws of each part of the bound."""
+    """The group's rows: the marginal estimate, and the means over draws of each part of the bound; at every draw."""
     words = {"elbo": "evidence lower bound", "rate": "E_q[log q(z | x) - log p(z)]", "distortion": "-E_q[log p(x | z)]"}
     weighted = "pareto_k" in evidence.pointwise
     k = evidence.pointwise["pareto_k"] if weighted else pareto_k(torch.from_numpy(table["elbo"]))
@@ -214,7 +231,9 @@ def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str,
         rows[f"{name}_se"] = (["item"], se, f"standard error of {words[name]}", "nats")
     whose = evidence.kind if weighted else f"{len(table['elbo'])} draws"
     rows["pareto_k"] = (["item"], k, f"Pareto shape of the tail of the weights of {whose}", "1")
-    return rows
+    # ArviZ concatenates, selects and tabulates groups by chain and draw, and fails at one without; this takes no memory
+    at, size = ["chain", "draw"], (1, *table["elbo"].shape)
+    return {name: (at + dims, np.broadcast_to(v, size), words, u) for name, (dims, v, words, u) in rows.items()}
 
 
 def _labels(y: Any, count: int) -> np.ndarray:

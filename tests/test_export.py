@@ -33,6 +33,15 @@ def exported(fitted, **options):
     return pyrovae.to_arviz(vae, x, **{"y": y, "num_draws": 50, **options})
 
 
+def by_item(tree):
+    """The group `log_evidence`, whose values are the same at each draw."""
+    rows = tree["log_evidence"]
+    rows = rows.to_dataset() if isinstance(rows, xr.DataTree) else rows
+    one = rows.isel(chain=0, draw=0)
+    xr.testing.assert_equal(rows, one.drop_vars(["chain", "draw"]).broadcast_like(rows))
+    return one
+
+
 def test_the_groups_and_their_labelled_dimensions(fitted):
     tree = exported(fitted)
     expected = {
@@ -43,7 +52,7 @@ def test_the_groups_and_their_labelled_dimensions(fitted):
         "observed_data": {"obs": ("item", "event_0", "event_1", "event_2")},
         "constant_data": {"label": ("item",)},
         "sample_stats": {"log_weight": ("chain", "draw", "item")},
-        "log_evidence": {name: ("item",) for name in IN_NATS} | {"pareto_k": ("item",)},
+        "log_evidence": {name: ("chain", "draw", "item") for name in (*IN_NATS, "pareto_k")},
     }
     assert set(_groups(tree)) == set(expected)
     for group, variables in expected.items():
@@ -65,7 +74,7 @@ def test_the_numbers_are_the_pairs_own(fitted):
         parts = {"rate": q.log_prob(z) - p.log_prob(z), "distortion": -vae.likelihood(z).log_prob(x)}
     parts["elbo"] = -(parts["rate"] + parts["distortion"])
     assert np.allclose(tree["sample_stats"]["log_weight"].values[0], parts["elbo"], atol=1e-3)
-    rows = tree["log_evidence"]
+    rows = by_item(tree)
     for name, each in parts.items():
         assert np.allclose(rows[name].values, each.mean(0), atol=1e-3)
         assert np.allclose(rows[f"{name}_se"].values, each.std(0) / 20, atol=1e-3)
@@ -91,13 +100,13 @@ def test_the_numbers_are_the_pairs_own(fitted):
 def test_the_evidence_is_the_one_given_with_its_protocol(fitted):
     vae, x, _ = fitted
     truth = pyrovae.quadrature(vae, x).named(data="digits", binarization="sampled, seed 0")
-    given = exported(fitted, evidence=truth)["log_evidence"]
+    given = by_item(exported(fitted, evidence=truth))
     assert np.array_equal(given["log_evidence"].values, truth.pointwise.value.values)
     assert np.array_equal(given["se"].values, truth.pointwise.se.values)
     for name in ("data", "binarization", "base_measure", "base_measure_scale", "items_binary"):
         assert given.attrs[name] == truth.pointwise.attrs[name]
     assert given.attrs["evidence_tol"] == 1e-4
-    taken = exported(fitted)["log_evidence"]
+    taken = by_item(exported(fitted))
     assert exported(fitted, evidence=pyrovae.iwae(vae, x, seed=7))["log_evidence"].attrs["evidence_seed"] == "7"
     own = pyrovae.iwae(vae, x)
     for name in ("pareto_k", "se"):
@@ -154,6 +163,92 @@ def test_fit_export_summary_predictive_plot_save_and_read(fitted, tmp_path):
                 assert read[group].attrs["pair_sha256"] == tree["posterior"].attrs["pair_sha256"]
             if hasattr(read, "close"):
                 read.close()
+
+
+def test_two_exports_are_concatenated_along_either_dimension(fitted, tmp_path):
+    one, other = exported(fitted, num_draws=5), exported(fitted, num_draws=7, seed=1)
+    for dim, given in (("chain", (one, exported(fitted, num_draws=5, seed=1))), ("draw", (one, other))):
+        groups = [name for name in _groups(one) if not name.endswith("_data")]
+        if hasattr(az, "concat"):
+            both = az.concat(*given, dim=dim)
+            both.to_netcdf(tmp_path / f"{dim}.nc")
+        else:  # ArviZ 1.x leaves it to xarray
+            both = {name: xr.concat([tree[name].to_dataset() for tree in given], dim) for name in groups}
+        for name in groups:
+            for variable in given[0][name].data_vars:
+                parts = [tree[name][variable].values for tree in given]
+                expected = np.concatenate(parts, axis=("chain", "draw").index(dim))
+                assert np.array_equal(both[name][variable].values, expected, equal_nan=True)
+                assert name == "log_evidence" or both[name]["label"].values.tolist() == fitted[2].tolist()
+    # nothing of a group is lost where draws are chosen
+    few = {name: one[name].sel(draw=slice(3, None)) for name in ("posterior", "log_evidence")}
+    assert few["log_evidence"].sizes["draw"] == few["posterior"].sizes["draw"] == 2
+
+
+def test_a_data_frame_has_every_group(fitted):
+    tree = exported(fitted, num_draws=5)
+    if hasattr(tree, "to_dataframe"):  # ArviZ 0.x
+        frame = tree.to_dataframe()
+        assert len(frame) == 5
+        values = frame[("log_evidence", "se[3]", 3)].to_numpy()
+        assert len(tree.to_dataframe(groups="log_evidence")) == 5
+        codes = frame[("posterior", "latent[3,1]", 3, 1)].to_numpy()
+    else:
+        frame = tree["log_evidence"].to_dataset().to_dataframe()
+        values = frame["se"].xs(3, level="item").to_numpy()
+        codes = tree["posterior"].to_dataset().to_dataframe()["latent"].xs((3, 1), level=("item", "latent_dim"))
+    assert np.array_equal(values, np.repeat(by_item(tree)["se"].values[3], 5))
+    assert np.array_equal(codes, tree["posterior"]["latent"].values[0, :, 3, 1])
+
+
+def test_labels_are_a_coordinate_of_the_items(fitted):
+    tree, labels = exported(fitted), fitted[2].numpy()
+    for name in ("posterior", "posterior_predictive", "prior", "prior_predictive", "observed_data", "sample_stats"):
+        assert tree[name]["label"].dims == ("item",) and "label" in tree[name].coords
+        assert np.array_equal(tree[name]["label"].values, labels)
+    codes = tree["posterior"]["latent"]
+    means = codes.groupby("label").mean(("chain", "draw", "item"))
+    for label in np.unique(labels):
+        own = codes.values[0][:, labels == label]
+        assert np.allclose(means.sel(label=label).values, own.mean((0, 1)), atol=1e-5)
+    assert "label" not in exported(fitted, y=None)["posterior"].coords
+
+
+def test_a_bayesian_mixtures_draws_are_weighed_summarised_and_joined():
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    trees = []
+    for components in (1, 2):
+        torch.manual_seed(0)
+        mixture = pyrovae.BayesianGaussianMixture((2,), components)
+        trees.append(pyrovae.to_arviz(mixture, x, y=["a", "b"] * 20, num_draws=60))
+        assert trees[-1]["log_likelihood"]["label"].values.tolist() == ["a", "b"] * 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loo = az.loo(trees[0], pointwise=True)
+        assert (loo.loo_i if hasattr(loo, "loo_i") else loo.elpd_i).shape == (40,)
+        assert set(az.compare({"one": trees[0], "two": trees[1]}).index) == {"one", "two"}
+        assert len(az.summary(trees[0], kind="stats")) == 1 + 2 + 2 + 4
+    if hasattr(az, "concat"):
+        assert az.concat(*trees[:1] * 2, dim="chain")["log_likelihood"]["obs"].shape == (2, 60, 40)
+        assert len(trees[0].to_dataframe(groups=["posterior", "log_likelihood"])) == 60
+
+
+def test_each_group_says_when_and_by_what_it_was_made(fitted, tmp_path):
+    from datetime import UTC, datetime, timedelta
+
+    before = datetime.now(UTC)
+    tree = exported(fitted, num_draws=2)
+    mixture = pyrovae.to_arviz(pyrovae.BayesianGaussianMixture((2,), 1), torch.zeros(3, 2), num_draws=2)
+    for each in (tree, mixture):
+        for where in (each, *(each[name] for name in _groups(each))):
+            made = datetime.fromisoformat(where.attrs["created_at"])
+            assert timedelta(0) <= made - before < timedelta(minutes=5)
+            for what in ("creation_library", "inference_library"):
+                assert where.attrs[what] == "pyrovae"
+                assert where.attrs[f"{what}_version"] == pyrovae.__version__
+    tree.to_netcdf(tmp_path / "file.nc")
+    with xr.open_datatree(tmp_path / "file.nc", engine="h5netcdf") as read:
+        assert read["log_evidence"].attrs["created_at"] == tree["posterior"].attrs["created_at"]
 
 
 def test_there_is_nothing_for_loo_to_mislead_with(fitted):
