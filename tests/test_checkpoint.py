@@ -169,7 +169,7 @@ def test_a_recipe_must_build_the_event_shape_that_was_saved(tmp_path):
 def without_newer_fields(folder):
     """Make the manifest one from before it held shapes and shared parameters."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    forge(folder, {k: v for k, v in manifest.items() if k not in ("event_shape", "latent_dim", "tied")})
+    forge(folder, {k: v for k, v in manifest.items() if k not in ("event_shape", "latent_dim", "tied", "dtypes")})
 
 
 def test_an_older_manifest_still_loads(tmp_path):
@@ -521,3 +521,170 @@ def test_a_part_of_the_users_own_is_saved_without_a_recipe(tmp_path):
     vae = pyrovae.mlp_vae((3,), likelihood=Mine())
     folder = pyrovae.save(tmp_path / "state", vae)
     assert same_state(pyrovae.load(folder, like=vae), vae)
+
+
+def rewritten(folder, change, **manifest):
+    """Change the tensors of a state, and let its manifest vouch for the file, and say what else is given."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    save_file(change(tensors), folder / WEIGHTS)
+    stated = json.loads((folder / MANIFEST).read_text())
+    stated["weights_sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    forge(folder, {**stated, **manifest})
+    return folder
+
+
+NAME = "likelihood.network.layers.0.bias"
+
+
+def with_(value):
+    def change(tensors):
+        tensors[NAME][1] = value
+        return tensors
+
+    return change
+
+
+def in_(dtype):
+    return lambda tensors: {**tensors, NAME: tensors[NAME].to(dtype)}
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("like", [None, BUILDERS["mlp_vae"]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_row_47_weights_that_are_not_finite_are_refused(tmp_path, value, like, older):
+    folder = rewritten(pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]()), with_(value))
+    if older:
+        without_newer_fields(folder)
+    with pytest.raises(CheckpointError, match=rf"'{NAME}' of .*safetensors has 1 of 4 values NaN or infinite"):
+        pyrovae.load(folder, like=None if like is None else like())
+    rewritten(folder, with_(0.0))  # the control
+    assert float(pyrovae.load(folder).state_dict()[NAME][1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+        torch.complex64,
+        torch.int32,
+    ],
+)
+def test_row_47_weights_of_another_type_than_the_manifest_says_are_refused(tmp_path, dtype):
+    folder = rewritten(pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]()), in_(dtype))
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(CheckpointError, match=rf"{NAME} is {name}, and the manifest says float32$"):
+        pyrovae.load(folder)
+    # a manifest that says so is not enough where the pair has no such numbers
+    stated = json.loads((folder / MANIFEST).read_text())["dtypes"]
+    forge(folder, json.loads((folder / MANIFEST).read_text()) | {"dtypes": {**stated, NAME: name}})
+    if dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert pyrovae.load(folder).state_dict()[NAME].dtype == dtype
+    else:
+        with pytest.raises(CheckpointError, match=rf"{NAME} is {name}, and here it is float32$"):
+            pyrovae.load(folder)
+    # the first manifests say no type of each: then the difference is named
+    without_newer_fields(folder)
+    if dtype in (torch.float64, torch.float16, torch.bfloat16):
+        with pytest.warns(UserWarning, match=rf"is a state in float32, and {NAME} is {name}"):
+            pyrovae.load(folder)
+    else:
+        with pytest.raises(CheckpointError, match=rf"{NAME} is {name}"):
+            pyrovae.load(folder)
+
+
+def test_row_47_counters_and_masks_of_another_type_and_missing_tensors(tmp_path):
+    def compose():
+        vae = composed(nn.Linear(3, 3))
+        vae.register_buffer("steps", torch.tensor(7))
+        vae.register_buffer("mask", torch.tensor([True, False]))
+        return vae
+
+    folder = pyrovae.save(tmp_path / "state", compose())
+    for name, dtype, words in (("steps", torch.float32, "int64"), ("mask", torch.uint8, "bool")):
+        content = {file.name: file.read_bytes() for file in folder.iterdir()}
+        rewritten(folder, lambda tensors, n=name, d=dtype: {**tensors, n: tensors[n].to(d)})
+        with pytest.raises(CheckpointError, match=rf"{name} is \S+, and the manifest says {words}"):
+            pyrovae.load(folder, like=compose())
+        for file, before in content.items():
+            (folder / file).write_bytes(before)
+    rewritten(folder, lambda tensors: {k: v for k, v in tensors.items() if k != "steps"})
+    with pytest.raises(CheckpointError, match=r"tensors.steps: saved \[\], here absent"):
+        pyrovae.load(folder, like=compose())
+
+
+def test_row_47_what_is_not_finite_is_not_saved_over_what_is(tmp_path):
+    vae = BUILDERS["mlp_vae"]()
+    folder, before = pyrovae.save(tmp_path / "state", vae), vae.state_dict()[NAME].clone()
+    with torch.no_grad():
+        vae.state_dict()[NAME][0] = torch.nan
+    with pytest.raises(CheckpointError, match=rf"'{NAME}' of the pair has 1 of 4 values NaN or infinite"):
+        pyrovae.save(folder, vae)
+    assert torch.equal(pyrovae.load(folder).state_dict()[NAME], before)
+
+
+class Masked(nn.Module):
+    """A user's network, whose buffer is infinite where an entry is not seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
+
+    def forward(self, x):
+        return self.linear(x) + self.mask.exp()
+
+
+def test_row_47_a_users_own_buffer_may_be_infinite_and_no_layers(tmp_path):
+    vae = composed(Masked())
+    with pytest.warns(UserWarning, match=r"buffer 'posterior.network.mask' of .* has 1 of 3 values NaN or infinite"):
+        folder = pyrovae.save(tmp_path / "state", vae)
+    with pytest.warns(UserWarning, match="posterior.network.mask"):
+        assert same_state(pyrovae.load(folder, like=composed(Masked())), vae)
+    vae.posterior.network.norm.running_var.fill_(torch.inf)
+    with pytest.raises(CheckpointError, match="running_var"), pytest.warns(UserWarning, match="mask"):
+        pyrovae.save(folder, vae)
+
+
+def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
+    import tracemalloc
+
+    from safetensors.torch import save_file
+
+    folder = pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
+    empty, count = torch.zeros(0), 5_000
+    save_file({f"tensor.number.{i}": empty for i in range(count)}, folder / WEIGHTS)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["weights_sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    forge(folder, manifest)
+    tracemalloc.start()
+    with pytest.raises(
+        CheckpointError, match=r"is no file of these tensors: it has [\d,]+ bytes, [\d,]+ of them a header"
+    ):
+        pyrovae.load(folder)
+    # and a manifest that lists them all
+    forge(folder, manifest | {"tensors": {f"tensor.number.{i}": "[0]" for i in range(count)}})
+    with pytest.raises(CheckpointError, match="another architecture") as caught:
+        pyrovae.load(folder)
+    assert len(str(caught.value).splitlines()) < 40 and "more" in str(caught.value)
+    # and a recipe of as many layers
+    forge(folder, manifest | {"recipe": {**manifest["recipe"], "hidden_dims": [1] * count}})
+    with pytest.raises(CheckpointError, match=r"5,\d+ entries are too many for 14 tensors"):
+        pyrovae.load(folder)
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
+    monkeypatch.setattr("pyrovae.inference.checkpoint.MOST_TENSORS", count - 1)
+    forge(folder, manifest | {"tensors": {f"tensor.number.{i}": "[0]" for i in range(count)}})
+    with pytest.raises(CheckpointError, match=r"names no tensors, or more than 4,999"):
+        pyrovae.load(folder)
+    monkeypatch.setattr("pyrovae.inference.checkpoint.MANIFEST_BYTES", 1000)
+    with pytest.raises(CheckpointError, match=r"has [\d,]+ bytes, and a manifest at most 1,000"):
+        pyrovae.load(folder)
+    with pytest.raises(CheckpointError, match=r"a saved state has at most 4,999 tensors and 1,000 bytes"):
+        pyrovae.save(tmp_path / "other", BUILDERS["mlp_vae"]())
+    assert not (tmp_path / "other").exists()

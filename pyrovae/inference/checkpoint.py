@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae import ranks
+from pyrovae import checks, ranks
 from pyrovae.hidden import is_hidden, visible
 from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, RUN = "manifest.json", "weights.safetensors", "run.safetensors"
 FEW = 20  # lines of an error
+MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
+MOST_TENSORS = 50_000
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODEL = "model"  # the folder of the state in that of a run
 NEWER = ("event_shape", "latent_dim", "tied")  # fields that the first manifests of this format version lack
 COMPARED = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
@@ -78,6 +81,7 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     target, shared, error = Path(path).resolve(), ranks.current(), None
     if shared.is_first:
         try:
+            _refuse_not_finite(_state(pair), as_module(pair), "the pair", strict=True)
             write(target, pair)
         except Exception as caught:
             error = caught
@@ -99,6 +103,11 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
         manifest["run"] = {**run[0], "sha256": hashlib.sha256(files[RUN]).hexdigest()}
     manifest["sha256"] = _digest(manifest)
     files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    if len(files[MANIFEST]) > MANIFEST_BYTES or len(manifest["tensors"]) > MOST_TENSORS:
+        raise CheckpointError(
+            f"a saved state has at most {MOST_TENSORS:,} tensors and {MANIFEST_BYTES:,} bytes of manifest, and this "
+            f"one would have {len(manifest['tensors']):,} and {len(files[MANIFEST]):,}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     token = f"{os.getpid()}-{time.monotonic_ns()}"
     fresh, aside = (target.with_name(f".{target.name}-{what}-{token}") for what in ("new", "old"))
@@ -128,12 +137,13 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
 
 
 def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
-    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
+    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked, and what they are.
 
     `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
     a copy of that pair, whose manifest must agree with the saved one. Raises FileNotFoundError, naming the states that
     lie beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in it),
-    another format version, or another architecture (field by field). Nothing is unpickled.
+    another format version, another architecture (field by field), and weights that are NaN, infinite or of another type
+    than the manifest says. Nothing is unpickled, and nothing is read that is larger than the pair.
 
     >>> from pyrovae import load
     >>> load("nowhere")
@@ -143,20 +153,21 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     """
     folder = _state_in(Path(path))
     manifest = _manifest(folder)
-    tensors = _weights(folder, manifest)
     if like is None:
         if manifest["recipe"] is None:
             raise CheckpointError(
                 f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts)"
             )
         with torch.device("meta"):  # looked at before anything is allocated
-            sketch = _build(manifest["recipe"], folder)
+            sketch = _build(manifest["recipe"], folder, len(manifest["tensors"]))
         _same(_architecture(sketch), manifest, folder)
+        tensors = _weights(folder, manifest, sketch, strict=True)
         pair = _build(manifest["recipe"], folder)
     else:
         described = _describe(like)
         here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
         _same({name: here[name] for name in COMPARED}, saved, folder)
+        tensors = _weights(folder, manifest, like, strict=True)
         pair = deepcopy(like)
         _take_names(pair, manifest.get("classes"), folder)
     if "tied" not in manifest:
@@ -182,11 +193,15 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     facts = manifest.get("run")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
-    weights = _weights(folder, manifest)
-    tensors = _tensors_of(folder / RUN, facts.get("sha256"))
     described = _describe(pair)
     here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
     _same({name: here[name] for name in (*COMPARED, "dtype")}, saved, folder)
+    weights = _weights(folder, manifest, pair, strict=False)
+    module = as_module(pair)
+    changed = {**module.state_dict(), **dict(module.named_buffers())}
+    # Adam has three tensors a parameter; the last good, the best and the buffers are there once more
+    most = {f"{i}.adam.exp_avg_sq.{name}": value for name, value in changed.items() for i in range(8)}
+    tensors = _tensors_of(folder / RUN, facts.get("sha256"), most)
     return facts, weights, tensors
 
 
@@ -246,6 +261,10 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, str]:
     return {name: str(list(t.shape)) for name, t in tensors.items()}
 
 
+def _types(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
+
+
 def _tied(pair: Pair) -> dict[str, str]:
     """The names under which a tensor appears again, and the first name of each."""
     tensors = as_module(pair).state_dict(keep_vars=True)
@@ -271,6 +290,7 @@ def _describe(pair: Pair) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "recipe": _recipe(pair),
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
+        "dtypes": _types(_tensors(pair)),
         **_architecture(pair),
         "classes": pair.names.tolist() if getattr(pair, "names_are_given", False) else None,  # type: ignore[attr-defined]
         "structure": {str(i): line.strip() for i, line in enumerate(repr(pair).splitlines())},
@@ -309,11 +329,17 @@ def _family_recipe(value: Any) -> dict[str, Any]:
     return {"family": type(value).__name__, **getattr(value, "arguments", {})}
 
 
-def _build(recipe: Any, folder: Path) -> Pair:
+def _build(recipe: Any, folder: Path, tensors: int = MOST_TENSORS) -> Pair:
+    """The pair of a recipe that has so many tensors: a list of a million layers is not built to be counted."""
     named = recipe.get("builder") if isinstance(recipe, dict) else recipe
     if not isinstance(named, str) or named not in BUILDERS:
         raise CheckpointError(f"{folder / MANIFEST}: unknown builder {named!r}; known: {', '.join(BUILDERS)}")
     arguments = {k: v for k, v in recipe.items() if k != "builder"}
+    if _count(recipe) > 100 + 2 * tensors:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: the recipe does not build: {_count(recipe):,} entries are too many for {tensors:,} "
+            "tensors"
+        )
     try:
         likelihood = arguments.get("likelihood")
         if isinstance(likelihood, dict):
@@ -325,12 +351,26 @@ def _build(recipe: Any, folder: Path) -> Pair:
         raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error
 
 
+def _count(recipe: Any) -> int:
+    """How many numbers and words there are in a recipe."""
+    rest, count = [recipe], 0
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict | list):
+            rest += value.values() if isinstance(value, dict) else value
+        else:
+            count += 1
+    return count
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         within = _states(folder, deep=True)
         there = f"; saved states in it: {_few(within)}" if within else ""
         raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}{there}")
+    if file.stat().st_size > MANIFEST_BYTES:
+        raise CheckpointError(f"{file} has {file.stat().st_size:,} bytes, and a manifest at most {MANIFEST_BYTES:,}")
     try:
         manifest = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -348,22 +388,78 @@ def _manifest(folder: Path) -> dict[str, Any]:
     missing = {"class", "recipe", "dtype", "tensors", "structure", "weights_sha256"} - manifest.keys()
     if missing or manifest["dtype"] not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{file} is damaged: missing or unreadable {sorted(missing) or ['dtype']}")
+    if not isinstance(manifest["tensors"], dict) or len(manifest["tensors"]) > MOST_TENSORS:
+        raise CheckpointError(f"{file} names no tensors, or more than {MOST_TENSORS:,}")
     return manifest
 
 
-def _weights(folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
-    tensors = _tensors_of(folder / WEIGHTS, manifest["weights_sha256"])
+def _weights(folder: Path, manifest: dict[str, Any], pair: Pair, *, strict: bool) -> dict[str, Tensor]:
+    """The tensors of a state of the same architecture as the pair, all of them looked at."""
+    here = _tensors(pair)
+    tensors = _tensors_of(folder / WEIGHTS, manifest["weights_sha256"], here)
     _same({"tensors": _shapes(tensors)}, manifest, folder)
+    _refuse_other_types(tensors, here, manifest, folder)
+    _refuse_not_finite(tensors, as_module(pair), str(folder / WEIGHTS), strict=strict)
     return tensors
 
 
-def _tensors_of(file: Path, stated: Any) -> dict[str, Tensor]:
-    """The tensors of a file whose SHA-256 the manifest states."""
+def _refuse_other_types(
+    tensors: dict[str, Tensor], here: dict[str, Tensor], manifest: dict[str, Any], folder: Path
+) -> None:
+    """Refuse tensors of another type than the manifest says, or of no kind that the pair's could take."""
+    stated, types, ours = manifest.get("dtypes"), _types(tensors), _types(here)
+    wrong, unlike = [], []
+    for name, t in tensors.items():
+        floating = t.dtype in FLOATING and here[name].dtype in FLOATING
+        if stated is not None and types[name] != stated.get(name):
+            wrong.append(f"{name} is {types[name]}, and the manifest says {stated.get(name)}")
+        elif not floating and t.dtype != here[name].dtype:
+            wrong.append(f"{name} is {types[name]}, and here it is {ours[name]}")
+        elif stated is None and types[name] not in (manifest["dtype"], ours[name]):
+            unlike.append(f"{name} is {types[name]}")
+    if wrong:
+        raise CheckpointError(f"{folder / WEIGHTS} has tensors of other types:\n  " + _few(wrong, "\n  "))
+    if unlike:  # it may have been so: the first manifests of this format version state no types
+        checks.warn(f"{folder} is a state in {manifest['dtype']}, and {_few(unlike)}")
+
+
+def _refuse_not_finite(tensors: dict[str, Tensor], module: nn.Module, what: str, *, strict: bool) -> None:
+    """Refuse weights that are NaN or infinite; with `strict` buffers too, but a user's own, which are only named."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    parts = dict(module.named_modules(remove_duplicate=False))
+    for name, t in tensors.items():
+        if not (t.dtype in FLOATING or t.is_complex()) or bool(t.isfinite().all()):
+            continue
+        count = f"{name!r} of {what} has {int((~t.isfinite()).sum()):,} of {t.numel():,} values NaN or infinite"
+        owner = type(parts.get(name.rpartition(".")[0])).__module__
+        if name in parameters or (strict and owner.startswith(("pyrovae.", "torch."))):
+            raise CheckpointError(f"{count}: nothing can be computed with it; load, or go on from, an earlier state")
+        if strict:
+            checks.warn(f"buffer {count}")
+
+
+def _most_bytes(tensors: dict[str, Tensor]) -> tuple[int, int]:
+    """How long the header and the whole of a safetensors file of such tensors can be, in whichever type."""
+    header = 1024 + sum(6 * len(name.encode()) + 256 + 24 * t.ndim for name, t in tensors.items())
+    return header, 8 + header + sum(16 * t.numel() for t in tensors.values())
+
+
+def _tensors_of(file: Path, stated: Any, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file whose SHA-256 the manifest states, and which is no larger than one of `like` could be."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     if not file.is_file():
         raise CheckpointError(f"{file.parent} is not a whole saved state: it has no {file.name}")
+    longest, most = _most_bytes(like)
+    with file.open("rb") as opened:
+        header, size = int.from_bytes(opened.read(8), "little"), os.fstat(opened.fileno()).st_size
+    # a header that is there is parsed as a whole, a thousand bytes of memory for each name in it
+    if size > most or longest < header < size:
+        raise CheckpointError(
+            f"{file} is no file of these tensors: it has {size:,} bytes, {header:,} of them a header, and they take at "
+            f"most {most:,} and {longest:,} (nothing was unpickled)"
+        )
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != stated:
