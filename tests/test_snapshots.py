@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -13,13 +15,15 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import needs_compiler
 from torch import nn
 
 import pyrovae
-from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS
+from pyrovae.data import MappedArray
+from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS, _digest
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
@@ -256,6 +260,141 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     fitted(tmp_path / "cosine", epochs=2, schedule="cosine")
     with pytest.raises(ValueError, match="epochs: 2 before, 3 now"):  # the rate would have gone another way
         fitted(tmp_path / "cosine", epochs=3, schedule="cosine", resume=True)
+
+
+def resumed(folder, x, *, epochs=2, resume=True, **options):
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae(tuple(x.shape[1:]), hidden_dims=(4,), likelihood="normal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pyrovae.PosteriorCollapseWarning)
+        return vae, pyrovae.fit(vae, x, epochs=epochs, checkpoint=folder, resume=resume, progress=False, **options)
+
+
+@pytest.mark.parametrize("which", ["x", "validation"])
+def test_a_file_whose_rows_have_changed_is_another_run(tmp_path, which):
+    rows = np.random.default_rng(0).random((500, 3), dtype=np.float32)
+    for name in ("x", "validation"):
+        np.save(tmp_path / f"{name}.npy", rows)
+
+    def maps():
+        return (MappedArray(np.load(tmp_path / f"{name}.npy", mmap_mode="r")) for name in ("x", "validation"))
+
+    x, held_out = maps()
+    resumed(tmp_path / "run", x, validation=held_out, epochs=1, resume=False)
+    changed = rows.copy()
+    changed[1:499] = changed[1:499][::-1]  # all but the first and the last
+    np.save(tmp_path / f"{which}.npy", changed)
+    x, held_out = maps()
+    name = "items" if which == "x" else "validation_items"
+    with pytest.raises(ValueError, match=f"this is another: {name}: "):
+        resumed(tmp_path / "run", x, validation=held_out)
+    np.save(tmp_path / f"{which}.npy", rows)  # the control
+    x, held_out = maps()
+    first, _ = resumed(tmp_path / "run", x, validation=held_out)
+    second, _ = resumed(None, x, validation=held_out, resume=False)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+
+
+def test_labels_that_have_changed_are_another_run(tmp_path):
+    digits = pyrovae.data.load("digits").train
+
+    def fit(y, validation, epochs):
+        net = pyrovae.DiscriminativeClassifier((1, 8, 8), 10, hidden_dims=(6,))
+        options = {"checkpoint": tmp_path / "run", "resume": True, "progress": False, "epochs": epochs}
+        return pyrovae.fit(net, digits.x[:200], y, validation=(digits.x[:50], validation), **options)
+
+    y, held_out = digits.y[:200], digits.y[:50]
+    fit(y, held_out, 1)
+    swapped = y.flip(0)
+    for labels, validation, name in ((swapped, held_out, "items"), (y, held_out.flip(0), "validation_items")):
+        with pytest.raises(ValueError, match=f"this is another: {name}: "):
+            fit(labels, validation, 2)
+    assert fit(y, held_out, 2).config["resumed_after"] == 0
+
+
+def test_another_environment_is_named(tmp_path, monkeypatch):
+    x = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    _, history = resumed(tmp_path / "run", x, epochs=1, resume=False)
+    threads, cpu = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    assert (history.config["threads"], history.config["cpu"]) == (threads, cpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed(tmp_path / "run", x, epochs=2)  # the control
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    with pytest.warns(
+        UserWarning, match=rf"not bit for bit: threads {threads} before, {threads + 1} now\. Give it"
+    ) as said:
+        _, history = resumed(tmp_path / "run", x, epochs=3)
+    assert said[0].filename == __file__ and history.config["threads"] == threads + 1
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "low")
+    words = rf"threads {threads + 1} before, {threads} now; cpu {cpu} before, ABACUS now; matmul_precision highest"
+    with pytest.warns(UserWarning, match=words):
+        resumed(tmp_path / "run", x, epochs=4)
+
+
+def test_every_method_says_on_how_many_threads():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    mixture, classifier = pyrovae.GaussianMixture((2,), 2), pyrovae.DiscriminativeClassifier((2,), 2)
+    for history in (
+        pyrovae.fit(mixture, x, num_restarts=1, progress=False),
+        pyrovae.fit(classifier, x, y, progress=False),
+        pyrovae.fit(pyrovae.gaussian_classifier((2,), 2), x, y, progress=False),
+    ):
+        assert history.config["threads"] == torch.get_num_threads()
+        assert history.config["torch"] == torch.__version__
+
+
+class Scaled(nn.Module):
+    """A network with a plain number that neither its repr nor its state shows."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.linear, self.scale = nn.Linear(64, 8), scale
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x.flatten(1)) * self.scale)
+
+
+def test_another_value_of_an_attribute_is_named(tmp_path):
+    def fit(scale, epochs):
+        torch.manual_seed(0)
+        likelihood = Likelihood(MLP((2,), (1, 8, 8)), pyrovae.Bernoulli(), (1, 8, 8))
+        vae = pyrovae.VAE(StandardNormal(2), likelihood, DiagonalNormal(Scaled(scale), 8, 2))
+        options = {"checkpoint": tmp_path / "run", "resume": True, "epochs": epochs}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pyrovae.PosteriorCollapseWarning)
+            pyrovae.fit(vae, X[:64], **QUICK | options)
+
+    fit(1.0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(1.0, 2)  # the control
+    with pytest.warns(UserWarning, match="an attribute of a module has another value than before"):
+        fit(2.0, 3)
+
+
+@pytest.mark.parametrize("change", ["dtype", "shape", "absent"])
+def test_a_runs_tensors_must_be_those_of_the_pair(tmp_path, change):
+    from safetensors.torch import load_file, save_file
+
+    x = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    resumed(tmp_path / "run", x, epochs=1, resume=False)
+    folder = tmp_path / "run" / "epoch-000000"
+    tensors = load_file(folder / RUN)
+    name = next(name for name in tensors if name.endswith("exp_avg"))
+    tensors[name] = {"dtype": tensors[name].double(), "shape": tensors[name].flatten()[:1]}.get(change)
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / RUN)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["run"]["sha256"] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    words = {"dtype": "is torch.float64 of shape", "shape": r"of shape \(1,\), and", "absent": "is absent"}[change]
+    with pytest.raises(
+        pyrovae.CheckpointError, match=rf"the checkpoint's '{name}' {'' if change != 'shape' else '.*'}{words}"
+    ):
+        resumed(tmp_path / "run", x)
 
 
 def test_what_takes_no_checkpoint_says_so(tmp_path):

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
@@ -20,6 +19,7 @@ from pyrovae import checks
 from pyrovae.graph import with_gradient
 from pyrovae.inference import em, svi
 from pyrovae.inference import plan as svi_plan
+from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.bayesian import BayesianGaussianMixture
@@ -187,8 +187,7 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         "r_hat": r_hat,
         "ess": size,
         "seconds": time.perf_counter() - began,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
+        **environment(items.device),
     }
     return History(curves(epochs), config)
 

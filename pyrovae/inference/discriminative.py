@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.models.classifiers import DiscriminativeClassifier
@@ -121,7 +122,7 @@ def fit(
         "converged": converged,
         "separable": separable,
         "device": str(device),
-        "torch": torch.__version__,
+        **environment(device),
     }
     return History(curves(rows or [{"loss": value, "seconds": time.perf_counter() - start}]), config)
 

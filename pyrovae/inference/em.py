@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.mixture import GaussianMixture
@@ -98,7 +99,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         "iterations": [len(climb.rows) for climb in climbs],
         "converged": found.converged,
         "floored_components": found.held.nonzero().flatten().tolist(),
-        "torch": torch.__version__,
+        **environment(target),
     }
     return History(curves(found.rows), config)
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.inference import em
+from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves, joined
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.models.bayesian import BayesianGaussianMixture
@@ -173,7 +174,7 @@ class _Run:
             if len(held) > 1
             else held.tolist(),
             "device": str(self.x.device),
-            "torch": torch.__version__,
+            **environment(self.x.device),
         }
 
 

@@ -21,6 +21,8 @@ from pyrovae.models.pair import Pair, checked_items, dtype_and_device
 __all__ = ["EVALUATION_BATCH", "Items"]
 
 EVALUATION_BATCH = 1024
+FINGERPRINT_BYTES = 2**28  # of a memory map, a quarter of a GiB: smaller ones are compared whole
+FINGERPRINT_ROWS = 2**16
 SHARE = 0.25  # of an accelerator's free memory, that items may take, and those of the validation as much of the rest
 
 
@@ -64,13 +66,23 @@ class Items:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that other items or labels would not have; of a memory map, by its size and ends alone."""
-        digest, x = hashlib.sha256(repr((len(self), tuple(self.x.shape))).encode()), self.x
-        ends = [x[0:1], x[len(x) - 1 : len(x)]]
-        for part in ends if isinstance(x, MappedArray) else x.split(EVALUATION_BATCH):
+        """A hash that other items or labels would not have; of a large memory map, by rows spread over it."""
+        digest = hashlib.sha256(repr((len(self), tuple(self.x.shape))).encode())
+        for part in self._looked_at():
             digest.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         digest.update(b"" if self.y is None else self.y.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def _looked_at(self) -> Iterator[Tensor]:
+        """All items, or so many of a memory map, the first and the last among them, as can be read in a moment."""
+        x, count = self.x, len(self)
+        size = math.prod(x.shape[1:]) * x.dtype.itemsize
+        if isinstance(x, Tensor) or count * size <= FINGERPRINT_BYTES:
+            yield from (x[first : first + EVALUATION_BATCH] for first in range(0, count, EVALUATION_BATCH))
+            return
+        rows = max(2, min(FINGERPRINT_ROWS, FINGERPRINT_BYTES // size))
+        for index in torch.linspace(0, count - 1, rows, dtype=torch.float64).round().long().split(EVALUATION_BATCH):
+            yield x[index]
 
     def batches(
         self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -19,9 +20,11 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyrovae import ranks
+from pyrovae import checks, ranks
 from pyrovae.graph import pays
+from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable
+from pyrovae.inference.environment import differences, environment
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
@@ -128,8 +131,7 @@ def run(
         "resumed_after": loop.resumed_after,
         "weights_epoch": kept,
         "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
+        **environment(target),
     }
     return History(curves(rows), config)
 
@@ -204,6 +206,7 @@ class _Loop:
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
         self.snapshots, self.rows = snapshots, list[dict[str, float]]()  # what each epoch was
         self.told = "" if snapshots is None else settings(nn.ModuleList([self.module]))
+        self.settings: str | None = hashlib.sha256(self.told.encode()).hexdigest()  # None where steps change them
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
         earlier = None if snapshots is None else self.earlier(snapshots.newest(pair))
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
@@ -311,11 +314,14 @@ class _Loop:
     def facts(self) -> dict[str, Any]:
         """What a run that goes on from here must be told."""
         if len(self.rows) == 1 and settings(nn.ModuleList([self.module])) != self.told:
+            self.settings = None
             log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
         return {
             "asked": vars(self.plan),
             **self.agreed(),
             "torch": torch.__version__,
+            "environment": environment(self.device) | {"device": self.device.type},
+            "settings": self.settings,
             "compiled": isinstance(self.take, Compiled),
             "rows": self.rows,
             "best": self.best,
@@ -348,9 +354,41 @@ class _Loop:
         for name, b in self.module.named_buffers():
             if not is_writable(b) and not same(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
-        if facts["torch"] != torch.__version__:
-            log.warning("the run was begun by torch %s: in %s rounding may differ", facts["torch"], torch.__version__)
+        self.refuse_other_tensors(tensors)
+        self.warn_of_differences(facts)
         return run
+
+    def refuse_other_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """A run's tensors are those of this pair, one for one: none would be cast or spread over another."""
+        named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        expected = {f"buffer.{name}": b for name, b in self.module.named_buffers()}
+        expected |= {f"good.{i}": t for i, t in enumerate(self.kept)}
+        for name, p in named.items():
+            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
+                expected |= {f"adam.{name}.exp_avg": p, f"adam.{name}.exp_avg_sq": p}
+        if any(name.startswith("best.") for name in tensors):
+            expected |= {f"best.{name}": t for name, t in self.module.state_dict().items()}
+        for name, ours in expected.items():
+            theirs = tensors.get(name)
+            if theirs is None or (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
+                found = "absent" if theirs is None else f"{theirs.dtype} of shape {tuple(theirs.shape)}"
+                raise CheckpointError(
+                    f"the checkpoint's {name!r} is {found}, and this run has {ours.dtype} of shape {tuple(ours.shape)}"
+                )
+
+    def warn_of_differences(self, facts: dict[str, Any]) -> None:
+        """What is no argument, and makes other bits all the same."""
+        now, settings_before = environment(self.device), facts.get("settings", self.settings)
+        unlike = differences(facts.get("environment", {"torch": facts["torch"]}), now | {"device": self.device.type})
+        if settings_before is None:
+            self.settings = None
+        elif settings_before != self.settings:
+            unlike.append("an attribute of a module has another value than before")
+        if unlike and self.ranks.is_first:
+            checks.warn(
+                f"resume=True goes on, but not bit for bit: {'; '.join(unlike)}. Give it what it had before, as by "
+                "torch.set_num_threads, for the very bits of an uninterrupted run"
+            )
 
     def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         """Be where that run was."""

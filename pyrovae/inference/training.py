@@ -97,7 +97,9 @@ def fit(
         checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
             run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
             arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
-            `resume`. Nothing is unpickled.
+            `resume`. Nothing is unpickled. Items are compared whole, but for a memory map of over 256 MiB, of which
+            65,536 rows at most, 256 MiB at most, spread evenly over it. Another number of threads, torch, processor or
+            device rounds otherwise: a warning names it, and the run goes on.
         unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
         progress: a bar where the output is a terminal.

@@ -1,0 +1,28 @@
+"""What decides, beside seed and arguments, how a run's sums are rounded: libraries, threads and processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+
+__all__ = ["differences", "environment"]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, the threads that a sum is divided among, and the processor's instructions."""
+    accelerated = device.type == "cuda"
+    return {
+        "torch": str(torch.__version__),
+        "pyro": str(pyro.__version__),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "accelerator": torch.cuda.get_device_name(device) if accelerated else None,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is known of both and not alike, in words."""
+    return [f"{k} {before[k]} before, {now[k]} now" for k in now if k in before and before[k] != now[k]]
