@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.warned import Gathered, gathering
+
 __all__ = [
     "array",
     "choice",
@@ -59,7 +61,10 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line outside the package that led here."""
+    """Warn at the first line outside the package that led here, or tell whoever gathers warnings."""
+    if (found := gathering()) is not None:
+        found.append(Gathered(message, category))
+        return
     homes = tuple(os.path.join(home, "") for home in (os.path.dirname(__file__), torch.__path__[0]))
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(homes):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 __all__ = ["exclusive"]
 
 _lock: Any = threading.RLock()
 _queue = threading.Lock()  # of those who wait for it
+_inside = nullcontext()
 
 
-@contextmanager
-def exclusive() -> Iterator[None]:
+def exclusive() -> AbstractContextManager[None]:
     """Let no other thread into such a body until this one has left; a thread may enter again inside of its own.
 
     Pyro keeps handlers and parameters in one list and one store a process, torch its generators and the flag by which
@@ -23,10 +23,12 @@ def exclusive() -> Iterator[None]:
     other's numbers without a word. A body is to be short, a batch or a step, and never waits for another thread. The
     lock goes to whoever waits for it, so that a loop of bodies cannot keep another thread out.
     """
+    return _inside if _lock._is_owned() else _alone()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
     lock, queue = _lock, _queue
-    if lock._is_owned():
-        yield
-        return
     try:
         with queue:  # a plain lock is mostly taken again by the thread that has just let it go
             lock.acquire()

@@ -21,16 +21,14 @@ from pyrovae.models.pair import (
     Pair,
     as_module,
     checked_items,
-    evaluating,
-    isolated_store,
     require_continuous,
     rows_within,
     scored,
     simulated,
-    validation,
     widened,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -256,20 +254,23 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, key: int) -> dict[str, Any]:
     found |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
     table = {n: np.empty(size[1:]) for n in ("elbo", "rate", "distortion")}
     rows = rows_within(pair, x, MAX_BYTES)
-    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
-        for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
-            part = x[items.to(x.device)]
+    space = Workspace(as_module(pair), noise=Noise(key, x.device))
+    for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
+        part = x[items.to(x.device)]
+        with space.turn():
             laws = [poutine.trace(pair.guide).get_trace(part), poutine.trace(pair.model).get_trace(size=len(part))]
-            for draws in torch.arange(num_draws).split(max(1, rows // len(part))):
-                at = np.ix_([0], draws, items)
-                for trace, prefix in zip(laws, ("", "prior_"), strict=True):
+        for draws in torch.arange(num_draws).split(max(1, rows // len(part))):
+            at = np.ix_([0], draws, items)
+            for trace, prefix in zip(laws, ("", "prior_"), strict=True):
+                with space.turn():
                     z = trace.nodes["latent"]["fn"].sample((len(draws),))
-                    found[f"{prefix}latent"][at] = z.cpu()
-                    found[f"{prefix}obs"][at] = simulated(pair, z).cpu()
-                    if not prefix:
-                        parts = scored(pair, part, z)
-                        here = np.ix_(draws, items)
-                        table["elbo"][here] = parts.log_weight.cpu()
-                        table["rate"][here] = (parts.log_guide - parts.log_prior).cpu()
-                        table["distortion"][here] = (-parts.log_likelihood).cpu()
+                    items_at_z = simulated(pair, z)
+                    parts = None if prefix else scored(pair, part, z)
+                found[f"{prefix}latent"][at] = z.cpu()
+                found[f"{prefix}obs"][at] = items_at_z.cpu()
+                if parts is not None:
+                    here = np.ix_(draws, items)
+                    table["elbo"][here] = parts.log_weight.cpu()
+                    table["rate"][here] = (parts.log_guide - parts.log_prior).cpu()
+                    table["distortion"][here] = (-parts.log_likelihood).cpu()
     return found | {"table": table}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import operator
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -16,6 +15,9 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrovae.exclusive import exclusive
+from pyrovae.warned import hushed
 
 __all__ = ["Program", "blind", "capture", "pays", "programmed", "summary", "unmoved", "with_gradient"]
 
@@ -103,7 +105,7 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
     """
     if len({id(x) for x in inputs}) < len(inputs):
         raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
-    with torch.autograd.set_multithreading_enabled(False):
+    with exclusive(), torch.autograd.set_multithreading_enabled(False):
         graph = make_fx(function, tracing_mode="real")(*inputs)
     _masks_to_indices(graph)
     return graph
@@ -249,8 +251,7 @@ def compiled(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: boo
     options: dict[str, Any] = {"size_asserts": False}  # of what inductor itself has planned, in each call
     if keep_noise:
         options["fallback_random"] = True
-    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.utils.cpp_extension"):
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of itself
+    with exclusive(), torch.no_grad(), hushed(FutureWarning), _quiet("torch.utils.cpp_extension"):
         done: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=options)
     return done
 

@@ -44,23 +44,36 @@ class Noise:
         draw in such a body take turns; what another draws outside of one, by plain torch, is not kept out.
         """
         with exclusive():
-            if self._seed is None:
-                yield
-                return
-            before = self._now()
+            before = self.enter()
             try:
-                if self._states is None:
-                    # torch.manual_seed would seed every CUDA device, and only one is put back
-                    torch.default_generator.manual_seed(self._seed)
-                    if self._cuda is not None:
-                        with torch.cuda.device(self._cuda):
-                            torch.cuda.manual_seed(self._seed)
-                else:
-                    self._put(self._states)
                 yield
             finally:
-                self._states = self._now()
-                self._put(before)
+                self.leave(before)
+
+    def enter(self) -> list[torch.Tensor]:
+        """Put the generators at this noise's place; where they were, for `leave`."""
+        if self._seed is None:
+            return []
+        before = self._now()
+        try:
+            if self._states is None:
+                # torch.manual_seed would seed every CUDA device, and only one is put back
+                torch.default_generator.manual_seed(self._seed)
+                if self._cuda is not None:
+                    with torch.cuda.device(self._cuda):
+                        torch.cuda.manual_seed(self._seed)
+            else:
+                self._put(self._states)
+        except BaseException:
+            self._put(before)
+            raise
+        return before
+
+    def leave(self, before: list[torch.Tensor]) -> None:
+        """Note where the generators have come to, and put them back."""
+        if before:
+            self._states = self._now()
+            self._put(before)
 
     def _now(self) -> list[torch.Tensor]:
         cuda = [] if self._cuda is None else [torch.cuda.get_rng_state(self._cuda)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -24,17 +24,15 @@ from pyrovae.models.pair import (
     Pair,
     as_module,
     dtype_and_device,
-    evaluating,
-    isolated_store,
     latent_law,
     layer_sizes,
     require_continuous,
     rows_within,
     scored,
-    validation,
     widened,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise, stream
 
 __all__ = ["ais", "bdmc"]
 
@@ -98,11 +96,11 @@ def ais(
     with _running(pair, plan, "ais", protocol, runs=1) as stage:
         graph = _joint_as_graph(pair, x, plan, runs=1)
         for part in x.split(plan.batch):
-            with stage("pilot") as tick:
+            pilot = stage("pilot")
+            with pilot.turn():
                 path = _Path(pair, part, plan.base, graph)
-                table = _tuned(path, plan, tick)
-            with stage("forward") as tick:
-                found.append(_reduced(*_forward(path, plan, table, tick)))
+            table = _tuned(path, plan, pilot)
+            found.append(_reduced(*_forward(path, plan, table, stage("forward"))))
     return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol)
 
 
@@ -143,11 +141,8 @@ def bdmc(
     n = checks.whole("n", n)
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
     digest, pair = pair_hash(pair), widened(pair)
-    with (
-        evaluating(as_module(pair)),
-        isolated_store(),
-        forked(stream(seed, "bdmc items", digest), dtype_and_device(pair)[1]),
-    ):
+    noise = Noise(stream(seed, "bdmc items", digest), dtype_and_device(pair)[1])
+    with Workspace(as_module(pair), noise=noise, checks=None).turn():
         trace = poutine.trace(pair.model).get_trace(size=n)
         codes, drawn = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
     x, protocol = checked(pair, drawn)
@@ -159,13 +154,12 @@ def bdmc(
     with _running(pair, plan, "bdmc", protocol, runs=2) as stage:
         graph = _joint_as_graph(pair, x, plan, runs=2)
         for part, code in zip(x.split(plan.batch), codes.split(plan.batch), strict=True):
-            with stage("pilot") as tick:
+            pilot = stage("pilot")
+            with pilot.turn():
                 path = _Path(pair, part, plan.base, graph)
-                table = _tuned(path, plan, tick)
-            with stage("forward") as tick:
-                lower.append(_reduced(*_forward(path, plan, table, tick)))
-            with stage("backward") as tick:
-                upper.append(_reduced(*_backward(path, plan, table, code, tick)))
+            table = _tuned(path, plan, pilot)
+            lower.append(_reduced(*_forward(path, plan, table, stage("forward"))))
+            upper.append(_reduced(*_backward(path, plan, table, code, stage("backward"))))
             upper[-1]["value"] = -upper[-1]["value"]
     for one in (*lower, *upper):
         one["se"] = np.full_like(one["value"], np.nan)
@@ -202,21 +196,30 @@ class _Plan:
         return {name: getattr(self, name) for name in names}
 
 
+@dataclass
+class _Stage:
+    """A part of a run on random numbers of its own: `turn()` around each transition, `tick()` after it."""
+
+    turn: Callable[[], AbstractContextManager[None]]
+    tick: Callable[[], Any]
+
+
 @contextmanager
-def _running(pair: Pair, plan: _Plan, name: str, protocol: dict[str, Any], *, runs: int) -> Iterator[Any]:
-    """Stages of a run, each on random numbers of its own, under one progress bar; the caller's state comes back."""
+def _running(
+    pair: Pair, plan: _Plan, name: str, protocol: dict[str, Any], *, runs: int
+) -> Iterator[Callable[[str], _Stage]]:
+    """Stages of a run by their names, each on random numbers of its own, under one progress bar."""
     items = math.ceil(protocol["num_items"] / plan.batch)
     device, stages, digest = dtype_and_device(pair)[1], count(), protocol["pair_sha256"]
     total = items * (runs * plan.num_steps + PILOT)
     bar = tqdm(total=total, desc=name, unit="temperature", disable=None if plan.progress else True)
 
-    @contextmanager
-    def stage(what: str) -> Iterator[Callable[[], Any]]:
+    def stage(what: str) -> _Stage:
         bar.set_postfix_str(what)
-        with forked(stream(plan.seed, name, what, next(stages), *plan.protocol().values(), digest), device):
-            yield bar.update
+        key = stream(plan.seed, name, what, next(stages), *plan.protocol().values(), digest)
+        return _Stage(Workspace(as_module(pair), noise=Noise(key, device)).turn, bar.update)
 
-    with evaluating(as_module(pair)), isolated_store(), validation(False), bar:
+    with torch.no_grad(), bar:
         yield stage
 
 
@@ -299,7 +302,7 @@ def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Program
     calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
     if not pays(calls, sum(layer_sizes(pair, x)) * rows):
         return None
-    with forked(0, x.device):
+    with Workspace(as_module(pair), noise=Noise(0, x.device)).turn():
         some = x[: plan.batch]
         return programmed(partial(_joint, pair), [some, _Path(pair, some, plan.base).base.sample((plan.num_chains,))])
 
@@ -326,13 +329,14 @@ class _Table:
     steps: Tensor
 
 
-def _tuned(path: _Path, plan: _Plan, tick: Callable[[], None]) -> _Table:
+def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
     """Temperatures and step sizes of a pilot run.
 
     A step is where the acceptance lies near its aim, in each direction of the code in proportion to the chains' spread
     there. Temperatures of the adaptive schedule are equally far apart in standard deviations of log p(x, z) / base(z).
     """
-    state, grid = path.start(plan.num_chains), _sigmoid(PILOT)
+    with stage.turn():
+        state, grid = path.start(plan.num_chains), _sigmoid(PILOT)
     one = plan.num_chains == 1  # it has no spread
     spread = torch.ones_like(state.z[0]) if one else state.z.var(0).mean(-1, keepdim=True).expand(state.z.shape[1:])
     log_step = torch.full_like(spread[:, 0], math.log(0.5))
@@ -341,12 +345,13 @@ def _tuned(path: _Path, plan: _Plan, tick: Callable[[], None]) -> _Table:
         beta = torch.full_like(log_step, at, dtype=torch.float64)
         for _ in range(1 if k else SETTLING):
             step = log_step.exp()[:, None] * spread.sqrt()
-            state, acceptance = path.moved(state, beta, step, plan.num_leapfrog)
+            with stage.turn():
+                state, acceptance = path.moved(state, beta, step, plan.num_leapfrog)
             log_step = log_step + 0.3 * (acceptance - ACCEPTANCE).to(log_step)
             spread = spread if one else torch.lerp(spread, state.z.var(0), MEMORY)
         steps.append(log_step[:, None] + 0.5 * spread.log())
         deviations.append(state.delta.double().std(0, correction=0).nan_to_num(0.0, 0.0, 0.0))
-        tick()
+        stage.tick()
     betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy())
     found = _interpolated(
         torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1].to(path.x.device)
@@ -378,29 +383,33 @@ def _interpolated(values: Tensor, grid: Tensor, at: Tensor) -> Tensor:
     return torch.lerp(values[right - 1, item], values[right, item], share[..., None])
 
 
-def _forward(path: _Path, plan: _Plan, table: _Table, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
+def _forward(path: _Path, plan: _Plan, table: _Table, stage: _Stage) -> tuple[Tensor, Tensor]:
     """Log-weights (C, n) of chains from the base to the posterior, and the mean acceptance (n,)."""
-    state = path.start(plan.num_chains)
+    with stage.turn():
+        state = path.start(plan.num_chains)
     log_weight, accepted = torch.zeros_like(state.delta, dtype=torch.float64), []
     for t in range(plan.num_steps):
         log_weight += (table.betas[t + 1] - table.betas[t]) * state.delta.double()
         if t < plan.num_steps - 1:  # nothing is weighed after the last temperature
-            state, acceptance = path.moved(state, table.betas[t + 1], table.steps[t], plan.num_leapfrog)
+            with stage.turn():
+                state, acceptance = path.moved(state, table.betas[t + 1], table.steps[t], plan.num_leapfrog)
             accepted.append(acceptance)
-        tick()
+        stage.tick()
     return log_weight, _mean(accepted, path.x)
 
 
-def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, tick: Callable[[], None]) -> tuple[Tensor, Tensor]:
+def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, stage: _Stage) -> tuple[Tensor, Tensor]:
     """Log-weights of 1 / p(x) by chains from a draw of the posterior to the base, the steps in reverse."""
-    state = path.at(code.expand(plan.num_chains, *code.shape))
+    with stage.turn():
+        state = path.at(code.expand(plan.num_chains, *code.shape))
     log_weight, accepted = torch.zeros_like(state.delta, dtype=torch.float64), []
     for t in reversed(range(plan.num_steps)):
         log_weight -= (table.betas[t + 1] - table.betas[t]) * state.delta.double()
         if t > 0:
-            state, acceptance = path.moved(state, table.betas[t], table.steps[t - 1], plan.num_leapfrog)
+            with stage.turn():
+                state, acceptance = path.moved(state, table.betas[t], table.steps[t - 1], plan.num_leapfrog)
             accepted.append(acceptance)
-        tick()
+        stage.tick()
     return log_weight, _mean(accepted, path.x)
 
 

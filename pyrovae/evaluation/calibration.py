@@ -18,16 +18,14 @@ from pyrovae.models.pair import (
     Pair,
     as_module,
     dtype_and_device,
-    evaluating,
-    isolated_store,
     latent_law,
     require_continuous,
     rows_within,
     scored,
-    validation,
     widened,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,10 +118,12 @@ def calibrate(
     found: list[dict[str, Tensor]] = []
     device = dtype_and_device(pair)[1]
     key = stream(seed, "calibrate", digest)
-    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, device):
+    space = Workspace(as_module(pair), noise=Noise(key, device))
+    with space.turn():
         item = poutine.trace(pair.model).get_trace(size=1).nodes["obs"]["value"]
-        batch = max(1, min(ROWS, rows_within(pair, item, MAX_BYTES)) // (num_draws + 1))
-        for start in range(0, num_simulations, batch):
+    batch = max(1, min(ROWS, rows_within(pair, item, MAX_BYTES)) // (num_draws + 1))
+    for start in range(0, num_simulations, batch):
+        with space.turn():
             found.append(_simulated(pair, min(batch, num_simulations - start), num_draws))
     columns = {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in found[0]}
     return _tested(columns, num_draws, test, level, {"seed": seed, "pair_sha256": digest})

@@ -24,8 +24,9 @@ from pyrovae.evaluation.latent import (
     separation,
     smoothness,
 )
-from pyrovae.models.pair import dtype_and_device, evaluating
-from pyrovae.seeding import forked, stream
+from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -143,16 +144,19 @@ def _prefixed(prefix: str, dataset: xr.Dataset) -> xr.Dataset:
 
 def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     checks.whole("the number of items", len(x))
-    with evaluating(pair):
-        return torch.cat([function(x[i : i + BATCH]).cpu() for i in range(0, len(x), BATCH)])
+    parts, space = [], Workspace(pair, checks=None)
+    for i in range(0, len(x), BATCH):
+        with space.turn():
+            parts.append(function(x[i : i + BATCH]).cpu())
+    return torch.cat(parts)
 
 
 def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """One draw from q(z | x) for each item, and that law's mean and standard deviation."""
     dtype, device = dtype_and_device(pair)
-    parts = []
-    with evaluating(pair), forked(seed, device):
-        for i in range(0, len(x), BATCH):
+    parts, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
+    for i in range(0, len(x), BATCH):
+        with space.turn():
             q = pair.posterior(x[i : i + BATCH].to(device, dtype))
             parts.append((q.sample().cpu(), q.mean.cpu(), q.stddev.cpu()))
     draws, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +20,11 @@ from pyrovae.models.pair import (
     Pair,
     Particles,
     as_module,
-    evaluating,
-    isolated_store,
     rows_within,
-    validation,
     widened,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace, copied
+from pyrovae.seeding import Noise, stream
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
@@ -190,10 +187,10 @@ def _reduced(
     if any(other != (digest, protocol) for other in shared.gathered((digest, protocol))):
         raise ValueError("each process must have the same pair and items, and these differ")
     key, mine = stream(seed, name, count, digest, *own), x[shared.share(len(x))]
-    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device):
-        for chunk in tables(pair, mine, count, rows):
-            table = reduce(_joined(chunk))
-            found.append({name: _array(column) for name, column in table.items()})
+    space = Workspace(as_module(pair), noise=Noise(key, x.device))
+    for chunk in space.each(tables(pair, mine, count, rows)):
+        table = reduce(_joined(chunk))
+        found.append({name: _array(column) for name, column in table.items()})
     found = [part for theirs in shared.gathered(found) for part in theirs]
     columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     protocol |= {"processes": shared.size} if shared.size > 1 else {}
@@ -238,7 +235,7 @@ class _Linear:
     """The parts of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
 
     def __init__(self, pair: Pair, estimator: str) -> None:
-        double: Any = copy.deepcopy(as_module(pair)).double().eval()
+        double: Any = copied(as_module(pair)).double().eval()
         self.pair = double
         network = getattr(getattr(double, "likelihood", None), "network", None)
         family = getattr(getattr(double, "likelihood", None), "family", None)

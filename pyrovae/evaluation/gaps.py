@@ -16,16 +16,14 @@ from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_de
 from pyrovae.models.pair import (
     Pair,
     as_module,
-    evaluating,
-    isolated_store,
     latent_law,
     require_continuous,
     rows_within,
     scored,
-    validation,
     widened,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,11 +118,11 @@ def gaps(
     if evidence.kind.startswith("elbo"):
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
     rows = min(ROWS, rows_within(pair, x, MAX_BYTES))
-    search = _Search(pair, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
+    space = Workspace(as_module(pair), noise=Noise(stream(seed, "gaps", digest), x.device))
+    search = _Search(pair, space, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
     found = []
     bar = tqdm(total=len(x), desc="gaps", unit="item", disable=None if progress else True)
-    key = stream(seed, "gaps", digest)
-    with evaluating(as_module(pair)), isolated_store(), validation(False), forked(key, x.device), bar:
+    with torch.no_grad(), bar:
         for part in x.split(max(1, rows // (num_starts * num_particles))):
             found.append(search.run(part))
             bar.update(len(part))
@@ -160,6 +158,7 @@ class _Search:
     def __init__(
         self,
         pair: Pair,
+        space: Workspace,
         num_starts: int,
         num_particles: int,
         num_evaluation: int,
@@ -167,23 +166,27 @@ class _Search:
         rate: float,
         rows: int,
     ) -> None:
-        self.rows = rows
+        self.rows, self.space = rows, space
         self.pair, self.num_starts, self.num_particles = pair, num_starts, num_particles
         self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
 
     def run(self, x: Tensor) -> dict[str, np.ndarray]:
-        q = latent_law(self.pair.guide, x)
+        with self.space.turn():
+            q = latent_law(self.pair.guide, x)
         base = getattr(q, "base_dist", None)
         if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
             raise ValueError(f"the guide's 'latent' must be a diagonal Normal for its best q to be sought, got {q}")
         own = torch.stack([q.mean, q.stddev.log()])  # (2, n, d)
-        parameters = torch.cat([own[:, None], self.other_starts(x, own)], 1)  # (2, S, n, d)
+        with self.space.turn():
+            parameters = torch.cat([own[:, None], self.other_starts(x, own)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
-        noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1]).to(x)
+        with self.space.turn():
+            noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1]).to(x)
         chosen = self.bounds(x, torch.cat([own[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
         item = torch.arange(len(x), device=x.device)
         best = torch.cat([own[:, None], parameters], 1)[:, chosen, item]
-        fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1]).to(x)
+        with self.space.turn():
+            fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1]).to(x)
         bounds = self.bounds(x, torch.stack([own, best], 1), fresh)  # (K, 2, n)
         gain = bounds[:, 1] - bounds[:, 0]
         root = math.sqrt(len(fresh))
@@ -211,7 +214,8 @@ class _Search:
 
     def climbed(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Each start after Adam on common random numbers; after the first round each item goes on with its best."""
-        noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(x)[:, None]
+        with self.space.turn():
+            noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(x)[:, None]
         item = torch.arange(len(x), device=x.device)
         last = None
         for _ in range(math.ceil(self.max_steps / ROUND)):
@@ -231,9 +235,10 @@ class _Search:
             for step in range(ROUND):
                 for group in optimizer.param_groups:  # down to a tenth: the last steps settle
                     group["lr"] = self.rate * 0.1 ** (step / ROUND)
-                z = free[0] + free[1].exp() * noise
-                bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
-                (free.grad,) = torch.autograd.grad(-bound.sum(), free)  # the pair's own .grad is the caller's
+                with self.space.turn(), torch.enable_grad():
+                    z = free[0] + free[1].exp() * noise
+                    bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
+                    (free.grad,) = torch.autograd.grad(-bound.sum(), free)  # the pair's own .grad is the caller's
                 optimizer.step()
         better = self.bounds(x, free.detach(), noise[:, 0]).mean(0) > self.bounds(x, parameters, noise[:, 0]).mean(0)
         return torch.where(better[..., None], free.detach(), parameters)
@@ -245,7 +250,8 @@ class _Search:
         parts = []
         for part in noise.split(max(1, self.rows // (loc.shape[0] * loc.shape[1]))):
             z = loc + log_scale.exp() * part[:, None]
-            parts.append(self.log_joint(x, z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+            with self.space.turn():
+                parts.append(self.log_joint(x, z.flatten(0, 1)).unflatten(0, z.shape[:2]))
         return (torch.cat(parts) - log_q).double()
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:

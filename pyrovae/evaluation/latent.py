@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.warned import hushed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -684,9 +685,7 @@ class Judge:
         budget = min(400, max(10, math.ceil(3000 / updates)))
         epochs = budget if max_iter is None else checks.whole("max_iter", max_iter)
         network = MLPClassifier(tuple(hidden_dims), max_iter=epochs, random_state=checks.whole("seed", seed, least=0))
-        with warnings.catch_warnings():
-            # the number of epochs is the stated budget, not a failure
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with hushed(ConvergenceWarning):  # the number of epochs is the stated budget, not a failure
             network.fit(images.flatten(1).numpy(), labels)
         weights = tuple(np.asarray(w, np.float32) for w in network.coefs_)
         biases = tuple(np.asarray(b, np.float32) for b in network.intercepts_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import warnings
@@ -21,16 +20,14 @@ from pyrovae.models.pair import (
     LAYERS_ALIVE,
     Pair,
     as_module,
-    evaluating,
-    isolated_store,
     latent_law,
     layer_sizes,
     require_continuous,
     rows_within,
     scored,
-    validation,
 )
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace, copied
+from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["quadrature"]
 
@@ -83,14 +80,13 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     checks.positive("tol", tol)
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
-    double = copy.deepcopy(as_module(pair)).double()
-    key = stream(0, "quadrature")
+    double = copied(as_module(pair)).double()
+    space = Workspace(double, noise=Noise(stream(0, "quadrature"), x.device))
     found = []
-    with evaluating(double), isolated_store(), validation(False), forked(key, x.device):
-        rule, parts = _Rule(double), x.double().split(ITEMS)
-        for number, part in enumerate(parts):
-            found += _solved(rule, part, tol, max_evaluations)
-            rule.compile_if_it_pays(done=number + 1, left=len(x) // ITEMS - number - 1)
+    rule, parts = _Rule(double, space), x.double().split(ITEMS)
+    for number, part in enumerate(parts):
+        found += _solved(rule, part, tol, max_evaluations)
+        rule.compile_if_it_pays(done=number + 1, left=len(x) // ITEMS - number - 1)
     columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
     decodings = sum(int(one["decodings"][0]) for one in found)
     missed = int((~(columns["se"] <= tol)).sum())
@@ -186,8 +182,8 @@ class _Tree:
 class _Rule:
     """A rule over cells that share their nodes' places, for all items of a batch; compiled once that pays."""
 
-    def __init__(self, pair: Any) -> None:
-        self.pair = pair
+    def __init__(self, pair: Any, space: Workspace) -> None:
+        self.pair, self.space = pair, space
         family = getattr(getattr(pair, "likelihood", None), "family", None)
         self.is_product = getattr(family, "natural_parameter", None) is not None  # of matrices, for all items at once
         self.calls: Counter[Any] = Counter()
@@ -196,13 +192,14 @@ class _Rule:
         self.settled = False  # compiled, or found not to be
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
-        if self.program is not None and self.program.fits(*given):
-            return self.program(*given)
         if not self.settled:
             kind = tuple(t.shape for t in given)
             self.calls[kind] += 1
             self.given[kind] = list(given)
-        return self.integrals(*given)
+        with self.space.turn():
+            if self.program is not None and self.program.fits(*given):
+                return self.program(*given)
+            return self.integrals(*given)
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
         """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
@@ -224,7 +221,7 @@ class _Rule:
         x, z, *_ = given = self.given[kind]
         each = sum(layer_sizes(self.pair, x)) + (len(x) if self.is_product else x.numel())
         if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
-            with forked(0, x.device):
+            with self.space.turn(), forked(0, x.device):
                 self.program = programmed(self.integrals, given)
             self.settled = True
             self.given.clear()
@@ -249,9 +246,10 @@ class _Grid:
         products = torch.cartesian_prod(*[weights / 2] * self.size).reshape(-1, self.size).prod(-1)
         self.log_weights = products.log()
         self.children = torch.tensor(list(itertools.product((0, 1), repeat=self.size)), device=x.device)
-        prior = pair_prior(pair, x, PRIOR_DRAWS)
+        with rule.space.turn():
+            prior = pair_prior(pair, x, PRIOR_DRAWS)
+            codes = particles_of_guide(pair, x, GUIDE_DRAWS)
         self.side = ROOTS * prior.std(0)
-        codes = particles_of_guide(pair, x, GUIDE_DRAWS)
         low, high = (self._root(edge) for edge in (prior.amin(0), prior.amax(0)))
         box = torch.cartesian_prod(
             *[torch.arange(a, b + 1, device=x.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import MCMC, NUTS
+from pyro import poutine
+from pyro.infer import NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
+from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.graph import with_gradient
@@ -24,9 +24,10 @@ from pyrovae.inference.history import History, curves
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import checked_items, dtype_and_device, isolated_store
-from pyrovae.models.pair import validation as checking
-from pyrovae.seeding import forked, stream
+from pyrovae.models.pair import checked_items, dtype_and_device
+from pyrovae.models.scopes import Workspace, copied
+from pyrovae.seeding import Noise, forked, stream
+from pyrovae.warned import gathered
 
 __all__ = ["Plan", "fit", "relabelled", "run", "start"]
 
@@ -85,7 +86,7 @@ def fit(
         raise ValueError(
             "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave them out"
         )
-    own = copy.deepcopy(pair)  # the pair changes once, at the end
+    own = copied(pair)  # the pair changes once, at the end
     own.keep(None)
     if not own.started:
         own.start_at(start(own, items.to(dtype_and_device(own)[1]), seed))
@@ -102,11 +103,11 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
             f"x has {len(x)} items for {pair.num_components} components: give more items, or fewer components"
         )
     least = pair.scale_median * np.exp(-2 * pair.scale_spread)  # no narrower than the prior believes
-    with warnings.catch_warnings(), forked(stream(seed, "start"), x.device):
-        warnings.simplefilter("ignore", UserWarning)  # its floor and its tolerance are a start's
+    with forked(stream(seed, "start"), x.device):
         plain = GaussianMixture(
             pair.event_shape, pair.num_components, covariance=pair.covariance, floor=float(least**2)
         ).double()
+    with gathered():  # its floor and its tolerance are a start's
         plan = em.Plan.asked(tol=1e-4, max_iterations=200, num_restarts=RESTARTS, seed=seed)
         em.run(plain, x, None, plan, x.device, False)
     with torch.no_grad():
@@ -135,29 +136,21 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
     points = pair.unconstrained(start(pair, items, plan.seed))
     centre, chains, diverging, rows = torch.cat([z.flatten() for z in points.values()]), [], 0, []
     compiled = plan.num_chains * (plan.num_warmup + plan.num_draws) >= COMPILED_FROM
-    with isolated_store(), checking(False):
+    with Workspace(training=True).turn():
         potential = pair.potential(items)
 
         def energy(flat: Tensor) -> Tensor:
             return potential(_parts(flat, points))
 
         moved_in, compiled = with_gradient(energy, centre) if compiled else (energy, False)
-        for chain in range(plan.num_chains):
-            # Pyro would draw chains in processes of their own, which do not start after a parallel region here
-            with forked(stream(plan.seed, "chain", chain), items.device):
-                kernel = NUTS(potential_fn=lambda moving: moved_in(moving["flat"]), target_accept_prob=TARGET)
-                sampler = MCMC(
-                    kernel,
-                    num_samples=plan.num_draws,
-                    warmup_steps=plan.num_warmup,
-                    initial_params={"flat": centre + JITTER * torch.randn_like(centre)},
-                    disable_progbar=not progress,
-                )
-                begun = time.perf_counter()
-                sampler.run()
-            chains.append(pair.constrained(_parts(sampler.get_samples()["flat"], points)))
-            diverging += sum(len(found) for found in sampler.diagnostics()["divergences"].values())
-            rows.append(time.perf_counter() - begun)
+    for chain in range(plan.num_chains):
+        space = Workspace(training=True, noise=Noise(stream(plan.seed, "chain", chain), items.device))
+        kernel = NUTS(potential_fn=lambda moving: moved_in(moving["flat"]), target_accept_prob=TARGET)
+        begun = time.perf_counter()
+        drawn = _chain(kernel, centre, plan, space, progress)
+        chains.append(pair.constrained(_parts(drawn, points)))
+        diverging += len(kernel.diagnostics()["divergences"])
+        rows.append(time.perf_counter() - begun)
     draws = {name: torch.stack([chain[name] for chain in chains]).detach() for name in pair.priors()}
     draws, moved = relabelled(pair, items, draws)
     table = pair.log_likelihood(items, draws)
@@ -190,6 +183,24 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         **environment(items.device),
     }
     return History(curves(epochs), config)
+
+
+def _chain(kernel: NUTS, centre: Tensor, plan: Plan, space: Workspace, progress: bool) -> Tensor:
+    """The draws of one chain, (S, P), about `centre`: what Pyro's MCMC does, with a turn for each transition.
+
+    MCMC itself puts handlers on and the checks off until its last draw, for all threads.
+    """
+    total = plan.num_warmup + plan.num_draws
+    with space.turn(), poutine.block():
+        kernel.initial_params = {"flat": centre + JITTER * torch.randn_like(centre)}
+        kernel.setup(plan.num_warmup)
+    point, draws = kernel.initial_params, []
+    for step in tqdm(range(total), unit="transition", disable=None if progress else True):
+        with space.turn(), poutine.block():
+            point = kernel.sample(point)
+        if step >= plan.num_warmup:
+            draws.append(point["flat"])
+    return torch.stack(draws)
 
 
 def _parts(flat: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:

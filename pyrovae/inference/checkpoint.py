@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, ranks
+from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
 from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
@@ -345,7 +346,7 @@ def _build(recipe: Any, folder: Path, tensors: int = MOST_TENSORS) -> Pair:
         if isinstance(likelihood, dict):
             options = {k: v for k, v in likelihood.items() if k != "family"}
             arguments["likelihood"] = FAMILIES[likelihood["family"]](**options)
-        with torch.random.fork_rng([]):
+        with exclusive(), torch.random.fork_rng([]):
             return BUILDERS[named](**arguments)
     except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error

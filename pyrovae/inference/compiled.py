@@ -16,6 +16,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyrovae.exclusive import exclusive
 from pyrovae.graph import unmoved
 from pyrovae.inference.program import (
     EAGER,
@@ -95,6 +96,10 @@ class CompiledSVI:
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; the loss as a scalar tensor, without waiting for it."""
+        with exclusive():
+            return self._stepped(args, kwargs)
+
+    def _stepped(self, args: Any, kwargs: Any) -> Tensor:
         if am_i_wrapped():
             raise CaptureError(f"a step inside of handlers would capture them: take it outside, {EAGER}")
         take, eager = self._step.prepared(args, kwargs), None
@@ -131,7 +136,7 @@ class CompiledSVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss without a step, eagerly, as Pyro's SVI returns it."""
-        with torch.no_grad():
+        with exclusive(), torch.no_grad():
             return float(torch_item(self.loss.loss(self.model, self.guide, *args, **kwargs)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,17 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import checked_items
+from pyrovae.models.scopes import copied
 
 __all__ = ["SeparableWarning", "fit"]
 
 
 FIRST = ("layers.0.weight", "layers.0.bias")
 ROUNDING = 1e-9  # of a gradient in float64, nats an item
+
+_inside = 0  # searches that are on
+_limited: Any = None
 
 
 class SeparableWarning(UserWarning):
@@ -55,7 +61,7 @@ def fit(
     items = checked_items(classifier, x)
     names, number = numbered_labels(classifier, y, len(items))
     held_out = held_out_items(classifier, names, validation)
-    own = copy.deepcopy(classifier).to(device).double()
+    own = copied(classifier).to(device).double()
     items, number = items.to(device).double().clone(), number.to(device)  # a clone: no inference tensor
     scaling = _Scaling(own, items)
     rows: list[dict[str, float]] = []
@@ -81,7 +87,7 @@ def fit(
 
     state = {"value": math.nan}
     options = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": tol, "ftol": 0.0, "maxcor": 20}
-    with _pools().limit(limits=1, user_api="blas"):  # SciPy's own few numbers: a second thread would only spin
+    with _one_blas_thread():  # SciPy's own few numbers: a second thread would only spin
         found = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
     value, gradient = loss(found.x)
     if not math.isfinite(value):
@@ -125,6 +131,23 @@ def fit(
         **environment(device),
     }
     return History(curves(rows or [{"loss": value, "seconds": time.perf_counter() - start}]), config)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """BLAS in one thread until the last of those that are inside has left: the limit is the whole process's."""
+    global _inside, _limited
+    with exclusive():
+        if not _inside:
+            _limited = _pools().limit(limits=1, user_api="blas")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with exclusive():
+            _inside -= 1
+            if not _inside:
+                _limited.restore_original_limits()
 
 
 @cache

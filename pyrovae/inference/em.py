@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,12 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
 from pyrovae.seeding import stream
+from pyrovae.warned import hushed
 
 __all__ = ["Climb", "Plan", "VarianceFloorWarning", "run", "warn_not_converged", "warn_of_floor"]
 
@@ -159,8 +160,8 @@ def _labels(x: Tensor, num_components: int, seed: int) -> Tensor:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct items than clusters: one stays empty
+    # alone, for scikit-learn limits BLAS to one thread and puts back what it found, which may be another's limit
+    with exclusive(), hushed(ConvergenceWarning):  # fewer distinct items than clusters: one stays empty
         found = KMeans(num_components, n_init=1, random_state=seed % 2**32).fit(x.flatten(1).cpu().numpy())
     return torch.from_numpy(found.labels_).long().to(x.device)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +21,9 @@ from pyrovae.models.classifiers import ClassDensities, GenerativeClassifier
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
+from pyrovae.models.scopes import copied
 from pyrovae.seeding import stream
+from pyrovae.warned import gathered
 
 __all__ = ["fit"]
 
@@ -51,7 +51,7 @@ def fit(
     _require_enough(classifier, names, torch.bincount(number, minlength=len(names)))
     if rest is not None:
         _require_mixtures(classifier)
-    own, number = copy.deepcopy(classifier), number.to(device)
+    own, number = copied(classifier), number.to(device)
     own.rename(names)
     run = _Run(own, items, number, rest, held_out)
     try:
@@ -109,8 +109,7 @@ class _Run:
             validation = None
             if self.held_out is not None and bool((self.held_out[1] == c).any()):
                 validation = self.held_out[0][self.held_out[1] == c]
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with gathered() as caught:
                 found[name] = fit_one(
                     densities.parts[c], self.x[self.number == c], validation=validation, seed=stream(seed, "class", c)
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import repeat
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.pair import Pair, checked_items, dtype_and_device
@@ -47,10 +47,9 @@ class Items:
             least, most = min(least, float(part.min())), max(most, float(part.max()))
         family = getattr(getattr(pair, "likelihood", None), "family", None)
         if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
-            warnings.warn(
+            checks.warn(
                 f"{name} reaches from {least:g} to {most:g}, and the likelihood's mean stays in [0, 1] "
-                "(link='sigmoid'): scale it, or take Normal(link='identity')",
-                stacklevel=4,
+                "(link='sigmoid'): scale it, or take Normal(link='identity')"
             )
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-import warnings
+import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
+from pyrovae import checks
 from pyrovae.graph import Program, blind, capture, summary
 from pyrovae.inference.replay import Replayed, pool_of, replayed, same
 from pyrovae.inference.updates import Updates
@@ -165,9 +166,8 @@ class CompiledStep:
                         t.copy_(value)
         self.compiles += not interpret
         if self.compiles == MANY + 1:
-            warnings.warn(
-                f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes",
-                stacklevel=5,
+            checks.warn(
+                f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes"
             )
         return program
 
@@ -402,8 +402,11 @@ def _write_back(graph: Any) -> None:
 def watched(*functions: Any) -> Iterator[list[nn.Module]]:
     """The modules that are called, and those that the functions are or belong to; their buffers are put back."""
     buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
+    here = threading.get_ident()
 
     def note(module: nn.Module, _: Any = None) -> None:
+        if threading.get_ident() != here:  # another thread's modules pass the hook too, and keep what they compute
+            return
         # a scripted one calls its parts without a hook
         for one in module.modules() if isinstance(module, torch.jit.ScriptModule) else (module,):
             if one not in buffers:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
@@ -39,16 +38,12 @@ from pyrovae.models.pair import (
     Pair,
     as_module,
     dtype_and_device,
-    isolated_store,
-    kept_modes,
     particles,
     seen,
     settings,
 )
-from pyrovae.models.pair import (
-    validation as checking,
-)
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Store, Workspace
+from pyrovae.seeding import Noise, stream
 
 __all__ = ["PosteriorCollapseWarning", "run"]
 
@@ -97,15 +92,15 @@ def run(
             pair.rename(names)
         try:
             module.to(target)
-            with isolated_store(), kept_modes(module):
-                for items in (source, held_out):
-                    if items is not None:
-                        items.move(target)
-                sites = _Sites.of(pair, source, target)
-                with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                    loop = _Loop(pair, plan, source, held_out, target, sites, snapshots)
-                    rows, kept = loop.run(progress)
-                    active = loop.active_units()
+            for items in (source, held_out):
+                if items is not None:
+                    items.move(target)
+            store = Store()
+            sites = _Sites.of(pair, source, target, store)
+            with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
+                loop = _Loop(pair, plan, source, held_out, target, sites, snapshots, store)
+                rows, kept = loop.run(progress)
+                active = loop.active_units()
         finally:
             for parameter in module.parameters():
                 parameter.grad = None
@@ -163,12 +158,14 @@ class _Sites:
     elements: int  # that all layers put out, an item
 
     @classmethod
-    def of(cls, pair: Pair, source: Items, device: torch.device) -> _Sites:
+    def of(cls, pair: Pair, source: Items, device: torch.device, store: Store) -> _Sites:
         """By the first two items."""
-        module, some = as_module(pair).train(), next(source.batches(2, shuffle=False))[0].to(device)
-        with torch.no_grad(), checking(False), forked(0, device), watched(module), seen(module) as found:
+        module, some = as_module(pair), next(source.batches(2, shuffle=False))[0].to(device)
+        space = Workspace(module, training=True, noise=Noise(0, device), store=store)
+        with space.turn(), torch.no_grad(), watched(module), seen(module) as found:
             guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(some)) for fn in (pair.guide, pair.model))
             guide.compute_score_parts()
+            stored = bool(pyro.get_param_store())
         drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
         latent = [*drawn, *(model.nodes[name] for name in model.stochastic_nodes)]
         every = [*latent, *(model.nodes[name] for name in model.observation_nodes)]
@@ -176,7 +173,7 @@ class _Sites:
             enumerates=any(site["infer"].get("enumerate") == "parallel" for site in latent),
             differentiable=all(is_differentiable(site) for site in drawn),
             outside=any(all(frame.name != "data" for frame in site["cond_indep_stack"]) for site in every),
-            stored=bool(pyro.get_param_store()),
+            stored=stored,
             networks=found.networks,
             elements=sum(found.sizes) // len(some),
         )
@@ -194,7 +191,9 @@ class _Loop:
         device: torch.device,
         sites: _Sites,
         snapshots: Snapshots | None,
+        store: Store,
     ) -> None:
+        self.store = store
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.module, self.ranks = as_module(pair), ranks.current()
         self.start_alike(sites)
@@ -247,9 +246,9 @@ class _Loop:
         if plan.compile is True or before or (free and may and pays(steps, work)):
             step, failed = Compiled(self.loss.pure, self.module, named, plan.learning_rate, reduce), None
             try:
-                self.module.train()
-                with forked(self.noise(0), self.device), self.precision():
-                    step.prepare(*self.given(*next(self.batches(0))))
+                given = self.given(*next(self.batches(0)))
+                with self.workspace(self.noise(0), training=True).turn(), self.precision():
+                    step.prepare(*given)
             except (CaptureError, CompilerError) as error:
                 failed = error
             reasons = [reason for reason in self.ranks.gathered(failed and str(failed)) if reason is not None]
@@ -443,15 +442,20 @@ class _Loop:
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
         """An epoch's steps, or the first of them: their losses, which nobody has waited for."""
-        self.module.train()
         losses = []
         # an epoch's random numbers do not depend on those of the epochs before
-        with forked(self.noise(epoch), self.device), self.precision():
-            for x, y in islice(self.batches(epoch), most):
+        space = self.workspace(self.noise(epoch), training=True)
+        for x, y in islice(self.batches(epoch), most):
+            with space.turn(), self.precision():
                 if (self.taken + 1) % self.steps_per_epoch == 0:
                     torch._foreach_copy_(self.good, self.changed())
                 losses.append(self.step(x, y))
         return torch.stack(losses)
+
+    def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
+        """For turns of this fit; its steps say themselves whether they are checked."""
+        noise = Noise(seed, self.device)
+        return Workspace(self.module, training=training, noise=noise, checks=checks, store=self.store)
 
     def noise(self, epoch: int) -> int:
         """The seed of an epoch's draws, of each process's own."""
@@ -491,7 +495,7 @@ class _Loop:
 
     def precision(self) -> AbstractContextManager[None]:
         """That of the networks, in training alone."""
-        return with_bf16(self.networks)
+        return with_bf16(self.networks) if self.networks else nullcontext()
 
     def state(self) -> tuple[list[Tensor], dict[str, Any]]:
         """All that steps change, copied."""
@@ -526,7 +530,7 @@ class _Loop:
 
     def broken_gradients(self, x: Tensor, y: Tensor | None) -> list[str]:
         """Which parameters' gradients are not finite."""
-        with forked(0, self.device), self.precision(), checking(False):
+        with self.workspace(0, training=True, checks=False).turn(), self.precision():
             self.loss(*self.given(x, y)).backward()
         grads = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
         return [name for name, grad in grads.items() if not grad.norm().isfinite()] or ["a parameter"]
@@ -559,7 +563,7 @@ class _Loop:
         if getattr(self.pair, "has_global_latents", False):
             return "the log-density of the parameters or the items is not finite"
         try:
-            with torch.no_grad(), checking(False), forked(0, self.device):
+            with self.workspace(0, training=True, checks=False).turn(), torch.no_grad():
                 table = particles(self.pair, x, 1)
         except ValueError:  # a site that is no item's own
             return "a sum is not finite"
@@ -573,8 +577,10 @@ class _Loop:
 
     def refuse_foreign_parameters(self) -> None:
         """A `pyro.param` that is no parameter of the module would never be trained."""
-        store, owned = pyro.get_param_store(), {id(p) for p in self.module.parameters()}
-        foreign = [name for name in store if id(store[name].unconstrained()) not in owned]
+        owned = {id(p) for p in self.module.parameters()}
+        with self.store.current():
+            store = pyro.get_param_store()
+            foreign = [name for name in store if id(store[name].unconstrained()) not in owned]
         if foreign:
             raise ValueError(
                 f"pyro.param {foreign[0]!r} is not among the pair's parameters(), and fit trains those alone: make it "
@@ -586,13 +592,12 @@ class _Loop:
 
         Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
         """
-        self.module.eval()
         size, mine = self.ranks.size, dict[int, float]()
-        with torch.no_grad(), checking(False):
-            for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
-                if number % size == self.ranks.rank:
-                    with forked(stream(self.plan.seed, "validation", number), self.device):
-                        mine[number] = self.log_score(batch.to(self.device), label)
+        for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
+            if number % size == self.ranks.rank:
+                key = stream(self.plan.seed, "validation", number)
+                with self.workspace(key, training=False, checks=False).turn():
+                    mine[number] = self.log_score(batch.to(self.device), label)
         sums = {number: total for part in self.ranks.gathered(mine) for number, total in part.items()}
         mean = sum(sums[number] for number in sorted(sums)) / len(source)
         return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
@@ -610,10 +615,10 @@ class _Loop:
         encode = getattr(self.pair, "encode", None)
         if encode is None or not self.pair.is_normalized or len(self.source) < 2:
             return None
-        self.module.eval()
-        with torch.no_grad():
-            some = islice(self.source.batches(EVALUATION_BATCH, shuffle=False), 10)
-            parts = [encode(batch.to(self.device)) for batch, _ in some]
+        space, parts = self.workspace(None, training=False), []
+        for batch, _ in islice(self.source.batches(EVALUATION_BATCH, shuffle=False), 10):
+            with space.turn():
+                parts.append(encode(batch.to(self.device)))
         if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
             return None
         codes = torch.cat(parts)
@@ -622,15 +627,13 @@ class _Loop:
 
 def _warn(plan: Plan, rows: list[dict[str, float]], active: int | None, latent_dim: int) -> None:
     if len(rows) < plan.warmup:
-        warnings.warn(
+        checks.warn(
             f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, at beta = {rows[-1]['beta']:.3g} "
-            f"of {plan.beta:g}: raise epochs or lower warmup",
-            stacklevel=4,
+            f"of {plan.beta:g}: raise epochs or lower warmup"
         )
     if active is not None and active < latent_dim:
-        warnings.warn(
+        checks.warn(
             f"posterior collapse: {active} of {latent_dim} latent units are active (variance of their posterior mean "
             f"over items above {ACTIVE_VARIANCE}); lower beta, use warmup, or lower latent_dim",
             PosteriorCollapseWarning,
-            stacklevel=4,
         )

@@ -14,6 +14,7 @@ from pyro.distributions.transforms import AffineTransform, biject_to
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
@@ -81,7 +82,8 @@ class BayesianGaussianMixture(Listed):
         self.scale_spread = checks.positive("scale_spread", scale_spread)
         self.correlation_concentration = checks.positive("correlation_concentration", correlation_concentration)
         size = sum(_size(law) for law in self.priors(torch.zeros((), device="cpu")).values())
-        self.guide_loc = nn.Parameter(0.1 * torch.randn(size))
+        with exclusive():
+            self.guide_loc = nn.Parameter(0.1 * torch.randn(size))
         self.guide_log_scale = nn.Parameter(torch.full((size,), math.log(INITIAL_SCALE)))
         self.guide_lower = nn.Parameter(torch.zeros(size, size))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))  # by a fit: the next one goes on from there

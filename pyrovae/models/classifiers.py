@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -12,14 +11,15 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.scopes import copied, hidden
 from pyrovae.seeding import forked, stream
 
 __all__ = [
@@ -103,7 +103,7 @@ class ClassDensities(nn.Module):
                 error = torch.zeros_like(value) if error is None else error
             else:
                 assert self._evidence is not None
-                with poutine.block():  # its sites are no part of the classifier's
+                with hidden():  # its sites are no part of the classifier's
                     estimate = self._evidence(part, x).pointwise
                 value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
             values.append(value)
@@ -271,7 +271,7 @@ class GenerativeClassifier(Classifier):
         >>> [round(p, 2) for p in classifier.class_prior.tolist()]
         [0.9, 0.1]
         """
-        other = copy.deepcopy(self)
+        other = copied(self)
         other._take_prior(class_prior)
         return other
 
@@ -388,7 +388,8 @@ class DiscriminativeClassifier(Classifier):
         widths = checks.sizes("hidden_dims", hidden_dims, one=False)
         self.names, self.names_are_given = _names(classes, count), classes is not None
         self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)
-        self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
+        with exclusive():
+            self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
         self.recipe = {
             "builder": "DiscriminativeClassifier",
             "event_shape": list(self.event_shape),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 
 __all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern"]
 
@@ -42,7 +43,8 @@ class GaussianComponents(nn.Module):
         self.covariance = checks.choice("covariance", covariance, COVARIANCES)
         self.floor = checks.positive("floor", floor)
         rows = 1 if covariance == "tied" else num_components
-        self.loc = nn.Parameter(torch.randn(num_components, features))
+        with exclusive():
+            self.loc = nn.Parameter(torch.randn(num_components, features))
         self.log_diagonal = nn.Parameter(torch.zeros(rows, 1 if covariance == "spherical" else features))
         dense = covariance in ("full", "tied")
         self.register_parameter("lower", nn.Parameter(torch.zeros(rows, features, features)) if dense else None)
@@ -106,7 +108,8 @@ class GaussianComponents(nn.Module):
     def draw(self, component: Tensor) -> Tensor:
         """A draw of each item's component: (...) to (..., features)."""
         flat, factor = component.flatten(), self.diagonal if self.lower is None else self.scale_tril
-        noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
+        with exclusive():
+            noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
         found = torch.empty_like(noise)
         for k in flat.unique():
             here = flat == k

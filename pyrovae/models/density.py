@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ from pyrovae import checks
 from pyrovae.models.autoencoder import AE
 from pyrovae.models.distributions import Likelihood, Normal
 from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
 
 __all__ = ["GaussianPrior", "as_density"]
@@ -155,7 +155,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
             f"prior must be a module over codes of {ae.latent_dim} dimensions, such as GaussianPrior.fit(codes), got "
             f"{type(prior).__name__} of {'no' if size is None else size} dimensions"
         )
-    ae, prior = copy.deepcopy(ae).eval(), copy.deepcopy(prior).eval()
+    ae, prior = copied(ae).eval(), copied(prior).eval()
     if isinstance(prior, GaussianMixture):
         prior = _MixturePrior(prior)
     p = prior()

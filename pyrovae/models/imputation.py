@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.models.pair import evaluating
+from pyrovae.models.scopes import Workspace, copied
+from pyrovae.seeding import Noise
 
 __all__ = ["draw_missing"]
 
@@ -24,7 +24,14 @@ EVEN_SHARE = 0.2  # of the modes' weights, spread evenly in case their heights m
 
 
 def draw_missing(
-    prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, x: Tensor, *, num_draws: int, num_steps: int
+    prior: nn.Module,
+    likelihood: nn.Module,
+    posterior: nn.Module,
+    x: Tensor,
+    *,
+    num_draws: int,
+    num_steps: int,
+    noise: Noise | None = None,
 ) -> Tensor:
     """Draw p(x_missing | x_seen), NaN for missing: (N, *event_shape) -> (num_draws, N, *event_shape).
 
@@ -37,9 +44,9 @@ def draw_missing(
     needs no chain: its code is a draw of the prior. (Mattei and Frellsen 2018, algorithm 1, whose chain keeps the
     missing entries in its state and proposes from the encoder alone; here they are summed out.)
 
-    Noise comes from torch's global generator; no gradients. Half precision is drawn in float32 with the same weights,
-    and rounded at the end. An item without a missing entry comes back as it is in every draw. Raises ValueError for a
-    likelihood whose entries are not independent given the code.
+    The random numbers are those of `noise`, or torch's global generator's; no gradients. Half precision is drawn in
+    float32 with the same weights, and rounded at the end. An item without a missing entry comes back as it is in every
+    draw. Raises ValueError for a likelihood whose entries are not independent given the code.
 
     >>> import torch
     >>> import pyrovae
@@ -50,7 +57,7 @@ def draw_missing(
     torch.Size([5, 1, 3])
     """
     # the search for modes needs gradients, which an inference tensor cannot give
-    with torch.inference_mode(False), evaluating(prior, likelihood, posterior):
+    with torch.inference_mode(False), torch.no_grad():
         x = x.clone()
         seen = ~torch.isnan(x)
         wanting = torch.nonzero(~seen.flatten(1).all(1)).flatten()
@@ -59,15 +66,19 @@ def draw_missing(
             return draws
         if x.dtype.itemsize < 4:
             # a chain compares sums of log-densities, of which half precision keeps two or three figures
-            prior, likelihood, posterior = (m.float() for m in deepcopy((prior, likelihood, posterior)))
+            prior, likelihood, posterior = (m.float() for m in copied((prior, likelihood, posterior)))
             x = x.float()
+        space = Workspace(prior, likelihood, posterior, noise=noise, checks=None)
         chains = max(1, CHUNK_BYTES // _bytes_per_chain(prior, likelihood, x))
         for rows in wanting.split(max(1, chains // max(num_draws, POOL))):
-            conditional = _Conditional(prior, likelihood, posterior, x[rows], seen[rows])
+            with space.turn():
+                conditional = _Conditional(prior, likelihood, posterior, x[rows], seen[rows])
             for start in range(0, num_draws, chains):
                 stop = min(start + chains, num_draws)
-                z = conditional.codes(stop - start, num_steps)
-                draws[start:stop, rows] = torch.where(seen[rows], x[rows], likelihood(z).sample()).to(draws.dtype)
+                z = conditional.codes(stop - start, num_steps, space)
+                with space.turn():
+                    drawn = likelihood(z).sample()
+                draws[start:stop, rows] = torch.where(seen[rows], x[rows], drawn).to(draws.dtype)
     return draws
 
 
@@ -94,23 +105,27 @@ class _Conditional:
         weights = (height + self.log_volume).nan_to_num(-1e30, neginf=-1e30).softmax(0)
         self.weights = (1 - EVEN_SHARE) * weights + EVEN_SHARE / MODES  # (MODES, n)
 
-    def codes(self, count: int, num_steps: int) -> Tensor:
-        """`count` draws an item of p(z | x_seen), shape (count, n, latent_dim)."""
-        z = self.propose(count)
-        density, proposal = self.log_density(z), self.log_proposal(z)
+    def codes(self, count: int, num_steps: int, space: Workspace) -> Tensor:
+        """`count` draws an item of p(z | x_seen), shape (count, n, latent_dim); each step is a turn."""
+        with space.turn():
+            z = self.propose(count)
+            density, proposal = self.log_density(z), self.log_proposal(z)
         for step in range(num_steps):
             walk = step % 2 == 1
-            candidate = z + self._stride(count) if walk else self.propose(count)
-            density_there, proposal_there = self.log_density(candidate), self.log_proposal(candidate)
-            ratio = density_there - density
-            if not walk:  # a walk is as likely there as back
-                ratio = ratio + proposal - proposal_there
-            accepted = torch.rand_like(ratio).log() < ratio
+            with space.turn():
+                candidate = z + self._stride(count) if walk else self.propose(count)
+                density_there, proposal_there = self.log_density(candidate), self.log_proposal(candidate)
+                ratio = density_there - density
+                if not walk:  # a walk is as likely there as back
+                    ratio = ratio + proposal - proposal_there
+                accepted = torch.rand_like(ratio).log() < ratio
             z = torch.where(accepted[..., None], candidate, z)
             density = torch.where(accepted, density_there, density)
             proposal = torch.where(accepted, proposal_there, proposal)
         some_seen = self.seen.flatten(1).any(1)[:, None]
-        return torch.where(some_seen, z, self.prior.sample((count, len(self.seen))))
+        with space.turn():
+            others = self.prior.sample((count, len(self.seen)))
+        return torch.where(some_seen, z, others)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """log p(x_seen | z): the missing entries' terms are left out."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
 from pyrovae.seeding import forked, stream
@@ -275,7 +276,7 @@ class ConditionalMixture(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         count = math.prod(sample_shape)
-        with torch.no_grad():
+        with torch.no_grad(), exclusive():
             flat = self.x.flatten(1)
             k = dist.Categorical(self.responsibilities).sample((count,))
             found = flat.expand(count, *flat.shape).clone()

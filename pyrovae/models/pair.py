@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
-from pyrovae.models.scopes import evaluating, is_listing, isolated_store, kept_modes, validation
+from pyrovae.models.scopes import copied, evaluating, is_listing, isolated_store, kept_modes, validation
 from pyrovae.seeding import forked
 
 __all__ = [
@@ -162,7 +161,7 @@ def widened(pair: Pair) -> Pair:
     dtype = dtype_and_device(pair)[0]
     if dtype in (torch.float32, torch.float64):
         return pair
-    wide: Any = copy.deepcopy(as_module(pair)).float()
+    wide: Any = copied(as_module(pair)).float()
     return wide
 
 

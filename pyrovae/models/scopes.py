@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from contextvars import ContextVar, Token
+from typing import Any, TypeVar, cast
 
 import pyro
 import torch
@@ -17,8 +18,21 @@ from torch import nn
 from pyrovae.exclusive import exclusive
 from pyrovae.seeding import Noise
 
-__all__ = ["Store", "Workspace", "evaluating", "is_listing", "isolated_store", "kept_modes", "validation"]
+__all__ = [
+    "Store",
+    "Workspace",
+    "copied",
+    "evaluating",
+    "hidden",
+    "is_listing",
+    "isolated_store",
+    "kept_modes",
+    "validation",
+]
 
+T = TypeVar("T")
+
+_END = object()
 _listing: ContextVar[bool] = ContextVar("listing", default=True)
 
 
@@ -52,29 +66,50 @@ class Workspace:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """All of it in place for the body."""
-        with exclusive(), self._noise.drawn(), self._store.current():
-            modes, flags, gradients = self._modes.now(), _flags(), torch.is_grad_enabled()
-            handlers, dims = runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack
-            hidden = None if self._training else (handlers[:], dims[:])
+        with exclusive():
+            noise, store = self._noise.enter(), self._store.enter()
             try:
-                if self._own is None:
-                    for part in self._parts:
-                        part.train(self._training)
-                else:
-                    self._modes.put(self._own)
-                if self._checks is not None:
-                    _set_flags([self._checks] * len(flags))
-                if hidden is not None:
-                    handlers[:], dims[:] = (), ()
-                    torch.set_grad_enabled(False)
-                yield
+                modes, gradients = self._modes.now(), torch.is_grad_enabled()
+                flags = None if self._checks is None else _flags()
+                handlers, dims = runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack
+                hidden = None if self._training else (handlers[:], dims[:])
+                try:
+                    self._start(modes)
+                    if hidden is not None:
+                        handlers[:], dims[:] = (), ()
+                        torch.set_grad_enabled(False)
+                    yield
+                finally:
+                    self._own = self._modes.now()
+                    if self._own != modes:
+                        self._modes.put(modes)
+                    if flags is not None:
+                        _set_flags(flags)
+                    if hidden is not None:
+                        handlers[:], dims[:] = hidden
+                        torch.set_grad_enabled(gradients)
             finally:
-                self._own = self._modes.now()
-                self._modes.put(modes)
-                _set_flags(flags)
-                if hidden is not None:
-                    handlers[:], dims[:] = hidden
-                    torch.set_grad_enabled(gradients)
+                self._store.leave(store)
+                self._noise.leave(noise)
+
+    def each(self, values: Iterable[T]) -> Iterator[T]:
+        """The same values, each of them made in a turn."""
+        values = iter(values)
+        while True:
+            with self.turn():
+                value = next(values, _END)
+            if value is _END:
+                return
+            yield cast(T, value)
+
+    def _start(self, modes: list[bool]) -> None:
+        if self._own is None:
+            for part in self._parts:
+                part.train(self._training)
+        elif self._own != modes:
+            self._modes.put(self._own)
+        if self._checks is not None:
+            _set_flags([self._checks] * 4)
 
 
 class Store:
@@ -87,15 +122,43 @@ class Store:
     def current(self) -> Iterator[None]:
         """In place of the shared one for the body."""
         with exclusive():
-            # who holds the module needs no param sites, which cost a tenth of a small step
-            shared, token = pyro.get_param_store(), _listing.set(False)
-            before = shared.__dict__
+            before = self.enter()
             try:
-                shared.__dict__ = self._contents
                 yield
             finally:
-                self._contents, shared.__dict__ = shared.__dict__, before
-                _listing.reset(token)
+                self.leave(before)
+
+    def enter(self) -> tuple[dict[str, Any], Token[bool]]:
+        """Take the shared one's place; what it was, for `leave`."""
+        shared = pyro.get_param_store()
+        before = shared.__dict__
+        shared.__dict__ = self._contents
+        # who holds the module needs no param sites, which cost a tenth of a small step
+        return before, _listing.set(False)
+
+    def leave(self, before: tuple[dict[str, Any], Token[bool]]) -> None:
+        """Give the place back."""
+        shared = pyro.get_param_store()
+        self._contents, shared.__dict__ = shared.__dict__, before[0]
+        _listing.reset(before[1])
+
+
+def copied(part: T) -> T:
+    """A deep copy of a module as it is outside of any thread's turn: in its caller's modes, its own `forward`."""
+    with exclusive():
+        return copy.deepcopy(part)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Keep the sites of the body from the handlers that it runs inside of; alone only where there are any."""
+    with exclusive():
+        inside = runtime.am_i_wrapped()  # here no other thread's turn has any
+    if not inside:
+        yield
+        return
+    with exclusive(), poutine.block():
+        yield
 
 
 def is_listing() -> bool:

@@ -14,6 +14,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.models.distributions import (
     LIKELIHOODS,
     DiagonalNormal,
@@ -25,7 +26,7 @@ from pyrovae.models.distributions import (
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
 from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
-from pyrovae.seeding import forked, stream
+from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
 
@@ -152,10 +153,10 @@ class VAE(LatentVariableModel):
         checks.whole("seed", seed, least=0)
         _, device = dtype_and_device(self)
         x = checked_items(self, x, missing=True).to(device)
-        with forked(stream(seed, "impute"), device):
-            return draw_missing(
-                self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps
-            )
+        noise = Noise(stream(seed, "impute"), device)
+        return draw_missing(
+            self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps, noise=noise
+        )
 
 
 def built(builder: Callable[P, M]) -> Callable[P, M]:
@@ -164,7 +165,8 @@ def built(builder: Callable[P, M]) -> Callable[P, M]:
 
     @wraps(builder)
     def build(*args: P.args, **kwargs: P.kwargs) -> M:
-        pair = builder(*args, **kwargs)
+        with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
+            pair = builder(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         pair.recipe = {"builder": builder.__name__, **{k: _plain(v) for k, v in bound.arguments.items()}}
