@@ -6,29 +6,39 @@ Every error says which argument, what was expected, what came and what to do. No
 from __future__ import annotations
 
 import difflib
+import errno
+import functools
 import math
 import numbers
 import operator
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae import memory
 from pyrovae.warned import Gathered, gathering
 
 __all__ = [
+    "NotEnoughMemoryError",
+    "affordable",
+    "allocating",
     "array",
     "choice",
     "device",
     "items",
     "labels",
+    "path",
     "positive",
+    "seed",
     "sequence",
     "several_classes",
     "sizes",
@@ -38,6 +48,12 @@ __all__ = [
     "whole",
 ]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST = 2**63 - 1  # what torch and NumPy count with
+SEEDS = 2**64  # what torch's generators take
+CHEAP = 64 * 2**20  # bytes that any machine has: nothing is looked up for less
 PART = 4096  # items that are looked at together: a mask of all would take as much memory as they do
 
 
@@ -72,8 +88,18 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """Return `value` as an int of at least `least`.
+def whole(
+    name: str,
+    value: Any,
+    *,
+    least: int = 1,
+    most: int = MOST,
+    bytes_each: int = 0,
+    device: torch.device | None = None,
+) -> int:
+    """Return `value` as an int of at least `least` and at most `most`.
+
+    `bytes_each`: what one of that many takes; a number of them that `device` cannot hold is refused (`affordable`).
 
     >>> from pyrovae.checks import whole
     >>> whole("latent_dim", 0)
@@ -88,8 +114,113 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}") from None
     if result < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
+    if result > most:
+        raise ValueError(f"{name} must be an integer of at most {most:,}, got {_short(result)}")
+    affordable(f"{name}={result:,}", result * bytes_each, "take a smaller number", device=device)
     return result
+
+
+def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
+    """Return a seed as an int: from 0 to 2^64 - 1, or to `most`.
+
+    >>> from pyrovae.checks import seed
+    >>> seed(2**70)
+    Traceback (most recent call last):
+        ...
+    ValueError: seed must be an integer of at most 18,446,744,073,709,551,615, got 1180591620717411303424
+    """
+    return whole(name, value, least=0, most=most)
+
+
+def _short(value: Any) -> str:
+    """A value for an error's words, which a number of a thousand digits would drown."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def affordable(what: str, needed: int, instead: str, *, device: torch.device | None = None) -> None:
+    """Refuse a count, before anything is allocated, that takes more bytes than `device` or main memory has left.
+
+    `what`: the argument and its value; `instead`: what to do. Nothing is refused on the device "meta", which holds
+    shapes alone.
+
+    >>> from pyrovae.checks import affordable
+    >>> affordable("num_particles=1e+16", 8 * 10**16, "take fewer")
+    Traceback (most recent call last):
+        ...
+    ValueError: num_particles=1e+16 would take at least 80 PB of memory, and ... is free here: take fewer
+    """
+    if needed <= CHEAP or torch.get_default_device().type == "meta":
+        return
+    free = memory.available(device)
+    if needed > free:
+        raise ValueError(
+            f"{what} would take at least {memory.in_words(needed)} of memory, and {memory.in_words(free)} is free "
+            f"{'here' if device is None or device.type == 'cpu' else f'on {device}'}: {instead}"
+        )
+
+
+class NotEnoughMemoryError(MemoryError):
+    """A computation has asked for more memory than there is; its message says which, and what to do."""
+
+
+def allocating(function: Callable[P, T]) -> Callable[P, T]:
+    """Name the function, and what it asked for, where an allocator inside of it runs out of memory."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, NotEnoughMemoryError) or not _is_of_memory(error):
+                raise
+            asked = re.search(r"allocate (\d+ bytes|[\d.]+ \w+)", str(error))
+            raise NotEnoughMemoryError(
+                f"{function.__name__} needs more memory than there is"
+                f"{f' (it asked for {asked[1]} at once)' if asked else ''}: give fewer items, or smaller counts, sizes "
+                "or batches"
+            ) from error
+
+    return call
+
+
+def _is_of_memory(error: Exception) -> bool:
+    words = ("can't allocate memory", "Storage size calculation overflowed", "out of memory")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
+
+
+def path(name: str, value: Any) -> Path:
+    """Return `value` as a path, a leading ~ as the home folder; what no file system can hold is refused.
+
+    >>> from pyrovae.checks import path
+    >>> path("checkpoint", "a\\0b")
+    Traceback (most recent call last):
+        ...
+    ValueError: checkpoint must be the path of a file or folder, got 'a\\x00b', which holds a NUL character
+    """
+    expected = f"{name} must be the path of a file or folder, got {_short(value)}"
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(expected)
+    if not text:
+        raise ValueError(expected)
+    if "\0" in text:
+        raise ValueError(f"{expected}, which holds a NUL character")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{expected}, and this machine has no user of that name, so no home folder") from None
+    try:
+        os.lstat(found)
+    except UnicodeEncodeError:
+        raise ValueError(f"{expected}, which has characters that no file's name can have here") from None
+    except OSError as error:  # no such file, or none that may be looked at, is for the caller to judge
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+            raise ValueError(f"{expected}: {error.strerror}") from None
+    return found
 
 
 def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
@@ -123,9 +254,13 @@ def positive(name: str, value: Any, *, zero: bool = False) -> float:
     expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    return float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        result = math.inf
+    if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
+        raise ValueError(f"{name} must be {expected}, got {_short(value)}")
+    return result
 
 
 def device(name: str | torch.device) -> torch.device:

@@ -58,9 +58,11 @@ def _fit(options: argparse.Namespace) -> int:
     import torch
 
     import pyrovae
+    from pyrovae import checks
     from pyrovae.hidden import visible_files
 
     with pyrovae.distributed() as ranks:
+        options.out = checks.path("--out", str(options.out))
         run = options.out / "checkpoint"  # and what a run leaves that has not trained is nothing
         held = options.out.is_dir() and any(True for _ in visible_files(options.out))
         if any(ranks.gathered(held and not options.resume)):
@@ -71,7 +73,7 @@ def _fit(options: argparse.Namespace) -> int:
             )
         options.out.mkdir(parents=True, exist_ok=True)  # before any training
         data = pyrovae.data.load(options.source, root=options.root, download=options.download)
-        torch.manual_seed(options.seed)
+        torch.manual_seed(checks.seed(options.seed))
         pair = _pair(options, data.event_shape)
         names = ("epochs", "batch_size", "learning_rate", "patience", "beta", "warmup", "binarize", "precision")
         plan = {name: getattr(options, name) for name in (*names, "device", "seed", "resume")}

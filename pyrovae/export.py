@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ DIMS = {
 }
 
 
+@checks.allocating
 def to_arviz(
     pair: Pair,
     x: Any,
@@ -97,7 +99,7 @@ def to_arviz(
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
-    num_draws, seed = checks.whole("num_draws", num_draws), checks.whole("seed", seed, least=0)
+    num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):
         return _mixture(pair, x, y, num_draws, seed)
     require_density(pair, "to_arviz")
@@ -105,6 +107,8 @@ def to_arviz(
     digest, pair = pair_hash(pair), widened(pair)
     items, protocol = checked(pair, x)
     labels = None if y is None else _labels(y, len(items))
+    each = 2 * len(items) * items.element_size() * (pair.latent_dim + math.prod(pair.event_shape))
+    checks.whole("num_draws", num_draws, bytes_each=each)
     if evidence is not None:
         require_evidence(evidence, digest, protocol["items_sha256"])
     drawn = _draws(pair, items, num_draws, stream(seed, "to_arviz", digest))
@@ -140,6 +144,9 @@ def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed
     items = checked_items(pair, x)
     labels = None if y is None else _labels(y, len(items))
     by_nuts = pair.sampled is not None
+    if not by_nuts:
+        each = pair.bytes_per_draw + items.numel() * items.element_size() + 8 * len(items)
+        checks.whole("num_draws", num_draws, bytes_each=each)
     draws = pair.draws(num_draws, seed=seed)
     event = [f"event_{i}" for i in range(len(pair.event_shape))]
     at, k, d = ["chain", "draw"], ["component"], ["feature"]

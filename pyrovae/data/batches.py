@@ -68,8 +68,8 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
     >>> bool((order(100, seed=0, epoch=1) == order(100, seed=0, epoch=2)).all())
     False
     """
-    n = checks.whole("n", n)
-    entropy = [checks.whole("seed", seed, least=0), checks.whole("epoch", epoch, least=0)]
+    n = checks.whole("n", n, bytes_each=8)
+    entropy = [checks.seed(seed), checks.whole("epoch", epoch, least=0)]
     return torch.from_numpy(np.random.default_rng(np.random.SeedSequence(entropy)).permutation(n))
 
 

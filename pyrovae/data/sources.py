@@ -172,8 +172,8 @@ def load(
     if name_or_path == "digits":
         return _digits()
     if isinstance(name_or_path, str) and name_or_path in _FAMILY:
-        return _family(name_or_path, Path("data" if root is None else root).expanduser(), download)
-    path = Path(name_or_path).expanduser()
+        return _family(name_or_path, checks.path("root", "data" if root is None else root), download)
+    path = checks.path("name_or_path", name_or_path)
     if path.is_dir():
         files = _idx_files(path)
         return _idx_folder(path, files, channels) if files else _image_folder(path)
@@ -208,7 +208,7 @@ def binarize(
     0.25
     """
     checks.choice("how", how, ["sample", "threshold"])
-    seed = checks.whole("seed", seed, least=0)
+    seed = checks.seed(seed)
     if isinstance(x, Tensor):
         values = x.detach()
     elif isinstance(x, MappedArray):
@@ -249,7 +249,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     ...     read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
-    path = Path(path)
+    path = checks.path("path", path)
     again = "delete it and fetch or copy it again"
     data, whole = _unpacked(path)
     axes = data[3] if len(data) >= 4 else 0

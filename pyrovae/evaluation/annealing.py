@@ -26,6 +26,7 @@ from pyrovae.models.pair import (
     dtype_and_device,
     latent_law,
     layer_sizes,
+    least_bytes,
     require_continuous,
     rows_within,
     scored,
@@ -46,6 +47,7 @@ MEMORY = 0.1  # share of one transition's chains in the spread that the pilot kn
 PLAIN = 0.1  # share of the sigmoid schedule in the adaptive one
 
 
+@checks.allocating
 def ais(
     pair: Pair,
     x: Any,
@@ -104,6 +106,7 @@ def ais(
     return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol)
 
 
+@checks.allocating
 def bdmc(
     pair: Pair,
     n: int,
@@ -138,7 +141,7 @@ def bdmc(
     """
     require_density(pair, "bdmc")
     require_continuous(pair, "bdmc")
-    n = checks.whole("n", n)
+    n = checks.whole("n", n, bytes_each=4 * (pair.latent_dim + math.prod(pair.event_shape)))
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
     digest, pair = pair_hash(pair), widened(pair)
     noise = Noise(stream(seed, "bdmc items", digest), dtype_and_device(pair)[1])
@@ -183,13 +186,18 @@ class _Plan:
         self.num_leapfrog = checks.whole("num_leapfrog", num_leapfrog)
         self.base = checks.choice("base", base, ("prior", "guide"))
         self.schedule = checks.choice("schedule", schedule, ("adaptive", "sigmoid", "linear"))
-        self.seed = checks.whole("seed", seed, least=0)
+        self.seed = checks.seed(seed)
         self.progress = progress
         self.batch = 1
 
     def fit_memory(self, pair: Pair, x: Tensor) -> None:
         """As many items at once as memory allows."""
-        self.batch = min(len(x), max(1, min(ROWS, rows_within(pair, x, MAX_BYTES)) // self.num_chains))
+        rows = rows_within(pair, x, MAX_BYTES)
+        self.batch = min(len(x), max(1, min(ROWS, rows) // self.num_chains))
+        chains = least_bytes(self.num_chains, rows, MAX_BYTES)
+        checks.affordable(f"num_chains={self.num_chains:,}", chains, "take fewer", device=x.device)
+        tables = 16 * self.batch * (1 + pair.latent_dim)  # temperatures and steps, in the making and made
+        checks.whole("num_steps", self.num_steps, bytes_each=tables)
 
     def protocol(self) -> dict[str, Any]:
         names = ("num_chains", "num_steps", "num_leapfrog", "base", "schedule", "seed")

@@ -80,6 +80,7 @@ class Calibration:
         return head + f"fails for {failed.sizes['quantity']}{some}: " + "; ".join(words)
 
 
+@checks.allocating
 def calibrate(
     pair: Pair,
     *,
@@ -107,10 +108,11 @@ def calibrate(
     False
     """
     require_density(pair, "calibrate")
-    checks.whole("num_simulations", num_simulations, least=20)
-    checks.whole("num_draws", num_draws)
+    checks.whole("num_simulations", num_simulations, least=20, bytes_each=24 * (pair.latent_dim + 1))
+    each = 8 * (pair.latent_dim + 1) + 4 * math.prod(pair.event_shape)
+    checks.whole("num_draws", num_draws, bytes_each=each)
     checks.choice("test", test, ("anderson-darling", "chi-square"))
-    checks.whole("seed", seed, least=0)
+    checks.seed(seed)
     if not 0 < checks.positive("level", level) < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     require_continuous(pair, "calibrate")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Auroc", "Scores", "auroc", "classification_scores", "predictions", "reliability"]
 
 BINS = 15
+MOST_BINS = 10_000  # more have a share each that no table of items fills
 RESAMPLES = 1000
 
 
@@ -116,6 +117,7 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     import xarray as xr
     from scipy import stats
 
+    checks.whole("bins", bins, most=MOST_BINS)
     quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
     log_proba, number = _table(table)
     count = len(number)
@@ -129,7 +131,7 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
         # all alike, as of few items that are all right: their spread says nothing
         se = float(each.std(ddof=1)) / math.sqrt(count) if finite and float(np.ptp(each)) > 0 else math.nan
         rows[name] = (mean, se, mean - quantile * se, mean + quantile * se)
-    confidence, rng = proba.max(1), np.random.default_rng(seed)
+    confidence, rng = proba.max(1), np.random.default_rng(checks.seed(seed))
     bin_of = _bin(confidence, bins)
     value = _calibration_error(confidence, hit, bin_of, bins)
     again = np.array([_calibration_error(confidence[i], hit[i], bin_of[i], bins) for i in _resamples(rng, count)])
@@ -171,7 +173,7 @@ def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> 
     quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
     log_proba, number = _table(table)
     hit, confidence = log_proba.argmax(1) == number, np.exp(log_proba.max(1))
-    bin_of = _bin(confidence, checks.whole("bins", bins))
+    bin_of = _bin(confidence, checks.whole("bins", bins, most=MOST_BINS))
     rows = []
     for b in np.unique(bin_of):
         own = bin_of == b

@@ -57,6 +57,7 @@ def decoded(pair: Any, z: Tensor) -> Tensor:
     return _batched(pair, pair.decode, z)
 
 
+@checks.allocating
 def code_space(
     pair: Any, train: Split, test: Split, judge: Judge, *, num_codes: int = 4000, num_pairs: int = 500, seed: int = 0
 ) -> xr.Dataset:

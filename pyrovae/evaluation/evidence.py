@@ -20,6 +20,8 @@ from pyrovae.models.pair import (
     Pair,
     Particles,
     as_module,
+    dtype_and_device,
+    least_bytes,
     rows_within,
     widened,
 )
@@ -32,6 +34,7 @@ MAX_BYTES = 64 * 2**20
 PARETO_LIMIT = 0.7  # above it importance weights have no useful mean (Vehtari et al. 2024, section 2.4)
 
 
+@checks.allocating
 def elbo(
     pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0, analytic: bool = False, max_bytes: int = MAX_BYTES
 ) -> Estimate:
@@ -70,6 +73,7 @@ def elbo(
     return _tabulated("elbo", pair, columns, "evidence lower bound", protocol)
 
 
+@checks.allocating
 def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_bytes: int = MAX_BYTES) -> Estimate:
     """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
 
@@ -95,6 +99,7 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
     return _tabulated(f"iwae({num_particles})", pair, columns, "importance-weighted lower bound", protocol)
 
 
+@checks.allocating
 def exact(pair: Pair, x: Any) -> Estimate:
     """log p(x) in closed form, in float64: of a linear-Gaussian pair, N(W m + mu, W S W' + s^2 I), and of a mixture.
 
@@ -175,12 +180,15 @@ def _reduced(
     reduce: Callable[[Particles], dict[str, Any]],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `reduce` makes of each chunk of items' whole (K, n) table in float64, joined; and the protocol."""
-    count = checks.whole("num_particles", num_particles)
-    checks.whole("seed", seed, least=0)
+    # an item's table is reduced as a whole: three columns of its draws, and what they are made of and make
+    count = checks.whole("num_particles", num_particles, bytes_each=64, device=dtype_and_device(pair)[1])
+    checks.seed(seed)
     checks.whole("max_bytes", max_bytes)
     digest, pair = pair_hash(pair), widened(pair)
     x, protocol = checked(pair, x)
     rows = rows_within(pair, x, max_bytes)
+    together = least_bytes(min(rows, len(x) * count), rows, max_bytes)
+    checks.affordable(f"max_bytes={max_bytes:,}", together, "take a smaller number", device=x.device)
     found, shared = [], ranks.current()
     # a key of its own for each use: two estimates from one seed share no noise
     own = () if shared.size == 1 else (shared.size, shared.rank)

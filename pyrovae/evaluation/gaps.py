@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Gaps", "gaps", "overfit"]
 
 ROWS = 16_384  # codes decoded together while q is sought
+POOL = 256  # draws of the prior, and as many of a wider q, from which starts are taken
 ROUND = 200  # steps between two looks
 SETTLED = 0.01  # nats: what a round may still bring an item
 BELOW = ("ais", "iwae")  # evidence that is itself a lower bound
@@ -65,6 +66,7 @@ class Gaps:
         )
 
 
+@checks.allocating
 def gaps(
     pair: Pair,
     x: Any,
@@ -89,8 +91,9 @@ def gaps(
 
     `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais` or `iwae`, which
     bound it from below, gap and approximation gap are too small by what they miss, and the words say so. Raises
-    ValueError for an ELBO, a difference, an estimate of another pair or other items, fewer than 4 starts, too few
-    particles to tell the code's directions apart (2 a dimension, and 2), and a guide that is not a diagonal Normal.
+    ValueError for an ELBO, a difference, an estimate of another pair or other items, starts fewer than 4 or more than
+    513, too few particles to tell the code's directions apart (2 a dimension, and 2), and a guide that is not a
+    diagonal Normal.
 
     >>> import torch
     >>> import pyrovae
@@ -104,13 +107,14 @@ def gaps(
     True
     """
     require_density(pair, "gaps")
-    checks.whole("num_starts", num_starts, least=4)
+    checks.whole("num_starts", num_starts, least=4, most=2 * POOL + 1)
     num_particles = max(32, 4 * pair.latent_dim) if num_particles is None else num_particles
-    checks.whole("num_particles", num_particles, least=2 * (pair.latent_dim + 1))
-    for name, value in (("num_evaluation", num_evaluation), ("max_steps", max_steps)):
-        checks.whole(name, value, least=2)
+    each = 8 * pair.latent_dim + 4 * math.prod(pair.event_shape)  # of one code, where all of an item's move together
+    checks.whole("num_particles", num_particles, least=2 * (pair.latent_dim + 1), bytes_each=num_starts * each)
+    checks.whole("num_evaluation", num_evaluation, least=2, bytes_each=8 * (pair.latent_dim + num_starts))
+    checks.whole("max_steps", max_steps, least=2)
     checks.positive("learning_rate", learning_rate)
-    checks.whole("seed", seed, least=0)
+    checks.seed(seed)
     require_continuous(pair, "gaps")
     digest, pair = pair_hash(pair), widened(pair)
     x, protocol = checked(pair, x)
@@ -203,8 +207,8 @@ class _Search:
 
     def other_starts(self, x: Tensor, own: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
-        prior = latent_law(self.pair.model, size=len(x)).sample((256,))
-        near = own[0] + 2 * own[1].exp() * torch.randn(256, *own.shape[1:]).to(own)
+        prior = latent_law(self.pair.model, size=len(x)).sample((POOL,))
+        near = own[0] + 2 * own[1].exp() * torch.randn(POOL, *own.shape[1:]).to(own)
         pool = torch.cat([prior, near])
         table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])
         noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,7 +259,7 @@ def fixed_pairs(n_items: int, num_pairs: int = 500, seed: int = 0) -> np.ndarray
     array([1, 1, 1])
     """
     checks.whole("n_items", n_items, least=2)
-    checks.whole("num_pairs", num_pairs)
+    checks.whole("num_pairs", num_pairs, bytes_each=40)
     rng = _rng(seed, 1)
     first = rng.integers(n_items, size=num_pairs)
     return np.stack([first, (first + 1 + rng.integers(n_items - 1, size=num_pairs)) % n_items], 1)
@@ -301,7 +302,7 @@ def smoothness(
     end = torch.from_numpy(_codes(end_codes, "end_codes", len(whitening.loc)))
     if len(start) != len(end):
         raise ValueError(f"start_codes and end_codes must be pairs, got {len(start)} and {len(end)}")
-    checks.whole("num_steps", num_steps)
+    checks.whole("num_steps", num_steps, bytes_each=8 * (1 + start.shape[1]))
     checks.positive("displacement", displacement)
     like = _floats(start_codes)
 
@@ -370,7 +371,7 @@ def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[s
     (['gaussian', 'box', 'prior'], torch.Size([5, 1]))
     """
     array, like = _codes(train_codes, "train_codes"), _floats(train_codes)
-    shape = (checks.whole("num", num), array.shape[1])
+    shape = (checks.whole("num", num, bytes_each=32 * array.shape[1]), array.shape[1])
     whitening = Whitening.fit(array)
     low, high = np.quantile(array, [0.005, 0.995], axis=0)
     laws = {
@@ -401,7 +402,8 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
     checks.several_classes(codes, name="labels")
     rng = _rng(seed, 6)
     order, begin = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
-    first = rng.integers(len(images), size=checks.whole("num", num))
+    checks.whole("num", num, bytes_each=2 * images[0].numel() * images.element_size())
+    first = rng.integers(len(images), size=num)
     own = codes[first]
     place = rng.integers(len(images) - counts[own])
     second = order[place + np.where(place >= begin[own], counts[own], 0)]
@@ -519,8 +521,8 @@ def aggregate(
     train = _codes(train_codes, "train_codes")
     test = _codes(codes, "codes", train.shape[1])
     checks.whole("num_items", num_items, least=2)
-    checks.whole("num_null", num_null)
-    checks.whole("num_projections", num_projections)
+    checks.whole("num_null", num_null, bytes_each=32)
+    checks.whole("num_projections", num_projections, bytes_each=8 * (train.shape[1] + min(len(test), num_items)))
     if not 0 < checks.positive("level", level) < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     if len(train) <= train.shape[1] or len(test) < 2:
@@ -681,10 +683,13 @@ class Judge:
             raise ValueError("hidden_dims must name at least one hidden layer, got ()")
         for width in hidden_dims:
             checks.whole("hidden_dims", width)
+        ends = [images[0].numel(), *hidden_dims, len(np.unique(labels))]
+        weights_bytes = 8 * sum(a * b for a, b in pairwise(ends))
+        checks.affordable(f"hidden_dims={tuple(hidden_dims)}", weights_bytes, "take smaller ones")
         updates = math.ceil(len(images) / 200)
         budget = min(400, max(10, math.ceil(3000 / updates)))
         epochs = budget if max_iter is None else checks.whole("max_iter", max_iter)
-        network = MLPClassifier(tuple(hidden_dims), max_iter=epochs, random_state=checks.whole("seed", seed, least=0))
+        network = MLPClassifier(tuple(hidden_dims), max_iter=epochs, random_state=checks.seed(seed, most=2**32 - 1))
         with hushed(ConvergenceWarning):  # the number of epochs is the stated budget, not a failure
             network.fit(images.flatten(1).numpy(), labels)
         weights = tuple(np.asarray(w, np.float32) for w in network.coefs_)
@@ -775,7 +780,7 @@ def _dataset(variables: Mapping[str, _Variable], **coords: Any) -> xr.Dataset:
 
 
 def _rng(seed: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng((checks.whole("seed", seed, least=0), stream))
+    return np.random.default_rng((checks.seed(seed), stream))
 
 
 def _numpy(x: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +39,14 @@ CHUNK_BYTES = 256 * 2**20
 MAX_VALUES = 30_000_000  # of log p(x, z) at the first nodes, 8 bytes each and some copies
 NOTABLE = 25.0  # nats below an item's highest point that still count
 SEEN = 8.0  # nats that log p(x, z) may fall from a highest node to its neighbours and the rule still see the mode
+LEAST_TOL = float(np.finfo(np.float64).eps)
 MAX_ROUNDS = 40
 MAX_LEVEL = 20  # halvings of a first cell's side
 NEGLIGIBLE = 1e-3  # share of tol: what a cell may hold without being looked at
 SAFETY = 2.0  # a cell with a kink may agree with its children by chance
 
 
+@checks.allocating
 def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 4_000_000) -> Estimate:
     """log p(x), the log of the integral of p(x | z) p(z) over a code of one or two dimensions, within `tol` nats.
 
@@ -77,7 +78,11 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
             "its pareto_k stays under 0.7"
         )
-    checks.positive("tol", tol)
+    if checks.positive("tol", tol) < LEAST_TOL:
+        raise ValueError(
+            f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64's numbers at 1, which no sum of them "
+            f"gets below; got {tol!r}"
+        )
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
     double = copied(as_module(pair)).double()
@@ -91,11 +96,10 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     decodings = sum(int(one["decodings"][0]) for one in found)
     missed = int((~(columns["se"] <= tol)).sum())
     if missed:
-        warnings.warn(
+        checks.warn(
             f"quadrature: {missed} of {len(x)} items have an error over tol={tol:g} after {decodings:,} decodings "
             f"(up to {columns['se'].max():.2g} nats); {_advice(columns['se'], decodings, max_evaluations)}",
             RuntimeWarning,
-            stacklevel=2,
         )
     dims = ("item", "latent_dim", "latent_dim_")
     variables = {

@@ -132,6 +132,10 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
 def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> History:
     """Draw the parameters, chain by chain; the draws are the pair's from then on."""
     items = checked_items(pair, x).to(dtype_and_device(pair)[1])
+    each = pair.bytes_per_draw * plan.num_draws
+    checks.affordable(
+        f"num_chains={plan.num_chains:,} of num_draws={plan.num_draws:,}", plan.num_chains * each, "take fewer"
+    )
     began = time.perf_counter()
     points = pair.unconstrained(start(pair, items, plan.seed))
     centre, chains, diverging, rows = torch.cat([z.flatten() for z in points.values()]), [], 0, []

@@ -79,7 +79,7 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     >>> bool((again.encode(torch.ones(1, 3)) == vae.encode(torch.ones(1, 3))).all())
     True
     """
-    target, shared, error = Path(path).resolve(), ranks.current(), None
+    target, shared, error = checks.path("path", path).resolve(), ranks.current(), None
     if shared.is_first:
         try:
             _refuse_not_finite(_state(pair), as_module(pair), "the pair", strict=True)
@@ -152,7 +152,7 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         ...
     FileNotFoundError: nowhere does not exist; no saved state lies in .
     """
-    folder = _state_in(Path(path))
+    folder = _state_in(checks.path("path", path))
     manifest = _manifest(folder)
     if like is None:
         if manifest["recipe"] is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae import ranks
+from pyrovae import checks, ranks
 from pyrovae.hidden import is_hidden
 from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
 from pyrovae.models.pair import Pair
@@ -36,9 +36,8 @@ class Snapshots:
     """
 
     def __init__(self, folder: str | os.PathLike[str], resume: bool) -> None:
-        if not isinstance(folder, str | os.PathLike) or not str(folder):
-            raise TypeError(f"checkpoint must be the path of a folder, got {folder!r}")
-        self.folder, self.resume, self.ranks = Path(folder).resolve(), resume, ranks.current()
+        self.folder, self.resume = checks.path("checkpoint", folder).resolve(), resume
+        self.ranks = ranks.current()
         self.damaged: list[int] = []  # epochs that were found so
 
     @contextlib.contextmanager

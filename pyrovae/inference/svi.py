@@ -97,6 +97,7 @@ def run(
                     items.move(target)
             store = Store()
             sites = _Sites.of(pair, source, target, store)
+            _require_room(plan, source, sites.elements, target)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
                 loop = _Loop(pair, plan, source, held_out, target, sites, snapshots, store)
                 rows, kept = loop.run(progress)
@@ -129,6 +130,17 @@ def run(
         **environment(target),
     }
     return History(curves(rows), config)
+
+
+def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:
+    """Refuse more draws than memory holds, before a step: the layers' output of all of a batch's is kept."""
+    batch = min(plan.batch_size, len(source))
+    checks.affordable(
+        f"num_particles={plan.num_particles:,} for batches of {batch:,} items",
+        2 * elements * plan.num_particles * batch,  # half of what the layers put out, as the encoder runs once
+        "take fewer, or a smaller batch_size",
+        device=device,
+    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pyrovae.models.pair import Pair, as_module
 __all__ = ["fit"]
 
 
+@checks.allocating
 def fit(
     pair: Pair,
     x: Any,
@@ -144,7 +145,7 @@ def fit(
         raise TypeError(f"resume must be True or False, got {resume!r}")
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
-    seed, target = checks.whole("seed", seed, least=0), checks.device(device)
+    seed, target = checks.seed(seed), checks.device(device)
     if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
         raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
     learns = isinstance(pair, GenerativeClassifier | DiscriminativeClassifier)

@@ -81,6 +81,14 @@ class BayesianGaussianMixture(Listed):
         self.scale_median = checks.positive("scale_median", scale_median)
         self.scale_spread = checks.positive("scale_spread", scale_spread)
         self.correlation_concentration = checks.positive("correlation_concentration", correlation_concentration)
+        numbers = self.num_components * self.features  # of the locations alone; the guide has a square of all numbers
+        dense = self.features**2 * (self.num_components if covariance == "full" else 1)
+        checks.affordable(
+            f"num_components={self.num_components:,} over an event_shape of {self.features:,} numbers with covariance="
+            f"{covariance!r}",
+            4 * (numbers**2 + (dense if covariance in ("full", "tied") else 0)),
+            "take fewer components, or a GaussianMixture",
+        )
         size = sum(_size(law) for law in self.priors(torch.zeros((), device="cpu")).values())
         with exclusive():
             self.guide_loc = nn.Parameter(0.1 * torch.randn(size))
@@ -105,6 +113,11 @@ class BayesianGaussianMixture(Listed):
             shape = checks.sizes("sampled_shape", sampled_shape)
             laws = self.priors(torch.zeros((), device="cpu"))
             self.keep({name: torch.zeros(*shape, *law.batch_shape, *law.event_shape) for name, law in laws.items()})
+
+    @property
+    def bytes_per_draw(self) -> int:
+        """What one draw of all parameters takes, at the least."""
+        return self.guide_loc.numel() * self.guide_loc.element_size()
 
     @property
     def sampled(self) -> dict[str, Tensor] | None:
@@ -219,8 +232,8 @@ class BayesianGaussianMixture(Listed):
         """Draws of the parameters, (chain, draw, ...): those that NUTS has left, all of them, or `n` from the guide."""
         if self.sampled is not None:
             return dict(self.sampled)
-        checks.whole("n", n)
-        with forked(stream(checks.whole("seed", seed, least=0), "parameters"), dtype_and_device(self)[1]):
+        checks.whole("n", n, bytes_each=self.bytes_per_draw)
+        with forked(stream(checks.seed(seed), "parameters"), dtype_and_device(self)[1]):
             rows = self._law().sample((n,))
         return {name: value[None] for name, (value, _) in self._constrained(rows).items()}
 
@@ -300,6 +313,7 @@ class BayesianGaussianMixture(Listed):
 
     def with_standard_error(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
         """The same and its standard errors, sd(p) / (mean(p) sqrt(S)), of draws taken as independent."""
+        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x))
         table = self.log_likelihood(x, self.draws(num_draws, seed=seed)).flatten(0, 1)
         count = len(table)
         value = table.logsumexp(0) - math.log(count)
@@ -308,13 +322,14 @@ class BayesianGaussianMixture(Listed):
 
     def responsibilities(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
         """p(component | x, the items it was fitted to), (N, K): the mean over draws, whose labels agree."""
+        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x) * self.num_components)
         return self.tables(x, self.draws(num_draws, seed=seed))[1].mean((0, 1)).to(self.guide_loc)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """`n` items from the posterior predictive, (n, *event_shape); without a `seed` torch's generator goes on."""
-        checks.whole("n", n)
-        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        checks.whole("n", n, bytes_each=self.bytes_per_draw)
+        key = None if seed is None else stream(checks.seed(seed), "sample")
         with forked(key, dtype_and_device(self)[1]):
             flat = {name: v.flatten(0, 1) for name, v in self.draws(n, seed=int(torch.randint(2**31, ()))).items()}
             which = torch.randint(len(flat["loc"]), (n,))
@@ -323,8 +338,10 @@ class BayesianGaussianMixture(Listed):
     @torch.no_grad()
     def replicate(self, draws: dict[str, Tensor], n: int, *, seed: int = 0) -> Tensor:
         """`n` items at each of these draws of the parameters, (chain, draw, n, *event_shape)."""
-        with forked(stream(checks.whole("seed", seed, least=0), "replicate"), dtype_and_device(self)[1]):
-            flat = self._drawn({name: value.flatten(0, 1) for name, value in draws.items()}, checks.whole("n", n))
+        with forked(stream(checks.seed(seed), "replicate"), dtype_and_device(self)[1]):
+            each = draws["loc"].shape[:2].numel() * self.features * self.guide_loc.element_size()
+            checks.whole("n", n, bytes_each=each)
+            flat = self._drawn({name: value.flatten(0, 1) for name, value in draws.items()}, n)
         return flat.unflatten(0, draws["loc"].shape[:2])
 
     def _drawn(self, values: dict[str, Tensor], n: int) -> Tensor:

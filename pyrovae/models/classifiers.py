@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -245,9 +246,9 @@ class GenerativeClassifier(Classifier):
 
     def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
         """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
-        checks.whole("n", n)
+        checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
         number = self.numbers([label], 1, name="label")
-        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample", int(number))
+        key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
         with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
             return self.densities.draw(number.expand(n)).unflatten(-1, self.event_shape)
 
@@ -330,9 +331,9 @@ def gaussian_classifier(
     True
     """
     shape = checks.sizes("event_shape", event_shape)
-    count = checks.whole("num_classes", num_classes, least=2)
+    count = checks.whole("num_classes", num_classes, least=2, bytes_each=8 + 4 * math.prod(shape))
     names = _names(classes, count)
-    features = int(np.prod(shape))
+    features = math.prod(shape)
     components = GaussianComponents(features, count, covariance, floor)
     given = classes is not None
     classifier = GenerativeClassifier.of_components(components, shape, names, class_prior, given=given)
@@ -384,7 +385,7 @@ class DiscriminativeClassifier(Classifier):
     ) -> None:
         super().__init__()
         self.event_shape = checks.sizes("event_shape", event_shape)
-        count = checks.whole("num_classes", num_classes, least=2)
+        count = checks.whole("num_classes", num_classes, least=2, bytes_each=8 + 4 * math.prod(self.event_shape))
         widths = checks.sizes("hidden_dims", hidden_dims, one=False)
         self.names, self.names_are_given = _names(classes, count), classes is not None
         self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)

@@ -43,6 +43,13 @@ class GaussianComponents(nn.Module):
         self.covariance = checks.choice("covariance", covariance, COVARIANCES)
         self.floor = checks.positive("floor", floor)
         rows = 1 if covariance == "tied" else num_components
+        numbers = num_components * features + rows * (features**2 if covariance in ("full", "tied") else 1)
+        checks.affordable(
+            f"num_components={num_components:,} over an event_shape of {features:,} numbers with covariance="
+            f"{covariance!r}",
+            4 * numbers,
+            "take fewer components, or covariance='diagonal'",
+        )
         with exclusive():
             self.loc = nn.Parameter(torch.randn(num_components, features))
         self.log_diagonal = nn.Parameter(torch.zeros(rows, 1 if covariance == "spherical" else features))

@@ -42,7 +42,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = checks.whole("latent_dim", latent_dim)
+        self.latent_dim = checks.whole("latent_dim", latent_dim, bytes_each=8)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
@@ -237,7 +237,7 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
-        checks.whole("latent_dim", latent_dim)
+        checks.whole("latent_dim", latent_dim, bytes_each=8 * features)
         self.network = network
         self.loc = nn.Linear(features, latent_dim)  # before the scale: an AE of the same seed starts from the same head
         self.raw_log_scale = nn.Linear(features, latent_dim)
@@ -262,7 +262,7 @@ class LinearNormal(nn.Module):
 
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
-        self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim))
+        self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
         self.raw_log_scale = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, x: Tensor) -> TorchDistribution:
@@ -284,7 +284,7 @@ class PointMass(nn.Module):
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
         self.network = network
-        self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim))
+        self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
 
     def forward(self, x: Tensor) -> TorchDistribution:
         return dist.Delta(self.loc(self.network(x)), event_dim=1)

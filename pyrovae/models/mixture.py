@@ -129,6 +129,7 @@ class GaussianMixture(Listed):
         """p(component | x), (N, K); with `missing`, of the seen entries alone."""
         return self.log_joint_table(self._items(x, missing=missing)).softmax(-1).to(self.logits)
 
+    @checks.allocating
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
         """`n` draws from p(x), shape (n, *event_shape); without a `seed` torch's global generator goes on.
 
@@ -136,8 +137,8 @@ class GaussianMixture(Listed):
         >>> GaussianMixture((3,), 2).sample(4, seed=0).shape
         torch.Size([4, 3])
         """
-        checks.whole("n", n)
-        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
+        checks.whole("n", n, bytes_each=8 * self.components.features)
+        key = None if seed is None else stream(checks.seed(seed), "sample")
         with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
             k = dist.Categorical(logits=self.logits).sample((n,))
             return Component(self.components, k, self.event_shape).sample()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "require_room"]
+
+FLOAT_BYTES = 4  # of a weight, at the least
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
@@ -48,6 +50,10 @@ class MLP(nn.Module):
         self.in_shape = checks.sizes("in_shape", in_shape, one=False)
         self.out_shape = checks.sizes("out_shape", out_shape, one=False)
         hidden = checks.sizes("hidden_dims", hidden_dims, one=False)
+        require_room(
+            {"in_shape": self.in_shape, "hidden_dims": hidden, "out_shape": self.out_shape},
+            [math.prod(self.in_shape), *hidden, math.prod(self.out_shape)],
+        )
         make = ACTIVATIONS[checks.choice("activation", activation, ACTIVATIONS)]
         widths = [math.prod(self.in_shape), *hidden, math.prod(self.out_shape)]
         layers: list[nn.Module] = []
@@ -86,6 +92,7 @@ class ConvEncoder(nn.Module):
         self.sizes = [(height, width)]
         for stride in self.strides:
             self.sizes.append((math.ceil(self.sizes[-1][0] / stride), math.ceil(self.sizes[-1][1] / stride)))
+        require_room({"event_shape": self.event_shape, "channels": self.channels}, [colours, *self.channels], each=9)
         layers: list[nn.Module] = []
         for (before, after), stride in zip(pairwise((colours, *self.channels)), self.strides, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.LeakyReLU(0.3)]
@@ -115,6 +122,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         self.event_shape = encoder.event_shape
         self.in_shape = (encoder.channels[-1], *encoder.sizes[-1])
+        require_room({"latent_dim": latent_dim, "event_shape": self.event_shape}, [latent_dim, encoder.features])
         self.linear = nn.Linear(latent_dim, encoder.features)
         widths = (*reversed(encoder.channels), self.event_shape[0])
         layers: list[nn.Module] = []
@@ -132,6 +140,13 @@ class ConvDecoder(nn.Module):
         batch = z.shape[:-1]
         image = self.linear(z).reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
         return self.layers(image).contiguous().reshape(*batch, *self.event_shape)
+
+
+def require_room(arguments: Mapping[str, object], sizes: Sequence[int], *, each: int = 1) -> None:
+    """Refuse layers between these sizes whose weights, `each` for a pair of neighbours, memory does not hold."""
+    weights = each * sum(before * after for before, after in pairwise(sizes))
+    told = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    checks.affordable(f"{told}: {weights:,} weights", weights * FLOAT_BYTES, "take smaller sizes")
 
 
 def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:

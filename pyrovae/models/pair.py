@@ -35,6 +35,7 @@ __all__ = [
     "kept_modes",
     "latent_law",
     "layer_sizes",
+    "least_bytes",
     "list_parameters",
     "particles",
     "require_continuous",
@@ -180,6 +181,11 @@ def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
     """How many codes may be decoded together, at least 1, for what their layers hold to take about `max_bytes`."""
     widest = max([x[0].numel(), *layer_sizes(pair, x)])
     return max(1, max_bytes // (LAYERS_ALIVE * widest * x.element_size()))
+
+
+def least_bytes(count: int, rows: int, max_bytes: int) -> int:
+    """What decoding `count` codes together takes at the least, two copies of the widest layer, by `rows_within`."""
+    return 2 * count * max_bytes // (LAYERS_ALIVE * rows)
 
 
 class _Sampling(Messenger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -24,7 +25,7 @@ from pyrovae.models.distributions import (
     StandardNormal,
 )
 from pyrovae.models.imputation import draw_missing
-from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
 from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
 from pyrovae.seeding import Noise, forked, stream
 
@@ -85,7 +86,7 @@ class LatentVariableModel(Listed):
 
     def _count(self, x: Tensor | None, size: int) -> int:
         if x is None:
-            return size
+            return checks.whole("size", size, least=0, bytes_each=4 * math.prod(self.event_shape))
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
@@ -114,6 +115,7 @@ class VAE(LatentVariableModel):
 
     is_normalized = True
 
+    @checks.allocating
     def sample(self, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """`n` draws from p(x), shape (n, *event_shape): a code from the prior, then an item from the likelihood.
 
@@ -124,12 +126,14 @@ class VAE(LatentVariableModel):
         >>> mlp_vae((3,)).sample(4, seed=0).shape
         torch.Size([4, 3])
         """
-        checks.whole("n", n)
-        key = None if seed is None else stream(checks.whole("seed", seed, least=0), "sample")
-        with evaluating(self), forked(key, dtype_and_device(self)[1]):
+        dtype, device = dtype_and_device(self)
+        checks.whole("n", n, bytes_each=dtype.itemsize * (self.latent_dim + math.prod(self.event_shape)), device=device)
+        key = None if seed is None else stream(checks.seed(seed), "sample")
+        with evaluating(self), forked(key, device):
             p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
             return p.mean if mean else p.sample()
 
+    @checks.allocating
     def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100) -> Tensor:
         """Draws from p(x_missing | x_seen), the likelihood's noise included: shape (num_draws, N, *event_shape).
 
@@ -150,9 +154,10 @@ class VAE(LatentVariableModel):
         """
         checks.whole("num_draws", num_draws)
         checks.whole("num_steps", num_steps)
-        checks.whole("seed", seed, least=0)
+        checks.seed(seed)
         _, device = dtype_and_device(self)
         x = checked_items(self, x, missing=True).to(device)
+        checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
         return draw_missing(
             self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps, noise=noise
@@ -164,6 +169,7 @@ def built(builder: Callable[P, M]) -> Callable[P, M]:
     signature = inspect.signature(builder)
 
     @wraps(builder)
+    @checks.allocating
     def build(*args: P.args, **kwargs: P.kwargs) -> M:
         with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
             pair = builder(*args, **kwargs)
@@ -251,6 +257,7 @@ def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = 
     torch.Size([4, 2])
     """
     features, latent_dim = checks.whole("features", features), checks.whole("latent_dim", latent_dim)
+    require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, features])
     decoder = nn.Linear(latent_dim, features)
     return VAE(
         StandardNormal(latent_dim),
@@ -285,6 +292,10 @@ def mlp_decoder(
     shape, widths = checks.sizes("event_shape", event_shape), checks.sizes("hidden_dims", hidden_dims, one=False)
     if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
+    require_room(
+        {"event_shape": shape, "latent_dim": latent_dim, "hidden_dims": widths},
+        [math.prod(shape), *widths, latent_dim, *widths[::-1], math.prod(shape)],
+    )
     return shape, widths, MLP((latent_dim,), shape, hidden_dims=widths[::-1], activation=activation)
 
 

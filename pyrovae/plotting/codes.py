@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyrovae.plotting.shared import (
     COLOURS,
     checked_codes,
     checked_labels,
+    checked_seed,
     halo,
     new_axes,
     titled,
@@ -168,7 +170,8 @@ def _scatter(
     seed: int,
 ) -> None:
     count = len(points)
-    shown = np.random.default_rng(seed).permutation(count)[: whole("max_items", max_items)]
+    max_items = whole("max_items", max_items, most=sys.maxsize)
+    shown = np.random.default_rng(checked_seed(seed)).permutation(count)[:max_items]
     # only vector files are affected: thousands of marks would make them slow to open
     style: dict[str, Any] = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": len(shown) > 2000}
     of = f"{len(shown):,} of {count:,} items" if len(shown) < count else ""

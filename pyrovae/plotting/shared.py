@@ -19,6 +19,7 @@ __all__ = [
     "checked_finite",
     "checked_images",
     "checked_labels",
+    "checked_seed",
     "decimal",
     "halo",
     "new_axes",
@@ -34,6 +35,7 @@ COLOURS = (
 )  # fmt: skip
 # the same for few curves, those furthest apart in lightness and hue first
 SERIES = tuple(COLOURS[i] for i in (0, 2, 1, 4, 8, 5, 6, 7, 3, 9))
+MOST_MARKS = 10_000  # bins, rows or columns that one figure can show
 MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", "-.", ":")
 
@@ -57,10 +59,16 @@ def halo() -> withStroke:
     return withStroke(linewidth=3, foreground="white")
 
 
-def whole(name: str, value: Any, *, least: int = 1) -> int:
+def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_MARKS) -> int:
     from pyrovae import checks  # here, as it imports torch and this module need not
 
-    return checks.whole(name, value, least=least)
+    return checks.whole(name, value, least=least, most=most)
+
+
+def checked_seed(seed: Any) -> int:
+    from pyrovae import checks  # here, as it imports torch and this module need not
+
+    return checks.seed(seed)
 
 
 def checked_labels(y: Any, count: int, *, of: str) -> np.ndarray:
