@@ -52,7 +52,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST = 2**63 - 1  # what torch and NumPy count with
-SEEDS = 2**64  # what torch's generators take
+SEEDS = 2**128  # as many bits as NumPy draws for a seed of its own
 CHEAP = 64 * 2**20  # bytes that any machine has: nothing is looked up for less
 PART = 4096  # items that are looked at together: a mask of all would take as much memory as they do
 
@@ -116,19 +116,20 @@ def whole(
     if result < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
     if result > most:
-        raise ValueError(f"{name} must be an integer of at most {most:,}, got {_short(result)}")
+        bound = f"{most:,}" if most < 2**31 else f"2^{most.bit_length()} - 1"
+        raise ValueError(f"{name} must be an integer of at most {bound}, got {_short(result)}")
     affordable(f"{name}={result:,}", result * bytes_each, "take a smaller number", device=device)
     return result
 
 
 def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
-    """Return a seed as an int: from 0 to 2^64 - 1, or to `most`.
+    """Return a seed as an int: from 0 to 2^128 - 1, or to `most` where another library's generator takes it as it is.
 
     >>> from pyrovae.checks import seed
-    >>> seed(2**70)
+    >>> seed(2**64, most=2**64 - 1)
     Traceback (most recent call last):
         ...
-    ValueError: seed must be an integer of at most 18,446,744,073,709,551,615, got 1180591620717411303424
+    ValueError: seed must be an integer of at most 2^64 - 1, got 18446744073709551616
     """
     return whole(name, value, least=0, most=most)
 

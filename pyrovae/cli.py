@@ -73,7 +73,7 @@ def _fit(options: argparse.Namespace) -> int:
             )
         options.out.mkdir(parents=True, exist_ok=True)  # before any training
         data = pyrovae.data.load(options.source, root=options.root, download=options.download)
-        torch.manual_seed(checks.seed(options.seed))
+        torch.manual_seed(checks.seed(options.seed, most=2**64 - 1))
         pair = _pair(options, data.event_shape)
         names = ("epochs", "batch_size", "learning_rate", "patience", "beta", "warmup", "binarize", "precision")
         plan = {name: getattr(options, name) for name in (*names, "device", "seed", "resume")}

@@ -208,7 +208,7 @@ def binarize(
     0.25
     """
     checks.choice("how", how, ["sample", "threshold"])
-    seed = checks.seed(seed)
+    seed = checks.seed(seed, most=2**64 - 1)  # torch takes it as it is
     if isinstance(x, Tensor):
         values = x.detach()
     elif isinstance(x, MappedArray):

@@ -168,8 +168,8 @@ def built(builder: Callable[P, M]) -> Callable[P, M]:
     """Note on the pair which builder made it, and with which arguments."""
     signature = inspect.signature(builder)
 
-    @wraps(builder)
     @checks.allocating
+    @wraps(builder)
     def build(*args: P.args, **kwargs: P.kwargs) -> M:
         with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
             pair = builder(*args, **kwargs)
