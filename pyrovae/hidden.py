@@ -19,6 +19,7 @@ LEFT_BEHIND = re.compile(
 def is_hidden(name: str) -> bool:
     """Whether an entry of that name is hidden, or is one that a system leaves: `.DS_Store`, `._a.png`, `Thumbs.db`.
 
+    >>> from pyrovae.hidden import is_hidden
     >>> [is_hidden(name) for name in (".DS_Store", "._a.png", "Thumbs.db", "__MACOSX", "a.png", "__init__")]
     [True, True, True, True, False, False]
     """
