@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.data.images import kind_of, read_folder
+from pyrovae.hidden import visible
 
 __all__ = ["Dataset", "MappedArray", "Split", "binarize", "load", "read_idx"]
 
@@ -149,7 +151,14 @@ def load(
     - a .npy file: items alone, memory-mapped, so that `x` is a `MappedArray` and values are looked at when used.
     - a .npz file: x and y; or x_train, y_train, x_test, y_test (also train_images, train_labels, ...; train, test).
     - a folder of images, all grey or all colour (a palette counts as what it shows), of one size: a sub-folder a
-      class, or all in one folder without labels; sub-folders train and test (or val, without a test) are the split.
+      class, or all in one folder without labels. Sub-folders such as train and test, Training and Testing or
+      train_images and test_images are the split, or train and validation where there is no test; they and the classes
+      may lie below a folder that is alone in its own. An image is turned as its EXIF orientation says.
+
+    Classes are numbered in the order of Python's strings: "10" comes before "2", "B" before "a"; `classes` has their
+    names. Of folders, hidden files (`.DS_Store`, `Thumbs.db`, `._a.png`) never count. What is not used is named by a
+    warning: a validation part beside a test, a sibling of the parts, a format that is not read, folders within classes,
+    one class alone, classes that only the test part has. A name that may be a part's or a class's is refused.
 
     uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); floats are taken as they are. Items of
     shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1, 3 or 4
@@ -274,7 +283,6 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 _FAMILY = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _CHANNELS = (1, 3, 4)
 
 # a part of a source: what it is called in errors, its items, its labels
@@ -527,8 +535,8 @@ def _unpacked(path: Path) -> tuple[bytes, bool]:
 def _idx_files(folder: Path) -> list[Path]:
     """Files whose name says that they hold IDX images or labels, an unpacked one before its .gz."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        stem = path.name.removesuffix(".gz")
+    for path in visible(folder):
+        stem = path.name.removesuffix(".gz").lower()
         kind = "." not in stem or re.search("idx|ubyte", stem)
         if kind and re.search("images|labels", stem) and path.is_file():
             found.setdefault(stem, path)
@@ -538,8 +546,9 @@ def _idx_files(folder: Path) -> list[Path]:
 def _idx_folder(folder: Path, files: Sequence[Path], channels: Literal["first", "last"] | None) -> Dataset:
     groups: dict[str, list[Path]] = {}
     for path in files:
-        part = "train" if "train" in path.name else "test" if re.search("test|t10k", path.name) else "all"
-        groups.setdefault(f"{part} {'images' if 'images' in path.name else 'labels'}", []).append(path)
+        name = path.name.lower()
+        part = "train" if "train" in name else "test" if re.search("test|t10k", name) else "all"
+        groups.setdefault(f"{part} {'images' if 'images' in name else 'labels'}", []).append(path)
     several = next((paths for paths in groups.values() if len(paths) > 1), None)
     there = [part for part in ("train", "test", "all") if f"{part} images" in groups]
     if several or there not in (["train", "test"], ["train"], ["test"], ["all"]):
@@ -574,27 +583,39 @@ def _npz(path: Path, channels: Literal["first", "last"] | None) -> Dataset:
 
 
 def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The keys of items and labels, for each part that an archive holds."""
+    """The keys of items and labels, for each part that an archive holds; parts that are not used are named."""
+    lower: dict[str, str] = {}
+    for key in keys:
+        lower.setdefault(key.lower(), key)
 
     def first(*names: str) -> str | None:
-        return next((name for name in names if name in keys), None)
+        return next((lower[name] for name in names if name in lower), None)
 
-    (train_x, train_y), (test_x, test_y) = (
-        (
-            first(f"x_{part}", f"{part}_x", f"{part}_images", f"{part}_data", part),
-            first(f"y_{part}", f"{part}_y", f"{part}_labels"),
-        )
-        for part in ("train", "test")
-    )
-    if train_x is not None and test_x is not None:
-        return [(train_x, train_y), (test_x, test_y)]
+    def of(*parts: str) -> tuple[str | None, str | None]:
+        xs = [name for part in parts for name in (f"x_{part}", f"{part}_x", f"{part}_images", f"{part}_data", part)]
+        return first(*xs), first(*[name for part in parts for name in (f"y_{part}", f"{part}_y", f"{part}_labels")])
+
+    train, test = of("train", "training"), of("test", "testing")
+    valid = of("valid", "validation", "val", "dev")
+    if train[0] is not None and test[0] is None and valid[0] is not None:
+        checks.warn(f"{path}: {valid[0]!r} is taken as the test part: there is no other")
+        test = valid
     x = first("x", "data", "images", "arr_0")
-    if x is None:
+    if train[0] is not None and test[0] is not None:
+        chosen = [(train[0], train[1]), (test[0], test[1])]
+    elif x is not None:
+        chosen = [(x, first("y", "labels", "target"))]
+    else:
         raise ValueError(
             f"{path} must hold 'x', or 'x_train' and 'x_test' (with labels: 'y', or 'y_train' and 'y_test'), "
             f"got {', '.join(map(repr, keys)) or 'nothing'}"
         )
-    return [(x, first("y", "labels", "target"))]
+    used = {key for pair in chosen for key in pair}
+    unused = [key for key in keys if key not in used and (kind_of(key) or key.lower() in ("x", "y"))]
+    if unused:
+        kept = ", ".join(repr(key) for key in keys if key in used)
+        checks.warn(f"of {path} {', '.join(map(repr, unused))} are not used, only {kept}")
+    return chosen
 
 
 def _numpy(path: Path, read: Callable[[], Any], key: str | None = None) -> Any:
@@ -612,80 +633,11 @@ def _numpy(path: Path, read: Callable[[], Any], key: str | None = None) -> Any:
 
 
 def _image_folder(folder: Path) -> Dataset:
-    roots = [folder]
-    if (folder / "train").is_dir():
-        other = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
-        roots = [folder / "train"] if other is None else [folder / "train", other]
-    listed = [_classes(root) for root in roots]
-    names = sorted({name for classes in listed for name in classes if name is not None})
-    kind: tuple[Path, tuple[int, ...]] | None = None
+    read = read_folder(folder)
+    names = sorted({name for part in read for name in part.classes or ()})
+    number = {name: i for i, name in enumerate(names)}
     parts: list[_Part] = []
-    for root, classes in zip(roots, listed, strict=True):
-        files = [file for paths in classes.values() for file in paths]
-        if not files:
-            raise ValueError(f"{root} holds no IDX files and no images ({', '.join(_IMAGES)})")
-        x = np.empty((0,))
-        for i, file in enumerate(files):
-            image = _image(file)
-            if kind is None:
-                kind = (file, image.shape)
-            if image.shape != kind[1]:
-                raise ValueError(
-                    f"images must have one size and mode: {file} is {_size(image.shape)}, {kind[0]} is {_size(kind[1])}"
-                )
-            if i == 0:
-                x = np.empty((len(files), *image.shape), np.float32)
-            x[i] = image
-        codes = [names.index(name) for name, paths in classes.items() if name is not None for _ in paths]
-        parts.append((str(root), x, np.array(codes) if codes else None))
+    for part in read:
+        codes = None if part.classes is None else np.array([number[name] for name in part.classes])
+        parts.append((str(part.folder), part.pixels, codes))
     return _dataset(folder.name, parts, classes=names or None)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    channels, height, width = shape
-    return f"{'grey' if channels == 1 else 'colour'}, {width} x {height}"
-
-
-def _classes(root: Path) -> dict[str | None, list[Path]]:
-    """The image files below each sub-folder by its name, or those of the folder itself under None."""
-    entries = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith((".", "__"))]
-    flat = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in _IMAGES]
-    found: dict[str | None, list[Path]] = {}
-    for entry in entries:
-        if entry.is_dir():
-            below = [path for path in entry.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file()]
-            below = [path for path in below if not path.name.startswith(".")]
-            if below:
-                found[entry.name] = sorted(below, key=lambda path: path.relative_to(root).as_posix())
-    if flat and found:
-        raise ValueError(
-            f"{root} holds images ({flat[0].name}, ...) and sub-folders of images ({next(iter(found))}, ...); "
-            "move them all into sub-folders, one a class, or all into one folder"
-        )
-    return {None: flat} if flat else found
-
-
-def _image(file: Path) -> np.ndarray:
-    """One image as float32 in [0, 1] of shape (1 or 3, height, width)."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            frames = getattr(image, "n_frames", 1)
-            image.load()
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}; replace or remove it") from error
-    if frames != 1:
-        raise ValueError(f"{file} must hold one image, got {frames} frames; save each as a file of its own")
-    if image.mode.startswith("I;16"):
-        return np.asarray(image, dtype=np.float32)[None] / 65535
-    if image.mode in ("I", "F"):
-        raise ValueError(f"{file} has pixels of mode {image.mode}, of unknown range; save it with 8 bits, or as .npy")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise ValueError(f"{file} has transparent pixels, which have no value; lay it on a background first")
-    if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"), dtype=np.float32)[None] / 255
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
-    # a grey GIF has a palette like any other
-    grey = image.mode in ("P", "PA") and bool((pixels == pixels[:1]).all())
-    return pixels[:1] if grey else pixels

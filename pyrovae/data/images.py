@@ -1,0 +1,317 @@
+"""Folders of images: which files are images, the part and the class that each belongs to, and its pixels."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pyrovae import checks
+from pyrovae.hidden import visible
+
+__all__ = ["ImagePart", "kind_of", "read_folder"]
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# images too, and not read: where they are left out, it is said
+UNREAD = (
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jfif", ".jpe", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx"),
+    *(".svg", ".psd", ".dcm", ".exr", ".hdr", ".raw", ".nef", ".cr2", ".dng", ".arw", ".ico"),
+)
+Kind = Literal["train", "test", "valid"]
+KINDS: dict[Kind, str] = {
+    "train": "train|training|trn|trainval",
+    "test": "test|testing|tests|tst",
+    "valid": "valid|validation|val|validate|dev|devel|development|eval|evaluation|holdout|heldout",
+}
+GLUED = "sets?|data|images?|imgs?"  # as in "trainset"
+BESIDE = re.compile(rf"{GLUED}|datasets?|pics|pictures?|photos?|labels?|targets?|splits?|parts?|folder|dir|x|y")
+WORDS: dict[Kind, str] = {"train": "training", "test": "test", "valid": "validation"}
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """The images of one part: where they lie, float32 in [0, 1] of shape (N, C, H, W), and the class of each."""
+
+    folder: Path
+    pixels: np.ndarray
+    classes: list[str] | None
+
+
+def kind_of(name: str) -> Kind | None:
+    """The part of a data set that a name is of, in any case, with words such as "set" and "images" beside it.
+
+    >>> from pyrovae.data.images import kind_of
+    >>> [kind_of(name) for name in ("Train", "TESTING", "validation_set", "train-images", "val2017", "trainer")]
+    ['train', 'test', 'valid', 'train', 'valid', None]
+    """
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
+    found = [kind for word in words for kind, own in KINDS.items() if re.fullmatch(rf"(?:{own})(?:{GLUED})?", word)]
+    beside = [word for word in words if BESIDE.fullmatch(word)]
+    return found[0] if len(found) == 1 and len(beside) == len(words) - 1 else None
+
+
+def read_folder(root: Path) -> list[ImagePart]:
+    """The one part, or the training and the test part, that a folder of images holds."""
+    parts = [_in_part(folder, kind) for folder, kind in _parts(_looked_through(root))]
+    listed = [_classes(folder) for folder in parts]
+    _say_classes(parts, listed)
+    _say_left_out(parts)
+    return _read(parts, listed)
+
+
+# which folders ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Folder:
+    """A folder with what lies in it: images, and folders that have some below them."""
+
+    path: Path
+    images: list[Path] = field(default_factory=list)
+    folders: list[_Folder] = field(default_factory=list)
+    without: list[_Folder] = field(default_factory=list)  # folders that have none
+    others: list[Path] = field(default_factory=list)  # files that are no images
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def kind(self) -> Kind | None:
+        return kind_of(self.name)
+
+    def all(self) -> Iterator[_Folder]:
+        yield self
+        for folder in (*self.folders, *self.without):
+            yield from folder.all()
+
+    def files(self) -> list[Path]:
+        """The images below, by their paths."""
+        below = [path for folder in self.all() for path in folder.images]
+        return sorted(below, key=lambda path: path.relative_to(self.path).as_posix())
+
+
+def _looked_through(path: Path, above: tuple[Path, ...] = ()) -> _Folder:
+    """A folder and all below it, links followed; hidden files and folders do not count."""
+    real, found = path.resolve(), _Folder(path)
+    if real in above:
+        raise ValueError(f"{path} is a link to {real}, which holds it: remove the link")
+    for entry in visible(path):
+        if entry.is_dir():
+            folder = _looked_through(entry, (*above, real))
+            (found.folders if folder.images or folder.folders else found.without).append(folder)
+        elif entry.suffix.lower() in IMAGES:
+            if not entry.exists():
+                raise ValueError(f"{entry} is a link to a file that does not exist: remove it, or bring the file back")
+            found.images.append(entry)
+        elif entry.is_file():
+            found.others.append(entry)
+    return found
+
+
+def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
+    """The folders that are the parts of the data set, and which they are: none, where it has none."""
+    below = root
+    while not any(folder.kind for folder in below.folders) and not below.images and len(below.folders) == 1:
+        (below,) = below.folders
+    if any(folder.kind for folder in below.folders):  # below folders that are alone in theirs
+        root = below
+    by_kind: dict[Kind, list[_Folder]] = {kind: [] for kind in KINDS}
+    rest: list[_Folder] = []
+    for folder in root.folders:
+        (rest if folder.kind is None else by_kind[folder.kind]).append(folder)
+    train, test, valid = by_kind.values()
+    if not (train or test or valid):
+        _refuse_parts_in_classes(root)
+        return [(root, None)]
+    for kind, folders in by_kind.items():
+        if len(folders) > 1 and not (kind == "valid" and test):
+            raise ValueError(
+                f"{root.path} holds several {WORDS[kind]} parts, {_named(folders)}: keep one, or join them"
+            )
+    is_split = bool(train and (test or valid))
+    if not is_split and (rest or root.images):
+        beside = _named(rest) if rest else root.images[0].name
+        raise ValueError(
+            f"{root.path} holds {_named([*train, *test, *valid])}, by its name a part of a data set, beside {beside}: "
+            f"if it is a class, give it another name; if not, move the rest into {root.path / 'train'}, or load "
+            f"{(train or test or valid)[0].path} alone"
+        )
+    empty = [folder for folder in root.without if folder.kind in ("train", "test")]
+    if empty:
+        raise ValueError(f"{empty[0].path} holds no images ({', '.join(IMAGES)}), and is by its name a part")
+    if not train and test and valid:
+        raise ValueError(f"{root.path} holds {_named([*test, *valid])} and no training part: load one of them alone")
+    if not is_split:
+        (alone,) = (*train, *test, *valid)
+        if not train:
+            checks.warn(f"{alone.path} is the only part, and is divided into a training and a test part")
+        return [(alone, alone.kind)]
+    second, unused = (test[0], [*valid, *rest]) if test else (valid[0], rest)
+    if not test:
+        checks.warn(f"{second.path} is taken as the test part: there is no other")
+    if unused or root.images:
+        counts = [f"{folder.name} ({len(folder.files()):,} images)" for folder in unused]
+        counts += [f"{len(root.images):,} images in it"] if root.images else []
+        checks.warn(f"of {root.path} only {train[0].name} and {second.name} are used, and not {', '.join(counts)}")
+    return [(train[0], "train"), (second, second.kind)]
+
+
+def _refuse_parts_in_classes(root: _Folder) -> None:
+    """Classes that are split one by one would be read as if they were not."""
+    for folder in root.folders:
+        if not folder.images and folder.folders and all(one.kind for one in folder.folders):
+            raise ValueError(
+                f"{folder.path} holds parts of a data set, {_named(folder.folders)}, and is not one itself: move each "
+                f"to where the part comes first, {folder.folders[0].name}/{folder.name}, or load {folder.path} alone"
+            )
+
+
+def _in_part(folder: _Folder, kind: Kind | None) -> _Folder:
+    """Where a part's images or class folders lie: below folders that are alone in theirs."""
+    start = folder
+    while not folder.images and len(folder.folders) == 1:
+        (only,) = folder.folders
+        if only.images and not (kind and only.kind == kind):  # train/train is no class
+            break
+        folder = only
+    if folder is not start and not folder.images:
+        checks.warn(f"the folders of {folder.path} are the classes: {start.path} holds no other")
+    return folder
+
+
+def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
+    """The images below each class folder by its name, or those of the folder itself under None."""
+    if folder.images and folder.folders:
+        raise ValueError(
+            f"{folder.path} holds images ({folder.images[0].name}, ...) and sub-folders of images "
+            f"({folder.folders[0].name}, ...); move them all into sub-folders, one a class, or all into one folder"
+        )
+    if not folder.images and not folder.folders:
+        raise ValueError(f"{folder.path} holds no IDX files and no images ({', '.join(IMAGES)})")
+    if folder.images:
+        return {None: folder.images}
+    nested = [one for one in folder.folders if not one.images and len(one.folders) > 1]
+    if nested:
+        checks.warn(
+            f"{nested[0].path} holds only folders, {_named(nested[0].folders)}: all of their images are of the class "
+            f"{nested[0].name!r}. Move these folders up if they are the classes"
+        )
+    return {one.name: one.files() for one in folder.folders}
+
+
+def _say_classes(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> None:
+    names = {name for classes in listed for name in classes if name is not None}
+    if len(names) == 1 and all(None not in classes for classes in listed):
+        (name,) = names
+        checks.warn(f"all images below {parts[0].path} are of one class, {name!r}: load that folder for none")
+    if len(listed) == 2 and None not in listed[0] and None not in listed[1]:
+        unseen = [str(name) for name in listed[1] if name not in listed[0]]
+        if unseen:
+            checks.warn(f"{parts[1].path} has classes of which {parts[0].path} has no image: {_few(unseen)}")
+
+
+def _say_left_out(parts: Sequence[_Folder]) -> None:
+    """Name what looks like items and is not read."""
+    for part in parts:
+        unread = [path for one in part.all() for path in one.others if path.suffix.lower() in UNREAD]
+        if unread:
+            checks.warn(
+                f"{len(unread):,} files below {part.path} are left out, {unread[0]} the first: images are read from "
+                f"{', '.join(IMAGES)}"
+            )
+        empty = [one for one in part.without if any(below.others for below in one.all()) and not unread]
+        if empty and not part.images:
+            checks.warn(f"{_named(empty)} in {part.path} hold files and no image, and are no class")
+
+
+def _named(folders: Sequence[_Folder]) -> str:
+    return _few([folder.name for folder in folders])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# their pixels -------------------------------------------------------------------------------------
+
+
+def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
+    first: Path | None = None
+    shape: tuple[int, ...] = ()
+    may_grow = True  # all grey images so far have a palette, which may hold colours as well
+    read: list[np.ndarray] = []
+    cut: list[Path] = []
+    for classes in listed:
+        files = [file for paths in classes.values() for file in paths]
+        for i, file in enumerate(files):
+            image, by_palette, was_cut = _image(file)
+            cut += [file] if was_cut else []
+            if first is None:
+                first, shape = file, image.shape
+            if image.shape[0] < shape[0] and by_palette:
+                image = np.repeat(image, 3, axis=0)
+            elif image.shape[0] > shape[0] and may_grow:
+                read = [np.repeat(x, 3, axis=1) for x in read]
+                shape = (3, *shape[1:])
+            if image.shape != shape:
+                raise ValueError(
+                    f"images must have one size and mode: {file} is {_size(image.shape)}, {first} is {_size(shape)}"
+                )
+            may_grow = may_grow and (by_palette or shape[0] == 3)
+            if i == 0:
+                read.append(np.empty((len(files), *shape), np.float32))
+            read[-1][i] = image
+    if cut:
+        checks.warn(
+            f"{len(cut):,} images have several channels of 16 bits, {cut[0]} the first, of which the upper 8 are read: "
+            "save them as .npy to keep all"
+        )
+    named = [
+        [str(name) for name, paths in each.items() for _ in paths] if None not in each else None for each in listed
+    ]
+    return [ImagePart(part.path, x, names) for part, x, names in zip(parts, read, named, strict=True)]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{'grey' if channels == 1 else 'colour'}, {width} x {height}"
+
+
+def _image(file: Path) -> tuple[np.ndarray, bool, bool]:
+    """One image, upright, float32 in [0, 1], shape (1 or 3, height, width); whether by a palette, or cut to 8 bits."""
+    from PIL import Image, ImageOps
+
+    try:
+        # by its contents: an uncompressed TIFF that Pillow maps from its name is garbled where it is turned
+        with file.open("rb") as content, Image.open(content) as opened:
+            frames, stored = getattr(opened, "n_frames", 1), str(getattr(opened, "tile", ""))
+            opened.load()
+        image: Image.Image = opened
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)  # as every viewer shows it
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} cannot be read as an image: {error}; replace or remove it") from error
+    if frames != 1:
+        raise ValueError(f"{file} must hold one image, got {frames} frames; save each as a file of its own")
+    if image.mode.startswith("I;16"):
+        return np.asarray(image, dtype=np.float32)[None] / 65535, False, False
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{file} has pixels of mode {image.mode}, of unknown range; save it with 8 bits, or as .npy")
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ValueError(f"{file} has transparent pixels, which have no value; lay it on a background first")
+    cut = re.search(r"(?:RGB[AX]?|LA|CMYK);16", stored) is not None  # Pillow has no such pixels
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"), dtype=np.float32)[None] / 255, False, cut
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+    # a grey GIF has a palette like any other
+    by_palette = image.mode in ("P", "PA")
+    return (pixels[:1] if by_palette and bool((pixels == pixels[:1]).all()) else pixels), by_palette, cut
+
+
+ORIENTATION = 0x0112  # of EXIF
