@@ -10,6 +10,8 @@ from typing import Any
 
 __all__ = ["exclusive"]
 
+PATIENCE = 5e-3  # s, as of Python's own lock; a thread that is woken for each body takes longer than the body
+
 _lock: Any = threading.RLock()
 _queue = threading.Lock()  # of those who wait for it
 _inside = nullcontext()
@@ -21,7 +23,7 @@ def exclusive() -> AbstractContextManager[None]:
     Pyro keeps handlers and parameters in one list and one store a process, torch its generators and the flag by which
     distributions check their arguments, and a module its training mode: two threads that work there at once change each
     other's numbers without a word. A body is to be short, a batch or a step, and never waits for another thread. The
-    lock goes to whoever waits for it, so that a loop of bodies cannot keep another thread out.
+    lock goes to whoever has waited for 5 ms, so that a loop of bodies cannot keep another thread out.
     """
     return _inside if _lock._is_owned() else _alone()
 
@@ -30,8 +32,11 @@ def exclusive() -> AbstractContextManager[None]:
 def _alone() -> Iterator[None]:
     lock, queue = _lock, _queue
     try:
-        with queue:  # a plain lock is mostly taken again by the thread that has just let it go
-            lock.acquire()
+        # a plain lock is mostly taken again by the thread that has just let it go: who has waited in vain stands in
+        # the queue, and nobody passes it
+        if queue.locked() or not lock.acquire(timeout=PATIENCE):
+            with queue:
+                lock.acquire()
     except BaseException:  # an interrupt may come between taking it and knowing of it
         if lock._is_owned():
             lock.release()

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
-from pyrovae.models.scopes import copied, evaluating, is_listing, isolated_store, kept_modes, validation
-from pyrovae.seeding import forked
+from pyrovae.models.scopes import Workspace, copied, evaluating, is_listing, isolated_store, kept_modes, validation
+from pyrovae.seeding import Noise
 
 __all__ = [
     "ENUMERATED",
@@ -149,7 +149,7 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
 
 def require_continuous(pair: Pair, estimator: str) -> None:
     """Refuse a pair without one continuous code an item: `estimator` moves along it, or integrates over it."""
-    with evaluating(as_module(pair)), isolated_store(), forked(0, dtype_and_device(pair)[1]):
+    with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
         site = poutine.trace(pair.model).get_trace(size=1).nodes.get("latent")
     if site is None:
         raise ValueError(f"{estimator} needs a pair with one unobserved site, 'latent', and this one has none")
@@ -169,7 +169,7 @@ def widened(pair: Pair) -> Pair:
 def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
     """How many elements each layer puts out for one more code of an item: those of the decoder."""
     module, sizes = as_module(pair), []
-    with evaluating(module), isolated_store(), validation(False), forked(0, x.device):
+    with Workspace(module, noise=Noise(0, x.device)).turn():
         for count in (1, 2):  # what grows with the number of codes
             with seen(module) as found:
                 particles(pair, x[:1], count)

@@ -1,0 +1,76 @@
+"""A turn puts its own state in place and gives the caller's back."""
+
+import pyro
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyrovae.models.scopes import Workspace, copied, hidden, isolated_store
+from pyrovae.seeding import Noise, forked
+
+
+def test_random_numbers_go_on_from_turn_to_turn_as_if_there_were_one():
+    with forked(3):
+        whole = torch.randn(6)
+    space, parts, before = Workspace(noise=Noise(3)), [], torch.get_rng_state()
+    for _ in range(3):
+        with space.turn():
+            parts.append(torch.randn(2))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.randn(1)  # the caller's own, in between
+        before = torch.get_rng_state()
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_turn_inside_of_another_goes_on_with_its_own():
+    outer, inner = Workspace(noise=Noise(1)), Workspace(noise=Noise(2))
+    with outer.turn():
+        first = torch.randn(2)
+        with inner.turn(), forked(5):
+            torch.randn(3)
+        second = torch.randn(2)
+    with forked(1):
+        assert torch.equal(torch.cat([first, second]), torch.randn(4))
+
+
+def test_modes_are_kept_from_turn_to_turn_and_the_callers_come_back():
+    pair = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    pair[1].eval()
+    space = Workspace(pair, training=True)
+    with space.turn():
+        assert pair[1][0].training
+        pair[0].eval()  # as a model may do
+    assert (pair.training, pair[0].training, pair[1].training, pair[1][0].training) == (True, True, False, False)
+    with space.turn():
+        assert (pair[0].training, pair[1][0].training) == (False, True)
+    with Workspace(pair).turn():
+        assert not any(part.training for part in pair.modules())
+
+
+def test_a_workspace_has_a_parameter_store_of_its_own():
+    mine = pyro.param("a", torch.zeros(2))
+    space = Workspace()
+    with space.turn():
+        assert "a" not in pyro.get_param_store()
+        pyro.param("b", torch.ones(3))
+    assert list(pyro.get_param_store().keys()) == ["a"] and pyro.param("a") is mine
+    with space.turn(), isolated_store():
+        assert not pyro.get_param_store()
+    with space.turn():
+        assert list(pyro.get_param_store().keys()) == ["b"]
+
+
+def test_each_makes_every_value_in_a_turn_and_hands_it_on_outside():
+    def values():
+        for _ in range(2):
+            yield torch.is_grad_enabled()
+
+    assert [(made, torch.is_grad_enabled()) for made in Workspace().each(values())] == [(False, True)] * 2
+
+
+def test_sites_of_a_hidden_body_reach_no_handler():
+    with poutine.trace() as seen, hidden():
+        pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+    assert not seen.trace.nodes
+    pair = nn.Linear(1, 1)
+    assert copied(pair) is not pair

@@ -1,0 +1,317 @@
+"""Threads: each call gives one thread's values bit for bit, and the state that all share is as it was."""
+
+import os
+import sys
+import threading
+import time
+import warnings
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.poutine import runtime
+from torch import nn
+from torch.distributions import Distribution, Normal
+
+import pyrovae
+from pyrovae.exclusive import exclusive
+from pyrovae.inference import discriminative
+from pyrovae.inference.program import watched
+from pyrovae.models.distributions import DiagonalNormal
+from pyrovae.models.networks import MLP
+from pyrovae.models.scopes import _flags
+
+
+@pytest.fixture(autouse=True)
+def _often():
+    """Threads that are switched as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+def together(*calls, timeout=60.0):
+    """What each call gives, or raises, in a thread of its own; all of them end."""
+    found, gate = [None] * len(calls), threading.Barrier(len(calls))
+
+    def run(number):
+        gate.wait()
+        try:
+            found[number] = calls[number]()
+        except BaseException as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout)
+    assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
+    return found
+
+
+def shared_state(*pairs):
+    """All that a process has once, and the modes and forwards of these pairs."""
+    modules = [module for pair in pairs for module in pair.modules()]
+    return (
+        _flags(),
+        torch.get_rng_state().tolist(),
+        dict(pyro.get_param_store()._params),
+        list(runtime._PYRO_STACK),
+        list(runtime._DIM_ALLOCATOR._stack),
+        list(warnings.filters),
+        [module.training for module in modules],
+        ["forward" in vars(module) for module in modules],
+        torch.is_grad_enabled(),
+    )
+
+
+def dropping_vae():
+    """A VAE whose encoder drops half of its units in training: a mode that is another thread's shows at once."""
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    trunk = nn.Sequential(MLP((4,), (5,), hidden_dims=(), activation="relu", activate_last=True), nn.Dropout(0.5))
+    return pyrovae.VAE(vae.prior, vae.likelihood, DiagonalNormal(trunk, 5, 2)).train()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of fits that are cut short
+torch.manual_seed(0)
+X = (torch.rand(10, 4) > 0.5).float()
+GAPPY = torch.where(torch.tensor([True, False, False, False]), torch.nan, X[:2])
+
+
+def fitted(pair, x, *args, **options):
+    own = deepcopy(pair)
+    history = pyrovae.fit(own, x, *args, progress=False, device="cpu", **options)
+    return torch.cat([p.detach().flatten() for p in own.state_dict().values()]).numpy(), history.epochs.loss.values
+
+
+def values(estimate):
+    return [estimate.pointwise[name].values for name in sorted(estimate.pointwise)]
+
+
+def cases():
+    vae, linear, mixture = dropping_vae(), pyrovae.linear_vae(4, 2), pyrovae.GaussianMixture((4,), 2)
+    bayesian, labels = pyrovae.BayesianGaussianMixture((4,), 2), np.arange(10) % 2
+    softmax, y = pyrovae.DiscriminativeClassifier((4,), 2), X + torch.arange(10.0)[:, None]
+    by_bayes = pyrovae.GenerativeClassifier({0: vae, 1: linear}, evidence=partial(pyrovae.iwae, num_particles=5))
+    svi = {"epochs": 2, "batch_size": 4, "compile": False}
+    nuts = {"method": "nuts", "num_chains": 1, "num_draws": 2, "num_warmup": 2}
+    calls = {
+        "fit": lambda: fitted(vae, X, validation=X[:3], **svi),
+        "fit bf16": lambda: fitted(vae, X, precision="bf16", **svi),
+        "fit by EM": lambda: fitted(mixture, y, num_restarts=1, max_iterations=2),
+        "fit by L-BFGS": lambda: fitted(softmax, y, labels, max_iterations=3),
+        "fit by NUTS": lambda: fitted(bayesian, y, **nuts),
+        "elbo": lambda: values(pyrovae.elbo(vae, X, num_particles=3)),
+        "iwae": lambda: values(pyrovae.iwae(vae, X, num_particles=7)),
+        "exact": lambda: values(pyrovae.exact(linear, X)),
+        "calibrate": lambda: [pyrovae.calibrate(linear, num_simulations=20, num_draws=3).tests["statistic"].values],
+        "sample": lambda: [vae.sample(5, seed=1).numpy(), mixture.sample(5, seed=1).numpy()],
+        "encode": lambda: [linear.encode(X).detach().numpy(), linear.reconstruct(X).detach().numpy()],
+        "impute": lambda: [vae.impute(GAPPY, num_draws=2, num_steps=2).numpy()],
+        "classify": lambda: [by_bayes.predict_log_proba(X[:3]).detach().numpy()],
+    }
+    return calls, (vae, linear, mixture, bayesian, softmax, by_bayes)
+
+
+def alike(one, other):
+    return not isinstance(other, BaseException) and all(map(partial(np.array_equal, equal_nan=True), one, other))
+
+
+def test_every_call_in_a_thread_gives_the_values_of_one_thread_and_leaves_what_all_share():
+    calls, pairs = cases()
+    alone, before = {name: call() for name, call in calls.items()}, shared_state(*pairs)
+    names = list(calls)
+
+    def round_from(first):
+        return lambda: [calls[name]() for name in names[first:] + names[:first]]
+
+    starts = range(0, len(names), 5)
+    for first, found in zip(starts, together(*map(round_from, starts)), strict=True):
+        if isinstance(found, BaseException):
+            raise found
+        for name, one in zip(names[first:] + names[:first], found, strict=True):
+            assert alike(alone[name], one), name
+    assert shared_state(*pairs) == before
+    with pytest.raises(ValueError, match="scale"):
+        Normal(0.0, -1.0)
+
+
+def test_without_the_lock_the_same_calls_break_each_other(monkeypatch):
+    vae = dropping_vae()
+    call = lambda: values(pyrovae.iwae(vae, X, num_particles=7))  # noqa: E731
+    alone, modes = call(), [module.training for module in vae.modules()]
+    monkeypatch.setattr("pyrovae.exclusive._alone", nullcontext)
+    generator = torch.get_rng_state()
+    try:
+        found = together(*[lambda: [call() for _ in range(10)]] * 4)
+        assert not all(not isinstance(each, BaseException) and all(alike(alone, one) for one in each) for each in found)
+    finally:  # what they have left behind
+        runtime._PYRO_STACK.clear()
+        runtime._DIM_ALLOCATOR._stack.clear()
+        pyro.enable_validation(True)
+        torch.set_rng_state(generator)
+        for module, mode in zip(vae.modules(), modes, strict=True):
+            module.training = mode
+
+
+def test_one_pair_is_evaluated_while_it_is_fitted_and_both_end():
+    vae = dropping_vae()
+    before = shared_state(vae)
+    fit = lambda: pyrovae.fit(vae, X, epochs=5, batch_size=2, compile=False, progress=False)  # noqa: E731
+    history, estimate = together(fit, lambda: pyrovae.iwae(vae, X, num_particles=50))
+    assert np.isfinite(history.epochs.loss.values).all() and np.isfinite(estimate.mean)
+    assert shared_state(vae) == before
+
+
+def test_a_loop_of_bodies_does_not_keep_another_thread_out():
+    arrived, turns = threading.Event(), []
+
+    def loop():
+        while not arrived.is_set() and len(turns) < 500:
+            with exclusive():
+                time.sleep(1e-3)
+                turns.append(None)
+
+    def late():
+        asked = len(turns)
+        with exclusive():
+            arrived.set()
+            return len(turns) - asked
+
+    assert together(loop, late)[1] < 50  # 5 ms of them, and what a busy machine adds
+
+
+class _Nested(pyrovae.VAE):
+    """A model that calls the package in its own turn."""
+
+    def model(self, x=None, *, size=1):
+        if self.other is not None:
+            self.other.sample(2, seed=0)
+            pyrovae.iwae(self.other, X[:2], num_particles=2)
+        return super().model(x, size=size)
+
+
+def test_a_model_may_call_the_package_in_its_own_turn():
+    parts = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    plain, nested = (_Nested(parts.prior, parts.likelihood, parts.posterior) for _ in range(2))
+    plain.other, nested.__dict__["other"] = None, pyrovae.linear_vae(4, 2)
+    options = {"epochs": 1, "batch_size": 5, "compile": False}
+    assert alike(fitted(plain, X, **options), fitted(nested, X, **options))
+    assert alike(*(values(pyrovae.elbo(pair, X, num_particles=2)) for pair in (plain, nested)))
+
+
+def test_pyros_own_svi_in_another_thread_does_not_wait_for_ever():
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    other = deepcopy(vae)
+
+    def model(x):
+        other.sample(2, seed=0)  # asks for the lock inside of Pyro's handlers, which do not
+        return vae.model(x)
+
+    svi = pyro.infer.SVI(model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+    try:
+        together(lambda: [svi.step(X) for _ in range(5)], lambda: [pyrovae.elbo(other, X) for _ in range(5)])
+    finally:  # Pyro keeps its handlers for all threads: either may have raised
+        runtime._PYRO_STACK.clear()
+        runtime._DIM_ALLOCATOR._stack.clear()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_in_a_turn_gives_everything_back(error):
+    vae = dropping_vae()
+    before = shared_state(vae)
+
+    def guide(x=None, *, size=1):
+        pyro.param("left", torch.zeros(()))
+        torch.rand(())
+        with poutine.trace():
+            raise error
+
+    vae.guide = guide
+    for call in (lambda: pyrovae.iwae(vae, X), lambda: pyrovae.fit(vae, X, epochs=1, progress=False)):
+        with pytest.raises(error):
+            call()
+        assert shared_state(vae) == before
+    (entered,) = together(lambda: exclusive().__enter__(), timeout=5)
+    assert entered is None
+
+
+def test_builders_do_not_draw_from_a_generator_that_is_another_threads_in_its_turn():
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    alone = values(pyrovae.elbo(vae, X, num_particles=4))
+    build = lambda: [pyrovae.mlp_vae((4,)) and pyrovae.GaussianMixture((4,), 2) for _ in range(30)]  # noqa: E731
+    found = together(lambda: [values(pyrovae.elbo(vae, X, num_particles=4)) for _ in range(5)], build)
+    assert all(alike(alone, one) for one in found[0])
+
+
+def test_a_network_in_another_thread_keeps_its_statistics_while_a_step_is_captured():
+    watched_one, other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    with watched(watched_one):
+        watched_one(X)
+        together(lambda: other(X + 1))
+    assert not watched_one.running_mean.any() and other.running_mean.all()
+
+
+def test_handlers_of_the_caller_do_not_reach_into_an_estimate():
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    alone = values(pyrovae.elbo(vae, X))
+    with poutine.trace() as seen, poutine.scale(scale=1 / 50), pyro.plate("data", 3):
+        assert alike(alone, values(pyrovae.elbo(vae, X)))
+    assert not [name for name in seen.trace.nodes if name in ("latent", "obs")]
+
+
+def test_checks_of_distributions_are_one_flag():
+    before = Distribution._validate_args
+    together(*[lambda: pyrovae.elbo(pyrovae.mlp_vae((4,)), X)] * 3)
+    assert Distribution._validate_args is before
+
+
+def test_blas_has_its_threads_back_when_the_last_of_overlapping_searches_has_left(monkeypatch):
+    limits = [2]
+
+    class Pools:
+        def limit(self, limits_=1, user_api=None, **_):
+            self.before, limits[0] = limits[0], 1
+            return self
+
+        def restore_original_limits(self):
+            limits[0] = self.before
+
+    monkeypatch.setattr(discriminative, "_pools", Pools)
+    one, other = discriminative._one_blas_thread(), discriminative._one_blas_thread()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert limits == [1]
+    other.__exit__(None, None, None)
+    assert limits == [2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not():
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        with exclusive():
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(10)
+    child = os.fork()
+    if not child:
+        threading.Timer(5, os._exit, (1,)).start()
+        with exclusive():
+            os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
