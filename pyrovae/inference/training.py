@@ -111,8 +111,8 @@ def fit(
     loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
     place, or the validation ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
     (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM that has not converged, and of
-    variances that the floor holds up (`VarianceFloorWarning`), naming the columns. Inside `pyrovae.distributed()` processes
-    share each batch.
+    variances that the floor holds up (`VarianceFloorWarning`), naming the columns. Inside
+    `pyrovae.distributed()` processes share each batch.
 
     Fits, estimators and draws may run in several threads, and each gives what it gives alone: they take turns, a step
     or a batch each, and none is faster for it. A model must not wait for another thread that calls this package. What
