@@ -82,7 +82,8 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     target, shared, error = checks.path("path", path).resolve(), ranks.current(), None
     if shared.is_first:
         try:
-            _refuse_not_finite(_state(pair), as_module(pair), "the pair", strict=True)
+            tensors = {name: t for name, t in _tensors(pair).items() if isinstance(t, Tensor)}
+            _refuse_not_finite(tensors, as_module(pair), "the pair", strict=True)
             write(target, pair)
         except Exception as caught:
             error = caught
