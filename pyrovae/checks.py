@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae import memory
+from pyrovae import memory, rounding
 from pyrovae.warned import Gathered, gathering
 
 __all__ = [
@@ -32,17 +32,25 @@ __all__ = [
     "affordable",
     "allocating",
     "array",
+    "as_given",
     "choice",
     "device",
+    "held",
     "items",
     "labels",
+    "lives_in_unit",
+    "parts_of",
     "path",
     "positive",
+    "require_held",
+    "require_held_in_groups",
+    "require_within",
     "seed",
     "sequence",
     "several_classes",
     "sizes",
     "support",
+    "support_once_rounded",
     "unmasked",
     "warn",
     "whole",
@@ -294,9 +302,24 @@ def items(
     """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
 
     With `missing`, NaN is let through (and only NaN). `first` is the number of the first item, where `x` is a part.
-    Raises ValueError for an empty array, another shape, integers that look like 0..255, and values that are not finite;
-    TypeError for what is not an array of real numbers.
+    What comes is looked at as it came, before it is cast. Raises ValueError for an empty array, another shape, uint8
+    over 1, values that are not finite and values that `dtype` does not hold (see `pyrovae.rounding`); TypeError for
+    what is not an array of real numbers.
     """
+    tensor = as_given(x, event_shape, name=name, missing=missing, first=first, hint=hint)
+    return held(tensor, dtype or torch.get_default_dtype(), name=name)
+
+
+def as_given(
+    x: Any,
+    event_shape: tuple[int, ...],
+    *,
+    name: str = "x",
+    missing: bool = False,
+    first: int = 0,
+    hint: str = "drop or impute them first",
+) -> Tensor:
+    """`x` as `items` checks it, in the dtype that it came in."""
     tensor = array(x, name)
     expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
     if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
@@ -310,14 +333,9 @@ def items(
         raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}{hint}")
     if len(tensor) == 0:
         raise ValueError(f"{name} is empty: expected shape {expected} with N of at least 1, got {tuple(tensor.shape)}")
-    if not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and int(tensor.max()) > 1:
-        least, most = int(tensor.min()), int(tensor.max())
-        if tensor.dtype == torch.uint8 or 0 <= least <= most <= 255:
-            raise ValueError(
-                f"{name} looks like 0..255 integers; divide by 255 (min {least}, max {most}, {tensor.dtype})"
-            )
-    tensor = tensor.to(dtype or torch.get_default_dtype())
-    if not all(_passes(part, missing).all() for part in tensor.split(PART)):
+    if tensor.dtype == torch.uint8 and int(tensor.max()) > 1:
+        _refuse_bytes(tensor, name)
+    if tensor.dtype.is_floating_point and not _all_finite(tensor.detach(), missing):
         bad = ~_passes(tensor, missing)
         where = torch.nonzero(bad)[0].tolist()
         where[0] += first
@@ -325,6 +343,104 @@ def items(
             f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; {hint}"
         )
     return tensor
+
+
+def held(tensor: Tensor, dtype: torch.dtype, *, name: str = "x", whole: bool = True) -> Tensor:
+    """Finite items of shape (N, *event_shape) in `dtype`, where it holds them; NaN is missing.
+
+    Raises ValueError where a value is beyond its range, and where it would round a column by more than a thousandth of
+    the column's standard deviation (see `pyrovae.rounding`). A part of the items, not `whole`, is no measure of that:
+    `require_held` looks at all of them.
+    """
+    if tensor.dtype != dtype and rounding.is_wider(tensor.dtype, dtype):
+        most = rounding.largest(tensor)
+        require_within(most, dtype, name=name)
+        if whole:
+            require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name)
+    return tensor.to(dtype)
+
+
+def require_within(most: float, dtype: torch.dtype, *, name: str = "x") -> None:
+    """Refuse values beyond the range of `dtype`, which would become infinite."""
+    if most > torch.finfo(dtype).max:
+        raise ValueError(
+            f"{name} holds values of up to {most:.3g}, and {dtype} ends at {torch.finfo(dtype).max:.3g}: "
+            f"{_wider(dtype)}scale {name}"
+        )
+
+
+def require_held(
+    read: rounding.Read,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    most: float,
+    *,
+    name: str = "x",
+    of: str = "",
+    least: Tensor | None = None,
+) -> None:
+    """Refuse items of `shape`, (N, *event_shape), that `dtype` would round by too much; `most` is the largest value.
+
+    `of` says which items they are, `least` which standard deviations, (D,), columns have at the least.
+    """
+    lost = rounding.lost_columns(read, shape[0], dtype, most, least)
+    if not lost:
+        return
+    worst = max(lost, key=lambda column: column.error / column.sd)
+    place = ", ".join(map(str, np.unravel_index(worst.column, tuple(shape[1:])))) if shape[1:] else ""
+    column = f"{name}[:, {place}]" if place else name
+    offset = ".mean(0)" if read(slice(0, 1)).dtype.is_floating_point else "[0]"
+    advice = f"{_wider(dtype)}subtract an offset from such columns, as in {name} - {name}{offset}"
+    if of:  # they lie about another centre than the rest does
+        advice = f"{_wider(dtype)}bring the groups nearer to 0"
+    count = f"{len(lost)} columns, the worst of them" if len(lost) > 1 else "one column,"
+    raise ValueError(
+        f"{dtype} does not hold {name}{of}: rounding would move entries of {count} {column} (mean {worst.mean:.10g}, "
+        f"standard deviation {worst.sd:.3g}), by up to {worst.error:.3g}, over a thousandth of the standard deviation; "
+        f"{advice}"
+    )
+
+
+def require_held_in_groups(
+    given: Tensor,
+    group: Tensor,
+    words: Sequence[str],
+    dtype: torch.dtype,
+    *,
+    least: Tensor | None = None,
+    name: str = "x",
+) -> None:
+    """Refuse items that `dtype` would round by too much for the spread within a group, as of classes far apart.
+
+    `given` as it came, (N, *event_shape); `group`, (N,), the number of each item's; `words` says what each number is.
+    `least`, (groups, D): standard deviations that a model gives the groups at the least.
+    """
+    if not rounding.is_wider(given.dtype, dtype):
+        return
+    most, group = rounding.largest(given), group.to(given.device)
+    for number, what in enumerate(words):
+        part = given[group == number]
+        if len(part):
+            own = None if least is None else least[number].to(part.device)
+            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=own)
+
+
+def _wider(dtype: torch.dtype) -> str:
+    return "" if dtype == torch.float64 else "work in float64 (pair.double() of a pair), or "
+
+
+def _refuse_bytes(tensor: Tensor, name: str) -> None:
+    raise ValueError(
+        f"{name} looks like 0..255 integers; divide by 255 (min {int(tensor.min())}, max {int(tensor.max())}, "
+        f"{tensor.dtype})" + ("; int64 where they are counts" if tensor.dtype == torch.uint8 else "")
+    )
+
+
+def _all_finite(x: Tensor, missing: bool) -> bool:
+    # the ends carry NaN and infinity: an eighth of the time of a mask
+    if all(bool(end.isfinite()) for end in torch.aminmax(x)):
+        return True
+    return missing and all(bool(_passes(part, missing).all()) for part in x.split(PART))
 
 
 def _passes(x: Tensor, missing: bool) -> Tensor:
@@ -385,23 +501,52 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
 
     NaN (a missing entry) is not looked at.
     """
-    if all((constraint.check(part) | part.isnan()).all() for part in x.split(PART)):
+    if _inside(x, constraint):
         return
     seen = x[~torch.isnan(x)]
     least, most = float(seen.min()), float(seen.max())
     inside = least >= 0 and most <= 1
+    if not x.dtype.is_floating_point and lives_in_unit(constraint) and 0 <= least <= most <= 255:
+        _refuse_bytes(x, name)
     if constraint is constraints.boolean and inside:
-        grey = float(((seen > 0) & (seen < 1)).float().mean())
+        grey = (seen > 0) & (seen < 1)
+        share = f"{float(grey.float().mean()):.1%} lie"
+        if share.startswith("0.0%"):  # one faint value
+            share = f"{int(grey.sum())} of {seen.numel()}, such as {float(seen[grey][0]):g}, lie"
         raise ValueError(
-            f"{name} has grey values ({grey:.1%} lie strictly between 0 and 1) and a {family} likelihood has no "
+            f"{name} has grey values ({share} strictly between 0 and 1) and a {family} likelihood has no "
             "density there; binarise (fit(..., binarize=True) or pyrovae.data.binarize(x)), or take "
             "likelihood='continuous_bernoulli' or 'normal'"
         )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(
-        f"{name} lies outside the support of the {family} likelihood (min {least:g}, max {most:g}); "
+        f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}); "
         f"scale {name} to [0, 1] or take a likelihood that fits: {fitting}"
     )
+
+
+def lives_in_unit(constraint: object) -> bool:
+    """Whether it is the support of a likelihood of values from 0 to 1."""
+    return constraint is constraints.boolean or constraint is constraints.unit_interval
+
+
+def support_once_rounded(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
+    """Refuse values that a cast has moved out of an open support, as 1e-50 to 0."""
+    if not _inside(x, constraint):
+        raise ValueError(
+            f"{name} lies inside the support of the {family} likelihood, but not once it is rounded to {x.dtype}: "
+            f"{_wider(x.dtype)}scale {name}"
+        )
+
+
+def _inside(x: Tensor, constraint: constraints.Constraint) -> bool:
+    return all(bool((constraint.check(part) | part.isnan()).all()) for part in x.split(PART))
+
+
+def _shown(value: float) -> str:
+    """In few digits, but for 1.000000001, which would then look as if it were inside."""
+    short = f"{value:g}"
+    return repr(value) if float(short) in (0.0, 1.0) and float(short) != value else short
 
 
 def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -424,31 +569,98 @@ def unmasked(x: object, name: str) -> None:
         )
 
 
+def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
+    """Items and labels of a split of a data set; of anything else itself and None."""
+    if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
+        return x, None
+    if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):
+        raise TypeError(f"{name} is a whole {type(x).__name__}: give one part of it, {name}.train or {name}.test")
+    return (x.x, x.y) if hasattr(x, "x") and hasattr(x, "y") else (x, None)
+
+
 def array(x: Any, name: str) -> Tensor:
     """`x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
 
-    Raises TypeError for what is not a dense array of real numbers.
+    Of a split of a data set the items. Raises TypeError for what is not a dense array of real numbers, and names the
+    column of a table that is none.
     """
+    x = parts_of(x, name)[0]
     if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
         x = torch.stack(list(x))
+    if hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
+        view, read = x, getattr(x, "exactly", None)  # a memory-mapped view, in the dtype of its source where it tells
+        x = view[:] if read is None else read(slice(None))
+        if not isinstance(x, Tensor | np.ndarray):
+            matrix = f", {name}.X" if hasattr(view, "X") else ""
+            raise TypeError(
+                f"{name} must be an array of numbers, and {name}[:] of this {type(view).__name__} is none: give its "
+                f"array{matrix}"
+            )
     if isinstance(x, Tensor):
         tensor = x
-    elif hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
-        tensor = x[:]  # a memory-mapped view
+    elif hasattr(x, "columns") and hasattr(x, "dtypes"):
+        tensor = _of_table(x, name)
     else:
         unmasked(x, name)
         try:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
             array = np.array(x, order="C")
-            array = array.astype(array.dtype.newbyteorder("="))
-            if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-                array = array.astype(np.int64)  # torch has no maximum of these
-            tensor = torch.from_numpy(array)
+            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
         except (TypeError, ValueError) as error:
             kind = getattr(x, "dtype", type(x).__name__)
             raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
     if tensor.dtype.is_complex:
         raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
-    return tensor
+    return _signed(tensor, name)
+
+
+def _signed(tensor: Tensor, name: str) -> Tensor:
+    """Unsigned integers of more than 8 bits as int64: torch has no maximum of them."""
+    if tensor.dtype in (torch.uint16, torch.uint32):
+        return tensor.long()
+    if tensor.dtype != torch.uint64:
+        return tensor
+    signed = tensor.view(torch.int64)
+    if tensor.numel() and int(signed.min()) < 0:
+        raise ValueError(
+            f"{name} holds integers of 2**63 and over (torch.uint64), which neither int64 nor float64 holds: subtract "
+            "an offset, or make them float64 yourself where 53 bits are enough"
+        )
+    return signed
+
+
+def _of_table(frame: Any, name: str) -> Tensor:
+    """A data frame's columns side by side, (N, D); the one that holds no numbers is named."""
+    columns = []
+    for label in list(frame.columns):
+        column, called = frame[label], f"column {label!r} of {name}"
+        if getattr(column, "ndim", 1) != 1:
+            raise TypeError(f"{name} has several columns named {label!r}: give each a name of its own")
+        kind, values = getattr(column, "dtype", "unknown"), np.asarray(column)
+        if values.dtype.kind in "mM":
+            raise TypeError(
+                f"{called} holds dates or times ({kind}): make numbers of them, such as the seconds since the first"
+            )
+        absent = values.dtype.kind in "fO" and not isinstance(kind, np.dtype) and any(map(_is_missing, values))
+        if values.dtype.kind not in "biuf" or absent:
+            if absent or any(map(_is_missing, values)):
+                raise TypeError(
+                    f"{called} ({kind}) has missing entries (NA or None): fill them, or make the column float, where "
+                    "NaN is what was not seen"
+                )
+            raise TypeError(f"{called} ({kind}) holds no numbers: encode it as numbers, or drop it")
+        columns.append(_signed(torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))), called))
+    if not columns:
+        return torch.empty((len(frame), 0), dtype=torch.float32)
+    dtype = columns[0].dtype
+    for column in columns:
+        dtype = torch.promote_types(dtype, column.dtype)
+    if dtype.is_floating_point and any(not column.dtype.is_floating_point for column in columns):
+        dtype = torch.float64  # which holds more integers
+    sides = [
+        held(column[:, None], dtype, name=f"{name}[{label!r}]")
+        for column, label in zip(columns, frame.columns, strict=True)
+    ]
+    return torch.cat(sides, 1)

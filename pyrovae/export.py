@@ -99,6 +99,8 @@ def to_arviz(
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
+    x, of_split = checks.parts_of(x)
+    y = of_split if y is None else y
     num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):
         return _mixture(pair, x, y, num_draws, seed)
@@ -141,7 +143,7 @@ def to_arviz(
 
 def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed: int) -> Any:
     """Draws of a mixture's parameters, and the log-likelihood of each item at each."""
-    items = checked_items(pair, x)
+    items = checked_items(pair, x).detach()
     labels = None if y is None else _labels(y, len(items))
     by_nuts = pair.sampled is not None
     if not by_nuts:

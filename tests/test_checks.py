@@ -10,6 +10,7 @@ import torch
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.data import Dataset, Split
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
@@ -100,9 +101,7 @@ def test_an_unknown_device_is_answered_with_the_closest(name, meant):
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, ">f4", ">i8", np.longlong])
 def test_numbers_of_every_kind(kind):
     assert checks.items(np.array([[0, 1]], dtype=kind), (2,)).tolist() == [[0.0, 1.0]]
-    if np.dtype(kind).kind == "u":
-        with pytest.raises(ValueError, match=r"looks like 0\.\.255"):
-            checks.items(np.array([[0, 200]], dtype=kind), (2,))
+    assert checks.items(np.array([[0, 100]], dtype=kind), (2,)).tolist() == [[0.0, 100.0]]  # counts, say
 
 
 def test_what_would_lose_its_meaning_is_refused():
@@ -153,3 +152,122 @@ def test_devices():
     assert checks.device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="got 'quantum'; available here: cpu"):
         checks.device("quantum")
+
+
+# what came is looked at before it is cast ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_value_beyond_the_dtypes_range_is_no_infinity_that_came(missing):
+    x = torch.tensor([[1e300, 0.0]], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"values of up to 1e\+300, and torch.float32 ends at 3.4e\+38") as error:
+        checks.items(x, (2,), dtype=torch.float32, missing=missing)
+    assert "infinite" not in str(error.value)
+    with pytest.raises(ValueError, match=r"torch.float16 ends at 6.55e"):
+        checks.items(torch.tensor([[1e5, 0.0]]), (2,), dtype=torch.float16)
+    assert checks.items(x, (2,), dtype=torch.float64) is x
+
+
+def test_a_column_that_float32_does_not_hold_is_named_with_its_figures():
+    x = 4.5e6 + 0.1 * torch.randn(200, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 0] -= 4.5e6
+    x[:, 1, 1:] -= 4.5e6
+    named = r"torch.float32 does not hold x: .* one column, x\[:, 1, 0\] \(mean 4500000.*0.0961\), by up to 0.247, .*"
+    with pytest.raises(ValueError, match=named + r"pair.double\(\) of a pair\), or subtract.*x - x.mean\(0\)"):
+        checks.items(x, (2, 3), dtype=torch.float32)
+    # integers, whose mean torch does not take, and numbers of no axis but the items'
+    with pytest.raises(ValueError, match=r"one column, t \(mean 1.7641152e\+12, .* as in t - t\[0\]"):
+        checks.items(1_764_115_200_000 + torch.arange(300), (), name="t", dtype=torch.float32)
+    for far in (x, x.numpy(), x.tolist()):
+        assert torch.equal(checks.items(far, (2, 3), dtype=torch.float64), x)
+
+
+def test_integers_that_nothing_here_holds():
+    far = np.array([[2**63 + 5, 1]], np.uint64)
+    for x in (far, torch.from_numpy(far)):
+        with pytest.raises(ValueError, match=r"x holds integers of 2\*\*63 and over \(torch.uint64\)"):
+            checks.items(x, (2,))
+    assert checks.items(torch.from_numpy(far - np.uint64(6) * (far > 1)), (2,), dtype=torch.float64)[0, 0] == 2.0**63
+    with pytest.raises(ValueError, match=r"torch.float64 does not hold x"):
+        checks.items(2**60 + torch.arange(40).reshape(20, 2), (2,), dtype=torch.float64)
+
+
+def test_uint8_alone_is_taken_for_pixels():
+    x = np.array([[0, 200], [3, 7]])
+    with pytest.raises(
+        ValueError, match=r"looks like 0\.\.255 integers; divide by 255 .*; int64 where they are counts"
+    ):
+        checks.items(x.astype(np.uint8), (2,))
+    for kind in (np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float32):
+        assert checks.items((x % 101).astype(kind), (2,)).tolist() == [[0.0, 99.0], [3.0, 7.0]]
+    # where the likelihood lives on [0, 1] they can be nothing else
+    with pytest.raises(
+        ValueError, match=r"looks like 0\.\.255 integers; divide by 255 \(min 0, max 200, torch.int64\)$"
+    ):
+        checks.support(torch.from_numpy(x), constraints.unit_interval, "ContinuousBernoulli")
+    with pytest.raises(ValueError, match=r"outside the support .* \(min 0, max 300\)"):
+        checks.support(torch.tensor([0, 300]), constraints.boolean, "Bernoulli")
+
+
+def test_support_is_of_what_came():
+    with pytest.raises(ValueError, match=r"\(min 0.5, max 1.000000001\)"):
+        checks.support(torch.tensor([0.5, 1 + 1e-9], dtype=torch.float64), constraints.unit_interval, "Continuous")
+    with pytest.raises(ValueError, match=r"grey values \(1 of 9000, such as 1e-50, lie strictly between"):
+        grey = torch.zeros(9000, dtype=torch.float64)
+        grey[7] = 1e-50
+        checks.support(grey, constraints.boolean, "Bernoulli")
+    with pytest.raises(ValueError, match=r"inside the support of the Gamma likelihood, but not once .* torch.float32"):
+        checks.support_once_rounded(torch.tensor([1e-50]).float(), constraints.positive, "Gamma")
+
+
+# tables and splits ----------------------------------------------------------------------------------
+
+
+def test_columns_of_a_table_that_are_no_numbers_are_named():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"height": [1.5, 2.5], "sex": ["f", "m"], "born": pd.to_datetime(["1990", "1991"])})
+    table["age"] = pd.array([30, None], dtype="Int64")
+    table["score"] = pd.array([None, 0.5], dtype="Float64")
+    table["rank"] = pd.array([3, 2**53 + 1], dtype="Int64")
+    for column, words in (
+        ("sex", r"\((object|str)\) holds no numbers: encode it"),
+        ("born", r"holds dates or times \(datetime64.*seconds since the first"),
+        ("age", r"\(Int64\) has missing entries \(NA or None\): fill them"),
+        ("score", r"\(Float64\) has missing entries"),
+    ):
+        with pytest.raises(TypeError, match=f"column '{column}' of x .*{words}" if words[0] == "\\" else words):
+            checks.items(table[["height", column]], (2,))
+    whole = checks.array(table[["rank", "rank"]].set_axis(["a", "b"], axis=1), "x")
+    assert whole.dtype == torch.int64
+    assert whole[1].tolist() == [2**53 + 1] * 2
+    assert checks.items(table[["height"]], (1,), dtype=torch.float32).tolist() == [[1.5], [2.5]]
+    # beside a float NumPy would round these without a word
+    table = pd.DataFrame({"t": 2**60 + np.arange(50), "v": np.linspace(0, 1, 50)})
+    with pytest.raises(ValueError, match=r"torch.float64 does not hold x\['t'\]"):
+        checks.items(table, (2,), dtype=torch.float64)
+    with pytest.raises(TypeError, match="several columns named 'v'"):
+        checks.items(table.set_axis(["v", "v"], axis=1), (2,))
+
+
+def test_an_object_whose_slice_is_no_array_is_named():
+    class Annotated:  # as AnnData is
+        shape, X = (2, 3), np.eye(2, 3)
+
+        def __getitem__(self, _):
+            return self
+
+    with pytest.raises(TypeError, match=r"x\[:\] of this Annotated is none: give its array, x.X"):
+        checks.items(Annotated(), (3,))
+    assert checks.items(Annotated().X, (3,)).shape == (2, 3)
+
+
+def test_a_split_is_its_items_and_a_table_with_columns_x_and_y_is_none():
+    split = Split(torch.eye(3), torch.tensor([0, 1, 0]))
+    assert checks.items(split, (3,)) is split.x
+    assert checks.parts_of(split) == (split.x, split.y)
+    assert checks.parts_of((split.x, split.y)) == ((split.x, split.y), None)
+    with pytest.raises(TypeError, match=r"x is a whole Dataset: give one part of it, x.train or x.test"):
+        checks.items(Dataset(split, split, (3,), "eye"), (3,))
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]})
+    assert checks.items(table, (2,)).tolist() == [[1.0, 3.0], [2.0, 4.0]]

@@ -670,3 +670,110 @@ class TestLabels:
             pyrovae.DiscriminativeClassifier((3,), 2, prior_scale=0.0)
         with pytest.raises(ValueError, match="says nothing of x"):
             pyrovae.DiscriminativeClassifier((3,), 2).model()
+
+
+# items that float32 does not hold -----------------------------------------------------------------
+
+
+def far_items(seed=0, *, offset=4.5e6, dtype=np.float64):
+    """Items of two classes with variance 0.01 about an offset, and their labels."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(300) % 2
+    return (offset + 0.3 * y[:, None] + 0.1 * rng.normal(size=(300, 2))).astype(dtype), y
+
+
+def within(x, y):
+    """Variances of each class's items about their own mean, (C, D)."""
+    return np.stack([x[y == c].var(0) for c in np.unique(y)])
+
+
+class TestFarFromZero:
+    def test_float32_is_refused_and_float64_finds_the_variances(self):
+        x, y = far_items()
+        # the control: what float32 would have made of them
+        assert np.abs(within(x.astype(np.float32).astype(np.float64), y) / within(x, y) - 1).max() > 0.5
+        narrow = pyrovae.gaussian_classifier((2,), 2, covariance="diagonal")
+        before = copy.deepcopy(narrow.state_dict())
+        for given in (x, torch.from_numpy(x), x.tolist()):
+            with pytest.raises(ValueError, match=r"torch.float32 does not hold x: .*pair.double\(\)"):
+                pyrovae.fit(narrow, given, y, progress=False)
+        assert all(torch.equal(value, before[name]) for name, value in narrow.state_dict().items())
+        wide = gaussian(x, y, "diagonal")
+        assert wide.densities.covariances.detach().numpy() == pytest.approx(within(x, y), rel=1e-6)
+        assert float((wide.predict(x) == torch.from_numpy(y)).double().mean()) > 0.95
+        centred = gaussian(x - 4.5e6, y, "diagonal")
+        assert proba(wide, x) == pytest.approx(proba(centred, x - 4.5e6), abs=1e-5)
+
+    def test_seconds_since_1970_as_integers(self):
+        rng = np.random.default_rng(1)
+        y = np.arange(200) % 2
+        seconds = (1_764_000_000 + rng.integers(0, 600, (200, 1)) + 300 * y[:, None]).astype(np.int64)
+        for given in (seconds, seconds.astype(np.float64), seconds.astype(np.uint64)):
+            with pytest.raises(ValueError, match="does not hold x"):
+                pyrovae.fit(pyrovae.gaussian_classifier((1,), 2, covariance="full"), given, y, progress=False)
+            found = gaussian(given, y, "full").densities.covariances.detach().numpy()[:, 0]
+            assert found == pytest.approx(within(seconds, y), rel=1e-9)
+
+    def test_nanoseconds_that_float64_does_not_hold_either(self):
+        x, y = 2**60 + np.random.default_rng(2).integers(0, 99, (200, 1)), np.arange(200) % 2
+        with pytest.raises(ValueError, match=r"torch.float64 does not hold x: .*as in x - x\[0\]"):
+            gaussian(x, y, "full")
+
+    def test_classes_far_apart_are_judged_each_by_its_own_spread(self):
+        x, y = far_items(3, offset=0.0)
+        x += 4.5e6 * y[:, None]  # the spread of the whole column is 2e6
+        with pytest.raises(ValueError, match=r"torch.float32 does not hold x of class 1"):
+            pyrovae.fit(pyrovae.gaussian_classifier((2,), 2, covariance="diagonal"), x, y, progress=False)
+        found = gaussian(x, y, "diagonal").densities.covariances.detach().numpy()
+        assert found == pytest.approx(within(x, y), rel=1e-6)
+
+    def test_held_out_and_unlabelled_items_and_those_of_a_prediction(self):
+        x, y = far_items(4)
+        near = x - 4.5e6
+        fit = partial(pyrovae.fit, progress=False)
+        with pytest.raises(ValueError, match="does not hold validation"):
+            fit(pyrovae.gaussian_classifier((2,), 2), near, y, validation=(x, y))
+        with pytest.raises(ValueError, match="does not hold unlabeled"):
+            fit(pyrovae.gaussian_classifier((2,), 2), near, y, unlabeled=x)
+        softmax = pyrovae.DiscriminativeClassifier((2,), 2)
+        for wrong in (
+            lambda: fit(softmax, x, y),
+            lambda: softmax.predict(x),
+            lambda: pyrovae.gaussian_classifier((2,), 2).log_prob(x),
+        ):
+            with pytest.raises(ValueError, match="does not hold x"):
+                wrong()
+        assert len(softmax.predict(x[:1])) == 1  # one item has no spread
+
+
+@pytest.mark.parametrize("kind", ["discriminative", "generative"])
+def test_items_that_require_gradients_and_those_of_a_split(kind):
+    x, y = problem(n=60)
+    x, y = torch.from_numpy(x).float(), torch.from_numpy(y)
+
+    def fresh():
+        torch.manual_seed(0)
+        make = pyrovae.DiscriminativeClassifier if kind == "discriminative" else pyrovae.gaussian_classifier
+        return make((3,), 3)
+
+    def fitted(*given, **options):
+        classifier = fresh()
+        history = pyrovae.fit(classifier, *given, progress=False, **options)
+        return classifier, history
+
+    plain, history = fitted(x, y, validation=(x, y))
+    leaf = x.clone().requires_grad_()
+    moving, _ = fitted(leaf, y, validation=(leaf, y))
+    assert leaf.grad is None
+    part = pyrovae.data.Split(x, y)
+    split, again = fitted(part, validation=part)
+    for other in (moving, split):
+        assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+        assert torch.equal(other.predict(leaf), plain.predict(x))
+    assert np.array_equal(again.epochs.validation_log_loss, history.epochs.validation_log_loss)
+    assert torch.equal(split.predict(part), plain.predict(x))
+    assert pyrovae.predictions(split, part).equals(pyrovae.predictions(plain, x, y))
+    with pytest.raises(ValueError, match="x is a split with labels of its own: leave y out"):
+        fitted(part, y)
+    with pytest.raises(ValueError, match="give x and y, or a split that has both"):
+        pyrovae.predictions(plain, x)

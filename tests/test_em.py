@@ -320,3 +320,44 @@ def test_parameters_of_another_mixture_are_not_shared():
     mixture = pyrovae.GaussianMixture.from_parameters(*given)
     pyrovae.fit(mixture, problem(0)[0], num_restarts=0, progress=False)
     assert np.array_equal(given[1], loc)
+
+
+class TestFarFromZero:
+    def test_float32_is_refused_and_float64_finds_the_moments(self):
+        x = 4.5e6 + 0.1 * np.random.default_rng(0).normal(size=(200, 2))
+        with pytest.raises(ValueError, match=r"torch.float32 does not hold x"):
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 1), x, progress=False)
+        mixture, _ = fitted(x, 1, num_restarts=1)
+        assert mixture.covariances[0].detach().numpy() == pytest.approx(np.cov(x.T, bias=True), rel=1e-6)
+        with pytest.raises(ValueError, match="does not hold validation"):
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 1), x - 4.5e6, validation=x, progress=False)
+
+    def test_components_far_apart_are_judged_each_by_its_own_spread(self):
+        rng = np.random.default_rng(1)
+        far = np.arange(200) % 2 == 1
+        x = 0.1 * rng.normal(size=(200, 2)) + 4.5e6 * far[:, None]
+        mixture = pyrovae.GaussianMixture((2,), 2, covariance="diagonal")
+        before = copy.deepcopy(mixture.state_dict())
+        with pytest.raises(ValueError, match=r"torch.float32 does not hold x of component \d: .*pair.double\(\)"):
+            pyrovae.fit(mixture, x, progress=False, num_restarts=1)
+        assert all(torch.equal(value, before[name]) for name, value in mixture.state_dict().items())
+        wide, _ = fitted(x, 2, covariance="diagonal", num_restarts=1)
+        found = wide.covariances[wide.loc[:, 0].argsort()].detach().numpy()
+        assert found == pytest.approx(np.stack([x[~far].var(0), x[far].var(0)]), rel=1e-6)
+
+    def test_a_component_that_the_floor_holds_up_is_as_wide_as_the_floor(self):
+        rng = np.random.default_rng(3)
+        x = np.concatenate([rng.normal(size=(60, 2)), 9 + 1e-5 * rng.normal(size=(20, 2))])
+        with pytest.warns(em.VarianceFloorWarning, match="component"):
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 2), x, progress=False, num_restarts=2)
+
+    def test_conditionals_and_densities(self):
+        x = 4.5e6 + 0.1 * np.random.default_rng(2).normal(size=(50, 2))
+        mixture = pyrovae.GaussianMixture((2,), 1)
+        missing = np.where(np.arange(100).reshape(50, 2) % 3 == 0, np.nan, x)
+        for wrong in (lambda: mixture.log_prob(x), lambda: mixture.conditional(missing), lambda: mixture.bic(x)):
+            with pytest.raises(ValueError, match="does not hold x"):
+                wrong()
+        given = mixture.conditional(missing - 4.5e6)
+        with pytest.raises(ValueError, match="does not hold value"):
+            given.log_prob(torch.from_numpy(x))

@@ -302,3 +302,13 @@ def test_the_callers_generator_is_left_alone(fitted):
 
 def _groups(tree):
     return tree.groups() if callable(getattr(tree, "groups", None)) else [name.strip("/") for name in tree.children]
+
+
+def test_a_split_gives_its_items_and_its_labels():
+    x, y = torch.eye(3), torch.tensor([4, 5, 4])
+    pair = pyrovae.linear_vae(3, 1)
+    one = pyrovae.to_arviz(pair, pyrovae.data.Split(x.clone().requires_grad_(), y), num_draws=3)
+    other = pyrovae.to_arviz(pair, x, y=y, num_draws=3)
+    assert one.constant_data.label.values.tolist() == [4, 5, 4]
+    for group in ("posterior", "observed_data", "log_evidence"):
+        assert one[group].equals(other[group])

@@ -680,3 +680,63 @@ def test_the_module_needs_neither_arviz_nor_matplotlib_nor_torchvision():
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     assert Path(pyrovae.__file__).exists()
+
+
+# which items --------------------------------------------------------------------------------------
+
+
+def test_a_split_trains_as_its_items_do_and_nothing_flows_back_into_them():
+    x, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20)
+    leaf, part = x.clone().requires_grad_(), pyrovae.data.Split(x, y)
+    runs = []
+    for given, held_out in ((x, x), (part, part), (leaf, leaf), ([*leaf], (leaf, y)), (part, pyrovae.data.Split(x))):
+        torch.manual_seed(0)
+        pair = pyrovae.linear_vae(4, 2)
+        history = pyrovae.fit(pair, given, validation=held_out, epochs=2, batch_size=8, progress=False)
+        runs.append((history.epochs.drop_vars("seconds"), [p.detach().clone() for p in pair.parameters()]))
+    assert leaf.grad is None
+    for history, weights in runs[1:]:
+        assert history.equals(runs[0][0])
+        assert all(map(torch.equal, weights, runs[0][1]))
+    data = pyrovae.data.Dataset(part, part, (4,), "twenty")
+    with pytest.raises(TypeError, match=r"x is a whole Dataset: give one part of it, x.train or x.test"):
+        pyrovae.fit(pyrovae.linear_vae(4, 2), data, progress=False)
+
+
+def test_a_mapped_array_is_looked_at_in_its_sources_own_digits():
+    rng = np.random.default_rng(0)
+    far = 4.5e6 + 0.1 * rng.normal(size=(5000, 2))  # over more batches than one
+    narrow, options = pyrovae.linear_vae(2, 1), {"epochs": 1, "batch_size": 1000, "progress": False}
+    with pytest.raises(ValueError, match=r"torch.float32 does not hold x"):
+        pyrovae.fit(narrow, MappedArray(far), **options)
+    with pytest.raises(ValueError, match="does not hold validation"):
+        pyrovae.fit(narrow, MappedArray(far - 4.5e6), validation=MappedArray(far), **options)
+    huge = np.where(np.arange(10_000).reshape(5000, 2) == 9999, 1e300, 0.0)
+    with pytest.raises(ValueError, match=r"x holds values of up to 1e\+300"):
+        pyrovae.fit(narrow, MappedArray(huge), **options)
+    with pytest.raises(ValueError, match="outside the support"):
+        pyrovae.fit(pyrovae.mlp_vae((2,)), MappedArray(np.array([[0.0, 1 + 1e-9]])), binarize=True, **options)
+    # a batch of close items is no reason to refuse: the rule is of all of them
+    close = np.sort(1000 + rng.normal(size=(5000, 2)), 0)
+    pyrovae.fit(pyrovae.linear_vae(2, 1), MappedArray(close), **options)
+    losses = []
+    for items in (MappedArray(far), torch.from_numpy(far)):
+        torch.manual_seed(0)
+        wide = pyrovae.linear_vae(2, 1).double()
+        with torch.no_grad():
+            wide.likelihood.network.bias += 4.5e6
+        losses.append(float(pyrovae.fit(wide, items, **options).epochs.loss[-1]))
+    assert losses[0] == losses[1]
+
+
+def test_integers_are_taken_as_they_are_by_a_normal_likelihood():
+    x = np.random.default_rng(0).integers(0, 200, (30, 3))
+    histories = []
+    for given in (x, x.astype(np.uint16), x.astype(np.float32)):
+        torch.manual_seed(0)
+        pair = pyrovae.mlp_vae((3,), 1, hidden_dims=(4,), likelihood=pyrovae.Normal(link="identity"))
+        histories.append(pyrovae.fit(pair, given, epochs=1, progress=False).epochs.drop_vars("seconds"))
+    assert histories[0].equals(histories[1])
+    assert histories[0].equals(histories[2])
+    with pytest.raises(ValueError, match=r"looks like 0\.\.255 integers"):
+        pyrovae.fit(pyrovae.mlp_vae((3,), 1), x, epochs=1, progress=False)

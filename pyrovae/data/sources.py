@@ -1,4 +1,4 @@
-"""Data sets from their names, files and folders: float32 tensors with a training and a test part."""
+"""Data sets from their names, files and folders: tensors with a training and a test part, float32 where that holds."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ __all__ = ["Dataset", "MappedArray", "Split", "binarize", "load", "read_idx"]
 
 
 class MappedArray:
-    """Rows of an array that stays where it is, read as float32 tensors where they are indexed.
+    """Rows of an array that stays where it is, read as tensors where they are indexed.
 
     `source` is a NumPy array or memory map of shape (N, *event), `rows` the items of it that are seen (all by
     default). `x[index]` takes an integer, a slice, a one-dimensional array or tensor of integers, or a mask, always
-    along the items; uint8 is divided by 255, other numbers are cast. `len`, `shape` and `dtype` are those of the
-    tensor that `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
+    along the items; uint8 is divided by 255, other numbers are cast to `dtype`: float32, or float64 where float32 does
+    not hold them (`pyrovae.rounding` has the rule), as up to 4,096 rows from all over the source say. A fit and the
+    estimators look at every row in its source's own dtype. `len`, `shape` and `dtype` are those of the tensor that
+    `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
 
     >>> import numpy as np
     >>> from pyrovae.data import MappedArray
@@ -49,14 +51,20 @@ class MappedArray:
     torch.Size([1, 2])
     """
 
-    dtype = torch.float32
-
-    def __init__(self, source: np.ndarray, rows: Any = None) -> None:
+    def __init__(self, source: np.ndarray, rows: Any = None, *, dtype: torch.dtype | None = None) -> None:
         _numbers(source, "source")
         if source.ndim == 0:
             raise ValueError("source must have shape (N, *event), got a single number")
         self._source = source
         self._rows: np.ndarray | None = None if rows is None else np.arange(len(source))[_index(rows)]
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, or float64 where float32 does not hold the source."""
+        if self._dtype is None:
+            self._dtype = _dtype_for(self._source)
+        return self._dtype
 
     @property
     def shape(self) -> torch.Size:
@@ -67,8 +75,25 @@ class MappedArray:
         return len(self._source if self._rows is None else self._rows)
 
     def __getitem__(self, index: Any) -> Tensor:
+        return _floats(self._chosen(index), self.dtype)
+
+    def exactly(self, index: Any) -> Tensor:
+        """The rows as they are in the source, of whatever dtype; uint8 over 255, in float32. `index` as in `x[index]`.
+
+        >>> import numpy as np
+        >>> MappedArray(np.array([[2**60 + 1]])).exactly(0)
+        tensor([1152921504606846977])
+        """
+        return _as_stored(self._chosen(index))
+
+    def reading(self, dtype: torch.dtype) -> MappedArray:
+        """The same rows, read as `dtype`, float32 or float64."""
+        return MappedArray(self._source, self._rows, dtype=dtype)
+
+    def _chosen(self, index: Any) -> np.ndarray:
         chosen = _index(index)
-        return _floats(self._source[chosen if self._rows is None else self._rows[chosen]])
+        found: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
+        return found
 
     def __repr__(self) -> str:
         return f"MappedArray({self._source.dtype}, shape {tuple(self.shape)})"
@@ -82,12 +107,14 @@ class MappedArray:
         torch.Size([2, 3])
         """
         rows = np.arange(len(self)) if self._rows is None else self._rows
-        return MappedArray(self._source, rows[_index(index)].reshape(-1))
+        return MappedArray(self._source, rows[_index(index)].reshape(-1), dtype=self._dtype)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """The items of one part of a data set: `x` float32 of shape (N, *event), `y` int64 of shape (N,) or None.
+    """The items of one part of a data set: `x` of shape (N, *event), `y` int64 of shape (N,) or None.
+
+    `fit` and the estimators take it in the place of `x`.
 
     >>> import torch
     >>> from pyrovae.data import Split
@@ -142,7 +169,10 @@ def load(
     download: bool = False,
     channels: Literal["first", "last"] | None = None,
 ) -> Dataset:
-    """A data set by its name, or from a file or folder: `x` float32 of shape (N, *event_shape), `y` int64 or None.
+    """A data set by its name, or from a file or folder: `x` of shape (N, *event_shape), `y` int64 or None.
+
+    `x` is float32, or float64 where float32 does not hold what came: where rounding would move an entry by more than a
+    thousandth of its column's standard deviation, as of seconds since 1970 or of a small spread far from 0.
 
     - "digits": the 1,797 handwritten digits of scikit-learn, over 16, event shape (1, 8, 8).
     - "mnist", "fashion-mnist", "kmnist": IDX files in the layout of torchvision, `root`/MNIST/raw/... (`root` is
@@ -160,8 +190,8 @@ def load(
     warning: a validation part beside a test, a sibling of the parts, a format that is not read, folders within classes,
     one class alone, classes that only the test part has. A name that may be a part's or a class's is refused.
 
-    uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); floats are taken as they are. Items of
-    shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1, 3 or 4
+    uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); other numbers are taken as they are. Items
+    of shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1, 3 or 4
     and the first is not; `channels` says which it is instead. A source without a split of its own is divided 80 / 20
     by a permutation of fixed seed. Strings as labels are numbered in sorted order and kept in `classes`.
 
@@ -221,7 +251,7 @@ def binarize(
     if isinstance(x, Tensor):
         values = x.detach()
     elif isinstance(x, MappedArray):
-        values = x[:]
+        values = x.exactly(slice(None))
     else:
         array = np.asanyarray(x)
         _numbers(array, "x")
@@ -234,6 +264,7 @@ def binarize(
         found = f"min {float(seen.min()):g}, max {float(seen.max()):g}" if seen.numel() else "no other value"
         hint = "impute or drop them first" if absent else "scale x to [0, 1] first (8-bit values: divide by 255)"
         raise ValueError(f"x must lie in [0, 1] to be binarised, got {found} and {absent} NaN; {hint}")
+    values = values.to(x.dtype) if isinstance(x, MappedArray) else values
     if how == "threshold":
         return (values >= 0.5).to(values.dtype)
     # half precision has too few uniform numbers for a fair draw
@@ -284,6 +315,7 @@ _FAMILY = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"
 _IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHANNELS = (1, 3, 4)
+_ROWS, _ENTRIES = 4096, 2**23  # of a memory map, that say which dtype holds it
 
 # a part of a source: what it is called in errors, its items, its labels
 _Part = tuple[str, np.ndarray, Any]
@@ -316,10 +348,44 @@ def _numbers(array: np.ndarray, name: str) -> None:
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
 
 
-def _floats(array: np.ndarray) -> Tensor:
+def _floats(array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
     # a copy: torch takes no negative strides or foreign byte order, and warns of read-only memory
-    tensor = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    return tensor.div_(255) if array.dtype == np.uint8 else tensor
+    wide = dtype == torch.float64 and array.dtype != np.uint8
+    tensor = torch.from_numpy(np.array(array, dtype=np.float64 if wide else np.float32, order="C"))
+    return tensor.div_(255).to(dtype) if array.dtype == np.uint8 else tensor
+
+
+def _as_stored(array: np.ndarray, name: str = "source") -> Tensor:
+    """A tensor of the array's own dtype, and no copy where torch can do without; uint8 over 255."""
+    if array.dtype == np.uint8:
+        return _floats(array)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has none of more digits
+    plain = array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+    return checks.array(torch.from_numpy(array) if plain else array, name)
+
+
+def _dtype_for(source: np.ndarray) -> torch.dtype:
+    """float32 or float64, by rows from all over the source: a memory map may be larger than can be read for this."""
+    if np.can_cast(source.dtype, np.float32):
+        return torch.float32
+    count = min(len(source), max(2, min(_ROWS, _ENTRIES // max(1, source[:1].size))))
+    rows = _as_stored(source[np.linspace(0, len(source) - 1, count).astype(np.intp)])
+    if rows.dtype.is_floating_point:
+        rows = torch.where(rows.isfinite(), rows, torch.nan)  # who uses the items is told of these
+    return _dtype_that_holds([rows], ["source"])
+
+
+def _dtype_that_holds(parts: Sequence[Tensor], names: Sequence[str]) -> torch.dtype:
+    """float32, or float64 where float32 does not hold one of the parts; ValueError where neither does."""
+    for part, name in zip(parts, names, strict=True):
+        try:
+            checks.held(part, torch.float32, name=name)
+        except ValueError:
+            for each, its_name in zip(parts, names, strict=True):
+                checks.held(each, torch.float64, name=its_name)
+            return torch.float64
+    return torch.float32
 
 
 def _dataset(
@@ -333,12 +399,7 @@ def _dataset(
         _check_items(array, label)
     order = _channels(parts[0], channels)
     arrays = [_image_axes(array, order) for _, array, _ in parts]
-    xs = [
-        MappedArray(array)
-        if isinstance(array, np.memmap)
-        else checks.items(_floats(array), array.shape[1:], name=label, dtype=torch.float32)
-        for array, (label, _, _) in zip(arrays, parts, strict=True)
-    ]
+    xs = _items(arrays, [label for label, _, _ in parts])
     ys, found = _labels(parts)
     names = found if classes is None else tuple(classes)
     event_shape = tuple(map(int, xs[0].shape[1:]))
@@ -360,6 +421,18 @@ def _dataset(
     return Dataset(train, test, event_shape, name, names)
 
 
+def _items(arrays: Sequence[np.ndarray], names: Sequence[str]) -> Sequence[Tensor | MappedArray]:
+    """Memory maps as views, other arrays as finite tensors of one dtype."""
+    if all(isinstance(array, np.memmap) for array in arrays):
+        return [MappedArray(array) for array in arrays]
+    stored = [
+        checks.as_given(_as_stored(array, name), array.shape[1:], name=name)
+        for array, name in zip(arrays, names, strict=True)
+    ]
+    dtype = _dtype_that_holds(stored, names)
+    return [tensor.to(dtype).contiguous() for tensor in stored]
+
+
 def _check_items(array: np.ndarray, name: str) -> None:
     _numbers(array, name)
     if array.ndim < 2:
@@ -374,13 +447,6 @@ def _check_items(array: np.ndarray, name: str) -> None:
             "binary items as bool or float32",
             stacklevel=4,
         )
-    if array.dtype.kind in "iu" and array.dtype != np.uint8:
-        least, most = int(array.min()), int(array.max())
-        if least >= 0 and 1 < most <= 255:
-            raise ValueError(
-                f"{name} looks like 0..255 integers (min {least}, max {most}, {array.dtype}); "
-                "save it as uint8, which is divided by 255, or as float32, which is taken as it is"
-            )
 
 
 def _channels(part: _Part, channels: Literal["first", "last"] | None) -> Literal["first", "last"]:

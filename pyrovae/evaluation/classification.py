@@ -21,13 +21,14 @@ MOST_BINS = 10_000  # more have a share each that no table of items fills
 RESAMPLES = 1000
 
 
-def predictions(classifier: Any, x: Any, y: Any, **options: Any) -> xr.Dataset:
+def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Dataset:
     """log p(y | x) of every class for each of N labelled items, by name.
 
     Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se", its Monte Carlo
     standard error, 0 where the classifier knows its densities; over "item": "y", the true label, "predicted",
     "log_proba_y", that of the true label, with "log_proba_y_se". `options` go to the classifier, such as
-    `missing=True`. ValueError for labels that are no class of the classifier.
+    `missing=True`. `x` may be a split of a data set, with its labels. ValueError for labels that are no class of the
+    classifier.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -38,7 +39,11 @@ def predictions(classifier: Any, x: Any, y: Any, **options: Any) -> xr.Dataset:
     """
     import xarray as xr
 
+    x, of_split = checks.parts_of(x)
+    if (y is None) == (of_split is None):
+        raise ValueError("predictions judges labelled items: give x and y, or a split that has both")
     count = len(x)
+    y = of_split if y is None else y
     number = classifier.numbers(y, count).cpu().numpy()
     with torch.no_grad():
         if hasattr(classifier, "with_standard_error"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data import Split
+from pyrovae.data import MappedArray, Split
 from pyrovae.evaluation.latent import (
     Judge,
     Whitening,
@@ -37,12 +37,15 @@ BATCH = 1024
 
 
 def encoded(pair: Any, x: Any) -> Tensor:
-    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array or a memory-mapped view.
+    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array, a memory-mapped view
+    or a split.
 
     >>> import pyrovae
     >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
+    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
+        x = checks.items(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
     return _batched(pair, pair.encode, x)
 
 

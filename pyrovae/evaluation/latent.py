@@ -232,12 +232,19 @@ def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr
     0.75
     """
     real = _images(x, "x")
-    fake = checks.items(reconstruction, real.shape[1:], name="reconstruction", dtype=torch.float64).cpu().numpy()
+    fake = (
+        checks.items(reconstruction, real.shape[1:], name="reconstruction", dtype=torch.float64).detach().cpu().numpy()
+    )
     if len(real) != len(fake):
         raise ValueError(f"reconstruction must have an item for each of x, got {len(fake)} for {len(real)}")
     centre = real.mean(0)
     if mean is not None:
-        centre = checks.items(_floats(mean)[None], real.shape[1:], name="mean", dtype=torch.float64).cpu().numpy()[0]
+        centre = (
+            checks.items(_floats(mean)[None], real.shape[1:], name="mean", dtype=torch.float64)
+            .detach()
+            .cpu()
+            .numpy()[0]
+        )
     total = float(((real - centre) ** 2).sum())
     if total <= 0:
         raise ValueError("x must have items that differ from the mean image: R2 divides by that distance")
@@ -676,7 +683,7 @@ class Judge:
         from sklearn.neural_network import MLPClassifier
 
         like = _floats(x)
-        images = checks.items(x, tuple(like.shape[1:]), dtype=torch.float32).cpu()
+        images = checks.items(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
         labels = checks.labels(y, len(images))
         checks.several_classes(labels)
         if not hidden_dims:
@@ -706,7 +713,7 @@ class Judge:
         >>> judge.features(torch.tensor([[1.0, -1.0]]))
         tensor([[1., 0.]])
         """
-        x = checks.items(images, self.event_shape, name="images", dtype=torch.float32).cpu().flatten(1)
+        x = checks.items(images, self.event_shape, name="images", dtype=torch.float32).detach().cpu().flatten(1)
         layers = [(_weight(w), _weight(b)) for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True)]
         parts = []
         with torch.no_grad():
@@ -806,17 +813,17 @@ def _codes(x: Any, name: str, latent_dim: int | None = None) -> np.ndarray:
     if codes.ndim != 2 or codes.shape[1] == 0 or latent_dim not in (None, codes.shape[1]):
         hint = f"; {name}.reshape(-1, 1) would fit" if codes.ndim == 1 and latent_dim in (None, 1) else ""
         raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}{hint}")
-    return checks.items(codes, (codes.shape[1],), name=name, dtype=torch.float64).cpu().numpy()
+    return checks.items(codes, (codes.shape[1],), name=name, dtype=torch.float64).detach().cpu().numpy()
 
 
 def _images(x: Any, name: str) -> np.ndarray:
     """`x` as finite float64 items of shape (N, *event)."""
-    return checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).cpu().numpy()
+    return checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).detach().cpu().numpy()
 
 
 def _features(x: Any, name: str, width: int | None = None) -> Tensor:
     """`x` as finite float32 rows, each item flattened."""
-    rows = checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).cpu().flatten(1)
+    rows = checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).detach().cpu().flatten(1)
     if width not in (None, rows.shape[1]):
         raise ValueError(f"{name} must have the {width} features of train, got {rows.shape[1]}")
     return rows

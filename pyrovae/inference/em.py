@@ -56,7 +56,8 @@ class Plan:
 
 def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torch.device, progress: bool) -> History:
     """Raise the mixture's likelihood of the items of `x` to a maximum, in place."""
-    items = checked_items(pair, x).to(target).double()
+    given = checks.array(x, "x")
+    items = checked_items(pair, given).to(target).double()
     held_out = None if validation is None else checked_items(pair, validation, name="validation").to(target).double()
     if len(items) < pair.num_components:
         raise ValueError(
@@ -78,6 +79,10 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         best = climbs.index(found)
         found.go_on(plan.tol, plan.max_iterations)
         found.require_finite()
+        nearest = starts[best].log_joint_table(items).argmax(1)
+        names = [f"component {k}" for k in range(pair.num_components)]
+        width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
+        checks.require_held_in_groups(given, nearest, names, pair.logits.dtype, least=width)
         pair.load_state_dict(starts[best].state_dict())
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
     if found.value - kept > COARSE:
@@ -87,7 +92,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         )
     if not found.converged:
         warn_not_converged(len(found.rows), plan.tol)
-    warn_of_floor(starts[best].components, found.held, items, [f"component {k}" for k in range(pair.num_components)])
+    warn_of_floor(starts[best].components, found.held, items, names)
     config = {
         "method": "em",
         **asdict(plan),

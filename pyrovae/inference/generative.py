@@ -44,8 +44,10 @@ def fit(
     `fit_one(density, items, validation=..., seed=...)` fits the density of one class by whatever method it has. All is
     done on a copy: the classifier changes once, at the end.
     """
-    items = checked_items(classifier, x).to(device)
+    given = checks.array(x, "x")
+    items = checked_items(classifier, given).to(device)
     names, number = numbered_labels(classifier, y, len(items))
+    checks.require_held_in_groups(given, number, [f"class {name!r}" for name in names.tolist()], items.dtype)
     rest = None if unlabeled is None else checked_items(classifier, unlabeled, name="unlabeled").to(device)
     held_out = held_out_items(classifier, names, validation)
     _require_enough(classifier, names, torch.bincount(number, minlength=len(names)))

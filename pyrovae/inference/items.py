@@ -35,16 +35,23 @@ class Items:
         self.y: Tensor | None = None  # the labels' numbers
         least, most = math.inf, -math.inf
         support = constraints.unit_interval if binarize else None
+        x, _ = checks.parts_of(x, name)
         if isinstance(x, MappedArray) and len(x):
-            self.x, step = x, EVALUATION_BATCH
+            # a pair in float64 reads what is there, not what float32 makes of it
+            self.x = x.reading(torch.float64 if self.dtype == torch.float64 else torch.float32)
+            step = EVALUATION_BATCH
         else:
             self.x = checked_items(pair, x, name=name, support=support).detach()
             step = len(self.x)
         for first in range(0, len(self.x), step):
-            part = self.x[first : first + step]
             if isinstance(x, MappedArray):
-                part = checked_items(pair, part, name=name, support=support, first=first)
+                given = x.exactly(slice(first, first + step))
+                part = checked_items(pair, given, name=name, support=support, first=first)
+            else:
+                part = self.x[first : first + step]
             least, most = min(least, float(part.min())), max(most, float(part.max()))
+        if isinstance(x, MappedArray):
+            checks.require_held(x.exactly, x.shape, self.dtype, max(-least, most), name=name)
         family = getattr(getattr(pair, "likelihood", None), "family", None)
         if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
             checks.warn(

@@ -33,9 +33,7 @@ def held_out_items(classifier: Any, names: np.ndarray, validation: Any) -> tuple
     if validation is None:
         return None
     two = isinstance(validation, tuple) and len(validation) == 2
-    items, labels = validation if two else (validation, None)
-    if hasattr(validation, "x") and hasattr(validation, "y"):
-        items, labels = validation.x, validation.y
+    items, labels = validation if two else checks.parts_of(validation, "validation")
     if labels is None:
         raise ValueError("validation of a classifier must be (items, labels) or a split that has both")
     items = checked_items(classifier, items, name="validation")

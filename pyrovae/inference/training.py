@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.inference import bayesian, discriminative, em, generative, svi
@@ -72,10 +73,12 @@ def fit(
 
     Args:
         pair: any model/guide pair; its parameters are changed in place, its device and dtype are as they were.
-        x: shape (N, *event_shape), an array, a tensor or a memory-mapped view; cast to the pair's dtype.
-        y: labels, integers or names, (N,), of a classifier; refused by a pair that has no use for them.
-        validation: items of the same shape, or (items, labels): their ELBO, at beta = 1, is noted each epoch, or a
-            classifier's log-loss.
+        x: shape (N, *event_shape), an array, a tensor, a data frame, a memory-mapped view or a split of a data set;
+            cast to the pair's dtype, and refused where that does not hold it, as float32 seconds since 1970.
+        y: labels, integers or names, (N,), of a classifier, which takes a split's own; refused by a pair that has no
+            use for them.
+        validation: items of the same shape, (items, labels), or a split: their ELBO, at beta = 1, is noted each epoch,
+            or a classifier's log-loss.
         epochs, batch_size, learning_rate: 20, 256 and 1e-3 where None. No item is dropped from the last batch.
         schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
         num_particles: draws an item; 1 for the ELBO and 5 for the importance-weighted bound where None.
@@ -129,6 +132,8 @@ def fit(
     """
     module: Any = as_module(pair)
     chosen = _method(pair, method)
+    x, of_split = checks.parts_of(x)
+    x, validation, unlabeled = map(_without_gradients, (x, validation, checks.parts_of(unlabeled, "unlabeled")[0]))
     svis: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -155,6 +160,10 @@ def fit(
     if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
         raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
     learns = isinstance(pair, GenerativeClassifier | DiscriminativeClassifier)
+    if of_split is not None and learns:
+        if y is not None:
+            raise ValueError("x is a split with labels of its own: leave y out, or give x.x and y")
+        y = of_split
     if y is not None and not learns:
         checks.labels(y, len(x))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
@@ -252,4 +261,14 @@ def _items_of(validation: Any) -> Any:
         if labels is not None:
             checks.labels(labels, len(items), name="validation labels", of="validation")
         return items
-    return validation.x if hasattr(validation, "x") else validation
+    return checks.parts_of(validation, "validation")[0]
+
+
+def _without_gradients(x: Any) -> Any:
+    """`x`, apart from a graph that it may be part of: a fit is no function of its items."""
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x):
+        return type(x)(_without_gradients(one) for one in x)
+    items, labels = checks.parts_of(x)
+    return (_without_gradients(items), labels) if labels is not None else x if items is x else _without_gradients(items)

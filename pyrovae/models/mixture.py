@@ -290,7 +290,10 @@ class ConditionalMixture(TorchDistribution):
         return found.reshape(*sample_shape, *self.x.shape)
 
     def log_prob(self, value: Any) -> Tensor:
-        value = torch.where(self.x.isnan(), checks.array(value, "value").to(self.x), self.x)
+        given = checks.array(value, "value")
+        if given.shape[given.ndim - len(self.event_shape) :] == self.event_shape:
+            checks.held(given.reshape(-1, *self.event_shape), self.x.dtype, name="value")
+        value = torch.where(self.x.isnan(), given.to(self.x), self.x)
         flat = value.reshape(-1, *self.event_shape)
         whole = self.mixture.log_joint_table(self.mixture._items(flat)).logsumexp(-1)
         whole = whole.reshape(value.shape[: value.ndim - len(self.event_shape)])

@@ -18,7 +18,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae import checks
+from pyrovae import checks, rounding
 from pyrovae.models.scopes import Workspace, copied, evaluating, is_listing, isolated_store, kept_modes, validation
 from pyrovae.seeding import Noise
 
@@ -29,6 +29,7 @@ __all__ = [
     "Particles",
     "as_module",
     "checked_items",
+    "doubled",
     "dtype_and_device",
     "evaluating",
     "isolated_store",
@@ -164,6 +165,39 @@ def widened(pair: Pair) -> Pair:
         return pair
     wide: Any = copied(as_module(pair)).float()
     return wide
+
+
+def doubled(pair: Pair) -> Any:
+    """A copy in float64, with the tensors that its parts hold in plain attributes, lists or distributions, or make."""
+    double: Any = copied(as_module(pair)).double()
+    for part in double.modules():
+        for name, value in vars(part).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                vars(part)[name] = _doubled(value)
+    for part in double.children():
+        part.register_forward_hook(_doubled_output)
+    return double
+
+
+def _doubled_output(_: nn.Module, __: Any, output: Any) -> Any:
+    """A law of tensors that a part makes as it is called, as torch.zeros(2)."""
+    return _doubled(output) if isinstance(output, torch.distributions.Distribution) else output
+
+
+def _doubled(value: Any) -> Any:
+    """Nothing is shared with others, for it is a copy."""
+    if isinstance(value, nn.Module):
+        return value.double()
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype.is_floating_point else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_doubled, value))
+    if type(value) is dict:
+        return {key: _doubled(each) for key, each in value.items()}
+    if isinstance(value, torch.distributions.Distribution):
+        for name, each in vars(value).items():
+            vars(value)[name] = _doubled(each)
+    return value
 
 
 def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
@@ -335,21 +369,28 @@ def checked_items(
     name: str = "x",
     dtype: torch.dtype | None = None,
     missing: bool = False,
-    first: int = 0,
+    first: int | None = None,
     support: constraints.Constraint | None = None,
     hint: str = "drop or impute them first",
 ) -> Tensor:
     """Items that have a density under the pair, in `dtype` (its own where None): shape, finiteness and support.
 
-    `support` takes the place of the likelihood's own, where the items are to be binarised first.
+    All are looked at as they came, and refused where the pair's own dtype does not hold them (`checks.held`).
+    `support` takes the place of the likelihood's own, where the items are to be binarised first. `x` is an array, or a
+    split of a data set. `first`: the number of the first, of items that are a part; None: they are all.
     """
-    dtype = dtype or dtype_and_device(pair)[0]
-    tensor = checks.items(x, tuple(pair.event_shape), name=name, dtype=dtype, missing=missing, first=first, hint=hint)
+    own = dtype_and_device(pair)[0]
+    shape, start = tuple(pair.event_shape), first or 0
+    given = checks.as_given(x, shape, name=name, missing=missing, first=start, hint=hint)
     likelihood = getattr(pair, "likelihood", None)
     allowed = support or getattr(likelihood, "support", None)
+    family = type(getattr(likelihood, "family", likelihood)).__name__
     if allowed is not None:
-        checks.support(tensor, allowed, type(getattr(likelihood, "family", likelihood)).__name__, name=name)
-    return tensor
+        checks.support(given, allowed, family, name=name)
+    items = checks.held(given, own, name=name, whole=first is None)
+    if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(given.dtype, own):
+        checks.support_once_rounded(items, allowed, family, name=name)
+    return items if dtype in (None, own) else given.to(dtype)
 
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
