@@ -27,6 +27,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.dtest.globs = {"__name__": "__main__"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--float64",
+        action="store_true",
+        help="make float64 torch's default dtype, as a user may: whatever the package makes must state its dtype",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--float64"):
+        torch.set_default_dtype(torch.float64)
+
+
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """The folder of the real MNIST, in torchvision's layout."""
@@ -41,6 +54,15 @@ def _clean_pyro_store():
     pyro.clear_param_store()
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def float32():
+    """float32 as the default dtype also under `--float64`: for figures of initial weights that were drawn in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture

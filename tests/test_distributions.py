@@ -114,7 +114,7 @@ class TestNormal:
     def test_a_fixed_scale_keeps_its_figures(self):
         family = Normal(scale=0.626)
         assert float(family.double().scale) == 0.626
-        assert family(torch.zeros(1)).scale.dtype == torch.float32
+        assert family(torch.zeros(1, dtype=torch.float32)).scale.dtype == torch.float32
         with pytest.raises(ValueError, match="scale must lie between 1e-30 and 1e30"):
             Normal(scale=1e-50)
 

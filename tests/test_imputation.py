@@ -103,6 +103,7 @@ def test_the_conditional_of_a_linear_pair_is_the_gaussians(exact_linear_pair, en
         assert largest_deviation(marginal[:, missing], loc, covariance) > 10
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_conditional_of_a_bent_pair_is_the_quadratures():
     # 3 rows of 8 or 16 patterns, each pattern's frequency within 4.5 binomial standard errors of a grid's value
     # (false alarm 32 * 7e-6 = 2e-4)
@@ -169,8 +170,9 @@ def test_seen_entries_keep_every_figure_of_their_type(dtype):
 
 
 def test_seen_entries_come_back_bit_for_bit():
-    pair = pyrovae.mlp_vae((2, 3), hidden_dims=(5,), likelihood="normal")
+    pair = pyrovae.mlp_vae((2, 3), hidden_dims=(5,), likelihood="normal").float()
     x = torch.tensor([[[-0.0, 1e-40, NAN], [3.3, NAN, -7.0]], [[NAN] * 3] * 2, [[1.0, 2.0, 3.0], [4.0, 5.0, 1 / 3]]])
+    x = x.float()
     draws = pair.impute(x, num_draws=4)
     assert draws.shape == (4, 3, 2, 3)
     assert draws.dtype == torch.float32

@@ -8,9 +8,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import linear_parts, needs_compiler
 from pyro.infer import MCMC, NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
+from torch import nn
 from torch.distributions import MultivariateNormal
 
 import pyrovae
@@ -388,3 +389,44 @@ def test_a_rule_that_cannot_be_compiled_is_tried_once(monkeypatch, caplog):
     with caplog.at_level("WARNING", logger="pyrovae"):
         pyrovae.quadrature(vae, x, tol=1e-3)
     assert len(caplog.records) == 1 and "runs without a compiled graph" in caplog.text
+
+
+# tensors that no module lists -------------------------------------------------------------------------
+
+
+class Held(nn.Module):
+    """A normal prior of covariance [[2, 0.6], [0.6, 1]] whose tensors are in a plain attribute, a list or a law."""
+
+    latent_dim = 2
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        loc, covariance = torch.zeros(2), torch.tensor([[2.0, 0.6], [0.6, 1.0]])
+        self.parts = [loc, {"covariance": covariance}]
+        self.loc, self.covariance = loc, covariance
+        self.law = torch.distributions.MultivariateNormal(loc, covariance)
+
+    def forward(self):
+        if self.how == "law":
+            return self.law
+        if self.how == "list":
+            return torch.distributions.MultivariateNormal(self.parts[0], self.parts[1]["covariance"])
+        if self.how == "made":  # whenever it is called
+            covariance = torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float32)
+            return torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float32), covariance)
+        return torch.distributions.MultivariateNormal(self.loc, self.covariance)
+
+
+@pytest.mark.parametrize("how", ["attribute", "list", "law", "made"])
+def test_a_prior_that_holds_plain_tensors(how):
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 2, likelihood=pyrovae.Normal(scale=0.5))
+    pair.prior = Held(how)
+    x = torch.randn(3, 4)
+    weight, mean, variance = linear_parts(pair)
+    covariance = weight @ torch.tensor([[2.0, 0.6], [0.6, 1.0]]).double() @ weight.T + variance * torch.eye(4).double()
+    wanted = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x.double()).numpy()
+    assert pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
+    assert pyrovae.exact(pair, x).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
+    assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.tensor(0.0).dtype  # the caller's are as they were

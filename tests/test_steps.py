@@ -555,3 +555,44 @@ class TestPairsOfUsers:
 
         with pytest.raises(FloatingPointError, match="at step 8 "):  # the first of ten calls was a look
             quiet_fit(Turns(), compile=False)
+
+
+# torch's default dtype ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_default_dtype_changes_no_digit(dtype):
+    x = torch.randn(12, 3, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y, before = torch.arange(12) % 2, torch.get_default_dtype()
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(3, 1).to(dtype)
+    softmax = pyrovae.DiscriminativeClassifier((3,), 2).to(dtype)
+    found = []
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        try:
+            pairs = copy.deepcopy([vae, softmax])
+            pyrovae.fit(pairs[0], x, validation=x, epochs=2, batch_size=5, progress=False)
+            pyrovae.fit(pairs[1], x, y, method="svi", epochs=2, batch_size=5, progress=False)
+            estimates = [
+                pyrovae.elbo(pairs[0], x, num_particles=3),
+                pyrovae.iwae(pairs[0], x, num_particles=3),
+                pyrovae.quadrature(pairs[0], x[:2]),
+                pyrovae.exact(pairs[0], x),
+            ]
+        finally:
+            torch.set_default_dtype(before)
+        tensors = [p.detach() for pair in pairs for p in pair.parameters()]
+        found.append(([e.pointwise for e in estimates], tensors))
+    assert all(p.dtype == dtype for p in found[1][1])
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+    assert all(one.equals(other) for one, other in zip(found[0][0], found[1][0], strict=True))
+
+
+def test_more_updates_are_counted_than_float32_counts():
+    pair = pyrovae.linear_vae(3, 1)
+    step = Eager(lambda x: pair.decode(x).square().sum(), dict(pair.likelihood.named_parameters()), 1e-3)
+    step(1e-3, torch.zeros(2, 1))
+    step.count.fill_(2**24)
+    step(1e-3, torch.zeros(2, 1))
+    assert step.taken == 2**24 + 1

@@ -19,9 +19,10 @@ from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae.data import MappedArray
-from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, StandardNormal
+from pyrovae.models.laws import as_pyro
 from pyrovae.models.networks import MLP
-from pyrovae.models.pair import Pair, particles
+from pyrovae.models.pair import Pair, particles, scored
 
 
 def items(pair, n=7, seed=0):
@@ -318,3 +319,92 @@ class TestPyrosOwnTools:
         trace = poutine.trace(vae.model).get_trace(size=3)
         params = [n for n, s in trace.nodes.items() if s["type"] == "param"]
         assert len(params) == len({*params}) == 3
+
+
+# parts that give torch's own distributions ----------------------------------------------------------
+
+
+class PlainPosterior(nn.Module):
+    def __init__(self, like):
+        super().__init__()
+        self.like = like
+
+    def forward(self, x):
+        q = self.like(x)
+        return torch.distributions.Independent(torch.distributions.Normal(q.mean, q.stddev), 1)
+
+
+class PlainPrior(nn.Module):
+    latent_dim = 2
+
+    def forward(self):
+        law = torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+        return torch.distributions.Independent(law, 1)
+
+
+class PlainNormal(nn.Module):
+    support = torch.distributions.constraints.real
+
+    def forward(self, loc):
+        return torch.distributions.Normal(loc, torch.full_like(loc, 0.7))
+
+
+@pytest.mark.parametrize("part", ["prior", "family", "posterior"])
+def test_torchs_distributions_give_the_digits_of_pyros(part):
+    torch.manual_seed(0)
+    x = torch.randn(12, 5)
+    ours = pyrovae.VAE(StandardNormal(2), Likelihood(nn.Linear(2, 5), Normal(scale=0.7), (5,)), LinearNormal(5, 2))
+    theirs = copy.deepcopy(ours)
+    if part == "prior":
+        theirs.prior = PlainPrior()
+    elif part == "family":
+        theirs.likelihood.family = PlainNormal()
+    else:
+        theirs.posterior = PlainPosterior(theirs.posterior)
+    losses = [pyrovae.fit(pair, x, epochs=2, batch_size=5, progress=False).epochs.loss for pair in (ours, theirs)]
+    assert np.array_equal(*losses)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+    z = torch.randn(4, 12, 2)  # an estimator's own draws go by a hash of the pair, which these two do not share
+    for one, other in zip(vars(scored(ours, x, z)).values(), vars(scored(theirs, x, z)).values(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(ours.sample(3, seed=0), theirs.sample(3, seed=0))
+    missing = x.where(x > 0, torch.nan)
+    draws = [pair.impute(missing, num_draws=2, num_steps=2) for pair in (ours, theirs)]
+    assert torch.equal(*draws)
+    assert pyrovae.quadrature(ours, x[:2]).mean == pytest.approx(pyrovae.quadrature(theirs, x[:2]).mean, abs=2e-4)
+    assert pyrovae.iwae(theirs, x, num_particles=3).pointwise.value.notnull().all()
+
+
+def test_a_law_of_torchs_is_not_changed_and_keeps_its_gradient():
+    loc = torch.zeros(3, requires_grad=True)
+
+    class Shifted(torch.distributions.Normal):
+        """Of a user's own, with no namesake in Pyro."""
+
+    for plain in (
+        Shifted(loc, 1.0),
+        torch.distributions.LowRankMultivariateNormal(loc, torch.ones(3, 1), torch.ones(3)),
+        torch.distributions.TransformedDistribution(
+            torch.distributions.Normal(loc, 1.0), torch.distributions.transforms.ExpTransform()
+        ),
+    ):
+        kind, law = type(plain), as_pyro(plain)
+        assert type(plain) is kind
+        assert as_pyro(law) is law
+        value = torch.full((3,), 0.5)
+        (gradient,) = torch.autograd.grad(law.log_prob(value).sum(), loc)
+        (wanted,) = torch.autograd.grad(plain.log_prob(value).sum(), loc)
+        assert torch.equal(gradient, wanted)
+        assert law.expand((2, *law.batch_shape)).mask(False).log_prob(value).abs().sum() == 0
+        assert isinstance(law, kind)
+    assert as_pyro("a name") == "a name"
+
+
+def test_codes_of_integers_are_of_what_came():
+    bernoulli, normal = pyrovae.mlp_vae((2,)), pyrovae.mlp_vae((2,), likelihood="normal")
+    x = torch.tensor([[0, 200], [3, 7]])
+    with pytest.raises(ValueError, match=r"looks like 0\.\.255"):
+        bernoulli.encode(x)
+    assert torch.equal(normal.encode(x), normal.encode(x.float()))
+    with pytest.raises(ValueError, match="does not hold x"):
+        normal.encode(2**40 + torch.arange(100).reshape(50, 2))

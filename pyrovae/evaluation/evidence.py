@@ -20,12 +20,13 @@ from pyrovae.models.pair import (
     Pair,
     Particles,
     as_module,
+    doubled,
     dtype_and_device,
     least_bytes,
     rows_within,
     widened,
 )
-from pyrovae.models.scopes import Workspace, copied
+from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
@@ -243,7 +244,7 @@ class _Linear:
     """The parts of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
 
     def __init__(self, pair: Pair, estimator: str) -> None:
-        double: Any = copied(as_module(pair)).double().eval()
+        double: Any = doubled(pair).eval()
         self.pair = double
         network = getattr(getattr(double, "likelihood", None), "network", None)
         family = getattr(getattr(double, "likelihood", None), "family", None)
@@ -257,9 +258,10 @@ class _Linear:
                     "of linear layers alone and a normal prior, as linear_vae has; for others quadrature (one or "
                     "two dimensions), ais or iwae"
                 )
-            self.mean, self.covariance = prior
+            self.mean, self.covariance = (moment.double() for moment in prior)
             origin = network(self.mean.new_zeros(1, len(self.mean))).flatten(1)
-            self.weight = (network(torch.eye(len(self.mean)).to(self.mean)).flatten(1) - origin).T
+            units = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+            self.weight = (network(units).flatten(1) - origin).T
             self.offset = origin[0]
             self.variance = family.scale.double().square()
             self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.weight / self.variance
@@ -281,7 +283,7 @@ def _analytic_elbo(pair: Pair, x: Any) -> Estimate:
         moments = _moments(parts.pair.posterior(x.double()))
         if moments is None:
             raise ValueError("elbo(analytic=True) needs a normal posterior")
-        loc, covariance = moments
+        loc, covariance = (moment.double() for moment in moments)
         rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
         rest = (x.double().flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
         spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.weight, covariance)

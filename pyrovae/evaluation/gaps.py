@@ -185,12 +185,12 @@ class _Search:
             parameters = torch.cat([own[:, None], self.other_starts(x, own)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
         with self.space.turn():
-            noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1]).to(x)
+            noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1], dtype=torch.float32).to(x)
         chosen = self.bounds(x, torch.cat([own[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
         item = torch.arange(len(x), device=x.device)
         best = torch.cat([own[:, None], parameters], 1)[:, chosen, item]
         with self.space.turn():
-            fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1]).to(x)
+            fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1], dtype=torch.float32).to(x)
         bounds = self.bounds(x, torch.stack([own, best], 1), fresh)  # (K, 2, n)
         gain = bounds[:, 1] - bounds[:, 0]
         root = math.sqrt(len(fresh))
@@ -208,7 +208,7 @@ class _Search:
     def other_starts(self, x: Tensor, own: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
         prior = latent_law(self.pair.model, size=len(x)).sample((POOL,))
-        near = own[0] + 2 * own[1].exp() * torch.randn(POOL, *own.shape[1:]).to(own)
+        near = own[0] + 2 * own[1].exp() * torch.randn(POOL, *own.shape[1:], dtype=torch.float32).to(own)
         pool = torch.cat([prior, near])
         table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])
         noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement

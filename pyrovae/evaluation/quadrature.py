@@ -18,14 +18,14 @@ from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
     LAYERS_ALIVE,
     Pair,
-    as_module,
+    doubled,
     latent_law,
     layer_sizes,
     require_continuous,
     rows_within,
     scored,
 )
-from pyrovae.models.scopes import Workspace, copied
+from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["quadrature"]
@@ -85,7 +85,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
         )
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
-    double = copied(as_module(pair)).double()
+    double = doubled(pair)
     space = Workspace(double, noise=Noise(stream(0, "quadrature"), x.device))
     found = []
     rule, parts = _Rule(double, space), x.double().split(ITEMS)

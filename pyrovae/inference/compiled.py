@@ -196,7 +196,7 @@ def _close(a: float, b: float) -> bool:
 
 def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The loss as a tensor, differentiable: Pyro's, without a look at its value."""
-    particle, total = PARTICLES[type(loss)], torch.zeros(())
+    particle, total = PARTICLES[type(loss)], torch.zeros((), dtype=torch.float32)
     for model_trace, guide_trace in loss._get_traces(model, guide, args, kwargs):
         _require_reparameterized(model_trace, guide_trace)
         total = total - particle(model_trace, guide_trace) / loss.num_particles
@@ -205,7 +205,7 @@ def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) 
 
 def _trace_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
     """log p(x, z) - log q(z) at one draw; its gradient is the ELBO's, where every site is reparameterised."""
-    elbo = torch.zeros(())
+    elbo = torch.zeros((), dtype=torch.float32)
     for site in _samples(model_trace):
         elbo = elbo + site["log_prob_sum"]
     for site in _samples(guide_trace):
@@ -215,7 +215,7 @@ def _trace_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
 
 def _mean_field_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
     """The same with a site's closed-form KL divergence where the two laws have one."""
-    elbo = torch.zeros(())
+    elbo = torch.zeros((), dtype=torch.float32)
     for site in _samples(model_trace):
         if site["is_observed"]:
             elbo = elbo + site["log_prob_sum"]

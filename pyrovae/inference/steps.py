@@ -33,10 +33,11 @@ class Eager:
     ) -> None:
         self.loss, self.order, self.parameters, self.reduce = loss, list(named), list(named.values()), reduce
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
-        self.broken = torch.zeros((), device=self.parameters[0].device)
+        # float32 whatever torch's default is: a fused Adam takes no other
+        self.broken = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
         self.checked = False
-        self.count = torch.zeros((), device=self.broken.device)  # of updates
+        self.count = torch.zeros((), dtype=torch.float64, device=self.broken.device)  # of updates
 
     def __call__(self, rate: float, *args: Any) -> Tensor:
         """The loss before the step, a tensor that nobody has waited for."""
@@ -107,7 +108,7 @@ class Compiled:
         reduce: Reduce | None = None,
     ) -> None:
         self.named, self.module = dict(named), module
-        self.count = torch.zeros((), device=next(iter(named.values())).device)  # of updates
+        self.count = torch.zeros((), dtype=torch.float64, device=next(iter(named.values())).device)  # of updates
         self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
         self.step = CompiledStep(loss, (module,), self.updates, self._set_up, reduce=reduce)
         self.checked = False

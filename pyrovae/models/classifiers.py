@@ -457,7 +457,7 @@ class DiscriminativeClassifier(Classifier):
     def log_prior(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """log p(weights), of the present ones where none are given, in nats; 0 without a prior."""
         if self.prior_scale is None:
-            return torch.zeros(())
+            return next(self.network.parameters()).new_zeros(())
         given: Any = self.network.parameters() if weights is None else weights.values()
         laws = ((dist.Normal(torch.zeros_like(p), self.prior_scale), p) for p in given)
         return torch.stack([law.log_prob(p).sum() for law, p in laws]).sum()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.models.laws import as_pyro
 
 __all__ = [
     "LIKELIHOODS",
@@ -199,7 +200,7 @@ class Likelihood(nn.Module):
         return stated or ("mass" if self.support.is_discrete else "density")
 
     def forward(self, z: Tensor) -> TorchDistribution:
-        p = self.family(self.network(z))
+        p = as_pyro(self.family(self.network(z)))
         # a network of another shape would broadcast against the items without a word
         if p.batch_shape != (*z.shape[:-1], *self.event_shape):
             raise ValueError(

@@ -25,6 +25,7 @@ from pyrovae.models.distributions import (
     StandardNormal,
 )
 from pyrovae.models.imputation import draw_missing
+from pyrovae.models.laws import as_pyro
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
 from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
 from pyrovae.seeding import Noise, forked, stream
@@ -58,19 +59,23 @@ class LatentVariableModel(Listed):
         list_parameters(f"{self._site}.likelihood", self.likelihood)
         list_parameters(f"{self._site}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
-            z = pyro.sample("latent", self.prior())
-            return pyro.sample("obs", self.likelihood(z), obs=x)
+            z = pyro.sample("latent", as_pyro(self.prior()))
+            return pyro.sample("obs", as_pyro(self.likelihood(z)), obs=x)
 
     def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """q(z | x); without `x` the prior, which is all that is known of a code then."""
         list_parameters(f"{self._site}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
-            return pyro.sample("latent", self.prior() if x is None else self.posterior(x))
+            return pyro.sample("latent", as_pyro(self.prior() if x is None else self.posterior(x)))
 
     def encode(self, x: Tensor) -> Tensor:
         """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim)."""
         dtype, device = dtype_and_device(self)
-        return self.posterior(checks.items(x, self.event_shape, dtype=dtype).to(device)).mean
+        given = checks.as_given(x, self.event_shape)
+        allowed: Any = getattr(self.likelihood, "support", None)
+        if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
+            checks.support(given, allowed, type(getattr(self.likelihood, "family", self.likelihood)).__name__)
+        return self.posterior(checks.held(given, dtype).to(device)).mean
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape)."""

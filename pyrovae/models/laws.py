@@ -1,0 +1,44 @@
+"""Distributions of torch's own as Pyro's, which a site of a model or guide needs."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+
+__all__ = ["as_pyro"]
+
+
+def as_pyro(law: Any) -> Any:
+    """The same distribution with what Pyro's have, where it is torch's: `to_event`, `mask`, a call that draws.
+
+    Parameters are shared and gradients flow. Anything else is given back as it is.
+
+    >>> import torch
+    >>> from pyrovae.models.laws import as_pyro
+    >>> plain = torch.distributions.Normal(torch.zeros(2), 1.0)
+    >>> as_pyro(plain).to_event(1).log_prob(torch.zeros(2))
+    tensor(-1.8379)
+    """
+    is_torchs: bool = isinstance(law, torch.distributions.Distribution)
+    if not is_torchs or isinstance(law, TorchDistributionMixin):
+        return law
+    found: Any = copy.copy(law)
+    kind: Any = type(law)
+    found.__class__ = _pyro_class(kind)
+    if isinstance(law, torch.distributions.Independent):
+        found.base_dist = as_pyro(law.base_dist)
+    return found
+
+
+@cache
+def _pyro_class(kind: Any) -> Any:
+    """Pyro's class of that name where it is a subclass, else a new one."""
+    known = getattr(dist, kind.__name__, None)
+    if isinstance(known, type) and issubclass(known, kind) and issubclass(known, TorchDistributionMixin):
+        return known
+    return type(kind.__name__, (kind, TorchDistributionMixin), {})
