@@ -9,11 +9,13 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyro
 import pytest
 import torch
 from conftest import with_exact_posterior
+from hypothesis import strategies as st
 from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO
 from scipy import stats
 from scipy.special import ndtr
@@ -598,6 +600,75 @@ class TestLabels:
         with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-10 in x\[:, 3\]"):
             ours = gaussian(x, y)
         assert np.isfinite(proba(ours, x)).all()
+
+    @pytest.mark.parametrize("covariance", ["tied", "full", "diagonal"])
+    @pytest.mark.parametrize("floor", [None, 1e-10])
+    def test_a_constant_column_leaves_those_of_other_scales(self, covariance, floor):
+        rng = np.random.default_rng(0)
+        y = np.repeat([0, 1], 100)
+        x = np.stack([1e9 * rng.normal(size=200), np.full(200, 2.0), rng.normal(size=200) + 12 * y], 1)
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-10 in x\[:, 1\]"):
+            ours = gaussian(x, y, covariance, floor=floor)
+        assert np.array_equal(ours.predict(x), y)
+        other = gaussian(x[:, [0, 2]] / [1e9, 1.0], y, covariance, floor=floor)  # the others alone, of like scale
+        expected = other.log_joint(x[:, [0, 2]] / [1e9, 1.0]).detach().numpy()
+        expected = expected - math.log(1e9) - 0.5 * math.log(2 * math.pi * 1e-10)
+        assert np.abs(ours.log_joint(x).detach().numpy() - expected).max() < 1e-8
+        within = np.mean([np.square(x[y == k, 2] - x[y == k, 2].mean()).mean() for k in (0, 1)])
+        found = (
+            ours.densities.covariances.detach().double().numpy().reshape(-1, *[3] * (1 + (covariance != "diagonal")))
+        )
+        found = found if covariance == "diagonal" else np.diagonal(found, axis1=-2, axis2=-1)
+        assert found.reshape(-1, 3)[:, 2].mean() == pytest.approx(within, rel=1e-9)  # and not 679
+
+    def test_a_class_of_one_item_beside_columns_of_unlike_scale(self):
+        rng = np.random.default_rng(3)
+        scale = np.array([1e8, 1e-8])
+        x, y = rng.normal(size=(21, 2)), np.r_[np.zeros(20, int), 1]
+        with pytest.warns(pyrovae.VarianceFloorWarning, match="holds up class 1"):
+            ours, plain = gaussian(x * scale, y, "full"), gaussian(x, y, "full")
+        moved = ours.log_joint(x * scale).detach().numpy() + np.log(scale).sum()
+        away = np.abs(moved - plain.log_joint(x).detach().numpy())
+        assert away[:, 0].max() < 1e-9
+        # of class 1 items lie 1e5 of its standard deviations away: log p is near -1e10
+        assert (away[:, 1] / np.abs(moved[:, 1])).max() < 1e-9
+
+    @hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
+    @hypothesis.given(
+        st.sampled_from(["tied", "full", "diagonal", "spherical"]),
+        st.integers(0, 2**16),
+        st.lists(st.floats(-6, 6), min_size=3, max_size=3),
+        st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3),
+        st.booleans(),
+    )
+    def test_no_decision_depends_on_units(self, covariance, seed, power, shift, some_unlabelled):
+        # x -> a x + b column by column; under one a and a rotation where spherical
+        x, y = problem(seed, n=60)
+        y[:3] = [0, 1, 2]
+        a, turn = 10.0 ** np.array(power), np.eye(3)
+        if covariance == "spherical":
+            a, turn = np.full(3, a[0]), np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+        self.same_decisions(x, a * (x @ turn + x.std(0) * shift), y, np.log(a).sum(), covariance, some_unlabelled)
+
+    def test_the_decisions_of_a_spherical_classifier_depend_on_a_columns_unit(self):  # negative control
+        x, y = problem(0, n=60)
+        with pytest.raises(AssertionError):
+            self.same_decisions(x, x * [1.0, 10.0, 1.0], y, math.log(10), "spherical", False)
+
+    @staticmethod
+    def same_decisions(x, moved, y, log_volume, covariance, some_unlabelled):
+        found = []
+        for each in (x, moved):
+            ours = pyrovae.gaussian_classifier((3,), 3, covariance=covariance).double()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pyrovae.VarianceFloorWarning)
+                if some_unlabelled:
+                    pyrovae.fit(ours, each[:40], y[:40], unlabeled=each[40:], tol=1e-3, progress=False)
+                else:
+                    pyrovae.fit(ours, each, y)
+            found.append((ours.log_prob(each).detach().numpy(), ours.predict(each).tolist()))
+        assert np.abs(found[0][0] - found[1][0] - log_volume).max() < 1e-9
+        assert found[0][1] == found[1][1]
 
     def test_what_is_refused(self):
         x, y = problem(18)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 from test_mixture import PEERS, parameters
+from torch.nn.functional import one_hot
+from tqdm import tqdm
 
 import pyrovae
 from pyrovae.inference import em
 from pyrovae.models.components import COVARIANCES
+from pyrovae.seeding import stream
 
 
 def problem(seed, *, features=3, clusters=4, items=300):
@@ -148,9 +153,187 @@ def test_the_best_start_is_kept_and_the_seed_fixes_the_run():
     runs = [fitted(x, 5, seed=1) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m, _ in runs), strict=True))
     values = runs[0][1].config["log_likelihoods"]
-    assert len(values) == 11
-    assert max(values) == -runs[0][1].epochs.loss.values[-1]
+    assert len(values) == 10  # the parameters that it was built with are no start
+    assert -runs[0][1].epochs.loss.values[-1] == pytest.approx(max(values), abs=1e-11)
     assert max(values) - min(values) > 1e-3  # control: starts do differ
+
+
+def climbs_alone(x, num_components, covariance, *tols):
+    """The log-likelihoods that four starts reach, each climbed alone to every one of `tols` in turn."""
+    x, found = torch.from_numpy(x), []
+    for number in range(4):
+        mixture = pyrovae.GaussianMixture(x.shape[1:], num_components, covariance=covariance, floor=1e-6).double()
+        labels = em._labels(mixture, x, stream(0, "k-means++", number))
+        with torch.no_grad():
+            climb = em._climb(mixture, x, None, tqdm(disable=True))
+            climb.m_step(one_hot(labels, num_components))
+            each = []
+            for tol in tols:
+                climb.go_on(tol, 1000)
+                each.append(climb.value)
+        found.append(each)
+    return np.array(found).T
+
+
+def test_every_start_climbs_to_tol_before_the_best_is_chosen():
+    x = problem(4, features=2, clusters=4, items=80)[0]
+    coarse, fine = climbs_alone(x, 4, "diagonal", 1e-3, 1e-6)
+    _, history = fitted(x, 4, covariance="diagonal", num_restarts=4)
+    assert history.config["log_likelihoods"] == pytest.approx(fine.tolist(), abs=1e-12)
+    assert -history.epochs.loss.values[-1] == pytest.approx(fine.max(), abs=1e-12)
+    # control: the start that leads when iterations still gain 1e-3 nats is not the one that ends best
+    assert fine[coarse.argmax()] < fine.max() - 0.01
+
+
+class TestConverged:
+    def test_a_fit_that_begins_at_a_fixed_point(self):
+        x, _ = problem(0, features=1, clusters=1, items=50)
+        mixture, _ = fitted(x, 1)
+        for options in ({}, {"tol": 0.0}):
+            again = pyrovae.fit(mixture, x, num_restarts=0, max_iterations=1, progress=False, **options)
+            assert again.config["converged"]
+            assert again.config["iterations"] == [1]
+
+    def test_starts_that_reach_it_at_the_last_iteration(self):
+        x, _ = problem(4, features=2, clusters=2, items=60)
+        _, history = fitted(x, 2, covariance="diagonal", num_restarts=1)
+        most = history.config["iterations"][0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert fitted(x, 2, covariance="diagonal", num_restarts=1, max_iterations=most)[1].config["converged"]
+        with pytest.warns(UserWarning, match="EM has not converged"):  # control
+            fitted(x, 2, covariance="diagonal", num_restarts=1, max_iterations=most - 1)
+
+    def test_of_starts_that_end_alike_the_first_is_kept(self):
+        # their components are in another order, and rounding must not choose
+        x, _ = problem(1, features=1, clusters=2, items=60)
+        _, history = fitted(x, 2, num_restarts=6)
+        values = np.array(history.config["log_likelihoods"])
+        assert history.config["start"] == f"restart {np.flatnonzero(values > values.max() - 1e-11)[0]}"
+
+
+class TestUnits:
+    """x -> a x + b: log p moves by -sum log a, and no decision moves."""
+
+    @hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
+    @hypothesis.given(
+        st.sampled_from(["full", "tied", "diagonal"]),
+        st.integers(0, 2**16),
+        st.lists(st.floats(-6, 6), min_size=3, max_size=3),
+        st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3),
+        st.sampled_from([None, "constant", "twice"]),
+    )
+    def test_columns_have_their_own(self, covariance, seed, power, shift, more):
+        x, _ = problem(seed, features=3, clusters=3, items=60)
+        a = 10.0 ** np.array(power)
+        moved = a * x + a * x.std(0) * np.array(shift)
+        if more == "constant":  # it has no scale, and keeps the floor that it has
+            x, moved = (np.concatenate([each, np.full((60, 1), 0.1)], 1) for each in (x, moved))
+        elif more == "twice":  # a direction at the floor
+            x, moved, a = np.concatenate([x, x[:, :1]], 1), np.concatenate([moved, moved[:, :1]], 1), a[[0, 1, 2, 0]]
+        self.same(x, moved, np.log(a).sum(), covariance)
+
+    @hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+    @hypothesis.given(st.integers(0, 2**16), st.floats(-6, 6), st.floats(-1e3, 1e3))
+    def test_a_spherical_mixture_has_one_and_may_turn(self, seed, power, shift):
+        x, _ = problem(seed, features=3, clusters=3, items=60)
+        turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+        a = 10.0**power
+        self.same(x, a * (x @ turn + shift * x.std()), 3 * np.log(a), "spherical")
+
+    def test_columns_of_a_spherical_mixture_may_not_have_their_own(self):  # negative control
+        x, _ = problem(0, features=3, clusters=3, items=60)
+        with pytest.raises(AssertionError):
+            self.same(x, x * [1.0, 10.0, 0.1], 0.0, "spherical")
+
+    @staticmethod
+    def same(x, moved, log_volume, covariance):
+        found = []
+        for draw, each in enumerate((x, moved)):
+            torch.manual_seed(draw)  # what the pair was built with is no start
+            mixture = pyrovae.GaussianMixture(each.shape[1:], 3, covariance=covariance).double()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pyrovae.VarianceFloorWarning)
+                pyrovae.fit(mixture, each, num_restarts=2, tol=1e-4, progress=False)
+            with torch.no_grad():
+                found.append((mixture.log_prob(each).numpy(), mixture.responsibilities(each).argmax(1).tolist()))
+        assert np.abs(found[0][0] - found[1][0] - log_volume).max() < 1e-9
+        assert found[0][1] == found[1][1]
+
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_parameters_that_nobody_has_set_are_no_start(self, covariance):
+        x = problem(0, features=2, clusters=2, items=40)[0]
+        mixture, history = fitted(x, 2, covariance=covariance, num_restarts=1)
+        assert history.config["start"] == "restart 0"
+        assert len(history.config["log_likelihoods"]) == 1
+        # those of a fit, and those that were assigned, are
+        again = pyrovae.fit(mixture, x, num_restarts=1, progress=False)
+        assert len(again.config["log_likelihoods"]) == 2
+        other = pyrovae.GaussianMixture((2,), 2, covariance=covariance).double()
+        assert other.is_fresh
+        with torch.no_grad():
+            other.components.loc.add_(1.0)
+        assert not other.is_fresh
+
+    def test_a_cluster_of_no_items_starts_as_all_of_them(self):
+        # two distinct items for three components: k-means leaves one empty, wherever the items lie
+        x = np.repeat([[0.0, 1.0], [2.0, 3.0]], 10, axis=0)
+        places = []
+        for shift in (0.0, 512.0):
+            with pytest.warns(pyrovae.VarianceFloorWarning):
+                mixture, _ = fitted(x + shift, 3, num_restarts=1)
+            places.append(mixture.loc.detach() - shift)
+        assert torch.allclose(*places, atol=1e-9)
+
+
+class TestColumnsOfUnlikeScale:
+    """Columns of scale 1e9, 0 and 1: what is done for the one at the floor leaves the others as they are."""
+
+    @staticmethod
+    def items(seed=0):
+        rng = np.random.default_rng(seed)
+        label = np.repeat([0, 1], 60)
+        x = np.stack([1e9 * rng.normal(size=120), np.full(120, 2.0), rng.normal(size=120) + 8 * label], 1)
+        return x, label
+
+    @pytest.mark.parametrize("covariance", ["full", "tied", "diagonal"])
+    @pytest.mark.parametrize("floor", [None, 1e-6])
+    def test_one_at_the_floor_leaves_the_others(self, covariance, floor):
+        x, label = self.items()
+        with pytest.warns(pyrovae.VarianceFloorWarning, match=r"less than the variance floor 1e-06 in x\[:, 1\]"):
+            mixture, _ = fitted(x, 2, covariance=covariance, floor=floor, num_restarts=1)
+        share = mixture.responsibilities(x)
+        assert max((share.argmax(1).numpy() == label).mean(), (share.argmax(1).numpy() != label).mean()) == 1.0
+        # the right values: without that column, in columns of like scale
+        other, _ = fitted(x[:, [0, 2]] / [1e9, 1.0], 2, covariance=covariance, floor=floor, num_restarts=1)
+        expected = other.log_prob(x[:, [0, 2]] / [1e9, 1.0]) - np.log(1e9) - 0.5 * np.log(2 * np.pi * 1e-6)
+        assert np.allclose(mixture.log_prob(x).detach(), expected.detach(), rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize("floor", [None, 1e-6])
+    def test_a_column_given_twice_beside_a_large_one(self, floor):
+        x = np.random.default_rng(1).normal(size=(50, 3)) @ np.array([[1.0, 0.4, 0.2], [0, 1, 0.3], [0, 0, 1]])
+        x = np.concatenate([x, x[:, 2:]], 1)
+        densities = []
+        for scale in (np.ones(4), np.array([1e8, 1.0, 1.0, 1.0])):
+            with pytest.warns(pyrovae.VarianceFloorWarning, match=r"\(most of all in x\[:, [23]\]\)"):
+                mixture, _ = fitted(x * scale, 1, floor=floor)
+            densities.append((mixture.log_prob(x * scale).detach() + np.log(scale).sum()).numpy())
+        assert np.allclose(*densities, rtol=0, atol=1e-8)
+
+    def test_a_component_of_one_item_has_the_floors(self):
+        # in each column's own units where none was given, and in the items' where one was
+        x, scale = np.random.default_rng(2).normal(size=(40, 3)), np.array([1e9, 1e-6, 1.0])
+        share = np.eye(2)[np.r_[1, np.zeros(39, int)]]
+        for floor in (None, 1e-3):
+            mixture = pyrovae.GaussianMixture((3,), 2, floor=floor).double()
+            held = mixture.maximize(torch.from_numpy(x * scale), torch.from_numpy(share))
+            assert held.tolist() == [floor is not None, True]
+            within = np.square((x[1:] - x[1:].mean(0)) * scale).sum(0) / 40
+            least = 1e-6 * within if floor is None else np.full(3, 1e-3)
+            assert np.allclose(mixture.covariances[1].detach(), np.diag(least), rtol=1e-9, atol=0)
+            # and the other component keeps the variances that are over it
+            kept = mixture.covariances[0].detach().diagonal()[[0, 2]]
+            assert np.allclose(kept, np.square((x[1:] - x[1:].mean(0)) * scale).mean(0)[[0, 2]], rtol=1e-9)
 
 
 def test_float32_and_the_callers_generator():
@@ -181,7 +364,7 @@ def test_parameters_that_single_precision_cannot_hold_are_told():
     x, _ = problem(6)
     x = np.concatenate([x, x[:, :1] + 1e-3 * x[:, 1:2]], 1) * 1e4 + 1e5
     with pytest.warns(UserWarning, match=r"in torch.float32 the parameters lose .* nats an item"):
-        pyrovae.fit(pyrovae.GaussianMixture((4,), 1), x, num_restarts=1, progress=False)
+        pyrovae.fit(pyrovae.GaussianMixture((4,), 1, floor=1e-6), x, num_restarts=1, progress=False)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

@@ -7,12 +7,14 @@ import itertools
 import math
 import warnings
 
+import hypothesis
 import numpy as np
 import pyro
 import pytest
 import torch
 import xarray as xr
 from conftest import linear_log_prob, linear_posterior
+from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyrovae
@@ -700,3 +702,36 @@ def test_items_of_a_split_items_with_gradients_and_items_far_from_zero(estimator
             near = linear_log_prob(pair.double(), far - 4.5e6).numpy()
             pair.likelihood.network.bias += 4.5e6
         assert values(far) == pytest.approx(near, abs=1e-5)
+
+
+class TestUnitsOfLinearPairs:
+    """A linear pair at the maximum of its likelihood, in closed form: x -> a Q x + b moves log p by -D log a."""
+
+    @staticmethod
+    def best(x: np.ndarray, codes: int = 2) -> tuple[np.ndarray, float]:
+        """log p(x) under the linear VAE at its maximum (Tipping and Bishop 1999, eq. 7 and 8), and s^2."""
+        loc, covariance = x.mean(0), np.cov(x.T, bias=True)
+        value, vector = np.linalg.eigh(covariance)
+        noise = value[:-codes].mean()
+        pair = pyrovae.linear_vae(x.shape[1], codes, likelihood=pyrovae.Normal(scale=float(noise**0.5))).double()
+        with torch.no_grad():
+            weight = vector[:, -codes:] * np.sqrt(value[-codes:] - noise)
+            pair.likelihood.network.weight.copy_(torch.from_numpy(weight))
+            pair.likelihood.network.bias.copy_(torch.from_numpy(loc))
+        return pyrovae.exact(pair, torch.from_numpy(x)).pointwise.value.values, noise
+
+    @hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
+    @hypothesis.given(st.integers(0, 2**16), st.floats(-6, 6), st.floats(-1e3, 1e3))
+    def test_a_common_scale_and_a_rotation(self, seed, power, shift):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(30, 4)) @ rng.normal(size=(4, 4))
+        turn, a = np.linalg.qr(rng.normal(size=(4, 4)))[0], 10.0**power
+        (plain, noise), (moved, other) = self.best(x), self.best(a * (x @ turn + shift * x.std()))
+        assert np.abs(moved + 4 * np.log(a) - plain).max() < 1e-9
+        assert other == pytest.approx(a**2 * noise, rel=1e-9)
+
+    def test_a_scale_of_one_column_is_another_maximum(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(30, 4)) @ rng.normal(size=(4, 4))
+        moved = self.best(x * [10.0, 1.0, 1.0, 1.0])[0] + np.log(10.0)
+        assert abs(moved.mean() - self.best(x)[0].mean()) > 1e-2

@@ -266,8 +266,77 @@ def test_a_saved_state_comes_back(tmp_path):
     x = torch.randn(5, 1, 2, 2)
     assert torch.equal(again.log_prob(x), ours.log_prob(x))
     assert again.components.floor == 1e-3
+    assert "components.column_scale" not in ours.state_dict()  # as it was before floors had columns
     with pytest.raises(pyrovae.CheckpointError, match="another architecture"):
         pyrovae.load(tmp_path / "state", like=pyrovae.GaussianMixture((1, 2, 2), 3))
+
+
+def test_floors_of_columns_are_part_of_the_state(tmp_path):
+    ours = pyrovae.GaussianMixture((2,), 2)
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e4, 1e-4])
+    pyrovae.fit(ours, x, num_restarts=1, progress=False)
+    again = pyrovae.load(pyrovae.save(tmp_path / "state", ours), like=pyrovae.GaussianMixture((2,), 2))
+    assert torch.equal(again.log_prob(x), ours.log_prob(x))
+    assert torch.equal(again.components.floors, ours.components.floors)
+    assert torch.allclose(again.components.floors.log10(), torch.tensor([2.0, -14.0]).double(), atol=1.0)
+    assert not again.is_fresh
+
+
+class TestFloors:
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_a_floor_that_is_given_acts_as_it_always_did(self, covariance):
+        # bit for bit: the repair as it was, written out
+        rng = np.random.default_rng(0)
+        x = torch.from_numpy(rng.normal(size=(30, 5)) @ rng.normal(size=(5, 5)) * [1.0, 0.1, 1.0, 0.0, 2.0] + 1.0)
+        share = torch.from_numpy(rng.dirichlet(np.ones(3), size=30))
+        ours = pyrovae.GaussianMixture((5,), 3, covariance=covariance, floor=0.02).double()
+        parts = ours.components
+        loc = share.mT @ x / share.sum(0)[:, None]
+        moments = parts._moments(x, share, loc)
+        if covariance != "tied":
+            moments = moments / share.sum(0).view(-1, *[1] * (moments.ndim - 1))
+        if covariance in ("full", "tied"):
+            batch = moments.reshape(-1, 5, 5)
+            batch = (batch + batch.mT) / 2
+            value, vector = torch.linalg.eigh(batch)
+            batch = (vector * value.clamp(min=0.02)[:, None]) @ vector.mT
+            scale = batch.diagonal(dim1=-2, dim2=-1).amax(-1)
+            batch += torch.finfo(batch.dtype).eps * 5 * scale[:, None, None] * torch.eye(5).double()
+            expected = batch.reshape(moments.shape)
+        else:
+            expected = moments.clamp(min=0.02)
+        held = ours.maximize(x, share)
+        assert held.all() or covariance == "spherical"
+        other = copy.deepcopy(parts)
+        other.assign(loc, expected)
+        assert all(torch.equal(a, b) for a, b in zip(parts.parameters(), other.parameters(), strict=True))
+
+    def test_none_is_a_part_of_each_columns_variance_within_clusters(self):
+        rng = np.random.default_rng(0)
+        label = np.repeat([0, 1], 200)
+        # clusters 1e7 apart: of the variance of all items the floor would be 25 times that within one
+        x = torch.from_numpy(rng.normal(size=(400, 2)) * [1.0, 1e-5] + 1e7 * label[:, None] * [1.0, 1e-5])
+        ours = pyrovae.GaussianMixture((2,), 2).double()
+        history = pyrovae.fit(ours, x, num_restarts=2, progress=False)
+        assert history.config["floored_components"] == []
+        assert torch.allclose(ours.components.floors, 1e-6 * torch.tensor([1.0, 1e-10]).double(), rtol=0.2)
+
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_parameters_in_any_units_are_taken_and_score_alike(self, covariance):
+        weights, loc, covariances = parameters(covariance, num_components=2, features=3)
+        scale = np.full(3, 1e-7) if covariance == "spherical" else np.array([1e-8, 1.0, 1e8])
+        factor = {"diagonal": scale**2, "spherical": 1e-14}.get(covariance, scale * scale[:, None])
+        given = (weights, loc * scale, covariances * factor)
+        build = pyrovae.GaussianMixture.from_parameters
+        ours, plain = build(*given, covariance=covariance), build(weights, loc, covariances, covariance=covariance)
+        x = plain.sample(20, seed=0)
+        moved = ours.log_prob(x * torch.from_numpy(scale)) + np.log(scale).sum()
+        assert torch.allclose(moved, plain.log_prob(x), rtol=0, atol=1e-9)
+        # under a floor that was given they are taken too, where they have no less than that
+        if covariance != "spherical":
+            assert torch.equal(build(*given, covariance=covariance, floor=1e-18).loc, ours.loc)
+            with pytest.raises(ValueError, match="no eigenvalue below the floor 1e-06"):
+                build(*given, covariance=covariance, floor=1e-6)
 
 
 def test_what_is_refused():
@@ -288,6 +357,8 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"covariances must have shape \(3, 4, 4\), got \(4, 4\)"):
         build(weights, loc, covariances[0])
     with pytest.raises(ValueError, match="no eigenvalue below the floor 1e-06"):
+        build(weights, loc, -covariances, floor=1e-6)
+    with pytest.raises(ValueError, match=r"must be positive definite, got an eigenvalue of -\d"):
         build(weights, loc, -covariances)
     with pytest.raises(ValueError, match="covariances must be symmetric"):
         build(weights, loc, covariances + np.triu(np.ones((4, 4)), 1))

@@ -7,18 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, curves
-from pyrovae.models.components import GaussianComponents
+from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
 from pyrovae.seeding import stream
@@ -26,7 +28,8 @@ from pyrovae.warned import hushed
 
 __all__ = ["Climb", "Plan", "VarianceFloorWarning", "run", "warn_not_converged", "warn_of_floor"]
 
-COARSE = 1e-3  # nats an item: what an iteration of a start must gain before the starts are compared
+LOST = 1e-3  # nats an item that rounding the parameters may cost without a word
+TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
 SHOWN = 5  # columns and components that a warning names
 
 
@@ -57,7 +60,8 @@ class Plan:
 def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torch.device, progress: bool) -> History:
     """Raise the mixture's likelihood of the items of `x` to a maximum, in place."""
     given = checks.array(x, "x")
-    items = checked_items(pair, given).to(target).double()
+    checked = checked_items(pair, given).to(target)
+    items = checked.double()
     held_out = None if validation is None else checked_items(pair, validation, name="validation").to(target).double()
     if len(items) < pair.num_components:
         raise ValueError(
@@ -65,19 +69,29 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         )
     with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
+        own = copy.deepcopy(pair).to(target).double()
+        labels = [_labels(own, checked, stream(plan.seed, "k-means++", number)) for number in range(plan.num_restarts)]
+        goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
+        if own.components.floor is None:
+            present = [] if labels else [own.log_joint_table(items).softmax(-1)]
+            shares = chain(present, (one_hot(each, pair.num_components) for each in labels))
+            own.components.measure(checked.flatten(1), shares, go_on=goes_on)
         starts, climbs = [], []
-        for number in range(-1, plan.num_restarts):
-            mixture = copy.deepcopy(pair).to(target).double()
+        for each in [None] * goes_on + labels:
+            mixture = copy.deepcopy(own)
             climb = _climb(mixture, items, held_out, bar)
-            if number >= 0:
-                labels = _labels(items, pair.num_components, stream(plan.seed, "k-means++", number))
-                climb.m_step(torch.nn.functional.one_hot(labels, pair.num_components))
-            climb.go_on(max(COARSE, plan.tol), plan.max_iterations)
+            if each is not None:
+                cluster = one_hot(each, pair.num_components)
+                if not bool(cluster.any(0).all()):  # a cluster of no items begins as all of them
+                    climb.m_step(torch.full_like(cluster, 1 / pair.num_components, dtype=items.dtype))
+                climb.m_step(cluster)
+            climb.go_on(plan.tol, plan.max_iterations)
             starts.append(mixture)
             climbs.append(climb)
-        found = max(climbs, key=lambda climb: climb.value if math.isfinite(climb.value) else -math.inf)
-        best = climbs.index(found)
-        found.go_on(plan.tol, plan.max_iterations)
+        values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
+        # of starts that end at one point, their components in another order, the first: rounding does not choose
+        best = next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+        found = climbs[best]
         found.require_finite()
         nearest = starts[best].log_joint_table(items).argmax(1)
         names = [f"component {k}" for k in range(pair.num_components)]
@@ -85,7 +99,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         checks.require_held_in_groups(given, nearest, names, pair.logits.dtype, least=width)
         pair.load_state_dict(starts[best].state_dict())
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
-    if found.value - kept > COARSE:
+    if found.value - kept > LOST:
         checks.warn(
             f"in {pair.logits.dtype} the parameters lose {found.value - kept:.2g} nats an item: standardise x, or fit "
             "mixture.double()"
@@ -99,9 +113,9 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         "items": len(items),
         "validation_items": 0 if held_out is None else len(held_out),
         "device": str(target),
-        # nats an item: of the climb from the present parameters, then of each restart's
+        # nats an item: of the climb from the present parameters, where these are a start, then of each restart's
         "log_likelihoods": [climb.value for climb in climbs],
-        "start": "present parameters" if best == 0 else f"restart {best - 1}",
+        "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
         "iterations": [len(climb.rows) for climb in climbs],
         "converged": found.converged,
         "floored_components": found.held.nonzero().flatten().tolist(),
@@ -128,14 +142,14 @@ class Climb:
     held: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
     def go_on(self, tol: float, most: int) -> None:
-        """Iterate until one iteration gains less than `tol` nats an item, or there have been `most`."""
+        """Iterate until one iteration gains no more than `tol` nats an item, or there have been `most`."""
         self.converged = False
         share, self.value = self.e_step()
         while len(self.rows) < most and not self.converged and math.isfinite(self.value):
             start, before = time.perf_counter(), self.value
             self.held = self.m_step(share)
             share, self.value = self.e_step()
-            self.converged = self.value - before < tol
+            self.converged = self.value - before <= tol
             row = {"loss": -self.value, **self.judged()}
             self.rows.append({**row, "seconds": time.perf_counter() - start})
             self.bar.update()
@@ -160,20 +174,31 @@ def _climb(mixture: GaussianMixture, x: Tensor, held_out: Tensor | None, bar: tq
     return Climb(expected, lambda share: mixture.maximize(x, share), judged, bar)
 
 
-def _labels(x: Tensor, num_components: int, seed: int) -> Tensor:
-    """The clusters of one run of k-means from a k-means++ start."""
+def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
+    """The clusters of one run of k-means from a k-means++ start, on standardised columns.
+
+    The columns of a spherical mixture keep their relative scale: where it turns with the items, so do the clusters.
+    """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    flat = x.flatten(1).double()
+    flat = flat - flat.mean(0)
+    flat = flat - flat.mean(0)  # what rounding left of a mean that is far from 0
+    scale = flat.square().mean(0).sqrt()
+    scale = torch.where(scale > rounding(x.flatten(1)), scale, 0.0)
+    if mixture.components.covariance == "spherical":
+        scale = scale.square().mean().sqrt().expand_as(scale)
+    flat = flat / torch.where(scale > 0, scale, math.inf)
     # alone, for scikit-learn limits BLAS to one thread and puts back what it found, which may be another's limit
     with exclusive(), hushed(ConvergenceWarning):  # fewer distinct items than clusters: one stays empty
-        found = KMeans(num_components, n_init=1, random_state=seed % 2**32).fit(x.flatten(1).cpu().numpy())
+        found = KMeans(mixture.num_components, n_init=1, random_state=seed % 2**32).fit(flat.cpu().numpy())
     return torch.from_numpy(found.labels_).long().to(x.device)
 
 
 def warn_not_converged(iterations: int, tol: float) -> None:
     checks.warn(
-        f"EM has not converged: the last of {iterations} iterations gained tol = {tol:g} nats an item or more: raise "
+        f"EM has not converged: the last of {iterations} iterations gained more than tol = {tol:g} nats an item: raise "
         "max_iterations"
     )
 
@@ -181,11 +206,13 @@ def warn_not_converged(iterations: int, tol: float) -> None:
 def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Sequence[str]) -> None:
     """Say which columns vary by less than the floor, and which components it holds up for another reason."""
     variance = x.double().flatten(1).var(0, correction=0)
-    still = variance < parts.floor
+    floors = parts.floors.expand_as(variance)
+    still = variance < floors
     if still.any():
         checks.warn(
-            f"x varies by less than the variance floor {parts.floor:g} in {_columns(still.nonzero()[:, 0], x)} (by "
-            f"{float(variance[still].max()):.2g} at most): it stands for their variance, and log p(x) depends on it; "
+            f"x varies by less than the variance floor {float(floors[still].max()):g} in "
+            f"{_columns(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): it stands for "
+            "their variance, and log p(x) depends on it; "
             "leave them out, scale x, or set the floor",
             VarianceFloorWarning,
         )
@@ -197,8 +224,9 @@ def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Seq
             words.append(f"{name} (most of all in {_columns(worst[None], x)})")
     if words:
         more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+        least = f"{parts.relative:g} of a column's variance" if parts.floor is None else f"{parts.floor:g}"
         checks.warn(
-            f"the variance floor {parts.floor:g} holds up {', '.join(words[:SHOWN])}{more}: columns that depend on one "
+            f"the variance floor {least} holds up {', '.join(words[:SHOWN])}{more}: columns that depend on one "
             "another, too few distinct items, or a floor over what x varies by; another covariance needs fewer items",
             VarianceFloorWarning,
         )
@@ -211,13 +239,13 @@ def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, T
     if parts.lower is None:
         variance = parts.diagonal.square().expand(parts.num_components, parts.features)
         for k in which:
-            low = variance[k] < 1.01 * parts.floor
+            low = variance[k] < 1.01 * parts.floors
             yield k, low.double(), int(low.sum())
         return
     factor = parts.scale_tril
     for k in which:
-        value, vector = torch.linalg.eigh(factor[k] @ factor[k].mT)
-        low = value < 1.01 * parts.floor
+        share, vector = share_at_floor(factor[k] @ factor[k].mT, parts.floors)
+        low = share > 1 / 2.01  # of eigenvalues under 1.01 floors
         yield k, vector[:, low].square().sum(1), int(low.sum())
 
 

@@ -93,7 +93,10 @@ class _Run:
         weight = nn.functional.one_hot(self.number, own.num_classes)
         components = own.densities
         assert isinstance(components, GaussianComponents)
-        held = components.maximize(self.x.flatten(1), weight)
+        flat = self.x.flatten(1)
+        everything = flat if self.rest is None else torch.cat([flat, self.rest.flatten(1)])
+        components.measure(flat, [weight], whole=everything)
+        held = components.maximize(flat, weight)
         if not own.prior_is_given:
             own.logits.copy_(weight.double().mean(0).log())
         seconds = time.perf_counter() - start

@@ -23,6 +23,7 @@ from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_a
 from pyrovae.models.scopes import copied, hidden
 from pyrovae.seeding import forked, stream
 
+RELATIVE = 1e-10  # a floor that is not given, of a column's variance within classes
 __all__ = [
     "ClassDensities",
     "DiscriminativeClassifier",
@@ -309,7 +310,7 @@ def gaussian_classifier(
     num_classes: int,
     *,
     covariance: str = "tied",
-    floor: float = 1e-10,
+    floor: float | None = None,
     classes: Sequence[Any] | None = None,
     class_prior: Mapping[Any, float] | Sequence[float] | None = None,
 ) -> GenerativeClassifier:
@@ -318,8 +319,11 @@ def gaussian_classifier(
     "full": quadratic discriminant analysis; "diagonal": Gaussian naive Bayes; "spherical": s_c^2 I. `pyrovae.fit` is
     the maximum of log p(x, y), in closed form: covariances are divided by N (tied) or by N_c, as scikit-learn's
     `LinearDiscriminantAnalysis(solver="lsqr")` divides. No variance falls below `floor`, in the items' units squared:
-    raise it to regularise. `classes`: their names, which a fit's labels must then be; None: 0 to `num_classes` - 1
-    until a first fit finds them in its labels. `class_prior` as for `GenerativeClassifier`.
+    raise it to regularise. None: 1e-10 of each column's variance within classes, so that decisions depend on no
+    column's units (and 1e-10 itself for a column that does not vary); for "spherical", of the mean of these.
+
+    `classes`: their names, which a fit's labels must then be; None: 0 to `num_classes` - 1 until a first fit finds
+    them in its labels. `class_prior` as for `GenerativeClassifier`.
 
     (Hastie, Tibshirani and Friedman 2009, section 4.3.)
 
@@ -334,7 +338,7 @@ def gaussian_classifier(
     count = checks.whole("num_classes", num_classes, least=2, bytes_each=8 + 4 * math.prod(shape))
     names = _names(classes, count)
     features = math.prod(shape)
-    components = GaussianComponents(features, count, covariance, floor)
+    components = GaussianComponents(features, count, covariance, floor, RELATIVE)
     given = classes is not None
     classifier = GenerativeClassifier.of_components(components, shape, names, class_prior, given=given)
     classifier.recipe = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 
-__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern"]
+__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern", "rounding", "share_at_floor"]
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
@@ -23,26 +23,37 @@ ROWS = 4096  # whose differences from one location stay in a core's cache
 NEAR = 1e5  # squared standard deviations, of which a difference keeps eleven digits
 FAR = 1e4  # total scatter over that within components
 EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
+EPS = torch.finfo(torch.float64).eps
+LIKE = 1e-6  # of a floor: what eigenvalues may lose to rounding in the units that came
 
 
 class GaussianComponents(nn.Module):
     """K normal densities over `features` numbers: N(loc_k, C_k), with C_k = L_k L_k'.
 
-    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. `maximize` lets no
-    variance of any direction fall below `floor`, in the items' units squared, and no diagonal entry of L L' ever does.
+    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. `maximize` keeps
+    C_k - diag(floors) positive semi-definite, and no diagonal entry of L L' ever falls below its column's floor. A
+    `floor` that is given is the floor of every column, in the items' units squared. Where it is None, a column's floor
+    is `relative` times the variance that `measure` found there, and so in that column's own units: no fit depends on
+    units. Until something is measured, and for a column that does not vary, it is `relative` itself.
+
     Sums are taken in float64 whatever the parameters' dtype is, and results come back in the parameters'.
     """
 
     loc: nn.Parameter
     log_diagonal: nn.Parameter  # of L: (K or 1, features or 1)
     lower: nn.Parameter | None  # of L, below its diagonal
+    drawn: Tensor  # the locations that it was built with
+    column_scale: Tensor  # standard deviations, (features,) or where spherical (1,); 0 where there is none
 
-    def __init__(self, features: int, num_components: int, covariance: str, floor: float) -> None:
+    def __init__(
+        self, features: int, num_components: int, covariance: str, floor: float | None, relative: float
+    ) -> None:
         super().__init__()
         self.features, self.num_components = features, num_components
         self.covariance = checks.choice("covariance", covariance, COVARIANCES)
-        self.floor = checks.positive("floor", floor)
-        rows = 1 if covariance == "tied" else num_components
+        self.floor = None if floor is None else checks.positive("floor", floor)
+        self.relative = relative
+        rows, width = 1 if covariance == "tied" else num_components, 1 if covariance == "spherical" else features
         numbers = num_components * features + rows * (features**2 if covariance in ("full", "tied") else 1)
         checks.affordable(
             f"num_components={num_components:,} over an event_shape of {features:,} numbers with covariance="
@@ -52,15 +63,34 @@ class GaussianComponents(nn.Module):
         )
         with exclusive():
             self.loc = nn.Parameter(torch.randn(num_components, features))
-        self.log_diagonal = nn.Parameter(torch.zeros(rows, 1 if covariance == "spherical" else features))
+        self.log_diagonal = nn.Parameter(torch.zeros(rows, width))
         dense = covariance in ("full", "tied")
         self.register_parameter("lower", nn.Parameter(torch.zeros(rows, features, features)) if dense else None)
+        if floor is None:  # a state of a floor that was given is what it always was
+            self.register_buffer("column_scale", torch.zeros(width))
+        self.register_buffer("drawn", self.loc.detach().clone(), persistent=False)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its parameters are still those that it was built with: random locations, unit covariances."""
+        if not torch.equal(self.loc, self.drawn) or bool(self.log_diagonal.any()):
+            return False
+        return self.lower is None or not bool(self.lower.any())
+
+    @property
+    def floors(self) -> Tensor:
+        """The least variance of each column, (features,), or of all, (1,), where spherical; in float64."""
+        if self.floor is not None:
+            return self.log_diagonal.new_full(self.log_diagonal.shape[1:], self.floor, dtype=torch.float64)
+        square = self.column_scale.double().square()
+        return self.relative * torch.where(square > 0, square, 1.0)
 
     @property
     def diagonal(self) -> Tensor:
         """L's diagonal, in float64."""
         free = self.log_diagonal.double().exp()
-        return free + (free.clamp(min=math.sqrt(self.floor)) - free).detach()  # a gradient can still lift it
+        least = free.clamp(min=self.floors.sqrt() if self.floor is None else math.sqrt(self.floor))
+        return free + (least - free).detach()  # a gradient can still lift it
 
     @property
     def scale_tril(self) -> Tensor:
@@ -131,18 +161,24 @@ class GaussianComponents(nn.Module):
             scale = covariances.double().sqrt()
             self.log_diagonal.copy_((scale[:, None] if self.covariance == "spherical" else scale).log())
         else:
-            factor = torch.linalg.cholesky(covariances.double().reshape(self.lower.shape))
-            self.lower.copy_(factor.tril(-1))
-            self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
+            self._take_factor(torch.linalg.cholesky(covariances.double().reshape(self.lower.shape)))
         self.loc.copy_(loc)
+
+    def _take_factor(self, factor: Tensor) -> None:
+        assert self.lower is not None
+        self.lower.copy_(factor.tril(-1))
+        self.log_diagonal.copy_(factor.diagonal(dim1=-2, dim2=-1).log())
 
     @torch.no_grad()
     def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
         """The maximum of sum_nk w_nk log N(x_n; loc_k, C_k) under the floor: `x` (N, features), `weight` (N, K).
 
         A component that weighs nothing stays where it was. Returned: which components the floor held up, (K,) bool
-        ((1,) where tied). A maximum under C >= floor I is that of the moments with their eigenvalues raised to it.
+        ((1,) where tied). A maximum under C >= F, the floors' diagonal matrix, is that of the moments M with the
+        eigenvalues of F^-1/2 M F^-1/2 raised to 1.
         """
+        if self.floor is None and not bool(self.column_scale.any()):
+            self.measure(x, [weight])
         x, weight = x.double(), weight.double()
         total = weight.sum(0)
         seen = total > EMPTY
@@ -152,9 +188,14 @@ class GaussianComponents(nn.Module):
             seen = seen.any()
         else:
             moments = moments / total.clamp(min=EMPTY).view(-1, *[1] * (moments.ndim - 1))
-        moments, held = self._raised(moments)
+        moments, held, factors = self._raised(moments)
         before = self.covariances.double()
         self.assign(loc, torch.where(seen.view(-1, *[1] * (before.ndim - 1)) if seen.ndim else seen, moments, before))
+        if factors:  # with the digits that a product of factors has lost
+            factor = self.scale_tril
+            for k, one in factors.items():
+                factor[k] = one if seen.expand(len(factor))[k] else factor[k]
+            self._take_factor(factor)
         return held
 
     def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
@@ -174,34 +215,99 @@ class GaussianComponents(nn.Module):
             if bool((around.diagonal() > FAR * within.diagonal()).any()):
                 within = torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
             return within / total.sum()
-        second = torch.zeros_like(loc)
-        for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
-            second += part.mT @ (rows - middle).square()
-        within = second - total[:, None] * between.square()
-        lost = (second > FAR * within).any(0)  # columns
-        if bool(lost.any()):
-            within[:, lost] = torch.stack(
-                [weight[:, k] @ (x[:, lost] - one[lost]).square() for k, one in enumerate(loc)]
-            )
+        within = _squares(x, weight, loc, middle)
         return within.mean(1) if self.covariance == "spherical" else within
 
-    def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariances with no variance below the floor, and which had one."""
+    @torch.no_grad()
+    def measure(
+        self, x: Tensor, weights: Iterable[Tensor], *, whole: Tensor | None = None, go_on: bool = False
+    ) -> None:
+        """Find the scale of each column, of which a floor is a part where none was given.
+
+        It is the standard deviation about the components' means under a weight (N, K), the least over `weights`, so
+        that clusters that lie far apart do not make it large. Where nothing varies within components it is that of all
+        items of `whole` (`x` where None); where these do not vary by more than rounding in the dtype that came, there
+        is none. The spherical structure has one for all columns, the root of their mean square. `go_on`: keep an
+        earlier one where that is less, so that the present parameters stay as allowed as they were.
+        """
+        if self.floor is not None:
+            return
+        whole = x if whole is None else whole
+        columns, noise = whole.double(), rounding(whole)
+        every = torch.ones(len(columns), 1, dtype=columns.dtype, device=columns.device)
+        middle = columns.mean(0)
+        square = _squares(columns, every, middle[None], middle)[0] / len(columns)
+        square[~(square.sqrt() > noise)] = 0.0
+        if self.covariance == "spherical":
+            square = square.mean(0, keepdim=True)
+        noise, x = rounding(x), x.double()
+        for weight in weights:
+            weight = weight.double()
+            total = weight.sum(0)
+            loc = weight.mT @ x / total.clamp(min=EMPTY)[:, None]
+            within = _squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / total.sum()
+            within[~(within.sqrt() > noise)] = 0.0
+            within = within.mean(0, keepdim=True) if self.covariance == "spherical" else within
+            square = torch.where((within > 0) & (within < square), within, square)
+        scale = square.sqrt().to(self.column_scale)
+        if go_on:
+            scale = torch.where(self.column_scale > 0, torch.minimum(scale, self.column_scale), scale)
+        self.column_scale.copy_(scale)
+
+    def are_over(self, covariances: Tensor, floors: Tensor) -> bool:
+        """Whether C - diag(floors) is positive definite for each of these covariances: of no column's units."""
         if self.lower is None:
-            low = moments < self.floor
-            return moments.clamp(min=self.floor), low.flatten(1).any(1) if low.ndim > 1 else low
+            return bool((covariances > (floors if covariances.ndim > 1 else floors[0])).all())
+        batch = covariances.double().reshape(-1, self.features, self.features)
+        return not bool(torch.linalg.cholesky_ex(batch - floors.diag()).info.any())
+
+    @torch.no_grad()
+    def lower_floors(self, weights: Tensor, covariances: Tensor) -> bool:
+        """Put the floors, which were not given, under these covariances; False where they are not positive definite.
+
+        A column's scale is that of its mean variance, and less where one of `covariances` has less than the floor.
+        """
+        covariances = covariances.double()
+        if not self.are_over(covariances, torch.zeros_like(self.column_scale, dtype=torch.float64)):
+            return False
+        variance = covariances if self.lower is None else covariances.diagonal(dim1=-2, dim2=-1)
+        variance = variance[:, None] if self.covariance == "spherical" else variance
+        mean = variance if self.covariance == "tied" else (weights.double()[:, None] * variance).sum(0)
+        square = torch.minimum(mean, variance.reshape(-1, len(mean)).amin(0) / self.relative)
+        while not self.are_over(covariances, self.relative * (1 + 1e-6) * square):
+            square = square / 10
+        self.column_scale.copy_(square.sqrt())
+        return True
+
+    def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Covariances with no variance below the floors, which had one, and Cholesky factors of some of them."""
+        floors = self.floors
+        if self.lower is None:
+            floors = floors if moments.ndim > 1 else floors[0]
+            low = moments < floors
+            return moments.clamp(min=floors), low.flatten(1).any(1) if low.ndim > 1 else low, {}
         batch = moments.reshape(-1, self.features, self.features)
         batch = (batch + batch.mT) / 2
-        eye = torch.eye(self.features, dtype=batch.dtype, device=batch.device)
-        held = torch.linalg.cholesky_ex(batch - self.floor * eye).info > 0  # cheaper than its eigenvalues
-        if held.any():
-            value, vector = torch.linalg.eigh(batch[held])
+        held = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than its eigenvalues
+        factors: dict[int, Tensor] = {}
+        if held.any() and self.floor is None:
+            factors = {k: _floored(batch[k], floors) for k in held.nonzero().flatten().tolist()}
+            batch = torch.stack([factors[k] @ factors[k].mT if k in factors else one for k, one in enumerate(batch)])
+        elif held.any():
+            assert self.floor is not None
             batch = batch.clone()
-            batch[held] = (vector * value.clamp(min=self.floor)[:, None]) @ vector.mT
-            # rounding may leave an eigenvalue a hair below 0 where others are large
-            scale = batch[held].diagonal(dim1=-2, dim2=-1).amax(-1)
-            batch[held] += torch.finfo(batch.dtype).eps * self.features * scale[:, None, None] * eye
-        return batch.reshape(moments.shape), held
+            scale = batch.diagonal(dim1=-2, dim2=-1).amax(-1)
+            alike = held & (EPS * self.features * scale <= LIKE * self.floor)  # the units that came do
+            if alike.any():
+                eye = torch.eye(self.features, dtype=batch.dtype, device=batch.device)
+                value, vector = torch.linalg.eigh(batch[alike])
+                batch[alike] = (vector * value.clamp(min=self.floor)[:, None]) @ vector.mT
+                # rounding may leave an eigenvalue a hair below 0 where others are large
+                scale = batch[alike].diagonal(dim1=-2, dim2=-1).amax(-1)
+                batch[alike] += EPS * self.features * scale[:, None, None] * eye
+            for k in (held & ~alike).nonzero().flatten().tolist():
+                batch[k] = _lifted(batch[k], floors)
+        return batch.reshape(moments.shape), held, factors
 
     def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
         """Items of `x` (N, features; NaN is missing) by what they have in common: rows, and what is seen there."""
@@ -316,6 +422,77 @@ def _scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
     for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
         away = rows - centre
         found.addmm_(away.mT, away * part[:, None])
+    return found
+
+
+def _squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
+    """sum_n w_nk (x_nd - loc_kd)^2, (K, D), loc the weighted means: about one centre as far as digits last."""
+    second = torch.zeros_like(loc)
+    for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
+        second += part.mT @ (rows - middle).square()
+    within = second - weight.sum(0)[:, None] * (loc - middle).square()
+    lost = (second > FAR * within).any(0)  # columns
+    if bool(lost.any()):
+        within[:, lost] = torch.stack([weight[:, k] @ (x[:, lost] - one[lost]).square() for k, one in enumerate(loc)])
+    return within
+
+
+def rounding(x: Tensor) -> Tensor:
+    """The standard deviation of each column up to which it may be one number, rounded in its own dtype and in sums."""
+    least, most = x.aminmax(dim=0)
+    size = torch.maximum(least.abs(), most.abs()).double()
+    eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
+    return torch.where(most > least, max(4 * eps, 4 * EPS * math.sqrt(len(x))) * size, math.inf)
+
+
+def _floored(covariance: Tensor, floors: Tensor) -> Tensor:
+    """The Cholesky factor of C with the eigenvalues of F^-1/2 C F^-1/2 raised to 1, F = diag(floors), parts of C's own.
+
+    By a QR decomposition of a root of it: a directions's variance at the floor keeps the digits that C itself has not.
+    """
+    root = floors.sqrt()
+    unit = covariance / root[:, None] / root
+    if not bool(unit.isfinite().all()):
+        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
+    value, vector = torch.linalg.eigh(unit)
+    upper = torch.linalg.qr((vector * value.clamp(min=1.0).sqrt() * root[:, None]).mT).R
+    return (upper * upper.diagonal().sign()[:, None]).mT
+
+
+def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / (1 + s), from the greatest s down, and the vectors of F^-1/2 C F^-1/2 with eigenvalues s; F = diag(floors).
+
+    Those of small s keep all digits, whatever the columns' scales are: (C + F)^-1 comes from a Cholesky factor, whose
+    error in each column is in units of that column, and large s are what is rounded away.
+    """
+    root = floors.sqrt()
+    unit = covariance / root[:, None] / root
+    if not bool(unit.isfinite().all()):
+        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
+    eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    jitter = 0.0
+    while True:  # columns that depend on one another leave eigenvalues a hair below 0, in units of these columns
+        factor, info = torch.linalg.cholesky_ex(unit + eye + (jitter * unit.diagonal()).diag())
+        if not bool(info):
+            break
+        jitter = 10 * jitter or EPS * len(unit)
+    inverse = _inverse(factor)
+    value, vector = torch.linalg.eigh(inverse.mT @ inverse)
+    return value, vector
+
+
+def _lifted(covariance: Tensor, floors: Tensor) -> Tensor:
+    """C with the eigenvalues of F^-1/2 C F^-1/2 raised to 1, F = diag(floors): what is added is all that is rounded."""
+    value, vector = share_at_floor(covariance, floors)
+    missing = (2 - 1 / value.clamp(min=0.5)).clamp(min=0.0)  # 1 - s where s < 1
+    added = (vector * missing) @ vector.mT
+    root = floors.sqrt()
+    found = covariance + added * root[:, None] * root
+    found = (found + found.mT) / 2
+    jitter = EPS * len(found)
+    while bool(torch.linalg.cholesky_ex(found).info):
+        found = found + (jitter * found.diagonal()).diag()
+        jitter *= 10
     return found
 
 

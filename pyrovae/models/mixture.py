@@ -21,6 +21,7 @@ from pyrovae.seeding import forked, stream
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
 
+RELATIVE = 1e-6  # a floor that is not given, of a column's variance
 MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
 
 
@@ -33,7 +34,9 @@ class GaussianMixture(Listed):
 
     Args: `event_shape`, of an item; `covariance`: "full" (a C_k each), "tied" (one for all), "diagonal" or "spherical"
     (s_k^2 I); `floor`: no variance in any direction falls below it, in the items' units squared: without one the
-    likelihood has no maximum. Raises ValueError for sizes below 1 and unknown names.
+    likelihood has no maximum. None: 1e-6 of each column's variance within the clusters that a fit starts from, so that
+    a fit in other units is the same fit (and 1e-6 itself for a column that does not vary); for "spherical", of the mean
+    of the columns' variances. Raises ValueError for sizes below 1 and unknown names.
 
     (McLachlan and Peel 2000, chapters 2 and 3.)
 
@@ -52,12 +55,13 @@ class GaussianMixture(Listed):
         num_components: int,
         *,
         covariance: str = "full",
-        floor: float = 1e-6,
+        floor: float | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = checks.sizes("event_shape", event_shape)
         self.num_components = checks.whole("num_components", num_components)
-        self.components = GaussianComponents(math.prod(self.event_shape), self.num_components, covariance, floor)
+        features = math.prod(self.event_shape)
+        self.components = GaussianComponents(features, self.num_components, covariance, floor, RELATIVE)
         self.logits = nn.Parameter(torch.zeros(self.num_components))
         self.recipe = {
             "builder": "GaussianMixture",
@@ -76,13 +80,14 @@ class GaussianMixture(Listed):
         *,
         covariance: str = "full",
         event_shape: Sequence[int] | None = None,
-        floor: float = 1e-6,
+        floor: float | None = None,
     ) -> GaussianMixture:
         """The mixture of these parameters, in float64: `weights` (K,), `loc` (K, D), `covariances` (K, D, D) where
         full, (D, D) tied, (K, D) diagonal, (K,) spherical: scikit-learn's `weights_`, `means_` and `covariances_`.
 
-        `event_shape` of D numbers, (D,) where None. Raises ValueError for other shapes, weights that are not a
-        distribution and covariances that are not positive definite or have an eigenvalue below `floor`.
+        `event_shape` of D numbers, (D,) where None. A `floor` of None is under any positive definite covariances.
+        Raises ValueError for other shapes, weights that are not a distribution and covariances that are not positive
+        definite or have an eigenvalue below `floor`.
         """
         loc, weights, covariances = (
             checks.array(value, name).double()
@@ -205,16 +210,26 @@ class GaussianMixture(Listed):
                 raise ValueError(f"{name} must be finite")
         if bool((weights < 0).any()) or not torch.isclose(weights.sum(), weights.new_ones(()), atol=1e-6):
             raise ValueError(f"weights must be at least 0 and sum to 1, got {weights.tolist()}")
-        if parts.lower is not None and not torch.allclose(covariances, covariances.mT, rtol=1e-6, atol=1e-12):
+        if parts.lower is not None and not _is_symmetric(covariances):
             raise ValueError("covariances must be symmetric: a factor L is given as L @ L.mT")
         least = covariances.amin() if parts.lower is None else torch.linalg.eigvalsh(covariances).amin()
-        if not bool(least >= parts.floor * (1 - 1e-6)):
+        if parts.floor is None:
+            if not parts.lower_floors(weights, covariances):
+                raise ValueError(
+                    f"covariances must be positive definite, got an eigenvalue of {float(least):.3g}: regularise them"
+                )
+        elif not (bool(least >= parts.floor * (1 - 1e-6)) or parts.are_over(covariances, parts.floors * (1 - 1e-6))):
             raise ValueError(
                 f"covariances must have no eigenvalue below the floor {parts.floor:g}, got {float(least):.3g}: lower "
                 "floor, or regularise them"
             )
         parts.assign(loc, covariances)
         self._weigh(weights)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its parameters are those that it was built with, which no fit takes for a start."""
+        return self.components.is_fresh and not bool(self.logits.any())
 
     @torch.no_grad()
     def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -237,6 +252,12 @@ class GaussianMixture(Listed):
     def log_joint_table(self, x: Tensor) -> Tensor:
         """log p(component, x), (N, *event_shape) to (N, K), in float64 and unchecked; NaN is missing."""
         return self.components.log_prob(x.flatten(1)) + self.logits.double().log_softmax(-1)
+
+
+def _is_symmetric(covariances: Tensor) -> bool:
+    """To 1e-6 of what the columns' own scales are."""
+    root = covariances.diagonal(dim1=-2, dim2=-1).abs().sqrt()
+    return bool(((covariances - covariances.mT).abs() <= 1e-6 * root[..., None] * root[..., None, :]).all())
 
 
 class ConditionalMixture(TorchDistribution):
