@@ -430,3 +430,23 @@ def test_a_prior_that_holds_plain_tensors(how):
     assert pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
     assert pyrovae.exact(pair, x).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
     assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.tensor(0.0).dtype  # the caller's are as they were
+
+
+def test_a_decoder_that_holds_a_plain_tensor():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.randn(2, 4)
+
+        def forward(self, z):
+            return z @ self.matrix
+
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 2, likelihood=pyrovae.Normal(scale=0.5))
+    pair.likelihood.network = Fixed()
+    matrix, x = pair.likelihood.network.matrix.double(), torch.randn(3, 4)
+    law = torch.distributions.MultivariateNormal(
+        torch.zeros(4, dtype=torch.float64), matrix.T @ matrix + 0.25 * torch.eye(4, dtype=torch.float64)
+    )
+    found = pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values
+    assert found == pytest.approx(law.log_prob(x.double()).numpy(), abs=1e-7)
