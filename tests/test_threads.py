@@ -170,6 +170,22 @@ def test_one_pair_is_evaluated_while_it_is_fitted_and_both_end():
     assert shared_state(vae) == before
 
 
+@pytest.mark.usefixtures("interpreted")
+def test_compiled_steps_in_two_threads_are_those_of_one():
+    def run(name):
+        def model(x):
+            z = pyro.sample(name, pyro.distributions.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", pyro.distributions.Normal(z, 1.0), obs=x)
+
+        guide = pyro.infer.autoguide.AutoDelta(model, init_loc_fn=pyro.infer.autoguide.init_to_mean)
+        svi = pyrovae.CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
+        return [svi.step(X[:, 0]) for _ in range(5)]
+
+    alone = run("alone")
+    assert together(lambda: run("one"), lambda: run("other")) == [alone, alone]
+
+
 def test_a_loop_of_bodies_does_not_keep_another_thread_out():
     arrived, turns = threading.Event(), []
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.exclusive import exclusive
 from pyrovae.warned import hushed
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def separation(
     checks.whole("num_silhouette", num_silhouette, least=2)
     whitening = Whitening.fit(train)
     train, test = whitening(train), whitening(test)
-    right = KNeighborsClassifier(num_neighbors).fit(train, train_y).predict(test) == test_y
+    with exclusive():  # scikit-learn limits BLAS to one thread and puts back what it found
+        right = KNeighborsClassifier(num_neighbors).fit(train, train_y).predict(test) == test_y
     chosen = _stratified(test_y, num_silhouette, _rng(seed, 0))
     kinds = len(np.unique(test_y[chosen]))
     if not 2 <= kinds < len(chosen):
