@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
 from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
+from pyrovae.models.scopes import copied
 
 __all__ = ["CheckpointError", "load", "save"]
 
@@ -170,7 +170,7 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
         _same({name: here[name] for name in COMPARED}, saved, folder)
         tensors = _weights(folder, manifest, like, strict=True)
-        pair = deepcopy(like)
+        pair = copied(like)
         _take_names(pair, manifest.get("classes"), folder)
     if "tied" not in manifest:
         _same_where_tied(pair, tensors, folder)
