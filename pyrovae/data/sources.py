@@ -81,6 +81,7 @@ class MappedArray:
         """The rows as they are in the source, of whatever dtype; uint8 over 255, in float32. `index` as in `x[index]`.
 
         >>> import numpy as np
+        >>> from pyrovae.data import MappedArray
         >>> MappedArray(np.array([[2**60 + 1]])).exactly(0)
         tensor([1152921504606846977])
         """
