@@ -562,8 +562,9 @@ def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> s
 
 
 def unmasked(x: object, name: str) -> None:
-    """Refuse a masked array, whose mask would be lost."""
-    if isinstance(x, np.ma.MaskedArray):
+    """Refuse a masked array, torch's masked tensor and a list of such, whose mask would be lost."""
+    parts = x if isinstance(x, list | tuple) else [x]
+    if any(isinstance(one, np.ma.MaskedArray) or type(one).__name__ == "MaskedTensor" for one in parts):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
         )
@@ -585,6 +586,7 @@ def array(x: Any, name: str) -> Tensor:
     column of a table that is none.
     """
     x = parts_of(x, name)[0]
+    unmasked(x, name)
     if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
@@ -603,7 +605,6 @@ def array(x: Any, name: str) -> Tensor:
     elif hasattr(x, "columns") and hasattr(x, "dtypes"):
         tensor = _of_table(x, name)
     else:
-        unmasked(x, name)
         try:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
             array = np.array(x, order="C")

@@ -69,9 +69,9 @@ def to_arviz(
     - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
     - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and "distortion", means
       over these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind "log_evidence"
-      where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer). One value an item,
-      repeated for (chain, draw, item), so that `az.concat`, `sel` and `to_dataframe` treat this group as they do the
-      others: `.isel(chain=0, draw=0)` has it by item.
+      where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer); "unreliable" where the
+      marginal estimate has it. One value an item, repeated for (chain, draw, item), so that `az.concat`, `sel` and
+      `to_dataframe` treat this group as they do the others: `.isel(chain=0, draw=0)` has it by item.
 
     Each group says when and by what it was made, in ArviZ's words: `created_at`, `creation_library`,
     `inference_library` and their versions.
@@ -238,6 +238,9 @@ def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str,
         rows[f"{name}_se"] = (["item"], se, f"standard error of {words[name]}", "nats")
     whose = evidence.kind if weighted else f"{len(table['elbo'])} draws"
     rows["pareto_k"] = (["item"], k, f"Pareto shape of the tail of the weights of {whose}", "1")
+    if "unreliable" in evidence.pointwise:
+        flags = evidence.pointwise["unreliable"]
+        rows["unreliable"] = (["item"], flags, flags.attrs["long_name"], "1")
     # ArviZ concatenates, selects and tabulates groups by chain and draw, and fails at one without; this takes no memory
     at, size = ["chain", "draw"], (1, *table["elbo"].shape)
     return {name: (at + dims, np.broadcast_to(v, size), words, u) for name, (dims, v, words, u) in rows.items()}

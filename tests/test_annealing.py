@@ -167,6 +167,19 @@ def test_both_ends_of_bdmc_hold_the_evidence():
     assert lower.se == pytest.approx(lower.pointwise.value.values.std(ddof=1) / math.sqrt(200))
 
 
+def test_chains_that_lie_far_apart_are_flagged(exact_linear_pair, monkeypatch):
+    # two temperatures from the prior: the weights of 16 chains are all but one nothing. With the many that it takes,
+    # none is flagged
+    monkeypatch.setattr(annealing, "PILOT", 20)
+    x = 3 * torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    poor, good = (pyrovae.ais(exact_linear_pair, x, num_steps=steps, progress=False) for steps in (1, 60))
+    assert poor.pointwise.unreliable.sum() >= 3
+    assert f"(6 items, {int(poor.pointwise.unreliable.sum())} unreliable)" in str(poor)
+    assert not good.pointwise.unreliable.any()
+    lower, upper = pyrovae.bdmc(exact_linear_pair, 2, num_steps=1, progress=False)
+    assert "unreliable" not in lower.pointwise and "unreliable" not in upper.pointwise  # their errors are the items'
+
+
 def test_the_reverse_weights_mean_is_one_over_p_of_x():
     # over codes drawn from the posterior, exp(-upper) is unbiased for 1 / p(x): mean of p(x) exp(-upper) is 1
     vae = pair()

@@ -20,7 +20,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import pyrovae
 from pyrovae.evaluation import evidence, tables
 from pyrovae.evaluation.estimate import Estimate
-from pyrovae.models.pair import particles
+from pyrovae.evaluation.weights import log_mean
+from pyrovae.models.pair import particles, weighed
 
 
 def items(n=9):
@@ -251,12 +252,12 @@ def test_every_count_is_that_of_the_whole_table(exact_linear_pair, monkeypatch, 
     pair, x = shifted(exact_linear_pair), items(n)
     seen = []
 
-    def watched(pair, part, count):
-        table = particles(pair, part, count)
+    def watched(pair, part, codes):
+        table = weighed(pair, part, codes)
         seen.append((len(part), table))
         return table
 
-    monkeypatch.setattr(tables, "particles", watched)
+    monkeypatch.setattr(tables, "weighed", watched)
     for estimator in (pyrovae.iwae, pyrovae.elbo):
         seen.clear()
         found = estimator(pair, x, num_particles=k, max_bytes=4 * 6 * 6 * 8).pointwise
@@ -274,9 +275,8 @@ def test_every_count_is_that_of_the_whole_table(exact_linear_pair, monkeypatch, 
         expected = table.logsumexp(0) - math.log(k) if estimator is pyrovae.iwae else table.mean(0)
         assert np.allclose(found.value.values, expected.detach(), atol=1e-12)
         if k > 1:
-            weight = (table - table.max(0).values).exp()
-            spread = weight.std(0) / weight.mean(0) if estimator is pyrovae.iwae else table.std(0)
-            assert np.allclose(found.se.values, (spread / math.sqrt(k)).detach(), atol=1e-12)
+            se = log_mean(table)["se"] if estimator is pyrovae.iwae else table.std(0).detach() / math.sqrt(k)
+            assert np.allclose(found.se.values, se, atol=1e-12)
         assert np.allclose(found.ess.values, 1 / table.softmax(0).square().sum(0).detach())
 
 
@@ -286,12 +286,66 @@ def test_memory_is_what_was_asked_for(monkeypatch):
     monkeypatch.setattr(
         tables, "particles", lambda pair, part, k: sizes.append(k * len(part)) or particles(pair, part, k)
     )
+    monkeypatch.setattr(
+        tables, "weighed", lambda pair, part, codes: sizes.append(codes.log_guide.numel()) or weighed(pair, part, codes)
+    )
     pyrovae.iwae(vae, x, num_particles=64, max_bytes=1)
     assert set(sizes) == {1}
     assert len(sizes) == 64 * 3
     sizes.clear()
     pyrovae.iwae(vae, x, num_particles=64)
     assert sizes == [64 * 3]
+
+
+@pytest.mark.parametrize("usual", [2**26, 1_500, 30])  # all codes drawn at once, some items', an item's part
+def test_memory_changes_no_draw(monkeypatch, usual):
+    torch.manual_seed(0)
+    vae, x = pyrovae.mlp_vae((3,), 2, hidden_dims=(4,)).double(), torch.eye(3).repeat(2, 1)[:5]
+    monkeypatch.setattr(tables, "MAX_BYTES", usual)
+    for estimator in (pyrovae.elbo, pyrovae.iwae):
+        expected = estimator(vae, x, num_particles=4, max_bytes=usual).pointwise
+        for given in (1, 2_000, 10**9):
+            found = estimator(vae, x, num_particles=4, max_bytes=given).pointwise
+            for name in ("value", "se", "ess"):
+                np.testing.assert_allclose(found[name], expected[name], rtol=1e-10, err_msg=f"{name} {given}")
+        other = estimator(vae, x, num_particles=4, max_bytes=usual, seed=1).pointwise.value
+        assert float(abs(other - expected.value).min()) > 1e-6  # control: another seed
+
+
+def test_memory_changes_no_draw_of_a_flow_or_of_two_sites(monkeypatch):
+    # a flow's density is that of the values it made, which no chunk need invert; sites are cut along their plates
+    class Two(torch.nn.Module):
+        event_shape, latent_dim, is_normalized = (3,), 2, True
+
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+        def model(self, x=None, *, size=1):
+            with pyro.plate("data", size if x is None else len(x)):
+                kind = pyro.sample("kind", pyro.distributions.Normal(torch.zeros_like(self.loc[0]), 1.0))
+                z = pyro.sample("latent", pyro.distributions.Normal(self.loc, 1.0).to_event(1))
+                mean = torch.cat([z, kind[..., None]], -1)
+                return pyro.sample("obs", pyro.distributions.Normal(mean, 1.0).to_event(1), obs=x)
+
+        def guide(self, x=None, *, size=1):
+            with pyro.plate("data", len(x)):
+                pyro.sample("kind", pyro.distributions.Normal(x[:, 2] / 2, 1.0))
+                bent = pyro.distributions.Normal(x[:, :2], 0.7).to_event(1)
+                pyro.sample(
+                    "latent",
+                    pyro.distributions.TransformedDistribution(bent, pyro.distributions.transforms.Planar(2).double()),
+                )
+
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    pair = Two()
+    torch.manual_seed(0)
+    expected = pyrovae.iwae(pair, x, num_particles=6).pointwise.value
+    for given in (1, 200, 10**9):
+        torch.manual_seed(0)
+        found = pyrovae.iwae(pair, x, num_particles=6, max_bytes=given).pointwise.value
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 class TestParetoShape:
@@ -326,6 +380,90 @@ class TestParetoShape:
             pair.posterior.raw_log_scale.fill_(-2.0)
         k = pyrovae.iwae(pair, pair.sample(50, seed=0)).pointwise.pareto_k.values
         assert (k > 0.7).sum() > 40
+
+
+def poor_pair(scale=0.2):
+    """A linear pair whose guide is far from the posterior: log-weights of sd 4.5 and more for most items."""
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(6, 3, likelihood=pyrovae.Normal(scale=scale)).double()
+    with torch.no_grad():
+        pair.posterior.raw_log_scale.fill_(-1.0)
+    return pair
+
+
+class TestUnreliableItems:
+    def test_are_counted_in_the_line_and_carried_on(self):
+        pair, x = poor_pair(), 2 * items()
+        estimate = pyrovae.iwae(pair, x, num_particles=100)
+        flags = estimate.pointwise.unreliable.values
+        assert flags.dtype == bool
+        assert 0 < flags.sum() < 9 or flags.all()
+        assert f"(9 items, {flags.sum()} unreliable)" in str(estimate)
+        exact = pyrovae.exact(pair, x)
+        assert np.array_equal((exact - estimate).pointwise.unreliable.values, flags)
+        assert f"(9 items, {flags.sum()} unreliable)" in str(estimate - exact)
+        assert "unreliable" not in str(exact)
+        assert "unreliable" not in exact.pointwise
+        assert "unreliable" not in str(estimate - estimate)  # one estimate less itself has no error
+        more = pyrovae.iwae(pair, x, num_particles=100, seed=1)
+        assert np.array_equal((estimate - more).pointwise.unreliable.values, flags | more.pointwise.unreliable.values)
+
+    def test_are_none_where_the_guide_is_good(self, exact_linear_pair):
+        estimate = pyrovae.iwae(exact_linear_pair, items(), num_particles=100)
+        assert not estimate.pointwise.unreliable.any()
+        assert "unreliable" not in str(estimate)
+
+    def test_are_the_ones_that_lie_far_below_the_evidence(self):
+        # at 100 particles the flagged items' bounds are below log p(x) by more than their errors in the mean
+        pair, x = poor_pair(), 2 * items()
+        exact = pyrovae.exact(pair, x).pointwise.value.values
+        runs = [pyrovae.iwae(pair, x, num_particles=100, seed=seed).pointwise for seed in range(8)]
+        value, se, flags = (np.stack([run[n].values for run in runs]) for n in ("value", "se", "unreliable"))
+        always = flags.mean(0) > 0.8
+        assert always.any()
+        assert ((exact - value.mean(0)) > np.sqrt((se**2).mean(0)))[always].all()
+
+    def test_files_hold_the_flags(self, tmp_path):
+        estimate = pyrovae.iwae(poor_pair(), 2 * items(), num_particles=100)
+        estimate.pointwise.to_netcdf(tmp_path / "estimate.nc")
+        with xr.open_dataset(tmp_path / "estimate.nc") as again:
+            assert again.unreliable.dtype == bool
+            assert np.array_equal(again.unreliable, estimate.pointwise.unreliable)
+
+
+class TestWeightsThatAreNoNumbers:
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("part", ["likelihood.network.weight", "posterior.loc.bias"])
+    def test_of_a_pair_are_refused_by_name(self, exact_linear_pair, value, part):
+        with torch.no_grad():
+            exact_linear_pair.get_parameter(part).flatten()[1] = value
+        for estimator in (pyrovae.elbo, pyrovae.iwae, pyrovae.ais, pyrovae.exact):
+            message = rf"{estimator.__name__} needs finite weights: parameter '{part}' has 1 of \d+ values that are NaN"
+            with pytest.raises(ValueError, match=message):
+                estimator(exact_linear_pair, items())
+
+    def test_of_other_estimators_and_buffers_too(self, exact_linear_pair):
+        evidence = pyrovae.exact(exact_linear_pair, items())
+        exact_linear_pair.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        assert np.isfinite(pyrovae.iwae(exact_linear_pair, items(), num_particles=2).mean)  # a mask may be infinite
+        exact_linear_pair.mask[0] = math.nan
+        calls = {
+            "quadrature": lambda: pyrovae.quadrature(exact_linear_pair, items()),
+            "bdmc": lambda: pyrovae.bdmc(exact_linear_pair, 2),
+            "gaps": lambda: pyrovae.gaps(exact_linear_pair, items(), evidence),
+            "calibrate": lambda: pyrovae.calibrate(exact_linear_pair),
+            "to_arviz": lambda: pyrovae.to_arviz(exact_linear_pair, items()),
+        }
+        for name, call in calls.items():
+            with pytest.raises(ValueError, match=f"{name} needs finite weights: buffer 'mask' has 1 of 2 values"):
+                call()
+
+    def test_of_a_mixture(self):
+        mixture = pyrovae.GaussianMixture((2,), 2)
+        with torch.no_grad():
+            mixture.components.loc[0, 0] = math.nan
+        with pytest.raises(ValueError, match=r"exact needs finite weights: parameter 'components\.loc'"):
+            pyrovae.exact(mixture, torch.zeros(2, 2))
 
 
 def test_lines_say_whose_error_it_is(exact_linear_pair):

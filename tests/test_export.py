@@ -52,7 +52,7 @@ def test_the_groups_and_their_labelled_dimensions(fitted):
         "observed_data": {"obs": ("item", "event_0", "event_1", "event_2")},
         "constant_data": {"label": ("item",)},
         "sample_stats": {"log_weight": ("chain", "draw", "item")},
-        "log_evidence": {name: ("chain", "draw", "item") for name in (*IN_NATS, "pareto_k")},
+        "log_evidence": {name: ("chain", "draw", "item") for name in (*IN_NATS, "pareto_k", "unreliable")},
     }
     assert set(_groups(tree)) == set(expected)
     for group, variables in expected.items():

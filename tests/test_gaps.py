@@ -118,6 +118,19 @@ def test_evidence_from_below_is_named_and_an_unknown_error_is_not_none():
         pyrovae.gaps(vae, x, pyrovae.exact(vae, x) - pyrovae.elbo(vae, x))
 
 
+def test_evidence_that_says_it_is_unreliable_says_so_in_the_ledger(monkeypatch):
+    monkeypatch.setattr(gaps, "ROUND", 4)
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(5, 2)
+    x = vae.sample(4, seed=0)
+    evidence = pyrovae.iwae(vae, x, num_particles=20)
+    flags = np.array([False, True, True, False])
+    flagged = pyrovae.Estimate(evidence.kind, evidence.pointwise.assign(unreliable=("item", flags, {"units": "1"})))
+    ledger = pyrovae.gaps(vae, x, flagged, max_steps=2, num_evaluation=10, progress=False)
+    assert np.array_equal(ledger.pointwise.unreliable, flags)
+    assert "bounded from below by iwae(20), of 2 items unreliably" in str(ledger)
+
+
 def test_the_pairs_own_gradients_are_left_alone():
     vae, x = correlated()
     pyrovae.gaps(vae, x[:1], pyrovae.exact(vae, x[:1]), max_steps=2, progress=False)

@@ -756,6 +756,28 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("mask", ["an array's", "a list's", "a tensor's"])
+def test_a_mask_is_refused_rather_than_lost(mask: str) -> None:
+    hidden = np.zeros(CODES.shape, bool)
+    hidden[1] = True
+    masked: object = np.ma.array(CODES, mask=hidden)
+    if mask == "a list's":
+        masked = list(masked)  # type: ignore[call-overload]
+    if mask == "a tensor's":
+        masked = torch.masked.masked_tensor(torch.tensor(CODES), torch.from_numpy(~hidden))
+    calls: dict[str, Callable[[], object]] = {
+        "loc": lambda: latent.active_units(masked),
+        "codes": lambda: Whitening.fit(masked),
+        "train_codes": lambda: latent.sampling_laws(masked),
+        "scale": lambda: latent.rate_identity(CODES, masked, CODES + 1),
+        "reconstruction": lambda: latent.reconstruction_error(CODES, masked),
+        "mean": lambda: latent.reconstruction_error(CODES, CODES, mean=masked),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=f"{name} is a masked array, whose mask would be lost"):
+            call()
+
+
 def test_results_are_labelled_and_the_callers_generators_are_left_alone() -> None:
     torch.manual_seed(1)
     np.random.seed(1)

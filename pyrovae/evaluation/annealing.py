@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
-from pyrovae.evaluation.evidence import effective_size, log_mean
+from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
     Pair,
@@ -73,8 +73,10 @@ def ais(
     From the prior chains find every mode of a posterior. From q(z | x) the way is far shorter where q is good, and a
     mode that it does not know is silently missed, as it is by `iwae`.
 
-    Returns an `Estimate` with "ess" of the chains' weights and the mean "acceptance". `x`: shape (N, *event_shape);
-    `progress`: a bar where the output is a terminal. The pair has one continuous code an item, its site "latent".
+    Returns an `Estimate` with "ess" of the chains' weights, the mean "acceptance", and "unreliable" as for `iwae`,
+    where the chains' log-weights lie so far apart that the bias is likely over the error: more steps are needed. `x`:
+    shape (N, *event_shape); `progress`: a bar where the output is a terminal. The pair has one continuous code an
+    item, its site "latent".
     Raises ValueError where the pair has no p(x), for values outside the likelihood's support and counts below 1
     (leapfrog steps below 5 are allowed, and mix worse).
 
@@ -166,6 +168,7 @@ def bdmc(
             upper[-1]["value"] = -upper[-1]["value"]
     for one in (*lower, *upper):
         one["se"] = np.full_like(one["value"], np.nan)
+        del one["unreliable"]  # said of an item's own error, which these have not
     event = tuple(f"event_{i}" for i in range(drawn.ndim - 1))
     made = {"obs": (("item", *event), drawn.cpu()), "latent": (("item", "latent_dim"), codes.cpu())}
     words = "log p(x) by annealing, a lower bound", "log p(x) by annealing back, an upper bound"
@@ -440,10 +443,11 @@ def _estimated(
     variables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     names = {
         "value": words,
+        "unreliable": "whether the bias is likely over the standard error",
         "ess": "effective sample size of the chains' weights",
         "acceptance": "mean acceptance of the transitions",
         "obs": "item, drawn from the model",
         "latent": "code that it was drawn at",
     }
-    units = {"ess": "chains", "acceptance": "1", "obs": "1", "latent": "1"}
+    units = {"ess": "chains", "unreliable": "1", "acceptance": "1", "obs": "1", "latent": "1"}
     return estimated(kind, pair, {**variables, **(made or {})}, names, protocol, units)

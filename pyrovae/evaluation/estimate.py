@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.models.pair import Pair, as_module, checked_items, dtype_and_device, settings
 
@@ -28,7 +28,8 @@ class Estimate:
 
     `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error) and the estimator's
     own variables; its attributes say the protocol: estimator, particles or steps, seed, base measure (mass or density,
-    and its scale), the SHA-256 of items and pair, whether the items are all 0 or 1. `str()` is a line for a report.
+    and its scale), the SHA-256 of items and pair, whether the items are all 0 or 1. `str()` is a line for a report; it
+    counts the items whose error cannot be relied on, those of the variable "unreliable" where the estimator has it.
 
     >>> import xarray as xr
     >>> from pyrovae import Estimate
@@ -105,6 +106,9 @@ class Estimate:
         same = a == b and bool((value == 0).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
+        flags = [one.pointwise["unreliable"] for one in (self, other) if "unreliable" in one.pointwise]
+        if flags:
+            pointwise["unreliable"] = (flags[0] | flags[-1]) & (not same)
         both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
         errors = sorted({*str(a.get("errors")).split(", "), *str(b.get("errors")).split(", ")})
         pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1, "errors": ", ".join(errors)}
@@ -115,6 +119,11 @@ class Estimate:
     def __str__(self) -> str:
         return self.line()
 
+    def _flagged(self) -> str:
+        """In words, of how many items the error says too little; nothing where it is none."""
+        flagged = int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0
+        return f", {flagged} unreliable" if flagged else ""
+
     def line(self, *, bits: bool = False) -> str:
         """A line for a report that says whose error it is; with `bits`, no difference's, in bits per dimension too."""
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
@@ -122,7 +131,7 @@ class Estimate:
         if attributes.get("se_from_items"):
             errors = {"over items"}
         error = f" ± {self.se:.3f} ({', '.join(sorted(errors))})" if errors else ""
-        items = f"({count} item{'s' if count > 1 else ''})"
+        items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
         if "difference" in attributes:
             return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
         mass = attributes.get("base_measure") == "mass"
@@ -132,8 +141,8 @@ class Estimate:
 
 
 def require_density(pair: Pair, estimator: str) -> None:
-    """Refuse what is not a pair, and a pair that has no p(x)."""
-    as_module(pair)
+    """Refuse what is not a pair, a pair that has no p(x), and weights that are no numbers."""
+    module = as_module(pair)
     if not pair.is_normalized and getattr(pair, "has_global_latents", False):
         raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
     if getattr(pair, "has_global_latents", False):
@@ -146,6 +155,21 @@ def require_density(pair: Pair, estimator: str) -> None:
             f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Fit one "
             "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
         )
+    _require_finite(module, estimator)
+
+
+def _require_finite(module: nn.Module, estimator: str) -> None:
+    """Refuse parameters that are NaN or infinite and buffers that are NaN (a mask may well be of -inf)."""
+    tensors: list[tuple[str, str, Tensor]] = [("parameter", *one) for one in module.named_parameters()]
+    for kind, name, value in [*tensors, *(("buffer", *one) for one in module.named_buffers())]:
+        bad = ~value.isfinite() if kind == "parameter" else value.isnan()
+        if bool(bad.any()):
+            first = torch.nonzero(bad)[0].tolist()
+            raise ValueError(
+                f"{estimator} needs finite weights: {kind} {name!r} has {int(bad.sum())} of {bad.numel()} values that "
+                f"are NaN{' or infinite' if kind == 'parameter' else ''}, the first at {first}; the pair diverged: "
+                "load an earlier state of it, or fit it again with a lower learning_rate or with clip_norm"
+            )
 
 
 def require_evidence(evidence: Any, pair_sha256: str, items_sha256: str) -> Estimate:

@@ -44,7 +44,7 @@ class Gaps:
 
     "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se": the approximation gap is
     an upper bound (a better q of the family may exist) and the amortisation gap a lower one. Also "evidence", "elbo",
-    "best_elbo", and the best q's "loc" and "scale".
+    "best_elbo", the best q's "loc" and "scale", and "unreliable" where the evidence says it of itself.
     """
 
     pointwise: xr.Dataset
@@ -59,6 +59,8 @@ class Gaps:
         evidence = self.pointwise.attrs["evidence"]
         bounded = evidence.startswith(BELOW)
         caution = f", log p(x) itself bounded from below by {evidence}" if bounded else ""
+        if flagged := int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0:
+            caution += f", of {flagged} items unreliably"
         return (
             f"log p(x) - ELBO = {gap[0]:.3f} ± {gap[1]:.3f} nats: approximation gap{'' if bounded else ' at most'} "
             f"{approximation[0]:.3f} ± {approximation[1]:.3f}, amortisation gap at least {amortization[0]:.3f} ± "
@@ -302,5 +304,8 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
         variables[f"{name}_se"] = ("item", errors[name], {"long_name": f"standard error of {words}", "units": "nats"})
     for name in ("loc", "scale"):
         variables[name] = (("item", "latent_dim"), columns[name], {"long_name": f"best q's {name}", "units": "1"})
+    if "unreliable" in evidence.pointwise:  # its evidence, and with it gap and approximation gap
+        flags = evidence.pointwise["unreliable"]
+        variables["unreliable"] = ("item", flags.values, flags.attrs)
     attributes = {**protocol, "evidence": evidence.kind}
     return xr.Dataset(variables, coords={"item": np.arange(len(log_p))}, attrs=attributes)

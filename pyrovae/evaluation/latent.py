@@ -241,12 +241,8 @@ def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr
         raise ValueError(f"reconstruction must have an item for each of x, got {len(fake)} for {len(real)}")
     centre = real.mean(0)
     if mean is not None:
-        centre = (
-            checks.items(_floats(mean)[None], real.shape[1:], name="mean", dtype=torch.float64)
-            .detach()
-            .cpu()
-            .numpy()[0]
-        )
+        given = _floats(mean, "mean")[None]
+        centre = checks.items(given, real.shape[1:], name="mean", dtype=torch.float64).detach().cpu().numpy()[0]
     total = float(((real - centre) ** 2).sum())
     if total <= 0:
         raise ValueError("x must have items that differ from the mean image: R2 divides by that distance")
@@ -313,7 +309,7 @@ def smoothness(
         raise ValueError(f"start_codes and end_codes must be pairs, got {len(start)} and {len(end)}")
     checks.whole("num_steps", num_steps, bytes_each=8 * (1 + start.shape[1]))
     checks.positive("displacement", displacement)
-    like = _floats(start_codes)
+    like = _floats(start_codes, "start_codes")
 
     def decoded(codes: Tensor) -> Tensor:
         return _decoded(decode, codes.to(like.device, like.dtype))
@@ -379,7 +375,7 @@ def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[s
     >>> list(laws), laws["box"].shape
     (['gaussian', 'box', 'prior'], torch.Size([5, 1]))
     """
-    array, like = _codes(train_codes, "train_codes"), _floats(train_codes)
+    array, like = _codes(train_codes, "train_codes"), _floats(train_codes, "train_codes")
     shape = (checks.whole("num", num, bytes_each=32 * array.shape[1]), array.shape[1])
     whitening = Whitening.fit(array)
     low, high = np.quantile(array, [0.005, 0.995], axis=0)
@@ -403,7 +399,7 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
     tensor([[0.5000],
             [0.5000]])
     """
-    like = _floats(reconstructions)
+    like = _floats(reconstructions, "reconstructions")
     images = checks.items(like, tuple(like.shape[1:]), name="reconstructions", dtype=like.dtype)
     _, codes, counts = np.unique(
         checks.labels(labels, len(images), name="labels", of="reconstructions"), return_inverse=True, return_counts=True
@@ -684,7 +680,7 @@ class Judge:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
-        like = _floats(x)
+        like = _floats(x, "x")
         images = checks.items(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
         labels = checks.labels(y, len(images))
         checks.several_classes(labels)
@@ -796,8 +792,9 @@ def _numpy(x: Any) -> np.ndarray:
     return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def _floats(x: Any) -> Tensor:
+def _floats(x: Any, name: str) -> Tensor:
     """`x` as a floating tensor, its own dtype where it has one, to learn shape, dtype and device from."""
+    checks.unmasked(x, name)
     if isinstance(x, Tensor):
         tensor = x.detach()
     else:
@@ -810,7 +807,7 @@ def _floats(x: Any) -> Tensor:
 
 def _codes(x: Any, name: str, latent_dim: int | None = None) -> np.ndarray:
     """`x` as finite float64 codes of shape (N, latent_dim)."""
-    codes = _floats(x)
+    codes = _floats(x, name)
     expected = f"(N, {'latent_dim' if latent_dim is None else latent_dim})"
     if codes.ndim != 2 or codes.shape[1] == 0 or latent_dim not in (None, codes.shape[1]):
         hint = f"; {name}.reshape(-1, 1) would fit" if codes.ndim == 1 and latent_dim in (None, 1) else ""

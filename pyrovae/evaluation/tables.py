@@ -4,32 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from pyrovae.graph import pays, programmed
-from pyrovae.models.pair import Pair, Particles, layer_sizes, particles
+from pyrovae.graph import Program, pays, programmed
+from pyrovae.models.pair import Drawn, Pair, Particles, drawn, layer_sizes, particles, rows_within, weighed
 from pyrovae.seeding import forked
 
-__all__ = ["tables"]
+__all__ = ["MAX_BYTES", "tables"]
 
+MAX_BYTES = 64 * 2**20  # codes are drawn in the chunks that this much decodes, whatever the caller's is
 LEAST = 100_000  # codes: fewer are not looked at
 
 
-def tables(pair: Pair, x: Tensor, num_particles: int, rows: int) -> Iterator[list[Particles]]:
-    """The tables of each chunk of items, of `rows` codes at the most; together they have `num_particles` rows.
+def tables(pair: Pair, x: Tensor, num_particles: int, max_bytes: int) -> Iterator[list[Particles]]:
+    """The tables of each chunk of items, decoded within `max_bytes`; together they have `num_particles` rows.
 
-    They are the same numbers in the same order, compiled or not, but for rounding. The pair is being evaluated, as by
+    They are the same numbers in the same order, compiled or not and whatever `max_bytes`, but for rounding: codes are
+    drawn as for `MAX_BYTES`, so that memory decides nothing about the noise. The pair is being evaluated, as by
     `evaluating`, and stays as it is.
     """
-    parts: Sequence[Tensor] = x.split(max(1, rows // num_particles)) if len(x) else []
-    sizes = [min(rows, num_particles - start) for start in range(0, num_particles, rows)]
+    if not len(x):
+        return
+    usual = rows_within(pair, x, MAX_BYTES)
+    rows = usual if max_bytes == MAX_BYTES else rows_within(pair, x, max_bytes)
+    parts, sizes = x.split(max(1, usual // num_particles)), _sizes(num_particles, usual)
+    if rows != usual:
+        yield from _decoded_apart(pair, parts, sizes, rows)
+        return
     draw: Callable[[Tensor, int], Particles] = lambda part, size: particles(pair, part, size)  # noqa: E731
-    if len(x) * num_particles >= LEAST:
-        calls = sum(len(part) == len(parts[0]) for part in parts) * sizes.count(sizes[0])
-        if pays(calls, sum(layer_sizes(pair, x)) * len(parts[0]) * sizes[0]):
-            draw = _compiled(pair, parts[0], sizes[0]) or draw
+    calls = sum(len(part) == len(parts[0]) for part in parts) * sizes.count(sizes[0])
+    if len(x) * num_particles >= LEAST and _pays(pair, parts[0], sizes[0], calls):
+        draw = _compiled(pair, parts[0], sizes[0]) or draw
     for part in parts:
         yield [draw(part, size) for size in sizes]
+
+
+def _sizes(count: int, most: int) -> list[int]:
+    return [min(most, count - start) for start in range(0, count, most)]
+
+
+def _decoded_apart(pair: Pair, parts: Sequence[Tensor], sizes: Sequence[int], rows: int) -> Iterator[list[Particles]]:
+    """The tables for codes drawn part by part, the draws of one in `sizes`, and decoded `rows` codes at a time."""
+    count, items, program = sum(sizes), sum(map(len, parts)), None
+    each, at_once = max(1, rows // count), min(rows, count)
+    together = max(1, each // len(parts[0]))  # parts whose codes are decoded at once
+    for first in range(0, len(parts), together):
+        group = parts[first : first + together]
+        x = torch.cat(list(group))
+        codes = Drawn.joined([Drawn.joined([drawn(pair, one, size) for size in sizes], -2) for one in group], -1)
+        calls = items // each * (count // at_once)
+        if first == 0 and items * count >= LEAST and _pays(pair, x[:each], at_once, calls):
+            program = _compiled_decoding(pair, x[:each], codes.part(slice(at_once), slice(each)))
+        for start in range(0, len(x), each):
+            some = slice(start, start + each)
+            chunks = [codes.part(slice(row, row + at_once), some) for row in range(0, count, at_once)]
+            yield [_decoded(pair, program, x[some], chunk) for chunk in chunks]
+
+
+def _pays(pair: Pair, x: Tensor, num_particles: int, calls: int) -> bool:
+    """Whether so many tables of this shape pay for a compilation."""
+    return pays(calls, sum(layer_sizes(pair, x)) * len(x) * num_particles)
 
 
 def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, int], Particles] | None:
@@ -49,3 +84,23 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
         return Particles(*program(part)) if fits else particles(pair, part, size)
 
     return draw
+
+
+def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> Program | None:
+    """`weighed` for items and codes of this shape, but for the guide's part."""
+
+    def table(part: Tensor, *values: Tensor) -> list[Tensor]:
+        given = dict(zip(codes.values, values, strict=True))
+        found = weighed(pair, part, Drawn(given, codes.event_dims, codes.log_guide))
+        return [found.log_likelihood, found.log_prior]
+
+    with forked(0, x.device):
+        return programmed(table, [x, *(value.contiguous() for value in codes.values.values())])
+
+
+def _decoded(pair: Pair, program: Program | None, x: Tensor, codes: Drawn) -> Particles:
+    values = [value.contiguous() for value in codes.values.values()]
+    if program is None or not program.fits(x, *values):
+        return weighed(pair, x, codes)
+    log_likelihood, log_prior = program(x, *values)
+    return Particles(log_likelihood, log_prior, codes.log_guide)

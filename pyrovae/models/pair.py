@@ -24,12 +24,14 @@ from pyrovae.seeding import Noise
 
 __all__ = [
     "ENUMERATED",
+    "Drawn",
     "Listed",
     "Pair",
     "Particles",
     "as_module",
     "checked_items",
     "doubled",
+    "drawn",
     "dtype_and_device",
     "evaluating",
     "isolated_store",
@@ -47,6 +49,7 @@ __all__ = [
     "simulated",
     "unique_name",
     "validation",
+    "weighed",
     "widened",
 ]
 
@@ -131,6 +134,52 @@ def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles
         raise ValueError(f"the pair must have one unobserved site, 'latent', for codes to be given; it has {latent}")
     log_guide = _total(run(pair.guide), False, x, shape) if guide else x.new_zeros(())
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), log_guide)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """K draws of the codes for each of N items: each site's values with their number of event dimensions."""
+
+    values: dict[str, Tensor]  # (..., K, N, *event)
+    event_dims: dict[str, int]
+    log_guide: Tensor  # (K, N)
+
+    def part(self, rows: slice, items: slice) -> Drawn:
+        """Some draws of some items."""
+        values = {}
+        for name, value in self.values.items():
+            whole: Any = (slice(None),) * self.event_dims[name]
+            values[name] = value[(..., rows, items, *whole)]
+        return Drawn(values, self.event_dims, self.log_guide[rows, items])
+
+    @staticmethod
+    def joined(parts: list[Drawn], dim: int) -> Drawn:
+        """Draws of the same items one below the other (-2), or of the next items beside them (-1)."""
+        events = parts[0].event_dims
+        values = {name: torch.cat([one.values[name] for one in parts], dim - size) for name, size in events.items()}
+        return Drawn(values, events, torch.cat([one.log_guide for one in parts], dim))
+
+
+def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
+    """The codes that `particles` draws, from the same random numbers, to be weighed a part at a time."""
+    guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
+    log_guide = _total(guide, False, x, (num_particles, len(x)))
+    sites = {
+        name: site
+        for name, site in prune_subsample_sites(guide).nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("_deterministic")
+    }
+    values = {name: site["value"] for name, site in sites.items()}
+    return Drawn(values, {name: site["fn"].event_dim for name, site in sites.items()}, log_guide)
+
+
+def weighed(pair: Pair, x: Tensor, codes: Drawn) -> Particles:
+    """The tables of `particles` for codes that are there already."""
+    shape, trace = (len(codes.log_guide), len(x)), poutine.Trace()
+    for name, value in codes.values.items():
+        trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
+    model = poutine.trace(poutine.replay(_replicated(pair.model, x, shape[0]), trace=trace)).get_trace()
+    return Particles(_total(model, True, x, shape), _total(model, False, x, shape), codes.log_guide)
 
 
 def latent_law(fn: Any, *given: Any, **named: Any) -> Any:

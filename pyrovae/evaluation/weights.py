@@ -1,0 +1,159 @@
+"""Importance weights: their mean on the log scale, how far it can be trusted, and the shape of their tail."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["effective_size", "log_mean", "pareto_k", "spread_limit"]
+
+AGREE = 1.05  # ratio up to which the jackknife confirms the delta method's error
+
+
+def log_mean(log_weight: Tensor) -> dict[str, np.ndarray]:
+    """log of the mean of exp over dim 0, "value", its standard error "se", and whether it is "unreliable".
+
+    The error is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's is at most 5 % over it, and else
+    the jackknife's: the delta method takes the log for a straight line over the spread of the mean, which it is not
+    where a few weights make up most of the sum. The jackknife leaves out one weight at a time,
+    (K - 1) / K sum_k (l_k - mean(l))^2 with l_k the estimate without weight k (Efron and Stein 1981), and says how far
+    the estimate rests on one draw.
+
+    "unreliable" where the root mean square of the log-weights above their median is over `spread_limit(K)`: then
+    normal log-weights of that spread would give an estimate further below log E[w] than its error says. Also where
+    there is no finite error. NaN and False for one row.
+    """
+    count = len(log_weight)
+    top = log_weight.max(0).values.nan_to_num(neginf=0.0)  # all weights 0: their mean is
+    weight = (log_weight - top).exp()
+    mean = weight.mean(0)
+    value = (mean.log() + top).cpu().numpy()
+    if count == 1:
+        return {"value": value, "se": np.full(value.shape, np.nan), "unreliable": np.zeros(value.shape, bool)}
+    se = weight.std(0) / (mean * math.sqrt(count))
+    unreliable = ~se.isfinite()
+    # |log(1 - p) - log(1 - q)| is at most |p - q| / (1 - max p): no item with a smaller share can disagree
+    heavy = torch.nonzero(1 / (mean * count) > 1 - 1 / AGREE).squeeze(1)
+    if len(heavy):
+        column = log_weight[:, heavy]
+        jackknife = _jackknife(column)
+        differs = jackknife > AGREE * se[heavy] + 1e-12  # of equal weights it is rounding
+        se[heavy] = torch.where(differs, jackknife, se[heavy])
+        unreliable[heavy] |= differs & ((_upper_spread(column) > spread_limit(count)) | jackknife.isinf())
+    return {"value": value, "se": se.cpu().numpy(), "unreliable": unreliable.cpu().numpy()}
+
+
+def spread_limit(count: int) -> float:
+    """The spread of log-weights from which a log-mean-exp of `count` draws is flagged.
+
+    For normal log-weights the bias of the log-mean-exp reaches its standard error where their standard deviation is
+    about 2.5 + 0.22 log K (3.1, 3.5, 4.0 at K = 16, 100, 1,000: analysis/standard_errors.py). The factor keeps chance
+    out of it: few draws know their spread badly.
+
+    >>> [round(spread_limit(count), 1) for count in (16, 100, 1000)]
+    [4.5, 3.8, 4.0]
+    """
+    return (2.5 + 0.22 * math.log(count)) * (1 + 7 / count)
+
+
+def _jackknife(log_weight: Tensor) -> Tensor:
+    """The jackknife standard error of the log-mean-exp over dim 0; infinite where a single weight is not 0."""
+    count = len(log_weight)
+    largest = log_weight.argmax(0, keepdim=True)
+    others = log_weight.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True)
+    without = (-log_weight.softmax(0)).log1p()  # of the largest, 1 - p would lose its digits
+    without = without.scatter(0, largest, others - log_weight.logsumexp(0, keepdim=True))
+    error = (count - 1) ** 0.5 * without.std(0, correction=0)
+    return torch.where(others[0].isneginf() & ~log_weight.amax(0).isinf(), math.inf, error)
+
+
+def _upper_spread(log_weight: Tensor) -> Tensor:
+    """sqrt(2 mean((l - median)^2 where l is over it)) over dim 0: the standard deviation, of normal log-weights."""
+    ordered, count = log_weight.sort(0).values, len(log_weight)
+    median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    return (2 * (log_weight - median).nan_to_num(nan=0.0, posinf=math.inf).clamp(min=0).square().mean(0)).sqrt()
+
+
+def effective_size(log_weight: Tensor) -> np.ndarray:
+    """(sum w)^2 / sum w^2 over dim 0."""
+    return (1 / log_weight.softmax(0).square().sum(0)).cpu().numpy()
+
+
+def pareto_k(log_weight: Tensor) -> np.ndarray:
+    """The shape k of a generalised Pareto distribution fitted to each column's largest weights, of shape (K, N).
+
+    The tail is the min(K / 5, 3 sqrt(K)) largest; the estimate is the posterior mean of Zhang and Stephens (2009,
+    section 4), drawn towards 1/2 as by 10 more observations (Vehtari et al. 2024, appendix C). 1/k moments are finite.
+    NaN where the tail has fewer than 5 weights; -inf where they are all equal. Where a quarter of the tail is tied with
+    the weight that it starts from, as rounding ties log-weights far from 0, it starts half-way between two values.
+
+    >>> u = torch.rand(100_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> abs(pareto_k(-0.4 * u.log()) - 0.4) < 0.05  # u^-k has shape k
+    array([ True])
+    """
+    count = len(log_weight)
+    tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
+    if tail < 5:
+        return np.full(log_weight.shape[1], math.nan)
+    top = log_weight.double().topk(tail + 1, dim=0).values.flip(0).cpu().numpy()
+    weight = np.exp(top - top[-1])
+    excess = weight[1:] - weight[0]  # ascending, (tail, N)
+    flat = excess[-1] <= 1e-12 * weight[-1]
+    with np.errstate(invalid="ignore"):  # -inf - -inf, of weights that are 0
+        step, whole = top[_quartile(tail) + 1] - top[0], top[-1] - top[0]
+        tied = ~flat & (step <= _resolution(top[-1])) & (step <= 0.02 * whole)
+    excess = np.where(flat | tied, np.arange(1, tail + 1)[:, None], excess)
+    k = np.where(flat, -math.inf, _generalised_pareto(excess))
+    for item in np.flatnonzero(tied):
+        k[item] = _of_tied(np.sort(log_weight[:, item].double().cpu().numpy()), tail)
+    return k
+
+
+def _resolution(log_weight: np.ndarray) -> np.ndarray:
+    """Half of what float32 can tell apart at that height, in nats: sums of float32 terms that differ by less are tied.
+
+    Items of 300,000 nats have log-weights a thirtieth of a nat apart.
+    """
+    return np.maximum(1e-9, 2.0**-25 * np.abs(log_weight))
+
+
+def _quartile(tail: int) -> int:
+    return math.floor(tail / 4 + 0.5) - 1
+
+
+def _generalised_pareto(excess: np.ndarray) -> np.ndarray:
+    """The shape of each column of what a tail lies over its start by, ascending, drawn towards 1/2."""
+    tail = len(excess)
+    num_grid = 30 + int(math.sqrt(tail))
+    grid = 1 - np.sqrt(num_grid / (np.arange(1, num_grid + 1) - 0.5))
+    quartile = np.maximum(excess[_quartile(tail)], np.finfo(float).tiny)
+    theta = grid[:, None] / (3 * quartile) + 1 / excess[-1]  # (num_grid, N)
+    shape = np.stack([np.log1p(-one * excess).mean(0) for one in theta])
+    profile = tail * (np.log(-theta / shape) - shape - 1)
+    posterior = np.exp(profile - profile.max(0))
+    best = (theta * posterior).sum(0) / posterior.sum(0)
+    k = np.log1p(-best * excess).mean(0)
+    return (tail * k + 5) / (tail + 10)
+
+
+def _of_tied(log_weight: np.ndarray, tail: int) -> float:
+    """The same of one column, ascending, whose tail starts between two of its values, as near to `tail` as they let it.
+
+    Ties have no excess over a start of their own value, and a quarter of the tail without one says nothing of scale.
+    """
+    tied = _resolution(log_weight[-1])
+    steps = np.flatnonzero(np.diff(log_weight) > tied) + 1  # where another value begins
+    sizes = len(log_weight) - steps
+    steps = steps[sizes >= 5]
+    if not len(steps):
+        return math.nan
+    start = steps[np.abs(len(log_weight) - steps - tail).argmin()]
+    above = log_weight[start:]
+    if above[-1] - above[0] <= tied:
+        return -math.inf
+    weight = np.exp(above - above[-1])
+    excess = weight - math.exp((log_weight[start - 1] + log_weight[start]) / 2 - above[-1])
+    return float(_generalised_pareto(excess[:, None])[0])
