@@ -1,0 +1,119 @@
+"""Which tensors lie in the same memory, and the one tensor that such tensors are views of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["SharedMemoryError", "base_of", "is_dense", "overlap", "overlapping", "views"]
+
+aten = torch.ops.aten
+
+
+class SharedMemoryError(ValueError):
+    """Tensors share memory in a way that no one tensor covers; `tensors` are these."""
+
+    def __init__(self, why: str, tensors: Sequence[Tensor]) -> None:
+        super().__init__(why)
+        self.tensors = list(tensors)
+
+
+def overlapping(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """The places of tensors whose ranges of bytes meet, group by group; those that lie by themselves are left out.
+
+    A chain is one group: a meets b, b meets c. Views that interleave without a common byte, such as `t[::2]` and
+    `t[1::2]`, count as meeting.
+    """
+    ranges = sorted((*extent, i) for i, t in enumerate(tensors) if (extent := _extent(t)) is not None)
+    groups: list[list[int]] = []
+    device, end = "", 0
+    for where, first, last, i in ranges:
+        if groups and where == device and first < end:
+            groups[-1].append(i)
+            end = max(end, last)
+        else:
+            groups.append([i])
+            device, end = where, last
+    return [sorted(group) for group in groups if len(group) > 1]
+
+
+def overlap(t: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether a tensor's range of bytes meets that of one of the others."""
+    return any(0 in group for group in overlapping([t, *others]))
+
+
+def base_of(tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """One flat tensor, the whole storage of these, and where in it each begins, in entries.
+
+    Raises SharedMemoryError where they are of several dtypes or storages, so that there is none.
+    """
+    dtypes = {t.dtype for t in tensors}
+    if len(dtypes) > 1:
+        kinds = " and ".join(sorted(map(str, dtypes)))
+        raise SharedMemoryError(f"share memory in the dtypes {kinds}: give them one dtype, or clone one", tensors)
+    storage, size = tensors[0].untyped_storage(), tensors[0].element_size()
+    begins = [t.data_ptr() - storage.data_ptr() for t in tensors]
+    if any(t.untyped_storage().data_ptr() != storage.data_ptr() for t in tensors) or any(b % size for b in begins):
+        raise SharedMemoryError(
+            "share memory by storages of their own, as tensors made twice of one NumPy array do: make one a view of "
+            "the other in torch, or clone it",
+            tensors,
+        )
+    base = torch.empty(0, dtype=tensors[0].dtype, device=tensors[0].device)
+    with torch.no_grad():
+        base.set_(storage, 0, (storage.nbytes() // size,), (1,))
+    return base, [b // size for b in begins]
+
+
+def views(t: Tensor, size: int, begin: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Operators and their further arguments that make a view like `t` of a flat tensor of `size` entries.
+
+    As slices of it, step by step: a compiler follows writes through those, and through `as_strided` it does not.
+    Raises SharedMemoryError for a view that is no slice, as one whose rows overlap each other.
+    """
+    wide = [(stride, n, dim) for dim, (n, stride) in enumerate(zip(t.shape, t.stride(), strict=True)) if n > 1]
+    order = sorted((row for row in wide if row[0]), reverse=True)
+    steps: list[tuple[Any, tuple[Any, ...]]] = []
+    for at, (stride, n, _) in enumerate(order):
+        inner = 1 + sum((count - 1) * step for step, count, _ in order[at + 1 :])
+        for every in (k for k in range(1, stride + 1) if stride % k == 0):  # the view may skip rows
+            row, rows = stride // every, (n - 1) * every + 1
+            rest = max(0, begin + rows * row - size)  # by which the first row starts earlier, so that the last one ends
+            if rest <= begin and rest + inner <= row:
+                break
+        else:
+            raise SharedMemoryError(f"share memory by strides {t.stride()}, which are no slice's: clone one", [t])
+        steps.append((aten.slice.Tensor, (at, begin - rest, begin - rest + rows * row)))
+        steps.append((aten.view.default, ([count for _, count, _ in order[:at]] + [rows, row],)))
+        if every > 1:
+            steps.append((aten.slice.Tensor, (at, 0, rows, every)))
+        begin, size = rest, row
+    steps.append((aten.select.int, (len(order), begin)))
+    dims = [dim for *_, dim in order]
+    steps.append((aten.permute.default, ([dims.index(dim) for dim in sorted(dims)],)))
+    for dim in range(t.ndim):
+        if dim not in dims:
+            steps.append((aten.unsqueeze.default, (dim,)))
+    if len(wide) > len(order):
+        steps.append((aten.expand.default, (list(t.shape),)))
+    return steps
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether its entries fill its memory, in whatever order and each by itself."""
+    extent = _extent(t)
+    if extent is None:
+        return True
+    strides = [stride for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1]
+    return all(strides) and extent[2] - extent[1] == t.numel() * t.element_size()
+
+
+def _extent(t: Tensor) -> tuple[str, int, int] | None:
+    """The device, the first byte and the byte after the last; None where there is no memory to share."""
+    if t.layout != torch.strided or not t.numel() or t.device.type == "meta":
+        return None
+    entries = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
+    return str(t.device), t.data_ptr(), t.data_ptr() + entries * t.element_size()
