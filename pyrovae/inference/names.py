@@ -1,0 +1,304 @@
+"""What the names in a model's and a guide's code are bound to, as a graph saw it, and whether it still is so."""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter, is_
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+__all__ = ["Names"]
+
+PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
+PLAIN += (torch.dtype, torch.device, torch.Size)
+MOST = 4000  # names, of which more would cost a step more than they are worth
+GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME"}
+ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
+LIBRARIES = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (torch, pyro, np))
+LIBRARIES += (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
+STANDARD = os.path.dirname(str(os.__file__)) + os.sep
+
+
+class Names:
+    """The globals, cells, defaults and attributes that functions reach by name, and what they are bound to now.
+
+    From each function on: the globals and cells that its code reads, and of what is found there, if it is a user's
+    object, class, file or a module of torch, the attributes that some code reached reads. Functions, methods,
+    properties and partials that are found are followed. Of the classes of torch, Pyro and this package, it is the
+    plain numbers and tensors that their methods read from the object itself. Numbers, words and tuples of them are
+    compared by value, all else by identity: what a list or a dict holds is not seen.
+    """
+
+    def __init__(self, functions: Iterable[Any], modules: Sequence[nn.Module]) -> None:
+        self._gets: list[Callable[[Any], Any]] = []
+        self._keys: list[str] = []
+        self._values: list[Any] = []
+        self._cells: list[CellType] = []
+        self._contents: list[Any] = []
+        self._words: list[str] = []
+        walk = _Walk(modules)
+        for start in (*functions, *modules):
+            walk.value(start)
+        walk.attributes()
+        for (_, key), (words, get) in walk.names.items():
+            self._gets.append(get)
+            self._keys.append(key)
+            self._values.append(get(key))
+            self._words.append(words)
+        for cell, name in walk.cells.values():
+            self._cells.append(cell)
+            self._contents.append(cell.cell_contents)
+            self._words.append(f"the variable {name!r} of an enclosing function")
+        self._holds = walk.holds
+
+    def are_bound_alike(self) -> bool:
+        """Whether all of them are bound to what they were."""
+        try:
+            now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
+            contents = [*map(attrgetter("cell_contents"), self._cells)]
+        except ValueError:  # a cell that was emptied
+            return False
+        if all(map(is_, now, self._values)) and all(map(is_, contents, self._contents)):
+            return True
+        return all(map(_alike, now, self._values)) and all(map(_alike, contents, self._contents))
+
+    def rebound(self) -> Iterator[tuple[str, Any, Any]]:
+        """The names that are bound to something else by now: in words, with what they were bound to and are."""
+        now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
+        now += [cell.cell_contents for cell in self._cells]
+        for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
+            if not _alike(before, after):
+                yield words, before, after
+
+    def forget_rebound(self) -> None:
+        """Leave out those that are bound to something else by now."""
+        same = [_alike(get(key), value) for get, key, value in zip(self._gets, self._keys, self._values, strict=True)]
+        kept = [_alike(cell.cell_contents, value) for cell, value in zip(self._cells, self._contents, strict=True)]
+        for rows in (self._gets, self._keys, self._values):
+            rows[:] = [row for row, keep in zip(rows, same, strict=True) if keep]
+        self._words = [words for words, keep in zip(self._words, [*same, *kept], strict=True) if keep]
+        for cells in (self._cells, self._contents):
+            cells[:] = [row for row, keep in zip(cells, kept, strict=True) if keep]
+
+
+class _Walk:
+    """Along names, from function to function."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.known = set(map(id, modules))  # whose tables are looked at elsewhere
+        self.names: dict[tuple[int, str], tuple[str, Callable[[Any], Any]]] = {}
+        self.cells: dict[int, tuple[CellType, str]] = {}
+        self.holds: list[Any] = []  # so that no address is given to another
+        self.read: dict[str, None] = {}  # the attributes that the user's code reads
+        self.objects: list[Any] = []
+        self._seen: set[Any] = set()
+
+    def value(self, value: Any) -> None:
+        """Follow what a name is bound to."""
+        if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
+            return
+        if isinstance(value, FunctionType):
+            self.function(value, None)
+        elif isinstance(value, MethodType):
+            self.value(value.__self__)
+            self._method(value.__func__, value.__self__)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                self.value(part)
+        elif isinstance(value, property | staticmethod | classmethod | functools.cached_property):
+            self._method(value, None)
+        elif isinstance(value, ModuleType | type):
+            if not _is_library(value):
+                self.objects.append(value)
+        elif isinstance(value, nn.Module) or not _is_library(type(value)):
+            self.objects.append(value)
+            for name in ("forward",) if isinstance(value, nn.Module) else ("__call__",):
+                called = vars(value).get(name) if hasattr(value, "__dict__") else None
+                called = called or next((vars(c)[name] for c in type(value).__mro__ if name in vars(c)), None)
+                self._method(called, value)
+        elif isinstance(value, Messenger):
+            for name, part in vars(value).items():
+                if isinstance(part, (*PLAIN, Tensor)):
+                    self.note(vars(value), name, f"{name!r} of {type(value).__name__}")
+
+    def function(self, function: FunctionType, owner: Any) -> None:
+        """Follow a function, of `owner` where it is a method."""
+        code = function.__code__
+        if (id(function), id(owner)) in self._seen or len(self.names) > MOST:
+            return
+        self._seen.add((id(function), id(owner)))
+        self.holds += [function, owner]
+        users = not _in_library(code.co_filename)
+        read_globals, read_attributes = _read(code)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                inner = cell.cell_contents
+            except ValueError:
+                continue
+            if users:
+                self.cells.setdefault(id(cell), (cell, name))
+            if users or callable(inner) or isinstance(inner, Messenger):
+                self.value(inner)
+        if not users:
+            if owner is not None:
+                self.of_library(owner, read_attributes)
+            return
+        for name in read_globals:
+            if name in function.__globals__:
+                self.note(function.__globals__, name, f"the global {name!r}")
+                self.value(function.__globals__[name])
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        if defaults:
+            self._note(function, "__defaults__", f"a default of {code.co_name}", lambda key: getattr(function, key))
+        for default in defaults:
+            self.value(default)
+        self.read |= dict.fromkeys(read_attributes)
+
+    def attributes(self) -> None:
+        """Of all objects, those that some code reads; what is found there is followed too."""
+        done: dict[int, int] = {}
+        while any(done.get(i) != len(self.read) for i in range(len(self.objects))):
+            for i, owner in enumerate(list(self.objects)):
+                if done.get(i) != len(self.read):
+                    done[i] = len(self.read)
+                    for name in list(self.read):
+                        self.attribute(owner, name)
+
+    def attribute(self, owner: Any, name: str) -> None:
+        """One that the user's code reads, of an object it may belong to."""
+        words = f"{name!r} of {_called(owner)}"
+        if isinstance(owner, type):
+            holder = next((c for c in owner.__mro__ if name in vars(c) and not _is_library(c)), None)
+            if holder is not None:
+                self._note(vars(holder), name, words, vars(holder).get, id(holder))
+                self.value(vars(holder)[name])
+            return
+        own = getattr(owner, "__dict__", {})
+        tables = [own]
+        if isinstance(owner, nn.Module) and id(owner) not in self.known:
+            tables += [owner._parameters, owner._buffers, owner._modules]
+        tables += [vars(owner)[kept] for kept in ("_pyro_samples", "_pyro_params") if kept in own]
+        for table in tables:
+            if name in table:
+                if name != "training":
+                    self.note(table, name, words)
+                self.value(table[name])
+                return
+        if isinstance(owner, nn.Module):
+            for table in (owner._parameters, owner._buffers, owner._modules):
+                if name in table:
+                    self.value(table[name])
+                    return
+        if isinstance(owner, ModuleType):
+            return
+        holder = next((c for c in type(owner).__mro__ if name in vars(c)), None)
+        if holder is None or _is_library(holder):
+            if holder is not None and isinstance(owner, nn.Module) and holder is not nn.Module:
+                self._method(vars(holder)[name], owner)
+            return
+        inner = vars(holder)[name]
+        if not hasattr(inner, "__get__"):
+            self.note(own, name, words)  # by which one of its own would be seen
+        if type(inner).__name__ == "member_descriptor":
+            self._note(owner, name, words, lambda key: getattr(owner, key, None))
+            self.value(getattr(owner, name, None))
+            return
+        self._note(vars(holder), name, words, vars(holder).get, id(holder))
+        self._method(inner, owner)
+
+    def of_library(self, owner: Any, read: Iterable[str]) -> None:
+        """The plain numbers and tensors that a library's method reads from its object, and methods that it calls."""
+        own = getattr(owner, "__dict__", {})
+        for name in read:
+            if name in own:
+                if isinstance(own[name], (*PLAIN, Tensor)) and name != "training":
+                    self.note(own, name, f"{name!r} of {_called(owner)}")
+                continue
+            holder = next((c for c in type(owner).__mro__ if name in vars(c)), None)
+            if holder is not None and holder is not nn.Module:
+                self._method(vars(holder)[name], owner)
+
+    def note(self, table: Any, name: str, words: str) -> None:
+        self._note(table, name, words, table.get)
+
+    def _note(self, held: Any, name: str, words: str, get: Callable[[Any], Any], key: int | None = None) -> None:
+        self.holds.append(held)
+        self.names.setdefault((id(held) if key is None else key, name), (words, get))
+
+    def _method(self, found: Any, owner: Any) -> None:
+        """A function that is found in the class of an object, with that object."""
+        for part in ("fget", "func", "__func__"):
+            if isinstance(getattr(found, part, None), FunctionType):
+                found = getattr(found, part)
+        if isinstance(found, FunctionType):
+            self.function(found, owner)
+        else:
+            self.value(found)
+
+    def _new(self, value: Any) -> bool:
+        key = (value.__func__, id(value.__self__)) if isinstance(value, MethodType) else id(value)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self.holds.append(value)
+        return True
+
+
+@functools.cache
+def _read(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of globals and of attributes that a function's code, and that of functions inside it, reads."""
+    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+    stack = [code]
+    while stack:
+        inner = stack.pop()
+        stack += [const for const in inner.co_consts if isinstance(const, CodeType)]
+        for step in dis.get_instructions(inner):
+            if step.opname in GLOBALS:
+                found[0][step.argval] = None
+            elif step.opname in ATTRIBUTES:
+                found[1][step.argval] = None
+    return tuple(found[0]), tuple(found[1])
+
+
+@functools.cache
+def _in_library(path: str) -> bool:
+    """Whether code lies in torch, Pyro, NumPy, this package or Python itself: no user's."""
+    if path.startswith(LIBRARIES) or path.startswith("<frozen"):
+        return True
+    return path.startswith(STANDARD) and "site-packages" not in path and "dist-packages" not in path
+
+
+def _is_library(value: Any) -> bool:
+    """Whether a class or a file is no user's."""
+    name = getattr(value, "__module__" if isinstance(value, type) else "__name__", None) or ""
+    top = name.partition(".")[0]
+    if top in ("torch", "pyro", "numpy", "builtins", "pyrovae"):
+        return True
+    path = getattr(sys.modules.get(name), "__file__", None)
+    return top in sys.builtin_module_names or (path is not None and _in_library(path))
+
+
+def _called(owner: Any) -> str:
+    return owner.__name__ if isinstance(owner, type | ModuleType) else type(owner).__name__
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """The same object, or plain values that are equal: by type too, NaN to itself."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return isinstance(a, PLAIN) and bool(a == b or (a != a and b != b))

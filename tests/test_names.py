@@ -1,0 +1,163 @@
+"""What names are bound to: each way to reach one is seen, and what does not matter is not."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pyrovae.inference.names import Names
+
+NUMBER = 1.0
+TENSOR = torch.zeros(3)
+
+
+class Options:
+    scale = 1.0
+    __slots__ = ("width",)
+
+    def __init__(self):
+        self.width = 2.0
+
+
+class Settings:
+    scale = 1.0
+
+    @property
+    def doubled(self):
+        return 2 * self.depth
+
+    depth = 3.0
+
+    def method(self):
+        return self.inner
+
+    inner = 4.0
+    unread = 5.0
+
+
+OPTIONS, SETTINGS = Options(), Settings()
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop, self.kept, self.beta = nn.Dropout(0.1), torch.zeros(2), 1.0
+        self.layers = nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1))
+        self.read_by_nobody = 0
+
+    def forward(self, x):
+        return self.layers(self.drop(x)) * self.beta + self.kept
+
+
+NET = Net()
+
+
+def helper(options):
+    return options.width * NUMBER + TENSOR.sum()
+
+
+def function(x=TENSOR):
+    def inner():
+        return helper(OPTIONS) + SETTINGS.scale + SETTINGS.doubled + SETTINGS.method() + Settings.scale
+
+    return inner() + NET(x)
+
+
+def closed(value):
+    def read():
+        return value + 1
+
+    def bind(new):
+        nonlocal value
+        value = new
+
+    return read, bind
+
+
+def rebind(**values):
+    globals().update(values)
+
+
+HERE = sys.modules[__name__]
+CHANGES = {
+    "a number of a function called": (HERE, "NUMBER", 2.0),
+    "a tensor": (HERE, "TENSOR", torch.zeros(3)),
+    "an object": (HERE, "OPTIONS", Options()),
+    "a slot": (OPTIONS, "width", 3.0),
+    "an attribute over the class's": (SETTINGS, "scale", 2.0),
+    "of a class": (Settings, "scale", 2.0),
+    "what a property reads": (SETTINGS, "depth", 0.0),
+    "what a method reads": (SETTINGS, "inner", 0.0),
+    "a default": (function, "__defaults__", (torch.ones(3),)),
+    "a function": (HERE, "helper", lambda options: 0),
+    "a module's number": (NET, "beta", 2.0),
+    "a module's tensor": (NET, "kept", torch.zeros(2)),
+    "of a layer of torch": (NET.drop, "p", 0.5),
+    "of a layer within": (NET.layers[1], "negative_slope", 0.2),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_name_that_is_bound_anew_is_seen(what):
+    owner, name, value = CHANGES[what]
+    names = Names([function], list(NET.modules()))
+    assert names.are_bound_alike()
+    own, before = name in getattr(owner, "__dict__", {name: None}), getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        assert not names.are_bound_alike() and [after for _, _, after in names.rebound()] == [value]
+    finally:
+        if own or owner is function:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+    assert names.are_bound_alike()
+
+
+def test_cells_methods_and_partials():
+    read, bind = closed(torch.zeros(2))
+    every = [read, functools.partial(lambda f: f(), read), functools.partial(lambda f: f(), f=read)]
+    for start in every:
+        names = Names([start], [])
+        assert names.are_bound_alike()
+        bind(torch.zeros(2))
+        assert not names.are_bound_alike()
+        assert next(names.rebound())[0] == "the variable 'value' of an enclosing function"
+        names.forget_rebound()
+        assert names.are_bound_alike()
+    settings = Settings()
+    names = Names([settings.method], [])
+    settings.inner = 5.0
+    assert not names.are_bound_alike()
+
+
+def test_what_is_equal_or_not_read_is_no_change():
+    names = Names([function], list(NET.modules()))
+    kept = {"NUMBER": NUMBER}
+    rebind(NUMBER=float("1.0"))
+    OPTIONS.width = 4.0 / 2
+    NET.read_by_nobody += 1
+    SETTINGS.unread = 6.0
+    NET.train(False)  # modes are looked at elsewhere
+    assert names.are_bound_alike()
+    NET.train()
+    rebind(**kept)
+    rebind(NUMBER=1)  # another dtype
+    assert not names.are_bound_alike()
+    rebind(**kept)
+    assert names.are_bound_alike()
+    read, bind = closed(float("nan"))
+    names = Names([read], [])
+    bind(-float("nan"))
+    assert names.are_bound_alike()
+    bind((1, 2.0))
+    names = Names([read], [])
+    bind((1, *itertools.chain([2.0])))
+    assert names.are_bound_alike()
+    bind((1, 3.0))
+    assert not names.are_bound_alike()
