@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -12,10 +13,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.aliases import base_of, overlapping, views
 from pyrovae.exclusive import exclusive
 from pyrovae.warned import hushed
 
@@ -73,10 +77,25 @@ class _Reading(TorchFunctionMode):
         self.refusal = refusal
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__bool__" and _of_validation(sys._getframe(1)):
+            return True  # of arguments and values that the eager evaluation before has seen
         made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
         if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
             raise self.refusal()
         return func(*args, **(kwargs or {}))
+
+
+def _of_validation(frame: Any) -> bool:
+    """Whether a distribution asks there whether its arguments, or a value of its own, are within their support.
+
+    One that was made elsewhere, or with validate_args=True, does so whatever the default is; its flag is left alone,
+    for it may be in use by others.
+    """
+    while isinstance(frame.f_locals.get("self"), Constraint):
+        frame = frame.f_back
+    if frame.f_code is Distribution.__init__.__code__:
+        return True
+    return frame.f_code.co_name == "_validate_sample" and isinstance(frame.f_locals.get("self"), Distribution)
 
 
 class _Depending(TorchDispatchMode):
@@ -174,7 +193,7 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
 
     So a module's buffers are read, and changed, where they are.
     """
-    held: list[Tensor] = []
+    held, names = list[Tensor](), set[str]()
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
     for node in list(graph.graph.nodes):
         if node.op != "get_attr":
@@ -190,8 +209,43 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
             made = next(n for n in graph.graph.nodes if n.op == "placeholder" and n.target == f"held_{place}")
         node.replace_all_uses_with(made)
         graph.graph.erase_node(node)
+        names.add(node.target)
+    for name in names:  # which a compiler would take for further inputs, in the same memory
+        if hasattr(graph, name):
+            delattr(graph, name)
     graph.recompile()
     return held
+
+
+def aliases_to_views(graph: fx.GraphModule, lasting: dict[int, Tensor]) -> tuple[list[int], list[Tensor]]:
+    """Read inputs that share memory, one of which is written, as views of one tensor each: a further, last input.
+
+    `lasting`: the inputs that keep their addresses, by place. A compiler takes each input for memory of its own, so
+    that a read of one could come after the write to another that followed it. Gives the places of the inputs that are
+    gone, and what the new ones are.
+    """
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    places, gone, bases = list(lasting), list[int](), list[Tensor]()
+    last, begin = placeholders[-1], placeholders[-1].next
+    for group in overlapping(list(lasting.values())):
+        members = [places[i] for i in group]
+        if not any(_is_written(placeholders[i]) for i in members):
+            continue
+        base, begins = base_of([lasting[i] for i in members])
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(f"base_{len(bases)}")
+        for i, offset in zip(members, begins, strict=True):
+            view = last
+            with graph.graph.inserting_before(begin):
+                for step, args in views(lasting[i], base.numel(), offset):
+                    view = graph.graph.call_function(step, (view, *args))
+            view.meta = dict(placeholders[i].meta)
+            placeholders[i].replace_all_uses_with(view)
+            graph.graph.erase_node(placeholders[i])
+        gone += members
+        bases.append(base)
+    graph.recompile()
+    return gone, bases
 
 
 def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], Sequence[Tensor]] | None:
@@ -271,23 +325,37 @@ def _quiet(name: str) -> Iterator[None]:
 class Program:
     """A captured graph, compiled or left to torch: called with tensors like `inputs`, it gives a list.
 
-    Tensors that the graph holds stay where they are and are read there; its noise is drawn eagerly, from torch's
-    generators and in eager's order.
+    Tensors that the graph holds stay where they are and are read there, as are the first `lasting` inputs, which are
+    the same tensors in each call and may share memory; its noise is drawn eagerly, from torch's generators and in
+    eager's order.
     """
 
-    def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True, lasting: int = 0
+    ) -> None:
         self.kind = _kind(inputs)
         self.held = constants_to_inputs(graph)
+        fixed = dict(enumerate(inputs[:lasting])) | dict(enumerate(self.held, len(inputs)))
+        placeholders = (node for node in graph.graph.nodes if node.op == "placeholder")
+        self.written = [t for t, node in zip([*inputs, *self.held], placeholders, strict=True) if _is_written(node)]
+        self._gone, self._bases = aliases_to_views(graph, fixed)
         self.noise = without_noise(graph, inputs[0].device)
         self.run: Callable[..., Any] = graph
         if compile:
-            given = [*inputs, *self.held, *self._drawn()]
+            given = [*self._read(inputs), *self._drawn()]
             self.run = compiled(graph, given, keep_noise=self.noise is None)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            found: list[Tensor] = self.run(*inputs, *self.held, *self._drawn())
+            found: list[Tensor] = self.run(*self._read(inputs), *self._drawn())
         return found
+
+    def _read(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """All inputs of the graph but its noise."""
+        every = [*inputs, *self.held]
+        if not self._bases:
+            return every
+        return [t for i, t in enumerate(every) if i not in self._gone] + self._bases
 
     def fits(self, *inputs: Tensor) -> bool:
         """Whether these are like those of the capture."""

@@ -14,7 +14,7 @@ import torch
 from conftest import needs_compiler
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_mean
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.distributions import constraints
@@ -1124,15 +1124,390 @@ class TestFollowed:
         decaying = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9})
         with pytest.raises(TypeError, match="got PyroLRScheduler"):
             CompiledSVI(net.model, net.guide, decaying, Trace_ELBO())
-        warm = adam()
-        SVI(net.model, net.guide, warm, loss=Trace_ELBO()).step(torch.ones(3, 4))
-        with pytest.raises(ValueError, match="a state of its own"):
-            CompiledSVI(net.model, net.guide, warm, Trace_ELBO())
         for optim in (pyro.optim.Adam({"amsgrad": True}), pyro.optim.AdamW({"amsgrad": True})):
             svi = CompiledSVI(net.model, net.guide, optim, Trace_ELBO())
             for _ in range(2):
                 with pytest.raises(TypeError, match="amsgrad"):
                     svi.step(torch.ones(3, 4))
+
+
+# parameters that share memory -----------------------------------------------------------------------
+
+
+def shared_model():
+    mu = pyro.param("mu", torch.zeros(2))
+    with pyro.plate("p", 2):
+        z = pyro.sample("z", dist.Normal(mu, 1.0))
+        pyro.sample("x", dist.Normal(z, 0.5), obs=torch.tensor([3.0, -3.0]))
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("kind", "steps"), [(pyro.optim.SGD, 200), (pyro.optim.Adam, 20)])
+def test_a_guide_that_begins_in_the_models_memory(kind, steps):
+    made = require_alike(
+        lambda: (shared_model, AutoNormal(shared_model, init_loc_fn=init_to_mean)),
+        optim=lambda: kind({"lr": 0.05}),
+        steps=steps,
+        seed=0,
+    )
+    if steps == 200:  # each update moves both
+        assert pyro.param("mu").tolist() == pytest.approx([2.91, -3.08], abs=0.01)
+    assert len(made[1][0].parameters) == 3
+
+
+class Tied(nn.Module):
+    """A second parameter, or a plain tensor, in the memory of the first."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(5)
+        self.w, self.way = nn.Parameter(torch.randn(4, 6)), way
+        views = {
+            "whole": lambda w: w.view(6, 4),
+            "part": lambda w: w[1:3],
+            "columns": lambda w: w[:, 1:4],
+            "transposed, every other": lambda w: w.t()[::2],
+            "row": lambda w: w[2],
+            "a constant": lambda w: w[1:, 2:],
+        }
+        view = views[way](self.w.data)
+        self.v = view if way == "a constant" else nn.Parameter(view)
+        self.u = nn.Parameter(torch.randn(6))  # whose gradient reads the others after their update could be written
+
+    def model(self):
+        for name, p in self.named_parameters():
+            pyro.param(name, p)
+        z = pyro.sample("z", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+        loc = (self.w @ torch.tanh(z)).sum() + self.v.square().sum() + self.v.sum() * self.u.sum()
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.tensor(1.0))
+
+    def guide(self):
+        pyro.sample("z", dist.Normal(pyro.param("u", self.u), 1.0).to_event(1))
+
+    def reference(self, steps, lr):
+        """The same steps by one loop over parameters, each update where it lies."""
+        pyro.set_rng_seed(1)
+        optimizer = torch.optim.Adam([self.u, *([self.v] if self.way != "a constant" else []), self.w], lr=lr)
+        optimizer.defaults["foreach"] = optimizer.param_groups[0]["foreach"] = False
+        for _ in range(steps):
+            optimizer.zero_grad()
+            Trace_ELBO().differentiable_loss(self.model, self.guide).backward()
+            optimizer.step()
+        return self.w.detach().clone()
+
+
+TIED = ["whole", "part", "columns", "transposed, every other", "row", "a constant"]
+
+
+def tied_step(way, steps):
+    net = Tied(way)
+    store = pyro.get_param_store()
+    store.clear()
+    for name, p in net.named_parameters():  # by itself Pyro's store takes a copy of a view with gaps
+        store._params[name], store._param_to_name[p] = p, name
+        store._constraints[name] = constraints.real
+    pyro.set_rng_seed(1)
+    svi = CompiledSVI(net.model, net.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(steps):
+        svi.step()
+    return net
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("way", TIED)
+def test_views_of_a_parameter_are_followed(way):
+    found = tied_step(way, 5).w.detach()
+    pyro.clear_param_store()
+    expected = Tied(way)
+    assert not torch.equal(expected.w, found)  # it did move
+    torch.testing.assert_close(found, expected.reference(5, 0.01), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("interpreted")
+class TestMemoryThatIsRefused:
+    def refused(self, first, second, words):
+        def model():
+            a, b = pyro.param("a"), pyro.param("b")
+            pyro.sample("x", dist.Normal(a.sum() + b.sum(), 1.0), obs=torch.tensor(1.0))
+
+        for name, p in (("a", first), ("b", second)):
+            store = pyro.get_param_store()
+            store._params[name], store._param_to_name[p.requires_grad_()] = p, name
+            store._constraints[name] = constraints.real
+        before = first.detach().clone()
+        with pytest.raises(CaptureError, match=words):
+            CompiledSVI(model, lambda: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()).step()
+        assert torch.equal(first.detach(), before)
+
+    def test_by_their_names(self):
+        whole = torch.ones(4)
+        self.refused(whole, whole.detach().view(torch.int32).view(torch.float64), "'a' and parameter 'b' share memory")
+        array = np.ones(6, dtype=np.float32)
+        self.refused(torch.from_numpy(array), torch.from_numpy(array[2:]), "'a' and parameter 'b' .* one NumPy array")
+
+    def test_an_argument_in_the_memory_of_a_parameter(self):
+        def model(x):
+            mu = pyro.param("mu", torch.zeros(2))
+            pyro.sample("x", dist.Normal(mu, 1.0).to_event(1), obs=x)
+
+        svi = CompiledSVI(model, lambda x: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO())
+        for _ in range(2):
+            svi.step(torch.ones(2))
+            with pytest.raises(CaptureError, match=r"an argument of shape \(2,\) shares memory.*'mu': hand in a clone"):
+                svi.step(pyro.param("mu").detach())
+        whole = torch.zeros(6)
+        svi.step(whole[:2])
+        svi.step(whole[3:5])  # one storage, and no entry in common
+
+        def writes(x, y):
+            x.mul_(0.5)
+            pyro.sample("x", dist.Normal(pyro.param("m", torch.zeros(())), 1.0).expand([2]).to_event(1), obs=y + x)
+
+        svi = CompiledSVI(writes, lambda x, y: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO())
+        svi.step(torch.ones(2), torch.ones(2))
+        with pytest.raises(CaptureError, match="shares memory"):
+            svi.step(whole[:2], whole[1:3])
+
+
+# names that are bound anew --------------------------------------------------------------------------
+
+OBSERVED, SCALE = torch.zeros(3), 1.0
+
+
+def named_model():
+    mu = pyro.param("mu", torch.zeros(()))
+    pyro.sample("x", dist.Normal(mu, SCALE).expand([3]).to_event(1), obs=OBSERVED)
+
+
+def no_guide():
+    pass
+
+
+@pytest.mark.usefixtures("interpreted")
+class TestNames:
+    @pytest.mark.parametrize(("name", "value"), [("OBSERVED", torch.full((3,), 5.0)), ("SCALE", 3.0)])
+    def test_a_global_that_is_bound_anew_is_followed(self, name, value, monkeypatch):
+        def act(i, built):
+            if i == 0:
+                monkeypatch.undo()
+            if i == 5:
+                monkeypatch.setitem(globals(), name, value)
+            return ()
+
+        sgd = lambda: pyro.optim.SGD({"lr": 0.1})  # noqa: E731
+        made = require_alike(lambda: (named_model, no_guide), act, optim=sgd, steps=15)
+        assert made[1][0].compiles == 2
+        # 10 steps of sgd towards 5 by 0.1 x 3 of the rest, or by a ninth of that
+        assert float(pyro.param("mu").detach()) == pytest.approx(5 * (1 - 0.7**10) if name == "OBSERVED" else 0.0)
+
+    def test_a_cell_and_an_attribute_and_back(self):
+        class Holder:
+            shift = 0.0
+
+        def build():
+            holder, seen = Holder(), torch.zeros(3)
+
+            def model():
+                mu = pyro.param("mu", torch.zeros(()))
+                pyro.sample("x", dist.Normal(mu + holder.shift, 1.0).expand([3]).to_event(1), obs=seen)
+
+            def bind(value):
+                nonlocal seen
+                seen = value
+
+            return model, no_guide, holder, bind, (torch.zeros(3), torch.ones(3))
+
+        def act(i, built):
+            built[2].shift = -1.0 if 5 <= i < 10 else float("0.0")
+            built[3](built[4][i >= 15])
+            return ()
+
+        (_, _), (svi, _) = require_alike(build, act)
+        assert svi.compiles == 3  # the first is found again
+
+    def test_a_number_that_the_model_counts_with_is_refused_where_the_loss_depends_on_it(self):
+        class Warming:
+            def __init__(self, most):
+                self.calls, self.most = 0, most
+
+            def model(self):
+                self.calls += 1
+                mu = pyro.param("mu", torch.zeros(()))
+                with poutine.scale(scale=min(1.0, (self.calls + 1) / self.most)):
+                    pyro.sample("x", dist.Normal(mu, 1.0), obs=torch.tensor(2.0))
+
+        with pytest.raises(CaptureError, match="'calls' of Warming is bound anew in each step"):
+            CompiledSVI(Warming(50).model, no_guide, adam(), Trace_ELBO()).step()
+        svi = CompiledSVI(Warming(1).model, no_guide, adam(), Trace_ELBO())  # counts, and that is all
+        for _ in range(3):
+            svi.step()
+        assert svi.compiles == 1
+
+    def test_a_tensor_that_the_model_binds_anew(self):
+        class Fading:
+            def __init__(self, of_old):
+                self.state, self.of_old = torch.ones(()), of_old
+
+            def model(self):
+                old, self.state = self.state, self.state * 0.5 if self.of_old else torch.ones(()) * 0.5
+                mu = pyro.param("mu", torch.zeros(()))
+                pyro.sample("x", dist.Normal(mu, 1.0), obs=old if self.of_old else self.state)
+
+        with pytest.raises(CaptureError, match="'state' of Fading is bound anew in each step"):
+            CompiledSVI(Fading(True).model, no_guide, adam(), Trace_ELBO()).step()
+        fading = Fading(False)  # what it reads it has written
+        svi = CompiledSVI(fading.model, no_guide, adam(), Trace_ELBO(), check_every=2)
+        for _ in range(6):
+            svi.step()
+        assert svi.compiles == 1
+
+
+# distributions that check their arguments -----------------------------------------------------------
+
+
+def mixture_from_outside():
+    parts = dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).expand([2])
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)).expand([]), parts)
+
+
+OUTSIDE = {
+    "expanded": lambda: dist.Normal(0, 1).expand([3]).to_event(1),
+    "told to": lambda: dist.MultivariateNormal(torch.zeros(3), torch.eye(3), validate_args=True),
+    "masked": lambda: dist.Normal(torch.zeros(3), 1.0, validate_args=True).mask(torch.tensor(True)).to_event(1),
+    "transformed": lambda: dist.TransformedDistribution(
+        dist.Normal(0, 1, validate_args=True).expand([3]), [dist.transforms.TanhTransform()], validate_args=True
+    ).to_event(1),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+class TestDistributionsFromOutside:
+    @pytest.mark.parametrize("kind", OUTSIDE)
+    def test_they_pass_and_stay_as_they_were(self, kind):
+        with pyro.validation_enabled(True):
+            p, mixture = OUTSIDE[kind](), mixture_from_outside()
+        flags = {k: v for k, v in vars(p).items() if k == "_validate_args"}
+
+        def model():
+            z = pyro.sample("z", p)
+            pyro.factor("f", 0.1 * p.log_prob(z) + mixture.log_prob(z.sum()))  # at no site of its own
+            inner = dist.Normal(z, 1.0, validate_args=True).to_event(1)
+            pyro.sample("x", inner, obs=torch.ones(3))
+
+        require_alike(lambda: (model, AutoNormal(model)), steps=5)
+        assert {k: v for k, v in vars(p).items() if k == "_validate_args"} == flags
+        with pytest.raises(ValueError, match=r"support|satisfy"):
+            mixture_from_outside().component_distribution.log_prob(torch.full((2,), torch.nan))
+
+    def test_a_look_at_a_value_is_still_refused(self):
+        class Looking(dist.Normal):
+            def log_prob(self, value):
+                return super().log_prob(value) if (value < 9).all() else super().log_prob(-value)
+
+        def model():
+            pyro.sample("x", Looking(pyro.param("mu", torch.zeros(())), 1.0, validate_args=True), obs=torch.ones(()))
+
+        with pytest.raises(CaptureError, match="depends on a value"):
+            CompiledSVI(model, no_guide, adam(), Trace_ELBO()).step()
+        bad = lambda: pyro.sample("x", dist.Normal(pyro.param("s", -torch.ones(())), -1.0))  # noqa: E731
+        with pytest.raises(ValueError, match="scale"):
+            CompiledSVI(bad, no_guide, adam(), Trace_ELBO()).step()
+
+
+# the caller's optimiser -----------------------------------------------------------------------------
+
+
+def located(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def guide_of_located(x):
+    wide = pyro.param("wide", torch.ones(2), constraint=constraints.positive)
+    pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(2)), wide).to_event(1))
+
+
+@pytest.mark.usefixtures("interpreted")
+class TestTheCallersOptimiser:
+    def started(self, kind, optim, values=None, state=None, when="before"):
+        pyro.clear_param_store()
+        if values is not None:
+            pyro.get_param_store().set_state(copy.deepcopy(values))
+        made = optim()
+        if when == "before" and state is not None:
+            made.set_state(copy.deepcopy(state))
+        model, guide, args = located, guide_of_located, (torch.tensor([1.0, 3.0]),)
+        svi = kind(model, guide, made, loss=Trace_ELBO())
+        if when == "after" and state is not None:
+            made.set_state(copy.deepcopy(state))
+
+        def steps(seed, n=3):
+            pyro.set_rng_seed(seed)
+            return [svi.step(*args) for _ in range(n)]
+
+        return made, steps, svi
+
+    @pytest.mark.parametrize("name", ["ClippedAdam", "momentum", "by parameter"])
+    def test_its_state_is_pyros_and_is_taken(self, name, tmp_path):
+        optim = OPTIMISERS[name]
+        theirs, steps, _ = self.started(SVI, optim)
+        steps(1)
+        state, values = copy.deepcopy(theirs.get_state()), copy.deepcopy(pyro.get_param_store().get_state())
+        rest = steps(2)
+        ours, steps, _ = self.started(CompiledSVI, optim)
+        steps(1)
+        found = ours.get_state()
+        assert set(found) == set(state)
+        for name in state:
+            assert found[name]["param_groups"][0]["lr"] == pytest.approx(state[name]["param_groups"][0]["lr"])
+            assert set(found[name]["state"][0]) == set(state[name]["state"][0])
+            for kind, value in state[name]["state"][0].items():
+                torch.testing.assert_close(
+                    torch.as_tensor(found[name]["state"][0][kind]).double(), torch.as_tensor(value).double()
+                )
+        ours.save(str(tmp_path / "optim"))
+        loaded = optim()
+        loaded.load(str(tmp_path / "optim"))
+        for kind, when in ((CompiledSVI, "before"), (CompiledSVI, "after"), (SVI, "before")):
+            given = loaded._state_waiting_to_be_consumed
+            assert self.started(kind, optim, values, given, when)[1](2) == pytest.approx(rest, rel=1e-4)
+        assert self.started(CompiledSVI, optim, values)[1](2) != pytest.approx(rest, rel=1e-4)  # control
+
+    def test_pyros_own_steps_and_compiled_ones_take_turns(self):
+        optim = OPTIMISERS["ClippedAdam"]
+        whole = self.started(SVI, optim)[1](1, 9)
+        ours, steps, svi = self.started(CompiledSVI, optim)
+        found = steps(1, 3)
+        model, guide, args = located, guide_of_located, (torch.tensor([1.0, 3.0]),)
+        eager = SVI(model, guide, ours, loss=Trace_ELBO())
+        found += [eager.step(*args) for _ in range(3)]
+        found += [svi.step(*args) for _ in range(3)]
+        assert found == pytest.approx(whole, rel=1e-5)
+        again = CompiledSVI(model, guide, ours, Trace_ELBO())
+        again.step(*args)
+        with pytest.raises(RuntimeError, match="went on with another CompiledSVI"):
+            svi.step(*args)
+        assert all(float(own["state"][0]["step"]) == 10 for own in ours.get_state().values())
+
+    def test_a_rate_that_is_set_there(self):
+        ours, steps, svi = self.started(CompiledSVI, lambda: pyro.optim.SGD({"lr": 0.01}))
+        steps(1, 1)
+        for one in ours.optim_objs.values():
+            for group in one.param_groups:
+                group["lr"] = 0.0
+        before = float(pyro.param("m").detach().sum())
+        steps(1, 1)
+        assert float(pyro.param("m").detach().sum()) == before and svi.param_groups[0]["lr"] == 0.0
+        next(iter(ours.optim_objs.values())).param_groups[0]["lr"] = 0.5
+        with pytest.raises(ValueError, match=r"learning rates \[0\.0, 0\.5\]"):
+            steps(1, 1)
+
+    def test_a_state_of_another_kind_is_refused(self):
+        theirs, steps, _ = self.started(SVI, OPTIMISERS["momentum"])
+        steps(1, 1)
+        other = self.started(CompiledSVI, adam, state=theirs.get_state())
+        with pytest.raises(ValueError, match="momentum_buffer"):
+            other[1](1)
 
 
 def test_a_shape_that_depends_on_a_value_is_no_fault_of_the_compiler():

@@ -102,3 +102,42 @@ def test_a_tensor_that_is_two_inputs_is_refused():
     program = Program(capture(lambda a, b: [a + b], [x, x.clone()]), [x, x.clone()], compile=False)
     assert program(x, 2 * x)[0].tolist() == [3, 3, 3]
     assert program.fits(x, x) and not program.fits(x, torch.ones(6)[::2]) and not program.fits(x, x.double())
+
+
+@needs_compiler
+def test_inputs_that_share_memory_are_read_in_the_order_of_the_program():
+    """By a compiler that takes each input for memory of its own: parts, and a third, held tensor over both."""
+
+    def make():
+        torch.manual_seed(0)
+        whole = torch.randn(4, 6)
+        return whole[:3], whole.t()[1:4], whole[:, ::2], torch.randn(2)
+
+    def run(compile):
+        a, b, held, other = make()
+
+        def function(a, b, other):
+            first = held.sum() + (a * a).sum()
+            a.copy_(a * 0.5 + other.sum())
+            second = (held * 2).sum()  # as the write to `a` left it
+            b.copy_(b + second)
+            return [first, second + held.sum()]
+
+        kept = a._base.clone()
+        graph = capture(function, [a, b, other])
+        a._base.copy_(kept)
+        program = Program(graph, [a, b, other], compile=compile, lasting=2)
+        return [torch.stack(program(a, b, other)) for _ in range(2)], a._base.clone()
+
+    a, b, held, other = make()
+    expected = []
+    for _ in range(2):
+        first = held.sum() + (a * a).sum()
+        a.copy_(a * 0.5 + other.sum())
+        second = (held * 2).sum()
+        b.copy_(b + second)
+        expected.append(torch.stack([first, second + held.sum()]))
+    for compile in (False, True):
+        found, whole = run(compile)
+        torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(whole, a._base, rtol=1e-5, atol=1e-5)

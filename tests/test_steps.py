@@ -200,6 +200,117 @@ def test_either_step_ends_where_a_gradients_square_does(size, sound, interpreted
         assert torch.equal(weights(module), before) is not sound
 
 
+class Sharing(nn.Module):
+    """A decoder whose second bias lies in the memory of the first, of its weights, or is a view with gaps."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.f, array = nn.Linear(3, 12), np.zeros(12, dtype=np.float32)
+        if way == "an array":
+            self.f.bias.data = torch.from_numpy(array)
+        views = {
+            "whole": lambda: self.f.bias.data,
+            "part": lambda: self.f.bias.data[2:7],
+            "row": lambda: self.f.weight.data[4],
+            "an array": lambda: torch.from_numpy(array[2:]),
+            "gaps": lambda: self.f.weight.data[:, 1],
+        }
+        self.b2 = nn.Parameter(views[way]())
+
+    def forward(self, z):
+        return (self.f(z) + torch.tanh(self.b2).sum() * z[..., :1]).unflatten(-1, (1, 4, 3))
+
+
+def sharing(way):
+    vae = pair()
+    torch.manual_seed(1)
+    vae.likelihood.network = Sharing(way)
+    return vae
+
+
+def by_hand(vae, x, epochs, rate):
+    """The same fit by a loop over parameters, each update where it lies."""
+    optimizer = torch.optim.Adam(vae.parameters(), lr=rate, foreach=False)
+
+    class OneByOne:
+        found_inf = None
+
+        def __init__(self, loss, named, *_):
+            self.eager = Eager(loss, {name: p.detach().clone().requires_grad_() for name, p in named.items()}, rate)
+            self.loss = loss
+
+        def __getattr__(self, name):
+            return getattr(self.eager, name)
+
+        def __call__(self, rate, *args):
+            optimizer.zero_grad()
+            loss = self.loss(*args)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyrovae.inference.svi.Eager", OneByOne)
+        return quiet_fit(vae, x, epochs=epochs, learning_rate=rate, compile=False)
+
+
+@pytest.mark.parametrize("way", ["whole", "part", "row"])
+def test_parameters_that_share_memory_are_updated_one_by_one(way, interpreted):
+    hand = sharing(way)
+    expected = by_hand(hand, SOME, 2, 0.02)
+    for compile in (False, True):
+        vae = sharing(way)
+        history = quiet_fit(vae, epochs=2, learning_rate=0.02, compile=compile)
+        assert history.config["compiled"] is compile
+        assert history.epochs.loss.values == pytest.approx(expected.epochs.loss.values, rel=1e-5)
+        torch.testing.assert_close(weights(vae), weights(hand), rtol=0, atol=1e-5)
+        network = vae.likelihood.network
+        assert network.b2.data_ptr() in (
+            network.f.bias.data_ptr() + 8 * (way == "part"),
+            network.f.weight[4].data_ptr(),
+        )
+
+
+def test_a_view_with_gaps_is_trained_as_a_graph_or_refused(interpreted):
+    """A fused Adam would write to what lies between."""
+    hand, vae = sharing("gaps"), sharing("gaps")
+    by_hand(hand, SOME, 2, 0.02)
+    quiet_fit(vae, epochs=2, learning_rate=0.02, compile=True)
+    torch.testing.assert_close(weights(vae), weights(hand), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"'likelihood\.network\.b2' of shape \(12,\) has strides \(3,\)"):
+        quiet_fit(sharing("gaps"), epochs=2, compile=False)
+
+
+def test_memory_of_two_storages_is_refused_by_names_or_runs_eagerly(monkeypatch, caplog):
+    names = r"'likelihood\.network\.b2' and parameter 'likelihood\.network\.f\.bias' share memory"
+    with pytest.raises(pyrovae.CaptureError, match=names):
+        quiet_fit(sharing("an array"), epochs=1, compile=True)
+    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+    with caplog.at_level(logging.WARNING, logger="pyrovae"):
+        assert not quiet_fit(sharing("an array"), epochs=1).config["compiled"]
+    assert "fit runs eagerly: parameter 'likelihood" in caplog.text and "share memory" in caplog.text
+
+
+def test_kernels_of_one_group_write_to_no_memory_twice():
+    whole = torch.randn(6)
+    named = {"a": whole, "b": whole[:3], "c": torch.ones(2), "d": whole[2:4], "e": whole[3:]}
+    named = {name: nn.Parameter(p) for name, p in named.items()}
+    step = Eager(lambda: None, named, 0.1)
+    assert step.order == ["a", "c", "b", "d", "e"]  # each after those that it meets
+    assert [len(group["params"]) for group in step.optimizer.param_groups] == [2, 1, 1, 1]
+
+
+def test_weights_of_convolutions_that_share_memory_stay_together():
+    torch.manual_seed(0)
+    vae = pyrovae.conv_vae((1, 4, 3), channels=(4, 4), strides=(1, 2))
+    layers = [m for m in vae.modules() if isinstance(m, nn.Conv2d)]
+    layers[1].extra = nn.Parameter(layers[1].weight.data[:2])
+    layers[0].kept = layers[0].weight.data
+    quiet_fit(vae, SOME.round(), epochs=1, compile=False)
+    assert layers[1].extra.data_ptr() == layers[1].weight.data_ptr()
+    assert layers[0].kept.data_ptr() == layers[0].weight.data_ptr()
+
+
 @needs_compiler
 def test_parameters_of_two_kinds_are_summed_over_processes():
     class Two(nn.Module):

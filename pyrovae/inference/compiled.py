@@ -38,19 +38,27 @@ class CompiledSVI:
 
     `model` and `guide`: of static structure, every site of the guide reparameterised; nothing of Python or NumPy that
     depends on the value of a tensor. Networks by `pyro.module` or as `PyroModule`, constrained parameters, autoguides,
-    `poutine.scale` and `mask`, and subsampled plates pass. `optim`: a new one of pyro.optim's Adam, AdamW, ClippedAdam
-    or SGD, with clip_args too; what it would save is in `state_dict` here. `loss`: a `Trace_ELBO` or
-    `TraceMeanField_ELBO` of any number of particles, vectorised or not.
+    `poutine.scale` and `mask`, and subsampled plates pass, and so do distributions that were made elsewhere, whose own
+    checks run in the evaluations before a capture and not in the graph. `optim`: one of pyro.optim's Adam, AdamW,
+    ClippedAdam or SGD, with clip_args too. A state that it has, or that is loaded before a first step, is taken; its
+    `get_state`, `save` and `optim_objs` show the present one, as `state_dict` does here in torch's layout, and Pyro's
+    SVI may go on with it. `loss`: a `Trace_ELBO` or `TraceMeanField_ELBO` of any number of particles, vectorised or
+    not.
 
     The step is captured once for each shape of its tensor arguments and each value of the others, after evaluations,
     eager and validated, that change nothing but what they set up, and tensors of its own that the model writes to.
-    Tensors among the arguments, and those that the model reaches where they lie, are inputs of the graph. A Python
-    number or a tensor that a name is bound to anew is as it was at the capture: hand it in as an argument;
-    `check_every=n` compares the loss with the eager one every n steps. Modes, hooks, parameters and buffers of modules
-    are looked at each step: a change captures anew. Noise comes from torch's generators in eager's order, so that
-    compiling changes rounding and nothing else; where parameters draw as they are set up in the guide's first call, as
-    AutoIAFNormal's network, steps go on from there, by other numbers than eager's. A first step takes half a minute, or
-    seconds where inductor's cache has the graph.
+    Tensors among the arguments, and those that the model reaches where they lie, are inputs of the graph. Parameters
+    that share memory are updated one by one, as eagerly; an argument may not lie in memory that a step writes to.
+
+    What the names in the code of model and guide, and of the functions that they call by name, are bound to is looked
+    at each step, tensors by identity and numbers by value: globals, variables of enclosing functions, defaults, and
+    attributes of modules and of a user's own objects. A change captures anew; a name that is bound anew by each
+    evaluation, and that the loss depends on, is refused. What a list, a dict, an array or an object without a name of
+    its own holds is as it was at the capture: hand it in as an argument; `check_every=n` compares the loss with the
+    eager one every n steps. Modes, hooks, parameters and buffers of modules are looked at each step too. Noise comes
+    from torch's generators in eager's order, so that compiling changes rounding and nothing else; where parameters draw
+    as they are set up in the guide's first call, as AutoIAFNormal's network, steps go on from there, by other numbers
+    than eager's. A first step takes half a minute, or seconds where inductor's cache has the graph.
 
     A loss, or a gradient's norm, that is not finite freezes parameters, state and rates from that step on, and not the
     buffers of modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at

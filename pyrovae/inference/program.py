@@ -21,7 +21,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from pyrovae import checks
+from pyrovae.aliases import SharedMemoryError, overlap, overlapping
 from pyrovae.graph import Program, blind, capture, summary
+from pyrovae.inference.names import Names
 from pyrovae.inference.replay import Replayed, pool_of, replayed, same
 from pyrovae.inference.updates import Updates
 from pyrovae.models.pair import validation as checking
@@ -103,6 +105,8 @@ class CompiledStep:
             program = self._captured(leaves, structure, interpret)
             self._programs.setdefault((*key[:2], self._settings()), []).append(program)
 
+        program.apart.require([x for x in leaves if isinstance(x, Tensor)])
+
         def take() -> Tensor:
             self.updates.set_rates()
             return program(leaves)
@@ -139,8 +143,10 @@ class CompiledStep:
         tensors = [x for x in given if isinstance(x, Tensor)]
         kept = [(t, t._version, t.clone()) for t in tensors if is_writable(t)]
         try:
-            named, before = self.set_up(args, kwargs)
+            with watched(*self.owners) as modules:
+                named, before = self.set_up(args, kwargs)
             updates.take(named)
+            names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
             reached = {id(p) for p in named.values()}  # by whichever name, where they are tied
             own = [p for p in updates.ordered.values() if id(p) in reached and p.requires_grad]
             if not own:
@@ -148,14 +154,17 @@ class CompiledStep:
             with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
                 pieces = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
-                piece.finish(interpret)
+                piece.finish(interpret, named)
+            self._require_lasting(names, pieces, before, args, kwargs)
+            apart = _Apart(pieces, tensors, named)
+            apart.require(tensors)
             if not interpret:
                 _try_out(pieces, tensors)
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             if any(t.is_conj() or t.is_neg() for t in held):
                 raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
             state = _State(modules, [*named.values(), *held])
-            program = _Program(pieces, self.reduce, named, state)
+            program = _Program(pieces, self.reduce, named, state, apart, names)
             self._pool = self._pool or pool_of(own[0].device)
             program.record(tensors, self._pool)
         finally:
@@ -171,10 +180,31 @@ class CompiledStep:
             )
         return program
 
+    def _require_lasting(self, names: Names, pieces: list[_Piece], before: Any, args: Any, kwargs: Any) -> None:
+        """Refuse names that the evaluation has bound anew where the loss depends on them, and leave out the others."""
+        held = {id(t) for piece in pieces for t in piece.program.held}
+        rebound = list(names.rebound())
+        names.forget_rebound()
+        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in held]
+        if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
+            losses = []
+            for _ in range(2):
+                put_back(before)
+                with torch.no_grad(), checking(False), watched(*self.owners):
+                    losses.append(self.loss(*args, **kwargs))
+            wanted = [words for words, *_ in rebound] if not same(*losses) else []
+        if wanted:
+            raise CaptureError(
+                f"{wanted[0]} is bound anew in each step, and a graph would keep it as it is: hand it in as an "
+                f"argument, {EAGER}"
+            )
+
     def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
         """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
         updates, at = self.updates, _Site()
         fixed = updates.inputs(own)
+        shared = [own[i] for group in overlapping(own) for i in group]
+        kept = [(p.data, p.detach().clone()) for p in shared]
 
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with at, blind(at.course):
@@ -183,7 +213,7 @@ class CompiledStep:
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
             with torch.no_grad():
-                return [loss, *updates.updated(loss, own, gradients)]
+                return [loss, *updates.updated(loss, own, gradients, set(map(id, shared)))]
 
         try:
             if self.reduce is None:
@@ -214,7 +244,8 @@ class CompiledStep:
         except Exception as error:  # of whatever kind: the eager evaluation before had none
             raise (at.course() if "_local_scalar_dense" in str(error) else _not_one(error)) from error
         finally:
-            at.put_back()
+            for p, value in kept:  # an update of those that share memory is taken as it is captured
+                p.copy_(value)
 
 
 class _Piece:
@@ -225,10 +256,14 @@ class _Piece:
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
         self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
 
-    def finish(self, interpret: bool) -> None:
-        """Compile it, or leave it to torch, operation by operation."""
+    def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
+        """Compile it, or leave it to torch, operation by operation; `named` are the parameters, for what is said."""
         try:
-            self.program = Program(self.graph, [*self.fixed, *self.others], compile=not interpret)
+            self.program = Program(
+                self.graph, [*self.fixed, *self.others], compile=not interpret, lasting=len(self.fixed)
+            )
+        except SharedMemoryError as error:
+            raise CaptureError(f"{_those_in(error.tensors, named)} {error}, {EAGER}") from error
         except Exception as error:
             raise _explained(error) from error
 
@@ -280,6 +315,36 @@ class _State:
         )
 
 
+class _Apart:
+    """What of memory a step writes to: no argument may lie there, which the graph takes for memory of its own."""
+
+    def __init__(self, pieces: list[_Piece], tensors: list[Tensor], named: dict[str, Tensor]) -> None:
+        arguments = set(map(id, tensors))
+        written = [t for piece in pieces for t in piece.program.written]
+        self.named, self.writes_arguments = named, any(id(t) in arguments for t in written)
+        lasting = [t for piece in pieces for t in (*piece.fixed, *piece.program.held)]
+        self.memory = lasting if self.writes_arguments else [t for t in written if id(t) not in arguments]
+        self.storages = {t.untyped_storage().data_ptr() for t in self.memory if t.layout == torch.strided}
+
+    def require(self, tensors: Sequence[Tensor]) -> None:
+        """Raise CaptureError for an argument in memory that is written, or, where arguments are, for two in one."""
+        if self.writes_arguments:
+            for group in overlapping([*tensors, *self.memory]):
+                if group[0] < len(tensors):
+                    self._refuse(tensors[group[0]], [[*tensors, *self.memory][i] for i in group[1:]])
+        for x in tensors:
+            if x.layout == torch.strided and x.untyped_storage().data_ptr() in self.storages:
+                others = [t for t in self.memory if overlap(x, [t])]
+                if others:
+                    self._refuse(x, others)
+
+    def _refuse(self, x: Tensor, others: list[Tensor]) -> None:
+        what = _those_in(others, {name: p for name, p in self.named.items() if overlap(p, others)})
+        raise CaptureError(
+            f"an argument of shape {tuple(x.shape)} shares memory, which a step writes to, with {what}: hand in a clone"
+        )
+
+
 @dataclass
 class _Program:
     """A compiled step for arguments of one kind, and what must not have changed for it to be the right one."""
@@ -288,6 +353,8 @@ class _Program:
     reduce: Callable[[Tensor], Any] | None  # sums over processes, in place, what the first piece gives to the second
     named: dict[str, Tensor]
     state: _State
+    apart: _Apart
+    names: Names
     stored: dict[str, Tensor] = field(init=False)  # the parameters that Pyro's store has
     replay: Replayed | None = field(default=None, init=False)
 
@@ -321,7 +388,8 @@ class _Program:
 
     def holds(self) -> bool:
         store = pyro.get_param_store()._params
-        return self.state.is_as_it_was() and all(store.get(name) is p for name, p in self.stored.items())
+        listed = all(store.get(name) is p for name, p in self.stored.items())
+        return listed and self.state.is_as_it_was() and self.names.are_bound_alike()
 
 
 def _flat(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -356,26 +424,12 @@ def _described(x: Any) -> Hashable:
 
 
 class _Site(Messenger):
-    """The sample site that was reached last; its law checks no values, whoever made it."""
+    """The sample site that was reached last."""
 
     name = ""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pinned: list[Any] = []
-
     def _pyro_sample(self, msg: Any) -> None:
         self.name = msg["name"]
-        law = msg["fn"]
-        while law is not None:
-            if law.__dict__.get("_validate_args"):  # a law that was made outside, or expanded
-                self._pinned.append(law)
-                law.__dict__["_validate_args"] = False
-            law = law.__dict__.get("base_dist")
-
-    def put_back(self) -> None:
-        for law in self._pinned:
-            law.__dict__["_validate_args"] = True
 
     def course(self) -> CaptureError:
         return CaptureError(
@@ -448,6 +502,15 @@ def is_writable(t: Tensor) -> bool:
     if t.is_inference() or t.layout != torch.strided:
         return False
     return not any(n > 1 and not stride for n, stride in zip(t.shape, t.stride(), strict=True))
+
+
+def _those_in(memory: Sequence[Tensor], named: dict[str, Tensor]) -> str:
+    """The parameters that lie in this memory, and what else does, in words."""
+    names = [f"parameter {name!r}" for name, p in named.items() if overlap(p, memory)]
+    own = [p for p in named.values() if overlap(p, memory)]
+    others = [t for t in memory if all((t.data_ptr(), t.shape) != (p.data_ptr(), p.shape) for p in own)]
+    names += [f"a tensor of shape {tuple(t.shape)} that model or guide reads" for t in others]
+    return " and ".join(names)
 
 
 def _explained(error: Exception) -> RuntimeError:

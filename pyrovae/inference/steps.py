@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.aliases import is_dense, overlap, overlapping
 from pyrovae.graph import unmoved
 from pyrovae.inference.program import CaptureError, CompiledStep, other_draws, watched
 from pyrovae.inference.updates import Updates
@@ -31,8 +32,13 @@ class Eager:
     def __init__(
         self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float, reduce: Reduce | None = None
     ) -> None:
-        self.loss, self.order, self.parameters, self.reduce = loss, list(named), list(named.values()), reduce
-        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=True)
+        _require_dense(named)
+        groups = _apart(named)
+        self.loss, self.reduce = loss, reduce
+        self.order = [name for group in groups for name in group]
+        self.parameters = [named[name] for name in self.order]
+        each = [{"params": [named[name] for name in group]} for group in groups]
+        self.optimizer = torch.optim.Adam(each, lr=learning_rate, fused=True)
         # float32 whatever torch's default is: a fused Adam takes no other
         self.broken = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
@@ -93,6 +99,33 @@ class Eager:
         self.count.fill_(taken)
 
 
+def _require_dense(named: Mapping[str, Tensor]) -> None:
+    """Refuse parameters with gaps in memory: a fused Adam takes them for dense, and writes to the gaps."""
+    for name, p in named.items():
+        if not is_dense(p):
+            raise ValueError(
+                f"parameter {name!r} of shape {tuple(p.shape)} has strides {p.stride()}: it is a view with gaps in "
+                "memory, and the update would write to these; make it nn.Parameter(t.clone()), or take compile=True"
+            )
+
+
+def _apart(named: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names in groups of parameters that share no memory, those that do in their order in groups that follow.
+
+    A fused Adam updates a group by kernels that may run at once, of which one would undo what another wrote.
+    """
+    names = list(named)
+    tied = {names[i] for group in overlapping(list(named.values())) for i in group}
+    groups: list[list[str]] = [[]]
+    for name, p in named.items():
+        rivals = [[named[other] for other in group if other in tied] for group in groups]
+        place = max((i + 1 for i, group in enumerate(rivals) if name in tied and overlap(p, group)), default=0)
+        if place == len(groups):
+            groups.append([])
+        groups[place].append(name)
+    return groups
+
+
 class Compiled:
     """The same step as one graph: rounding differs, and nothing else.
 
@@ -110,7 +143,8 @@ class Compiled:
         self.named, self.module = dict(named), module
         self.count = torch.zeros((), dtype=torch.float64, device=next(iter(named.values())).device)  # of updates
         self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
-        self.step = CompiledStep(loss, (module,), self.updates, self._set_up, reduce=reduce)
+        functions = [getattr(module, name) for name in ("model", "guide") if hasattr(module, name)]
+        self.step = CompiledStep(loss, (module, *functions), self.updates, self._set_up, reduce=reduce)
         self.checked = False
 
     def prepare(self, *args: Any) -> None:

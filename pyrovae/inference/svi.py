@@ -20,6 +20,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyrovae import checks, ranks
+from pyrovae.aliases import overlapping
 from pyrovae.graph import pays
 from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable
@@ -148,7 +149,10 @@ def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Weights of convolutions in the order in memory that is faster for them, where a user has chosen no other."""
     layers = [m for m in module.modules() if wanted and type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
     weights = {id(p): p for p in (m._parameters.get("weight") for m in layers) if p is not None}
-    own: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous()]
+    plain = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    tensors = list({id(t): t for t in (*module.parameters(), *module.buffers(), *plain)}.values())
+    shared = {id(tensors[i]) for group in overlapping(tensors) for i in group}  # memory of its own would untie it
+    own: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous() and id(p) not in shared]
     try:
         for p in own:
             p.data = p.data.contiguous(memory_format=torch.channels_last)

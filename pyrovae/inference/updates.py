@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import pyro
 import pyro.optim.clipped_adam
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
+
+from pyrovae.inference.single import options_of, single
 
 __all__ = ["Updates"]
 
@@ -117,11 +120,9 @@ class Updates:
             known = ", ".join(sorted(kind.__name__ for kind in UPDATES))
             name = getattr(self.kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
             raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
-        if optim.optim_objs or optim._state_waiting_to_be_consumed:
-            raise ValueError(
-                "optim has a state of its own: give a new one, and a state of torch's layout to load_state_dict"
-            )
         self.optim = optim
+        self.retired = False  # another's views stand in `optim`
+        self._singles: list[Any] = []  # by which `optim` sees the state
         self.named: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps: dict[Tensor, Tensor] = {}  # that each parameter has taken
@@ -162,9 +163,13 @@ class Updates:
         rows = [] if self._waiting is None else _rows(self._waiting)
         before = {name: row.number for row in rows for name in (_own(row.name or ""), row.name)}
         made: list[tuple[dict[str, Any], int | None, list[Tensor]]] = []
+        states = {id(p): state for p in fresh.values() if (state := self._state_in_optim(p)) is not None}
         for name, p in fresh.items():
             clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
             options = {**self.optim._get_optim_args(p), **{f"gradient_{name}": value for name, value in clips.items()}}
+            if id(p) in states:
+                loaded = options_of(states[id(p)]["param_groups"][0])
+                options |= {name: value for name, value in loaded.items() if name not in REFUSED}
             for refused in REFUSED:
                 if options.get(refused):
                     raise TypeError(f"{refused}={options[refused]!r} is not known to a compiled step: leave it out")
@@ -175,7 +180,8 @@ class Updates:
             else:
                 own.append(p)
         for options, _, params in made:
-            allowed = {name: value for name, value in options.items() if not name.startswith("gradient_")}
+            known_here = set(self.optim._get_optim_args(params[0])) | {"lr", "momentum"}
+            allowed = {name: value for name, value in options.items() if name in known_here}
             if self.optimizer is None:
                 self.optimizer = self.kind(params, **allowed)
                 self.sound = torch.ones((), dtype=torch.bool, device=params[0].device)
@@ -189,11 +195,77 @@ class Updates:
             for p in params:
                 self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
                 self.steps[p] = torch.zeros((), dtype=torch.float32, device=p.device)
+                if id(p) in states:
+                    self.put(p, {}, states[id(p)]["state"].get(0, {}))
         self.named |= fresh
+        self._show(list(fresh.values()))
         self._unloaded |= set(fresh)
         if self._waiting is not None and self._unloaded:
             self._load(self._waiting, self._unloaded)
         self._unloaded.clear()
+
+    def _state_in_optim(self, p: Tensor) -> dict[str, Any] | None:
+        """What Pyro's optimiser has of a parameter: loaded and waiting, or of steps that were taken elsewhere."""
+        name = pyro.get_param_store().param_name(p)
+        state: dict[str, Any] | None = self.optim._state_waiting_to_be_consumed.get(name)
+        theirs = self.optim.optim_objs.get(p)
+        if theirs is not None:  # which Pyro too takes before one that waits
+            state = theirs.state_dict()
+        if state is not None:
+            self.require_known(state)
+        if theirs is None:
+            self.optim._state_waiting_to_be_consumed.pop(name, None)
+        elif hasattr(theirs, "updates"):
+            theirs.updates.retired = True
+        return state
+
+    def _show(self, params: list[Tensor]) -> None:
+        """Let Pyro's optimiser see the state of these, where its store knows them by name."""
+        for p in params:
+            if pyro.get_param_store().param_name(p) is not None:
+                made = single(self.kind, self, p, self.optim._get_optim_args(p))
+                self.optim.optim_objs[p], self.optim.grad_clip[p] = made, self.optim._get_grad_clip(p)
+                self._singles.append(made)
+
+    def of(self, p: Tensor) -> tuple[dict[str, Any], dict[str, Tensor], Tensor]:
+        """A parameter's group, state and count of steps."""
+        group = next(group for group in self.groups if any(q is p for q in group["params"]))
+        return group, self._state(p), self.steps[p]
+
+    def put(self, p: Tensor, options: dict[str, Any], state: dict[str, Any]) -> None:
+        """Go on from a state of one parameter, with options that are those of all in its group."""
+        group = self.of(p)[0]
+        new = {k: v for k, v in options.items() if k in group and v is not group[k] and v != group[k]}
+        if new and len(group["params"]) > 1:
+            name = next(name for name, q in self.named.items() if q is p)
+            raise ValueError(
+                f"parameter {name!r} was given {new}, and others have the same options as it: set them for all by "
+                "param_groups, or give optim a function of the name"
+            )
+        group.update(new)
+        state = {kind: value for kind, value in state.items() if value is not None}
+        with torch.no_grad():
+            self.steps[p].fill_(float(state.get("step", bool(state))))
+            for kind, value in self._state(p).items():
+                if kind not in state:
+                    value.zero_()
+                elif state[kind] is not value:
+                    value.copy_(state[kind])
+
+    def set_rate_of(self, one: Any) -> None:
+        """Take a learning rate that was set in a view; all of its group must have it."""
+        group = self.of(one.own_groups[0]["params"][0])[0]
+        members = {id(p) for p in group["params"]}
+        views = [v for v in self._singles if id(v.own_groups[0]["params"][0]) in members]
+        rates = {float(group["lr"] if view.asked is None else view.asked) for view in views}
+        if len(rates) > 1:
+            raise ValueError(
+                f"parameters of one group were given the learning rates {sorted(rates)}: set it for all of them, by "
+                "param_groups or before a next step, or give optim a function of the name"
+            )
+        group["lr"] = rates.pop()
+        for view in views:
+            view.rate = view.own_groups[0]["lr"] = group["lr"]
 
     def _require_same(self, named: dict[str, Tensor]) -> None:
         for name, p in named.items():
@@ -232,8 +304,14 @@ class Updates:
         each = [(i, [p for p in group["params"] if id(p) in wanted]) for i, group in enumerate(self._groups)]
         return [(number, members) for number, members in each if members]
 
-    def updated(self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None]) -> list[Tensor]:
-        """New values of `inputs(params)`; the old ones after what is not finite."""
+    def updated(
+        self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None], aliased: Collection[int] = ()
+    ) -> list[Tensor]:
+        """New values of `inputs(params)`; the old ones after what is not finite.
+
+        Parameters that share memory with others, by their ids in `aliased`, are written one by one, as by torch's
+        optimiser: an update starts from what the one before it left.
+        """
         sound = self.sound & loss.isfinite().all()
         for g in gradients:
             if g is not None:
@@ -260,7 +338,11 @@ class Updates:
             taken = sound if g is not None else sound & (step > 0)
             g = torch.zeros_like(p) if g is None else g
             new, news = UPDATES[self.kind](p, _clipped(g, group), state, each, group)
-            moved.append(torch.where(taken, new, p))
+            new = torch.where(taken, new, p)
+            if id(p) in aliased:
+                p.data.copy_(new)
+                new = p
+            moved.append(new)
             states += [torch.where(taken, news[name], state[name]) for name in state]
             steps.append(torch.where(taken, step + 1, step))
         return [
@@ -273,6 +355,11 @@ class Updates:
 
     def set_rates(self) -> None:
         """Hand learning rates that were set since to the graph."""
+        if self.retired:
+            raise RuntimeError("optim went on with another CompiledSVI, which has its state now: take that one")
+        for one in self._singles:
+            if one.asked is not None:
+                self.set_rate_of(one)
         for number, group in enumerate(self._groups):
             if float(group["lr"]) != self._set[number]:
                 self._set[number] = float(group["lr"])
@@ -320,7 +407,7 @@ class Updates:
                 "state must have 'state' and 'param_groups', as state_dict() and torch's optimisers give them, got "
                 f"{list(state)[:3]}: a Pyro optimiser's own has a state for each name"
             )
-        self._require_known(state)
+        self.require_known(state)
         if self.optimizer is None:
             self._waiting = deepcopy(state)
             return
@@ -328,7 +415,7 @@ class Updates:
         self._unloaded.clear()
         self.sound.fill_(True)
 
-    def _require_known(self, state: dict[str, Any]) -> None:
+    def require_known(self, state: dict[str, Any]) -> None:
         """Refuse the state of an optimiser that steps otherwise."""
         own = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": self.kind is torch.optim.AdamW}
         for group in state["param_groups"]:
@@ -336,7 +423,7 @@ class Updates:
                 if bool(group.get(name, value)) is not value:
                     raise ValueError(f"the state is of an optimiser with {name}={group[name]!r}, and this has {value}")
         for number, theirs in state["state"].items():
-            kinds = sorted(set(theirs) - {"step"})
+            kinds = sorted(kind for kind, value in theirs.items() if kind != "step" and value is not None)
             if kinds and kinds != sorted(STATES[self.kind]):
                 raise ValueError(
                     f"the state of parameter {number} has {kinds}, and {self.kind.__name__}'s has "

@@ -1,0 +1,100 @@
+"""One parameter's optimiser, as Pyro keeps one for each: a view of the state that compiled steps change."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["options_of", "single"]
+
+
+def options_of(group: dict[str, Any]) -> dict[str, Any]:
+    """A torch optimiser's options in a group: without its parameters, and what is Pyro's to clip."""
+    return {k: v for k, v in group.items() if k not in ("params", "param_names") and not k.startswith("gradient_")}
+
+
+def single(kind: Any, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
+    """An optimiser of torch's `kind` for `p` alone, whose state and options are those of `updates`.
+
+    What is read from it is as the last step left it, and what it is given, by a step of its own or a state, is there
+    for the next compiled one; so is its "lr".
+    """
+    made = _single(kind)([p], **options)
+    made.updates, made.live = updates, True
+    made.pull()
+    return made
+
+
+@cache
+def _single(kind: Any) -> Any:
+    class Single(kind):
+        live = False  # whether options and state follow those of `updates`
+        rate: Any = None  # the "lr" that was read or written last
+
+        @property
+        def param_groups(self) -> list[dict[str, Any]]:
+            if self.live:
+                self.pull()
+            return self.own_groups
+
+        @param_groups.setter
+        def param_groups(self, groups: list[dict[str, Any]]) -> None:
+            self.own_groups = groups
+
+        @property
+        def asked(self) -> Any:
+            """A rate that was set here; None where it is as it was."""
+            rate = self.own_groups[0]["lr"]
+            return None if rate is self.rate else rate
+
+        def pull(self) -> None:
+            (p,) = self.own_groups[0]["params"]
+            group, state, step = self.updates.of(p)
+            asked = self.asked
+            self.own_groups[0].update(options_of(group))
+            if asked is None or self.rate is None:
+                self.rate = self.own_groups[0]["lr"]
+            else:  # until a compiled step takes it
+                self.own_groups[0]["lr"] = asked
+            if not float(step):
+                self.state.pop(p, None)
+                return
+            self.state[p] = dict(state)
+            if "lrd" in group:
+                self.state[p]["step"] = int(step)
+            elif not issubclass(kind, torch.optim.SGD):
+                self.state[p]["step"] = step.clone()
+
+        def push(self) -> None:
+            (p,) = self.own_groups[0]["params"]
+            options = options_of(self.own_groups[0])
+            options.pop("lr")
+            self.updates.put(p, options, self.state.get(p, {}))
+
+        def state_dict(self) -> dict[str, Any]:
+            self.pull()
+            state: dict[str, Any] = super().state_dict()
+            own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state["state"].get(0, {}).items()}
+            state["state"] = {0: own} if own else {}
+            return state
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.updates.require_known(state)
+            self.live = False
+            super().load_state_dict(state)
+            self.push()
+            self.live = True
+
+        def step(self, closure: Any = None) -> Any:
+            self.pull()
+            self.live = False
+            loss = super().step(closure)
+            self.push()
+            self.live = True
+            return loss
+
+    Single.__name__ = Single.__qualname__ = kind.__name__
+    return Single
