@@ -23,6 +23,7 @@ from pyrovae.inference.history import History, curves
 from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
+from pyrovae.models.scopes import copied
 from pyrovae.seeding import stream
 from pyrovae.warned import hushed
 
@@ -69,7 +70,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         )
     with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
-        own = copy.deepcopy(pair).to(target).double()
+        own = copied(pair).to(target).double()
         labels = [_labels(own, checked, stream(plan.seed, "k-means++", number)) for number in range(plan.num_restarts)]
         goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
         if own.components.floor is None:
