@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import linear_log_prob, linear_posterior
@@ -19,7 +20,7 @@ from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae.data import MappedArray
-from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, StandardNormal
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, PointMass, StandardNormal
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import Pair, particles, scored
@@ -408,3 +409,183 @@ def test_codes_of_integers_are_of_what_came():
     assert torch.equal(normal.encode(x), normal.encode(x.float()))
     with pytest.raises(ValueError, match="does not hold x"):
         normal.encode(2**40 + torch.arange(100).reshape(50, 2))
+
+
+# training mode, and networks that normalise ---------------------------------------------------------
+
+
+def normalising(posterior=None, width=8):
+    """A pair whose networks drop out and normalise by batches, after some steps of training, still in training mode."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.Dropout(0.5))
+    decoder = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 5))
+    vae = pyrovae.VAE(
+        StandardNormal(2),
+        Likelihood(decoder, pyrovae.Normal(scale=1.0), (5,)),
+        posterior or DiagonalNormal(trunk, width, 2),
+    )
+    pyrovae.fit(vae, FIVE, epochs=2, batch_size=10, progress=False)
+    return vae.train()
+
+
+FIVE = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+HOLES = FIVE[:3].clone()
+HOLES[0, :2], HOLES[1, 3] = math.nan, math.nan
+CALLS = {
+    "encode": lambda vae: vae.encode(FIVE),
+    "encode one": lambda vae: vae.encode(FIVE[:1]),
+    "decode": lambda vae: vae.decode(torch.linspace(-1, 1, 12).reshape(2, 3, 2)),
+    "decode one": lambda vae: vae.decode(torch.ones(2)),
+    "reconstruct": lambda vae: vae.reconstruct(FIVE),
+    "sample": lambda vae: vae.sample(4, seed=0),
+    "impute": lambda vae: vae.impute(HOLES, num_draws=2, num_steps=2),
+    "table": lambda vae: vae.likelihood.log_prob_table(torch.ones(3, 2), FIVE),
+    "as density": lambda ae: pyrovae.as_density(ae, pyrovae.GaussianPrior(torch.zeros(2), torch.eye(2))).encode(FIVE),
+}
+
+
+def checked_in_training_mode(model, call):
+    """What `call` gives in training mode is what it gives in evaluation mode, each time, and changes nothing."""
+    model.train()
+    next(iter(model.children())).eval()  # a mode of the user's own
+    modes, before = [m.training for m in model.modules()], copy.deepcopy(model.state_dict())
+    first, again = call(model), call(model)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    model.eval()
+    expected = call(model)
+    assert torch.equal(first, expected)
+    assert torch.equal(again, expected)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
+def test_a_call_in_training_mode_is_the_same_as_in_evaluation(name):
+    vae = normalising()
+    if name == "as density":
+        trunk = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        vae = pyrovae.AE(vae.likelihood, PointMass(trunk, 8, 2)).train()
+    with torch.no_grad():
+        assert not torch.equal(vae.posterior(FIVE).mean, vae.posterior(FIVE).mean)  # control: the part draws
+    checked_in_training_mode(vae, CALLS[name])
+
+
+@pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
+def test_evaluation_mode_keeps_the_gradient():
+    vae, x = normalising(), FIVE.clone().requires_grad_()
+    vae.reconstruct(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in vae.likelihood.parameters() if p.requires_grad)
+
+
+def test_classifiers_decide_in_evaluation_mode():
+    class Drops(nn.Module):
+        """A density of the user's, whose network drops out."""
+
+        event_shape = (5,)
+
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+        def log_prob(self, x):
+            return self.network(x)[:, 0]
+
+        def sample(self, n):
+            return nn.functional.dropout(torch.ones(n, 5), 0.5, training=self.training)
+
+    torch.manual_seed(0)
+    generative = pyrovae.GenerativeClassifier({0: Drops(), 1: Drops()})
+    for call in ("log_joint", "log_prob", "predict_log_proba", "predict"):
+        checked_in_training_mode(generative, lambda model, call=call: getattr(model, call)(FIVE))
+    checked_in_training_mode(generative, lambda model: model.with_standard_error(FIVE)[0])
+    assert torch.equal(generative.train().sample(0, 3), torch.ones(3, 5))
+    classifier = pyrovae.DiscriminativeClassifier((5,), 3, hidden_dims=(8,))
+    classifier.network.layers.insert(1, nn.BatchNorm1d(8))
+    checked_in_training_mode(classifier, lambda model: model.predict_log_proba(FIVE))
+    checked_in_training_mode(classifier, lambda model: model.predict(FIVE[:1]))
+
+
+def test_draws_of_items_are_one_batch_to_the_network():
+    # batch normalisation over K x N codes, by the arithmetic written out; width 8 = items, where the wrong axis fits
+    torch.manual_seed(0)
+    norm, z = nn.BatchNorm1d(8, affine=False), torch.randn(2, 8, 3)
+    p = Likelihood(nn.Sequential(nn.Linear(3, 8), norm), pyrovae.Normal(scale=1.0), (8,))
+    linear = p.network[0](z).detach()
+    mean, variance = linear.mean((0, 1)), linear.var((0, 1), unbiased=False)
+    assert torch.allclose(p(z).mean, (linear - mean) / (variance + 1e-5).sqrt(), atol=1e-5)
+    assert torch.allclose(norm.running_mean, 0.1 * mean, atol=1e-6)
+    wrong = nn.Sequential(p.network[0], nn.BatchNorm1d(8, affine=False))(z)  # control
+    assert (wrong - p(z).mean).abs().max() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
+def test_a_decoder_for_one_batch_dimension_is_trained_and_evaluated():
+    # `view(-1, C, H, W)` and convolutions after it, against the same weights for any leading dimensions
+    class View(nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.linear, self.conv, self.shape = nn.Linear(2, 12), nn.Conv2d(3, 1, 1), shape
+
+        def forward(self, z):
+            h = self.linear(z).tanh()
+            return (
+                self.conv(h.view(-1, 3, 2, 2))
+                if self.shape
+                else self.conv(h.reshape(-1, 3, 2, 2)).reshape(*z.shape[:-1], 1, 2, 2)
+            )
+
+    x = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    found = []
+    for one in (True, False):
+        torch.manual_seed(0)
+        vae = pyrovae.mlp_vae((1, 2, 2), likelihood="normal", hidden_dims=(4,))
+        torch.manual_seed(1)
+        vae.likelihood.network = View(one)
+        history = pyrovae.fit(vae, x, epochs=2, batch_size=4, num_particles=3, progress=False)
+        pyrovae.elbo(vae, x)
+        torch.manual_seed(2)
+        table = particles(vae, x, 3).log_weight.detach()
+        found.append((float(history.epochs.loss[-1]), table.tolist(), vae.decode(torch.ones(2)).tolist()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
+def test_a_pair_that_normalises_trains_with_several_draws_and_is_evaluated():
+    vae = normalising()
+    pyrovae.fit(vae, FIVE, epochs=1, batch_size=8, num_particles=2, progress=False)  # as wide as a batch
+    value = pyrovae.iwae(vae, FIVE, num_particles=2000)
+    expected = pyrovae.quadrature(vae, FIVE)
+    # 20 items within 5 standard errors and 0.02 nats of bias (false alarm 1e-5)
+    assert abs((value - expected).mean) < 5 * value.se + 0.02
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("leading", [(), (1, 4), (3, 5), (2, 1, 3)])
+def test_a_pointwise_networks_digits_are_those_of_its_plain_call(d, leading):
+    torch.manual_seed(0)
+    z = torch.randn(*leading, d)
+    for vae in (pyrovae.mlp_vae((1, 4, 3), d), pyrovae.conv_vae((1, 4, 3), d), pyrovae.linear_vae(7, d)):
+        p = vae.likelihood
+        assert torch.equal(p(z).mean, p.family(p.network(z)).mean)
+
+
+def test_a_networks_several_outputs_are_told_from_what_all_codes_share():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.scale = nn.Linear(2, 6), nn.Parameter(torch.ones(6))
+
+        def forward(self, z):
+            return self.linear(z), self.scale
+
+    class Family(nn.Module):
+        support, base_measure = pyrovae.Normal.support, "density"
+
+        def forward(self, given):
+            return dist.Normal(*given)
+
+    torch.manual_seed(0)
+    p, z = Likelihood(Two(), Family(), (6,)), torch.randn(3, 2, 2)  # 6 codes, as many as entries
+    assert torch.equal(p(z).mean, p.network.linear(z))
+    assert torch.equal(p(z).stddev, torch.ones(3, 2, 6))

@@ -24,6 +24,7 @@ from pyrovae.evaluation.latent import (
     separation,
     smoothness,
 )
+from pyrovae.models.means import mean_of
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, stream
@@ -70,8 +71,8 @@ def code_space(
     name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
     item; `samples_` of decoded draws from the Gaussian fitted to the training codes; `pixel_` of pixels in place of the
     judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". A pair
-    without p(x) has no rate, and its aggregate is that of its codes; the null of the aggregate is the same for every
-    `seed`.
+    without p(x) has no rate, and its aggregate is that of its codes; one whose q(z | x) is no diagonal Normal has no
+    rate either. The null of the aggregate is the same for every `seed`.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -122,8 +123,8 @@ def code_space(
         test_draws, loc, scale = _draws(pair, test.x, stream(seed, "test draws"))
         parts[""] += [
             aggregate(test_draws, train_codes=train_draws).rename(num_items="aggregate_items"),
-            rate_identity(loc, scale, test_draws),
             active_units(test_codes),
+            *([] if scale is None else [rate_identity(loc, scale, test_draws)]),
         ]
         parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
     else:
@@ -155,13 +156,14 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     return torch.cat(parts)
 
 
-def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One draw from q(z | x) for each item, and that law's mean and standard deviation."""
+def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One draw from q(z | x) for each item, its mean, and the standard deviation of a diagonal Normal."""
     dtype, device = dtype_and_device(pair)
     parts, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
     for i in range(0, len(x), BATCH):
         with space.turn():
             q = pair.posterior(x[i : i + BATCH].to(device, dtype))
-            parts.append((q.sample().cpu(), q.mean.cpu(), q.stddev.cpu()))
-    draws, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
-    return draws, loc, scale
+            normal = isinstance(getattr(q, "base_dist", None), torch.distributions.Normal)
+            parts.append((q.sample().cpu(), mean_of(q).cpu(), q.stddev.cpu() if normal else None))
+    draws, loc, scale = zip(*parts, strict=True)
+    return torch.cat(draws), torch.cat(loc), None if scale[0] is None else torch.cat(scale)

@@ -27,7 +27,8 @@ class AE(LatentVariableModel):
     With `Normal(scale=s)` that is SSE / (2 s^2) plus a constant: the squared error, stated as the likelihood it is. It
     puts no density on its codes, so `is_normalized` is False: it has no p(x), and nothing to sample from.
 
-    Args: `likelihood`, as a `VAE`'s; `encoder`, a module from x to a distribution on one point (`PointMass`).
+    Args: `likelihood`, as a `VAE`'s; `encoder`, a module from x to a distribution on one point (`PointMass`). Raises
+    TypeError and ValueError for parts that do not fit each other.
 
     >>> import torch
     >>> from pyrovae import mlp_ae
@@ -39,7 +40,13 @@ class AE(LatentVariableModel):
     is_normalized = False
 
     def __init__(self, likelihood: nn.Module, encoder: PointMass) -> None:
-        super().__init__(_NoPrior(encoder.loc.out_features), likelihood, encoder)
+        size = getattr(getattr(encoder, "loc", None), "out_features", getattr(encoder, "latent_dim", None))
+        if size is None:
+            raise TypeError(
+                "encoder must give a distribution on one point, as PointMass(network, features, latent_dim) makes one "
+                f"of a network, and have its latent_dim; got {type(encoder).__name__}"
+            )
+        super().__init__(_NoPrior(size), likelihood, encoder)
 
 
 class _NoPrior(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters
-from pyrovae.models.scopes import copied, hidden
+from pyrovae.models.scopes import copied, evaluation_mode, hidden
 from pyrovae.seeding import forked, stream
 
 RELATIVE = 1e-10  # a floor that is not given, of a column's variance within classes
@@ -86,8 +87,11 @@ class ClassDensities(nn.Module):
         """log p(x_n | class c): (N, features) to (N, C), in nats and float64; NaN is missing."""
         return self.with_error(x)[0]
 
-    def with_error(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and standard errors: 0 where a density is known, Monte Carlo's where evidence is estimated."""
+    def with_error(self, x: Tensor, *, decides: bool = False) -> tuple[Tensor, Tensor]:
+        """The same, and standard errors: 0 where a density is known, Monte Carlo's where evidence is estimated.
+
+        With `decides` each density is in evaluation mode for the call.
+        """
         x = x.unflatten(-1, self.event_shape)
         missing = {"missing": True} if bool(x.isnan().any()) else {}
         values, errors = [], []
@@ -101,12 +105,15 @@ class ClassDensities(nn.Module):
                 elif missing and "missing" not in inspect.signature(part.log_prob).parameters:
                     raise ValueError(f"log_prob of a {type(part).__name__} takes no missing entries: impute them first")
                 else:
-                    value = part.log_prob(x, **missing).double()
+                    with evaluation_mode(part) if decides else nullcontext():
+                        value = part.log_prob(x, **missing).double()
                 error = torch.zeros_like(value) if error is None else error
             else:
                 assert self._evidence is not None
                 with hidden():  # its sites are no part of the classifier's
                     estimate = self._evidence(part, x).pointwise
+                if masked := estimate.attrs.get("masked_sites"):
+                    raise ValueError(f"a {type(part).__name__} masks {masked}: its log p(x) is of a part of x")
                 value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
             values.append(value)
             errors.append(error.double())
@@ -220,15 +227,15 @@ class GenerativeClassifier(Classifier):
 
     def log_joint(self, x: Any, *, missing: bool = False) -> Tensor:
         """log p(y, x) for every class, (N, C), in nats. With `missing` NaN was not seen: log p(y, x_seen)."""
-        return self.log_joint_table(self._items(x, missing)).to(self.logits)
+        return self._decided(self._items(x, missing)).to(self.logits)
 
     def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
         """log p(x) = log sum_y p(y) p(x | y), (N,), in nats."""
-        return self.log_joint_table(self._items(x, missing)).logsumexp(-1).to(self.logits)
+        return self._decided(self._items(x, missing)).logsumexp(-1).to(self.logits)
 
     def predict_log_proba(self, x: Any, *, missing: bool = False) -> Tensor:
         """log p(y | x), (N, C), in nats; with `missing`, given the seen entries alone. Columns as in `classes_`."""
-        return self.log_joint_table(self._items(x, missing)).log_softmax(-1).to(self.logits)
+        return self._decided(self._items(x, missing)).log_softmax(-1).to(self.logits)
 
     def with_standard_error(self, x: Any, *, missing: bool = False) -> tuple[Tensor, Tensor]:
         """log p(y | x) and its Monte Carlo standard errors, both (N, C): 0 where the densities are known.
@@ -239,7 +246,7 @@ class GenerativeClassifier(Classifier):
         if isinstance(self.densities, GaussianComponents):
             found = self.log_joint_table(x).log_softmax(-1).to(self.logits)
             return found, torch.zeros_like(found)
-        value, error = self.densities.with_error(x.flatten(1))
+        value, error = self.densities.with_error(x.flatten(1), decides=True)
         log_proba = (value + self._log_prior()).log_softmax(-1)
         away = torch.eye(self.num_classes, dtype=value.dtype, device=value.device) - log_proba.exp()[:, None]
         spread = (away * error[:, None]).square().sum(-1).sqrt()
@@ -250,7 +257,7 @@ class GenerativeClassifier(Classifier):
         checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
         number = self.numbers([label], 1, name="label")
         key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
-        with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
+        with torch.no_grad(), evaluation_mode(self), forked(key, dtype_and_device(self)[1]):
             return self.densities.draw(number.expand(n)).unflatten(-1, self.event_shape)
 
     @property
@@ -296,6 +303,12 @@ class GenerativeClassifier(Classifier):
 
     def _log_prior(self) -> Tensor:
         return self.logits.double().log_softmax(-1)
+
+    def _decided(self, x: Tensor) -> Tensor:
+        """The table below, of densities in evaluation mode."""
+        if isinstance(self.densities, GaussianComponents):
+            return self.log_joint_table(x)
+        return self.densities.with_error(x.flatten(1), decides=True)[0] + self._log_prior()
 
     def log_joint_table(self, x: Tensor) -> Tensor:
         """log p(y, x), (N, *event_shape) to (N, C), in float64 and unchecked; NaN is missing."""
@@ -469,7 +482,8 @@ class DiscriminativeClassifier(Classifier):
     def predict_log_proba(self, x: Any) -> Tensor:
         """log p(y | x) at the present weights, (N, C), in nats; columns as in `classes_`. Differentiable."""
         tensor = checked_items(self, x)
-        return self.network(tensor.to(dtype_and_device(self)[1])).log_softmax(-1)
+        with evaluation_mode(self):
+            return self.network(tensor.to(dtype_and_device(self)[1])).log_softmax(-1)
 
 
 def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tensor:

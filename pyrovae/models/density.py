@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.models.autoencoder import AE
 from pyrovae.models.distributions import Likelihood, Normal
+from pyrovae.models.means import mean_of
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
@@ -193,7 +194,7 @@ class _CurvatureNormal(nn.Module):
 
     def forward(self, x: Tensor) -> TorchDistribution:
         prior, likelihood = self._parts
-        z = self.encoder(x).mean
+        z = mean_of(self.encoder(x))
         p = likelihood(z)
         variance = p.variance.clamp(min=torch.finfo(z.dtype).tiny)
         precision = []

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.models.means import mean_of
 from pyrovae.models.scopes import Workspace, copied
 from pyrovae.seeding import Noise
 
@@ -91,15 +92,15 @@ class _Conditional:
         p = likelihood(pool)
         _require_independent(p, x.shape[1:])
         self.inside = torch.where(seen, x, p.sample()[0])  # a draw of p(x) lies in the support; NaN has no place in it
-        filled = torch.where(seen, x, p.mean.mean(0))
+        filled = torch.where(seen, x, mean_of(p).mean(0))
         for _ in range(3):
-            filled = torch.where(seen, x, likelihood(posterior(filled).mean).mean)
+            filled = torch.where(seen, x, mean_of(likelihood(mean_of(posterior(filled)))))
         # Gumbel noise on the log-likelihood: distinct draws of the pool, the likely ones first
         noisy = self.log_likelihood(pool) - (-torch.rand_like(pool[..., 0]).log()).log()
         best = noisy.topk(MODES - 1, dim=0).indices[..., None].expand(-1, -1, pool.shape[-1])
         self.least_precision = 0.25 / pool.flatten(0, 1).var(0).mean()  # nothing is proposed wider than twice the prior
         self.modes, height, self.precisions, self.axes = self._climb(
-            torch.cat([posterior(filled).mean[None], pool.gather(0, best)])
+            torch.cat([mean_of(posterior(filled))[None], pool.gather(0, best)])
         )
         self.log_volume = -0.5 * self.precisions.log().sum(-1)
         weights = (height + self.log_volume).nan_to_num(-1e30, neginf=-1e30).softmax(0)

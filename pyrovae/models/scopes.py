@@ -23,6 +23,7 @@ __all__ = [
     "Workspace",
     "copied",
     "evaluating",
+    "evaluation_mode",
     "hidden",
     "is_listing",
     "isolated_store",
@@ -198,11 +199,18 @@ def kept_modes(*parts: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(*parts: nn.Module) -> Iterator[None]:
-    """Dropout and the like off for the body, and no gradients."""
-    with kept_modes(*parts), torch.no_grad():
+def evaluation_mode(*parts: nn.Module) -> Iterator[None]:
+    """Dropout and the like off for the body, with gradients as they are."""
+    with kept_modes(*parts):
         for part in parts:
             part.eval()
+        yield
+
+
+@contextmanager
+def evaluating(*parts: nn.Module) -> Iterator[None]:
+    """Dropout and the like off for the body, and no gradients."""
+    with evaluation_mode(*parts), torch.no_grad():
         yield
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
+from pyrovae.models.composition import require_fitting
 from pyrovae.models.distributions import (
     LIKELIHOODS,
     DiagonalNormal,
@@ -26,8 +27,10 @@ from pyrovae.models.distributions import (
 )
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
 from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
+from pyrovae.models.scopes import evaluation_mode
 from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
@@ -40,7 +43,7 @@ class LatentVariableModel(Listed):
     """One code an item: "latent" ~ prior, "obs" ~ likelihood(z); the guide draws "latent" ~ posterior(x).
 
     A part is a module: `prior()`, `likelihood(z)` and `posterior(x)` give distributions over one item's event.
-    `VAE` and `AE` are this pair with other parts.
+    `VAE` and `AE` are this pair with other parts. Raises TypeError and ValueError for parts that do not fit each other.
     """
 
     prior: Any
@@ -50,6 +53,9 @@ class LatentVariableModel(Listed):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
         super().__init__()
+        kind = type(self)  # a subclass may call its parts in a way of its own
+        plain = kind.model is LatentVariableModel.model and kind.guide is LatentVariableModel.guide
+        require_fitting(prior, likelihood, posterior, called=plain)
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
         self.latent_dim: int = self.prior.latent_dim
         self.event_shape: tuple[int, ...] = tuple(self.likelihood.event_shape)
@@ -69,24 +75,34 @@ class LatentVariableModel(Listed):
             return pyro.sample("latent", as_pyro(self.prior() if x is None else self.posterior(x)))
 
     def encode(self, x: Tensor) -> Tensor:
-        """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim)."""
+        """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim).
+
+        In evaluation mode, whatever mode the pair is in, and differentiable. Of a posterior whose mean has no closed
+        form, such as a flow, it is the mean of 512 draws that are always the same.
+        """
         dtype, device = dtype_and_device(self)
         given = checks.as_given(x, self.event_shape)
         allowed: Any = getattr(self.likelihood, "support", None)
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
             checks.support(given, allowed, type(getattr(self.likelihood, "family", self.likelihood)).__name__)
-        return self.posterior(checks.held(given, dtype).to(device)).mean
+        x = checks.held(given, dtype).to(device)
+        with evaluation_mode(self):
+            return mean_of(self.posterior(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape)."""
+        """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
+
+        In evaluation mode, whatever mode the pair is in, and differentiable.
+        """
         dtype, device = dtype_and_device(self)
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
-        return self.likelihood(z).mean
+        with evaluation_mode(self):
+            return mean_of(self.likelihood(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """`decode(encode(x))`, of x's shape."""
+        """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
         return self.decode(self.encode(x))
 
     def _count(self, x: Tensor | None, size: int) -> int:
@@ -103,7 +119,8 @@ class VAE(LatentVariableModel):
 
     Args: `prior`, a module with `latent_dim` and `prior() -> p(z)`; `likelihood`, with `event_shape`, `support` and
     `likelihood(z) -> p(x | z)`; `posterior`, with `posterior(x) -> q(z | x)`. `mlp_vae`, `conv_vae` and `linear_vae`
-    build one. Log-densities are nats an item.
+    build one. Log-densities are nats an item. A part that does not fit the others, such as a plain network as the
+    posterior or codes of another size, is named as the pair is built: TypeError or ValueError.
 
     >>> import torch
     >>> from torch import nn
@@ -136,7 +153,7 @@ class VAE(LatentVariableModel):
         key = None if seed is None else stream(checks.seed(seed), "sample")
         with evaluating(self), forked(key, device):
             p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
-            return p.mean if mean else p.sample()
+            return mean_of(p) if mean else p.sample()
 
     @checks.allocating
     def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100) -> Tensor:

@@ -1,0 +1,188 @@
+"""Parts that do not fit each other are named as the pair is built, and nothing else of the caller's changes."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, PointMass, StandardNormal
+from pyrovae.models.networks import MLP
+
+
+class Made(nn.Module):
+    """A part that gives what a function makes of what it is given."""
+
+    def __init__(self, make, **attributes):
+        super().__init__()
+        self.make = make
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, *given):
+        return self.make(*given)
+
+
+def likelihood(codes=2, features=5):
+    return Likelihood(nn.Linear(codes, features), Normal(scale=1.0), (5,))
+
+
+def prior(p, latent_dim=2):
+    return Made(lambda: p, latent_dim=latent_dim)
+
+
+CASES = {
+    "a plain network as posterior": (
+        StandardNormal(2),
+        likelihood(),
+        nn.Linear(5, 2),
+        TypeError,
+        r"posterior\(x\).*Tensor",
+    ),
+    "a posterior of another size": (
+        StandardNormal(2),
+        likelihood(),
+        LinearNormal(5, 3),
+        ValueError,
+        r"posterior\(x\).*\(2,\).*\(3,\)",
+    ),
+    "a posterior of other items": (
+        StandardNormal(2),
+        likelihood(),
+        LinearNormal(4, 2),
+        ValueError,
+        r"posterior\(x\).*\(2, 5\)",
+    ),
+    "a prior of another size": (
+        StandardNormal(3),
+        likelihood(),
+        LinearNormal(5, 2),
+        ValueError,
+        r"likelihood\(z\).*\(2, 3\)",
+    ),
+    "a likelihood of other codes": (
+        StandardNormal(2),
+        likelihood(4),
+        LinearNormal(5, 2),
+        ValueError,
+        r"likelihood\(z\).*\(2, 2\)",
+    ),
+    "a network of other items": (
+        StandardNormal(2),
+        likelihood(2, 6),
+        LinearNormal(5, 2),
+        ValueError,
+        r"likelihood\(z\).*\(2, 6\)",
+    ),
+    "a plain decoder": (
+        StandardNormal(2),
+        Made(nn.Linear(2, 5), event_shape=(5,)),
+        LinearNormal(5, 2),
+        TypeError,
+        r"likelihood\(z\).*Tensor",
+    ),
+    "a decoder without a shape": (
+        StandardNormal(2),
+        nn.Linear(2, 5),
+        LinearNormal(5, 2),
+        TypeError,
+        "event_shape.*Linear",
+    ),
+    "a prior not to_event": (
+        prior(dist.Normal(torch.zeros(2), 1.0)),
+        likelihood(),
+        LinearNormal(5, 2),
+        ValueError,
+        r"prior\(\).*to_event",
+    ),
+    "a prior with a batch": (
+        prior(dist.Normal(torch.zeros(1, 2), 1.0).to_event(1)),
+        likelihood(),
+        LinearNormal(5, 2),
+        ValueError,
+        r"prior\(\).*batch shape \(1,\)",
+    ),
+    "a prior of no distribution": (
+        prior(torch.zeros(2)),
+        likelihood(),
+        LinearNormal(5, 2),
+        TypeError,
+        r"prior\(\).*Tensor",
+    ),
+    "a prior without a size": (Made(lambda: None), likelihood(), LinearNormal(5, 2), TypeError, "latent_dim"),
+    "a function": (StandardNormal(2), likelihood(), lambda x: x, TypeError, "posterior must be a torch.nn.Module"),
+    "a posterior not to_event": (
+        StandardNormal(2),
+        likelihood(),
+        Made(lambda x: dist.Normal(x[:, :2], 1.0)),
+        ValueError,
+        r"posterior\(x\).*to_event",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_part_that_does_not_fit_is_named(case):
+    *parts, kind, words = CASES[case]
+    with pytest.raises(kind, match=words):
+        pyrovae.VAE(*parts)
+
+
+def test_an_autoencoders_encoder_is_named():
+    with pytest.raises(TypeError, match=r"encoder.*Linear"):
+        pyrovae.AE(likelihood(), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match=r"likelihood\(z\).*\(2, 3\)"):
+        pyrovae.AE(likelihood(), PointMass(nn.Identity(), 5, 3))
+    pyrovae.AE(likelihood(), PointMass(nn.Identity(), 5, 2))
+
+
+def test_a_look_changes_nothing():
+    # batch normalisation, dropout and a buffer that counts; modes as they were
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    trunk.register_buffer("calls", torch.zeros(()))
+
+    def counted(module, *_):
+        module.calls.add_(1)
+
+    trunk.register_forward_hook(counted)
+    trunk[2].eval()
+    posterior, decoder = DiagonalNormal(trunk, 4, 2), likelihood()
+    before = {k: v.clone() for k, v in posterior.state_dict().items()}
+    modes = [m.training for m in posterior.modules()]
+    random = torch.get_rng_state()
+    pyrovae.VAE(StandardNormal(2), decoder, posterior)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [m.training for m in posterior.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in posterior.state_dict().items())
+
+
+def test_what_zeros_cannot_tell_is_let_be():
+    # lazy layers keep their size open; a part whose zeros have no Cholesky factor; one distribution for all items
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.Tanh())
+    vae = pyrovae.VAE(StandardNormal(2), likelihood(), DiagonalNormal(lazy, 4, 2))
+    assert isinstance(lazy[0].weight, nn.UninitializedParameter)
+    assert vae.encode(torch.zeros(3, 5)).shape == (3, 2)
+    full = Made(lambda x: dist.MultivariateNormal(x[:, :2], torch.linalg.cholesky(x[:, :2, None] * x[:, None, :2])))
+    pyrovae.VAE(StandardNormal(2), likelihood(), full)
+    pyrovae.VAE(StandardNormal(2), likelihood(), Made(lambda x: dist.Normal(torch.zeros(2), 1.0).to_event(1)))
+
+
+def test_a_subclass_may_call_its_parts_in_its_own_way():
+    class Conditional(pyrovae.VAE):
+        def guide(self, x=None, *, size=1):
+            return self.posterior(x, x)
+
+    two = Made(lambda x, y: dist.Normal(x[:, :2] + y[:, :2], 1.0).to_event(1))
+    Conditional(StandardNormal(2), likelihood(), two)
+    with pytest.raises(ValueError, match=r"posterior\(x\)"):
+        pyrovae.VAE(StandardNormal(2), likelihood(), two)
+
+
+def test_builders_take_given_parts():
+    with pytest.raises(TypeError, match=r"posterior\(x\).*Tensor"):
+        pyrovae.mlp_vae((5,), posterior=MLP((5,), (2,)))
+    with pytest.raises(ValueError, match=r"likelihood\(z\).*\(2, 3\)"):
+        pyrovae.mlp_vae((5,), 2, prior=StandardNormal(3))
