@@ -740,3 +740,49 @@ def test_integers_are_taken_as_they_are_by_a_normal_likelihood():
     assert histories[0].equals(histories[2])
     with pytest.raises(ValueError, match=r"looks like 0\.\.255 integers"):
         pyrovae.fit(pyrovae.mlp_vae((3,), 1), x, epochs=1, progress=False)
+
+
+class Squashed(nn.Module):
+    """A posterior without a mean in closed form: a normal variable through an affine map and a sigmoid."""
+
+    def __init__(self, latent_dim=2):
+        super().__init__()
+        self.loc = nn.Linear(12, latent_dim)
+
+    def forward(self, x):
+        base = pyro.distributions.Normal(self.loc(x.flatten(1)), 0.5).to_event(1)
+        return pyro.distributions.TransformedDistribution(base, [torch.distributions.SigmoidTransform()])
+
+
+def without_a_mean():
+    torch.manual_seed(0)
+    return pyrovae.mlp_vae((1, 4, 3), posterior=Squashed(), hidden_dims=(4,), likelihood="normal")
+
+
+def test_a_posterior_without_a_mean_keeps_its_history(tmp_path):
+    vae = without_a_mean()
+    with pytest.raises(NotImplementedError):
+        vae.posterior(SOME).mean
+    history = quiet_fit(vae, epochs=2, checkpoint=tmp_path / "run")
+    assert len(history.epochs.epoch) == 2
+    assert history.config["active_units"] == int((vae.encode(SOME).var(0) > 0.01).sum())
+    resumed = quiet_fit(without_a_mean(), epochs=3, checkpoint=tmp_path / "run", resume=True)
+    assert len(resumed.epochs.epoch) == 3
+    # E[sigmoid(z)] by Gauss-Hermite: encode is the posterior's mean, the same each time, for any batch
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(40)
+    z = vae.posterior.loc(SOME.flatten(1)).detach().double()[..., None] + 0.5 * torch.from_numpy(nodes)
+    expected = (z.sigmoid() * torch.from_numpy(node_weights / node_weights.sum())).sum(-1)
+    assert (vae.encode(SOME) - expected).abs().max() < 2e-4
+    assert torch.equal(vae.encode(SOME[3:4]), vae.encode(SOME)[3:4])
+    assert vae.impute(SOME[:2].where(SOME[:2] > 0.5, torch.nan), num_draws=2, num_steps=2).isfinite().all()
+
+
+def test_what_fails_after_the_last_step_loses_nothing(caplog):
+    class Broken(pyrovae.VAE):
+        def encode(self, x):
+            raise RuntimeError("no codes today")
+
+    vae = pair()
+    history = quiet_fit(Broken(vae.prior, vae.likelihood, vae.posterior), epochs=1)
+    assert history.config["active_units"] is None
+    assert "active_units is None: encode raised RuntimeError: no codes today" in caplog.text

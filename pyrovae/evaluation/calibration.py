@@ -25,6 +25,7 @@ from pyrovae.models.pair import (
     widened,
 )
 from pyrovae.models.scopes import Workspace
+from pyrovae.models.trial import tried
 from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
@@ -123,12 +124,14 @@ def calibrate(
     space = Workspace(as_module(pair), noise=Noise(key, device))
     with space.turn():
         item = poutine.trace(pair.model).get_trace(size=1).nodes["obs"]["value"]
+    masked = tried(pair, item)
     batch = max(1, min(ROWS, rows_within(pair, item, MAX_BYTES)) // (num_draws + 1))
     for start in range(0, num_simulations, batch):
         with space.turn():
             found.append(_simulated(pair, min(batch, num_simulations - start), num_draws))
     columns = {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in found[0]}
-    return _tested(columns, num_draws, test, level, {"seed": seed, "pair_sha256": digest})
+    protocol = {"seed": seed, "pair_sha256": digest} | ({"masked_sites": ", ".join(masked)} if masked else {})
+    return _tested(columns, num_draws, test, level, protocol)
 
 
 def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:

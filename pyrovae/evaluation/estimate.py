@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.models.pair import Pair, as_module, checked_items, dtype_and_device, settings
+from pyrovae.models.trial import tried
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Estimate", "checked", "estimated", "pair_hash", "require_density", "require_evidence"]
+__all__ = ["Estimate", "checked", "estimated", "pair_hash", "require_density", "require_evidence", "require_whole"]
 
 # two runs of annealing that differ in one of these are two estimators: their distances from log p(x) differ
 ANNEALING = ("num_chains", "num_leapfrog", "base", "schedule")
@@ -87,6 +88,8 @@ class Estimate:
                 raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
         if a["base_measure"] != b["base_measure"]:
             raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
+        if a.get("masked_sites") != b.get("masked_sites"):
+            raise ValueError("a mask leaves other parts of the items out of one estimate than of the other")
         if a["items_sha256"] != b["items_sha256"]:
             raise ValueError("the two estimates are of different items: give both the same x, in the same order")
         if a["pair_sha256"] == b["pair_sha256"]:
@@ -137,7 +140,16 @@ class Estimate:
         mass = attributes.get("base_measure") == "mass"
         of = "" if mass else " of a density"
         extra = f", {self.bits_per_dimension:.4f} bits per dimension{of}" if bits else ""
-        return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {'log mass' if mass else 'log density'}  {items}"
+        of_what = "log mass" if mass else "log density"
+        if masked := attributes.get("masked_sites"):
+            of_what += f" of what the mask leaves of {masked}"
+        return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {of_what}  {items}"
+
+
+def require_whole(protocol: dict[str, Any], estimator: str) -> None:
+    """Refuse a pair with masked sites: `estimator` goes by its prior and likelihood, which know of no mask."""
+    if masked := protocol.get("masked_sites"):
+        raise ValueError(f"{estimator} is of whole items, and the pair masks {masked}: take iwae or ais")
 
 
 def require_density(pair: Pair, estimator: str) -> None:
@@ -186,7 +198,11 @@ def require_evidence(evidence: Any, pair_sha256: str, items_sha256: str) -> Esti
 
 
 def checked(pair: Pair, x: Any) -> tuple[Tensor, dict[str, Any]]:
-    """The items in the pair's dtype and on its device, and the protocol's words on them, whatever type they came in."""
+    """The items in the pair's dtype and on its device, and the protocol's words on them, whatever type they came in.
+
+    Raises ValueError for items without a density under the pair, and for a pair that a few draws show to be no density
+    of each item, as `tried` says.
+    """
     dtype, device = dtype_and_device(pair)
     whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
     digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
@@ -197,7 +213,10 @@ def checked(pair: Pair, x: Any) -> tuple[Tensor, dict[str, Any]]:
         "num_items": len(whole),
         "num_dimensions": whole[0].numel(),
     }
-    return whole.to(device, dtype), protocol
+    x = whole.to(device, dtype)
+    if masked := tried(pair, x):
+        protocol["masked_sites"] = ", ".join(masked)
+    return x, protocol
 
 
 def estimated(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae import checks, ranks
-from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density, require_whole
 from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
 from pyrovae.models.distributions import Normal
@@ -128,6 +128,7 @@ def exact(pair: Pair, x: Any) -> Estimate:
     """
     require_density(pair, "exact")
     x, protocol = checked(pair, x)
+    require_whole(protocol, "exact")
     if isinstance(pair, GaussianMixture):
         with torch.no_grad():
             value = pair.log_joint_table(x).logsumexp(-1)
@@ -240,6 +241,7 @@ class _Linear:
 
 def _analytic_elbo(pair: Pair, x: Any) -> Estimate:
     x, protocol = checked(pair, x)
+    require_whole(protocol, "elbo(analytic=True)")
     parts = _Linear(pair, "elbo(analytic=True)")
     with torch.no_grad():
         moments = _moments(parts.pair.posterior(x.double()))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density, require_whole
 from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
     LAYERS_ALIVE,
@@ -85,6 +85,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
         )
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
+    require_whole(protocol, "quadrature")
     double = doubled(pair)
     space = Workspace(double, noise=Noise(stream(0, "quadrature"), x.device))
     found = []

@@ -56,7 +56,7 @@ class Loss:
         if not len(x):  # fewer items than processes
             return 0.0 * torch.stack([p.sum() for p in as_module(self.pair).parameters() if p.requires_grad]).sum()
         if self.plan.objective == "iwae":
-            table = particles(self.pair, x, self.plan.num_particles).log_weight
+            table = particles(self.pair, x, self.plan.num_particles, allow_scale=False).log_weight
             return (len(x) * math.log(self.plan.num_particles) - table.logsumexp(0).sum()) / size
         model, guide = self.pair.model, self.pair.guide
         if beta is not None:

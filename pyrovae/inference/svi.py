@@ -42,8 +42,10 @@ from pyrovae.models.pair import (
     particles,
     seen,
     settings,
+    traces,
 )
 from pyrovae.models.scopes import Store, Workspace
+from pyrovae.models.trial import tried
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["PosteriorCollapseWarning", "run"]
@@ -99,6 +101,7 @@ def run(
             store = Store()
             sites = _Sites.of(pair, source, target, store)
             _require_room(plan, source, sites.elements, target)
+            _try_shapes(pair, plan, source, held_out, target, sites, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
                 loop = _Loop(pair, plan, source, held_out, target, sites, snapshots, store)
                 rows, kept = loop.run(progress)
@@ -193,6 +196,58 @@ class _Sites:
             networks=found.networks,
             elements=sum(found.sizes) // len(some),
         )
+
+
+def _try_shapes(
+    pair: Pair,
+    plan: Plan,
+    source: Items,
+    held_out: Items | None,
+    device: torch.device,
+    sites: _Sites,
+    store: Store,
+) -> None:
+    """Refuse a pair that cannot take the last batch, or the tables of evaluation: before a step, not after an epoch.
+
+    The pair, the generators and the random numbers of the run stay as they are.
+    """
+    shared, refused = ranks.current(), None
+    try:
+        _try_last_batch(pair, plan, source, device, store)
+        evaluated = pair.is_normalized or held_out is not None
+        if evaluated and not (sites.outside or sites.enumerates or getattr(pair, "has_global_latents", False)):
+            some = next(source.batches(3, shuffle=False))[0].to(device)
+            tried(pair, some, items_apart=held_out is not None)
+    except ValueError as error:
+        refused = error
+    others = [message for message in shared.gathered(refused and str(refused)) if message is not None]
+    if others:  # one process that stops alone leaves the others waiting for it
+        raise refused or ValueError(others[0])
+
+
+def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device, store: Store) -> None:
+    """This process's share of it, in training mode."""
+    whole = min(plan.batch_size, len(source))
+    last = len(source) % whole or whole
+    own = ranks.current().share(last)
+    size, count = own.stop - own.start, plan.num_particles
+    if not size or (last == whole and size > 1):  # a first batch that fails does so before anything has changed
+        return
+    module, some = as_module(pair), next(source.batches(size, shuffle=False))[0].to(device)
+    space = Workspace(module, training=True, noise=Noise(0, device), store=store)
+    try:
+        with space.turn(), torch.no_grad(), watched(module):
+            if count > 1:
+                traces(pair, some, count)
+            else:
+                poutine.trace(pair.guide).get_trace(some)
+                poutine.trace(pair.model).get_trace(some)
+    except (RuntimeError, ValueError, IndexError) as error:
+        items, said = f"{size} item{'s' if size > 1 else ''}", [*str(error).splitlines(), type(error).__name__][0]
+        raise ValueError(
+            f"batch_size={plan.batch_size} and {len(source)} items leave a last batch of {items}, which "
+            f"{type(pair).__name__} cannot take in training ({said}): take another batch_size, or leave out items"
+        ) from error
 
 
 class _Loop:
@@ -627,14 +682,18 @@ class _Loop:
         return float(table.predict_log_proba(x).gather(1, label.to(self.device)[:, None]).sum())
 
     def active_units(self) -> int | None:
-        """How many dimensions of the posterior mean vary over the items; None for a point code."""
+        """How many dimensions of the posterior mean vary over the items; None for a point code, and where it fails."""
         encode = getattr(self.pair, "encode", None)
         if encode is None or not self.pair.is_normalized or len(self.source) < 2:
             return None
         space, parts = self.workspace(None, training=False), []
-        for batch, _ in islice(self.source.batches(EVALUATION_BATCH, shuffle=False), 10):
-            with space.turn():
-                parts.append(encode(batch.to(self.device)))
+        try:
+            for batch, _ in islice(self.source.batches(EVALUATION_BATCH, shuffle=False), 10):
+                with space.turn():
+                    parts.append(encode(batch.to(self.device)))
+        except Exception as error:  # the training is done: what is said of it afterwards must not lose it
+            log.warning("active_units is None: encode raised %s: %s", type(error).__name__, error)
+            return None
         if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
             return None
         codes = torch.cat(parts)

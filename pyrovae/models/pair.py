@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import prune_subsample_sites
@@ -47,6 +48,8 @@ __all__ = [
     "seen",
     "settings",
     "simulated",
+    "tabulated",
+    "traces",
     "unique_name",
     "validation",
     "weighed",
@@ -105,15 +108,31 @@ class Particles:
         return self.log_likelihood + self.log_prior - self.log_guide
 
 
-def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
+def particles(pair: Pair, x: Tensor, num_particles: int, *, allow_scale: bool = True) -> Particles:
     """Draw `num_particles` codes an item from the guide and score them, under plate "particles" at dim -2.
 
-    Noise comes from torch's global generator; gradients flow through reparameterised sites. Any pair will do whose
-    sites all lie in one plate "data"; ValueError for another.
+    Noise comes from torch's global generator; gradients flow through reparameterised sites. A scale, of
+    `poutine.scale` or of a subsampled plate, is a weight in a loss and no part of a density: the tables are those of
+    the sites without it. A mask leaves out what it masks. Any pair will do whose sites all lie in one plate "data" of
+    the items' size; ValueError for another, and for a scaled site without `allow_scale`.
     """
-    shape = (num_particles, len(x))
-    guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
+    guide, model = traces(pair, x, num_particles)
+    if not allow_scale:
+        _refuse_scaled(model, guide)
+    return tabulated(model, guide, x, num_particles)
+
+
+def traces(pair: Pair, x: Tensor, num_particles: int | None, at: poutine.Trace | None = None) -> tuple[Any, Any]:
+    """The traces of guide and model, drawn or at the values in `at`; None: one draw, without a plate for it."""
+    run = _replicated(pair.guide, x, num_particles)
+    guide = poutine.trace(run if at is None else poutine.replay(run, trace=at)).get_trace()
     model = poutine.trace(poutine.replay(_replicated(pair.model, x, num_particles), trace=guide)).get_trace()
+    return guide, model
+
+
+def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Tensor, num_particles: int) -> Particles:
+    """The three tables of two such traces."""
+    shape = (num_particles, len(x))
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), _total(guide, False, x, shape))
 
 
@@ -327,9 +346,9 @@ def _at(z: Tensor) -> poutine.Trace:
     return trace
 
 
-def _replicated(fn: Any, x: Tensor, num_particles: int) -> Any:
+def _replicated(fn: Any, x: Tensor, num_particles: int | None) -> Any:
     def run() -> Any:
-        with pyro.plate("particles", num_particles, dim=-2):
+        with nullcontext() if num_particles is None else pyro.plate("particles", num_particles, dim=-2):
             return fn(x)
 
     return run
@@ -343,10 +362,37 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site["is_observed"] != observed or site["infer"].get("_deterministic"):
             continue
-        if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+        plate = next((frame for frame in site["cond_indep_stack"] if frame.name == "data"), None)
+        if plate is None:
             raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")
-        value = value + site["log_prob"]
+        if plate.size != len(x):
+            raise ValueError(
+                f"site {name!r} has {plate.size} of the {len(x)} items: its plate draws a subsample of its own, which "
+                "scores no given item; write pyro.plate('data', len(x)) and leave batches to fit"
+            )
+        # a scale weighs a site in a loss: the density is the one without it
+        term = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
+        if term.ndim > 2 or any(a not in (1, b) for a, b in zip(term.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(
+                f"site {name!r} has log-densities of shape {tuple(term.shape)}, and one a draw and item makes {shape}: "
+                "take its other dimensions into the event by .to_event(), and keep to the plate 'data'"
+            )
+        value = value + term
     return value
+
+
+def _refuse_scaled(*traces: poutine.Trace) -> None:
+    """Importance weights of scaled sites are those of no density: their mean bounds nothing."""
+    for trace in traces:
+        for name, site in prune_subsample_sites(trace).nodes.items():
+            scale = site.get("scale", 1.0) if site["type"] == "sample" else 1.0
+            if isinstance(scale, Tensor) or scale != 1.0:
+                told = "a tensor" if isinstance(scale, Tensor) else f"{scale:g}"
+                raise ValueError(
+                    f"objective='iwae' weighs draws by p(x, z) / q(z | x), and site {name!r} is scaled by {told}, by "
+                    "poutine.scale or a plate larger than the batch: their mean would bound no log p(x). Leave the "
+                    "scale out, as pyro.plate('data', len(x)) does, or take objective='elbo'"
+                )
 
 
 def list_parameters(name: str, module: nn.Module) -> None:

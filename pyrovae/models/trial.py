@@ -1,0 +1,116 @@
+"""What a few draws show of a pair before its numbers count: masked sites, and draws or items that are mixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyrovae.models.pair import Pair, Particles, as_module, dtype_and_device, tabulated, traces, widened
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise
+
+__all__ = ["tried"]
+
+DRAWS, ITEMS = 2, 3  # unlike, so that a network that takes one axis for another gives another number, or none
+
+
+def tried(pair: Pair, x: Tensor, *, items_apart: bool = True) -> tuple[str, ...]:
+    """The names of the observed sites that a mask leaves parts of out, by a table of 2 draws of 3 items.
+
+    An entry of the table must be what that draw of that item is alone: a network that normalises over draws or items,
+    or takes the draws' axis for its channels, gives other numbers, and no error where the sizes happen to fit. Without
+    `items_apart` items may depend on each other. A pair whose networks draw noise of their own is not compared. The
+    pair, Pyro's store and the caller's generators stay as they are. Raises ValueError that says what is wrong.
+    """
+    pair = widened(pair)
+    rows = torch.arange(ITEMS + 1, device=x.device) % len(x)
+    more = x[rows].to(dtype_and_device(pair)[0])
+    some, column = more[:ITEMS], slice(2, 3) if items_apart else slice(None)
+    together = f"at {DRAWS} draws each of {ITEMS} items together"
+    with Workspace(as_module(pair), noise=Noise(0, x.device)).turn():
+        try:
+            guide, model = traces(pair, some, DRAWS)
+            traces(pair, more, DRAWS)  # a layer of as many channels as the others were items
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(_advice(pair, f"cannot be scored {together}", error)) from error
+        table = tabulated(model, guide, some, DRAWS)
+        masked = _masked(pair, model, guide)
+        try:
+            alone = _at(pair, some[column], guide, None, column)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(_advice(pair, "cannot be scored at one draw alone", error)) from error
+        same = _alike(Particles(*(part[1:2, column] for part in vars(table).values())), alone)
+        # networks that draw noise of their own give another draw of it at each call, and cannot be compared
+        if not same and _alike(table, _at(pair, some, guide, DRAWS)):
+            raise ValueError(_advice(pair, f"gives other log-densities {together} than at one of them alone"))
+    return masked
+
+
+def _at(
+    pair: Pair, x: Tensor, drawn: poutine.Trace, num_particles: int | None, column: slice = slice(None)
+) -> Particles:
+    """The tables at the values of all draws, or of the second alone, without a plate of draws."""
+    at = poutine.Trace()
+    for name, site in _samples(drawn).items():
+        if not site["is_observed"]:
+            value = site["value"][slice(None) if num_particles else 1, column]
+            at.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
+    guide, model = traces(pair, x, num_particles, at)
+    return tabulated(model, guide, x, num_particles or 1)
+
+
+def _alike(a: Particles, b: Particles) -> bool:
+    """Whether two tables differ by no more than rounding does."""
+    for one, other in zip(vars(a).values(), vars(b).values(), strict=True):
+        close = 1e-6 if one.dtype == torch.float64 else 1e-2
+        same = torch.isclose(one, other, rtol=close, atol=close, equal_nan=True)
+        # a point's log-density is 0 on it and -inf beside it, which may be rounding
+        if not (same | one.isneginf() | other.isneginf()).all():
+            return False
+    return True
+
+
+def _masked(pair: Pair, model: poutine.Trace, guide: poutine.Trace) -> tuple[str, ...]:
+    """The observed sites with a mask; one on a code is refused, where the pair says that it has a p(x)."""
+    masked = [
+        (name, site["is_observed"])
+        for trace in (guide, model)
+        for name, site in _samples(trace).items()
+        if _is_masked(site)
+    ]
+    latent = [name for name, is_observed in masked if not is_observed]
+    if latent and pair.is_normalized:
+        raise ValueError(
+            f"site {latent[0]!r} is masked, and without it p(x, z) is no density: mask observed sites alone, or set "
+            f"is_normalized to False on {type(pair).__name__}"
+        )
+    return tuple(name for name, is_observed in masked if is_observed)
+
+
+def _samples(trace: poutine.Trace) -> dict[str, Any]:
+    """The sites that count: not what a plate draws, nor values that pyro.deterministic notes."""
+    sites = prune_subsample_sites(trace).nodes.items()
+    return {n: site for n, site in sites if site["type"] == "sample" and not site["infer"].get("_deterministic")}
+
+
+def _is_masked(site: Any) -> bool:
+    """Whether a mask may leave a part of the site out, one of `poutine.mask` or one of its distribution."""
+    masks, fn = [site["mask"]], site["fn"]
+    while fn is not None:
+        masks.append(fn._mask if isinstance(fn, MaskedDistribution) else None)
+        fn = getattr(fn, "base_dist", None)
+    return any(mask is not None and mask is not True for mask in masks)
+
+
+def _advice(pair: Pair, what: str, error: Exception | None = None) -> str:
+    said = f" ({str(error).splitlines()[0]})" if str(error or "") else ""  # the rest is Pyro's list of shapes
+    return (
+        f"{type(pair).__name__} {what}{said}: a network takes the axis of draws or items for another. Write its "
+        "networks for any leading dimensions, (..., features): flatten these to one before a layer that knows one "
+        "alone (BatchNorm, convolutions, view(-1, ...)), and give them back after it"
+    )
