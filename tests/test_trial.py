@@ -188,7 +188,7 @@ def half_seen(exact_linear_pair):
     return pyrovae.VAE(prior, likelihood, posterior), pair, lambda x: law.log_prob(x[:, :4]).numpy()
 
 
-def test_a_mask_gives_the_density_of_what_it_leaves_and_is_said(half_seen):
+def test_a_mask_gives_the_density_of_what_it_leaves_and_is_said(half_seen, caplog):
     masked, whole, log_prob = half_seen
     x = items()
     estimate = pyrovae.iwae(masked, x, num_particles=3)
@@ -200,6 +200,7 @@ def test_a_mask_gives_the_density_of_what_it_leaves_and_is_said(half_seen):
         estimate - pyrovae.iwae(whole, x, num_particles=3)
     history = pyrovae.fit(masked, x, validation=x, epochs=1, learning_rate=1e-12, progress=False)
     assert float(history.epochs.validation_elbo[-1]) == pytest.approx(log_prob(x).mean(), abs=1e-6)
+    assert "validation_elbo is that of what the mask leaves of obs" in caplog.text
 
 
 def test_a_mask_over_items_is_said(exact_linear_pair):

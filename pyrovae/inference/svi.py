@@ -217,7 +217,9 @@ def _try_shapes(
         evaluated = pair.is_normalized or held_out is not None
         if evaluated and not (sites.outside or sites.enumerates or getattr(pair, "has_global_latents", False)):
             some = next(source.batches(3, shuffle=False))[0].to(device)
-            tried(pair, some, items_apart=held_out is not None)
+            masked = tried(pair, some, items_apart=held_out is not None)
+            if masked and held_out is not None and shared.is_first:
+                log.warning("validation_elbo is that of what the mask leaves of %s", ", ".join(masked))
     except ValueError as error:
         refused = error
     others = [message for message in shared.gathered(refused and str(refused)) if message is not None]

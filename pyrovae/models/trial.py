@@ -112,5 +112,6 @@ def _advice(pair: Pair, what: str, error: Exception | None = None) -> str:
     return (
         f"{type(pair).__name__} {what}{said}: a network takes the axis of draws or items for another. Write its "
         "networks for any leading dimensions, (..., features): flatten these to one before a layer that knows one "
-        "alone (BatchNorm, convolutions, view(-1, ...)), and give them back after it"
+        "alone (BatchNorm, convolutions, view(-1, ...)), and give them back after it. A pair that is to be fitted and "
+        "never evaluated has is_normalized = False"
     )
