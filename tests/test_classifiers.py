@@ -758,6 +758,7 @@ def within(x, y):
     return np.stack([x[y == c].var(0) for c in np.unique(y)])
 
 
+@pytest.mark.usefixtures("float32")
 class TestFarFromZero:
     def test_float32_is_refused_and_float64_finds_the_variances(self):
         x, y = far_items()

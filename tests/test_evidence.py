@@ -819,6 +819,7 @@ def test_global_state_is_left_alone():
 # which items --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("estimator", ["elbo", "iwae", "quadrature", "exact"])
 def test_items_of_a_split_items_with_gradients_and_items_far_from_zero(estimator):
     torch.manual_seed(0)

@@ -703,6 +703,7 @@ def test_a_split_trains_as_its_items_do_and_nothing_flows_back_into_them():
         pyrovae.fit(pyrovae.linear_vae(4, 2), data, progress=False)
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_mapped_array_is_looked_at_in_its_sources_own_digits():
     rng = np.random.default_rng(0)
     far = 4.5e6 + 0.1 * rng.normal(size=(5000, 2))  # over more batches than one

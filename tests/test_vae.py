@@ -401,6 +401,7 @@ def test_a_law_of_torchs_is_not_changed_and_keeps_its_gradient():
     assert as_pyro("a name") == "a name"
 
 
+@pytest.mark.usefixtures("float32")
 def test_codes_of_integers_are_of_what_came():
     bernoulli, normal = pyrovae.mlp_vae((2,)), pyrovae.mlp_vae((2,), likelihood="normal")
     x = torch.tensor([[0, 200], [3, 7]])
