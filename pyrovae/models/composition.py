@@ -55,7 +55,8 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     finally:
         with torch.no_grad():
             for buffer, value in kept:
-                if not buffer.is_inference() and not torch.equal(buffer, value):
+                # on "meta" there are no values: a saved recipe is tried there
+                if not (buffer.is_inference() or buffer.is_meta) and not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 
