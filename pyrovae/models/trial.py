@@ -37,11 +37,14 @@ def tried(pair: Pair, x: Tensor, *, items_apart: bool = True) -> tuple[str, ...]
             guide, model = traces(pair, some, DRAWS)
             traces(pair, more, DRAWS)  # a layer of as many channels as the others were items
         except (RuntimeError, ValueError, IndexError) as error:
+            traces(pair, some, None)  # what fails without a plate of draws too says itself what is wrong
             raise ValueError(_advice(pair, f"cannot be scored {together}", error)) from error
         table = tabulated(model, guide, some, DRAWS)
         masked = _masked(pair, model, guide)
         try:
             alone = _at(pair, some[column], guide, None, column)
+        except (KeyError, NotImplementedError):
+            return masked  # a flow without an inverse has a density at its own draws alone: nothing to compare
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(_advice(pair, "cannot be scored at one draw alone", error)) from error
         same = _alike(Particles(*(part[1:2, column] for part in vars(table).values())), alone)
