@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pyrovae.data import load
-from pyrovae.data.images import kind_of
+from pyrovae.data.images import kind_of, kinds_of
 
 
 def grey(value):
@@ -58,6 +58,11 @@ def read(root, *words):
         ("TrainingSet", "TestSet"),
         ("Training Data", "Testing Data"),
         ("train2017", "test2017"),
+        ("TrainingDataset", "TestDataset"),
+        ("seg_train", "seg_test"),
+        ("my-Train", "my-test"),
+        ("cifar10.train", "cifar10.test"),
+        ("trainA", "testA"),
     ],
 )
 def test_parts_are_known_by_many_names(tmp_path, first, second):
@@ -101,6 +106,11 @@ def test_what_only_resembles_a_part_is_a_class(tmp_path, name):
         (["train/a", "Training/a", "test/a"], "holds several training parts, Training, train"),
         (["train/a", "test/a", "testing/a"], "holds several test parts, test, testing"),
         (["train/a", "val/a", "dev/a"], "holds several validation parts, dev, val"),
+        (
+            ["cats_train", "dogs_train", "cats_test", "dogs_test"],
+            "holds several training parts, cats_train, dogs_train: keep one",
+        ),
+        (["trainA", "trainB", "testA", "testB"], "if they are classes, move them into .*train"),
         (["test/a", "valid/a"], "holds test, valid and no training part"),
         (["cat/train", "cat/test", "dog/train", "dog/test"], r"cat holds parts of a data set, test, train"),
         (["images/train", "images/val", "masks/train", "masks/val"], "images holds parts of a data set, train, val"),
@@ -112,11 +122,33 @@ def test_what_may_be_read_in_two_ways_is_refused(tmp_path, paths, words):
         load(layout(tmp_path, paths))
 
 
-def test_an_empty_part_is_refused(tmp_path):
-    layout(tmp_path, ["train/a", "train/b", "valid/a"])
-    (tmp_path / "test").mkdir()
-    with pytest.raises(ValueError, match="test holds no images"):
+@pytest.mark.parametrize(("part", "file"), [("test", "a.txt"), ("valid", "a.heic")])
+def test_a_part_without_an_image_that_is_read_is_refused(tmp_path, part, file):
+    layout(tmp_path, ["train/a", "train/b", "val/a"] if part == "test" else ["train/a", "train/b"])
+    (tmp_path / part).mkdir()
+    (tmp_path / part / file).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{part} holds no images"):
         load(tmp_path)
+
+
+def test_names_that_hold_a_parts_name_and_differ_in_more_are_classes(tmp_path):
+    data = read(layout(tmp_path, ["train_station/1.png", "train_station/2.png", "test_tube", "test_tube"]))
+    assert data.classes == ("test_tube", "train_station")
+    assert kinds_of(["seg_train", "val_seg", "seg_pred", "test"]) == ["train", "valid", None, "test"]
+
+
+def test_a_part_within_the_folder_of_its_whole_name_is_no_class(tmp_path):
+    paths = ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/b", "seg_test/seg_test/a"]
+    words = ["not seg_pred (1 images)", "seg_train are the classes", "the folders of"]
+    data = read(layout(tmp_path / "labelled", [*paths, "seg_pred/seg_pred"]), *words)
+    assert (labels(data, data.train), labels(data, data.test)) == (["a", "b"], ["a", "b"])
+    data = read(layout(tmp_path / "bare", ["seg_train/seg_train", "seg_train/seg_train", "seg_test/seg_test"]))
+    assert (values(data.train), values(data.test), data.classes) == ([1, 2], [3], None)
+
+
+def test_images_beside_their_masks_are_named(tmp_path):
+    data = read(layout(tmp_path, ["images", "images", "masks", "masks"]), "are the classes, images, masks: if not all")
+    assert data.classes == ("images", "masks")
 
 
 def test_a_lone_test_part_is_divided_and_said_so(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from pyrovae import checks
 from pyrovae.hidden import visible
 
-__all__ = ["ImagePart", "kind_of", "read_folder"]
+__all__ = ["ImagePart", "kind_of", "kinds_of", "read_folder"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 # images too, and not read: where they are left out, it is said
@@ -28,8 +28,9 @@ KINDS: dict[Kind, str] = {
     "test": "test|testing|tests|tst",
     "valid": "valid|validation|val|validate|dev|devel|development|eval|evaluation|holdout|heldout",
 }
-GLUED = "sets?|data|images?|imgs?"  # as in "trainset"
-BESIDE = re.compile(rf"{GLUED}|datasets?|pics|pictures?|photos?|labels?|targets?|splits?|parts?|folder|dir|x|y")
+GLUED = "sets?|data|datasets?|images?|imgs?"  # as in "trainset"
+BESIDE = re.compile(rf"{GLUED}|pics|pictures?|photos?|labels?|targets?|splits?|parts?|folder|dir|x|y")
+IMAGE_FOLDER = "images?|imgs?|jpegimages|pics|pictures?|photos?"  # names that say what a folder holds, and no class
 WORDS: dict[Kind, str] = {"train": "training", "test": "test", "valid": "validation"}
 
 
@@ -49,10 +50,40 @@ def kind_of(name: str) -> Kind | None:
     >>> [kind_of(name) for name in ("Train", "TESTING", "validation_set", "train-images", "val2017", "trainer")]
     ['train', 'test', 'valid', 'train', 'valid', None]
     """
-    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
-    found = [kind for word in words for kind, own in KINDS.items() if re.fullmatch(rf"(?:{own})(?:{GLUED})?", word)]
-    beside = [word for word in words if BESIDE.fullmatch(word)]
-    return found[0] if len(found) == 1 and len(beside) == len(words) - 1 else None
+    kind, others = _read_name(name)
+    return kind if all(BESIDE.fullmatch(word) for word in others) else None
+
+
+def kinds_of(names: Sequence[str]) -> list[Kind | None]:
+    """The part that each of the names in one folder is of: names that differ only in the part are parts as well.
+
+    >>> from pyrovae.data.images import kinds_of
+    >>> kinds_of(["seg_train", "seg_test", "seg_pred"]), kinds_of(["train_station", "test_tube"])
+    (['train', 'test', None], [None, None])
+    """
+    read = [_read_name(name) for name in names]
+    of_others: dict[tuple[str, ...], set[Kind]] = {}
+    for kind, others in read:
+        if kind is not None:
+            of_others.setdefault(others, set()).add(kind)
+    return [
+        kind if kind is not None and len(of_others[others]) > 1 else kind_of(name)
+        for name, (kind, others) in zip(names, read, strict=True)
+    ]
+
+
+def _read_name(name: str) -> tuple[Kind | None, tuple[str, ...]]:
+    """The part that one word of a name says, None where none or several do, and the name's other words."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # trainA
+    words = [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word]
+    by_word = {
+        i: kind
+        for i, word in enumerate(words)
+        for kind, own in KINDS.items()
+        if re.fullmatch(rf"(?:{own})(?:{GLUED})?", word)
+    }
+    kind = next(iter(by_word.values())) if len(by_word) == 1 else None
+    return kind, tuple(word for i, word in enumerate(words) if i not in by_word)
 
 
 def read_folder(root: Path) -> list[ImagePart]:
@@ -76,14 +107,11 @@ class _Folder:
     folders: list[_Folder] = field(default_factory=list)
     without: list[_Folder] = field(default_factory=list)  # folders that have none
     others: list[Path] = field(default_factory=list)  # files that are no images
+    kind: Kind | None = None  # the part that it is, by its name and those beside it
 
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def kind(self) -> Kind | None:
-        return kind_of(self.name)
 
     def all(self) -> Iterator[_Folder]:
         yield self
@@ -111,6 +139,9 @@ def _looked_through(path: Path, above: tuple[Path, ...] = ()) -> _Folder:
             found.images.append(entry)
         elif entry.is_file():
             found.others.append(entry)
+    below = [*found.folders, *found.without]
+    for folder, kind in zip(below, kinds_of([folder.name for folder in below]), strict=True):
+        folder.kind = kind
     return found
 
 
@@ -132,7 +163,8 @@ def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
     for kind, folders in by_kind.items():
         if len(folders) > 1 and not (kind == "valid" and test):
             raise ValueError(
-                f"{root.path} holds several {WORDS[kind]} parts, {_named(folders)}: keep one, or join them"
+                f"{root.path} holds several {WORDS[kind]} parts, {_named(folders)}: keep one, or join them; if they "
+                f"are classes, move them into {root.path / kind}"
             )
     is_split = bool(train and (test or valid))
     if not is_split and (rest or root.images):
@@ -142,7 +174,7 @@ def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
             f"if it is a class, give it another name; if not, move the rest into {root.path / 'train'}, or load "
             f"{(train or test or valid)[0].path} alone"
         )
-    empty = [folder for folder in root.without if folder.kind in ("train", "test")]
+    empty = [folder for folder in root.without if folder.kind in ("train", "test") or (folder.kind and _unread(folder))]
     if empty:
         raise ValueError(f"{empty[0].path} holds no images ({', '.join(IMAGES)}), and is by its name a part")
     if not train and test and valid:
@@ -177,7 +209,7 @@ def _in_part(folder: _Folder, kind: Kind | None) -> _Folder:
     start = folder
     while not folder.images and len(folder.folders) == 1:
         (only,) = folder.folders
-        if only.images and not (kind and only.kind == kind):  # train/train is no class
+        if only.images and not (kind and (only.kind == kind or only.name == folder.name)):  # train/train is no class
             break
         folder = only
     if folder is not start and not folder.images:
@@ -202,6 +234,12 @@ def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
             f"{nested[0].path} holds only folders, {_named(nested[0].folders)}: all of their images are of the class "
             f"{nested[0].name!r}. Move these folders up if they are the classes"
         )
+    beside = [one for one in folder.folders if not re.fullmatch(IMAGE_FOLDER, one.name, re.IGNORECASE)]
+    if beside and len(beside) < len(folder.folders):  # images and masks
+        checks.warn(
+            f"the folders of {folder.path} are the classes, {_named(folder.folders)}: if not all of them are, load the "
+            "one of the items alone"
+        )
     return {one.name: one.files() for one in folder.folders}
 
 
@@ -219,7 +257,7 @@ def _say_classes(parts: Sequence[_Folder], listed: Sequence[dict[str | None, lis
 def _say_left_out(parts: Sequence[_Folder]) -> None:
     """Name what looks like items and is not read."""
     for part in parts:
-        unread = [path for one in part.all() for path in one.others if path.suffix.lower() in UNREAD]
+        unread = _unread(part)
         if unread:
             checks.warn(
                 f"{len(unread):,} files below {part.path} are left out, {unread[0]} the first: images are read from "
@@ -228,6 +266,11 @@ def _say_left_out(parts: Sequence[_Folder]) -> None:
         empty = [one for one in part.without if any(below.others for below in one.all()) and not unread]
         if empty and not part.images:
             checks.warn(f"{_named(empty)} in {part.path} hold files and no image, and are no class")
+
+
+def _unread(folder: _Folder) -> list[Path]:
+    """The images below in formats that are not read."""
+    return [path for one in folder.all() for path in one.others if path.suffix.lower() in UNREAD]
 
 
 def _named(folders: Sequence[_Folder]) -> str:

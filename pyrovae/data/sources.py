@@ -182,9 +182,9 @@ def load(
     - a .npy file: items alone, memory-mapped, so that `x` is a `MappedArray` and values are looked at when used.
     - a .npz file: x and y; or x_train, y_train, x_test, y_test (also train_images, train_labels, ...; train, test).
     - a folder of images, all grey or all colour (a palette counts as what it shows), of one size: a sub-folder a
-      class, or all in one folder without labels. Sub-folders such as train and test, Training and Testing or
-      train_images and test_images are the split, or train and validation where there is no test; they and the classes
-      may lie below a folder that is alone in its own. An image is turned as its EXIF orientation says.
+      class, or all in one folder without labels. Sub-folders such as train and test, Training and Testing, train_images
+      and test_images or seg_train and seg_test are the split, or train and validation where there is no test; they and
+      the classes may lie below a folder that is alone in its own. An image is turned as its EXIF orientation says.
 
     Classes are numbered in the order of Python's strings: "10" comes before "2", "B" before "a"; `classes` has their
     names. Of folders, hidden files (`.DS_Store`, `Thumbs.db`, `._a.png`) never count. What is not used is named by a
