@@ -144,8 +144,11 @@ def test_a_look_changes_nothing():
     trunk = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     trunk.register_buffer("calls", torch.zeros(()))
 
+    trained = []
+
     def counted(module, *_):
         module.calls.add_(1)
+        trained.append(module.training)
 
     trunk.register_forward_hook(counted)
     trunk[2].eval()
@@ -156,6 +159,7 @@ def test_a_look_changes_nothing():
     pyrovae.VAE(StandardNormal(2), decoder, posterior)
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in posterior.modules()] == modes
+    assert trained == [False]
     assert all(torch.equal(v, before[k]) for k, v in posterior.state_dict().items())
 
 
