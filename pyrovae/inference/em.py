@@ -188,6 +188,8 @@ def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
     flat = flat - flat.mean(0)  # what rounding left of a mean that is far from 0
     scale = flat.square().mean(0).sqrt()
     scale = torch.where(scale > rounding(x.flatten(1)), scale, 0.0)
+    if mixture.components.floor is not None:  # a column that varies by less than its floor weighs as little there
+        scale = torch.where(scale > 0, (scale.square() + mixture.components.floor).sqrt(), 0.0)
     if mixture.components.covariance == "spherical":
         scale = scale.square().mean().sqrt().expand_as(scale)
     flat = flat / torch.where(scale > 0, scale, math.inf)
