@@ -52,6 +52,7 @@ __all__ = ["PosteriorCollapseWarning", "run"]
 
 log = logging.getLogger(__name__)
 
+TURN = 0.005  # seconds of steps that one turn may hold: entering it costs a tenth of a tiny step
 REPLAYED = 100  # steps, at most an epoch more, that are taken again to say where a loss broke
 HIGHER_IS_BETTER = {"validation_elbo": 1, "validation_log_loss": -1}
 WORDS = {"validation_elbo": "validation ELBO", "validation_log_loss": "validation log-loss"}
@@ -515,14 +516,17 @@ class _Loop:
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
         """An epoch's steps, or the first of them: their losses, which nobody has waited for."""
-        losses = []
+        losses, batches = list[Tensor](), islice(self.batches(epoch), most)
+        # what a user's own source waits for may be another thread: its batches are read between turns
+        held = TURN if isinstance(self.source.x, Tensor) else 0.0
         # an epoch's random numbers do not depend on those of the epochs before
         space = self.workspace(self.noise(epoch), training=True)
-        for x, y in islice(self.batches(epoch), most):
+        for batch in batches:
             with space.turn(), self.precision():
-                if (self.taken + 1) % self.steps_per_epoch == 0:
-                    torch._foreach_copy_(self.good, self.changed())
-                losses.append(self.step(x, y))
+                end = time.perf_counter() + held
+                losses.append(self.step(*batch))
+                while time.perf_counter() < end and (following := next(batches, None)) is not None:
+                    losses.append(self.step(*following))
         return torch.stack(losses)
 
     def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
@@ -552,6 +556,8 @@ class _Loop:
 
     def step(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
+        if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
+            torch._foreach_copy_(self.good, self.changed())
         rate = self.plan.rate(self.taken, self.plan.epochs * self.steps_per_epoch)
         loss = self.take(rate, *self.given(x, y))
         self.taken += 1
