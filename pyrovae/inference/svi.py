@@ -45,7 +45,7 @@ from pyrovae.models.pair import (
     traces,
 )
 from pyrovae.models.scopes import Store, Workspace
-from pyrovae.models.trial import tried
+from pyrovae.models.trial import tried, unchanged
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["PosteriorCollapseWarning", "run"]
@@ -208,24 +208,35 @@ def _try_shapes(
     sites: _Sites,
     store: Store,
 ) -> None:
-    """Refuse a pair that cannot take the last batch, or the tables of evaluation: before a step, not after an epoch.
+    """Refuse a pair that cannot take the last batch or the validation: before a step, not after an epoch.
 
+    One that trains, and that no estimator will take afterwards, is told of in the log.
     The pair, the generators and the random numbers of the run stay as they are.
     """
     shared, refused = ranks.current(), None
     try:
         _try_last_batch(pair, plan, source, device, store)
-        evaluated = pair.is_normalized or held_out is not None
-        if evaluated and not (sites.outside or sites.enumerates or getattr(pair, "has_global_latents", False)):
+        if not (sites.outside or sites.enumerates or getattr(pair, "has_global_latents", False)):
             some = next(source.batches(3, shuffle=False))[0].to(device)
-            masked = tried(pair, some, items_apart=held_out is not None)
-            if masked and held_out is not None and shared.is_first:
+            masked = () if held_out is None else tried(pair, some, draws=1)
+            if masked and shared.is_first:
                 log.warning("validation_elbo is that of what the mask leaves of %s", ", ".join(masked))
+            if pair.is_normalized:
+                _tell_of_tables(pair, some, shared.is_first)
     except ValueError as error:
         refused = error
     others = [message for message in shared.gathered(refused and str(refused)) if message is not None]
     if others:  # one process that stops alone leaves the others waiting for it
         raise refused or ValueError(others[0])
+
+
+def _tell_of_tables(pair: Pair, x: Tensor, is_first: bool) -> None:
+    """A pair by hand may train as it is and be refused by every estimator afterwards: say so while it costs nothing."""
+    try:
+        tried(pair, x, items_apart=False)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_first:
+            log.warning("fit trains this pair, and no estimator will take it: %s", error)
 
 
 def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device, store: Store) -> None:
@@ -239,7 +250,7 @@ def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device,
     module, some = as_module(pair), next(source.batches(size, shuffle=False))[0].to(device)
     space = Workspace(module, training=True, noise=Noise(0, device), store=store)
     try:
-        with space.turn(), torch.no_grad(), watched(module):
+        with space.turn(), torch.no_grad(), watched(module), unchanged(module):
             if count > 1:
                 traces(pair, some, count)
             else:

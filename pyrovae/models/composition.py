@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
 from pyrovae.models.scopes import Workspace
+from pyrovae.models.trial import unchanged
 from pyrovae.seeding import Noise
 
 __all__ = ["require_fitting"]
@@ -44,20 +45,13 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     tensors = [t for part in parts.values() for t in (*part.parameters(), *part.buffers())]
     if not called or any(is_lazy(t) for t in tensors):
         return
-    kept = [(b, b.detach().clone()) for part in parts.values() for b in part.buffers()]
     devices = {t.device for t in tensors if t.device.type == "cuda"}
-    try:
-        with Workspace(*parts.values(), noise=Noise(0, next(iter(devices), None))).turn():
-            _look("prior()", prior, [], code, [()])
-            batches = [(ITEMS,), (1,), ()]  # a plate makes one of the others
-            _look("likelihood(z)", likelihood, [_zeros(likelihood, code)], event, batches)
-            _look("posterior(x)", posterior, [_zeros(posterior, event)], code, batches)
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                # on "meta" there are no values: a saved recipe is tried there
-                if not (buffer.is_inference() or buffer.is_meta) and not torch.equal(buffer, value):
-                    buffer.copy_(value)
+    noise, whole = Noise(0, next(iter(devices), None)), nn.ModuleList(parts.values())
+    with Workspace(whole, noise=noise).turn(), unchanged(whole):
+        _look("prior()", prior, [], code, [()])
+        batches = [(ITEMS,), (1,), ()]  # a plate makes one of the others
+        _look("likelihood(z)", likelihood, [_zeros(likelihood, code)], event, batches)
+        _look("posterior(x)", posterior, [_zeros(posterior, event)], code, batches)
 
 
 def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.models.pair import Pair, Particles, as_module, dtype_and_device, tabulated, traces, widened
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
-__all__ = ["tried"]
+__all__ = ["tried", "unchanged"]
 
 DRAWS, ITEMS = 2, 3  # unlike, so that a network that takes one axis for another gives another number, or none
 
 
-def tried(pair: Pair, x: Tensor, *, items_apart: bool = True) -> tuple[str, ...]:
-    """The names of the observed sites that a mask leaves parts of out, by a table of 2 draws of 3 items.
+def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True) -> tuple[str, ...]:
+    """The names of the observed sites that a mask leaves parts of out, by a table of `draws` draws of 3 items.
 
     An entry of the table must be what that draw of that item is alone: a network that normalises over draws or items,
     or takes the draws' axis for its channels, gives other numbers, and no error where the sizes happen to fit. Without
@@ -31,15 +33,15 @@ def tried(pair: Pair, x: Tensor, *, items_apart: bool = True) -> tuple[str, ...]
     rows = torch.arange(ITEMS + 1, device=x.device) % len(x)
     more = x[rows].to(dtype_and_device(pair)[0])
     some, column = more[:ITEMS], slice(2, 3) if items_apart else slice(None)
-    together = f"at {DRAWS} draws each of {ITEMS} items together"
-    with Workspace(as_module(pair), noise=Noise(0, x.device)).turn():
+    together = f"at {draws} draw{'s' if draws > 1 else ''} each of {ITEMS} items together"
+    with Workspace(as_module(pair), noise=Noise(0, x.device)).turn(), unchanged(as_module(pair)):
         try:
-            guide, model = traces(pair, some, DRAWS)
-            traces(pair, more, DRAWS)  # a layer of as many channels as the others were items
+            guide, model = traces(pair, some, draws)
+            traces(pair, more, draws)  # a layer of as many channels as the others were items
         except (RuntimeError, ValueError, IndexError) as error:
             traces(pair, some, None)  # what fails without a plate of draws too says itself what is wrong
             raise ValueError(_advice(pair, f"cannot be scored {together}", error)) from error
-        table = tabulated(model, guide, some, DRAWS)
+        table = tabulated(model, guide, some, draws)
         masked = _masked(pair, model, guide)
         try:
             alone = _at(pair, some[column], guide, None, column)
@@ -47,21 +49,43 @@ def tried(pair: Pair, x: Tensor, *, items_apart: bool = True) -> tuple[str, ...]
             return masked  # a flow without an inverse has a density at its own draws alone: nothing to compare
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(_advice(pair, "cannot be scored at one draw alone", error)) from error
-        same = _alike(Particles(*(part[1:2, column] for part in vars(table).values())), alone)
+        same = _alike(Particles(*(part[-1:, column] for part in vars(table).values())), alone)
         # networks that draw noise of their own give another draw of it at each call, and cannot be compared
-        if not same and _alike(table, _at(pair, some, guide, DRAWS)):
+        if not same and _alike(table, _at(pair, some, guide, draws)):
             raise ValueError(_advice(pair, f"gives other log-densities {together} than at one of them alone"))
     return masked
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Buffers and plain numbers of the module's parts, such as a count of calls, are put back after the body."""
+    plain = [(part, {k: v for k, v in vars(part).items() if isinstance(v, int | float)}) for part in module.modules()]
+    buffers = [(b, b.detach().clone()) for b in module.buffers() if _is_writable(b)]
+    try:
+        yield
+    finally:
+        for part, numbers in plain:
+            vars(part).update({k: v for k, v in numbers.items() if vars(part).get(k) is not v and k != "training"})
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.data.copy_(value)
+
+
+def _is_writable(b: Tensor) -> bool:
+    """Whether a buffer can be put back: not one that was expanded, which repeats its memory."""
+    if b.is_inference() or b.layout != torch.strided:
+        return False
+    return not any(n > 1 and not stride for n, stride in zip(b.shape, b.stride(), strict=True))
 
 
 def _at(
     pair: Pair, x: Tensor, drawn: poutine.Trace, num_particles: int | None, column: slice = slice(None)
 ) -> Particles:
-    """The tables at the values of all draws, or of the second alone, without a plate of draws."""
+    """The tables at the values of all draws, or of the last alone, without a plate of draws."""
     at = poutine.Trace()
     for name, site in _samples(drawn).items():
         if not site["is_observed"]:
-            value = site["value"][slice(None) if num_particles else 1, column]
+            value = site["value"][slice(None) if num_particles else -1, column]
             at.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
     guide, model = traces(pair, x, num_particles, at)
     return tabulated(model, guide, x, num_particles or 1)
@@ -115,6 +139,5 @@ def _advice(pair: Pair, what: str, error: Exception | None = None) -> str:
     return (
         f"{type(pair).__name__} {what}{said}: a network takes the axis of draws or items for another. Write its "
         "networks for any leading dimensions, (..., features): flatten these to one before a layer that knows one "
-        "alone (BatchNorm, convolutions, view(-1, ...)), and give them back after it. A pair that is to be fitted and "
-        "never evaluated has is_normalized = False"
+        "alone (BatchNorm, convolutions, view(-1, ...)), and give them back after it"
     )
