@@ -190,3 +190,17 @@ def test_builders_take_given_parts():
         pyrovae.mlp_vae((5,), posterior=MLP((5,), (2,)))
     with pytest.raises(ValueError, match=r"likelihood\(z\).*\(2, 3\)"):
         pyrovae.mlp_vae((5,), 2, prior=StandardNormal(3))
+
+
+def test_a_part_that_zeros_are_no_item_of_is_tried_at_ones():
+    def counted(network):
+        def make(x):
+            if bool((x.sum(-1) == 0).any()):
+                raise ValueError("an item without a count")
+            return network(x)
+
+        return make
+
+    pyrovae.VAE(StandardNormal(2), likelihood(), Made(counted(LinearNormal(5, 2))))
+    with pytest.raises(ValueError, match=r"posterior\(x\).*\(2,\).*\(3,\)"):
+        pyrovae.VAE(StandardNormal(2), likelihood(), Made(counted(LinearNormal(5, 3))))

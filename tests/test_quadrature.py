@@ -432,6 +432,26 @@ def test_a_prior_that_holds_plain_tensors(how):
     assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.tensor(0.0).dtype  # the caller's are as they were
 
 
+def test_a_prior_that_gives_a_distribution_made_outside_of_it():
+    law = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float32), torch.eye(2, dtype=torch.float32))
+
+    class Given(nn.Module):
+        latent_dim = 2
+
+        def forward(self):
+            return law
+
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 2, likelihood=pyrovae.Normal(scale=0.5))
+    x = torch.randn(3, 4)
+    wanted = pyrovae.exact(pair, x).pointwise.value.values
+    pair.prior = Given()
+    for _ in range(2):  # a first estimate leaves the caller's distribution as it was
+        assert pyrovae.exact(pair, x).pointwise.value.values == pytest.approx(wanted, abs=1e-10)
+        assert pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
+        assert law.loc.dtype == law._unbroadcasted_scale_tril.dtype == torch.float32
+
+
 def test_a_decoder_that_holds_a_plain_tensor():
     class Fixed(nn.Module):
         def __init__(self):

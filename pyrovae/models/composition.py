@@ -23,10 +23,10 @@ UNTOLD = (NotImplementedError, torch.linalg.LinAlgError, torch.cuda.OutOfMemoryE
 def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool = True) -> None:
     """Name a part that is no module, that gives no distribution, or one over another shape than the others'.
 
-    Each part is called at two items or codes of zeros: in evaluation mode, without gradients, its buffers and the
-    caller's generators put back. With lazy layers, which a call would give their size, or without `called`, for a pair
-    that calls its parts in a way of its own, the parts are looked at and not called. Raises TypeError and
-    ValueError.
+    Each part is called at two items or codes of zeros, and where it refuses these at ones: in evaluation mode, without
+    gradients, its buffers and the caller's generators put back. With lazy layers, which a call would give their size,
+    or without `called`, for a pair that calls its parts in a way of its own, the parts are looked at and not called.
+    Raises TypeError and ValueError.
     """
     parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
     for name, part in parts.items():
@@ -67,7 +67,10 @@ def _look(
     at = f" for {call[-2]} of shape {tuple(given[0].shape)}" if given else ""
     wanted = f"a distribution over {'an item' if call[0] == 'l' else 'a code'}, event shape {event}{at}"
     try:
-        p = part(*given)
+        try:
+            p = part(*given)
+        except (RuntimeError, ValueError):  # it may be their value: an item without a count, a code of no direction
+            p = part(*map(torch.ones_like, given))
     except UNTOLD:
         return
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

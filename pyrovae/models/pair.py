@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import am_i_wrapped
@@ -35,6 +37,7 @@ __all__ = [
     "drawn",
     "dtype_and_device",
     "evaluating",
+    "is_point",
     "isolated_store",
     "kept_modes",
     "latent_law",
@@ -133,7 +136,7 @@ def traces(pair: Pair, x: Tensor, num_particles: int | None, at: poutine.Trace |
 def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Tensor, num_particles: int) -> Particles:
     """The three tables of two such traces."""
     shape = (num_particles, len(x))
-    return Particles(_total(model, True, x, shape), _total(model, False, x, shape), _total(guide, False, x, shape))
+    return Particles(_total(model, True, x, shape), _total(model, False, x, shape), _log_guide(guide, x, shape))
 
 
 def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles:
@@ -151,7 +154,7 @@ def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles
     latent = [name for name, site in sites if site["type"] == "sample" and not site["is_observed"]]
     if latent != ["latent"]:
         raise ValueError(f"the pair must have one unobserved site, 'latent', for codes to be given; it has {latent}")
-    log_guide = _total(run(pair.guide), False, x, shape) if guide else x.new_zeros(())
+    log_guide = _log_guide(run(pair.guide), x, shape) if guide else x.new_zeros(())
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), log_guide)
 
 
@@ -182,7 +185,7 @@ class Drawn:
 def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
     """The codes that `particles` draws, from the same random numbers, to be weighed a part at a time."""
     guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
-    log_guide = _total(guide, False, x, (num_particles, len(x)))
+    log_guide = _log_guide(guide, x, (num_particles, len(x)))
     sites = {
         name: site
         for name, site in prune_subsample_sites(guide).nodes.items()
@@ -253,7 +256,7 @@ def _doubled_output(_: nn.Module, __: Any, output: Any) -> Any:
 
 
 def _doubled(value: Any) -> Any:
-    """Nothing is shared with others, for it is a copy."""
+    """A distribution is copied: one that a part gives may be the caller's own, made outside of the pair."""
     if isinstance(value, nn.Module):
         return value.double()
     if isinstance(value, Tensor):
@@ -263,6 +266,7 @@ def _doubled(value: Any) -> Any:
     if type(value) is dict:
         return {key: _doubled(each) for key, each in value.items()}
     if isinstance(value, torch.distributions.Distribution):
+        value = copy.copy(value)
         for name, each in vars(value).items():
             vars(value)[name] = _doubled(each)
     return value
@@ -352,6 +356,23 @@ def _replicated(fn: Any, x: Tensor, num_particles: int | None) -> Any:
             return fn(x)
 
     return run
+
+
+def is_point(fn: Any) -> bool:
+    """Whether it is a Delta, whatever wraps it."""
+    while not isinstance(fn, Delta) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
+
+
+def _log_guide(trace: poutine.Trace, x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The log-density of a guide's draws, with its `pyro.factor` where a code is a point that draws were turned into.
+
+    A factor beside a draw that has a density of its own is a term of a loss, as a scale is.
+    """
+    log_guide = _total(trace, False, x, shape)
+    codes = [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
+    return log_guide + _total(trace, True, x, shape) if any(is_point(site["fn"]) for site in codes) else log_guide
 
 
 def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, int]) -> Tensor:

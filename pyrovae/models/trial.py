@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyrovae.models.pair import Pair, Particles, as_module, dtype_and_device, tabulated, traces, widened
+from pyrovae.models.pair import Pair, Particles, as_module, dtype_and_device, is_point, tabulated, traces, widened
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
@@ -42,6 +42,7 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
             traces(pair, some, None)  # what fails without a plate of draws too says itself what is wrong
             raise ValueError(_advice(pair, f"cannot be scored {together}", error)) from error
         table = tabulated(model, guide, some, draws)
+        _require_same_codes(pair, model, guide)
         masked = _masked(pair, model, guide)
         try:
             alone = _at(pair, some[column], guide, None, column)
@@ -100,6 +101,30 @@ def _alike(a: Particles, b: Particles) -> bool:
         if not (same | one.isneginf() | other.isneginf()).all():
             return False
     return True
+
+
+def _require_same_codes(pair: Pair, model: poutine.Trace, guide: poutine.Trace) -> None:
+    """Refuse a site that model or guide alone draws, where the pair has a p(x): p(x, z) / q(z | x) is no weight then.
+
+    A guide may draw it where all other codes are given by it: their points carry the density of what was drawn.
+    """
+    ours, theirs = (
+        {name: site["fn"] for name, site in _samples(trace).items() if not site["is_observed"]}
+        for trace in (model, guide)
+    )
+    if not pair.is_normalized:
+        return
+    if absent := [name for name in ours if name not in theirs]:
+        raise ValueError(
+            f"site {absent[0]!r} of the model is not in the guide: its draws would come from the prior and be weighed "
+            f"by it once more. Draw it in the guide of {type(pair).__name__} too, or sum it out in the model"
+        )
+    more = [name for name in theirs if name not in ours]
+    if more and not all(is_point(theirs[name]) for name in ours):
+        raise ValueError(
+            f"site {more[0]!r} of the guide is not in the model: without a density there p(x, z) / q(z | x) is no "
+            f"weight. Draw it in the model of {type(pair).__name__} too, or leave it out of the guide"
+        )
 
 
 def _masked(pair: Pair, model: poutine.Trace, guide: poutine.Trace) -> tuple[str, ...]:
