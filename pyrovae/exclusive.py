@@ -11,9 +11,11 @@ from typing import Any
 __all__ = ["exclusive"]
 
 PATIENCE = 5e-3  # s, as of Python's own lock; a thread that is woken for each body takes longer than the body
+LONGEST = 10.0  # s, that a fork waits: the other thread may be waiting for this one
 
 _lock: Any = threading.RLock()
 _queue = threading.Lock()  # of those who wait for it
+_fork = threading.local()
 _inside = nullcontext()
 
 
@@ -47,11 +49,29 @@ def _alone() -> Iterator[None]:
         lock.release()
 
 
+def _wait_for_turn() -> None:
+    """Before a fork: the other thread's turn ends first, for the child would find what it has changed."""
+    owned, queue = _lock._is_owned(), _queue
+    _fork.lock = None
+    if owned or queue.acquire(timeout=LONGEST):
+        try:
+            _fork.lock = _lock if _lock.acquire(timeout=LONGEST) else None
+        finally:
+            if not owned:
+                queue.release()
+
+
+def _go_on() -> None:
+    """After it, in the parent."""
+    if _fork.lock is not None:
+        _fork.lock.release()
+
+
 def _renew() -> None:
-    """In a forked process: the thread that held the lock may not be there to release it."""
+    """After it, in the child: the thread that held the lock may not be there to release it."""
     global _lock, _queue
     _lock, _queue = threading.RLock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(before=_wait_for_turn, after_in_parent=_go_on, after_in_child=_renew)

@@ -44,30 +44,29 @@ class Noise:
         draw in such a body take turns; what another draws outside of one, by plain torch, is not kept out.
         """
         with exclusive():
-            before = self.enter()
+            before = self.found()
             try:
+                self.enter()
                 yield
             finally:
                 self.leave(before)
 
-    def enter(self) -> list[torch.Tensor]:
-        """Put the generators at this noise's place; where they were, for `leave`."""
+    def found(self) -> list[torch.Tensor]:
+        """Where the generators are, for `leave`; nothing where there is no seed."""
+        return [] if self._seed is None else self._now()
+
+    def enter(self) -> None:
+        """Put the generators at this noise's place."""
         if self._seed is None:
-            return []
-        before = self._now()
-        try:
-            if self._states is None:
-                # torch.manual_seed would seed every CUDA device, and only one is put back
-                torch.default_generator.manual_seed(self._seed)
-                if self._cuda is not None:
-                    with torch.cuda.device(self._cuda):
-                        torch.cuda.manual_seed(self._seed)
-            else:
-                self._put(self._states)
-        except BaseException:
-            self._put(before)
-            raise
-        return before
+            return
+        if self._states is not None:
+            self._put(self._states)
+            return
+        # torch.manual_seed would seed every CUDA device, and only one is put back
+        torch.default_generator.manual_seed(self._seed)
+        if self._cuda is not None:
+            with torch.cuda.device(self._cuda):
+                torch.cuda.manual_seed(self._seed)
 
     def leave(self, before: list[torch.Tensor]) -> None:
         """Note where the generators have come to, and put them back."""

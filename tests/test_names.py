@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import itertools
 import sys
+import types
 
 import pytest
 import torch
@@ -160,4 +162,120 @@ def test_what_is_equal_or_not_read_is_no_change():
     bind((1, *itertools.chain([2.0])))
     assert names.are_bound_alike()
     bind((1, 3.0))
+    assert not names.are_bound_alike()
+
+
+class Answering(dict):
+    """A dict by attributes: a name that it has not is a KeyError, `__get__` too."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_objects_that_answer_names_with_an_error_of_their_own():
+    class Model:
+        options = Answering(scale=1.0)
+
+        def __call__(self):
+            return self.options.scale
+
+    model = Model()
+    names = Names([model], [])
+    assert names.are_bound_alike()
+    model.options = Answering(scale=2.0)
+    assert [words for words, *_ in names.rebound()] == ["'options' of Model"]
+
+
+def test_an_installed_package_keeps_its_own_count(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed_bar.py").write_text(
+        "SCALE = 1.0\nclass Bar:\n    n = 0\n    def update(self):\n        self.n += SCALE\n"
+        "def model():\n    BAR.update()\n    return BAR\nBAR = Bar()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    import installed_bar
+
+    def model():
+        installed_bar.BAR.update()
+        return installed_bar.SCALE
+
+    names = Names([model], [])
+    model()
+    assert names.are_bound_alike()
+    installed_bar.SCALE = 2.0  # which the model itself reads
+    assert [words for words, *_ in names.rebound()] == ["'SCALE' of installed_bar"]
+    names = Names([functools.partial(installed_bar.model)], [])  # whose own package it is
+    installed_bar.model()
+    assert [words for words, *_ in names.rebound()] == ["'n' of Bar"]
+
+
+class Base:
+    scale = 1.0
+
+    def scaled(self):
+        return self.scale
+
+
+class Unnamed(Base):
+    """What Python calls without a name, and what a container holds."""
+
+    def __init__(self):
+        self.space, self.parsed = types.SimpleNamespace(scale=1.0), argparse.Namespace(scale=1.0)
+        self.part, self.listed, self.keyed = Base(), Base(), Base()
+        self.parts, self.list, self.dict = (self.part,), [self.listed], {"a": self.keyed}
+        self.networks = nn.ModuleList([Part()])
+        self.indexed, self.law = Indexed(), torch.distributions.Normal(0.0, 1.0)
+
+    def scaled(self, *, factor=1.0):
+        from shared_options import width
+
+        first = self.parts[0].scale + self.list[0].scale + self.dict["a"].scale
+        return first + self.space.scale + self.parsed.scale + self.networks[0].scale + self.indexed[0] + width
+
+
+class Part(nn.Module):
+    scale = 1.0
+
+
+class Indexed:
+    scale = 1.0
+
+    def __getitem__(self, _):
+        return self.scale + self.first
+
+    first = 0.0
+
+
+class Inheriting(Unnamed):
+    def scaled(self):
+        return super().scaled() + self.law.log_prob(torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("part", "scale"),
+        ("listed", "scale"),
+        ("keyed", "scale"),
+        ("space", "scale"),
+        ("parsed", "scale"),
+        ("networks.0", "scale"),
+        ("indexed", "first"),
+        ("law", "loc"),
+        ("options", "width"),
+        ("defaults", "factor"),
+    ],
+)
+def test_what_is_reached_without_a_name_of_its_own_is_seen(path, name, monkeypatch):
+    options = types.ModuleType("shared_options")
+    options.width = 1.0
+    monkeypatch.setitem(sys.modules, "shared_options", options)
+    model = Inheriting()
+    names = Names([model.scaled], [])
+    assert names.are_bound_alike()
+    if path == "defaults":
+        monkeypatch.setitem(Unnamed.scaled.__kwdefaults__, name, 2.0)
+    else:
+        owner = {"options": options, "networks.0": model.networks[0]}.get(path) or getattr(model, path)
+        setattr(owner, name, torch.ones(()))
     assert not names.are_bound_alike()

@@ -1,10 +1,16 @@
 """A turn puts its own state in place and gives the caller's back."""
 
+import sys
+
 import pyro
+import pytest
 import torch
 from pyro import poutine
+from pyro.poutine import runtime
 from torch import nn
 
+from pyrovae import exclusive, seeding
+from pyrovae.models import scopes
 from pyrovae.models.scopes import Workspace, copied, hidden, isolated_store
 from pyrovae.seeding import Noise, forked
 
@@ -74,3 +80,44 @@ def test_sites_of_a_hidden_body_reach_no_handler():
     assert not seen.trace.nodes
     pair = nn.Linear(1, 1)
     assert copied(pair) is not pair
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training):
+    pair = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    pair[1].eval()
+    watched = {module.__file__ for module in (exclusive, scopes, seeding)}
+
+    def state():
+        modes = [part.training for part in pair.modules()]
+        flags = (*scopes._flags(), torch.is_grad_enabled(), scopes.is_listing())
+        return modes, flags, id(vars(pyro.get_param_store())), list(runtime._PYRO_STACK), torch.get_rng_state().tolist()
+
+    def interrupted(at):
+        calls = 0
+
+        def trace(frame, event, _):
+            nonlocal calls
+            if event == "call" and frame.f_code.co_filename in watched:  # where Python looks for signals
+                calls += 1
+                if calls == at:
+                    raise KeyboardInterrupt
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with Workspace(pair, noise=Noise(1), training=training).turn():
+                runtime._PYRO_STACK.append(poutine.block())  # as where an interrupt comes before `with` knows of it
+                torch.randn(2)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    before, at = state(), 1
+    while interrupted(at):
+        assert state() == before, f"after call {at}"
+        assert not exclusive._lock._is_owned(), f"after call {at}"
+        at += 1
+    assert at > 10 and state() == before

@@ -19,12 +19,13 @@ from torch import nn
 from torch.distributions import Distribution, Normal
 
 import pyrovae
+from pyrovae import exclusive as exclusive_module
 from pyrovae.exclusive import exclusive
 from pyrovae.inference import discriminative
 from pyrovae.inference.program import watched
 from pyrovae.models.distributions import DiagonalNormal
 from pyrovae.models.networks import MLP
-from pyrovae.models.scopes import _flags
+from pyrovae.models.scopes import Workspace, _flags
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +284,19 @@ def test_handlers_of_the_caller_do_not_reach_into_an_estimate():
     assert not [name for name in seen.trace.nodes if name in ("latent", "obs")]
 
 
+@pytest.mark.parametrize("compile", [False, True])
+def test_handlers_of_the_caller_do_not_reach_into_a_fit(compile, interpreted):
+    vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    first, second = deepcopy(vae), deepcopy(vae)
+    how = {"epochs": 2, "batch_size": 10, "compile": compile, "progress": False}
+    alone = pyrovae.fit(first, X, **how)
+    with poutine.trace() as seen, poutine.scale(scale=1 / 50), pyro.plate("data", 3):
+        inside = pyrovae.fit(second, X, **how)
+    assert inside.epochs.loss.equals(alone.epochs.loss)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    assert not [name for name in seen.trace.nodes if name in ("latent", "obs")]
+
+
 def test_checks_of_distributions_are_one_flag():
     before = Distribution._validate_args
     together(*[lambda: pyrovae.elbo(pyrovae.mlp_vae((4,)), X)] * 3)
@@ -312,7 +326,8 @@ def test_blas_has_its_threads_back_when_the_last_of_overlapping_searches_has_lef
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not():
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not(monkeypatch):
+    monkeypatch.setattr(exclusive_module, "LONGEST", 0.1)
     inside, done = threading.Event(), threading.Event()
 
     def hold():
@@ -331,3 +346,29 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not():
     done.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_process_has_the_callers_state_while_another_thread_is_in_its_turn():
+    inside, before = threading.Event(), (_flags(), id(vars(pyro.get_param_store())))
+
+    def hold():
+        with Workspace().turn():
+            inside.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(10)
+    child = os.fork()
+    if not child:
+        os._exit(int((_flags(), id(vars(pyro.get_param_store()))) != before or bool(runtime._PYRO_STACK)))
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+    def enter():
+        with exclusive():
+            return True
+
+    assert together(enter)[0] is True  # the parent has let the lock go

@@ -52,13 +52,14 @@ class CompiledSVI:
 
     What the names in the code of model and guide, and of the functions that they call by name, are bound to is looked
     at each step, tensors by identity and numbers by value: globals, variables of enclosing functions, defaults, and
-    attributes of modules and of a user's own objects. A change captures anew; a name that is bound anew by each
-    evaluation, and that the loss depends on, is refused. What a list, a dict, an array or an object without a name of
-    its own holds is as it was at the capture: hand it in as an argument; `check_every=n` compares the loss with the
-    eager one every n steps. Modes, hooks, parameters and buffers of modules are looked at each step too. Noise comes
-    from torch's generators in eager's order, so that compiling changes rounding and nothing else; where parameters draw
-    as they are set up in the guide's first call, as AutoIAFNormal's network, steps go on from there, by other numbers
-    than eager's. A first step takes half a minute, or seconds where inductor's cache has the graph.
+    attributes of modules, distributions and a user's own objects, those in lists and dicts too. A change captures anew;
+    a name that is bound anew by each evaluation, and that the loss depends on, is refused. Which things a list, a dict
+    or an array holds is as it was at the capture, and so is what functions of installed packages read, other than the
+    model's own: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps. Modes,
+    hooks, parameters and buffers of modules are looked at each step too. Noise comes from torch's generators in eager's
+    order, so that compiling changes rounding and nothing else; where parameters draw as they are set up in the guide's
+    first call, as AutoIAFNormal's network, steps go on from there, by other numbers than eager's. A first step takes
+    half a minute, or seconds where inductor's cache has the graph.
 
     A loss, or a gradient's norm, that is not finite freezes parameters, state and rates from that step on, and not the
     buffers of modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at

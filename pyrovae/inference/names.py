@@ -7,9 +7,11 @@ import enum
 import functools
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter, is_
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 __all__ = ["Names"]
 
@@ -24,7 +27,14 @@ PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enu
 PLAIN += (torch.dtype, torch.device, torch.Size)
 MOST = 4000  # names, of which more would cost a step more than they are worth
 GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME"}
-ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
+ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"}
+IMPORTS = {"IMPORT_NAME"}
+PARTS: dict[Any, Callable[[Any], Iterator[Any]]] = {
+    tuple: tuple.__iter__,
+    list: list.__iter__,
+    dict: lambda value: iter(dict.values(value)),
+}
+UNCALLED = {f"__{name}__" for name in ("init", "new", "post_init", "repr", "str", "eq", "hash", "del", "setattr")}
 LIBRARIES = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (torch, pyro, np))
 LIBRARIES += (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
 STANDARD = os.path.dirname(str(os.__file__)) + os.sep
@@ -33,11 +43,12 @@ STANDARD = os.path.dirname(str(os.__file__)) + os.sep
 class Names:
     """The globals, cells, defaults and attributes that functions reach by name, and what they are bound to now.
 
-    From each function on: the globals and cells that its code reads, and of what is found there, if it is a user's
-    object, class, file or a module of torch, the attributes that some code reached reads. Functions, methods,
-    properties and partials that are found are followed. Of the classes of torch, Pyro and this package, it is the
-    plain numbers and tensors that their methods read from the object itself. Numbers, words and tuples of them are
-    compared by value, all else by identity: what a list or a dict holds is not seen.
+    From each function on: the globals and cells that its code reads, and of what is found there, if it is an object,
+    class or file, the attributes that some code reached reads. A user's functions, methods, properties and partials
+    that are found are followed. Of a library's modules of torch it is the plain numbers and tensors that their methods
+    read from the module itself. A library is torch, Pyro, this package, Python's own and whatever is installed, but for
+    the packages that the functions are of. Numbers, words and tuples of them are compared by value, all else by
+    identity: which things a list or a dict holds is not seen.
     """
 
     def __init__(self, functions: Iterable[Any], modules: Sequence[nn.Module]) -> None:
@@ -47,7 +58,8 @@ class Names:
         self._cells: list[CellType] = []
         self._contents: list[Any] = []
         self._words: list[str] = []
-        walk = _Walk(modules)
+        functions = list(functions)
+        walk = _Walk(modules, _folders(functions))
         for start in (*functions, *modules):
             walk.value(start)
         walk.attributes()
@@ -76,7 +88,7 @@ class Names:
     def rebound(self) -> Iterator[tuple[str, Any, Any]]:
         """The names that are bound to something else by now: in words, with what they were bound to and are."""
         now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
-        now += [cell.cell_contents for cell in self._cells]
+        now += map(_content, self._cells)
         for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
             if not _alike(before, after):
                 yield words, before, after
@@ -84,7 +96,7 @@ class Names:
     def forget_rebound(self) -> None:
         """Leave out those that are bound to something else by now."""
         same = [_alike(get(key), value) for get, key, value in zip(self._gets, self._keys, self._values, strict=True)]
-        kept = [_alike(cell.cell_contents, value) for cell, value in zip(self._cells, self._contents, strict=True)]
+        kept = [_alike(_content(cell), value) for cell, value in zip(self._cells, self._contents, strict=True)]
         for rows in (self._gets, self._keys, self._values):
             rows[:] = [row for row, keep in zip(rows, same, strict=True) if keep]
         self._words = [words for words, keep in zip(self._words, [*same, *kept], strict=True) if keep]
@@ -95,7 +107,8 @@ class Names:
 class _Walk:
     """Along names, from function to function."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], own: tuple[str, ...]) -> None:
+        self.own = own  # where code is the user's, though it is installed
         self.known = set(map(id, modules))  # whose tables are looked at elsewhere
         self.names: dict[tuple[int, str], tuple[str, Callable[[Any], Any]]] = {}
         self.cells: dict[int, tuple[CellType, str]] = {}
@@ -108,6 +121,10 @@ class _Walk:
         """Follow what a name is bound to."""
         if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
             return
+        for kind, parts in PARTS.items():  # which are followed as they are now
+            if isinstance(value, kind):
+                for part in islice(parts(value), MOST):
+                    self.value(part)
         if isinstance(value, FunctionType):
             self.function(value, None)
         elif isinstance(value, MethodType):
@@ -121,16 +138,26 @@ class _Walk:
         elif isinstance(value, ModuleType | type):
             if not _is_library(value):
                 self.objects.append(value)
-        elif isinstance(value, nn.Module) or not _is_library(type(value)):
-            self.objects.append(value)
-            for name in ("forward",) if isinstance(value, nn.Module) else ("__call__",):
-                called = vars(value).get(name) if hasattr(value, "__dict__") else None
-                called = called or next((vars(c)[name] for c in type(value).__mro__ if name in vars(c)), None)
-                self._method(called, value)
-        elif isinstance(value, Messenger):
-            for name, part in vars(value).items():
+        elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or not _is_library(type(value)):
+            self.object(value)
+        elif isinstance(value, Messenger | Distribution):
+            for name, part in list(vars(value).items()):
                 if isinstance(part, (*PLAIN, Tensor)):
                     self.note(vars(value), name, f"{name!r} of {type(value).__name__}")
+                self.value(part)
+
+    def object(self, value: Any) -> None:
+        """Follow what Python calls without a name: a module's `forward`, and methods such as `__getitem__`."""
+        self.objects.append(value)
+        if isinstance(value, nn.Module):
+            for child in value._modules.values():
+                self.value(child)
+            classes = (vars(c)["forward"] for c in type(value).__mro__ if "forward" in vars(c))
+            self._method(_table(value).get("forward") or next(classes, None), value)
+        for c in type(value).__mro__:
+            for name, part in () if _is_library(c) else list(vars(c).items()):
+                if name.startswith("__") and name not in UNCALLED and isinstance(part, FunctionType):
+                    self._method(part, value)
 
     def function(self, function: FunctionType, owner: Any) -> None:
         """Follow a function, of `owner` where it is a method."""
@@ -139,8 +166,10 @@ class _Walk:
             return
         self._seen.add((id(function), id(owner)))
         self.holds += [function, owner]
-        users = not _in_library(code.co_filename)
-        read_globals, read_attributes = _read(code)
+        path = code.co_filename
+        installed = _is_installed(path) and not path.startswith(self.own)
+        users = not (installed or _in_library(path))
+        read_globals, read_attributes, imported = _read(code)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 inner = cell.cell_contents
@@ -151,16 +180,24 @@ class _Walk:
             if users or callable(inner) or isinstance(inner, Messenger):
                 self.value(inner)
         if not users:
-            if owner is not None:
+            # what else an installed object counts for itself, as a progress bar does, is no number of the model
+            if isinstance(owner, nn.Module) or (owner is not None and not installed):
                 self.of_library(owner, read_attributes)
             return
         for name in read_globals:
             if name in function.__globals__:
                 self.note(function.__globals__, name, f"the global {name!r}")
                 self.value(function.__globals__[name])
+        for name in imported:
+            for whole in (name, name.partition(".")[0], f"{function.__globals__.get('__package__')}.{name}"):
+                self.value(sys.modules.get(whole))
         defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         if defaults:
-            self._note(function, "__defaults__", f"a default of {code.co_name}", lambda key: getattr(function, key))
+            words = f"a default of {code.co_name}"
+            for name in ("__defaults__", "__kwdefaults__"):
+                self._note(function, name, words, lambda key: getattr(function, key))
+            for name in function.__kwdefaults__ or ():
+                self.note(function.__kwdefaults__, name, words)
         for default in defaults:
             self.value(default)
         self.read |= dict.fromkeys(read_attributes)
@@ -184,7 +221,7 @@ class _Walk:
                 self._note(vars(holder), name, words, vars(holder).get, id(holder))
                 self.value(vars(holder)[name])
             return
-        own = getattr(owner, "__dict__", {})
+        own = _table(owner)
         tables = [own]
         if isinstance(owner, nn.Module) and id(owner) not in self.known:
             tables += [owner._parameters, owner._buffers, owner._modules]
@@ -202,24 +239,25 @@ class _Walk:
                     return
         if isinstance(owner, ModuleType):
             return
-        holder = next((c for c in type(owner).__mro__ if name in vars(c)), None)
-        if holder is None or _is_library(holder):
-            if holder is not None and isinstance(owner, nn.Module) and holder is not nn.Module:
-                self._method(vars(holder)[name], owner)
+        holders = [c for c in type(owner).__mro__ if name in vars(c)]
+        for c in holders:  # of a super() too
+            if not _is_library(c) or (isinstance(owner, nn.Module) and c is not nn.Module):
+                self._method(vars(c)[name], owner)
+        if not holders or _is_library(holders[0]):
             return
+        holder = holders[0]
         inner = vars(holder)[name]
-        if not hasattr(inner, "__get__"):
+        if not hasattr(type(inner), "__get__"):
             self.note(own, name, words)  # by which one of its own would be seen
         if type(inner).__name__ == "member_descriptor":
             self._note(owner, name, words, lambda key: getattr(owner, key, None))
             self.value(getattr(owner, name, None))
             return
         self._note(vars(holder), name, words, vars(holder).get, id(holder))
-        self._method(inner, owner)
 
     def of_library(self, owner: Any, read: Iterable[str]) -> None:
         """The plain numbers and tensors that a library's method reads from its object, and methods that it calls."""
-        own = getattr(owner, "__dict__", {})
+        own = _table(owner)
         for name in read:
             if name in own:
                 if isinstance(own[name], (*PLAIN, Tensor)) and name != "training":
@@ -238,9 +276,10 @@ class _Walk:
 
     def _method(self, found: Any, owner: Any) -> None:
         """A function that is found in the class of an object, with that object."""
-        for part in ("fget", "func", "__func__"):
-            if isinstance(getattr(found, part, None), FunctionType):
-                found = getattr(found, part)
+        if hasattr(type(found), "__get__"):  # what else it may be answers a name as it likes, or with an error
+            for part in ("fget", "func", "__func__"):
+                if isinstance(getattr(found, part, None), FunctionType):
+                    found = getattr(found, part)
         if isinstance(found, FunctionType):
             self.function(found, owner)
         else:
@@ -256,19 +295,18 @@ class _Walk:
 
 
 @functools.cache
-def _read(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of globals and of attributes that a function's code, and that of functions inside it, reads."""
-    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+def _read(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """The globals and attributes that a function's code, and that of functions inside it, reads, and its imports."""
+    found: tuple[dict[str, None], ...] = ({}, {}, {})
     stack = [code]
     while stack:
         inner = stack.pop()
         stack += [const for const in inner.co_consts if isinstance(const, CodeType)]
         for step in dis.get_instructions(inner):
-            if step.opname in GLOBALS:
-                found[0][step.argval] = None
-            elif step.opname in ATTRIBUTES:
-                found[1][step.argval] = None
-    return tuple(found[0]), tuple(found[1])
+            for names, operations in zip(found, (GLOBALS, ATTRIBUTES, IMPORTS), strict=True):
+                if step.opname in operations:
+                    names[step.argval] = None
+    return tuple(map(tuple, found))
 
 
 @functools.cache
@@ -276,11 +314,45 @@ def _in_library(path: str) -> bool:
     """Whether code lies in torch, Pyro, NumPy, this package or Python itself: no user's."""
     if path.startswith(LIBRARIES) or path.startswith("<frozen"):
         return True
-    return path.startswith(STANDARD) and "site-packages" not in path and "dist-packages" not in path
+    return path.startswith(STANDARD) and not _is_installed(path)
+
+
+def _is_installed(path: str) -> bool:
+    """Whether code lies where packages are installed."""
+    return "site-packages" in path or "dist-packages" in path
+
+
+def _folders(functions: Sequence[Any]) -> tuple[str, ...]:
+    """Where the packages lie that functions, or the classes of their objects, are of."""
+    found: list[str] = []
+    for function in functions:
+        while isinstance(function, functools.partial):
+            function = function.func
+        for part in (function, type(getattr(function, "__self__", function))):
+            top = sys.modules.get(str(getattr(part, "__module__", "")).partition(".")[0])
+            folders = [folder + os.sep for folder in getattr(top, "__path__", ())]
+            found += folders or [str(getattr(top, "__file__", None) or "no file")]
+    return tuple(found)
+
+
+def _content(cell: CellType) -> Any:
+    """What a variable of an enclosing function is bound to; the cell itself where it is to nothing."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return cell
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """The attributes of an object's own."""
+    try:
+        return vars(value)
+    except Exception:  # it has none; and some answer every name with an error of their own
+        return {}
 
 
 def _is_library(value: Any) -> bool:
-    """Whether a class or a file is no user's."""
+    """Whether a class or a file is torch's, Pyro's, NumPy's, this package's or Python's own."""
     name = getattr(value, "__module__" if isinstance(value, type) else "__name__", None) or ""
     top = name.partition(".")[0]
     if top in ("torch", "pyro", "numpy", "builtins", "pyrovae"):

@@ -85,6 +85,7 @@ class CompiledStep:
         self.compiles = 0
         self._programs: dict[Hashable, list[_Program]] = {}
         self._pool: Any = None  # of memory, which its CUDA graphs share
+        self._rebound: str | None = None  # a name by which the last capture differs from the one before
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
         """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
@@ -133,6 +134,7 @@ class CompiledStep:
         known = self._programs.get(key, [])
         program = next((program for program in known if program.holds()), None)
         if program is None:  # another joins them
+            self._rebound = next((words for one in known[-1:] for words, *_ in one.names.rebound()), None)
             known[:] = [program for program in known if program.may_hold()][-MANY:]
         return program
 
@@ -175,9 +177,10 @@ class CompiledStep:
                         t.copy_(value)
         self.compiles += not interpret
         if self.compiles == MANY + 1:
-            checks.warn(
-                f"a step was captured for the {MANY + 1}th time: hand numbers that change in as tensors, in few shapes"
-            )
+            advice = "hand numbers that change in as tensors, in few shapes"
+            if self._rebound is not None:
+                advice = f"{self._rebound} is bound anew between steps: hand it in as an argument, a number as a tensor"
+            checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
         return program
 
     def _require_lasting(self, names: Names, pieces: list[_Piece], before: Any, args: Any, kwargs: Any) -> None:

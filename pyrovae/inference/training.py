@@ -118,6 +118,9 @@ def fit(
     variances that the floor holds up (`VarianceFloorWarning`), naming the columns. Inside
     `pyrovae.distributed()` processes share each batch.
 
+    Pyro's handlers that the call stands inside of, as a `poutine.scale`, do not reach into it; a Messenger of your own
+    class sees the sites of each step.
+
     Fits, estimators and draws may run in several threads, and each gives what it gives alone: they take turns, a step
     or a batch each, and none is faster for it. A model must not wait for another thread that calls this package. What
     other threads do meanwhile by plain torch or Pyro is not kept out of a turn, for the process has one generator and

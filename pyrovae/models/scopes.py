@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import Any, TypeVar, cast
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pyro
 import torch
@@ -43,8 +43,8 @@ class Workspace:
     In a turn these modules are in training or evaluation mode; Pyro has a parameter store of the computation's own; its
     checks and those of torch's distributions are on or off as `checks` says, or as they are where None; the global
     generators go on from where the turn before left `noise`; and no other thread is in a turn. After it all of that is
-    the caller's again. An evaluation takes no gradients and is hidden from the handlers that its caller has put on;
-    training is neither.
+    the caller's again. It is hidden from the handlers that its caller has put on, as `poutine.scale`, which would be in
+    a loss; in training, a caller's own kind of Messenger goes on watching. An evaluation takes no gradients.
 
     Other threads have their turns between two of these, so a turn must be short, and whatever may wait, as a callback,
     a progress bar or a file, stands between. A turn inside of another one, of the same thread, is like any other.
@@ -68,30 +68,16 @@ class Workspace:
     def turn(self) -> Iterator[None]:
         """All of it in place for the body."""
         with exclusive():
-            noise, store = self._noise.enter(), self._store.enter()
+            before = self._found()
             try:
-                modes, gradients = self._modes.now(), torch.is_grad_enabled()
-                flags = None if self._checks is None else _flags()
-                handlers, dims = runtime._PYRO_STACK, runtime._DIM_ALLOCATOR._stack
-                hidden = None if self._training else (handlers[:], dims[:])
-                try:
-                    self._start(modes)
-                    if hidden is not None:
-                        handlers[:], dims[:] = (), ()
-                        torch.set_grad_enabled(False)
-                    yield
-                finally:
-                    self._own = self._modes.now()
-                    if self._own != modes:
-                        self._modes.put(modes)
-                    if flags is not None:
-                        _set_flags(flags)
-                    if hidden is not None:
-                        handlers[:], dims[:] = hidden
-                        torch.set_grad_enabled(gradients)
+                self._start(before)
+                yield
             finally:
-                self._store.leave(store)
-                self._noise.leave(noise)
+                try:
+                    self._give_back(before)
+                except BaseException:  # an interrupt in the midst of it: whatever was given back may be so again
+                    self._give_back(before)
+                    raise
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
         """The same values, each of them made in a turn."""
@@ -103,14 +89,56 @@ class Workspace:
                 return
             yield cast(T, value)
 
-    def _start(self, modes: list[bool]) -> None:
+    def _found(self) -> _Found:
+        return _Found(
+            self._noise.found(),
+            self._store.found(),
+            self._modes.now(),
+            None if self._checks is None else _flags(),
+            torch.is_grad_enabled(),
+            runtime._PYRO_STACK[:],
+            runtime._DIM_ALLOCATOR._stack[:],
+        )
+
+    def _start(self, before: _Found) -> None:
+        self._noise.enter()
+        self._store.enter()
         if self._own is None:
             for part in self._parts:
                 part.train(self._training)
-        elif self._own != modes:
+        elif self._own != before.modes:
             self._modes.put(self._own)
         if self._checks is not None:
             _set_flags([self._checks] * 4)
+        watching = [each for each in before.handlers if self._training and not _is_pyros(each)]
+        runtime._PYRO_STACK[:], runtime._DIM_ALLOCATOR._stack[:] = watching, ()
+        if not self._training:
+            torch.set_grad_enabled(False)
+
+    def _give_back(self, before: _Found) -> None:
+        self._own = self._modes.now()
+        if self._own != before.modes:
+            self._modes.put(before.modes)
+        if before.flags is not None:
+            _set_flags(before.flags)
+        if torch.is_grad_enabled() != before.gradients:
+            torch.set_grad_enabled(before.gradients)
+        # an interrupt may leave a handler on that no `with` was told of
+        runtime._PYRO_STACK[:], runtime._DIM_ALLOCATOR._stack[:] = before.handlers, before.dims
+        self._store.leave(before.store)
+        self._noise.leave(before.generators)
+
+
+class _Found(NamedTuple):
+    """What is the caller's, as a turn finds it."""
+
+    generators: list[torch.Tensor]
+    store: tuple[dict[str, Any], bool]
+    modes: list[bool]
+    flags: list[bool] | None
+    gradients: bool
+    handlers: list[Any]
+    dims: list[Any]
 
 
 class Store:
@@ -123,25 +151,29 @@ class Store:
     def current(self) -> Iterator[None]:
         """In place of the shared one for the body."""
         with exclusive():
-            before = self.enter()
+            before = self.found()
             try:
+                self.enter()
                 yield
             finally:
                 self.leave(before)
 
-    def enter(self) -> tuple[dict[str, Any], Token[bool]]:
-        """Take the shared one's place; what it was, for `leave`."""
-        shared = pyro.get_param_store()
-        before = shared.__dict__
-        shared.__dict__ = self._contents
-        # who holds the module needs no param sites, which cost a tenth of a small step
-        return before, _listing.set(False)
+    def found(self) -> tuple[dict[str, Any], bool]:
+        """The shared one's contents, and whether modules are listed, for `leave`."""
+        return pyro.get_param_store().__dict__, _listing.get()
 
-    def leave(self, before: tuple[dict[str, Any], Token[bool]]) -> None:
+    def enter(self) -> None:
+        """Take the shared one's place."""
+        pyro.get_param_store().__dict__ = self._contents
+        # who holds the module needs no param sites, which cost a tenth of a small step
+        _listing.set(False)
+
+    def leave(self, before: tuple[dict[str, Any], bool]) -> None:
         """Give the place back."""
         shared = pyro.get_param_store()
-        self._contents, shared.__dict__ = shared.__dict__, before[0]
-        _listing.reset(before[1])
+        if shared.__dict__ is not before[0]:
+            self._contents, shared.__dict__ = shared.__dict__, before[0]
+        _listing.set(before[1])
 
 
 def copied(part: T) -> T:
@@ -230,6 +262,10 @@ class _Modes:
             each["training"] = mode
         for module, mode in zip(self.others, modes[len(self.plain) :], strict=True):
             module.training = mode
+
+
+def _is_pyros(handler: Any) -> bool:
+    return str(type(handler).__module__).partition(".")[0] == "pyro"
 
 
 def _flags() -> list[bool]:
