@@ -53,6 +53,7 @@ def spread_limit(count: int) -> float:
     about 2.5 + 0.22 log K (3.1, 3.5, 4.0 at K = 16, 100, 1,000: analysis/standard_errors.py). The factor keeps chance
     out of it: few draws know their spread badly.
 
+    >>> from pyrovae.evaluation.weights import spread_limit
     >>> [round(spread_limit(count), 1) for count in (16, 100, 1000)]
     [4.5, 3.8, 4.0]
     """
@@ -90,6 +91,8 @@ def pareto_k(log_weight: Tensor) -> np.ndarray:
     NaN where the tail has fewer than 5 weights; -inf where they are all equal. Where a quarter of the tail is tied with
     the weight that it starts from, as rounding ties log-weights far from 0, it starts half-way between two values.
 
+    >>> import torch
+    >>> from pyrovae.evaluation.weights import pareto_k
     >>> u = torch.rand(100_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     >>> abs(pareto_k(-0.4 * u.log()) - 0.4) < 0.05  # u^-k has shape k
     array([ True])
