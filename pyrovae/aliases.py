@@ -58,7 +58,7 @@ def base_of(tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
     begins = [t.data_ptr() - storage.data_ptr() for t in tensors]
     if any(t.untyped_storage().data_ptr() != storage.data_ptr() for t in tensors) or any(b % size for b in begins):
         raise SharedMemoryError(
-            "share memory by storages of their own, as tensors made twice of one NumPy array do: make one a view of "
+            "share memory by separate storages, as two tensors made from one NumPy array do: make one a view of "
             "the other in torch, or clone it",
             tensors,
         )
@@ -85,7 +85,7 @@ def views(t: Tensor, size: int, begin: int) -> list[tuple[Any, tuple[Any, ...]]]
             if rest <= begin and rest + inner <= row:
                 break
         else:
-            raise SharedMemoryError(f"share memory by strides {t.stride()}, which are no slice's: clone one", [t])
+            raise SharedMemoryError(f"share memory, and strides {t.stride()} are not those of a slice: clone one", [t])
         steps.append((aten.slice.Tensor, (at, begin - rest, begin - rest + rows * row)))
         steps.append((aten.view.default, ([count for _, count, _ in order[:at]] + [rows, row],)))
         if every > 1:

@@ -280,7 +280,7 @@ def device(name: str | torch.device) -> torch.device:
     available = f"available here: {', '.join(there)}"
     try:
         found = torch.device(name)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         close = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["auto", "cpu", "cuda"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}{hint}") from None
@@ -458,7 +458,7 @@ def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
         array = np.array(y, dtype=object) if isinstance(y, list | tuple) else np.asarray(y)
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must be one-dimensional, a label an item, got shape {array.shape}; {name}.ravel() of a column, "
+            f"{name} must be one-dimensional, one label per item, got shape {array.shape}; {name}.ravel() of a column, "
             f"{name}.argmax(1) of indicators"
         )
     if len(array) != count:
@@ -649,7 +649,7 @@ def _of_table(frame: Any, name: str) -> Tensor:
             if absent or any(map(_is_missing, values)):
                 raise TypeError(
                     f"{called} ({kind}) has missing entries (NA or None): fill them, or make the column float, where "
-                    "NaN is what was not seen"
+                    "NaN means missing"
                 )
             raise TypeError(f"{called} ({kind}) holds no numbers: encode it as numbers, or drop it")
         columns.append(_signed(torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))), called))

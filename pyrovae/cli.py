@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -34,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         "share the work: torchrun --nproc-per-node 2 -m pyrovae fit digits --out run",
     )
     fit.add_argument("source", help="digits, mnist, fashion-mnist, kmnist, or a file or folder that data.load reads")
-    fit.add_argument("--out", type=Path, required=True, help="a folder to be made: model/, history.nc, checkpoint/")
+    fit.add_argument("--out", required=True, help="a folder to be made: model/, history.nc, checkpoint/")
     fit.add_argument("--resume", action="store_true", help="go on with the run in --out, under the same arguments")
     fit.add_argument("--root", help="where the MNIST family lies")
     fit.add_argument("--download", action="store_true", help="fetch it where it does not")
@@ -62,7 +61,9 @@ def _fit(options: argparse.Namespace) -> int:
     from pyrovae.hidden import visible_files
 
     with pyrovae.distributed() as ranks:
-        options.out = checks.path("--out", str(options.out))
+        options.out = checks.path("--out", options.out)
+        if options.out.exists() and not options.out.is_dir():
+            raise NotADirectoryError(f"--out {options.out} is a file: name a folder")
         run = options.out / "checkpoint"  # and what a run leaves that has not trained is nothing
         held = options.out.is_dir() and any(True for _ in visible_files(options.out))
         if any(ranks.gathered(held and not options.resume)):

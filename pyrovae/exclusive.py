@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-__all__ = ["exclusive"]
+__all__ = ["entered", "exclusive"]
 
 PATIENCE = 5e-3  # s, as of Python's own lock; a thread that is woken for each body takes longer than the body
 LONGEST = 10.0  # s, that a fork waits: the other thread may be waiting for this one
@@ -22,12 +22,24 @@ _inside = nullcontext()
 def exclusive() -> AbstractContextManager[None]:
     """Let no other thread into such a body until this one has left; a thread may enter again inside of its own.
 
-    Pyro keeps handlers and parameters in one list and one store a process, torch its generators and the flag by which
+    Pyro keeps handlers and parameters in one list and one store per process, torch its generators and the flag by which
     distributions check their arguments, and a module its training mode: two threads that work there at once change each
     other's numbers without a word. A body is to be short, a batch or a step, and never waits for another thread. The
     lock goes to whoever has waited for 5 ms, so that a loop of bodies cannot keep another thread out.
     """
     return _inside if _lock._is_owned() else _alone()
+
+
+@contextmanager
+def entered(state: Any) -> Iterator[None]:
+    """A body in what `state.enter()` sets for the whole process; `state.leave` puts back what `state.found()` was."""
+    with exclusive():
+        before = state.found()
+        try:
+            state.enter()
+            yield
+        finally:
+            state.leave(before)
 
 
 @contextmanager

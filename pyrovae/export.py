@@ -70,7 +70,7 @@ def to_arviz(
     - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and "distortion", means
       over these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind "log_evidence"
       where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer); "unreliable" where the
-      marginal estimate has it. One value an item, repeated for (chain, draw, item), so that `az.concat`, `sel` and
+      marginal estimate has it. One value per item, repeated for (chain, draw, item), so that `az.concat`, `sel` and
       `to_dataframe` treat this group as they do the others: `.isel(chain=0, draw=0)` has it by item.
 
     Each group says when and by what it was made, in ArviZ's words: `created_at`, `creation_library`,

@@ -149,7 +149,7 @@ def _difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _doubt(seen: Tensor) -> Tensor:
-    """How many times as large as the items' standard deviation that of a normal law may be, at odds of `ODDS`."""
+    """How many times the items' standard deviation a normal distribution's may be, at odds of `ODDS`."""
     from scipy.special import gammaincinv
 
     half = (seen.clamp(min=2).cpu().numpy() - 1) / 2

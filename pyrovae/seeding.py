@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro
 import torch
 
-from pyrovae.exclusive import exclusive
+from pyrovae.exclusive import entered
 
 __all__ = ["Noise", "forked", "generators", "put_back", "stream"]
 
@@ -36,20 +36,13 @@ class Noise:
         self._cuda = device if device is not None and device.type == "cuda" else None
         self._states: list[torch.Tensor] | None = None
 
-    @contextmanager
-    def drawn(self) -> Iterator[None]:
+    def drawn(self) -> AbstractContextManager[None]:
         """Torch's global generator, from which Pyro draws, and a CUDA device's are at this noise's place in the body.
 
         They are the caller's again after it. Without a seed the body goes on from the caller's generators. Threads that
         draw in such a body take turns; what another draws outside of one, by plain torch, is not kept out.
         """
-        with exclusive():
-            before = self.found()
-            try:
-                self.enter()
-                yield
-            finally:
-                self.leave(before)
+        return entered(self)
 
     def found(self) -> list[torch.Tensor]:
         """Where the generators are, for `leave`; nothing where there is no seed."""

@@ -688,3 +688,22 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"a saved state has at most 4,999 tensors and 1,000 bytes"):
         pyrovae.save(tmp_path / "other", BUILDERS["mlp_vae"]())
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("dtypes", [None, True, [], "float32", 1.5])
+def test_types_that_are_not_named_one_by_one_are_refused(tmp_path, dtypes):
+    folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((3,), hidden_dims=(4,)))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"dtypes": dtypes}
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    with pytest.raises(CheckpointError, match="is damaged: its dtypes are not named one by one"):
+        pyrovae.load(folder)
+
+
+def test_another_argument_of_a_builder_is_named_with_what_to_do(tmp_path):
+    folder = pyrovae.save(tmp_path / "state", pyrovae.GaussianMixture((3,), 2, floor=1e-6))
+    with pytest.raises(CheckpointError, match=r"(?s)recipe.floor: saved 1e-06, here None.*with the saved arguments"):
+        pyrovae.load(folder, like=pyrovae.GaussianMixture((3,), 2))
+    assert pyrovae.load(folder, like=pyrovae.GaussianMixture((3,), 2, floor=1e-6)).components.floor == 1e-6
+    with pytest.raises(CheckpointError) as caught:
+        pyrovae.load(folder, like=pyrovae.linear_vae(3, 2).double())
+    assert "class: saved GaussianMixture, here VAE" in str(caught.value)

@@ -59,6 +59,14 @@ def test_errors_are_a_line_and_status_2(tmp_path, capsys, arguments, words):
     assert error.startswith("pyrovae: ") and words in error and "Traceback" not in error
 
 
+def test_a_file_or_nothing_for_a_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["fit", "digits", "--out", str(tmp_path / "file")]) == 2
+    assert "file is a file: name a folder" in capsys.readouterr().err
+    assert main(["fit", "digits", "--out", ""]) == 2
+    assert "--out must be the path of a file or folder, got ''" in capsys.readouterr().err
+
+
 def test_a_compiler_that_is_asked_for_and_missing(without_compiler, tmp_path):
     done = without_compiler(
         f"""

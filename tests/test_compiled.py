@@ -625,7 +625,7 @@ class TestFollowed:
                 super().guide(x)
 
         net = Rebinding()
-        with pytest.raises(CaptureError, match=r"buffer Rebinding\.beta is bound anew"):
+        with pytest.raises(CaptureError, match=r"buffer Rebinding\.beta is assigned anew"):
             CompiledSVI(net.model, net.guide, adam(), Trace_ELBO()).step(torch.randn(5, 4))
         assert float(net.beta) == 1.0 and int(net.k) == 0
 
@@ -1336,7 +1336,7 @@ class TestNames:
                 with poutine.scale(scale=min(1.0, (self.calls + 1) / self.most)):
                     pyro.sample("x", dist.Normal(mu, 1.0), obs=torch.tensor(2.0))
 
-        with pytest.raises(CaptureError, match="'calls' of Warming is bound anew in each step"):
+        with pytest.raises(CaptureError, match="'calls' of Warming is assigned anew in each step"):
             CompiledSVI(Warming(50).model, no_guide, adam(), Trace_ELBO()).step()
         svi = CompiledSVI(Warming(1).model, no_guide, adam(), Trace_ELBO())  # counts, and that is all
         for _ in range(3):
@@ -1353,7 +1353,7 @@ class TestNames:
                 mu = pyro.param("mu", torch.zeros(()))
                 pyro.sample("x", dist.Normal(mu, 1.0), obs=old if self.of_old else self.state)
 
-        with pytest.raises(CaptureError, match="'state' of Fading is bound anew in each step"):
+        with pytest.raises(CaptureError, match="'state' of Fading is assigned anew in each step"):
             CompiledSVI(Fading(True).model, no_guide, adam(), Trace_ELBO()).step()
         fading = Fading(False)  # what it reads it has written
         svi = CompiledSVI(fading.model, no_guide, adam(), Trace_ELBO(), check_every=2)

@@ -82,7 +82,9 @@ def test_a_validation_part_is_the_test_part_where_there_is_no_other(tmp_path, se
 
 def test_what_is_not_used_is_named(tmp_path):
     paths = ["train/a", "train/b", "test/a", "test/b", "valid/a", "Dev/a", "extra/a", "extra/b", "preview.png"]
-    words = "only train and test are used, and not Dev (1 images), valid (1 images), extra (2 images), 1 images in it"
+    words = (
+        "only train and test are used, and not Dev (1 images), valid (1 images), extra (2 images), 1 images beside them"
+    )
     data = read(layout(tmp_path, paths), words)
     assert (values(data.train), values(data.test)) == ([1, 2], [3, 4])
 
@@ -139,7 +141,7 @@ def test_names_that_hold_a_parts_name_and_differ_in_more_are_classes(tmp_path):
 
 def test_a_part_within_the_folder_of_its_whole_name_is_no_class(tmp_path):
     paths = ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/b", "seg_test/seg_test/a"]
-    words = ["not seg_pred (1 images)", "seg_train are the classes", "the folders of"]
+    words = ["not seg_pred (1 images)", "seg_train are taken as the classes", "the folders of"]
     data = read(layout(tmp_path / "labelled", [*paths, "seg_pred/seg_pred"]), *words)
     assert (labels(data, data.train), labels(data, data.test)) == (["a", "b"], ["a", "b"])
     data = read(layout(tmp_path / "bare", ["seg_train/seg_train", "seg_train/seg_train", "seg_test/seg_test"]))
@@ -147,7 +149,9 @@ def test_a_part_within_the_folder_of_its_whole_name_is_no_class(tmp_path):
 
 
 def test_images_beside_their_masks_are_named(tmp_path):
-    data = read(layout(tmp_path, ["images", "images", "masks", "masks"]), "are the classes, images, masks: if not all")
+    data = read(
+        layout(tmp_path, ["images", "images", "masks", "masks"]), "are taken as the classes, images, masks: if only one"
+    )
     assert data.classes == ("images", "masks")
 
 
@@ -172,7 +176,9 @@ def test_classes_may_lie_deeper(tmp_path):
         name == "dog" for part in (data.train, data.test) for name in labels(data, part)
     ]
     paths = ["train/images/cat", "train/images/dog", "test/images/dog", "test/images/cat"]
-    data = read(layout(tmp_path / "two", paths), "train/images are the classes", "test/images are the classes")
+    data = read(
+        layout(tmp_path / "two", paths), "train/images are taken as the classes", "test/images are taken as the classes"
+    )
     assert (labels(data, data.train), labels(data, data.test)) == (["cat", "dog"], ["cat", "dog"])
     assert (values(data.train), values(data.test)) == ([1, 2], [4, 3])
 
@@ -186,7 +192,7 @@ def test_one_class_alone_and_folders_within_classes_are_named(tmp_path):
     data = read(layout(tmp_path / "one", ["images/1.png", "images/2.png"]), "are of one class, 'images'")
     assert data.classes == ("images",)
     paths = ["animal/cat", "animal/dog", "plant/rose", "plant/oak"]
-    data = read(layout(tmp_path / "two", paths), "animal holds only folders, cat, dog: all of their images are of")
+    data = read(layout(tmp_path / "two", paths), "animal holds only folders, cat, dog: all of their images count as the class")
     assert data.classes == ("animal", "plant")
     # one folder in each is no second level
     assert read(layout(tmp_path / "three", ["cat/images", "dog/images", "dog/more.png"])).classes == ("cat", "dog")

@@ -62,6 +62,10 @@ COUNTS = {
     "to_arviz num_draws": (lambda pair, x, n: pyrovae.to_arviz(pair, x, num_draws=n), None),
     "sample n": (lambda pair, x, n: pair.sample(n), 1),
     "model size": (lambda pair, x, n: pair.model(size=n), 1),
+    "mixture's model size": (lambda pair, x, n: pyrovae.GaussianMixture((5,), 2).model(size=n), 1),
+    "mixture's guide size": (lambda pair, x, n: pyrovae.GaussianMixture((5,), 2).guide(size=n), 1),
+    "Bayesian mixture's model size": (lambda pair, x, n: mixture().model(size=n), 1),
+    "classes' model size": (lambda pair, x, n: pyrovae.gaussian_classifier((5,), 2).model(size=n), 1),
     "impute num_draws": (lambda pair, x, n: pair.impute(x.clone().fill_(torch.nan)[:1], num_draws=n), 1),
     "fit num_particles": (lambda pair, x, n: pyrovae.fit(pair, x, epochs=1, num_particles=n, **QUIET), None),
     "fit num_chains": (
@@ -136,6 +140,26 @@ def test_what_no_figure_shows(name, call):
     call(4)
     with pytest.raises(ValueError, match=f"{name} must be an integer of at most 10,000, got 1000000000"):
         call(10**9)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "3", None, True])
+def test_sizes_of_a_plate(pair, size):
+    for part in (pair, mixture(), pyrovae.GaussianMixture((5,), 2), pyrovae.gaussian_classifier((5,), 2)):
+        with pytest.raises((TypeError, ValueError), match="size must be an integer of at least 1, got "):
+            part.model(size=size)
+
+
+@pytest.mark.parametrize("dim", [2, -1, 1.5, "1", None])
+def test_dimensions_that_codes_do_not_have(dim):
+    with pytest.raises(ValueError, match="dims must be two of the codes' dimensions 0 to 1"):
+        plotting.latent_scatter(np.zeros((3, 2)), [0, 1, 0], dims=(0, dim))
+
+
+def test_a_number_of_a_device_and_of_an_item():
+    with pytest.raises(ValueError, match="device must be 'auto' or a torch device, got 9223372036854775808"):
+        checks.device(BEYOND)
+    with pytest.raises(IndexError, match="index 9223372036854775808 is out of bounds"):
+        pyrovae.data.MappedArray(np.zeros((3, 2)))[BEYOND]
 
 
 def test_more_starts_than_there_are_places_to_start_at(pair, x):

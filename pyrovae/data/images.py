@@ -189,7 +189,7 @@ def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
         checks.warn(f"{second.path} is taken as the test part: there is no other")
     if unused or root.images:
         counts = [f"{folder.name} ({len(folder.files()):,} images)" for folder in unused]
-        counts += [f"{len(root.images):,} images in it"] if root.images else []
+        counts += [f"{len(root.images):,} images beside them"] if root.images else []
         checks.warn(f"of {root.path} only {train[0].name} and {second.name} are used, and not {', '.join(counts)}")
     return [(train[0], "train"), (second, second.kind)]
 
@@ -213,7 +213,7 @@ def _in_part(folder: _Folder, kind: Kind | None) -> _Folder:
             break
         folder = only
     if folder is not start and not folder.images:
-        checks.warn(f"the folders of {folder.path} are the classes: {start.path} holds no other")
+        checks.warn(f"the folders of {folder.path} are taken as the classes: it is alone in its folder")
     return folder
 
 
@@ -222,7 +222,7 @@ def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
     if folder.images and folder.folders:
         raise ValueError(
             f"{folder.path} holds images ({folder.images[0].name}, ...) and sub-folders of images "
-            f"({folder.folders[0].name}, ...); move them all into sub-folders, one a class, or all into one folder"
+            f"({folder.folders[0].name}, ...); move them all into sub-folders, one per class, or all into one folder"
         )
     if not folder.images and not folder.folders:
         raise ValueError(f"{folder.path} holds no IDX files and no images ({', '.join(IMAGES)})")
@@ -231,14 +231,14 @@ def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
     nested = [one for one in folder.folders if not one.images and len(one.folders) > 1]
     if nested:
         checks.warn(
-            f"{nested[0].path} holds only folders, {_named(nested[0].folders)}: all of their images are of the class "
+            f"{nested[0].path} holds only folders, {_named(nested[0].folders)}: all of their images count as the class "
             f"{nested[0].name!r}. Move these folders up if they are the classes"
         )
     beside = [one for one in folder.folders if not re.fullmatch(IMAGE_FOLDER, one.name, re.IGNORECASE)]
     if beside and len(beside) < len(folder.folders):  # images and masks
         checks.warn(
-            f"the folders of {folder.path} are the classes, {_named(folder.folders)}: if not all of them are, load the "
-            "one of the items alone"
+            f"the folders of {folder.path} are taken as the classes, {_named(folder.folders)}: if only one holds the "
+            "items, load it alone"
         )
     return {one.name: one.files() for one in folder.folders}
 
@@ -247,7 +247,9 @@ def _say_classes(parts: Sequence[_Folder], listed: Sequence[dict[str | None, lis
     names = {name for classes in listed for name in classes if name is not None}
     if len(names) == 1 and all(None not in classes for classes in listed):
         (name,) = names
-        checks.warn(f"all images below {parts[0].path} are of one class, {name!r}: load that folder for none")
+        checks.warn(
+            f"all images below {parts[0].path} are of one class, {name!r}: load that folder itself to have no labels"
+        )
     if len(listed) == 2 and None not in listed[0] and None not in listed[1]:
         unseen = [str(name) for name in listed[1] if name not in listed[0]]
         if unseen:
@@ -265,7 +267,7 @@ def _say_left_out(parts: Sequence[_Folder]) -> None:
             )
         empty = [one for one in part.without if any(below.others for below in one.all()) and not unread]
         if empty and not part.images:
-            checks.warn(f"{_named(empty)} in {part.path} hold files and no image, and are no class")
+            checks.warn(f"{_named(empty)} in {part.path} hold files but no image, and are left out")
 
 
 def _unread(folder: _Folder) -> list[Path]:

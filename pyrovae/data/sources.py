@@ -181,7 +181,7 @@ def load(
     - a folder of IDX files (plain or .gz) with "images" and "labels" in their names, and "train", "test" or "t10k".
     - a .npy file: items alone, memory-mapped, so that `x` is a `MappedArray` and values are looked at when used.
     - a .npz file: x and y; or x_train, y_train, x_test, y_test (also train_images, train_labels, ...; train, test).
-    - a folder of images, all grey or all colour (a palette counts as what it shows), of one size: a sub-folder a
+    - a folder of images, all grey or all colour (a palette counts as what it shows), of one size: a sub-folder per
       class, or all in one folder without labels. Sub-folders such as train and test, Training and Testing, train_images
       and test_images or seg_train and seg_test are the split, or train and validation where there is no test; they and
       the classes may lie below a folder that is alone in its own. An image is turned as its EXIF orientation says.
@@ -334,7 +334,10 @@ def _index(index: Any) -> Any:
         index = index.detach().cpu().numpy()
     if not isinstance(index, tuple) and index is not None and index is not ...:
         if np.ndim(index) == 0 and hasattr(index, "__index__"):
-            return operator.index(index)
+            number = operator.index(index)
+            if abs(number) > checks.MOST:
+                raise IndexError(f"index {number} is out of bounds for any number of items")
+            return number
         array = np.asarray(index)
         if array.size == 0 and array.dtype.kind == "f":
             array = array.astype(np.intp)  # an empty list

@@ -443,7 +443,7 @@ def _estimated(
     variables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     names = {
         "value": words,
-        "unreliable": "whether the bias is likely over the standard error",
+        "unreliable": "whether the bias probably exceeds the standard error",
         "ess": "effective sample size of the chains' weights",
         "acceptance": "mean acceptance of the transitions",
         "obs": "item, drawn from the model",

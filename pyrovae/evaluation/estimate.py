@@ -89,7 +89,7 @@ class Estimate:
         if a["base_measure"] != b["base_measure"]:
             raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
         if a.get("masked_sites") != b.get("masked_sites"):
-            raise ValueError("a mask leaves other parts of the items out of one estimate than of the other")
+            raise ValueError("the two estimates leave out different masked sites")
         if a["items_sha256"] != b["items_sha256"]:
             raise ValueError("the two estimates are of different items: give both the same x, in the same order")
         if a["pair_sha256"] == b["pair_sha256"]:
@@ -149,7 +149,7 @@ class Estimate:
 def require_whole(protocol: dict[str, Any], estimator: str) -> None:
     """Refuse a pair with masked sites: `estimator` goes by its prior and likelihood, which know of no mask."""
     if masked := protocol.get("masked_sites"):
-        raise ValueError(f"{estimator} is of whole items, and the pair masks {masked}: take iwae or ais")
+        raise ValueError(f"{estimator} needs whole items, and the pair masks {masked}: take iwae or ais")
 
 
 def require_density(pair: Pair, estimator: str) -> None:
@@ -180,7 +180,7 @@ def _require_finite(module: nn.Module, estimator: str) -> None:
             raise ValueError(
                 f"{estimator} needs finite weights: {kind} {name!r} has {int(bad.sum())} of {bad.numel()} values that "
                 f"are NaN{' or infinite' if kind == 'parameter' else ''}, the first at {first}; the pair diverged: "
-                "load an earlier state of it, or fit it again with a lower learning_rate or with clip_norm"
+                "load an earlier state of it, or fit it again with a lower learning_rate"
             )
 
 

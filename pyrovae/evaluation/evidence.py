@@ -194,7 +194,7 @@ def _se(values: Tensor) -> Tensor:
 def _tabulated(kind: str, pair: Pair, columns: dict[str, np.ndarray], words: str, protocol: dict[str, Any]) -> Estimate:
     names = {
         "value": words,
-        "unreliable": "whether the bias is likely over the standard error",
+        "unreliable": "whether the bias probably exceeds the standard error",
         "rate": "E_q[log q(z | x) - log p(z)]",
         "distortion": "-E_q[log p(x | z)]",
         "ess": "effective sample size of the importance weights",

@@ -79,10 +79,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
             "its pareto_k stays under 0.7"
         )
     if checks.positive("tol", tol) < LEAST_TOL:
-        raise ValueError(
-            f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64's numbers at 1, which no sum of them "
-            f"gets below; got {tol!r}"
-        )
+        raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
     require_whole(protocol, "quadrature")

@@ -392,6 +392,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is damaged: missing or unreadable {sorted(missing) or ['dtype']}")
     if not isinstance(manifest["tensors"], dict) or len(manifest["tensors"]) > MOST_TENSORS:
         raise CheckpointError(f"{file} names no tensors, or more than {MOST_TENSORS:,}")
+    if not isinstance(manifest.get("dtypes", {}), dict):
+        raise CheckpointError(f"{file} is damaged: its dtypes are not named one by one")
     return manifest
 
 
@@ -490,7 +492,10 @@ def _same(here: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
         elif ours != theirs:
             lines.append(f"{name}: saved {theirs}, here {ours}")
     if lines:
-        raise ArchitectureError(f"{folder} holds another architecture:\n  " + _few(lines, "\n  "))
+        advice = ""
+        if any(line.startswith("recipe.") for line in lines):
+            advice = "\nBuild the pair with the saved arguments; without `like`, load does so by itself"
+        raise ArchitectureError(f"{folder} holds another architecture:\n  " + _few(lines, "\n  ") + advice)
 
 
 def _same_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -143,7 +143,7 @@ class Climb:
     held: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
     def go_on(self, tol: float, most: int) -> None:
-        """Iterate until one iteration gains no more than `tol` nats an item, or there have been `most`."""
+        """Iterate until one iteration gains no more than `tol` nats per item, or there have been `most`."""
         self.converged = False
         share, self.value = self.e_step()
         while len(self.rows) < most and not self.converged and math.isfinite(self.value):
@@ -201,8 +201,8 @@ def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
 
 def warn_not_converged(iterations: int, tol: float) -> None:
     checks.warn(
-        f"EM has not converged: the last of {iterations} iterations gained more than tol = {tol:g} nats an item: raise "
-        "max_iterations"
+        f"EM has not converged: the last of {iterations} iterations gained more than tol = {tol:g} nats per item: "
+        "raise max_iterations"
     )
 
 
@@ -214,9 +214,8 @@ def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Seq
     if still.any():
         checks.warn(
             f"x varies by less than the variance floor {float(floors[still].max()):g} in "
-            f"{_columns(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): it stands for "
-            "their variance, and log p(x) depends on it; "
-            "leave them out, scale x, or set the floor",
+            f"{_columns(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): the floor "
+            "stands for their variance, and log p(x) depends on it; leave them out, scale x, or set the floor",
             VarianceFloorWarning,
         )
     words = []

@@ -177,9 +177,9 @@ class CompiledStep:
                         t.copy_(value)
         self.compiles += not interpret
         if self.compiles == MANY + 1:
-            advice = "hand numbers that change in as tensors, in few shapes"
+            advice = "pass numbers that change as tensors, and in few shapes"
             if self._rebound is not None:
-                advice = f"{self._rebound} is bound anew between steps: hand it in as an argument, a number as a tensor"
+                advice = f"{self._rebound} is assigned anew between steps: hand it in as an argument, a number as a tensor"
             checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
         return program
 
@@ -198,8 +198,8 @@ class CompiledStep:
             wanted = [words for words, *_ in rebound] if not same(*losses) else []
         if wanted:
             raise CaptureError(
-                f"{wanted[0]} is bound anew in each step, and a graph would keep it as it is: hand it in as an "
-                f"argument, {EAGER}"
+                f"{wanted[0]} is assigned anew in each step, and a compiled graph would keep its first value: "
+                f"hand it in as an argument, {EAGER}"
             )
 
     def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:

@@ -220,7 +220,7 @@ def _try_shapes(
             some = next(source.batches(3, shuffle=False))[0].to(device)
             masked = () if held_out is None else tried(pair, some, draws=1)
             if masked and shared.is_first:
-                log.warning("validation_elbo is that of what the mask leaves of %s", ", ".join(masked))
+                log.warning("validation_elbo leaves out what is masked of %s", ", ".join(masked))
             if pair.is_normalized:
                 _tell_of_tables(pair, some, shared.is_first)
     except ValueError as error:
@@ -470,8 +470,8 @@ class _Loop:
             unlike.append("an attribute of a module has another value than before")
         if unlike and self.ranks.is_first:
             checks.warn(
-                f"resume=True goes on, but not bit for bit: {'; '.join(unlike)}. Give it what it had before, as by "
-                "torch.set_num_threads, for the very bits of an uninterrupted run"
+                f"resume=True goes on, but not bit for bit: {'; '.join(unlike)}. For the digits of an uninterrupted "
+                "run restore what there was before, as with torch.set_num_threads"
             )
 
     def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:

@@ -64,7 +64,7 @@ def fit(
 
     A `GaussianMixture` is fitted by EM where no method is named: from k-means++ starts on standardised columns, and
     from its present parameters where a fit or a hand has set them, each until an iteration gains no more than `tol`
-    nats an item, and the best is kept. A
+    nats per item, and the best is kept. A
     `GenerativeClassifier` has the density of each class fitted to that class's items, by the method that fits the
     density and with the arguments of that one, or in closed form where they are normal; unlabelled items then enter
     through p(x), by EM. A `DiscriminativeClassifier` is brought to its posterior's mode, by L-BFGS on all items where

@@ -260,8 +260,8 @@ class Updates:
         rates = {float(group["lr"] if view.asked is None else view.asked) for view in views}
         if len(rates) > 1:
             raise ValueError(
-                f"parameters of one group were given the learning rates {sorted(rates)}: set it for all of them, by "
-                "param_groups or before a next step, or give optim a function of the name"
+                f"the parameters of one group were given different learning rates, {sorted(rates)}: set it for all of "
+                "them, by param_groups or before a next step, or give optim a function of the name"
             )
         group["lr"] = rates.pop()
         for view in views:
@@ -356,7 +356,7 @@ class Updates:
     def set_rates(self) -> None:
         """Hand learning rates that were set since to the graph."""
         if self.retired:
-            raise RuntimeError("optim went on with another CompiledSVI, which has its state now: take that one")
+            raise RuntimeError("optim went on with another CompiledSVI, which now has its state: use that one")
         for one in self._singles:
             if one.asked is not None:
                 self.set_rate_of(one)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import COVARIANCES
-from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters, plate_size
 from pyrovae.seeding import forked, stream
 
 __all__ = ["BayesianGaussianMixture"]
@@ -167,7 +167,7 @@ class BayesianGaussianMixture(Listed):
             with plate if law.batch_shape else nullcontext():
                 values[name] = pyro.sample(name, law)
         factor = self.factor(values)
-        count = size if x is None else len(x)
+        count = plate_size(x, size, self.event_shape)
         with pyro.plate("data", total or count, subsample=torch.arange(count, device=factor.device)):
             k = pyro.sample("component", dist.Categorical(values["weights"]), infer=ENUMERATED)
             law = dist.MultivariateNormal(values["loc"][k], scale_tril=factor[k if len(factor) > 1 else 0 * k])

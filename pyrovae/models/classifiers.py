@@ -20,7 +20,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
-from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters, plate_size
 from pyrovae.models.scopes import copied, evaluation_mode, hidden
 from pyrovae.seeding import forked, stream
 
@@ -113,7 +113,7 @@ class ClassDensities(nn.Module):
                 with hidden():  # its sites are no part of the classifier's
                     estimate = self._evidence(part, x).pointwise
                 if masked := estimate.attrs.get("masked_sites"):
-                    raise ValueError(f"a {type(part).__name__} masks {masked}: its log p(x) is of a part of x")
+                    raise ValueError(f"a {type(part).__name__} masks {masked}: its log p(x) covers only a part of x")
                 value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
             values.append(value)
             errors.append(error.double())
@@ -209,7 +209,7 @@ class GenerativeClassifier(Classifier):
     def model(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(label, x): items observed where `x` is given, labels where their numbers `y` (N,) are, else drawn."""
         list_parameters(self._site, self)
-        with pyro.plate("data", size if x is None else len(x)):
+        with pyro.plate("data", plate_size(x, size, self.event_shape)):
             infer = None if y is not None else ENUMERATED
             label = pyro.sample("label", dist.Categorical(logits=self.logits), obs=y, infer=infer)
             return pyro.sample("obs", Component(self.densities, label, self.event_shape), obs=x)
@@ -220,7 +220,7 @@ class GenerativeClassifier(Classifier):
         if y is not None:
             return None
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
-        with pyro.plate("data", size if x is None else len(x)):
+        with pyro.plate("data", plate_size(x, size, self.event_shape)):
             return pyro.sample("label", dist.Categorical(logits=logits), infer=ENUMERATED)
 
     # what it says of items --------------------------------------------------------------------------

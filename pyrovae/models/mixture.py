@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
-from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters
+from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters, plate_size
 from pyrovae.seeding import forked, stream
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
@@ -107,7 +107,7 @@ class GaussianMixture(Listed):
         list_parameters(self._site, self)
         with pyro.plate("components", self.num_components):
             pyro.deterministic("loc", self.components.loc, event_dim=1)
-        with pyro.plate("data", size if x is None else len(x)):
+        with pyro.plate("data", plate_size(x, size, self.event_shape)):
             k = pyro.sample("component", dist.Categorical(logits=self.logits), infer=ENUMERATED)
             return pyro.sample("obs", Component(self.components, k, self.event_shape), obs=x)
 
@@ -115,7 +115,7 @@ class GaussianMixture(Listed):
         """p(component | x), exact; without `x` the weights."""
         list_parameters(self._site, self)
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
-        with pyro.plate("data", size if x is None else len(x)):
+        with pyro.plate("data", plate_size(x, size, self.event_shape)):
             return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
 
     # what it says of items --------------------------------------------------------------------------

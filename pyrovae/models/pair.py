@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ __all__ = [
     "least_bytes",
     "list_parameters",
     "particles",
+    "plate_size",
     "require_continuous",
     "rows_within",
     "scored",
@@ -395,8 +397,8 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
         term = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
         if term.ndim > 2 or any(a not in (1, b) for a, b in zip(term.shape[::-1], shape[::-1], strict=False)):
             raise ValueError(
-                f"site {name!r} has log-densities of shape {tuple(term.shape)}, and one a draw and item makes {shape}: "
-                "take its other dimensions into the event by .to_event(), and keep to the plate 'data'"
+                f"site {name!r} has log-densities of shape {tuple(term.shape)}, where one per draw and item would "
+                f"be {shape}: take its other dimensions into the event by .to_event(), and keep to the plate 'data'"
             )
         value = value + term
     return value
@@ -466,6 +468,11 @@ def _plain(value: Any) -> str | None:
         each = [_plain(v) for v in value]
         return None if None in each else f"[{', '.join(map(str, each))}]"
     return None
+
+
+def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int:
+    """How many items a plate is of: those given, or `size` draws of them."""
+    return checks.whole("size", size, bytes_each=4 * math.prod(event_shape)) if x is None else len(x)
 
 
 def as_module(pair: Any) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -15,7 +15,7 @@ from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from torch import nn
 
-from pyrovae.exclusive import exclusive
+from pyrovae.exclusive import entered, exclusive
 from pyrovae.seeding import Noise
 
 __all__ = [
@@ -147,16 +147,9 @@ class Store:
     def __init__(self) -> None:
         self._contents = vars(ParamStoreDict())
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
         """In place of the shared one for the body."""
-        with exclusive():
-            before = self.found()
-            try:
-                self.enter()
-                yield
-            finally:
-                self.leave(before)
+        return entered(self)
 
     def found(self) -> tuple[dict[str, Any], bool]:
         """The shared one's contents, and whether modules are listed, for `leave`."""

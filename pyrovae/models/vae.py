@@ -29,7 +29,7 @@ from pyrovae.models.imputation import draw_missing
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
-from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters
+from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters, plate_size
 from pyrovae.models.scopes import evaluation_mode
 from pyrovae.seeding import Noise, forked, stream
 
@@ -106,12 +106,10 @@ class LatentVariableModel(Listed):
         return self.decode(self.encode(x))
 
     def _count(self, x: Tensor | None, size: int) -> int:
-        if x is None:
-            return checks.whole("size", size, least=0, bytes_each=4 * math.prod(self.event_shape))
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
-        if tuple(x.shape[1:]) != self.event_shape:
+        if x is not None and tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
-        return len(x)
+        return plate_size(x, size, self.event_shape)
 
 
 class VAE(LatentVariableModel):
@@ -119,7 +117,7 @@ class VAE(LatentVariableModel):
 
     Args: `prior`, a module with `latent_dim` and `prior() -> p(z)`; `likelihood`, with `event_shape`, `support` and
     `likelihood(z) -> p(x | z)`; `posterior`, with `posterior(x) -> q(z | x)`. `mlp_vae`, `conv_vae` and `linear_vae`
-    build one. Log-densities are nats an item. A part that does not fit the others, such as a plain network as the
+    build one. Log-densities are in nats per item. A part that does not fit the others, such as a plain network as the
     posterior or codes of another size, is named as the pair is built: TypeError or ValueError.
 
     >>> import torch

@@ -152,7 +152,7 @@ def product_grid(across: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 def _two(codes: np.ndarray, dims: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     width = codes.shape[1]
-    if len(dims) != 2 or not all(0 <= dim < width for dim in dims):
+    if len(dims) != 2 or not all(isinstance(dim, int | np.integer) and 0 <= dim < width for dim in dims):
         raise ValueError(f"dims must be two of the codes' dimensions 0 to {width - 1}, got {dims!r}")
     suffix = f" of {width}" if width > 2 else ""
     return codes[:, list(dims)], [f"latent {dim + 1}{suffix}" for dim in dims]
