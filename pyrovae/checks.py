@@ -544,7 +544,7 @@ def _inside(x: Tensor, constraint: constraints.Constraint) -> bool:
 
 
 def _shown(value: float) -> str:
-    """In few digits, but for 1.000000001, which would then look as if it were inside."""
+    """A value in few digits, or in full where these would put it inside, as with 1.000000001."""
     short = f"{value:g}"
     return repr(value) if float(short) in (0.0, 1.0) and float(short) != value else short
 
@@ -571,7 +571,7 @@ def unmasked(x: object, name: str) -> None:
 
 
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
-    """Items and labels of a split of a data set; of anything else itself and None."""
+    """The items and labels of a split of a data set; for anything else, that itself and None."""
     if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
         return x, None
     if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):

@@ -20,7 +20,7 @@ _inside = nullcontext()
 
 
 def exclusive() -> AbstractContextManager[None]:
-    """Let no other thread into such a body until this one has left; a thread may enter again inside of its own.
+    """Keep other threads out of any such body until this one has ended; a thread may nest its own.
 
     Pyro keeps handlers and parameters in one list and one store per process, torch its generators and the flag by which
     distributions check their arguments, and a module its training mode: two threads that work there at once change each

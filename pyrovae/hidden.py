@@ -1,4 +1,4 @@
-"""What lies in a folder although nobody put it there: file managers', file systems' and tools' own entries."""
+"""Entries that file managers, file systems and tools leave in a folder, and that count for nothing."""
 
 from __future__ import annotations
 

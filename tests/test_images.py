@@ -192,7 +192,7 @@ def test_one_class_alone_and_folders_within_classes_are_named(tmp_path):
     data = read(layout(tmp_path / "one", ["images/1.png", "images/2.png"]), "are of one class, 'images'")
     assert data.classes == ("images",)
     paths = ["animal/cat", "animal/dog", "plant/rose", "plant/oak"]
-    data = read(layout(tmp_path / "two", paths), "animal holds only folders, cat, dog: all of their images count as the class")
+    data = read(layout(tmp_path / "two", paths), "animal holds only folders, cat, dog: all of their images count")
     assert data.classes == ("animal", "plant")
     # one folder in each is no second level
     assert read(layout(tmp_path / "three", ["cat/images", "dog/images", "dog/more.png"])).classes == ("cat", "dog")

@@ -322,7 +322,7 @@ def test_another_environment_is_named(tmp_path, monkeypatch):
         resumed(tmp_path / "run", x, epochs=2)  # the control
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
     with pytest.warns(
-        UserWarning, match=rf"not bit for bit: threads {threads} before, {threads + 1} now\. Give it"
+        UserWarning, match=rf"not bit for bit: threads {threads} before, {threads + 1} now\. For the digits"
     ) as said:
         _, history = resumed(tmp_path / "run", x, epochs=3)
     assert said[0].filename == __file__ and history.config["threads"] == threads + 1

@@ -123,7 +123,7 @@ class Estimate:
         return self.line()
 
     def _flagged(self) -> str:
-        """In words, of how many items the error says too little; nothing where it is none."""
+        """How many items have an unreliable error, in words; empty where none has."""
         flagged = int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0
         return f", {flagged} unreliable" if flagged else ""
 

@@ -128,7 +128,7 @@ def _quartile(tail: int) -> int:
 
 
 def _generalised_pareto(excess: np.ndarray) -> np.ndarray:
-    """The shape of each column of what a tail lies over its start by, ascending, drawn towards 1/2."""
+    """The shape of a generalised Pareto distribution for each column of ascending excesses, shrunk towards 1/2."""
     tail = len(excess)
     num_grid = 30 + int(math.sqrt(tail))
     grid = 1 - np.sqrt(num_grid / (np.arange(1, num_grid + 1) - 0.5))
@@ -143,7 +143,7 @@ def _generalised_pareto(excess: np.ndarray) -> np.ndarray:
 
 
 def _of_tied(log_weight: np.ndarray, tail: int) -> float:
-    """The same of one column, ascending, whose tail starts between two of its values, as near to `tail` as they let it.
+    """The same for one ascending column with ties: its tail starts between two unlike values, near `tail` of them.
 
     Ties have no excess over a start of their own value, and a quarter of the tail without one says nothing of scale.
     """

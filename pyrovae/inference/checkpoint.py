@@ -139,7 +139,7 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
 
 
 def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
-    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked, and what they are.
+    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
 
     `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
     a copy of that pair, whose manifest must agree with the saved one. Raises FileNotFoundError, naming the states that

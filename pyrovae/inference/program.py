@@ -179,7 +179,7 @@ class CompiledStep:
         if self.compiles == MANY + 1:
             advice = "pass numbers that change as tensors, and in few shapes"
             if self._rebound is not None:
-                advice = f"{self._rebound} is assigned anew between steps: hand it in as an argument, a number as a tensor"
+                advice = f"{self._rebound} is assigned anew between steps: pass it as an argument, a number as a tensor"
             checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
         return program
 
@@ -330,7 +330,7 @@ class _Apart:
         self.storages = {t.untyped_storage().data_ptr() for t in self.memory if t.layout == torch.strided}
 
     def require(self, tensors: Sequence[Tensor]) -> None:
-        """Raise CaptureError for an argument in memory that is written, or, where arguments are, for two in one."""
+        """Raise CaptureError for an argument in memory that a step writes, or for two in one where it writes those."""
         if self.writes_arguments:
             for group in overlapping([*tensors, *self.memory]):
                 if group[0] < len(tensors):
@@ -492,7 +492,7 @@ def watched(*functions: Any) -> Iterator[list[nn.Module]]:
                     if b is not None and value is not None:
                         b.data.copy_(value)
     if rebound:
-        raise CaptureError(f"buffer {rebound[0]} is bound anew in each step: change it in place, {EAGER}")
+        raise CaptureError(f"buffer {rebound[0]} is assigned anew in each step: change it in place, {EAGER}")
 
 
 def _kept(b: Tensor | None) -> Tensor | None:

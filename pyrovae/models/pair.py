@@ -253,7 +253,7 @@ def doubled(pair: Pair) -> Any:
 
 
 def _doubled_output(_: nn.Module, __: Any, output: Any) -> Any:
-    """A law of tensors that a part makes as it is called, as torch.zeros(2)."""
+    """A distribution of tensors that a part makes when it is called, such as torch.zeros(2)."""
     return _doubled(output) if isinstance(output, torch.distributions.Distribution) else output
 
 
@@ -292,7 +292,7 @@ def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
 
 
 def least_bytes(count: int, rows: int, max_bytes: int) -> int:
-    """What decoding `count` codes together takes at the least, two copies of the widest layer, by `rows_within`."""
+    """The bytes that decoding `count` codes together takes at least: two copies of the widest layer."""
     return 2 * count * max_bytes // (LAYERS_ALIVE * rows)
 
 

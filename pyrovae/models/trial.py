@@ -22,7 +22,7 @@ DRAWS, ITEMS = 2, 3  # unlike, so that a network that takes one axis for another
 
 
 def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True) -> tuple[str, ...]:
-    """The names of the observed sites that a mask leaves parts of out, by a table of `draws` draws of 3 items.
+    """The names of the observed sites of which a mask leaves a part out, found by scoring `draws` draws of 3 items.
 
     An entry of the table must be what that draw of that item is alone: a network that normalises over draws or items,
     or takes the draws' axis for its channels, gives other numbers, and no error where the sizes happen to fit. Without
