@@ -262,9 +262,9 @@ def test_adaptive_temperatures_bring_the_two_ends_closer():
 
 def test_pilot_and_run_are_on_random_numbers_of_their_own(monkeypatch):
     seeds = []
-    forked = annealing.forked
+    noise = annealing.Noise
     monkeypatch.setattr(annealing, "ROWS", 4)
-    monkeypatch.setattr(annealing, "forked", lambda seed, device: seeds.append(seed) or forked(seed, device))
+    monkeypatch.setattr(annealing, "Noise", lambda seed, device: seeds.append(seed) or noise(seed, device))
     pyrovae.bdmc(pair(), 4, num_steps=3, num_chains=2, progress=False)
     pyrovae.ais(pair(), torch.zeros(4, 6), num_steps=3, num_chains=2, progress=False)
     assert len(seeds) == 1 + 2 * 3 + 2 * 2  # the items; of two batches pilot, forward, backward; pilot and forward
