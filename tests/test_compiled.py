@@ -1499,7 +1499,7 @@ class TestTheCallersOptimiser:
         steps(1, 1)
         assert float(pyro.param("m").detach().sum()) == before and svi.param_groups[0]["lr"] == 0.0
         next(iter(ours.optim_objs.values())).param_groups[0]["lr"] = 0.5
-        with pytest.raises(ValueError, match=r"learning rates \[0\.0, 0\.5\]"):
+        with pytest.raises(ValueError, match=r"learning rates, \[0\.0, 0\.5\]"):
             steps(1, 1)
 
     def test_a_state_of_another_kind_is_refused(self):
