@@ -273,3 +273,22 @@ def test_on_a_device_svi_is_replayed():
     losses = [svi.step(SOME.cuda()) for _ in range(20)]
     assert svi._step.replays == 1 and losses[-1] < losses[0]
     assert not torch.equal(weights(vae), before)
+
+
+@needs_cuda
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_a_device_parameters_that_share_memory_are_trained_as_on_the_host(compile):
+    """An autoencoder, which draws nothing: losses on the host and on the device are the same but for rounding."""
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        ae = pyrovae.mlp_ae((1, 4, 3), hidden_dims=(8,)).double().to(device)
+        first = next(layer for layer in ae.likelihood.network.modules() if isinstance(layer, nn.Linear))
+        first.tied = nn.Parameter(first.bias.data[2:5])
+        first.register_forward_hook(lambda module, args, out: out * module.tied.sum())
+        history = quiet_fit(ae, SOME.double(), epochs=10, compile=compile, device=device)
+        assert history.config["compiled"] is compile
+        assert torch.equal(first.tied, first.bias[2:5])
+        found.append((history.epochs.loss.values, weights(ae).cpu()))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-9)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=0, atol=1e-8)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 import pyrovae
 from pyrovae.graph import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
-from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop
+from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop, _require_ties_last
 from pyrovae.models.pair import seen
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -279,6 +279,17 @@ def test_a_view_with_gaps_is_trained_as_a_graph_or_refused(interpreted):
     torch.testing.assert_close(weights(vae), weights(hand), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"'likelihood\.network\.b2' of shape \(12,\) has strides \(3,\)"):
         quiet_fit(sharing("gaps"), epochs=2, compile=False)
+
+
+def test_memory_that_a_move_to_another_device_would_untie_is_refused():
+    elsewhere, here = torch.device("meta"), torch.device("cpu")  # meta: a device that every machine has
+    tied = r"'likelihood\.network\.b2' and 'likelihood\.network\.f\.bias' share memory on cpu.* a move to meta"
+    with pytest.raises(ValueError, match=tied):
+        _require_ties_last(sharing("whole"), here, elsewhere)
+    _require_ties_last(sharing("whole"), here, torch.device("cpu:0"))
+    same = pair()
+    same.again = same.likelihood  # one module in two places is moved as one
+    _require_ties_last(same, here, elsewhere)
 
 
 def test_memory_of_two_storages_is_refused_by_names_or_runs_eagerly(monkeypatch, caplog):

@@ -92,6 +92,7 @@ def run(
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
     with nullcontext() if snapshots is None else snapshots.held():
         home = dtype_and_device(pair)[1]
+        _require_ties_last(module, home, target)
         if names is not None and isinstance(pair, DiscriminativeClassifier):
             pair.rename(names)
         try:
@@ -146,6 +147,21 @@ def _require_room(plan: Plan, source: Items, elements: int, device: torch.device
         "take fewer, or a smaller batch_size",
         device=device,
     )
+
+
+def _require_ties_last(module: nn.Module, home: torch.device, target: torch.device) -> None:
+    """ValueError where parameters or buffers share memory and a move to another device would give each its own."""
+    here, there = (torch.empty(0, device=device).device for device in (home, target))
+    if (here.type, here.index or 0) == (there.type, there.index or 0):
+        return
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    names = list(tensors)
+    for group in overlapping(list(tensors.values())):
+        tied = " and ".join(repr(names[i]) for i in group)
+        raise ValueError(
+            f"{tied} share memory on {home}, and a move to {target} would end that: give device={str(home)!r}, or move "
+            f"the pair to {target} yourself and let them share memory there"
+        )
 
 
 @contextmanager
