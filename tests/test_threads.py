@@ -25,7 +25,8 @@ from pyrovae.inference import discriminative
 from pyrovae.inference.program import watched
 from pyrovae.models.distributions import DiagonalNormal
 from pyrovae.models.networks import MLP
-from pyrovae.models.scopes import Workspace, _flags
+from pyrovae.models.scopes import Workspace, _flags, copied, hidden, isolated_store, kept_modes, validation
+from pyrovae.seeding import Noise
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +204,79 @@ def test_a_loop_of_bodies_does_not_keep_another_thread_out():
             return len(turns) - asked
 
     assert together(loop, late)[1] < 50  # 5 ms of them, and what a busy machine adds
+
+
+def test_who_stands_in_the_queue_is_passed_by_nobody():
+    order = []
+
+    def late():
+        with exclusive():
+            order.append("late")
+
+    for _ in range(3):
+        with exclusive():
+            thread = threading.Thread(target=late, daemon=True)
+            thread.start()
+            end = time.monotonic() + 10
+            while not exclusive_module._queue.locked() and time.monotonic() < end:
+                time.sleep(1e-3)
+        with exclusive():  # at once, as a loop of batches does
+            order.append("again")
+        thread.join(10)
+    assert order == ["late", "again"] * 3
+
+
+def test_whatever_draws_or_sets_what_all_share_waits_for_another_threads_turn(tmp_path):
+    mixture, vae = pyrovae.GaussianMixture((2,), 2), pyrovae.mlp_vae((4,), hidden_dims=(5,))
+    conditional, labels = mixture.conditional([[0.0, torch.nan]]), torch.tensor([0, 1])
+    folder = pyrovae.save(tmp_path / "state", vae)
+
+    def entering(context):
+        with context:
+            pass
+
+    calls = {
+        "mlp_vae": lambda: pyrovae.mlp_vae((4,), hidden_dims=(5,)),
+        "conv_vae": lambda: pyrovae.conv_vae((1, 4, 4), channels=(2,), strides=(2,)),
+        "linear_vae": lambda: pyrovae.linear_vae(4, 2),
+        "mlp_ae": lambda: pyrovae.mlp_ae((4,), hidden_dims=(5,)),
+        "a mixture": lambda: pyrovae.GaussianMixture((4,), 2),
+        "a Bayesian mixture": lambda: pyrovae.BayesianGaussianMixture((4,), 2),
+        "a softmax": lambda: pyrovae.DiscriminativeClassifier((4,), 2),
+        "load": lambda: pyrovae.load(folder),
+        "sample": lambda: vae.sample(2, seed=0),
+        "a component's draw": lambda: mixture.components.draw(labels),
+        "a conditional's draw": lambda: conditional.sample((2,)),
+        "a copy": lambda: copied(vae),
+        "modes": lambda: entering(kept_modes(vae)),
+        "checks": lambda: entering(validation(False)),
+        "a store": lambda: entering(isolated_store()),
+        "handlers": lambda: entering(hidden()),
+    }
+    threads = {name: threading.Thread(target=call, daemon=True) for name, call in calls.items()}
+    with Workspace(noise=Noise(0)).turn():
+        before = torch.get_rng_state()
+        for thread in threads.values():
+            thread.start()
+        time.sleep(0.2)
+        assert [name for name, thread in threads.items() if not thread.is_alive()] == []
+        assert torch.equal(torch.get_rng_state(), before)
+    for thread in threads.values():
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads.values())
+
+
+def test_a_builder_in_another_thread_draws_from_the_callers_generator():
+    torch.manual_seed(3)
+    alone = pyrovae.mlp_vae((4,), hidden_dims=(5,)).state_dict()
+    torch.manual_seed(3)
+    made, build = [], lambda: made.append(pyrovae.mlp_vae((4,), hidden_dims=(5,)).state_dict())
+    with Workspace(noise=Noise(0)).turn():
+        thread = threading.Thread(target=build, daemon=True)
+        thread.start()
+        thread.join(0.1)
+    thread.join(10)
+    assert all(torch.equal(alone[name], value) for name, value in made[0].items())
 
 
 class _Nested(pyrovae.VAE):
