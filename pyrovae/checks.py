@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -345,19 +346,29 @@ def as_given(
     return tensor
 
 
-def held(tensor: Tensor, dtype: torch.dtype, *, name: str = "x", whole: bool = True) -> Tensor:
+def held(
+    tensor: Tensor,
+    dtype: torch.dtype,
+    *,
+    name: str = "x",
+    whole: bool = True,
+    least: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Finite items of shape (N, *event_shape) in `dtype`, where it holds them; NaN is missing.
 
     Raises ValueError where a value is beyond its range, and where it would round a column by more than a thousandth of
     the column's standard deviation (see `pyrovae.rounding`). A part of the items, not `whole`, is no measure of that:
-    `require_held` looks at all of them.
+    `require_held` looks at all of them. `least(items)` are the standard deviations, (D,), that a density of such items
+    gives the columns, asked for only where the items by themselves are too close together.
     """
+    found = tensor.to(dtype)
     if tensor.dtype != dtype and rounding.is_wider(tensor.dtype, dtype):
         most = rounding.largest(tensor)
         require_within(most, dtype, name=name)
         if whole:
-            require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name)
-    return tensor.to(dtype)
+            known = None if least is None else lambda: least(found)
+            require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name, least=known)
+    return found
 
 
 def require_within(most: float, dtype: torch.dtype, *, name: str = "x") -> None:
@@ -377,13 +388,16 @@ def require_held(
     *,
     name: str = "x",
     of: str = "",
-    least: Tensor | None = None,
+    least: Callable[[], Tensor] | None = None,
 ) -> None:
     """Refuse items of `shape`, (N, *event_shape), that `dtype` would round by too much; `most` is the largest value.
 
     `of` says which items they are, `least` which standard deviations, (D,), columns have at the least.
     """
-    lost = rounding.lost_columns(read, shape[0], dtype, most, least)
+    lost = rounding.lost_columns(read, shape[0], dtype, most)
+    if lost and least is not None:
+        known = least().tolist()
+        lost = [column for column in lost if not column.is_held_by(known[column.column])]
     if not lost:
         return
     worst = max(lost, key=lambda column: column.error / column.sd)
@@ -421,7 +435,7 @@ def require_held_in_groups(
     for number, what in enumerate(words):
         part = given[group == number]
         if len(part):
-            own = None if least is None else least[number].to(part.device)
+            own = None if least is None else partial(least.__getitem__, number)
             require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=own)
 
 

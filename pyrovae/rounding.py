@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LostColumn", "is_wider", "largest", "lost_columns"]
+__all__ = ["LostColumn", "is_wider", "largest", "lost_columns", "spread"]
 
 TOLERANCE = 1e-3  # of a column's standard deviation, that rounding may move an entry by
 CONSTANT = 2.0**-46  # of a column's largest entry: such a spread may be rounding's in float64
@@ -50,6 +50,10 @@ class LostColumn:
     sd: float
     error: float  # the largest that rounding makes
 
+    def is_held_by(self, sd: float) -> bool:
+        """Whether the error is small beside another standard deviation, that is known to be the column's."""
+        return self.error <= TOLERANCE * sd
+
 
 def is_wider(source: torch.dtype, dtype: torch.dtype) -> bool:
     """Whether `source` has numbers that `dtype` rounds, or that are beyond its range."""
@@ -69,18 +73,20 @@ def largest(x: Tensor) -> float:
     return found
 
 
+def spread(items: Tensor) -> Tensor:
+    """The standard deviation of each column of items in a dtype that holds them; (D,), in float64."""
+    return items.detach().flatten(1).double().var(0, correction=0).sqrt()
+
+
 def _reach(x: Tensor) -> float:
     least, most = torch.aminmax(x)
     return max(-float(least), float(most))
 
 
-def lost_columns(
-    read: Read, count: int, dtype: torch.dtype, most: float, least: Tensor | None = None
-) -> list[LostColumn]:
+def lost_columns(read: Read, count: int, dtype: torch.dtype, most: float) -> list[LostColumn]:
     """The columns that `dtype`, float32 or float64, does not hold, of the `count` items that `read` gives by slices.
 
-    `most` is the largest absolute value of all, `least`, (D,), what the columns' standard deviations count as at the
-    least. NaN is missing and is not looked at.
+    `most` is the largest absolute value of all. NaN is missing and is not looked at.
     """
     if dtype not in (torch.float32, torch.float64) or count < 2:
         return []
@@ -106,8 +112,6 @@ def lost_columns(
     sd = (squares / seen.clamp(min=1)).sqrt()
     varies = sd > (CONSTANT * (mean.abs() + sd) if source.is_floating_point else 0.0)
     counted = sd * _doubt(seen).to(sd)
-    if least is not None:
-        counted = torch.maximum(counted, least[open_columns].to(sd))
     found = (varies & (error > TOLERANCE * counted)).nonzero()[:, 0]
     return [LostColumn(int(open_columns[i]), *(float(value[i]) for value in (mean, sd, error))) for i in found.tolist()]
 

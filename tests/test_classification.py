@@ -158,6 +158,38 @@ def test_predictions_are_labelled_and_carry_the_evidences_error():
         pyrovae.predictions(classifier, x, np.array(["cow"] * 7))
 
 
+def test_evidence_that_is_unreliable_is_told_where_it_weighs():
+    value = np.array([[-1.0, -2.0, -60.0], [-1.0, -2.0, -3.0], [-5.0, -5.0, -5.0], [-1.0, -2.0, -60.0]])
+    flags = np.array([[0, 0, 1], [0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=bool)
+
+    def evidence(pair, x):
+        table = {"value": value[:, pair.number], "se": np.full(4, 0.1), "unreliable": flags[:, pair.number]}
+        if pair.number == 0 and not told:
+            del table["unreliable"]
+        return pyrovae.Estimate("iwae", xr.Dataset({name: ("item", column) for name, column in table.items()}))
+
+    vaes = [pyrovae.linear_vae(2, 1) for _ in range(3)]
+    for number, vae in enumerate(vaes):
+        vae.number = number
+    classifier = pyrovae.GenerativeClassifier(dict(enumerate(vaes)), [1 / 3] * 3, evidence=evidence)
+    told = True
+    found = pyrovae.predictions(classifier, torch.zeros(4, 2), [0, 0, 1, 2])
+    # a class of e^-58 weighs in nothing but its own row; one of a share weighs in all; the first weighs 1 in the third
+    expected = [[False, False, True], [True] * 3, [False] * 3, [True] * 3]
+    assert found.unreliable.values.tolist() == expected
+    assert found.log_proba_y_unreliable.values.tolist() == [False, True, False, True]
+    scored = pyrovae.classification_scores(found)
+    assert scored.unreliable == 2 and "of it, 2 items' unreliable\n" in str(scored)
+    told = False  # one evidence that does not say beside two that do
+    expected[3] = [False] * 3
+    assert pyrovae.predictions(classifier, torch.zeros(4, 2), [0, 0, 1, 2]).unreliable.values.tolist() == expected
+
+
+def test_known_densities_have_no_flags():
+    found = pyrovae.predictions(pyrovae.gaussian_classifier((2,), 2), torch.zeros(2, 2), [0, 1])
+    assert "unreliable" not in found and "unreliable" not in str(pyrovae.classification_scores(found))
+
+
 def test_one_item_and_impossible_labels():
     found = pyrovae.classification_scores(table([[0.5, 0.5]], [1]))
     assert found["log_loss"] == pytest.approx(math.log(2))

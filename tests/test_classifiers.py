@@ -799,6 +799,29 @@ class TestFarFromZero:
         found = gaussian(x, y, "diagonal").densities.covariances.detach().numpy()
         assert found == pytest.approx(within(x, y), rel=1e-6)
 
+    def test_a_narrow_batch_is_held_against_the_classes_own_spread(self):
+        y, rng = np.arange(200) % 2, np.random.default_rng(5)
+        x = 1.7e9 + 1e7 * (rng.normal(size=(200, 1)) + y[:, None])
+        batch, labels = 1.7e9 + np.arange(20.0)[:, None], np.arange(20) % 2
+        mixtures = pyrovae.GenerativeClassifier({k: pyrovae.GaussianMixture((1,), 1) for k in (0, 1)})
+        for narrow in (pyrovae.gaussian_classifier((1,), 2, covariance="full"), mixtures):
+            history = pyrovae.fit(narrow, x, y, validation=(batch, labels), progress=False)
+            wide = copy.deepcopy(narrow).double()
+            assert proba(narrow, batch) == pytest.approx(proba(wide, batch), abs=1e-5)
+            if narrow is not mixtures:
+                loss = -proba(wide, batch)[np.arange(20), labels].mean()
+                assert history.epochs.validation_log_loss.values[-1] == pytest.approx(loss, abs=1e-5)
+            with pytest.raises(ValueError, match="does not hold unlabeled"):  # which would be learnt from
+                pyrovae.fit(narrow, x, y, unlabeled=batch, progress=False)
+        softmax = pyrovae.DiscriminativeClassifier((1,), 2)
+        pyrovae.fit(softmax, x, y, validation=(batch, labels), progress=False)
+        strange = torch.nn.Module()
+        strange.event_shape, strange.log_prob, strange.sample = (1,), lambda x: x[:, 0], None
+        strange.scale = torch.nn.Parameter(torch.ones(()))
+        beside = pyrovae.GenerativeClassifier({0: mixtures.densities.parts[0], 1: strange})
+        with pytest.raises(ValueError, match="does not hold x"):  # whose spread nobody knows
+            beside.predict(batch)
+
     def test_held_out_and_unlabelled_items_and_those_of_a_prediction(self):
         x, y = far_items(4)
         near = x - 4.5e6

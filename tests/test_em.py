@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 
 import hypothesis
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Peer
 from test_mixture import PEERS, parameters
+from torch.distributions import Normal
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
@@ -534,6 +536,39 @@ class TestFarFromZero:
         x = np.concatenate([rng.normal(size=(60, 2)), 9 + 1e-5 * rng.normal(size=(20, 2))])
         with pytest.warns(em.VarianceFloorWarning, match="component"):
             pyrovae.fit(pyrovae.GaussianMixture((2,), 2), x, progress=False, num_restarts=2)
+
+    @pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical"])
+    def test_a_narrow_batch_is_held_against_the_nearest_components_own_spread(self, covariance):
+        square = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+        spread = {"full": square.expand(2, 2, 2), "tied": square, "diagonal": torch.ones(2, 2)}
+        wide = spread.get(covariance, torch.ones(2)) * 1e14
+        if covariance != "tied":
+            wide = torch.stack([wide[0], 1e-16 * wide[1]])  # the other component has a standard deviation of 0.1
+        make = partial(pyrovae.GaussianMixture.from_parameters, [0.5, 0.5], covariance=covariance)
+        mixture = make([[1.7e9, 1.7e9], [0.0, 0.0]], wide).float()
+        batch = 1.7e9 + torch.arange(40, dtype=torch.float64).reshape(20, 2)  # where float32 has steps of 128
+        exact = copy.deepcopy(mixture).double()
+        with torch.no_grad():
+            assert torch.allclose(mixture.log_prob(batch).double(), exact.log_prob(batch), rtol=0, atol=1e-4)
+            assert mixture.bic(batch) == pytest.approx(exact.bic(batch), abs=1e-2)
+            assert pyrovae.exact(mixture, batch).mean == pytest.approx(float(exact.log_prob(batch).mean()), abs=1e-4)
+            missing = torch.where(torch.tensor([True, False]), torch.nan, batch)
+            given = (one.conditional(missing).log_prob(batch).double() for one in (mixture, exact))
+            assert torch.allclose(*given, rtol=0, atol=1e-4)
+        if covariance != "tied":  # the control: here an entry may be moved by 64, and that is much
+            narrow = make([[1.7e9, 1.7e9], [0.0, 0.0]], wide.flip(0) * 1e6).float()
+            with pytest.raises(ValueError, match="does not hold x"):
+                narrow.log_prob(batch)
+
+    def test_a_narrow_validation_batch_is_held_against_the_items_of_the_fit(self):
+        x = 1.7e9 + 1e7 * np.random.default_rng(0).normal(size=(60, 1))
+        batch = 1.7e9 + np.arange(20.0)[:, None]
+        mixture = pyrovae.GaussianMixture((1,), 1)
+        found = pyrovae.fit(mixture, x, validation=batch, progress=False, num_restarts=1).epochs.validation_elbo
+        expected = Normal(x.mean(), x.std()).log_prob(torch.from_numpy(batch)).mean()
+        assert found.values[-1] == pytest.approx(float(expected), abs=1e-4)
+        with pytest.raises(ValueError, match="does not hold x"):  # nor is what a fit learns from held against another
+            pyrovae.fit(mixture, batch, progress=False, num_restarts=1)
 
     def test_conditionals_and_densities(self):
         x = 4.5e6 + 0.1 * np.random.default_rng(2).normal(size=(50, 2))

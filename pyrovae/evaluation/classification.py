@@ -26,7 +26,9 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
 
     Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se", its Monte Carlo
     standard error, 0 where the classifier knows its densities; over "item": "y", the true label, "predicted",
-    "log_proba_y", that of the true label, with "log_proba_y_se". `options` go to the classifier, such as
+    "log_proba_y", that of the true label, with "log_proba_y_se". Where evidence says which of its errors cannot be
+    relied on, as `iwae` does, "unreliable" and "log_proba_y_unreliable" say it of these (see
+    `GenerativeClassifier.with_reliability`). `options` go to the classifier, such as
     `missing=True`. `x` may be a split of a data set, with its labels. ValueError for labels that are no class of the
     classifier.
 
@@ -46,7 +48,10 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
     y = of_split if y is None else y
     number = classifier.numbers(y, count).cpu().numpy()
     with torch.no_grad():
-        if hasattr(classifier, "with_standard_error"):
+        flagged = None
+        if hasattr(classifier, "with_reliability"):
+            log_proba, error, flagged = classifier.with_reliability(x, **options)
+        elif hasattr(classifier, "with_standard_error"):
             log_proba, error = classifier.with_standard_error(x, **options)
         else:
             log_proba = classifier.predict_log_proba(x, **options)
@@ -62,6 +67,10 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
         "log_proba_y": ("item", table[at, number], nats),
         "log_proba_y_se": ("item", spread[at, number], nats),
     }
+    if flagged is not None:
+        unreliable = flagged.cpu().numpy()
+        variables["unreliable"] = (("item", "label"), unreliable)
+        variables["log_proba_y_unreliable"] = ("item", unreliable[at, number])
     return xr.Dataset(variables, {"item": at, "label": names}, {"classifier": type(classifier).__name__})
 
 
@@ -71,12 +80,14 @@ class Scores:
 
     "accuracy", a share; "log_loss", -log p(y | x) in nats; "brier", sum over classes of (p - 1[y])^2, from 0 to 2;
     "ece", expected calibration error of the likeliest class's probability. `ece_calibrated`: mean and upper end of
-    what calibrated probabilities of this size would show: it is not 0.
+    what calibrated probabilities of this size would show: it is not 0. `unreliable`: of how many items the Monte Carlo
+    error of log p(y | x), and so its share in the log-loss, cannot be relied on.
     """
 
     metrics: xr.Dataset
     ece_calibrated: tuple[float, float]
     level: float
+    unreliable: int = 0
 
     def __getitem__(self, metric: str) -> float:
         return float(self.metrics["value"].sel(metric=metric))
@@ -90,6 +101,8 @@ class Scores:
                 more = f"; calibrated ones would show {self.ece_calibrated[0]:.4f}, up to {self.ece_calibrated[1]:.4f}"
             if name == "log_loss" and float(row.monte_carlo):
                 more = f"; Monte Carlo ± {float(row.monte_carlo):.4f} of it"
+                if self.unreliable:
+                    more += f", {self.unreliable} items' unreliable"
             unit = " nats" if name == "log_loss" else ""
             span = f"[{float(row.lower):.4f}, {float(row.upper):.4f}]"
             if name == "ece":
@@ -154,7 +167,8 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
         {"metric": list(rows), "units": ("metric", list(units.values()))},
         {"items": count, "level": level, "bins": bins},
     )
-    return Scores(metrics, (float(null.mean()), float(np.quantile(null, level))), level)
+    unreliable = int(table["log_proba_y_unreliable"].sum()) if "log_proba_y_unreliable" in table else 0
+    return Scores(metrics, (float(null.mean()), float(np.quantile(null, level))), level, unreliable)
 
 
 def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> xr.Dataset:

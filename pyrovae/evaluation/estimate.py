@@ -204,7 +204,8 @@ def checked(pair: Pair, x: Any) -> tuple[Tensor, dict[str, Any]]:
     of each item, as `tried` says.
     """
     dtype, device = dtype_and_device(pair)
-    whole = checked_items(pair, x, dtype=torch.float64).detach().cpu().contiguous()
+    least = getattr(pair, "least_scale", None)
+    whole = checked_items(pair, x, dtype=torch.float64, least=least).detach().cpu().contiguous()
     digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
     digest.update(whole.numpy().tobytes())
     protocol = {

@@ -60,7 +60,7 @@ def fit(
 
     items = checked_items(classifier, x)
     names, number = numbered_labels(classifier, y, len(items))
-    held_out = held_out_items(classifier, names, validation)
+    held_out = held_out_items(classifier, names, validation, items)
     own = copied(classifier).to(device).double()
     items, number = items.to(device).double().clone(), number.to(device)  # a clone: no inference tensor
     scaling = _Scaling(own, items)

@@ -24,6 +24,7 @@ from pyrovae.models.components import GaussianComponents, rounding, share_at_flo
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
 from pyrovae.models.scopes import copied
+from pyrovae.rounding import spread
 from pyrovae.seeding import stream
 from pyrovae.warned import hushed
 
@@ -63,7 +64,11 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
     given = checks.array(x, "x")
     checked = checked_items(pair, given).to(target)
     items = checked.double()
-    held_out = None if validation is None else checked_items(pair, validation, name="validation").to(target).double()
+    held_out = None
+    if validation is not None:
+        # a few of them may lie close together: what they are drawn from is as wide as the items
+        held_out = checked_items(pair, validation, name="validation", least=lambda _: spread(items))
+        held_out = held_out.to(target).double()
     if len(items) < pair.num_components:
         raise ValueError(
             f"x has {len(items)} items for {pair.num_components} components: give more items, or fewer components"

@@ -49,7 +49,7 @@ def fit(
     names, number = numbered_labels(classifier, y, len(items))
     checks.require_held_in_groups(given, number, [f"class {name!r}" for name in names.tolist()], items.dtype)
     rest = None if unlabeled is None else checked_items(classifier, unlabeled, name="unlabeled").to(device)
-    held_out = held_out_items(classifier, names, validation)
+    held_out = held_out_items(classifier, names, validation, items)
     _require_enough(classifier, names, torch.bincount(number, minlength=len(names)))
     if rest is not None:
         _require_mixtures(classifier)

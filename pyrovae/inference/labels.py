@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae import checks
+from pyrovae import checks, rounding
 from pyrovae.models.classifiers import nameable, numbered
 from pyrovae.models.pair import checked_items
 
@@ -28,13 +28,17 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
     return names, numbered(names, y, count)
 
 
-def held_out_items(classifier: Any, names: np.ndarray, validation: Any) -> tuple[Tensor, Tensor] | None:
-    """Checked validation items and the numbers of their labels."""
+def held_out_items(
+    classifier: Any, names: np.ndarray, validation: Any, items: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Checked validation items and the numbers of their labels; `items` are those of the fit, in its dtype."""
     if validation is None:
         return None
     two = isinstance(validation, tuple) and len(validation) == 2
-    items, labels = validation if two else checks.parts_of(validation, "validation")
+    given, labels = validation if two else checks.parts_of(validation, "validation")
     if labels is None:
         raise ValueError("validation of a classifier must be (items, labels) or a split that has both")
-    items = checked_items(classifier, items, name="validation")
-    return items, numbered(names, labels, len(items), name="validation labels")
+    # a few of them may lie close together: what they are drawn from is as wide as the items of the fit
+    least = None if items is None else lambda _: rounding.spread(items)
+    held_out = checked_items(classifier, given, name="validation", least=least)
+    return held_out, numbered(names, labels, len(held_out), name="validation labels")

@@ -25,6 +25,7 @@ from pyrovae.models.scopes import copied, evaluation_mode, hidden
 from pyrovae.seeding import forked, stream
 
 RELATIVE = 1e-10  # a floor that is not given, of a column's variance within classes
+WEIGHT = 1e-6  # of an evidence in log p(y | x), from which on an unreliable error makes that unreliable
 __all__ = [
     "ClassDensities",
     "DiscriminativeClassifier",
@@ -87,15 +88,17 @@ class ClassDensities(nn.Module):
         """log p(x_n | class c): (N, features) to (N, C), in nats and float64; NaN is missing."""
         return self.with_error(x)[0]
 
-    def with_error(self, x: Tensor, *, decides: bool = False) -> tuple[Tensor, Tensor]:
+    def with_error(self, x: Tensor, *, decides: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same, and standard errors: 0 where a density is known, Monte Carlo's where evidence is estimated.
 
-        With `decides` each density is in evaluation mode for the call.
+        And which of these errors are unreliable, (N, C), by the evidence; None where none says so. With `decides` each
+        density is in evaluation mode for the call.
         """
         x = x.unflatten(-1, self.event_shape)
         missing = {"missing": True} if bool(x.isnan().any()) else {}
         values, errors = [], []
-        for part in self.parts:
+        flags: dict[int, Tensor] = {}
+        for number, part in enumerate(self.parts):
             if hasattr(part, "log_prob"):
                 error: Tensor | None = None
                 if isinstance(part, GaussianMixture):
@@ -115,9 +118,22 @@ class ClassDensities(nn.Module):
                 if masked := estimate.attrs.get("masked_sites"):
                     raise ValueError(f"a {type(part).__name__} masks {masked}: its log p(x) covers only a part of x")
                 value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))
+                if "unreliable" in estimate:
+                    flags[number] = torch.from_numpy(estimate["unreliable"].values).to(x.device)
             values.append(value)
             errors.append(error.double())
-        return torch.stack([v.double() for v in values], -1), torch.stack(errors, -1)
+        unreliable = None
+        if flags:
+            none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            unreliable = torch.stack([flags.get(c, none) for c in range(len(self.parts))], -1)
+        return torch.stack([v.double() for v in values], -1), torch.stack(errors, -1), unreliable
+
+    def least_scale(self, x: Tensor) -> Tensor:
+        """The smallest of mixtures, each at the items that it is nearest to; 0 where a density is no mixture."""
+        if not all(isinstance(part, GaussianMixture) for part in self.parts):
+            return torch.zeros(math.prod(self.event_shape), dtype=torch.float64)
+        nearest = self.log_prob(x.flatten(1)).argmax(1)
+        return torch.stack([self.parts[c].least_scale(x[nearest == c]) for c in nearest.unique().tolist()]).amin(0)
 
     def draw(self, component: Tensor) -> Tensor:
         """A draw of each item's class, from torch's global generator: (...) to (..., features)."""
@@ -138,9 +154,10 @@ class GenerativeClassifier(Classifier):
     Args: `densities`, {label: density}, each a module with `log_prob`, `sample` and the same `event_shape`, such as a
     `GaussianMixture`; a pair without a `log_prob`, such as a VAE, has its log p(x | y) from `evidence(pair, x)`, such
     as `pyrovae.iwae` or a `functools.partial` of it with more particles, and the standard errors of these go into those
-    of p(y | x): what they say of noise, and not of how far below log p(x | y) a bound lies. No gradient flows through
-    an estimate. `class_prior`, {label: probability} or probabilities in the order of the sorted labels; None: equal
-    until a fit takes the training frequencies. `pyrovae.fit(classifier, x, y)` fits the densities.
+    of p(y | x), with the flags of those that are unreliable: what they say of noise, and not of how far below
+    log p(x | y) a bound lies. No gradient flows through an estimate. `class_prior`, {label: probability} or
+    probabilities in the order of the sorted labels; None: equal until a fit takes the training frequencies.
+    `pyrovae.fit(classifier, x, y)` fits the densities.
 
     `event_shape`, `classes_`, `class_prior`. Raises ValueError for densities of unlike shapes, under two classes, or a
     prior that is no distribution; TypeError for a part that is no density.
@@ -240,17 +257,29 @@ class GenerativeClassifier(Classifier):
     def with_standard_error(self, x: Any, *, missing: bool = False) -> tuple[Tensor, Tensor]:
         """log p(y | x) and its Monte Carlo standard errors, both (N, C): 0 where the densities are known.
 
-        To first order, from independent errors s_c of log p(x | c): sqrt(sum_c (1[c = y] - p(c | x))^2 s_c^2).
+        To first order, from independent errors s_c of log p(x | c): sqrt(sum_c (1[c = y] - p(c | x))^2 s_c^2). Which of
+        them cannot be relied on, `with_reliability` says.
+        """
+        log_proba, error, _ = self.with_reliability(x, missing=missing)
+        return log_proba, error
+
+    def with_reliability(self, x: Any, *, missing: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same, and which of the errors are unreliable, a boolean (N, C); None where no evidence marks its own so.
+
+        Where the evidence of a class c has an unreliable error at an item, so has each log p(y | x) in which it weighs
+        by |1[c = y] - p(c | x)| > 1e-6: by less, an error of seven nats would move it by a thousandth of a nat.
         """
         x = self._items(x, missing)
         if isinstance(self.densities, GaussianComponents):
             found = self.log_joint_table(x).log_softmax(-1).to(self.logits)
-            return found, torch.zeros_like(found)
-        value, error = self.densities.with_error(x.flatten(1), decides=True)
+            return found, torch.zeros_like(found), None
+        value, error, flagged = self.densities.with_error(x.flatten(1), decides=True)
         log_proba = (value + self._log_prior()).log_softmax(-1)
         away = torch.eye(self.num_classes, dtype=value.dtype, device=value.device) - log_proba.exp()[:, None]
         spread = (away * error[:, None]).square().sum(-1).sqrt()
-        return log_proba.to(self.logits), spread.to(self.logits)
+        if flagged is not None:
+            flagged = ((away.abs() > WEIGHT) & flagged[:, None]).any(-1)
+        return log_proba.to(self.logits), spread.to(self.logits), flagged
 
     def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
         """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
@@ -315,7 +344,18 @@ class GenerativeClassifier(Classifier):
         return self.densities.log_prob(x.flatten(1)) + self._log_prior()
 
     def _items(self, x: Any, missing: bool) -> Tensor:
-        return checked_items(self, x, missing=missing, hint=MISSING).to(self.logits.device)
+        return checked_items(self, x, missing=missing, hint=MISSING, least=self.least_scale).to(self.logits.device)
+
+    @torch.no_grad()
+    def least_scale(self, x: Tensor) -> Tensor:
+        """The smallest standard deviation of each column, given the others, of the classes nearest to items of `x`.
+
+        (D,), in float64; 0 where the density of such a class does not say.
+        """
+        x = x.to(self.logits.device)
+        if isinstance(self.densities, GaussianComponents):
+            return self.densities.least_scale(self.log_joint_table(x).argmax(1))
+        return self.densities.least_scale(x)
 
 
 def gaussian_classifier(

@@ -109,6 +109,14 @@ class GaussianComponents(nn.Module):
         product = self.scale_tril @ self.scale_tril.mT
         return (product[0] if self.covariance == "tied" else product).to(self.loc)
 
+    @torch.no_grad()
+    def least_scale(self, which: Tensor) -> Tensor:
+        """The smallest standard deviation of each column, given the other columns, of these components; (features,)."""
+        each = self.diagonal
+        if self.lower is not None:
+            each = _inverse(self.scale_tril).square().sum(-2).rsqrt()
+        return each.expand(self.num_components, self.features)[which].amin(0)
+
     @property
     def num_parameters(self) -> int:
         """How many numbers are free."""

@@ -247,7 +247,15 @@ class GaussianMixture(Listed):
         self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
 
     def _items(self, x: Any, *, missing: bool = False) -> Tensor:
-        return checked_items(self, x, missing=missing, hint=MISSING).to(self.logits.device)
+        return checked_items(self, x, missing=missing, hint=MISSING, least=self.least_scale).to(self.logits.device)
+
+    @torch.no_grad()
+    def least_scale(self, x: Tensor) -> Tensor:
+        """The smallest standard deviation of each column, given the others, of the components nearest to items of `x`.
+
+        (D,), in float64: what rounding of an entry must be small beside, however close together the items lie.
+        """
+        return self.components.least_scale(self.log_joint_table(x.to(self.logits.device)).argmax(1))
 
     def log_joint_table(self, x: Tensor) -> Tensor:
         """log p(component, x), (N, *event_shape) to (N, K), in float64 and unchecked; NaN is missing."""
@@ -313,7 +321,8 @@ class ConditionalMixture(TorchDistribution):
     def log_prob(self, value: Any) -> Tensor:
         given = checks.array(value, "value")
         if given.shape[given.ndim - len(self.event_shape) :] == self.event_shape:
-            checks.held(given.reshape(-1, *self.event_shape), self.x.dtype, name="value")
+            flat = given.reshape(-1, *self.event_shape)
+            checks.held(flat, self.x.dtype, name="value", least=self.mixture.least_scale)
         value = torch.where(self.x.isnan(), given.to(self.x), self.x)
         flat = value.reshape(-1, *self.event_shape)
         whole = self.mixture.log_joint_table(self.mixture._items(flat)).logsumexp(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -495,12 +495,14 @@ def checked_items(
     first: int | None = None,
     support: constraints.Constraint | None = None,
     hint: str = "drop or impute them first",
+    least: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Items that have a density under the pair, in `dtype` (its own where None): shape, finiteness and support.
 
     All are looked at as they came, and refused where the pair's own dtype does not hold them (`checks.held`).
     `support` takes the place of the likelihood's own, where the items are to be binarised first. `x` is an array, or a
-    split of a data set. `first`: the number of the first, of items that are a part; None: they are all.
+    split of a data set. `first`: the number of the first, of items that are a part; None: they are all. `least` as for
+    `checks.held`: what the spread of the items is by a fit, where a few that lie close together say too little of it.
     """
     own = dtype_and_device(pair)[0]
     shape, start = tuple(pair.event_shape), first or 0
@@ -510,7 +512,7 @@ def checked_items(
     family = type(getattr(likelihood, "family", likelihood)).__name__
     if allowed is not None:
         checks.support(given, allowed, family, name=name)
-    items = checks.held(given, own, name=name, whole=first is None)
+    items = checks.held(given, own, name=name, whole=first is None, least=least)
     if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(given.dtype, own):
         checks.support_once_rounded(items, allowed, family, name=name)
     return items if dtype in (None, own) else given.to(dtype)
