@@ -60,7 +60,7 @@ class Played:
     """As much of torch.cuda as a recording takes, on the host."""
 
     def __init__(self):
-        self.recordings, self.forgets = [], None
+        self.recordings, self.forgets, self.streams_set = [], None, []
 
     def CUDAGraph(self):  # noqa: N802
         self.recordings.append(Recorder())
@@ -79,8 +79,11 @@ class Played:
     def wait_stream(self, other):
         pass
 
-    def current_stream(self):
+    def current_stream(self, device=None):
         return self
+
+    def set_stream(self, stream):
+        self.streams_set.append(stream)
 
     def stream(self, _):
         return contextlib.nullcontext()
@@ -251,8 +254,15 @@ def test_items_move_where_there_is_room(monkeypatch):
 def test_on_a_device_a_failed_recording_leaves_the_generator():
     total = torch.zeros((), device="cuda")
     waiting = lambda x: total.add_(1) * float((x * torch.randn(3, device="cuda")).sum())  # noqa: E731
-    assert replay.replayed(waiting, [torch.ones(3, device="cuda")], [total]) is None
-    assert torch.randn(3, device="cuda").isfinite().all() and float(total) == 0
+    ones, stream = torch.ones(3, device="cuda"), torch.cuda.current_stream()
+    torch.cuda.manual_seed(5)
+    expected = torch.randn(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    assert replay.replayed(waiting, [ones], [total]) is None
+    assert torch.cuda.current_stream() == stream and float(total) == 0
+    assert torch.equal(torch.randn(3, device="cuda"), expected)  # the generator is where it was, and draws
+    drawing = lambda x: total.add_(1) * (x * torch.randn(3, device="cuda")).sum()  # noqa: E731
+    assert replay.replayed(drawing, [ones], [total]) is not None
 
 
 @needs_cuda
@@ -286,8 +296,9 @@ def test_on_a_device_parameters_that_share_memory_are_trained_as_on_the_host(com
         first = next(layer for layer in ae.likelihood.network.modules() if isinstance(layer, nn.Linear))
         first.tied = nn.Parameter(first.bias.data[2:5])
         first.register_forward_hook(lambda module, args, out: out * module.tied.sum())
-        history = quiet_fit(ae, SOME.double(), epochs=10, compile=compile, device=device)
-        assert history.config["compiled"] is compile
+        compiled = compile and device == "cuda"
+        history = quiet_fit(ae, SOME.double(), epochs=10, compile=compiled, device=device)
+        assert history.config["compiled"] is compiled
         assert torch.equal(first.tied, first.bias[2:5])
         found.append((history.epochs.loss.values, weights(ae).cpu()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-9)

@@ -363,10 +363,8 @@ def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
         steps.append(log_step[:, None] + 0.5 * spread.log())
         deviations.append(state.delta.double().std(0, correction=0).nan_to_num(0.0, 0.0, 0.0))
         stage.tick()
-    betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy())
-    found = _interpolated(
-        torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1].to(path.x.device)
-    )
+    betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy()).to(path.x.device)
+    found = _interpolated(torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1])
     return _Table(betas.to(state.z).double(), found.exp().to(state.z))  # as the chains will see them
 
 

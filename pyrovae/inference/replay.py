@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,8 +100,7 @@ class Replayed:
                 called = _followed(lambda: function(*self._inputs), changed)
                 start_anew()
                 self._graph = cuda.CUDAGraph()
-                stream = cuda.Stream(device)  # torch's own is of the device that recorded first
-                with cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                with _recording(self._graph, pool, device):
                     self._output = function(*self._inputs)
                 start_anew()
                 self._output.fill_(torch.nan)
@@ -136,6 +136,29 @@ class Replayed:
             for _ in range(WARM_UP):
                 function(*self._inputs)
         here.wait_stream(side)
+
+
+@contextmanager
+def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
+    """The body is recorded; where that fails, the stream and the generator of the device are made usable again.
+
+    A recording that breaks off leaves its stream as the current one, and the generator as if it were still recorded,
+    so that the next draw raises. A recording that ends puts that right: a small one is made.
+    """
+    here = cuda.current_stream(device)
+
+    def record(graph: Any, pool: Any) -> Any:
+        # a stream of its own: torch's is of the device that recorded first
+        return cuda.graph(graph, pool=pool, stream=cuda.Stream(device), capture_error_mode="thread_local")
+
+    try:
+        with record(graph, pool):
+            yield
+    except BaseException:
+        cuda.set_stream(here)
+        with record(cuda.CUDAGraph(), None):
+            torch.zeros(1, device=device)
+        raise
 
 
 def _followed(call: Callable[[], Tensor], changed: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
