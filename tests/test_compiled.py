@@ -498,7 +498,7 @@ class TestRefused:
             self.svi(pair.model, pair.guide).step(torch.randn(10, 2))
 
     def test_other_losses_and_optimisers(self):
-        with pytest.raises(TypeError, match="got TraceEnum_ELBO"):
+        with pytest.raises(TypeError, match=r"got TraceEnum_ELBO: pyro\.infer\.SVI takes others"):
             self.svi(regression, regression, TraceEnum_ELBO())
         with pytest.raises(TypeError, match="Adam, AdamW, ClippedAdam, SGD, got Adagrad"):
             CompiledSVI(regression, regression, pyro.optim.Adagrad({"lr": 1e-3}), Trace_ELBO())
@@ -1153,6 +1153,58 @@ def test_a_guide_that_begins_in_the_models_memory(kind, steps):
     if steps == 200:  # each update moves both
         assert pyro.param("mu").tolist() == pytest.approx([2.91, -3.08], abs=0.01)
     assert len(made[1][0].parameters) == 3
+
+
+def of_an_early_view(made):
+    """The sum of a parameter and twice a view of it that `made` before it required a gradient, observed as 3."""
+    mu = torch.zeros(1)
+    view = made(mu)
+
+    def model():
+        pyro.sample("x", dist.Normal(pyro.param("mu", mu) + 2 * view, 1.0).to_event(1), obs=torch.tensor([3.0]))
+
+    return model, lambda: None
+
+
+def unnoticed(graph, inputs, keep_noise=False):
+    """As compiled code writes: without a word to autograd."""
+
+    def run(*given):
+        with torch.autograd._unsafe_preserve_version_counter(given):
+            return graph(*given)
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["interpreted", "unnoticed"])
+@pytest.mark.parametrize("made", [lambda mu: mu.expand(1), lambda mu: mu[:].view(1)], ids=["expanded", "sliced"])
+def test_a_view_from_before_a_gradient_was_required_passes_one_on_after_the_first_update(way, made, monkeypatch):
+    plain = (lambda graph, inputs, keep_noise=False: graph) if way == "interpreted" else unnoticed
+    monkeypatch.setattr("pyrovae.graph.compiled", plain)
+    expected = [0.3, 0.93, 0.993, 0.9993]  # by 0.1 (3 - 3 mu), and from the second step on by three times that
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi, found = kind(*of_an_early_view(made), pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()), []
+        for _ in range(4):
+            svi.step()
+            found.append(pyro.param("mu").item())
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert svi.compiles == 2
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_view_from_without_autograd_is_an_error_where_it_is_one_eagerly():
+    def made(mu):
+        with torch.no_grad():
+            return mu[:]
+
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = kind(*of_an_early_view(made), pyro.optim.SGD({"lr": 0.1}), Trace_ELBO())
+        svi.step()
+        with pytest.raises(RuntimeError, match="A view was created in no_grad mode"):
+            svi.step()
+        assert pyro.param("mu").item() == pytest.approx(0.3)
 
 
 class Tied(nn.Module):

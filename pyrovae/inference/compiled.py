@@ -87,7 +87,8 @@ class CompiledSVI:
         self, model: Callable[..., Any], guide: Callable[..., Any], optim: Any, loss: ELBO, *, check_every: int = 0
     ) -> None:
         if type(loss) not in PARTICLES:
-            raise TypeError(f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {type(loss).__name__}: {EAGER[3:]}")
+            got = type(loss).__name__
+            raise TypeError(f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {got}: pyro.infer.SVI takes others")
         self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
         self.updates, self.taken = Updates(optim), 0
         self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)

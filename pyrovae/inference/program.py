@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
@@ -165,7 +166,7 @@ class CompiledStep:
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             if any(t.is_conj() or t.is_neg() for t in held):
                 raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
-            state = _State(modules, [*named.values(), *held])
+            state = _State(modules, [*named.values(), *held], [row for piece in pieces for row in piece.early])
             program = _Program(pieces, self.reduce, named, state, apart, names)
             self._pool = self._pool or pool_of(own[0].device)
             program.record(tensors, self._pool)
@@ -204,7 +205,7 @@ class CompiledStep:
 
     def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
         """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
-        updates, at = self.updates, _Site()
+        updates, at, moved = self.updates, _Site(), set[int]()
         fixed = updates.inputs(own)
         shared = [own[i] for group in overlapping(own) for i in group]
         kept = [(p.data, p.detach().clone()) for p in shared]
@@ -212,7 +213,9 @@ class CompiledStep:
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with at, blind(at.course):
                 loss = self.loss(*args, **kwargs)
-            return loss.detach(), list(torch.autograd.grad(loss, own, allow_unused=True))
+            gradients: list[Tensor | None] = list(torch.autograd.grad(loss, own, allow_unused=True))
+            moved.update(id(p) for p, g in zip(own, gradients, strict=True) if g is not None)
+            return loss.detach(), gradients
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
             with torch.no_grad():
@@ -222,7 +225,7 @@ class CompiledStep:
             if self.reduce is None:
                 whole = capture(lambda *_: updated(*differentiated()), [*fixed, *tensors])
                 _write_back(whole)
-                return [_Piece(whole, fixed, tensors)]
+                return [_Piece(whole, fixed, tensors, moved)]
             sizes = [*(p.numel() for p in own), 1]
 
             widest = max((p.dtype for p in own), key=lambda dtype: torch.finfo(dtype).bits)
@@ -241,7 +244,7 @@ class CompiledStep:
 
             second = capture(apart, [*fixed, summed])
             _write_back(second)
-            return [_Piece(first, own, tensors), _Piece(second, fixed, [summed])]
+            return [_Piece(first, own, tensors, moved), _Piece(second, fixed, [summed], moved)]
         except CaptureError:
             raise
         except Exception as error:  # of whatever kind: the eager evaluation before had none
@@ -252,12 +255,20 @@ class CompiledStep:
 
 
 class _Piece:
-    """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself."""
+    """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself.
 
-    def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor]) -> None:
+    `moved`: the parameters, by identity, that have a gradient. A view of one that was made before it required any
+    passes none on until the parameter is written to, and then does, as torch has it: `early` are such views and their
+    versions.
+    """
+
+    def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor], moved: set[int]) -> None:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
         self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
+        held = [attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"]
+        views = [t for t in held if id(t._base) in moved and t.requires_grad and t.grad_fn is None]
+        self.early = [(t, t._version) for t in views]
 
     def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
         """Compile it, or leave it to torch, operation by operation; `named` are the parameters, for what is said."""
@@ -294,8 +305,8 @@ def _try_out(pieces: list[_Piece], tensors: list[Tensor]) -> None:
 class _State:
     """What a capture saw of modules and tensors; it holds them, so that no address is given to another."""
 
-    def __init__(self, modules: list[nn.Module], tensors: Sequence[Tensor]) -> None:
-        self.modules, self.modes = modules, [m.training for m in modules]
+    def __init__(self, modules: list[nn.Module], tensors: Sequence[Tensor], early: list[tuple[Tensor, int]]) -> None:
+        self.modules, self.modes, self.early = modules, [m.training for m in modules], early
         tables: list[Any] = []
         for m in modules:
             tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
@@ -307,7 +318,9 @@ class _State:
         self.addresses = [(p, _address(p)) for p in every.values()]
 
     def is_as_it_was(self) -> bool:
-        """Whether modes, parts and hooks of the modules are the very same, and the tensors where they were."""
+        """Whether modes, parts and hooks of the modules are the very same, and the tensors as and where they were."""
+        if any(t._version != version for t, version in self.early):
+            return False
         if any(self.empty) or [m.training for m in self.modules] != self.modes:
             return False
         every = chain.from_iterable
@@ -376,7 +389,10 @@ class _Program:
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
             self.replay = None
-        return (self._called if self.replay is None else self.replay)(*tensors)
+        loss = (self._called if self.replay is None else self.replay)(*tensors)
+        if self.state.early:  # compiled code writes without autograd's knowledge
+            increment_version([t for t, _ in self.state.early])
+        return loss
 
     def _called(self, *tensors: Tensor) -> Tensor:
         if self.reduce is None:
