@@ -13,6 +13,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -124,7 +126,9 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
     """
     if len({id(x) for x in inputs}) < len(inputs):
         raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
-    with exclusive(), torch.autograd.set_multithreading_enabled(False):
+    # without a mode to share, torch makes one for the shape of each operation: half of a capture's time
+    shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+    with exclusive(), shapes, torch.autograd.set_multithreading_enabled(False):
         graph = make_fx(function, tracing_mode="real")(*inputs)
     _masks_to_indices(graph)
     return graph
