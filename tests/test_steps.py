@@ -284,7 +284,7 @@ def test_a_view_with_gaps_is_trained_as_a_graph_or_refused(interpreted):
 
 def test_memory_that_a_move_to_another_device_would_untie_is_refused():
     elsewhere, here = torch.device("meta"), torch.device("cpu")  # meta: a device that every machine has
-    tied = r"'likelihood\.network\.b2' and 'likelihood\.network\.f\.bias' share memory on cpu.* a move to meta"
+    tied = r"'likelihood\.network\.f\.bias' and 'likelihood\.network\.others\.0' share memory on cpu.* a move to meta"
     with pytest.raises(ValueError, match=tied):
         _require_ties_last(sharing("whole"), here, elsewhere)
     _require_ties_last(sharing("whole"), here, torch.device("cpu:0"))
