@@ -341,7 +341,7 @@ class TestColumnsOfUnlikeScale:
 def test_float32_and_the_callers_generator():
     x, _ = problem(6)
     torch.manual_seed(0)
-    single = pyrovae.GaussianMixture((3,), 4)
+    single = pyrovae.GaussianMixture((3,), 4).float()
     state = torch.get_rng_state()
     pyrovae.fit(single, x, num_restarts=2, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
@@ -366,7 +366,7 @@ def test_parameters_that_single_precision_cannot_hold_are_told():
     x, _ = problem(6)
     x = np.concatenate([x, x[:, :1] + 1e-3 * x[:, 1:2]], 1) * 1e4 + 1e5
     with pytest.warns(UserWarning, match=r"in torch.float32 the parameters lose .* nats an item"):
-        pyrovae.fit(pyrovae.GaussianMixture((4,), 1, floor=1e-6), x, num_restarts=1, progress=False)
+        pyrovae.fit(pyrovae.GaussianMixture((4,), 1, floor=1e-6).float(), x, num_restarts=1, progress=False)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

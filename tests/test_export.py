@@ -70,8 +70,9 @@ def test_the_numbers_are_the_pairs_own(fitted):
     tree = exported(fitted, num_draws=400)
     with torch.no_grad():
         z = torch.as_tensor(tree["posterior"]["latent"].values[0])
-        q, p = vae.posterior(x), vae.prior()
-        parts = {"rate": q.log_prob(z) - p.log_prob(z), "distortion": -vae.likelihood(z).log_prob(x)}
+        items = x.to(z)  # a network takes no other dtype than its own
+        q, p = vae.posterior(items), vae.prior()
+        parts = {"rate": q.log_prob(z) - p.log_prob(z), "distortion": -vae.likelihood(z).log_prob(items)}
     parts["elbo"] = -(parts["rate"] + parts["distortion"])
     assert np.allclose(tree["sample_stats"]["log_weight"].values[0], parts["elbo"], atol=1e-3)
     rows = by_item(tree)
@@ -121,8 +122,9 @@ def test_counts_chunks_and_large_seeds(fitted, monkeypatch, tmp_path, draws):
     from pyrovae import export
 
     whole = exported(fitted, num_draws=draws, seed=2**70)
-    assert whole["posterior"]["latent"].values.dtype == np.float32
-    monkeypatch.setattr(export, "MAX_BYTES", 7 * 64 * 6 * 4)  # seven rows
+    own = fitted[0].prior.loc.numpy().dtype  # float32, where that is torch's default
+    assert whole["posterior"]["latent"].values.dtype == own
+    monkeypatch.setattr(export, "MAX_BYTES", 7 * 64 * 6 * own.itemsize)  # seven rows
     parts = exported(fitted, num_draws=draws)
     for tree in (whole, parts):
         assert tree["posterior_predictive"]["obs"].shape == (1, int(draws), 12, 1, 8, 8)

@@ -96,7 +96,7 @@ def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(without_compiler
 
 def test_a_tensor_that_is_two_inputs_is_refused():
     # the graph would add x to itself for ever
-    x = torch.ones(3)
+    x = torch.ones(3, dtype=torch.float32)
     with pytest.raises(ValueError, match="a tensor is two inputs at once"):
         capture(lambda a, b: [a + b], [x, x])
     program = Program(capture(lambda a, b: [a + b], [x, x.clone()]), [x, x.clone()], compile=False)

@@ -11,7 +11,7 @@ from pyrovae.data import MappedArray
 from pyrovae.inference import items
 from pyrovae.inference.items import Items
 
-PAIR = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood="normal")
+PAIR = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood="normal").float()  # so that an item takes 12 bytes
 
 
 def fingerprint(x, y=None):

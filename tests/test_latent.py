@@ -335,7 +335,7 @@ def test_smoothness_does_not_change_under_an_affine_map() -> None:
 
 
 def test_decode_gets_the_codes_own_dtype_and_no_gradient() -> None:
-    layer, seen = torch.nn.Linear(2, 5), []
+    layer, seen = torch.nn.Linear(2, 5, dtype=torch.float32), []
 
     def decode(z: torch.Tensor) -> torch.Tensor:
         seen.append((z.dtype, torch.is_grad_enabled()))

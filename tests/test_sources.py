@@ -381,7 +381,7 @@ def test_an_npy_file_is_mapped_and_uint8_divided_by_255(tmp_path: Path) -> None:
     writer = np.lib.format.open_memmap(tmp_path / "x.npy", mode="r+")
     writer[:] = 51
     writer.flush()
-    assert torch.equal(data.train.x[:], torch.full((8, 2, 4, 5), 0.2))
+    assert torch.equal(data.train.x[:], torch.full((8, 2, 4, 5), 0.2, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8", "<f2"])
@@ -697,8 +697,8 @@ def test_jpeg_and_gif_are_read(tmp_path: Path) -> None:
     for i, suffix in enumerate(("jpg", "jpeg", "gif")):
         draw(tmp_path / f"{i}.{suffix}", flat[i])
     data = load(tmp_path)
-    assert torch.allclose(data.train.x[:], torch.full((2, 1, 16, 16), 0.2), atol=1e-6)
-    assert torch.allclose(data.test.x[:], torch.full((1, 1, 16, 16), 0.2), atol=1e-6)
+    for part, count in ((data.train, 2), (data.test, 1)):
+        assert torch.allclose(part.x[:], torch.full((count, 1, 16, 16), 0.2, dtype=torch.float32), atol=1e-6)
 
 
 @pytest.mark.parametrize("second", ["test", "val"])
