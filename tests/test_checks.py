@@ -163,8 +163,9 @@ def test_a_value_beyond_the_dtypes_range_is_no_infinity_that_came(missing):
     with pytest.raises(ValueError, match=r"values of up to 1e\+300, and torch.float32 ends at 3.4e\+38") as error:
         checks.items(x, (2,), dtype=torch.float32, missing=missing)
     assert "infinite" not in str(error.value)
-    with pytest.raises(ValueError, match=r"torch.float16 ends at 6.55e"):
-        checks.items(torch.tensor([[1e5, 0.0]]), (2,), dtype=torch.float16)
+    for kind in (torch.float32, torch.bfloat16):  # the second has fewer digits and a wider range
+        with pytest.raises(ValueError, match=r"torch.float16 ends at 6.55e"):
+            checks.items(torch.tensor([[1e5, 0.0]], dtype=kind), (2,), dtype=torch.float16)
     assert checks.items(x, (2,), dtype=torch.float64) is x
 
 
@@ -207,6 +208,8 @@ def test_uint8_alone_is_taken_for_pixels():
         checks.support(torch.from_numpy(x), constraints.unit_interval, "ContinuousBernoulli")
     with pytest.raises(ValueError, match=r"outside the support .* \(min 0, max 300\)"):
         checks.support(torch.tensor([0, 300]), constraints.boolean, "Bernoulli")
+    with pytest.raises(ValueError, match=r"outside the support of the Gamma likelihood \(min 0, max 3\)"):
+        checks.support(torch.tensor([0, 3]), constraints.positive, "Gamma")
 
 
 def test_support_is_of_what_came():
@@ -241,6 +244,10 @@ def test_columns_of_a_table_that_are_no_numbers_are_named():
     assert whole.dtype == torch.int64
     assert whole[1].tolist() == [2**53 + 1] * 2
     assert checks.items(table[["height"]], (1,), dtype=torch.float32).tolist() == [[1.5], [2.5]]
+    partly = pd.DataFrame({"a": [1.5, math.nan], "b": [1, 2]})  # NaN in a column of NumPy's own is a missing entry
+    assert checks.items(partly, (2,), missing=True).isnan().tolist() == [[False, False], [True, False]]
+    with pytest.raises(ValueError, match=r"1 NaN or infinite values, the first at x\[1, 0\]"):
+        checks.items(partly, (2,))
     # beside a float NumPy would round these without a word
     table = pd.DataFrame({"t": 2**60 + np.arange(50), "v": np.linspace(0, 1, 50)})
     with pytest.raises(ValueError, match=r"torch.float64 does not hold x\['t'\]"):

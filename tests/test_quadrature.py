@@ -432,6 +432,20 @@ def test_a_prior_that_holds_plain_tensors(how):
     assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.tensor(0.0).dtype  # the caller's are as they were
 
 
+@pytest.mark.usefixtures("float32")
+@pytest.mark.parametrize("how", ["attribute", "list", "law", "made"])
+def test_a_pair_in_float64_whose_prior_stayed_in_float32(how):
+    # pair.double() reaches no tensor that is neither a parameter nor a buffer
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 2, likelihood=pyrovae.Normal(scale=0.5))
+    pair.prior = Held(how)
+    pair.double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    wanted = pyrovae.exact(pair, x).pointwise.value.values
+    assert pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
+    assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.float32
+
+
 def test_a_prior_that_gives_a_distribution_made_outside_of_it():
     law = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float32), torch.eye(2, dtype=torch.float32))
 

@@ -72,7 +72,8 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     True
     """
     require_density(pair, "quadrature")
-    require_continuous(pair, "quadrature")
+    double = doubled(pair)  # of which all parts have one dtype, also where a plain tensor of the prior has another
+    require_continuous(double, "quadrature")
     if pair.latent_dim not in NODES:
         raise ValueError(
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
@@ -83,7 +84,6 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     checks.whole("max_evaluations", max_evaluations)
     x, protocol = checked(pair, x)
     require_whole(protocol, "quadrature")
-    double = doubled(pair)
     space = Workspace(double, noise=Noise(stream(0, "quadrature"), x.device))
     found = []
     rule, parts = _Rule(double, space), x.double().split(ITEMS)
