@@ -299,7 +299,7 @@ def test_units_do_not_matter_where_the_priors_have_them():
 def test_a_start_that_single_precision_cannot_hold_changes_nothing():
     x = np.random.default_rng(0).normal(size=(60, 1)) @ np.ones((1, 2)) * 1000
     x[:, 1] += 1e-3 * np.arange(60)
-    ours = pyrovae.BayesianGaussianMixture((2,), 1)
+    ours = pyrovae.BayesianGaussianMixture((2,), 1).float()
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     with pytest.raises(FloatingPointError, match=r"cannot be mapped to the real line in torch\.float32"):
         pyrovae.fit(ours, x, progress=False)

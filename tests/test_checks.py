@@ -249,6 +249,8 @@ def test_columns_of_a_table_that_are_no_numbers_are_named():
     with pytest.raises(ValueError, match=r"1 NaN or infinite values, the first at x\[1, 0\]"):
         checks.items(partly, (2,))
     # beside a float NumPy would round these without a word
+    narrow = pd.DataFrame({"t": 2**25 + np.arange(4), "v": np.zeros(4, np.float32)})
+    assert checks.array(narrow, "x")[:, 0].tolist() == [2**25 + i for i in range(4)]  # in float64, not in v's float32
     table = pd.DataFrame({"t": 2**60 + np.arange(50), "v": np.linspace(0, 1, 50)})
     with pytest.raises(ValueError, match=r"torch.float64 does not hold x\['t'\]"):
         checks.items(table, (2,), dtype=torch.float64)
