@@ -492,6 +492,19 @@ class TestRefused:
         with pytest.raises(CaptureError, match=r"at or after site 'z'.*torch.where"):
             self.svi(model, AutoNormal(model)).step()
 
+    def test_a_draw_that_has_a_part_of_its_gradient(self):
+        from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
+
+        def model():
+            pyro.sample("x", dist.Exponential(pyro.sample("rate", dist.Gamma(2.0, 2.0))), obs=torch.tensor(1.0))
+
+        def guide():
+            shape = pyro.param("shape", torch.tensor(2.0), constraint=constraints.positive)
+            pyro.sample("rate", ShapeAugmentedGamma(shape, torch.tensor(2.0), boost=1))
+
+        with pytest.raises(CaptureError, match=r"site 'rate' \(ShapeAugmentedGamma\) has .* only in part"):
+            self.svi(model, guide).step()
+
     def test_a_site_that_is_summed_out(self):
         pair = pyrovae.GaussianMixture((2,), 2)
         with pytest.raises(CaptureError, match="'component' is marked to be summed out"):

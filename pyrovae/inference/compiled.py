@@ -266,9 +266,12 @@ def _require_reparameterized(model_trace: Any, guide_trace: Any) -> None:
             if site["infer"].get("enumerate"):
                 raise CaptureError(f"site {site['name']!r} is marked to be summed out: take TraceEnum_ELBO with SVI")
             if trace is guide_trace and not is_differentiable(site):
+                in_part = getattr(site["fn"], "has_rsample", False)
+                why = "a draw that is reparameterised only in part, the rest of whose gradient is a score function's"
+                none = "no reparameterised draw, so that no gradient goes through it"
                 raise CaptureError(
-                    f"site {site['name']!r} ({type(site['fn']).__name__}) has no reparameterised draw, so that no "
-                    f"gradient goes through it: give the guide a law that has one, {EAGER}"
+                    f"site {site['name']!r} ({type(site['fn']).__name__}) has {why if in_part else none}: give the "
+                    f"guide a law with a reparameterised draw, {EAGER}"
                 )
 
 
