@@ -1191,18 +1191,43 @@ def unnoticed(graph, inputs, keep_noise=False):
 
 @pytest.mark.parametrize("way", ["interpreted", "unnoticed"])
 @pytest.mark.parametrize("made", [lambda mu: mu.expand(1), lambda mu: mu[:].view(1)], ids=["expanded", "sliced"])
-def test_a_view_from_before_a_gradient_was_required_passes_one_on_after_the_first_update(way, made, monkeypatch):
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, [0.3, 0.93, 0.993, 0.9993]), (0.0, [0.0, 0.9, 0.99, 0.999])])
+def test_a_view_from_before_a_gradient_was_required_passes_one_on_after_the_first_update(
+    way, made, rate, expected, monkeypatch
+):
+    """By 0.1 (3 - 3 mu), and from the second step on by three times that; a rate of 0 is an update too."""
     plain = (lambda graph, inputs, keep_noise=False: graph) if way == "interpreted" else unnoticed
     monkeypatch.setattr("pyrovae.graph.compiled", plain)
-    expected = [0.3, 0.93, 0.993, 0.9993]  # by 0.1 (3 - 3 mu), and from the second step on by three times that
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
-        svi, found = kind(*of_an_early_view(made), pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()), []
+        optim, found = pyro.optim.SGD({"lr": rate}), []
+        svi = kind(*of_an_early_view(made), optim, Trace_ELBO())
         for _ in range(4):
             svi.step()
             found.append(pyro.param("mu").item())
+            for one in optim.optim_objs.values():
+                one.param_groups[0]["lr"] = 0.1
         assert found == pytest.approx(expected, rel=1e-5)
     assert svi.compiles == 2
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_parameter_that_is_reached_by_an_early_view_alone_is_never_updated():
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        mu = torch.zeros(1)
+        view = mu[:]
+
+        def model(mu=mu, view=view):
+            pyro.param("mu", mu)
+            loc = pyro.param("loc", torch.zeros(1)) + view
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=torch.tensor([3.0]))
+
+        svi, found = kind(model, lambda: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()), []
+        for _ in range(3):
+            svi.step()
+            found += [pyro.param("loc").item(), pyro.param("mu").item()]
+        assert found == pytest.approx([0.3, 0.0, 0.57, 0.0, 0.813, 0.0], rel=1e-5)
 
 
 @pytest.mark.usefixtures("interpreted")
