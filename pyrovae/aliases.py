@@ -104,11 +104,14 @@ def views(t: Tensor, size: int, begin: int) -> list[tuple[Any, tuple[Any, ...]]]
 
 def is_dense(t: Tensor) -> bool:
     """Whether its entries fill its memory, in whatever order and each by itself."""
-    extent = _extent(t)
-    if extent is None:
+    if _extent(t) is None:
         return True
-    strides = [stride for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1]
-    return all(strides) and extent[2] - extent[1] == t.numel() * t.element_size()
+    within = 1
+    for stride, n in sorted((stride, n) for n, stride in zip(t.shape, t.stride(), strict=True) if n > 1):
+        if stride != within:
+            return False
+        within *= n
+    return True
 
 
 def _extent(t: Tensor) -> tuple[str, int, int] | None:

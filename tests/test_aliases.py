@@ -30,6 +30,8 @@ def test_no_shared_entry_is_missed():
             assert overlap(a, [b]) or not entries(a) & entries(b)
     assert not overlap(every[1], [every[2]])  # that begins where it ends
     assert overlapping([every[1], torch.ones(3), every[3], every[2]]) == [[0, 2, 3]]
+    # one within another ends before it, and a third may meet the other alone
+    assert overlapping([every[0][:12], every[0][2:4], every[0][10:15]]) == [[0, 1, 2]]
 
 
 def test_a_view_is_made_step_by_step_where_it_lies():
@@ -56,4 +58,7 @@ def test_what_no_slice_makes_is_refused():
 def test_what_is_dense():
     dense = [torch.ones(3, 4).t(), torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last), torch.ones(())]
     assert all(map(is_dense, dense)) and is_dense(torch.ones(0, 3))
-    assert not any(map(is_dense, [torch.ones(6)[::2], torch.ones(4, 6)[:, :3], torch.ones(1).expand(3)]))
+    whole = torch.ones(8)
+    assert not any(map(is_dense, [whole[::2], torch.ones(4, 6)[:, :3], whole[:1].expand(3)]))
+    # as many entries as places, and some of these are met twice and others never
+    assert not any(map(is_dense, [whole.as_strided((2, 2), (0, 3)), whole.as_strided((2, 2, 2), (1, 1, 5))]))
