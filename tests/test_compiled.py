@@ -1484,6 +1484,8 @@ class TestDistributionsFromOutside:
                 z = pyro.sample(f"z{k}", p)
                 pyro.factor(f"f{k}", 0.1 * p.log_prob(z) + mixture.log_prob(z.sum()))  # at no site of its own
                 inner = dist.Normal(z, 1.0, validate_args=True).to_event(1)
+                if k == 0:  # the check of a covariance asks whether it is symmetric
+                    inner = dist.MultivariateNormal(z, torch.eye(3), validate_args=True)
                 pyro.sample(f"x{k}", inner, obs=torch.ones(3))
 
         require_alike(lambda: (model, AutoNormal(model)), steps=5)
@@ -1507,6 +1509,9 @@ class TestDistributionsFromOutside:
 
 
 # the caller's optimiser -----------------------------------------------------------------------------
+
+
+STATE = ("exp_avg", "exp_avg_sq")
 
 
 def located(x):
@@ -1580,6 +1585,25 @@ class TestTheCallersOptimiser:
         with pytest.raises(RuntimeError, match="went on with another CompiledSVI"):
             svi.step(*args)
         assert all(float(own["state"][0]["step"]) == 10 for own in ours.get_state().values())
+
+    def test_a_state_is_a_copy_and_one_that_is_loaded_between_steps_is_gone_on_from(self):
+        ours, steps, svi = self.started(CompiledSVI, OPTIMISERS["ClippedAdam"])
+        steps(1)
+        state, values = ours.get_state(), [p.detach().clone() for p in svi.parameters.values()]
+        kept, rest = copy.deepcopy(state), steps(2)
+        for name, one in kept.items():
+            assert all(torch.equal(state[name]["state"][0][kind], one["state"][0][kind]) for kind in STATE)
+        with torch.no_grad():
+            for p, value in zip(svi.parameters.values(), values, strict=True):
+                p.copy_(value)
+        assert steps(2) != pytest.approx(rest, rel=1e-6)  # the control: the parameters alone
+        with torch.no_grad():
+            for p, value in zip(svi.parameters.values(), values, strict=True):
+                p.copy_(value)
+        for p, one in ours.optim_objs.items():
+            one.load_state_dict(kept[pyro.get_param_store().param_name(p)])
+        assert steps(2) == pytest.approx(rest, rel=1e-6)
+        assert svi.compiles == 1
 
     def test_a_rate_that_is_set_there(self):
         ours, steps, svi = self.started(CompiledSVI, lambda: pyro.optim.SGD({"lr": 0.01}))

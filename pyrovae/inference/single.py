@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -85,6 +86,8 @@ def _single(kind: Any) -> Any:
             self.updates.require_known(state)
             self.live = False
             super().load_state_dict(state)
+            self.own_groups = self.__dict__.pop("param_groups")  # torch puts them beside the property
+            self.rate = math.nan  # so that the rate counts as set, though it be the very number that was read last
             self.push()
             self.live = True
 
