@@ -42,6 +42,12 @@ class Settings:
     unread = 5.0
 
 
+class Constants:
+    """A class of which there is no object."""
+
+    width = 1.0
+
+
 OPTIONS, SETTINGS = Options(), Settings()
 
 
@@ -53,7 +59,8 @@ class Net(nn.Module):
         self.read_by_nobody = 0
 
     def forward(self, x):
-        return self.layers(self.drop(x)) * self.beta + self.kept
+        kept = self.kept if self.training else 2 * self.kept
+        return self.layers(self.drop(x)) * self.beta + kept
 
 
 NET = Net()
@@ -63,9 +70,17 @@ def helper(options):
     return options.width * NUMBER + TENSOR.sum()
 
 
-def function(x=TENSOR):
+class Default:
+    """A class whose one object is a default."""
+
+    def __init__(self):
+        self.depth = 1.0
+
+
+def function(x=TENSOR, default=Default()):  # noqa: B008
     def inner():
-        return helper(OPTIONS) + SETTINGS.scale + SETTINGS.doubled + SETTINGS.method() + Settings.scale
+        settings = SETTINGS.scale + SETTINGS.doubled + SETTINGS.method() + Settings.scale
+        return helper(OPTIONS) + settings + Constants.width + default.depth
 
     return inner() + NET(x)
 
@@ -93,9 +108,11 @@ CHANGES = {
     "a slot": (OPTIONS, "width", 3.0),
     "an attribute over the class's": (SETTINGS, "scale", 2.0),
     "of a class": (Settings, "scale", 2.0),
+    "of a class without an object": (Constants, "width", 2.0),
     "what a property reads": (SETTINGS, "depth", 0.0),
     "what a method reads": (SETTINGS, "inner", 0.0),
-    "a default": (function, "__defaults__", (torch.ones(3),)),
+    "a default": (function, "__defaults__", (torch.ones(3), function.__defaults__[1])),
+    "of a default": (function.__defaults__[1], "depth", 2.0),
     "a function": (HERE, "helper", lambda options: 0),
     "a module's number": (NET, "beta", 2.0),
     "a module's tensor": (NET, "kept", torch.zeros(2)),
