@@ -560,6 +560,15 @@ class TestFarFromZero:
             with pytest.raises(ValueError, match="does not hold x"):
                 narrow.log_prob(batch)
 
+    def test_columns_that_tell_each_other_are_held_against_what_is_left_of_their_spread(self):
+        square = torch.tensor([[1.0, 1 - 1e-9], [1 - 1e-9, 1.0]], dtype=torch.float64)
+        batch = 1.7e9 + torch.arange(20, dtype=torch.float64)[:, None].expand(20, 2)
+        make = partial(pyrovae.GaussianMixture.from_parameters, [1.0], [[1.7e9, 1.7e9]])
+        # a standard deviation of 1e7, and of 450 where the other column is known: 64 is over a thousandth of that
+        for kind, covariances in (("full", square[None]), ("tied", square)):
+            with pytest.raises(ValueError, match="does not hold x"):
+                make(1e14 * covariances, covariance=kind).float().log_prob(batch)
+
     def test_a_narrow_validation_batch_is_held_against_the_items_of_the_fit(self):
         x = 1.7e9 + 1e7 * np.random.default_rng(0).normal(size=(60, 1))
         batch = 1.7e9 + np.arange(20.0)[:, None]
@@ -567,7 +576,7 @@ class TestFarFromZero:
         found = pyrovae.fit(mixture, x, validation=batch, progress=False, num_restarts=1).epochs.validation_elbo
         expected = Normal(x.mean(), x.std()).log_prob(torch.from_numpy(batch)).mean()
         assert found.values[-1] == pytest.approx(float(expected), abs=1e-4)
-        with pytest.raises(ValueError, match="does not hold x"):  # nor is what a fit learns from held against another
+        with pytest.raises(ValueError, match="does not hold x:"):  # nor is what a fit learns from held against another
             pyrovae.fit(mixture, batch, progress=False, num_restarts=1)
 
     def test_conditionals_and_densities(self):

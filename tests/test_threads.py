@@ -259,10 +259,11 @@ def test_whatever_draws_or_sets_what_all_share_waits_for_another_threads_turn(tm
         for thread in threads.values():
             thread.start()
         time.sleep(0.2)
-        assert [name for name, thread in threads.items() if not thread.is_alive()] == []
-        assert torch.equal(torch.get_rng_state(), before)
+        ended = [name for name, thread in threads.items() if not thread.is_alive()]
+        after = torch.get_rng_state()
     for thread in threads.values():
         thread.join(10)
+    assert not ended and torch.equal(after, before)
     assert not any(thread.is_alive() for thread in threads.values())
 
 
@@ -277,6 +278,16 @@ def test_a_builder_in_another_thread_draws_from_the_callers_generator():
         thread.join(0.1)
     thread.join(10)
     assert all(torch.equal(alone[name], value) for name, value in made[0].items())
+
+
+def test_loading_in_another_thread_leaves_the_callers_generator_as_it_was(tmp_path):
+    folder, before = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((4,), hidden_dims=(5,))), torch.get_rng_state()
+    with Workspace(noise=Noise(0)).turn():
+        thread = threading.Thread(target=lambda: pyrovae.load(folder), daemon=True)
+        thread.start()
+        thread.join(0.1)
+    thread.join(10)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 class _Nested(pyrovae.VAE):
