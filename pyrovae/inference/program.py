@@ -451,8 +451,9 @@ class _Site(Messenger):
         self.name = msg["name"]
 
     def course(self) -> CaptureError:
+        where = f"at or after site {self.name!r}" if self.name else "before the first site"
         return CaptureError(
-            f"at or after site {self.name!r} the course of model or guide depends on a value (`if`, `.item()`, "
+            f"{where} the course of model or guide depends on a value (`if`, `.item()`, "
             f"`float()`, NumPy of a tensor): write it with torch.where, {EAGER}"
         )
 
