@@ -129,6 +129,7 @@ def test_a_builders_pair_with_a_shared_parameter_is_no_longer_the_builders(tmp_p
     assert again.posterior.raw_log_scale.weight is again.posterior.loc.weight
 
 
+@pytest.mark.usefixtures("float32")
 def test_each_tensor_keeps_the_type_it_was_saved_in(tmp_path):
     # the first parameter says the pair's type; one head and a counter are of others
     def compose():
@@ -575,6 +576,7 @@ def test_row_47_weights_that_are_not_finite_are_refused(tmp_path, value, like, o
         torch.int32,
     ],
 )
+@pytest.mark.usefixtures("float32")
 def test_row_47_weights_of_another_type_than_the_manifest_says_are_refused(tmp_path, dtype):
     folder = rewritten(pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]()), in_(dtype))
     name = str(dtype).removeprefix("torch.")

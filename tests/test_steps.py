@@ -158,8 +158,9 @@ class Reading(nn.Module):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", ["LSTM", "reentrant", "compiled by the user"])
+@pytest.mark.usefixtures("float32")
 def test_a_network_that_is_no_graph_is_trained_eagerly(kind, monkeypatch, caplog):
-    """Whatever torch raises, and when: an LSTM's graph is captured and compiled, and fails as it is called."""
+    """Whatever torch raises, and when: an LSTM's graph in float32 is captured and compiled, and fails when called."""
     monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
 
     def reading():
@@ -183,6 +184,7 @@ def test_a_network_that_is_no_graph_is_trained_eagerly(kind, monkeypatch, caplog
 
 
 @pytest.mark.parametrize(("size", "sound"), [(1e15, True), (1e25, False), (math.inf, False), (math.nan, False)])
+@pytest.mark.usefixtures("float32")
 def test_either_step_ends_where_a_gradients_square_does(size, sound, interpreted):
     """In whose place Adam would keep infinity, and never move again."""
     for make in (Eager, Compiled):
@@ -206,7 +208,7 @@ class Sharing(nn.Module):
 
     def __init__(self, *ways):
         super().__init__()
-        self.f, array = nn.Linear(3, 12), np.zeros(12, dtype=np.float32)
+        self.f, array = nn.Linear(3, 12), torch.zeros(12).numpy()
         if "an array" in ways:
             self.f.bias.data = torch.from_numpy(array)
         views = {
@@ -395,6 +397,7 @@ def test_without_a_compiler(without_compiler):
 
 
 class TestWhatIsNotFinite:
+    @pytest.mark.usefixtures("float32")
     def test_a_compiled_loss_that_is_not_finite_takes_the_weights_back(self, interpreted):
         order = list(pyrovae.data.batches(torch.arange(23.0)[:, None], 5, seed=0, epoch=1))
         x = SOME.clone()
@@ -450,10 +453,11 @@ class TestWhatIsNotFinite:
 
 
 class TestHalfPrecision:
+    @pytest.mark.usefixtures("float32")
     def test_the_networks_alone(self):
-        vae = pair()
+        vae, x = pair(), SOME.float()
         with seen(vae) as found:
-            quiet = vae.posterior(SOME)
+            quiet = vae.posterior(x)
             vae.likelihood(quiet.mean)
         names = {part: name for name, part in vae.named_modules()}
         assert [names[part] for part in found.networks] == [
@@ -473,11 +477,11 @@ class TestHalfPrecision:
                 return out
 
         with with_bf16(found.networks), Types():
-            q = vae.posterior(SOME)
+            q = vae.posterior(x)
             p = vae.likelihood(q.mean)
         assert set(inside) == {torch.bfloat16} and len(inside) == 5
         assert {q.mean.dtype, q.stddev.dtype, p.mean.dtype} == {torch.float32}
-        again = vae.posterior(SOME)
+        again = vae.posterior(x)
         assert torch.equal(again.mean, quiet.mean)  # as before
         # 8 bits of a mantissa
         torch.testing.assert_close(q.mean, quiet.mean, rtol=0.02, atol=0.02)
@@ -497,6 +501,7 @@ class TestHalfPrecision:
             outer(torch.ones(2, 3))
         assert found.networks == [outer[0].inner]
 
+    @pytest.mark.usefixtures("float32")
     def test_a_fit_is_near_the_one_in_float32_and_validation_is_in_float32(self, monkeypatch):
         digits = pyrovae.data.load("digits")
         x, held_out = digits.train.x.round(), digits.test.x.round()
@@ -515,6 +520,7 @@ class TestHalfPrecision:
         # seen: 0.01 nats of 17 to 40; a fit with another seed differs by 0.1 and more
         assert 0 < abs(gap[-1]) < 0.1
 
+    @pytest.mark.usefixtures("float32")
     def test_refusals(self):
         with pytest.raises(ValueError, match="precision='bf16' is for a pair in float32"):
             quiet_fit(pair().double(), precision="bf16")
@@ -659,6 +665,7 @@ class TestPairsOfUsers:
         quiet_fit(vae, epochs=1, compile=False)
         assert vae.unknown.isnan().all()
 
+    @pytest.mark.usefixtures("float32")
     def test_a_networks_own_forward_is_put_back(self):
         vae, calls = pair(), []
         network = vae.likelihood.network
