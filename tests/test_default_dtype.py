@@ -14,9 +14,11 @@ import pytest
 import torch
 import xarray as xr
 from conftest import default_dtype
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pyrovae
+from pyrovae.inference.checkpoint import RUN
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of fits that are cut short
 
@@ -133,14 +135,23 @@ def test_the_default_dtype_changes_no_bit(call: str) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_the_default_dtype_changes_no_bit_of_compiled_steps() -> None:
+def test_the_default_dtype_changes_no_bit_of_compiled_steps(tmp_path: Path) -> None:
     with default_dtype(torch.float32):
         torch.manual_seed(0)
         vae = pyrovae.mlp_vae((4,), hidden_dims=(5,))
     x = DRAWS.float().round()
-    one, other = under_both(lambda: fitted(vae, x, **QUICK | {"compile": True}))
-    assert all(map(np.array_equal, one, other))
-    assert {a.dtype for a in one[: len(vae.state_dict())]} == {np.dtype(np.float32)}
+
+    def run() -> list[Any]:
+        """The weights, the losses, and all else that the steps keep."""
+        folder = tmp_path / str(torch.get_default_dtype())
+        found = fitted(vae, x, checkpoint=folder, **QUICK | {"compile": True})
+        return [found, [*load_file(folder / "epoch-000001" / RUN).values()]]
+
+    one, other = under_both(run)
+    assert len(one) > len(vae.state_dict()) + 4
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("saved_under", [torch.float32, torch.float64])

@@ -933,6 +933,10 @@ def test_a_mapped_arrays_dtype_is_of_all_its_rows_and_of_few_reads() -> None:
     assert view.reading(torch.float32)[:].dtype == torch.float32
     for kind in (np.float32, np.float16, np.int16, np.uint16, np.uint8, bool):
         assert MappedArray(np.ones((3, 2), kind)).dtype == torch.float32
+    gappy = MappedArray(np.array([[1.0, np.inf], [np.nan, 2.0]]))
+    assert gappy.dtype == gappy[:].dtype == torch.float32  # who uses the items is told which are not finite
+    with pytest.raises(ValueError, match=r"2 NaN or infinite values, the first at x\[0, 1\]"):
+        pyrovae.fit(pyrovae.linear_vae(2, 1), gappy, progress=False)
 
 
 def test_a_view_is_binarised_by_what_is_in_its_source() -> None:

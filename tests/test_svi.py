@@ -726,8 +726,11 @@ def test_a_mapped_array_is_looked_at_in_its_sources_own_digits():
     with pytest.raises(ValueError, match="outside the support"):
         pyrovae.fit(pyrovae.mlp_vae((2,)), MappedArray(np.array([[0.0, 1 + 1e-9]])), binarize=True, **options)
     # a batch of close items is no reason to refuse: the rule is of all of them
-    close = np.sort(1000 + rng.normal(size=(5000, 2)), 0)
-    pyrovae.fit(pyrovae.linear_vae(2, 1), MappedArray(close), **options)
+    for close in (
+        np.sort(1000 + rng.normal(size=(5000, 2)), 0),
+        1000.0 * (5 - np.arange(5000) // 1024)[:, None] + 1e-3 * rng.normal(size=(5000, 2)),  # a batch alone is refused
+    ):
+        pyrovae.fit(pyrovae.linear_vae(2, 1), MappedArray(close), **options)
     losses = []
     for items in (MappedArray(far), torch.from_numpy(far)):
         torch.manual_seed(0)
