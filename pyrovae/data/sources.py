@@ -44,9 +44,9 @@ class MappedArray:
     >>> import numpy as np
     >>> from pyrovae.data import MappedArray
     >>> x = MappedArray(np.array([[0, 51], [102, 255], [0, 0]], dtype=np.uint8))
-    >>> x[:2]
-    tensor([[0.0000, 0.2000],
-            [0.4000, 1.0000]])
+    >>> x[:2].numpy()
+    array([[0. , 0.2],
+           [0.4, 1. ]], dtype=float32)
     >>> x.select([1]).shape
     torch.Size([1, 2])
     """

@@ -708,8 +708,8 @@ class Judge:
         >>> import torch
         >>> from pyrovae import Judge
         >>> judge = Judge((np.eye(2), np.eye(2)), (np.zeros(2), np.zeros(2)), np.array([0, 1]), (2,))
-        >>> judge.features(torch.tensor([[1.0, -1.0]]))
-        tensor([[1., 0.]])
+        >>> judge.features(torch.tensor([[1.0, -1.0]])).tolist()
+        [[1.0, 0.0]]
         """
         x = checks.items(images, self.event_shape, name="images", dtype=torch.float32).detach().cpu().flatten(1)
         layers = [(_weight(w), _weight(b)) for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True)]
