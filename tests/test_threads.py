@@ -106,7 +106,7 @@ def cases():
     nuts = {"method": "nuts", "num_chains": 1, "num_draws": 2, "num_warmup": 2}
     calls = {
         "fit": lambda: fitted(vae, X, validation=X[:3], **svi),
-        "fit bf16": lambda: fitted(vae, X, precision="bf16", **svi),
+        "fit bf16": lambda: fitted(deepcopy(vae).float(), X, precision="bf16", **svi),
         "fit by EM": lambda: fitted(mixture, y, num_restarts=1, max_iterations=2),
         "fit by L-BFGS": lambda: fitted(softmax, y, labels, max_iterations=3),
         "fit by NUTS": lambda: fitted(bayesian, y, **nuts),
@@ -354,7 +354,7 @@ def test_builders_do_not_draw_from_a_generator_that_is_another_threads_in_its_tu
 
 
 def test_a_network_in_another_thread_keeps_its_statistics_while_a_step_is_captured():
-    watched_one, other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    watched_one, other = (nn.BatchNorm1d(4, dtype=X.dtype) for _ in range(2))
     with watched(watched_one):
         watched_one(X)
         together(lambda: other(X + 1))
