@@ -1325,7 +1325,7 @@ class TestMemoryThatIsRefused:
         assert torch.equal(first.detach(), before)
 
     def test_by_their_names(self):
-        whole = torch.ones(4)
+        whole = torch.ones(4, dtype=torch.float32)
         self.refused(whole, whole.detach().view(torch.int32).view(torch.float64), "'a' and parameter 'b' share memory")
         array = np.ones(6, dtype=np.float32)
         self.refused(torch.from_numpy(array), torch.from_numpy(array[2:]), "'a' and parameter 'b' .* one NumPy array")
