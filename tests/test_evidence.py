@@ -547,7 +547,9 @@ def test_a_pair_with_a_site_of_another_name_is_told_what_is_wanted():
         "to_arviz": lambda: pyrovae.to_arviz(pair, x),
     }
     for name, call in calls.items():
-        with pytest.raises(ValueError, match=f"{name} needs a pair with one unobserved site, 'latent'"):
+        with pytest.raises(
+            ValueError, match=f"{name} needs a model whose one unobserved site is named 'latent'; those of Other: 'z'"
+        ):
             call()
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import linear_parts, needs_compiler
@@ -444,6 +445,42 @@ def test_a_pair_in_float64_whose_prior_stayed_in_float32(how):
     wanted = pyrovae.exact(pair, x).pointwise.value.values
     assert pyrovae.quadrature(pair, x, tol=1e-8).pointwise.value.values == pytest.approx(wanted, abs=1e-7)
     assert pair.prior.loc.dtype == pair.prior.law.loc.dtype == torch.float32
+
+
+class ByHand(nn.Module):
+    """A factor analyser on Pyro alone, whose prior is made of numbers, or of float32 tensors, in the model's code."""
+
+    event_shape, latent_dim, is_normalized = (4,), 1, True
+
+    def __init__(self, how):
+        super().__init__()
+        self.decoder, self.encoder, self.how = nn.Linear(1, 4), nn.Linear(4, 1), how
+
+    def prior(self):
+        if self.how == "numbers":
+            return dist.Normal(0.5, 2.0).expand([1]).to_event(1)
+        return dist.Normal(torch.full((1,), 0.5), torch.full((1,), 2.0)).to_event(1)
+
+    def model(self, x=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("latent", self.prior())
+            return pyro.sample("obs", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("latent", dist.Normal(self.encoder(x), 1.5).to_event(1))
+
+
+@pytest.mark.parametrize("how", ["numbers", "tensors"])
+def test_a_model_by_hand_whose_prior_is_made_in_its_code(how):
+    torch.manual_seed(0)
+    pair, x = ByHand(how), torch.randn(3, 4)
+    weight, offset = pair.decoder.weight.double().detach(), pair.decoder.bias.double().detach()
+    covariance = 4.0 * weight @ weight.T + torch.eye(4).double()
+    law = torch.distributions.MultivariateNormal(offset + 0.5 * weight[:, 0], covariance)
+    found = pyrovae.quadrature(pair, x, tol=1e-7).pointwise.value.values
+    assert found == pytest.approx(law.log_prob(x.double()).numpy(), abs=1e-6)
+    assert pair.model.__func__ is ByHand.model  # the caller's pair is as it was
 
 
 def test_a_prior_that_gives_a_distribution_made_outside_of_it():

@@ -224,9 +224,14 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
 def require_continuous(pair: Pair, estimator: str) -> None:
     """Refuse a pair without one continuous code an item: `estimator` moves along it, or integrates over it."""
     with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
-        site = poutine.trace(pair.model).get_trace(size=1).nodes.get("latent")
+        trace = poutine.trace(pair.model).get_trace(size=1)
+    site = trace.nodes.get("latent")
     if site is None:
-        raise ValueError(f"{estimator} needs a pair with one unobserved site, 'latent', and this one has none")
+        others = ", ".join(repr(name) for name in trace.stochastic_nodes if name not in ("obs", "data")) or "none"
+        raise ValueError(
+            f"{estimator} needs a model whose one unobserved site is named 'latent'; those of {type(pair).__name__}: "
+            f"{others}"
+        )
     if site["fn"].support.is_discrete:
         raise ValueError(f"{estimator} needs a continuous code, and the prior of this pair's is discrete")
 
@@ -249,7 +254,17 @@ def doubled(pair: Pair) -> Any:
                 vars(part)[name] = _doubled(value)
     for part in double.children():
         part.register_forward_hook(_doubled_output)
+    for name in ("model", "guide"):
+        vars(double)[name] = _InFloat64()(getattr(double, name))
     return double
+
+
+class _InFloat64(Messenger):
+    """Cast what a site draws: a distribution of numbers in the code of a model, as Normal(0.0, 1.0), draws float32."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["value"], Tensor) and msg["value"].is_floating_point():
+            msg["value"] = msg["value"].double()
 
 
 def _doubled_output(_: nn.Module, __: Any, output: Any) -> Any:
