@@ -1225,6 +1225,64 @@ def test_a_parameter_that_is_reached_by_an_early_view_alone_is_never_updated():
         assert found == pytest.approx([0.3, 0.0, 0.57, 0.0, 0.813, 0.0], rel=1e-5)
 
 
+@pytest.mark.parametrize("way", ["interpreted", "unnoticed"])
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        # by 0.1 (3 - loc - mu): the view passes a gradient on once a step without it has moved mu, and not before
+        ([(1, True), (1, True), (1, False), (1, True)], [0.3, 0.0, 0.57, 0.0, 0.813, 0.243, 1.0074, 0.4374]),
+        ([(1, True), (2, True), (1, True), (2, True)], [0.3, 0.0, 0.84, 0.0, 1.056, 0.0, 1.4448, 0.0]),
+    ],
+    ids=["moved by another step", "never moved"],
+)
+def test_an_early_view_passes_a_gradient_on_from_the_first_update_by_any_step(way, steps, expected, monkeypatch):
+    plain = (lambda graph, inputs, keep_noise=False: graph) if way == "interpreted" else unnoticed
+    monkeypatch.setattr("pyrovae.graph.compiled", plain)
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        mu = torch.zeros(1)
+        view = mu[:]
+
+        def model(x, early, mu=mu, view=view):
+            p = pyro.param("mu", mu)
+            loc = pyro.param("loc", torch.zeros(1)) + (view if early else p)
+            pyro.sample("x", dist.Normal(loc.expand(len(x)), 1.0).to_event(1), obs=x)
+
+        svi, found = kind(model, lambda x, early: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()), []
+        for size, early in steps:
+            svi.step(torch.full((size,), 3.0), early)
+            found += [pyro.param("loc").item(), pyro.param("mu").item()]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def detached(view):
+    return view.detach()
+
+
+def without_gradient(view):
+    with torch.no_grad():
+        return view * 1
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("read", [detached, without_gradient])
+def test_a_view_from_without_autograd_may_be_read_without(read):
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        mu = torch.zeros(1)
+        with torch.no_grad():
+            view = mu[:]
+
+        def model(mu=mu, view=view):
+            pyro.sample("x", dist.Normal(pyro.param("mu", mu) + read(view), 1.0).to_event(1), obs=torch.tensor([3.0]))
+
+        svi, found = kind(model, lambda: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO()), []
+        for _ in range(4):
+            svi.step()
+            found.append(pyro.param("mu").item())
+        assert found == pytest.approx([0.3, 0.54, 0.732, 0.8856], rel=1e-5)  # by 0.1 (3 - 2 mu)
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_a_view_from_without_autograd_is_an_error_where_it_is_one_eagerly():
     def made(mu):

@@ -86,6 +86,7 @@ class CompiledStep:
         self.compiles = 0
         self._programs: dict[Hashable, list[_Program]] = {}
         self._pool: Any = None  # of memory, which its CUDA graphs share
+        self._written = set[int]()  # the parameters, by identity, that steps have written to
         self._rebound: str | None = None  # a name by which the last capture differs from the one before
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
@@ -155,21 +156,23 @@ class CompiledStep:
             if not own:
                 raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
             with torch.enable_grad(), checking(False), watched(*self.owners) as modules:
-                pieces = self._pieces(own, tensors, args, kwargs)
+                pieces, moved = self._pieces(own, tensors, args, kwargs)
             for piece in pieces:
                 piece.finish(interpret, named)
             self._require_lasting(names, pieces, before, args, kwargs)
             apart = _Apart(pieces, tensors, named)
             apart.require(tensors)
             if not interpret:
-                _try_out(pieces, tensors)
+                with _unnoticed(own):
+                    _try_out(pieces, tensors)
             held = [t for piece in pieces for t in piece.program.held if t.layout == torch.strided]
             if any(t.is_conj() or t.is_neg() for t in held):
                 raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
             state = _State(modules, [*named.values(), *held], [row for piece in pieces for row in piece.early])
-            program = _Program(pieces, self.reduce, named, state, apart, names)
+            program = _Program(pieces, self.reduce, named, state, apart, names, moved, self._written)
             self._pool = self._pool or pool_of(own[0].device)
-            program.record(tensors, self._pool)
+            with _unnoticed(own):
+                program.record(tensors, self._pool)
         finally:
             put_back(before)
             with torch.no_grad():
@@ -203,9 +206,14 @@ class CompiledStep:
                 f"hand it in as an argument, {EAGER}"
             )
 
-    def _pieces(self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any) -> list[_Piece]:
-        """The whole step, or, where gradients are summed over processes between, what comes before and after that."""
-        updates, at, moved = self.updates, _Site(), set[int]()
+    def _pieces(
+        self, own: list[Tensor], tensors: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[list[_Piece], list[Tensor]]:
+        """The whole step, or, where gradients are summed over processes between, what comes before and after that.
+
+        With the parameters that have a gradient.
+        """
+        updates, at, moved = self.updates, _Site(), list[Tensor]()
         fixed = updates.inputs(own)
         shared = [own[i] for group in overlapping(own) for i in group]
         kept = [(p.data, p.detach().clone()) for p in shared]
@@ -214,7 +222,7 @@ class CompiledStep:
             with at, blind(at.course):
                 loss = self.loss(*args, **kwargs)
             gradients: list[Tensor | None] = list(torch.autograd.grad(loss, own, allow_unused=True))
-            moved.update(id(p) for p, g in zip(own, gradients, strict=True) if g is not None)
+            moved[:] = [p for p, g in zip(own, gradients, strict=True) if g is not None]
             return loss.detach(), gradients
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
@@ -225,7 +233,7 @@ class CompiledStep:
             if self.reduce is None:
                 whole = capture(lambda *_: updated(*differentiated()), [*fixed, *tensors])
                 _write_back(whole)
-                return [_Piece(whole, fixed, tensors, moved)]
+                return [_Piece(whole, fixed, tensors)], moved
             sizes = [*(p.numel() for p in own), 1]
 
             widest = max((p.dtype for p in own), key=lambda dtype: torch.finfo(dtype).bits)
@@ -244,7 +252,7 @@ class CompiledStep:
 
             second = capture(apart, [*fixed, summed])
             _write_back(second)
-            return [_Piece(first, own, tensors, moved), _Piece(second, fixed, [summed], moved)]
+            return [_Piece(first, own, tensors), _Piece(second, fixed, [summed])], moved
         except CaptureError:
             raise
         except Exception as error:  # of whatever kind: the eager evaluation before had none
@@ -257,18 +265,22 @@ class CompiledStep:
 class _Piece:
     """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself.
 
-    `moved`: the parameters, by identity, that have a gradient. A view of one that was made before it required any
-    passes none on until the parameter is written to, and then does, as torch has it: `early` are such views and their
-    versions.
+    A view of a parameter that was made before that required a gradient passes none on until the parameter is written
+    to, and then does, as torch has it: `early` are such views and their versions.
     """
 
-    def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor], moved: set[int]) -> None:
+    def __init__(self, graph: Any, fixed: list[Tensor], others: list[Tensor]) -> None:
         if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
             raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
         self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
-        held = [attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"]
-        views = [t for t in held if id(t._base) in moved and t.requires_grad and t.grad_fn is None]
-        self.early = [(t, t._version) for t in views]
+        self.early: list[tuple[Tensor, int]] = []
+        for name in {node.target for node in graph.graph.nodes if node.op == "get_attr"}:
+            t = attrgetter(name)(graph)
+            try:
+                if _is_early(t):
+                    self.early.append((t, t._version))
+            except RuntimeError:  # one that was made without autograd, which does not follow it: nor did the model
+                setattr(graph, name, t.detach())
 
     def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
         """Compile it, or leave it to torch, operation by operation; `named` are the parameters, for what is said."""
@@ -283,6 +295,16 @@ class _Piece:
 
     def __call__(self, others: Sequence[Tensor]) -> Tensor:
         return self.program(*self.fixed, *others)[0]
+
+
+def _is_early(t: Tensor) -> bool:
+    """Whether it is a view from before its base required a gradient, and passes none on as yet."""
+    return t._base is not None and t._base.requires_grad and t.requires_grad and t.grad_fn is None
+
+
+def _unnoticed(params: Sequence[Tensor]) -> Any:
+    """Autograd does not hear of writes to these: those of compiled code it never does."""
+    return torch.autograd._unsafe_preserve_version_counter(tuple(params))
 
 
 def _try_out(pieces: list[_Piece], tensors: list[Tensor]) -> None:
@@ -371,12 +393,16 @@ class _Program:
     state: _State
     apart: _Apart
     names: Names
+    moved: list[Tensor]  # the parameters that it updates from its first step on
+    written: set[int]  # those, by identity, that any program has updated
     stored: dict[str, Tensor] = field(init=False)  # the parameters that Pyro's store has
     replay: Replayed | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         store = pyro.get_param_store()._params
         self.stored = {name: p for name, p in self.named.items() if store.get(name) is p}
+        self.interprets = any(piece.program.run is piece.graph for piece in self.pieces)
+        self.is_fresh = True
 
     def record(self, tensors: list[Tensor], pool: Any) -> None:
         """Make it one CUDA graph for tensors like these, on a device that has such; nothing else changes."""
@@ -389,9 +415,16 @@ class _Program:
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
             self.replay = None
-        loss = (self._called if self.replay is None else self.replay)(*tensors)
-        if self.state.early:  # compiled code writes without autograd's knowledge
-            increment_version([t for t, _ in self.state.early])
+        run = self._called if self.replay is None else self.replay
+        if not self.interprets:
+            loss = run(*tensors)
+        else:  # which writes to each, moved or not
+            with _unnoticed([p for p in self.named.values() if p.requires_grad]):
+                loss = run(*tensors)
+        if self.is_fresh:  # a first update is what views from before a gradient was required wait for
+            increment_version([p for p in self.moved if id(p) not in self.written])
+            self.written.update(map(id, self.moved))
+            self.is_fresh = False
         return loss
 
     def _called(self, *tensors: Tensor) -> Tensor:
