@@ -1661,6 +1661,39 @@ class TestTheCallersOptimiser:
             assert steps(2) == pytest.approx(rest, rel=1e-6)
         assert svi.compiles == 1
 
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [("shape", r"'exp_avg' of 'm' has shape \(1,\), and it has \(2,\)"), ("eps", "others have the same options")],
+    )
+    def test_a_state_that_is_refused_between_steps_leaves_everything_as_it_was(self, wrong, message):
+        ours, steps, svi = self.started(CompiledSVI, OPTIMISERS["ClippedAdam"])
+        steps(1)
+        one, before = ours.optim_objs[svi.parameters["m"]], copy.deepcopy(ours.get_state())
+        state = copy.deepcopy(before["m"])
+        state["param_groups"][0]["lr"] *= 2
+        if wrong == "shape":  # which would be spread over the parameter
+            state["state"][0]["exp_avg"] = torch.ones(1)
+        else:
+            state["param_groups"][0]["eps"] = 1.0
+        with pytest.raises(ValueError, match=message):
+            one.load_state_dict(state)
+        assert str(ours.get_state()) == str(before)
+        found = steps(3), str(ours.get_state())
+        again, steps, _ = self.started(CompiledSVI, OPTIMISERS["ClippedAdam"])
+        steps(1)
+        assert (steps(3), str(again.get_state())) == found
+
+    def test_a_state_of_another_shape_is_refused_before_a_first_step(self):
+        ours, steps, _ = self.started(CompiledSVI, OPTIMISERS["ClippedAdam"])
+        steps(1)
+        state = ours.get_state()
+        for one in state.values():
+            one["state"][0]["exp_avg_sq"] = torch.ones(1)
+        again, steps, _ = self.started(CompiledSVI, OPTIMISERS["ClippedAdam"])
+        again.set_state(state)
+        with pytest.raises(ValueError, match=r"'exp_avg_sq' of '.*' has shape \(1,\), and it has \(2,\)"):
+            steps(1)
+
     def test_a_rate_that_is_set_there(self):
         ours, steps, svi = self.started(CompiledSVI, lambda: pyro.optim.SGD({"lr": 0.01}))
         steps(1, 1)

@@ -84,12 +84,18 @@ def _single(kind: Any) -> Any:
 
         def load_state_dict(self, state: dict[str, Any]) -> None:
             self.updates.require_known(state)
+            before = {name: self.__dict__[name] for name in ("state", "own_groups")}
             self.live = False
-            super().load_state_dict(state)
-            self.own_groups = self.__dict__.pop("param_groups")  # torch puts them beside the property
+            try:
+                super().load_state_dict(state)
+                self.own_groups = self.__dict__.pop("param_groups")  # torch puts them beside the property
+                self.push()
+            except Exception:
+                self.__dict__.update(before)
+                raise
+            finally:
+                self.live = True
             self.rate = math.nan  # so that the rate counts as set, though it be the very number that was read last
-            self.push()
-            self.live = True
 
         def step(self, closure: Any = None) -> Any:
             self.pull()

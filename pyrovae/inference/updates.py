@@ -213,6 +213,7 @@ class Updates:
             state = theirs.state_dict()
         if state is not None:
             self.require_known(state)
+            _require_shapes(name, p, state["state"].get(0, {}))
         if theirs is None:
             self.optim._state_waiting_to_be_consumed.pop(name, None)
         elif hasattr(theirs, "updates"):
@@ -233,11 +234,12 @@ class Updates:
         return group, self._state(p), self.steps[p]
 
     def put(self, p: Tensor, options: dict[str, Any], state: dict[str, Any]) -> None:
-        """Go on from a state of one parameter, with options that are those of all in its group."""
+        """Go on from a state of one parameter, with options that are those of all in its group; or ValueError."""
         group = self.of(p)[0]
         new = {k: v for k, v in options.items() if k in group and v is not group[k] and v != group[k]}
+        name = next((name for name, q in self.named.items() if q is p), "")
+        _require_shapes(name, p, state)
         if new and len(group["params"]) > 1:
-            name = next(name for name, q in self.named.items() if q is p)
             raise ValueError(
                 f"parameter {name!r} was given {new}, and others have the same options as it: set them for all by "
                 "param_groups, or give optim a function of the name"
@@ -441,11 +443,7 @@ class Updates:
         for name, p, group, row in matched:
             if bool(row.options.get("momentum")) != bool(group.get("momentum")):
                 raise ValueError(f"the state has momentum {row.options.get('momentum')}, and this {group['momentum']}")
-            for kind, value in row.state.items():
-                if kind != "step" and isinstance(value, Tensor) and value.shape != p.shape:
-                    raise ValueError(
-                        f"{kind!r} of {name!r} has shape {tuple(value.shape)}, and it has {tuple(p.shape)}"
-                    )
+            _require_shapes(name, p, row.state)
         self._waiting = state if len(rows) > len(matched) else None
         with torch.no_grad():
             for name, p, group, row in matched:
@@ -505,6 +503,13 @@ def _rows(state: dict[str, Any]) -> list[_Row]:
         for name, at in zip(names, group["params"], strict=True):
             rows.append(_Row(name, number, options, state["state"].get(at, {})))
     return rows
+
+
+def _require_shapes(name: str | None, p: Tensor, state: dict[str, Any]) -> None:
+    """ValueError where a state's tensors are not of the parameter's shape: a smaller one would be spread over it."""
+    for kind, value in state.items():
+        if kind != "step" and isinstance(value, Tensor) and value.shape != p.shape:
+            raise ValueError(f"{kind!r} of {name!r} has shape {tuple(value.shape)}, and it has {tuple(p.shape)}")
 
 
 def _own(name: str) -> str:
