@@ -150,6 +150,34 @@ def test_what_waits_for_a_value_runs_as_it_did(played, caplog):
     assert torch.equal(total, torch.zeros(3)) and torch.equal(torch.get_rng_state(), generator)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("not permitted here"), KeyboardInterrupt("by the user")], ids=repr)
+def test_a_recording_that_breaks_off_is_of_its_own_error_and_leaves_stream_and_pool(played, monkeypatch, caplog, error):
+    @contextlib.contextmanager
+    def breaking_off(*_, **__):
+        try:
+            yield
+        except BaseException:
+            raise RuntimeError("a previous error during capture") from None
+
+    left, calls = [], []
+    monkeypatch.setattr(played, "graph", breaking_off)
+    monkeypatch.setattr(replay, "_leave", lambda pool, device: left.append(pool))
+
+    def function(x):
+        calls.append(x)
+        if len(calls) > replay.WARM_UP + replay.COMPARED:
+            raise error
+        return x.sum()
+
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="by the user"):
+            replay.replayed(function, [torch.ones(3)], [torch.zeros(3)], pool="its pool")
+    else:
+        assert replay.replayed(function, [torch.ones(3)], [torch.zeros(3)], pool="its pool") is None
+        assert "RuntimeError: not permitted here" in caplog.text and "previous" not in caplog.text
+    assert left == ["its pool"] and played.streams_set
+
+
 def test_svi_is_replayed_without_arguments_too(played, monkeypatch):
     counts = torch.tensor([3.0, 5.0, 4.0, 6.0])
 

@@ -173,6 +173,8 @@ class CompiledStep:
             self._pool = self._pool or pool_of(own[0].device)
             with _unnoticed(own):
                 program.record(tensors, self._pool)
+            if program.replay is None:  # a recording that broke off has left it
+                self._pool = None
         finally:
             put_back(before)
             with torch.no_grad():

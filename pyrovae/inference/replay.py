@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -140,12 +140,15 @@ class Replayed:
 
 @contextmanager
 def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
-    """The body is recorded; where that fails, the stream and the generator of the device are made usable again.
+    """The body is recorded; where that fails, stream, generator and allocator of the device are made usable again.
 
-    A recording that breaks off leaves its stream as the current one, and the generator as if it were still recorded,
-    so that the next draw raises. A recording that ends puts that right: a small one is made.
+    A recording that breaks off leaves its stream as the current one, the generator as if it were still recorded, so
+    that the next draw raises, and the allocator at the pool, which no other recording may take then. A recording that
+    ends puts the generator right: a small one is made. What is raised is the body's own error, if that has one: torch's
+    at the end of the recording says only that there was an earlier one, and would take the place of an interrupt.
     """
     here = cuda.current_stream(device)
+    own: BaseException | None = None
 
     def record(graph: Any, pool: Any) -> Any:
         # a stream of its own: torch's is of the device that recorded first
@@ -153,12 +156,28 @@ def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
 
     try:
         with record(graph, pool):
-            yield
+            try:
+                yield
+            except BaseException as error:
+                own = error
+                raise
     except BaseException:
         cuda.set_stream(here)
-        with record(cuda.CUDAGraph(), None):
+        if pool is not None:
+            with suppress(RuntimeError):  # where the recording did end, the allocator has left the pool
+                _leave(pool, device)
+        with suppress(RuntimeError), record(cuda.CUDAGraph(), None):
             torch.zeros(1, device=device)
+        cuda.set_stream(here)
+        if own is not None:
+            raise own from None
         raise
+
+
+def _leave(pool: Any, device: torch.device) -> None:
+    """The allocator ends its part of a recording, as torch does it where a recording ends."""
+    torch._C._cuda_endAllocateToPool(device.index, pool)
+    torch._C._cuda_releasePool(device.index, pool)
 
 
 def _followed(call: Callable[[], Tensor], changed: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
