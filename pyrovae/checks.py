@@ -52,6 +52,7 @@ __all__ = [
     "sizes",
     "support",
     "support_once_rounded",
+    "tell_of_rounding",
     "unmasked",
     "warn",
     "whole",
@@ -63,6 +64,7 @@ T = TypeVar("T")
 MOST = 2**63 - 1  # what torch and NumPy count with
 SEEDS = 2**128  # as many bits as NumPy draws for a seed of its own
 CHEAP = 64 * 2**20  # bytes that any machine has: nothing is looked up for less
+SEEN = 0.1  # of a standard deviation: rounding by that moves a log-density by some thousandths of a nat
 PART = 4096  # items that are looked at together: a mask of all would take as much memory as they do
 
 
@@ -437,6 +439,41 @@ def require_held_in_groups(
         if len(part):
             own = None if least is None else partial(least.__getitem__, number)
             require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=own)
+
+
+def tell_of_rounding(
+    given: Tensor,
+    items: Tensor,
+    group: Tensor,
+    words: Sequence[str],
+    least: Callable[[], Tensor],
+    *,
+    name: str = "x",
+) -> None:
+    """Warn where rounding is not small beside what the other columns leave of a column's spread in a group.
+
+    `items` are what is left of `given`; `least()`, (groups, D), the standard deviations of each column given the others
+    by a fit. Each column by itself is held, and a density of all of them sees the difference between two.
+    """
+    if given.dtype == items.dtype or not rounding.is_wider(given.dtype, items.dtype):
+        return
+    error = (given.to(items.device).double() - items.double()).abs().nan_to_num(0.0).flatten(1)
+    if not bool(error.any()):
+        return
+    scale, group = least(), group.to(items.device)
+    for number, what in enumerate(words):
+        here = group == number
+        if int(here.sum()) > 1:
+            share = error[here].amax(0) / scale[number].to(error)
+            share[rounding.spread(items[here]) == 0] = 0.0  # a constant is held
+            if float(share.max()) > SEEN:
+                place = ", ".join(map(str, np.unravel_index(int(share.argmax()), tuple(given.shape[1:]))))
+                warn(
+                    f"{items.dtype} rounds {name}[:, {place}] by up to {float(share.max()):.2g} of the standard "
+                    f"deviation that the other columns leave it in {what}, and log-densities are off by that: "
+                    f"{_wider(items.dtype)}subtract an offset from such columns"
+                )
+                return
 
 
 def _wider(dtype: torch.dtype) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import sys
@@ -821,6 +822,20 @@ class TestFarFromZero:
         beside = pyrovae.GenerativeClassifier({0: mixtures.densities.parts[0], 1: strange})
         with pytest.raises(ValueError, match="does not hold x"):  # whose spread nobody knows
             beside.predict(batch)
+
+    def test_columns_that_leave_each_other_less_than_rounding_are_told(self):
+        y, rng = np.arange(400) % 2, np.random.default_rng(0)
+        a = 1e3 * rng.normal(size=400)
+        near = np.stack([a, a + 0.1 * (rng.normal(size=400) + y)], 1)  # by themselves both are 1e3 wide
+        found = {}
+        for name, offset, dtype in [("wide", 1e6, "double"), ("narrow", 1e6, "float"), ("near", 0.0, "float")]:
+            classifier = getattr(pyrovae.gaussian_classifier((2,), 2, covariance="full"), dtype)()
+            told = pytest.warns(UserWarning, match=r"float32 rounds x\[:, [01]\] by up to 0\.\d+ of the standard")
+            with told if name == "narrow" else contextlib.nullcontext():
+                pyrovae.fit(classifier, near + offset, y, progress=False)
+            found[name] = proba(classifier, near + offset)
+        assert found["near"] == pytest.approx(found["wide"], abs=0.02)
+        assert np.abs(found["narrow"] - found["wide"]).max() > 0.1
 
     def test_held_out_and_unlabelled_items_and_those_of_a_prediction(self):
         x, y = far_items(4)

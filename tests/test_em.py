@@ -569,6 +569,22 @@ class TestFarFromZero:
             with pytest.raises(ValueError, match="does not hold x"):
                 make(1e14 * covariances, covariance=kind).float().log_prob(batch)
 
+    @pytest.mark.filterwarnings("ignore::pyrovae.inference.em.VarianceFloorWarning")
+    def test_columns_that_leave_each_other_less_than_rounding_are_told(self):
+        rng = np.random.default_rng(0)
+        a = 1e6 + 70 * rng.normal(size=300)
+        x = np.stack([a, a + 0.05 * rng.normal(size=300)], 1)
+        with pytest.warns(UserWarning, match=r"float32 rounds x\[:, [01]\] by up to 0\.\d+ .* in component 0"):
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 1), x, progress=False, num_restarts=1)
+        for mixture, items in [
+            (pyrovae.GaussianMixture((2,), 1), x - 1e6),
+            (pyrovae.GaussianMixture((2,), 1).double(), x),
+        ]:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                pyrovae.fit(mixture, items, progress=False, num_restarts=1)
+            assert not [one for one in told if "rounds" in str(one.message)]
+
     def test_a_narrow_validation_batch_is_held_against_the_items_of_the_fit(self):
         x = 1.7e9 + 1e7 * np.random.default_rng(0).normal(size=(60, 1))
         batch = 1.7e9 + np.arange(20.0)[:, None]

@@ -103,6 +103,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         names = [f"component {k}" for k in range(pair.num_components)]
         width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
         checks.require_held_in_groups(given, nearest, names, pair.logits.dtype, least=width)
+        checks.tell_of_rounding(given, checked, nearest, names, lambda: starts[best].components.conditional_scale)
         pair.load_state_dict(starts[best].state_dict())
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
     if found.value - kept > LOST:

@@ -68,6 +68,9 @@ def fit(
             history = run.expectation_maximization(plan, progress)
     except torch.linalg.LinAlgError as error:
         raise FloatingPointError(f"a covariance could not be factored: scale x, or raise the floor ({error})") from None
+    densities = own.densities
+    if isinstance(densities, GaussianComponents):
+        checks.tell_of_rounding(given, items, number, run.names, lambda: densities.conditional_scale)
     for ours, theirs in zip(classifier.modules(), own.modules(), strict=True):
         if isinstance(ours, BayesianGaussianMixture) and isinstance(theirs, BayesianGaussianMixture):
             ours.keep(theirs.sampled)

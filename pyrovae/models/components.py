@@ -112,10 +112,16 @@ class GaussianComponents(nn.Module):
     @torch.no_grad()
     def least_scale(self, which: Tensor) -> Tensor:
         """The smallest standard deviation of each column, given the other columns, of these components; (features,)."""
+        return self.conditional_scale[which].amin(0)
+
+    @property
+    @torch.no_grad()
+    def conditional_scale(self) -> Tensor:
+        """The standard deviation of each column, given the other columns; (K, features), in float64."""
         each = self.diagonal
         if self.lower is not None:
             each = _inverse(self.scale_tril).square().sum(-2).rsqrt()
-        return each.expand(self.num_components, self.features)[which].amin(0)
+        return each.expand(self.num_components, self.features)
 
     @property
     def num_parameters(self) -> int:
