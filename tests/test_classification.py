@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -183,6 +184,21 @@ def test_evidence_that_is_unreliable_is_told_where_it_weighs():
     told = False  # one evidence that does not say beside two that do
     expected[3] = [False] * 3
     assert pyrovae.predictions(classifier, torch.zeros(4, 2), [0, 0, 1, 2]).unreliable.values.tolist() == expected
+
+
+def test_evidence_that_may_fall_short_is_weighed_as_if_it_were_higher():
+    """Poor encoders: log p(y | x) of -4 and less is said to be 0, with errors under 1e-4."""
+    torch.manual_seed(0)
+    vaes = [pyrovae.linear_vae(2, 1) for _ in range(2)]
+    x = 10 * torch.randn(200, 2)
+    classifier = pyrovae.GenerativeClassifier(dict(enumerate(vaes)), evidence=partial(pyrovae.iwae, num_particles=100))
+    with torch.no_grad():
+        found, error, flagged = classifier.with_reliability(x)
+    exact = [torch.from_numpy(pyrovae.exact(vae, x).pointwise["value"].values) for vae in vaes]
+    far = (found - torch.stack(exact, -1).log_softmax(-1)).abs()
+    sure = (found > -1e-6) & (far > 0.1)  # where the estimates alone give the other class no weight
+    assert int(sure.sum()) >= 10 and float(flagged[sure].double().mean()) > 0.8
+    assert float(error[sure].max()) < 1e-4
 
 
 def test_known_densities_have_no_flags():

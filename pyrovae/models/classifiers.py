@@ -26,6 +26,7 @@ from pyrovae.seeding import forked, stream
 
 RELATIVE = 1e-10  # a floor that is not given, of a column's variance within classes
 WEIGHT = 1e-6  # of an evidence in log p(y | x), from which on an unreliable error makes that unreliable
+SHORT = 100  # of its stated errors, by which an unreliable evidence may fall short of log p(x | c)
 __all__ = [
     "ClassDensities",
     "DiscriminativeClassifier",
@@ -267,7 +268,8 @@ class GenerativeClassifier(Classifier):
         """The same, and which of the errors are unreliable, a boolean (N, C); None where no evidence marks its own so.
 
         Where the evidence of a class c has an unreliable error at an item, so has each log p(y | x) in which it weighs
-        by |1[c = y] - p(c | x)| > 1e-6: by less, an error of seven nats would move it by a thousandth of a nat.
+        by |1[c = y] - p(c | x)| > 1e-6. In those of the other classes it is weighed as if it were 100 of its errors
+        higher: a bound that falls short makes its own class weigh too little, and by how much its error does not say.
         """
         x = self._items(x, missing)
         if isinstance(self.densities, GaussianComponents):
@@ -278,7 +280,11 @@ class GenerativeClassifier(Classifier):
         away = torch.eye(self.num_classes, dtype=value.dtype, device=value.device) - log_proba.exp()[:, None]
         spread = (away * error[:, None]).square().sum(-1).sqrt()
         if flagged is not None:
-            flagged = ((away.abs() > WEIGHT) & flagged[:, None]).any(-1)
+            joint, same = value + self._log_prior(), torch.eye(self.num_classes, dtype=torch.bool, device=value.device)
+            others = joint[:, None].masked_fill(same, -torch.inf).logsumexp(-1)
+            weight = (joint + SHORT * error.nan_to_num(torch.inf) - others).sigmoid()[:, None]
+            weight = torch.where(same, away, weight)
+            flagged = (~(weight <= WEIGHT) & flagged[:, None]).any(-1)
         return log_proba.to(self.logits), spread.to(self.logits), flagged
 
     def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
