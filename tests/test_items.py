@@ -20,6 +20,22 @@ def fingerprint(x, y=None):
     return found.fingerprint
 
 
+@pytest.mark.parametrize("view", [np.asarray, MappedArray], ids=["in memory", "mapped"])
+def test_a_narrow_validation_is_held_against_the_items_of_the_fit(view):
+    x = 1.7e9 + 1e7 * np.random.default_rng(0).normal(size=(60, 3))
+    narrow = 1.7e9 + np.arange(60.0).reshape(20, 3)  # where float32 has steps of 128
+    found = Items(PAIR, view(narrow), "validation", False, beside=Items(PAIR, x, "x", False))
+    assert torch.equal(found.x[:], torch.from_numpy(narrow).float())
+    for beside in (None, Items(PAIR, x / 1e6, "x", False)):  # the control: they are 10 wide
+        with pytest.raises(ValueError, match="does not hold validation"):
+            Items(PAIR, view(narrow), "validation", False, beside=beside)
+    softmax = pyrovae.DiscriminativeClassifier((3,), 2)
+    labels = np.arange(60) % 2
+    held_out, by = (narrow, labels[:20]), {"method": "svi", "epochs": 1, "compile": False, "progress": False}
+    history = pyrovae.fit(softmax, x, labels, validation=held_out, **by)
+    assert np.isfinite(history.epochs.validation_log_loss.values).all()
+
+
 @pytest.fixture
 def mapped(tmp_path):
     """A file of 500 items, and its map as a view."""

@@ -17,6 +17,7 @@ from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.pair import Pair, checked_items, dtype_and_device
+from pyrovae.rounding import spread
 
 __all__ = ["EVALUATION_BATCH", "Items"]
 
@@ -27,21 +28,26 @@ SHARE = 0.25  # of an accelerator's free memory, that items may take, and those 
 
 
 class Items:
-    """Checked items in batches; a memory-mapped view is looked at once from end to end, and read as it is used."""
+    """Checked items in batches; a memory-mapped view is looked at once from end to end, and read as it is used.
 
-    def __init__(self, pair: Pair, x: Any, name: str, binarize: bool) -> None:
+    `beside` are others from the same source, which tell how wide it is where these are a few that lie close together.
+    """
+
+    def __init__(self, pair: Pair, x: Any, name: str, binarize: bool, beside: Items | None = None) -> None:
         self.dtype = dtype_and_device(pair)[0]
         self.x: Tensor | MappedArray
         self.y: Tensor | None = None  # the labels' numbers
         least, most = math.inf, -math.inf
         support = constraints.unit_interval if binarize else None
+        wide = None if beside is None or isinstance(beside.x, MappedArray) else beside.x
+        least_scale = None if wide is None else lambda _: spread(wide)
         x, _ = checks.parts_of(x, name)
         if isinstance(x, MappedArray) and len(x):
             # a pair in float64 reads what is there, not what float32 makes of it
             self.x = x.reading(torch.float64 if self.dtype == torch.float64 else torch.float32)
             step = EVALUATION_BATCH
         else:
-            self.x = checked_items(pair, x, name=name, support=support).detach()
+            self.x = checked_items(pair, x, name=name, support=support, least=least_scale).detach()
             step = len(self.x)
         for first in range(0, len(self.x), step):
             if isinstance(x, MappedArray):
@@ -51,7 +57,8 @@ class Items:
                 part = self.x[first : first + step]
             least, most = min(least, float(part.min())), max(most, float(part.max()))
         if isinstance(x, MappedArray):
-            checks.require_held(x.exactly, x.shape, self.dtype, max(-least, most), name=name)
+            known = None if wide is None else lambda: spread(wide)
+            checks.require_held(x.exactly, x.shape, self.dtype, max(-least, most), name=name, least=known)
         family = getattr(getattr(pair, "likelihood", None), "family", None)
         if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
             checks.warn(

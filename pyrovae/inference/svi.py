@@ -80,13 +80,14 @@ def run(
     held_out = None
     if isinstance(pair, DiscriminativeClassifier):
         names, source.y = numbered_labels(pair, y, len(source))
-        if (judged := held_out_items(pair, names, validation)) is not None:
+        seen_items = source.x if isinstance(source.x, Tensor) else None
+        if (judged := held_out_items(pair, names, validation, seen_items)) is not None:
             held_out = Items(pair, judged[0], "validation", plan.binarize)
             held_out.y = judged[1]
         if plan.num_particles > 1:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
-        held_out = Items(pair, validation, "validation", plan.binarize)
+        held_out = Items(pair, validation, "validation", plan.binarize, beside=source)
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
