@@ -186,6 +186,7 @@ def test_evidence_that_is_unreliable_is_told_where_it_weighs():
     assert pyrovae.predictions(classifier, torch.zeros(4, 2), [0, 0, 1, 2]).unreliable.values.tolist() == expected
 
 
+@pytest.mark.usefixtures("float32")
 def test_evidence_that_may_fall_short_is_weighed_as_if_it_were_higher():
     """Poor encoders: log p(y | x) of -4 and less is said to be 0, with errors under 1e-4."""
     torch.manual_seed(0)

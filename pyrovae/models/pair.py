@@ -224,10 +224,10 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
 def require_continuous(pair: Pair, estimator: str) -> None:
     """Refuse a pair without one continuous code an item: `estimator` moves along it, or integrates over it."""
     with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
-        trace = poutine.trace(pair.model).get_trace(size=1)
+        trace = prune_subsample_sites(poutine.trace(pair.model).get_trace(size=1))
     site = trace.nodes.get("latent")
     if site is None:
-        others = ", ".join(repr(name) for name in trace.stochastic_nodes if name not in ("obs", "data")) or "none"
+        others = ", ".join(repr(name) for name in trace.stochastic_nodes if name != "obs") or "none"
         raise ValueError(
             f"{estimator} needs a model whose one unobserved site is named 'latent'; those of {type(pair).__name__}: "
             f"{others}"
