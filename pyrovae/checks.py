@@ -363,14 +363,13 @@ def held(
     `require_held` looks at all of them. `least(items)` are the standard deviations, (D,), that a density of such items
     gives the columns, asked for only where the items by themselves are too close together.
     """
-    found = tensor.to(dtype)
     if tensor.dtype != dtype and rounding.is_wider(tensor.dtype, dtype):
         most = rounding.largest(tensor)
         require_within(most, dtype, name=name)
         if whole:
-            known = None if least is None else lambda: least(found)
+            known = None if least is None else lambda: least(tensor.to(dtype))
             require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name, least=known)
-    return found
+    return tensor.to(dtype)
 
 
 def require_within(most: float, dtype: torch.dtype, *, name: str = "x") -> None:
@@ -457,14 +456,19 @@ def tell_of_rounding(
     """
     if given.dtype == items.dtype or not rounding.is_wider(given.dtype, items.dtype):
         return
-    error = (given.to(items.device).double() - items.double()).abs().nan_to_num(0.0).flatten(1)
+    group = group.to(items.device)
+    error = torch.zeros(len(words), items[0].numel(), dtype=torch.float64, device=items.device)  # the largest of each
+    for first in range(0, len(given), PART):
+        part = slice(first, first + PART)
+        moved = (given[part].to(items.device).double() - items[part].double()).abs().nan_to_num(0.0).flatten(1)
+        for number in group[part].unique().tolist():
+            error[number] = torch.maximum(error[number], moved[group[part] == number].amax(0))
     if not bool(error.any()):
         return
-    scale, group = least(), group.to(items.device)
+    scale = least()
     for number, what in enumerate(words):
-        here = group == number
-        if int(here.sum()) > 1:
-            share = error[here].amax(0) / scale[number].to(error)
+        share, here = (error[number] / scale[number].to(error)).nan_to_num(0.0), group == number
+        if float(share.max()) > SEEN and int(here.sum()) > 1:
             share[rounding.spread(items[here]) == 0] = 0.0  # a constant is held
             if float(share.max()) > SEEN:
                 place = ", ".join(map(str, np.unravel_index(int(share.argmax()), tuple(given.shape[1:]))))
