@@ -276,11 +276,12 @@ class GenerativeClassifier(Classifier):
             found = self.log_joint_table(x).log_softmax(-1).to(self.logits)
             return found, torch.zeros_like(found), None
         value, error, flagged = self.densities.with_error(x.flatten(1), decides=True)
-        log_proba = (value + self._log_prior()).log_softmax(-1)
-        away = torch.eye(self.num_classes, dtype=value.dtype, device=value.device) - log_proba.exp()[:, None]
+        joint = value + self._log_prior()
+        log_proba = joint.log_softmax(-1)
+        same = torch.eye(self.num_classes, dtype=torch.bool, device=value.device)
+        away = same.to(value) - log_proba.exp()[:, None]
         spread = (away * error[:, None]).square().sum(-1).sqrt()
         if flagged is not None:
-            joint, same = value + self._log_prior(), torch.eye(self.num_classes, dtype=torch.bool, device=value.device)
             others = joint[:, None].masked_fill(same, -torch.inf).logsumexp(-1)
             weight = (joint + SHORT * error.nan_to_num(torch.inf) - others).sigmoid()[:, None]
             weight = torch.where(same, away, weight)
