@@ -1,6 +1,6 @@
 """Do the importance-weighted bound's standard errors cover, and are the items flagged whose errors do not?
 
-    python analysis/standard_errors.py           # twelve cells, 1,000 seeds of 200 items: 6 to 15 minutes
+    python analysis/standard_errors.py                            # twelve cells, 1,000 seeds of 200 items: 6 to 15 min
     python analysis/standard_errors.py --seeds 200                # 3 minutes
     python analysis/standard_errors.py --shifts 4 5 6             # beyond, where the bias is over the error
     python analysis/standard_errors.py --shifts 0 --scale 0.7 --latent-dim 10     # a guide that is too narrow
