@@ -13,7 +13,7 @@ import pyrovae
 from pyrovae import checks, memory, plotting
 from pyrovae.data.batches import batches, order
 from pyrovae.evaluation import latent
-from pyrovae.inference.plan import Plan
+from pyrovae.methods import SVI
 from pyrovae.models.networks import MLP
 
 TOO_MANY = 10**13
@@ -205,21 +205,8 @@ def test_epochs_without_end_can_be_interrupted_at_once(x):
 
 
 def test_the_rate_of_a_run_without_end(pair):
-    asked = dict.fromkeys(("batch_size", "num_particles", "patience"))
-    plan = Plan.asked(
-        pair,
-        epochs=BEYOND - 1,
-        learning_rate=0.01,
-        schedule="cosine",
-        objective="elbo",
-        binarize=False,
-        beta=1.0,
-        warmup=BEYOND - 1,
-        compile=False,
-        precision="float32",
-        seed=0,
-        **asked,
-    )
+    options = SVI(epochs=BEYOND - 1, learning_rate=0.01, schedule="cosine", warmup=BEYOND - 1, compile=False)
+    plan = options.plan(pair, torch.zeros(1, 1), seed=0)
     steps = plan.epochs * 1000
     assert [plan.rate(step, steps) for step in (0, steps // 2)] == pytest.approx([0.01, 0.005])
     assert plan.weight(0, 1000) == pytest.approx(1 / (plan.epochs * 1000))

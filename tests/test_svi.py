@@ -22,7 +22,8 @@ from torch import nn
 import pyrovae
 from pyrovae.data import MappedArray, batches
 from pyrovae.inference import svi
-from pyrovae.inference.svi import Plan, PosteriorCollapseWarning, _Loop
+from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop
+from pyrovae.methods import SVI
 from pyrovae.models.pair import particles
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -158,10 +159,7 @@ class TestObjective:
 
 class TestSchedules:
     def plan(self, **options):
-        names = Plan.__dataclass_fields__.keys() - {"seed"}
-        base = {name: None for name in names} | {"schedule": "constant", "objective": "elbo", "binarize": False}
-        base |= {"beta": 1.0, "warmup": 0, "compile": "auto", "precision": "float32", "epochs": 10, "batch_size": 4}
-        return Plan.asked(pair(), **{**base, "learning_rate": 0.1, "seed": 0, **options})
+        return SVI(**{"epochs": 10, "batch_size": 4, "learning_rate": 0.1, **options}).plan(pair(), SOME, seed=0)
 
     def test_the_warm_up_ends_at_the_asked_beta(self):
         plan = self.plan(beta=2.5, warmup=4)

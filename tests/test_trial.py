@@ -17,7 +17,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae.inference.objective import Loss
-from pyrovae.inference.plan import Plan
+from pyrovae.methods import SVI
 from pyrovae.models.pair import particles, scored
 from pyrovae.models.trial import tried
 
@@ -109,12 +109,7 @@ def test_annealing_and_what_rests_on_codes_given_take_no_scale_either(exact_line
 def test_fit_trains_by_the_scale_and_validates_without_it(exact_linear_pair):
     # the loss is Pyro's to the bit; the validation ELBO that of the unscaled sites at the weights of that epoch
     pair, x = SCALED["scale"](exact_linear_pair), items()
-    plan = Plan.asked(
-        pair,
-        **{"epochs": 1, "batch_size": None, "learning_rate": None, "schedule": "constant", "objective": "elbo"},
-        **{"num_particles": None, "binarize": False, "beta": 1.0, "warmup": 0, "patience": None},
-        **{"compile": False, "precision": "float32", "seed": 0},
-    )
+    plan = SVI(epochs=1, compile=False).plan(pair, x, seed=0)
     losses = []
     for loss in (Loss(pair, 7, plan, False, False), None):
         torch.manual_seed(0)

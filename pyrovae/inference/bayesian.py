@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
+import pyro.infer
 import torch
 from pyro import poutine
-from pyro.infer import NUTS
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 from tqdm import tqdm
@@ -18,82 +18,113 @@ from tqdm import tqdm
 from pyrovae import checks
 from pyrovae.graph import with_gradient
 from pyrovae.inference import em, svi
-from pyrovae.inference import plan as svi_plan
 from pyrovae.inference.environment import environment
-from pyrovae.inference.history import History, curves
-from pyrovae.inference.snapshots import Snapshots
+from pyrovae.inference.history import History
+from pyrovae.inference.method import Method, Task, options_of, register
+from pyrovae.inference.plan import SVI, Plan
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import checked_items, dtype_and_device
+from pyrovae.models.pair import Pair, checked_items, dtype_and_device
 from pyrovae.models.scopes import Workspace, copied
 from pyrovae.seeding import Noise, forked, stream
 from pyrovae.warned import gathered
 
-__all__ = ["Plan", "fit", "relabelled", "run", "start"]
+__all__ = ["NUTS", "SVIOfParameters", "drawn", "relabelled", "start"]
 
 JITTER = 0.1  # sd on the real line, of where chains start about EM's end
 TARGET = 0.9  # acceptance: components that share a cluster have narrow necks
 LIMIT = 1.01  # of R-hat, over which a run is warned of
 RESTARTS = 10
-SVI = {"epochs": 1500, "learning_rate": 0.02}
 COMPILED_FROM = 2000  # transitions over all chains, from where a compiled potential is worth its half a minute
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked of a run: the arguments of `fit`."""
+class NUTS(Method):
+    """Draws of a Bayesian mixture's parameters by the No-U-Turn sampler, from where EM ends.
 
-    num_chains: int
-    num_draws: int
-    num_warmup: int
-    seed: int
+    Args:
+        num_chains: chains, one after the other.
+        num_draws: kept draws of each chain.
+        num_warmup: draws of each chain in which step and masses adapt. From 2,000 transitions on, all chains and
+            their warm-up counted, the potential is compiled where there is a C++ compiler.
 
-    @classmethod
-    def asked(cls, *, num_chains: Any, num_draws: Any, num_warmup: Any, seed: int) -> Plan:
-        """Checked, with defaults for None."""
-        return cls(
-            num_chains=4 if num_chains is None else checks.whole("num_chains", num_chains),
-            num_draws=1000 if num_draws is None else checks.whole("num_draws", num_draws),
-            num_warmup=500 if num_warmup is None else checks.whole("num_warmup", num_warmup),
-            seed=seed,
-        )
+    Raises ValueError for an option that is out of its range.
+
+    >>> from pyrovae.methods import NUTS
+    >>> NUTS(num_chains=2)
+    NUTS(num_chains=2, num_draws=1000, num_warmup=500)
+    """
+
+    name: ClassVar[str] = "nuts"
+    title: ClassVar[str] = "NUTS"
+    belongs_to: ClassVar[str] = "BayesianGaussianMixture"
+
+    num_chains: int = 4
+    num_draws: int = 1000
+    num_warmup: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("num_chains", "num_draws", "num_warmup"):
+            object.__setattr__(self, name, checks.whole(name, getattr(self, name)))
+
+    def run(self, task: Task) -> History:
+        """Draw the parameters; the draws are the pair's from then on."""
+        items = checked_items(task.pair, task.x)
+        _refuse_validation(task)
+        return drawn(task.pair, items, self, task.seed, task.progress)
 
 
-def fit(
-    pair: BayesianGaussianMixture,
-    x: Any,
-    validation: Any,
-    method: str,
-    svis: dict[str, Any],
-    nutss: dict[str, Any],
-    seed: int,
-    device: torch.device,
-    progress: bool,
-    snapshots: Snapshots | None,
-) -> History:
-    """By SVI or NUTS, from where EM ends, or from where an earlier fit by SVI left the guide."""
-    items = checked_items(pair, x)
-    if validation is not None:
+@dataclass(frozen=True)
+class SVIOfParameters(SVI):
+    """SVI for the parameters of a Bayesian mixture: all items in each step, from where EM ends or the guide is.
+
+    `schedule=None` is a cosine for the 1,500 steps from 0.02 that are the default, and constant otherwise.
+    """
+
+    epochs: int = 1500
+    batch_size: int | None = None
+    learning_rate: float = 0.02
+    schedule: Any = None
+
+    def __post_init__(self) -> None:
+        self._as_svi()
+
+    def _as_svi(self) -> SVI:
+        options = options_of(self)
+        if self.schedule is None:
+            # at a constant rate the guide's mean still moves by a seventh of its sd
+            default = (self.epochs, self.learning_rate) == (SVIOfParameters.epochs, SVIOfParameters.learning_rate)
+            options["schedule"] = "cosine" if default else "constant"
+        return SVI(**options)
+
+    def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
+        """As SVI's, with the schedule filled in."""
+        return self._as_svi().plan(pair, x, seed)
+
+    def run(self, task: Task) -> History:
+        """Fit the guide on a copy: the pair changes once, at the end."""
+        pair = task.pair
+        items = checked_items(pair, task.x)
+        _refuse_validation(task)
+        plan = self.plan(pair, items, task.seed)
+        if plan.num_particles > 1 or plan.beta != 1 or plan.warmup or plan.objective != "elbo" or plan.binarize:
+            raise ValueError(
+                "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave "
+                "them out"
+            )
+        own = copied(pair)
+        own.keep(None)
+        if not own.started:
+            own.start_at(start(own, items.to(dtype_and_device(own)[1]), task.seed))
+        history = svi.run(replace(task, pair=own, x=items), plan)
+        pair.keep(None)
+        pair.load_state_dict(own.state_dict())
+        return history
+
+
+def _refuse_validation(task: Task) -> None:
+    if task.validation is not None:
         raise ValueError("validation is not for a BayesianGaussianMixture: log_prob(held_out) is what it predicts")
-    if method == "nuts":
-        return run(pair, items, Plan.asked(**nutss, seed=seed), progress)
-    asked = {name: SVI.get(name) if value is None else value for name, value in svis.items()}
-    if svis["learning_rate"] is None and svis["epochs"] is None:
-        asked["schedule"] = "cosine"  # at a constant rate the guide's mean still moves by a seventh of its sd
-    asked["batch_size"] = len(items) if svis["batch_size"] is None else svis["batch_size"]
-    plan = svi_plan.Plan.asked(pair, **asked, seed=seed)
-    if plan.num_particles > 1 or plan.beta != 1 or plan.warmup or plan.objective != "elbo" or plan.binarize:
-        raise ValueError(
-            "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave them out"
-        )
-    own = copied(pair)  # the pair changes once, at the end
-    own.keep(None)
-    if not own.started:
-        own.start_at(start(own, items.to(dtype_and_device(own)[1]), seed))
-    history = svi.run(own, items, None, None, plan, device, progress, snapshots)
-    pair.keep(None)
-    pair.load_state_dict(own.state_dict())
-    return history
 
 
 def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tensor]:
@@ -108,8 +139,8 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
             pair.event_shape, pair.num_components, covariance=pair.covariance, floor=float(least**2)
         ).double()
     with gathered():  # its floor and its tolerance are a start's
-        plan = em.Plan.asked(tol=1e-4, max_iterations=200, num_restarts=RESTARTS, seed=seed)
-        em.run(plain, x, None, plan, x.device, False)
+        options = em.EM(tol=1e-4, max_iterations=200, num_restarts=RESTARTS)
+        em.climbed(plain, x, None, options, seed, x.device, False)
     with torch.no_grad():
         weights = plain.weights.clamp(min=1e-2)
         factor = plain.components.scale_tril
@@ -129,7 +160,7 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
     return kept
 
 
-def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> History:
+def drawn(pair: BayesianGaussianMixture, x: Any, plan: NUTS, seed: int, progress: bool) -> History:
     """Draw the parameters, chain by chain; the draws are the pair's from then on."""
     items = checked_items(pair, x).to(dtype_and_device(pair)[1])
     each = pair.bytes_per_draw * plan.num_draws
@@ -137,7 +168,7 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         f"num_chains={plan.num_chains:,} of num_draws={plan.num_draws:,}", plan.num_chains * each, "take fewer"
     )
     began = time.perf_counter()
-    points = pair.unconstrained(start(pair, items, plan.seed))
+    points = pair.unconstrained(start(pair, items, seed))
     centre, chains, diverging, rows = torch.cat([z.flatten() for z in points.values()]), [], 0, []
     compiled = plan.num_chains * (plan.num_warmup + plan.num_draws) >= COMPILED_FROM
     with Workspace(training=True).turn():
@@ -148,8 +179,8 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
 
         moved_in, compiled = with_gradient(energy, centre) if compiled else (energy, False)
     for chain in range(plan.num_chains):
-        space = Workspace(training=True, noise=Noise(stream(plan.seed, "chain", chain), items.device))
-        kernel = NUTS(potential_fn=lambda moving: moved_in(moving["flat"]), target_accept_prob=TARGET)
+        space = Workspace(training=True, noise=Noise(stream(seed, "chain", chain), items.device))
+        kernel = pyro.infer.NUTS(potential_fn=lambda moving: moved_in(moving["flat"]), target_accept_prob=TARGET)
         begun = time.perf_counter()
         drawn = _chain(kernel, centre, plan, space, progress)
         chains.append(pair.constrained(_parts(drawn, points)))
@@ -177,6 +208,7 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
     config = {
         "method": "nuts",
         **asdict(plan),
+        "seed": seed,
         "items": len(items),
         "relabelled": moved,
         "divergences": diverging,
@@ -186,10 +218,10 @@ def run(pair: BayesianGaussianMixture, x: Any, plan: Plan, progress: bool) -> Hi
         "seconds": time.perf_counter() - began,
         **environment(items.device),
     }
-    return History(curves(epochs), config)
+    return History.from_rows(epochs, config)
 
 
-def _chain(kernel: NUTS, centre: Tensor, plan: Plan, space: Workspace, progress: bool) -> Tensor:
+def _chain(kernel: pyro.infer.NUTS, centre: Tensor, plan: NUTS, space: Workspace, progress: bool) -> Tensor:
     """The draws of one chain, (S, P), about `centre`: what Pyro's MCMC does, with a turn for each transition.
 
     MCMC itself puts handlers on and the checks off until its last draw, for all threads.
@@ -250,3 +282,6 @@ def _diagnostics(draws: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, 
         return dict.fromkeys(draws, float("nan")), dict.fromkeys(draws, float("nan"))
     r_hat = {name: worst(name, split_gelman_rubin, torch.max) for name in draws}
     return r_hat, {name: worst(name, effective_sample_size, torch.min) for name in draws}
+
+
+register(BayesianGaussianMixture, SVIOfParameters(), NUTS())

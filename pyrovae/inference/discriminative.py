@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
-from pyrovae.inference.history import History, curves
+from pyrovae.inference.history import History
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.plan import SVI
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import checked_items
 from pyrovae.models.scopes import copied
 
-__all__ = ["SeparableWarning", "fit"]
+__all__ = ["LBFGS", "SeparableWarning", "search"]
 
 
 FIRST = ("layers.0.weight", "layers.0.bias")
@@ -40,7 +43,46 @@ class SeparableWarning(UserWarning):
     """
 
 
-def fit(
+@dataclass(frozen=True)
+class LBFGS(Method):
+    """The mode of a discriminative classifier's posterior by L-BFGS, on all items at once.
+
+    Args:
+        tol: of the gradient's largest entry, in nats per item for standardised columns.
+        max_iterations: of the search.
+
+    Raises ValueError for an option that is out of its range.
+
+    >>> from pyrovae.methods import LBFGS
+    >>> LBFGS(max_iterations=50)
+    LBFGS(tol=1e-07, max_iterations=50)
+    """
+
+    name: ClassVar[str] = "lbfgs"
+    title: ClassVar[str] = "L-BFGS"
+    belongs_to: ClassVar[str] = "DiscriminativeClassifier"
+
+    tol: float = 1e-7
+    max_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_iterations", checks.whole("max_iterations", self.max_iterations))
+        object.__setattr__(self, "tol", checks.positive("tol", self.tol))
+
+    def run(self, task: Task) -> History:
+        """Bring the classifier to the mode, in place."""
+        return search(
+            task.pair,
+            task.x,
+            task.y,
+            task.validation,
+            tol=self.tol,
+            max_iterations=self.max_iterations,
+            device=task.device,
+        )
+
+
+def search(
     classifier: DiscriminativeClassifier,
     x: Any,
     y: Any,
@@ -130,7 +172,7 @@ def fit(
         "device": str(device),
         **environment(device),
     }
-    return History(curves(rows or [{"loss": value, "seconds": time.perf_counter() - start}]), config)
+    return History.from_rows(rows or [{"loss": value, "seconds": time.perf_counter() - start}], config)
 
 
 @contextmanager
@@ -191,3 +233,11 @@ class _Scaling:
         found[weight] = found[weight] / self.sd
         found[bias] = found[bias] - found[weight] @ self.mean
         return found
+
+
+def _by_linearity(classifier: DiscriminativeClassifier) -> tuple[Method, ...]:
+    """L-BFGS first where the mode is the only one, as for softmax regression."""
+    return (LBFGS(), SVI()) if classifier.is_linear else (SVI(), LBFGS())
+
+
+register(DiscriminativeClassifier, LBFGS(), SVI(), order=_by_linearity)

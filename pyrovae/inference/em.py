@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from tqdm import tqdm
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
-from pyrovae.inference.history import History, curves
+from pyrovae.inference.history import History
+from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.plan import SVI
 from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items
@@ -28,7 +30,7 @@ from pyrovae.rounding import spread
 from pyrovae.seeding import stream
 from pyrovae.warned import hushed
 
-__all__ = ["Climb", "Plan", "VarianceFloorWarning", "run", "warn_not_converged", "warn_of_floor"]
+__all__ = ["EM", "Climb", "VarianceFloorWarning", "climbed", "warn_not_converged", "warn_of_floor"]
 
 LOST = 1e-3  # nats an item that rounding the parameters may cost without a word
 TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
@@ -40,26 +42,52 @@ class VarianceFloorWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked of a run: the arguments of `fit`."""
+class EM(Method):
+    """Expectation maximisation for a Gaussian mixture.
 
-    tol: float
-    max_iterations: int
-    num_restarts: int
-    seed: int
+    It starts from k-means++ on standardised columns, `num_restarts` times, and from the present parameters where a fit
+    or a hand has set them. Each start is climbed until an iteration gains no more than `tol` nats per item, and the
+    best end is kept.
 
-    @classmethod
-    def asked(cls, *, tol: Any, max_iterations: Any, num_restarts: Any, seed: int) -> Plan:
-        """Checked, with defaults for None."""
-        return cls(
-            tol=1e-6 if tol is None else checks.positive("tol", tol, zero=True),
-            max_iterations=1000 if max_iterations is None else checks.whole("max_iterations", max_iterations),
-            num_restarts=10 if num_restarts is None else checks.whole("num_restarts", num_restarts, least=0),
-            seed=seed,
-        )
+    Args:
+        tol: nats per item.
+        max_iterations: of each start.
+        num_restarts: starts from k-means++; 0 goes on from the present parameters alone.
+
+    Raises ValueError for an option that is out of its range.
+
+    >>> from pyrovae.methods import EM
+    >>> EM(num_restarts=3)
+    EM(tol=1e-06, max_iterations=1000, num_restarts=3)
+    """
+
+    name: ClassVar[str] = "em"
+    title: ClassVar[str] = "EM"
+    belongs_to: ClassVar[str] = "GaussianMixture"
+
+    tol: float = 1e-6
+    max_iterations: int = 1000
+    num_restarts: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tol", checks.positive("tol", self.tol, zero=True))
+        object.__setattr__(self, "max_iterations", checks.whole("max_iterations", self.max_iterations))
+        object.__setattr__(self, "num_restarts", checks.whole("num_restarts", self.num_restarts, least=0))
+
+    def run(self, task: Task) -> History:
+        """Raise the mixture's likelihood of the items to a maximum, in place."""
+        return climbed(task.pair, task.x, task.validation, self, task.seed, task.device, task.progress)
 
 
-def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torch.device, progress: bool) -> History:
+def climbed(
+    pair: GaussianMixture,
+    x: Any,
+    validation: Any,
+    options: EM,
+    seed: int,
+    target: torch.device,
+    progress: bool,
+) -> History:
     """Raise the mixture's likelihood of the items of `x` to a maximum, in place."""
     given = checks.array(x, "x")
     checked = checked_items(pair, given).to(target)
@@ -76,7 +104,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
     with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
         own = copied(pair).to(target).double()
-        labels = [_labels(own, checked, stream(plan.seed, "k-means++", number)) for number in range(plan.num_restarts)]
+        labels = [_labels(own, checked, stream(seed, "k-means++", number)) for number in range(options.num_restarts)]
         goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
         if own.components.floor is None:
             present = [] if labels else [own.log_joint_table(items).softmax(-1)]
@@ -91,7 +119,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
                 if not bool(cluster.any(0).all()):  # a cluster of no items begins as all of them
                     climb.m_step(torch.full_like(cluster, 1 / pair.num_components, dtype=items.dtype))
                 climb.m_step(cluster)
-            climb.go_on(plan.tol, plan.max_iterations)
+            climb.go_on(options.tol, options.max_iterations)
             starts.append(mixture)
             climbs.append(climb)
         values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
@@ -112,11 +140,12 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
             "mixture.double()"
         )
     if not found.converged:
-        warn_not_converged(len(found.rows), plan.tol)
+        warn_not_converged(len(found.rows), options.tol)
     warn_of_floor(starts[best].components, found.held, items, names)
     config = {
         "method": "em",
-        **asdict(plan),
+        **asdict(options),
+        "seed": seed,
         "items": len(items),
         "validation_items": 0 if held_out is None else len(held_out),
         "device": str(target),
@@ -128,7 +157,7 @@ def run(pair: GaussianMixture, x: Any, validation: Any, plan: Plan, target: torc
         "floored_components": found.held.nonzero().flatten().tolist(),
         **environment(target),
     }
-    return History(curves(found.rows), config)
+    return History.from_rows(found.rows, config)
 
 
 @dataclass
@@ -262,3 +291,6 @@ def _columns(which: Tensor, x: Tensor) -> str:
     at = np.stack(np.unravel_index(which.cpu().numpy(), tuple(x.shape[1:])), 1)
     names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in at[:SHOWN].tolist())
     return names + (f" and {len(at) - SHOWN} more columns" if len(at) > SHOWN else "")
+
+
+register(GaussianMixture, EM(), SVI())

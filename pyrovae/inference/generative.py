@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from tqdm import tqdm
 from pyrovae import checks
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
-from pyrovae.inference.history import History, curves, joined
+from pyrovae.inference.history import History, joined
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.method import Method, Task, chosen, options_of, register
+from pyrovae.inference.plan import SVI
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import ClassDensities, GenerativeClassifier
 from pyrovae.models.components import GaussianComponents
@@ -25,26 +28,102 @@ from pyrovae.models.scopes import copied
 from pyrovae.seeding import stream
 from pyrovae.warned import gathered
 
-__all__ = ["fit"]
+__all__ = ["ClosedForm", "PerClass", "fitted"]
 
 
-def fit(
-    classifier: GenerativeClassifier,
-    x: Any,
-    y: Any,
-    unlabeled: Any,
-    validation: Any,
-    plan: em.Plan,
-    device: torch.device,
-    progress: bool,
-    fit_one: Callable[..., History],
-) -> History:
+class _OfClasses(Method):
+    """What the two methods of a generative classifier have in common."""
+
+    def refuse_checkpoint(self, name: str) -> None:
+        raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")
+
+    def refuse_name(self, name: str, pair: Any) -> None:
+        raise ValueError("a GenerativeClassifier has each density fitted by that one's own method: leave method out")
+
+
+@dataclass(frozen=True)
+class ClosedForm(_OfClasses):
+    """Normal densities of classes in closed form: means, covariances and class frequencies are those of the items.
+
+    Args:
+        tol: of EM, by which unlabelled items enter, in nats per item.
+        max_iterations: of EM.
+
+    Raises ValueError for an option that is out of its range.
+
+    >>> from pyrovae.methods import ClosedForm
+    >>> ClosedForm()
+    ClosedForm(tol=1e-06, max_iterations=1000)
+    """
+
+    name: ClassVar[str] = "closed_form"
+    title: ClassVar[str] = "closed form"
+    belongs_to: ClassVar[str] = "GenerativeClassifier"
+
+    tol: float = 1e-6
+    max_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        em.EM(tol=self.tol, max_iterations=self.max_iterations)  # which checks them
+
+    def refuse(self, name: str, value: Any, others: Iterable[Method]) -> None:
+        try:
+            super().refuse(name, value, others)
+        except ValueError:
+            raise ValueError(
+                f"{name} has no use here: normal classes are fitted in closed form; leave it out"
+            ) from None
+
+    def run(self, task: Task) -> History:
+        """Take the maximum of the likelihood, by EM where there are unlabelled items."""
+        climbing = em.EM(tol=self.tol, max_iterations=self.max_iterations)
+        for name in ("tol", "max_iterations"):
+            if task.unlabeled is None and getattr(self, name) != getattr(ClosedForm, name):
+                raise ValueError(f"{name} has no use here: normal classes are fitted in closed form; leave it out")
+        return fitted(task, climbing, None)
+
+
+@dataclass(frozen=True)
+class PerClass(_OfClasses):
+    """Each class's density on the items of the class, by the density's own method and with its options.
+
+    Unlabelled items enter by EM, where the densities are mixtures.
+    """
+
+    name: ClassVar[str] = "per_class"
+    title: ClassVar[str] = "each density's own method"
+    belongs_to: ClassVar[str] = "GenerativeClassifier"
+
+    handed_on: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, options: Mapping[str, Any], others: Iterable[Method] = ()) -> PerClass:
+        """Options of SVI and EM are handed on, but for those at their defaults."""
+        known = options_of(SVI()) | options_of(em.EM())
+        for name, value in options.items():
+            if name not in known:
+                self.refuse(name, value, others)
+        named = {name: value for name, value in options.items() if name in known and value != known[name]}
+        return PerClass({**self.handed_on, **named})
+
+    def run(self, task: Task) -> History:
+        """Fit class by class."""
+        climbing = em.EM().with_options({k: v for k, v in self.handed_on.items() if k in options_of(em.EM())})
+
+        def fit_one(density: Any, items: Tensor, validation: Any, seed: int) -> History:
+            one = replace(task, pair=density, x=items, y=None, validation=validation, unlabeled=None, seed=seed)
+            return chosen(density, None, self.handed_on).run(one)
+
+        return fitted(task, climbing, fit_one)
+
+
+def fitted(task: Task, climbing: em.EM, fit_one: Callable[..., History] | None) -> History:
     """Raise log p(x, y) of the labelled items, and with `unlabeled` log p(x) of those too, to a maximum in place.
 
     `fit_one(density, items, validation=..., seed=...)` fits the density of one class by whatever method it has. All is
     done on a copy: the classifier changes once, at the end.
     """
-    given = checks.array(x, "x")
+    classifier, y, unlabeled, validation, device = task.pair, task.y, task.unlabeled, task.validation, task.device
+    given = checks.array(task.x, "x")
     items = checked_items(classifier, given).to(device)
     names, number = numbered_labels(classifier, y, len(items))
     checks.require_held_in_groups(given, number, [f"class {name!r}" for name in names.tolist()], items.dtype)
@@ -60,12 +139,13 @@ def fit(
         if isinstance(own.densities, GaussianComponents):
             history = run.closed_form()
         else:
-            history = run.class_by_class(fit_one, plan.seed)
+            assert fit_one is not None
+            history = run.class_by_class(fit_one, task.seed)
         if not own.prior_is_given:
             with torch.no_grad():
                 own.logits.copy_((torch.bincount(number).double() / len(number)).log())
         if rest is not None:
-            history = run.expectation_maximization(plan, progress)
+            history = run.expectation_maximization(climbing, task.progress)
     except torch.linalg.LinAlgError as error:
         raise FloatingPointError(f"a covariance could not be factored: scale x, or raise the floor ({error})") from None
     densities = own.densities
@@ -107,7 +187,7 @@ class _Run:
             em.warn_of_floor(components, held, self.x, self.names)
         loss = -float(own.log_joint_table(self.x.double()).gather(1, self.number[:, None]).mean())
         row = {"loss": loss, **self.judged(), "seconds": seconds}
-        return History(curves([row]), self.config(held) | {"method": "closed form", "unlabeled_items": 0})
+        return History.from_rows([row], self.config(held) | {"method": "closed form", "unlabeled_items": 0})
 
     def class_by_class(self, fit_one: Callable[..., History], seed: int) -> History:
         """Each density on the items of its class; what it warns of names the class."""
@@ -126,7 +206,7 @@ class _Run:
         return joined(found)
 
     @torch.no_grad()
-    def expectation_maximization(self, plan: em.Plan, progress: bool) -> History:
+    def expectation_maximization(self, plan: em.EM, progress: bool) -> History:
         """From the fit to the labelled items: labels are known there, and posterior elsewhere (Nigam et al. 2000)."""
         assert self.rest is not None
         own = self.own.to(self.x.device).double()
@@ -160,7 +240,7 @@ class _Run:
             held = ", ".join(self.names[c] for c in climb.held.nonzero().flatten().tolist())
             checks.warn(f"the variance floor holds up a component of {held}", em.VarianceFloorWarning)
         config = {"method": "em", "unlabeled_items": len(self.rest), "converged": climb.converged, "tol": plan.tol}
-        return History(curves(climb.rows), self.config(climb.held) | config | {"max_iterations": plan.max_iterations})
+        return History.from_rows(climb.rows, self.config(climb.held) | config | {"max_iterations": plan.max_iterations})
 
     @torch.no_grad()
     def judged(self) -> dict[str, float]:
@@ -218,3 +298,10 @@ def _require_mixtures(classifier: GenerativeClassifier) -> None:
             f"unlabeled items enter by EM, which is for Gaussian densities, and these are {', '.join(kinds)}: leave "
             "unlabeled out"
         )
+
+
+def _by_densities(classifier: GenerativeClassifier) -> tuple[Method, ...]:
+    return (ClosedForm(),) if isinstance(classifier.densities, GaussianComponents) else (PerClass(),)
+
+
+register(GenerativeClassifier, ClosedForm(), PerClass(), order=_by_densities)

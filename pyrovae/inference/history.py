@@ -25,6 +25,16 @@ class History:
     epochs: xr.Dataset
     config: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_rows(cls, rows: list[dict[str, float]], config: dict[str, Any]) -> History:
+        """A history of one row of numbers per epoch, each with "loss" in nats per item.
+
+        >>> from pyrovae import History
+        >>> float(History.from_rows([{"loss": 3.0}, {"loss": 2.0}], {"method": "mine"}).epochs.loss[-1])
+        2.0
+        """
+        return cls(curves(rows), config)
+
     def __str__(self) -> str:
         if "label" in self.epochs.dims:
             last = [float(curve.dropna("epoch")[-1]) for curve in self.epochs.loss]
@@ -40,7 +50,8 @@ class History:
             text += f", validation ELBO {float(self.epochs.validation_elbo[kept]):.3f}"
         if "validation_log_loss" in self.epochs:
             text += f", validation log-loss {float(self.epochs.validation_log_loss[kept]):.3f}"
-        text += f", {float(self.epochs.seconds.sum()):.1f} s"
+        if "seconds" in self.epochs:
+            text += f", {float(self.epochs.seconds.sum()):.1f} s"
         if self.config.get("active_units") is not None:
             text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
         return text + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
@@ -80,7 +91,7 @@ def curves(rows: list[dict[str, float]]) -> xr.Dataset:
     import xarray as xr
 
     def column(name: str) -> tuple[str, list[float], dict[str, str]]:
-        long_name, units = _UNITS[name]
+        long_name, units = _UNITS.get(name, (name, ""))
         return ("epoch", [row[name] for row in rows], {"long_name": long_name, "units": units})
 
     return xr.Dataset({name: column(name) for name in rows[0]}, coords={"epoch": range(len(rows))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
@@ -12,8 +12,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.inference.compiled import negative_elbo
-from pyrovae.inference.plan import Plan
 from pyrovae.models.pair import Pair, as_module, particles
+
+if TYPE_CHECKING:
+    from pyrovae.inference.plan import Plan
 
 __all__ = ["Loss"]
 

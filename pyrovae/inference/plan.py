@@ -1,87 +1,129 @@
-"""What is asked of a run by SVI: the arguments of `fit`, checked."""
+"""The options of stochastic variational inference, and what a run makes of them."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from pyrovae import checks
+from pyrovae.inference import svi
+from pyrovae.inference.history import History
+from pyrovae.inference.method import Method, Task, register
 from pyrovae.models.pair import Pair, dtype_and_device
 
-__all__ = ["Plan"]
+__all__ = ["SVI", "Plan"]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked of a run: the arguments of `fit`."""
+class SVI(Method):
+    """Stochastic variational inference: the negative ELBO is minimised by Adam, batch by batch.
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    objective: str
-    num_particles: int
-    binarize: bool
-    beta: float
-    warmup: int
-    patience: int | None
-    compile: bool | str
-    precision: str
-    seed: int
+    The loss is E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], by Pyro's Trace_ELBO, in nats per item, or with
+    `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8). A discrete
+    site that is marked for enumeration is summed out.
 
-    @classmethod
-    def asked(
-        cls,
-        pair: Pair,
-        *,
-        epochs: Any,
-        batch_size: Any,
-        learning_rate: Any,
-        schedule: Any,
-        objective: Any,
-        num_particles: Any,
-        binarize: Any,
-        beta: Any,
-        warmup: Any,
-        patience: Any,
-        compile: Any,
-        precision: Any,
-        seed: int,
-    ) -> Plan:
-        """Checked, with defaults for None."""
-        if not isinstance(binarize, bool):
-            raise TypeError(f"binarize must be True or False, got {binarize!r}")
-        plan = cls(
-            epochs=20 if epochs is None else checks.whole("epochs", epochs),
-            batch_size=256 if batch_size is None else checks.whole("batch_size", batch_size),
-            learning_rate=1e-3 if learning_rate is None else checks.positive("learning_rate", learning_rate),
-            schedule=checks.choice("schedule", schedule, ("constant", "cosine")),
-            objective=checks.choice("objective", objective, ("elbo", "iwae")),
-            num_particles=checks.whole(
-                "num_particles", (5 if objective == "iwae" else 1) if num_particles is None else num_particles
-            ),
-            binarize=binarize,
-            beta=checks.positive("beta", beta, zero=True),
-            warmup=checks.whole("warmup", warmup, least=0),
-            patience=None if patience is None else checks.whole("patience", patience),
-            compile=compile if isinstance(compile, bool) else checks.choice("compile", compile, ("auto",)),
-            precision=checks.choice("precision", precision, ("float32", "bf16")),
-            seed=seed,
-        )
-        if plan.objective == "iwae" and (plan.beta != 1 or plan.warmup):
+    Args:
+        epochs: passes over the items. No item is dropped from the last batch.
+        batch_size: items in a step; None takes all of them at once.
+        learning_rate: Adam's.
+        schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
+        objective: "elbo" or "iwae".
+        num_particles: draws per item; None takes 1 for the ELBO and 5 for the importance-weighted bound.
+        binarize: draw binary items from grey ones, anew in each epoch; the validation items once.
+        beta: the weight of the KL term; raised from 0 linearly over the first `warmup` epochs.
+        warmup: epochs over which beta is raised.
+        patience: stop after so many epochs without a better validation ELBO, and take the best weights back.
+        compile: take each step, from loss to update, as one compiled graph: rounding differs, and nothing else.
+            "auto" does so where steps and shapes say that it saves more than half a minute (`pyrovae.graph.pays`), and
+            runs eagerly, with a line in the log, without a C++ compiler or for a pair that cannot be one graph. True
+            raises CompilerError or CaptureError then, with everything as it was.
+        precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
+            they train; parameters, densities and validation stay in float32.
+
+    Raises ValueError or TypeError for an option that is not one of these.
+
+    >>> from pyrovae.methods import SVI
+    >>> SVI(epochs=50).epochs
+    50
+    """
+
+    name: ClassVar[str] = "svi"
+    title: ClassVar[str] = "SVI"
+    keeps_checkpoints: ClassVar[bool] = True
+
+    epochs: int = 20
+    batch_size: int | None = 256
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    objective: Literal["elbo", "iwae"] = "elbo"
+    num_particles: int | None = None
+    binarize: bool = False
+    beta: float = 1.0
+    warmup: int = 0
+    patience: int | None = None
+    compile: bool | Literal["auto"] = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.binarize, bool):
+            raise TypeError(f"binarize must be True or False, got {self.binarize!r}")
+        compiled = self.compile if isinstance(self.compile, bool) else checks.choice("compile", self.compile, ("auto",))
+        checked = {
+            "epochs": checks.whole("epochs", self.epochs),
+            "batch_size": None if self.batch_size is None else checks.whole("batch_size", self.batch_size),
+            "learning_rate": checks.positive("learning_rate", self.learning_rate),
+            "schedule": checks.choice("schedule", self.schedule, ("constant", "cosine")),
+            "objective": checks.choice("objective", self.objective, ("elbo", "iwae")),
+            "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
+            "beta": checks.positive("beta", self.beta, zero=True),
+            "warmup": checks.whole("warmup", self.warmup, least=0),
+            "patience": None if self.patience is None else checks.whole("patience", self.patience),
+            "compile": compiled,
+            "precision": checks.choice("precision", self.precision, ("float32", "bf16")),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if self.objective == "iwae" and (self.beta != 1 or self.warmup):
             raise ValueError("objective='iwae' has no KL term to weigh: leave beta at 1 and warmup at 0")
-        if plan.precision == "bf16" and (dtype := dtype_and_device(pair)[0]) != torch.float32:
+
+    def run(self, task: Task) -> History:
+        """Train the pair in place, from where its parameters, or a checkpoint, are."""
+        if self.patience is not None and task.validation is None:
+            raise ValueError(
+                "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
+                "patience out"
+            )
+        return svi.run(task, self.plan(task.pair, task.x, task.seed))
+
+    def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
+        """The options as a run of this pair on these items takes them."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SVI)}
+        if self.batch_size is None:
+            options["batch_size"] = len(x)
+        if self.num_particles is None:
+            options["num_particles"] = 5 if self.objective == "iwae" else 1
+        if self.precision == "bf16" and (dtype := dtype_and_device(pair)[0]) != torch.float32:
             raise ValueError(
                 f"precision='bf16' is for a pair in float32, and this one is in {dtype}: take pair.float()"
             )
-        if plan.objective == "iwae" and not pair.is_normalized:
+        if self.objective == "iwae" and not pair.is_normalized:
             raise ValueError(
                 f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'"
             )
-        return plan
+        return Plan(**options, seed=seed)
+
+
+@dataclass(frozen=True)
+class Plan(SVI):
+    """The options of one run: those that depend on the pair and the items are filled in."""
+
+    batch_size: int = 256
+    num_particles: int = 1
+    seed: int = 0
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step 0..steps-1."""
@@ -93,3 +135,6 @@ class Plan:
         """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""
         ramp = self.warmup * steps_per_epoch
         return self.beta if step + 1 >= ramp else self.beta * (step + 1) / ramp
+
+
+register(object, SVI())

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -25,11 +25,11 @@ from pyrovae.graph import pays
 from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.compiled import CaptureError, CompilerError, is_differentiable
 from pyrovae.inference.environment import differences, environment
-from pyrovae.inference.history import History, curves
+from pyrovae.inference.history import History
 from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.method import Task
 from pyrovae.inference.objective import Loss
-from pyrovae.inference.plan import Plan
 from pyrovae.inference.program import is_writable, watched
 from pyrovae.inference.replay import same
 from pyrovae.inference.snapshots import Run, Snapshots
@@ -48,6 +48,9 @@ from pyrovae.models.scopes import Store, Workspace
 from pyrovae.models.trial import tried, unchanged
 from pyrovae.seeding import Noise, stream
 
+if TYPE_CHECKING:
+    from pyrovae.inference.plan import Plan
+
 __all__ = ["PosteriorCollapseWarning", "run"]
 
 log = logging.getLogger(__name__)
@@ -64,22 +67,14 @@ class PosteriorCollapseWarning(UserWarning):
     """Units of the code that carry nothing of the item: their posterior is the prior."""
 
 
-def run(
-    pair: Pair,
-    x: Any,
-    y: Any,
-    validation: Any,
-    plan: Plan,
-    target: torch.device,
-    progress: bool,
-    snapshots: Snapshots | None = None,
-) -> History:
-    """Train the pair as the plan says, a classifier by its labels; from where earlier snapshots end."""
+def run(task: Task, plan: Plan) -> History:
+    """Train a pair as the plan says, a classifier by its labels; from where earlier snapshots end."""
+    pair, validation, target, snapshots = task.pair, task.validation, task.device, task.snapshots
     module = as_module(pair)
-    source, names = Items(pair, x, "x", plan.binarize), None
+    source, names = Items(pair, task.x, "x", plan.binarize), None
     held_out = None
     if isinstance(pair, DiscriminativeClassifier):
-        names, source.y = numbered_labels(pair, y, len(source))
+        names, source.y = numbered_labels(pair, task.y, len(source))
         seen_items = source.x if isinstance(source.x, Tensor) else None
         if (judged := held_out_items(pair, names, validation, seen_items)) is not None:
             held_out = Items(pair, judged[0], "validation", plan.binarize)
@@ -107,7 +102,7 @@ def run(
             _try_shapes(pair, plan, source, held_out, target, sites, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
                 loop = _Loop(pair, plan, source, held_out, target, sites, snapshots, store)
-                rows, kept = loop.run(progress)
+                rows, kept = loop.run(task.progress)
                 active = loop.active_units()
         finally:
             for parameter in module.parameters():
@@ -136,7 +131,7 @@ def run(
         "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
         **environment(target),
     }
-    return History(curves(rows), config)
+    return History.from_rows(rows, config)
 
 
 def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference import bayesian, discriminative, em, generative, svi
+from pyrovae.inference import discriminative, em  # noqa: F401  # which state the methods of their pairs
+from pyrovae.inference.bayesian import SVIOfParameters
+from pyrovae.inference.generative import PerClass
 from pyrovae.inference.history import History
-from pyrovae.inference.plan import Plan
+from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
-from pyrovae.models.components import GaussianComponents
-from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, as_module
 
 __all__ = ["fit"]
@@ -29,48 +28,20 @@ def fit(
     x: Any,
     y: Any = None,
     *,
+    method: str | Method | None = None,
     validation: Any = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    schedule: Literal["constant", "cosine"] = "constant",
-    objective: Literal["elbo", "iwae"] = "elbo",
-    num_particles: int | None = None,
-    binarize: bool = False,
-    beta: float = 1.0,
-    warmup: int = 0,
-    patience: int | None = None,
-    method: Literal["svi", "em", "lbfgs", "nuts"] | None = None,
     unlabeled: Any = None,
-    tol: float | None = None,
-    max_iterations: int | None = None,
-    num_restarts: int | None = None,
-    num_chains: int | None = None,
-    num_draws: int | None = None,
-    num_warmup: int | None = None,
-    compile: bool | Literal["auto"] = "auto",
-    precision: Literal["float32", "bf16"] = "float32",
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str | torch.device = "auto",
     progress: bool = True,
     seed: int = 0,
+    **options: Any,
 ) -> History:
-    """Train a pair in place on the items of `x`, by SVI, EM or L-BFGS; a second fit goes on from where it is.
+    """Fit a pair in place to the items of `x`; a second fit goes on from where it is.
 
-    The loss of SVI is the negative ELBO, E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], by Pyro's Trace_ELBO,
-    or with `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8), in
-    nats per item, minimised by Adam; a discrete site that is marked for enumeration is summed out.
-
-    A `GaussianMixture` is fitted by EM where no method is named: from k-means++ starts on standardised columns, and
-    from its present parameters where a fit or a hand has set them, each until an iteration gains no more than `tol`
-    nats per item, and the best is kept. A
-    `GenerativeClassifier` has the density of each class fitted to that class's items, by the method that fits the
-    density and with the arguments of that one, or in closed form where they are normal; unlabelled items then enter
-    through p(x), by EM. A `DiscriminativeClassifier` is brought to its posterior's mode, by L-BFGS on all items where
-    it is softmax regression, whose mode is the only one, and else by SVI. A `BayesianGaussianMixture` has its guide
-    fitted by SVI on all items at once, 1,500 steps from 0.02 down a cosine where nothing else is asked, or its
-    parameters drawn by NUTS, both from where EM ends.
+    `options` are those of the method, by name: `fit(pair, x, epochs=50)`. The method can be given with its options as
+    well, `fit(pair, x, method=pyrovae.methods.SVI(epochs=50))`. None stands for an option that is left out.
 
     Args:
         pair: any model/guide pair; its parameters are changed in place, its device and dtype are as they were.
@@ -80,25 +51,7 @@ def fit(
             use for them.
         validation: items of the same shape, (items, labels), or a split: their ELBO, at beta = 1, is noted each epoch,
             or a classifier's log-loss.
-        epochs, batch_size, learning_rate: 20, 256 and 1e-3 where None. No item is dropped from the last batch.
-        schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
-        num_particles: draws an item; 1 for the ELBO and 5 for the importance-weighted bound where None.
-        binarize: draw binary items from grey ones, anew each epoch; the validation items once.
-        beta: the weight of the KL term; raised from 0 linearly over the first `warmup` epochs.
-        patience: stop after so many epochs without a better validation ELBO, and take the best weights back.
-        method: "svi", "em" for a mixture, "lbfgs" for a discriminative classifier, "nuts" for a Bayesian mixture; None
-            for the better one.
-        tol, max_iterations, num_restarts: EM's; 1e-6 nats an item, 1,000 and 10 where None; the first two L-BFGS's too,
-            `tol` there of the gradient, 1e-7. Neither takes any of SVI's.
-        num_chains, num_draws, num_warmup: NUTS's; 4 chains of 1,000 draws after 500 where None. From 2,000 transitions
-            on, warm-up and all chains counted, its potential is compiled, where there is a C++ compiler.
-        compile: take each step of SVI, from loss to update, as one compiled graph: rounding differs, and nothing
-            else. "auto" does where steps and shapes say that it saves more than half a minute, by a rule of constants
-            in `pyrovae.graph.pays`, and runs eagerly, with a line in the log, without a C++ compiler or for a pair that
-            cannot be one graph; True raises CompilerError or CaptureError then, with everything as it was. An epoch's
-            smaller last batch runs its graph uncompiled. `History.config` has the choice.
-        precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
-            they train; parameters, densities and validation stay in float32.
+        method: "svi", "em", "lbfgs" or "nuts", or an object of `pyrovae.methods`; None for the pair's default.
         checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
             run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
             arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
@@ -110,6 +63,27 @@ def fit(
         progress: a bar where the output is a terminal.
         seed: fixes the order of the batches and all noise; the caller's generators, Pyro's parameter store and
             settings are left as they were.
+        options: those of the method, below.
+
+    SVI (any pair, and the default where nothing else is said; `pyrovae.methods.SVI`) minimises the negative ELBO,
+    E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], in nats per item, by Adam. Its options are epochs,
+    batch_size, learning_rate, schedule, objective, num_particles, binarize, beta, warmup, patience, compile and
+    precision. For a `BayesianGaussianMixture` it fits the guide of the parameters to all items at once, in 1,500 steps
+    from 0.02 down a cosine unless epochs or learning_rate say otherwise, from where EM ends.
+
+    EM (a `GaussianMixture`; `pyrovae.methods.EM`) climbs the likelihood from k-means++ starts on standardised columns,
+    and from the present parameters where a fit or a hand has set them, each until an iteration gains no more than `tol`
+    nats per item; the best is kept. Its options are tol, max_iterations and num_restarts.
+
+    L-BFGS (a `DiscriminativeClassifier`, the default where it is softmax regression; `pyrovae.methods.LBFGS`) finds the
+    mode of the weights' posterior on all items. Its options are tol, of the gradient, and max_iterations.
+
+    NUTS (a `BayesianGaussianMixture`; `pyrovae.methods.NUTS`) draws the parameters from where EM ends. Its options are
+    num_chains, num_draws and num_warmup.
+
+    The closed form (a `GenerativeClassifier` of normal densities; `pyrovae.methods.ClosedForm`) takes each class's
+    moments; unlabelled items then enter through p(x), by EM, with options tol and max_iterations. Other densities of a
+    `GenerativeClassifier` are fitted to the items of their class, each by its own method and with that one's options.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
     loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
@@ -134,30 +108,14 @@ def fit(
     >>> history.epochs.sizes["epoch"]
     2
     """
-    module: Any = as_module(pair)
-    chosen = _method(pair, method)
+    as_module(pair)
+    way = chosen(pair, method, options)
     x, of_split = checks.parts_of(x)
     x, validation, unlabeled = map(_without_gradients, (x, validation, checks.parts_of(unlabeled, "unlabeled")[0]))
-    svis: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "objective": objective,
-        "num_particles": num_particles,
-        "binarize": binarize,
-        "beta": beta,
-        "warmup": warmup,
-        "patience": patience,
-        "compile": compile,
-        "precision": precision,
-    }
-    ems: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations, "num_restarts": num_restarts}
-    nutss: dict[str, Any] = {"num_chains": num_chains, "num_draws": num_draws, "num_warmup": num_warmup}
-    folder: dict[str, Any] = {"checkpoint": checkpoint, "resume": resume}
-    _refuse_foreign(chosen, {"SVI": svis | folder, "EM": ems, "NUTS": nutss})
     if not isinstance(resume, bool):
         raise TypeError(f"resume must be True or False, got {resume!r}")
+    if (checkpoint is not None or resume) and not way.keeps_checkpoints:
+        way.refuse_checkpoint("resume" if checkpoint is None else "checkpoint")
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
     seed, target = checks.seed(seed), checks.device(device)
@@ -172,86 +130,29 @@ def fit(
         checks.labels(y, len(x))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = validation if learns else _items_of(validation)
-    if isinstance(pair, GenerativeClassifier) and isinstance(pair.densities, GaussianComponents):
-        loop = {} if unlabeled is None else {"tol", "max_iterations"}
-        given = [name for name, value in (svis | ems).items() if not _is_neutral(name, value) and name not in loop]
-        if given:
-            raise ValueError(f"{given[0]} has no use here: normal classes are fitted in closed form; leave it out")
-    if patience is not None and validation is None:
-        raise ValueError(
-            "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
-            "patience out"
-        )
-    if isinstance(pair, GenerativeClassifier) and checkpoint is not None:
-        raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
+    task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-        if isinstance(pair, GenerativeClassifier):
-            each: dict[str, Any] = {k: v for k, v in (svis | ems).items() if not _is_neutral(k, v)}
-            fit_one = partial(fit, **each, device=target, progress=progress)
-            em_plan = em.Plan.asked(**ems, seed=seed)
-            return generative.fit(pair, x, y, unlabeled, held_out, em_plan, target, progress, fit_one)
-        if chosen == "lbfgs":
-            most = 1000 if max_iterations is None else checks.whole("max_iterations", max_iterations)
-            small = 1e-7 if tol is None else checks.positive("tol", tol)
-            return discriminative.fit(module, x, y, held_out, tol=small, max_iterations=most, device=target)
-        if chosen == "em":
-            return em.run(module, x, held_out, em.Plan.asked(**ems, seed=seed), target, progress)
-        if isinstance(pair, BayesianGaussianMixture):
-            return bayesian.fit(module, x, held_out, chosen, svis, nutss, seed, target, progress, snapshots)
-        return svi.run(pair, x, y, held_out, Plan.asked(pair, **svis, seed=seed), target, progress, snapshots)
+        return way.run(task)
 
 
-NEUTRAL = {
-    "schedule": "constant",
-    "objective": "elbo",
-    "binarize": False,
-    "beta": 1.0,
-    "warmup": 0,
-    "compile": "auto",
-    "precision": "float32",
-    "resume": False,
-}
+def _signature() -> inspect.Signature:
+    """The arguments of `fit` with the options of every method in place of `**options`."""
+    own = list(inspect.signature(fit).parameters.values())[:-1]
+    defaults: dict[str, set[Any]] = {}
+    for method in every_method():
+        if isinstance(method, PerClass | SVIOfParameters):  # whose options are those of other methods
+            continue
+        for name, value in options_of(method).items():
+            defaults.setdefault(name, set()).add(value)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values.pop() if len(values) == 1 else None)
+        for name, values in defaults.items()
+    ]
+    return inspect.Signature([*own, *options], return_annotation="History")
 
 
-def _method(pair: Pair, method: str | None) -> str:
-    """The method that was named, or the first of those that the pair has."""
-    known: tuple[str, ...] = ("svi",)
-    if isinstance(pair, GaussianMixture):
-        known = ("em", "svi")
-    elif isinstance(pair, BayesianGaussianMixture):
-        known = ("svi", "nuts")
-    elif isinstance(pair, DiscriminativeClassifier):
-        known = ("lbfgs", "svi") if pair.is_linear else ("svi", "lbfgs")
-    elif isinstance(pair, GenerativeClassifier):
-        if method is not None:
-            raise ValueError(
-                "a GenerativeClassifier has each density fitted by that one's own method: leave method out"
-            )
-        return "each"
-    of = {"em": "GaussianMixture", "lbfgs": "DiscriminativeClassifier", "nuts": "BayesianGaussianMixture"}
-    if method in of and method not in known:
-        raise ValueError(
-            f"method={method!r} is for a {of[method]}, and this is a {type(pair).__name__}: take {known[0]!r}"
-        )
-    return known[0] if method is None else checks.choice("method", method, known)
-
-
-def _is_neutral(name: str, value: Any) -> bool:
-    return value is None or value == NEUTRAL.get(name)
-
-
-TAKES = {"svi": {"SVI"}, "em": {"EM"}, "lbfgs": set(), "nuts": {"NUTS"}, "each": {"SVI", "EM"}}
-NAMES = {"svi": "SVI", "em": "EM", "lbfgs": "L-BFGS", "nuts": "NUTS", "each": "each density's own method"}
-
-
-def _refuse_foreign(method: str, arguments: dict[str, dict[str, Any]]) -> None:
-    """An argument of another method would be ignored without a word."""
-    for whose, group in arguments.items():
-        for name, value in group.items():
-            shared = method == "lbfgs" and name in ("tol", "max_iterations")
-            if whose not in TAKES[method] and not shared and not _is_neutral(name, value):
-                raise ValueError(f"{name} is an argument of {whose}, and this fit is by {NAMES[method]}: leave it out")
+fit.__signature__ = _signature()  # type: ignore[attr-defined]  # for help() and completion
 
 
 def _items_of(validation: Any) -> Any:

@@ -1,0 +1,12 @@
+"""The methods of `fit`, as objects that hold their options."""
+
+from __future__ import annotations
+
+from pyrovae.inference.bayesian import NUTS
+from pyrovae.inference.discriminative import LBFGS
+from pyrovae.inference.em import EM
+from pyrovae.inference.generative import ClosedForm
+from pyrovae.inference.method import Method, Task, methods_of, register
+from pyrovae.inference.plan import SVI
+
+__all__ = ["EM", "LBFGS", "NUTS", "SVI", "ClosedForm", "Method", "Task", "methods_of", "register"]

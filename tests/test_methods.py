@@ -1,0 +1,197 @@
+"""The methods of `fit` as objects: the same fits as by keywords, and every option told whose it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae import methods
+from pyrovae.inference import method as table
+
+X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+PUBLIC = (methods.SVI, methods.EM, methods.LBFGS, methods.NUTS, methods.ClosedForm)
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def linear():
+    torch.manual_seed(0)
+    return pyrovae.linear_vae(3, 1)
+
+
+def mixture():
+    torch.manual_seed(0)
+    return pyrovae.GaussianMixture((3,), 2)
+
+
+def posterior():
+    torch.manual_seed(0)
+    return pyrovae.BayesianGaussianMixture((3,), 2)
+
+
+def softmax():
+    torch.manual_seed(0)
+    return pyrovae.DiscriminativeClassifier((3,), 2)
+
+
+CASES = {
+    "SVI": (linear, (X,), methods.SVI(epochs=2, batch_size=16, beta=2.0), {"epochs": 2, "batch_size": 16, "beta": 2.0}),
+    "EM": (mixture, (X,), methods.EM(num_restarts=2, tol=1e-4), {"num_restarts": 2, "tol": 1e-4}),
+    "a mixture by SVI": (mixture, (X,), methods.SVI(epochs=2), {"epochs": 2, "method": "svi"}),
+    "L-BFGS": (softmax, (X, Y), methods.LBFGS(max_iterations=7), {"max_iterations": 7}),
+    "NUTS": (
+        posterior,
+        (X,),
+        methods.NUTS(num_chains=1, num_draws=3, num_warmup=3),
+        {"method": "nuts", "num_chains": 1, "num_draws": 3, "num_warmup": 3},
+    ),
+    "closed form": (lambda: pyrovae.gaussian_classifier((3,), 2), (X, Y), methods.ClosedForm(), {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", CASES)
+def test_a_method_with_its_options_is_the_fit_by_keywords(case):
+    make, items, method, keywords = CASES[case]
+    one, other = make(), make()
+    first = pyrovae.fit(one, *items, method=method, **QUIET)
+    second = pyrovae.fit(other, *items, **keywords, **QUIET)
+    assert [t.tolist() for t in one.state_dict().values()] == [t.tolist() for t in other.state_dict().values()]
+    assert np.array_equal(first.epochs.loss, second.epochs.loss)
+    seconds = {"seconds", "checkpoint"}
+    assert {k: v for k, v in first.config.items() if k not in seconds} == {
+        k: v for k, v in second.config.items() if k not in seconds
+    }
+
+
+def test_the_signature_and_the_docstring_of_fit_have_every_option():
+    parameters = inspect.signature(pyrovae.fit).parameters
+    for kind in PUBLIC:
+        for field in dataclasses.fields(kind):
+            assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+            assert parameters[field.name].default in (field.default, None)
+            assert field.name in pyrovae.fit.__doc__, field.name
+            assert f"{field.name}" in kind.__doc__, (kind, field.name)
+    every = {field.name for kind in PUBLIC for field in dataclasses.fields(kind)}
+    assert "options" not in parameters and every <= parameters.keys()
+
+
+class TestOptionsThatDoNotFit:
+    def test_a_misspelt_one_is_named_with_the_nearest(self):
+        with pytest.raises(TypeError, match=r"no method has an option 'epoch' \(did you mean 'epochs'\?\)"):
+            pyrovae.fit(linear(), X, epoch=3)
+        with pytest.raises(TypeError, match="this fit is by EM, whose are: tol, max_iterations, num_restarts"):
+            pyrovae.fit(mixture(), X, restarts=3)
+
+    @pytest.mark.parametrize(
+        ("make", "options", "message"),
+        [
+            (mixture, {"epochs": 3}, "epochs is an argument of SVI, and this fit is by EM"),
+            (linear, {"num_draws": 3}, "num_draws is an argument of NUTS, and this fit is by SVI"),
+            (linear, {"tol": 1e-3}, "tol is an argument of EM or L-BFGS or closed form, and this fit is by SVI"),
+            (mixture, {"method": methods.EM(), "beta": 2.0}, "beta is an argument of SVI, and this fit is by EM"),
+        ],
+    )
+    def test_another_methods_is_told_whose_it_is(self, make, options, message):
+        pair = make()
+        before = [t.clone() for t in pair.state_dict().values()]
+        with pytest.raises(ValueError, match=message):
+            pyrovae.fit(pair, X, **options)
+        assert all(torch.equal(a, b) for a, b in zip(before, pair.state_dict().values(), strict=True))
+
+    def test_none_and_a_default_are_options_left_out(self):
+        pyrovae.fit(mixture(), X, epochs=None, beta=1.0, compile="auto", num_restarts=1, **QUIET)
+
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            (methods.SVI, {"epochs": 0}),
+            (methods.SVI, {"schedule": "cosin"}),
+            (methods.SVI, {"objective": "iwae", "beta": 2.0}),
+            (methods.EM, {"tol": -1.0}),
+            (methods.LBFGS, {"max_iterations": 0}),
+            (methods.NUTS, {"num_chains": 0}),
+            (methods.ClosedForm, {"tol": -1.0}),
+        ],
+    )
+    def test_a_value_out_of_range_is_refused_when_the_method_is_made(self, kind, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            kind(**options)
+
+
+class Mean(nn.Module):
+    """A pair on Pyro alone: items about one parameter."""
+
+    event_shape, latent_dim, is_normalized = (3,), 0, True
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+
+    def model(self, x=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("obs", dist.Normal(self.loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None, *, size=1):
+        pass
+
+
+@dataclass(frozen=True)
+class Average(methods.Method):
+    """The maximum of the likelihood of `Mean`, pulled to zero by `prior_items` items."""
+
+    name: ClassVar[str] = "average"
+    title: ClassVar[str] = "the average"
+
+    prior_items: float = 0.0
+
+    def run(self, task):
+        with torch.no_grad():
+            task.pair.loc.copy_(task.x.sum(0) / (len(task.x) + self.prior_items))
+        return pyrovae.History.from_rows([{"loss": 0.0}], {"method": self.name})
+
+
+@pytest.fixture
+def open_table(monkeypatch):
+    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
+
+
+class TestAMethodOfOnesOwn:
+    def test_it_is_given_as_an_object(self):
+        pair = Mean()
+        history = pyrovae.fit(pair, X, method=Average(), prior_items=2.0)
+        assert history.config["method"] == "average"
+        torch.testing.assert_close(pair.loc.detach(), X.sum(0) / 42)
+        with pytest.raises(ValueError, match="epochs is an argument of SVI, and this fit is by the average"):
+            pyrovae.fit(pair, X, method=Average(), epochs=3)
+
+    def test_it_is_registered_and_a_subclass_has_it(self, open_table):
+        class Other(Mean):
+            pass
+
+        methods.register(Mean, Average(prior_items=1.0), methods.SVI(epochs=2))
+        assert list(methods.methods_of(Other())) == ["average", "svi"]
+        pair = Other()
+        pyrovae.fit(pair, X)
+        torch.testing.assert_close(pair.loc.detach(), X.sum(0) / 41)
+        assert pyrovae.fit(pair, X, method="svi", **QUIET).config["epochs"] == 2  # the pair's own default
+        with pytest.raises(ValueError, match="prior_items is an argument of the average, and this fit is by SVI"):
+            pyrovae.fit(linear(), X, prior_items=3.0)
+        with pytest.raises(ValueError, match="method must be one of 'svi', got 'average'"):
+            pyrovae.fit(linear(), X, method="average")
+
+    def test_a_pair_that_says_nothing_has_svi(self):
+        assert methods.methods_of(Mean()) == {"svi": methods.SVI()}
+        pair = Mean()
+        pyrovae.fit(pair, X, epochs=200, learning_rate=0.02, batch_size=None, **QUIET)
+        torch.testing.assert_close(pair.loc.detach(), X.mean(0), atol=2e-2, rtol=0)
