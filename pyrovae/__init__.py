@@ -19,7 +19,7 @@ _HOMES = {
     "pyrovae.inference.training": ["fit"],
     "pyrovae.inference.compiled": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
-    "pyrovae.inference.svi": ["PosteriorCollapseWarning"],
+    "pyrovae.inference.svi.run": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
     "pyrovae.inference.discriminative": ["SeparableWarning"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pyrovae.inference.discriminative import SeparableWarning
     from pyrovae.inference.em import VarianceFloorWarning
     from pyrovae.inference.history import History
-    from pyrovae.inference.svi import PosteriorCollapseWarning
+    from pyrovae.inference.svi.run import PosteriorCollapseWarning
     from pyrovae.inference.training import fit
     from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae
     from pyrovae.models.bayesian import BayesianGaussianMixture

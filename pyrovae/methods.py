@@ -7,6 +7,6 @@ from pyrovae.inference.discriminative import LBFGS
 from pyrovae.inference.em import EM
 from pyrovae.inference.generative import ClosedForm
 from pyrovae.inference.method import Method, Task, methods_of, register
-from pyrovae.inference.plan import SVI
+from pyrovae.inference.svi.options import SVI
 
 __all__ = ["EM", "LBFGS", "NUTS", "SVI", "ClosedForm", "Method", "Task", "methods_of", "register"]

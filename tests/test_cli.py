@@ -14,7 +14,7 @@ import xarray as xr
 
 import pyrovae
 from pyrovae.cli import main
-from pyrovae.inference import svi
+from pyrovae.inference.svi.loop import Loop
 
 QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binarize"]
 
@@ -118,14 +118,14 @@ def test_an_interrupt_saves_and_says_130(tmp_path, monkeypatch):
 def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert main(["fit", "digits", "--out", str(whole), *QUICK]) == 0
-    row, calls = svi._Loop.epoch, []
+    row, calls = Loop.epoch, []
 
     def interrupted(loop, epoch):
         if calls:
             raise KeyboardInterrupt
         return calls.append(epoch) or row(loop, epoch)
 
-    monkeypatch.setattr(svi._Loop, "epoch", interrupted)
+    monkeypatch.setattr(Loop, "epoch", interrupted)
     assert main(["fit", "digits", "--out", str(out), *QUICK]) == 130
     assert "--resume goes on from the last epoch" in capsys.readouterr().err
     monkeypatch.undo()

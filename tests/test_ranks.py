@@ -17,7 +17,7 @@ from pyrovae.ranks import Ranks, current, distributed
 SETTING = """
 import json, os, sys, warnings
 import numpy as np, pyro, torch, pyrovae
-from pyrovae.inference.svi import _Loop
+from pyrovae.inference.svi.loop import Loop
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 X = torch.rand(201, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # the last of batches of 20 has one item
@@ -76,16 +76,16 @@ AUTOENCODER = (
     SGD
     + """
 alike = []
-step = _Loop.step
+step = Loop.step
 def watched(loop, *batch):
     loss = step(loop, *batch)
     alike.append(len({tuple(w) for w in ranks.gathered(weights(loop.module).tolist())}) == 1)
     return loss
 for name, options in {"eager": {}, "compiled": {"compile": COMPILE}, "binarised": {"binarize": True}}.items():
     ae = pair(pyrovae.mlp_ae, likelihood=pyrovae.Normal(scale=1.0), seed=ranks.rank)
-    _Loop.step = watched if name != "binarised" else step
+    Loop.step = watched if name != "binarised" else step
     history = fit(ae, epochs=19, learning_rate=1e-2, **options)  # 209 steps
-    _Loop.step = step
+    Loop.step = step
     found[name] = history.epochs.loss.values.tolist(), weights(ae).tolist(), history.config["processes"]
 found["alike"] = len(alike), all(alike)
 """
@@ -121,8 +121,8 @@ def test_losses_of_a_vae_agree_within_their_noise(tmp_path):
     Seeds are fixed, so that this choice was made once.
     """
     body = """
-    noise, seeds = _Loop.noise, []
-    _Loop.noise = lambda loop, epoch: seeds.append(noise(loop, epoch)) or seeds[-1]
+    noise, seeds = Loop.noise, []
+    Loop.noise = lambda loop, epoch: seeds.append(noise(loop, epoch)) or seeds[-1]
     found["curves"] = curves = []
     for seed in range(10):
         one = fit(pair(seed=seed), epochs=3, seed=seed, binarize=True).epochs.loss.values.tolist()
@@ -161,8 +161,9 @@ def test_one_voice(tmp_path):
     y = X.clone()
     y[7] = 1e25
     found["broken"] = refused(pair(likelihood=pyrovae.Normal(scale=0.1)), y, epochs=1)
-    scored, score = [], _Loop.log_score
-    _Loop.log_score = lambda loop, x, label: scored.append(len(x)) or score(loop, x, label)
+    from pyrovae.inference.svi import validation
+    scored, score = [], validation.log_score
+    validation.log_score = lambda loop, x, label: scored.append(len(x)) or score(loop, x, label)
     held_out = torch.rand(3000, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     still = dict(binarize=True, learning_rate=1e-12, epochs=2, validation=held_out)
     found["curve"] = fit(pair(), **still).epochs.validation_elbo.values.tolist()
@@ -199,7 +200,7 @@ def test_what_processes_must_agree_on(tmp_path):
     """Disagreement is an error on all of them; what they differ in by their shares is none."""
     body = """
     from pyrovae import graph as graphs
-    from pyrovae.inference import svi
+    from pyrovae.inference.svi import choice
     from pyro.infer import Trace_ELBO
     import pyro.distributions as dist
     graphs.compiled = lambda graph, inputs, keep_noise=False: graph
@@ -237,19 +238,19 @@ def test_what_processes_must_agree_on(tmp_path):
     torch.manual_seed(ranks.rank)
     found["pairs"] = refused(pyrovae.elbo, pyrovae.linear_vae(3, 2), torch.zeros(5, 3), num_particles=4)
     kept = []
-    steps = _Loop.steps
-    _Loop.step_ = _Loop.step
-    _Loop.step = lambda loop, *batch: kept.append(loop.step_(*batch)) or kept[-1]
+    steps = Loop.steps
+    Loop.step_ = Loop.step
+    Loop.step = lambda loop, *batch: kept.append(loop.step_(*batch)) or kept[-1]
     fit(pair(**grey), epochs=1)
     fit(pair(**grey), epochs=1, compile=True)
-    _Loop.step = _Loop.step_
+    Loop.step = Loop.step_
     found["held"] = max(loss.untyped_storage().nbytes() for loss in kept)
     def fails(graph, inputs, keep_noise=False):
         if ranks.rank == ranks.size - 1: raise OSError("no compiler here")
         return graph
     graphs.compiled = fails
     found["compiler"] = refused(fit, pair(**grey), compile=True, epochs=1)
-    svi.pays = lambda *work: True
+    choice.pays = lambda *work: True
     found["alone"] = fit(pair(**grey), compile="auto", epochs=1).config["compiled"]
     """
     two = run(body, 2, tmp_path)

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 import pyrovae
 from pyrovae.graph import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
 from pyrovae.inference.steps import Compiled, Eager, with_bf16
-from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop, _require_ties_last
+from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.run import PosteriorCollapseWarning, _require_ties_last
 from pyrovae.models.pair import seen
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -78,13 +79,13 @@ def test_a_captured_fit_is_the_eager_one(case, dtype, interpreted):
 @needs_compiler
 def test_ten_epochs_with_a_rest_compile_once_and_wait_for_nothing(monkeypatch):
     waits = Waits()
-    steps = _Loop.steps
+    steps = Loop.steps
 
     def watched(loop, *args):
         with waits:
             return steps(loop, *args)
 
-    monkeypatch.setattr(_Loop, "steps", watched)
+    monkeypatch.setattr(Loop, "steps", watched)
     eager, compiled = pair(), pair()
     one = quiet_fit(eager, epochs=10, compile=False)
     first = waits.seen
@@ -161,7 +162,7 @@ class Reading(nn.Module):
 @pytest.mark.usefixtures("float32")
 def test_a_network_that_is_no_graph_is_trained_eagerly(kind, monkeypatch, caplog):
     """Whatever torch raises, and when: an LSTM's graph in float32 is captured and compiled, and fails when called."""
-    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+    monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: True)
 
     def reading():
         vae = pair()
@@ -254,7 +255,7 @@ def by_hand(vae, x, epochs, rate):
             return loss.detach()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.inference.svi.Eager", OneByOne)
+        patch.setattr("pyrovae.inference.svi.choice.Eager", OneByOne)
         return quiet_fit(vae, x, epochs=epochs, learning_rate=rate, compile=False)
 
 
@@ -299,7 +300,7 @@ def test_memory_of_two_storages_is_refused_by_names_or_runs_eagerly(monkeypatch,
     names = r"'likelihood\.network\.f\.bias' and parameter 'likelihood\.network\.others\.0' share memory"
     with pytest.raises(pyrovae.CaptureError, match=names):
         quiet_fit(sharing("an array"), epochs=1, compile=True)
-    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+    monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: True)
     with caplog.at_level(logging.WARNING, logger="pyrovae"):
         assert not quiet_fit(sharing("an array"), epochs=1).config["compiled"]
     assert "fit runs eagerly: parameter 'likelihood" in caplog.text and "share memory" in caplog.text
@@ -354,14 +355,14 @@ def test_the_choice_is_a_function_of_steps_and_shapes(monkeypatch):
     steps = math.ceil(COMPILED_IN / (SAVED_A_STEP + 1000 * SAVED_AN_ELEMENT))
     assert pays(steps + 1, 1000) and not pays(steps - 1, 1000)
     asked = []
-    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: asked.append(work) or False)
+    monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: asked.append(work) or False)
     history = quiet_fit(pair(), epochs=4)
     # 4 whole batches an epoch; what each layer gives: 8 + activation + 12, and 8 + 3 + 3 + activation
     per_item = 2 * (8 + 8 + 12) - 12 + 2 * (8 + 8) - 16
     assert asked[0][0] == 16
     assert asked[0][1] % 5 == 0 and per_item * 5 <= asked[0][1] <= 3 * per_item * 5
     assert history.config["compile"] == "auto" and not history.config["compiled"]
-    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+    monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: True)
     mixture = pyrovae.GaussianMixture((1, 4, 3), 2, covariance="diagonal")
     assert not quiet_fit(mixture, method="svi").config["compiled"]  # its component is summed out
 
@@ -370,7 +371,7 @@ def test_without_a_compiler(without_compiler):
     done = without_compiler(
         """
         import logging, torch, pyrovae
-        from pyrovae.inference import svi
+        from pyrovae.inference.svi import choice
         lines = []
         handler = logging.Handler()
         handler.emit = lambda record: lines.append(record.getMessage())
@@ -386,7 +387,7 @@ def test_without_a_compiler(without_compiler):
             print("g++ or clang++ on the path" in str(error))
         print(all(torch.equal(p, q) for p, q in zip(vae.parameters(), pair().parameters())))
         print(torch.equal(state, torch.random.get_rng_state()), len(lines))
-        svi.pays = lambda *work: True
+        choice.pays = lambda *work: True
         history, other = pyrovae.fit(vae, x, epochs=2, progress=False), pair()
         print(len(lines), "fit runs eagerly" in lines[0], history.config["compiled"])
         pyrovae.fit(other, x, epochs=2, compile=False, progress=False)
@@ -421,7 +422,7 @@ class TestWhatIsNotFinite:
         self, step, compile, replayed, interpreted, monkeypatch
     ):
         """Also across epochs; what a step draws does not depend on what was replayed, or from where."""
-        monkeypatch.setattr("pyrovae.inference.svi.REPLAYED", replayed)
+        monkeypatch.setattr("pyrovae.inference.svi.loop.REPLAYED", replayed)
 
         class Breaks(pyrovae.Normal):
             def __init__(self, at):
@@ -446,8 +447,8 @@ class TestWhatIsNotFinite:
         good = pair(likelihood=Breaks(-1))
 
         with pytest.MonkeyPatch.context() as patch:
-            take = _Loop.step
-            patch.setattr(_Loop, "step", lambda loop, *batch: before.append(weights(loop.module)) or take(loop, *batch))
+            take = Loop.step
+            patch.setattr(Loop, "step", lambda loop, *batch: before.append(weights(loop.module)) or take(loop, *batch))
             quiet_fit(good, compile=compile)
         assert torch.equal(weights(broken), before[max(0, step - 1)])
 
@@ -557,7 +558,7 @@ def test_a_draw_without_a_gradient_runs_eagerly_where_the_choice_is_free(monkeyp
 
     with pytest.raises(pyrovae.CaptureError, match=r"'latent' \(Bernoulli\).*no reparameterised draw"):
         quiet_fit(Coin(), torch.ones(6, 2), compile=True)
-    monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+    monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: True)
     with caplog.at_level(logging.WARNING, logger="pyrovae"):
         history = quiet_fit(Coin(), torch.ones(6, 2))
     assert not history.config["compiled"]
@@ -625,7 +626,7 @@ class TestPairsOfUsers:
             pair.points.register_post_accumulate_grad_hook(frozen)
         with pytest.raises(pyrovae.CaptureError):
             quiet_fit(pair, compile=True)
-        monkeypatch.setattr("pyrovae.inference.svi.pays", lambda *work: True)
+        monkeypatch.setattr("pyrovae.inference.svi.choice.pays", lambda *work: True)
         with caplog.at_level(logging.WARNING, logger="pyrovae"):
             assert not quiet_fit(pair).config["compiled"]
         assert "fit runs eagerly" in caplog.text

@@ -21,8 +21,9 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import MappedArray, batches
-from pyrovae.inference import svi
-from pyrovae.inference.svi import PosteriorCollapseWarning, _Loop
+from pyrovae.inference.svi import validation
+from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.run import PosteriorCollapseWarning
 from pyrovae.methods import SVI
 from pyrovae.models.pair import particles
 
@@ -188,7 +189,7 @@ class TestSchedules:
 class TestBinarize:
     def test_training_items_are_drawn_anew_each_epoch(self, monkeypatch):
         seen = []
-        monkeypatch.setattr(_Loop, "step", lambda loop, x, y: seen.append(x) or torch.zeros(()))
+        monkeypatch.setattr(Loop, "step", lambda loop, x, y: seen.append(x) or torch.zeros(()))
         grey = torch.full((400, 1, 4, 3), 0.3)
         quiet_fit(pair(likelihood="bernoulli"), grey, binarize=True, epochs=2, batch_size=400)
         assert not torch.equal(*seen)
@@ -203,7 +204,7 @@ class TestBinarize:
             seen.append(x)
             return particles(pair, x, num_particles)
 
-        monkeypatch.setattr(svi, "particles", watched)
+        monkeypatch.setattr(validation, "particles", watched)
         for batch_size in (23, 5):
             quiet_fit(
                 pair(likelihood="bernoulli"), SOME, validation=SOME, binarize=True, epochs=2, batch_size=batch_size
@@ -347,13 +348,13 @@ class TestStopping:
         x = SOME.clone()
         x[int(fourth[0])] = 1e25
         before = []
-        step = _Loop.step
+        step = Loop.step
 
         def watched(loop, *batch):
             before.append(weights(loop.module))
             return step(loop, *batch)
 
-        monkeypatch.setattr(_Loop, "step", watched)
+        monkeypatch.setattr(Loop, "step", watched)
         vae = pair()
         with pytest.raises(FloatingPointError, match=r"at step 3 \(epoch 0, batch 3\)"):
             quiet_fit(vae, x, batch_size=5, epochs=1)

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.graph import with_gradient
-from pyrovae.inference import em, svi
+from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, options_of, register
-from pyrovae.inference.plan import SVI, Plan
+from pyrovae.inference.svi.options import SVI, Plan
+from pyrovae.inference.svi.run import run as run_svi
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, checked_items, dtype_and_device
@@ -116,7 +117,7 @@ class SVIOfParameters(SVI):
         own.keep(None)
         if not own.started:
             own.start_at(start(own, items.to(dtype_and_device(own)[1]), task.seed))
-        history = svi.run(replace(task, pair=own, x=items), plan)
+        history = run_svi(replace(task, pair=own, x=items), plan)
         pair.keep(None)
         pair.load_state_dict(own.state_dict())
         return history

@@ -20,7 +20,7 @@ from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.method import Method, Task, register
-from pyrovae.inference.plan import SVI
+from pyrovae.inference.svi.options import SVI
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import checked_items
 from pyrovae.models.scopes import copied

@@ -21,7 +21,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
-from pyrovae.inference.plan import SVI
+from pyrovae.inference.svi.options import SVI
 from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import checked_items

@@ -18,7 +18,7 @@ from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History, joined
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.method import Method, Task, chosen, options_of, register
-from pyrovae.inference.plan import SVI
+from pyrovae.inference.svi.options import SVI
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.classifiers import ClassDensities, GenerativeClassifier
 from pyrovae.models.components import GaussianComponents

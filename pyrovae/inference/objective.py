@@ -15,7 +15,7 @@ from pyrovae.inference.compiled import negative_elbo
 from pyrovae.models.pair import Pair, as_module, particles
 
 if TYPE_CHECKING:
-    from pyrovae.inference.plan import Plan
+    from pyrovae.inference.svi.options import Plan
 
 __all__ = ["Loss"]
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from pyrovae import checks
-from pyrovae.inference import svi
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.svi.run import run
 from pyrovae.models.pair import Pair, dtype_and_device
 
 __all__ = ["SVI", "Plan"]
@@ -97,7 +97,7 @@ class SVI(Method):
                 "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
                 "patience out"
             )
-        return svi.run(task, self.plan(task.pair, task.x, task.seed))
+        return run(task, self.plan(task.pair, task.x, task.seed))
 
     def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
         """The options as a run of this pair on these items takes them."""

@@ -1,0 +1,52 @@
+"""Whether the steps of a fit are taken eagerly or as one compiled graph."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pyrovae.graph import pays
+from pyrovae.inference.compiled import CaptureError, CompilerError
+from pyrovae.inference.steps import Compiled, Eager
+from pyrovae.inference.svi.trial import Sites
+from pyrovae.models.pair import dtype_and_device
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.loop import Loop
+
+__all__ = ["chosen_step"]
+
+log = logging.getLogger(__name__)
+
+
+def chosen_step(loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before: bool | None) -> Eager | Compiled:
+    """The step as the plan asks for it, or as it was before, or, where the choice is free, by the work to do.
+
+    `before` says whether an earlier run, with which this one goes on, took compiled steps; None where there is none.
+    """
+    plan, reduce = loop.plan, None if loop.ranks.size == 1 else loop.ranks.sum_
+    if plan.compile is True and sites.enumerates:
+        raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
+    steps = plan.epochs * max(1, len(loop.source) // plan.batch_size)  # of whole batches
+    work = sites.elements * plan.num_particles * min(plan.batch_size, len(loop.source))
+    may = not sites.enumerates and dtype_and_device(loop.pair)[0] != torch.float16
+    free = plan.compile == "auto" and before is None
+    if plan.compile is True or before or (free and may and pays(steps, work)):
+        step, failed = Compiled(loop.loss.pure, loop.module, named, plan.learning_rate, reduce), None
+        try:
+            given = loop.given(*next(loop.batches(0)))
+            with loop.workspace(loop.noise(0), training=True).turn(), loop.precision():
+                step.prepare(*given)
+        except (CaptureError, CompilerError) as error:
+            failed = error
+        reasons = [reason for reason in loop.ranks.gathered(failed and str(failed)) if reason is not None]
+        if not reasons:
+            return step
+        if plan.compile is True:
+            raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
+        if loop.ranks.is_first:
+            log.warning("fit runs eagerly%s: %s", ", and rounds otherwise than before" if before else "", reasons[0])
+    return Eager(loop.loss, named, plan.learning_rate, reduce)

@@ -1,0 +1,95 @@
+"""Where a fit broke: which loss, gradient or weight is not finite, with the last good weights in place."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyrovae.models.pair import particles
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.loop import Loop
+
+__all__ = ["refuse_broken_step", "refuse_broken_weights"]
+
+ADVICE = "the weights are those of the last finite loss: lower learning_rate or look at these items"
+
+
+def refuse_broken_step(loop: Loop, epoch: int, losses: Tensor, before: list[Tensor]) -> None:
+    """After an epoch with a loss or gradient that is not finite: say which, the last good weights in place.
+
+    `before`: those before the last step of the epoch before.
+    """
+    broken = loop.take.taken  # as many updates were good
+    place, batch = _place(loop, broken), broken % loop.steps_per_epoch
+    value = float(losses[batch])
+    x, y = next(islice(loop.batches(epoch), batch, None))
+    if math.isfinite(value):
+        _replay(loop, broken)
+        named = _broken_gradients(loop, x, y)
+        raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {place}; {ADVICE}")
+    terms = _broken_terms(loop, x)
+    _replay(loop, broken - 1)
+    if loop.taken > broken - 1:  # from no earlier than where it broke
+        torch._foreach_copy_(loop.changed(), before)
+    raise FloatingPointError(f"the loss became {value} {place}: {terms}; {ADVICE}")
+
+
+def refuse_broken_weights(loop: Loop) -> None:
+    """After an epoch: the loss that would show them may never be computed."""
+    if torch.stack([p.isfinite().all() for p in loop.trained]).all():
+        torch._foreach_copy_(loop.started, loop.changed())
+        return
+    named = [name for name, p in loop.module.named_parameters() if not p.isfinite().all()]
+    # a weight at infinity may still give a finite loss
+    last = all(p.isfinite().all() for p in loop.good[: len(loop.trained)])
+    torch._foreach_copy_(loop.changed(), loop.good if last else loop.started)
+    advice = ADVICE if last else ADVICE.replace("of the last finite loss", "from the start of the epoch")
+    before = _place(loop, loop.taken)[3:]
+    raise FloatingPointError(f"an update before {before} left {named[0]} not finite; {advice}")
+
+
+def _place(loop: Loop, step: int) -> str:
+    epoch, batch = divmod(step, loop.steps_per_epoch)
+    return f"at step {step} (epoch {epoch}, batch {batch})"
+
+
+def _broken_gradients(loop: Loop, x: Tensor, y: Tensor | None) -> list[str]:
+    """Which parameters' gradients are not finite."""
+    with loop.workspace(0, training=True, checks=False).turn(), loop.precision():
+        loop.loss(*loop.given(x, y)).backward()
+    grads = {name: p.grad for name, p in loop.module.named_parameters() if p.grad is not None}
+    return [name for name, grad in grads.items() if not grad.norm().isfinite()] or ["a parameter"]
+
+
+def _broken_terms(loop: Loop, x: Tensor) -> str:
+    """Which parts of the loss are not finite, by this process's share."""
+    if not len(x):
+        return "a sum over processes is not finite"
+    if getattr(loop.pair, "has_global_latents", False):
+        return "the log-density of the parameters or the items is not finite"
+    try:
+        with loop.workspace(0, training=True, checks=False).turn(), torch.no_grad():
+            table = particles(loop.pair, x, 1)
+    except ValueError:  # a site that is no item's own
+        return "a sum is not finite"
+    parts = {
+        "log p(x | z)": table.log_likelihood,
+        "log p(z)": table.log_prior,
+        "log q(z | x)": table.log_guide,
+    }
+    bad = [name for name, part in parts.items() if not part.isfinite().all()]
+    return f"{', '.join(bad) or 'a sum'} is not finite"
+
+
+def _replay(loop: Loop, to: int) -> None:
+    """Go back to the state before step `to`, or to the earliest that is kept."""
+    loop.taken, (values, own) = loop.saved
+    torch._foreach_copy_(loop.changed(), values)
+    loop.take.load_state_dict(own, loop.taken)
+    while loop.taken < to:
+        loop.steps(loop.taken // loop.steps_per_epoch, to - loop.taken)

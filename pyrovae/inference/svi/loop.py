@@ -1,0 +1,211 @@
+"""The epochs and steps of a fit by SVI."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import ranks
+from pyrovae.inference.items import Items
+from pyrovae.inference.objective import Loss
+from pyrovae.inference.snapshots import Snapshots
+from pyrovae.inference.steps import with_bf16
+from pyrovae.inference.svi.choice import chosen_step
+from pyrovae.inference.svi.diagnosis import refuse_broken_step, refuse_broken_weights
+from pyrovae.inference.svi.resume import Resume
+from pyrovae.inference.svi.trial import Sites
+from pyrovae.inference.svi.validation import validated
+from pyrovae.models.pair import Pair, as_module
+from pyrovae.models.scopes import Store, Workspace
+from pyrovae.seeding import Noise, stream
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.options import Plan
+
+__all__ = ["Loop"]
+
+TURN = 0.005  # seconds of steps that one turn may hold: entering it costs a tenth of a tiny step
+REPLAYED = 100  # steps, at most an epoch more, that are taken again to say where a loss broke
+HIGHER_IS_BETTER = {"validation_elbo": 1, "validation_log_loss": -1}
+WORDS = {"validation_elbo": "validation ELBO", "validation_log_loss": "validation log-loss"}
+
+
+class Loop:
+    """The epochs of one fit. `step` is the one place where parameters change."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        plan: Plan,
+        source: Items,
+        held_out: Items | None,
+        device: torch.device,
+        sites: Sites,
+        snapshots: Snapshots | None,
+        store: Store,
+    ) -> None:
+        self.store = store
+        self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
+        self.module, self.ranks = as_module(pair), ranks.current()
+        self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
+        named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self.trained = list(named.values())
+        if not self.trained:
+            raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
+        self.kept = [*self.trained, *self.module.buffers()]  # what steps change
+        self.rows = list[dict[str, float]]()  # what each epoch was
+        self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
+        self.resume = None if snapshots is None else Resume(self, snapshots)
+        earlier = None if self.resume is None else self.resume.earlier()
+        self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
+        self.started = [t.clone() for t in self.good]  # and at the start of the epoch
+        self.networks = sites.networks if plan.precision == "bf16" else []
+        if plan.precision == "bf16" and not self.networks:
+            raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
+        self.taken = 0
+        self.loss = Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
+        self.take = chosen_step(self, named, sites, None if earlier is None else earlier[0]["compiled"])
+        if self.resume is not None and earlier is not None:
+            self.resume.go_on(*earlier)
+        self.resumed_after = len(self.rows) - 1 if self.rows else None
+        self.saved = self.taken, self.state()
+
+    def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
+        """What each epoch was, and the epoch whose weights are in place."""
+        from tqdm import tqdm
+
+        first, last, off = len(self.rows), self.plan.epochs, None if progress and self.ranks.is_first else True
+        with tqdm(range(first, last), initial=first, total=last, unit="epoch", disable=off) as bar:
+            for epoch in () if self.is_over() else bar:
+                row = self.epoch(epoch)
+                self.rows.append(row)
+                bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", *HIGHER_IS_BETTER) if k in row})
+                self.note_score(epoch, row)
+                if self.resume is not None:
+                    self.resume.write(epoch)
+                if self.is_over():
+                    break
+        if not self.best_weights:
+            return self.rows, len(self.rows) - 1
+        self.module.load_state_dict(self.best_weights)
+        return self.rows, self.best[1]
+
+    def note_score(self, epoch: int, row: dict[str, float]) -> None:
+        """Keep the weights of the best epoch so far, where the plan asks for them."""
+        name = next((k for k in HIGHER_IS_BETTER if k in row), None)
+        score = 0.0 if name is None else HIGHER_IS_BETTER[name] * row[name]
+        if name is not None and not math.isfinite(score):
+            raise FloatingPointError(
+                f"the {WORDS[name]} became {row[name]} in epoch {epoch}; look at the validation items, or "
+                "lower learning_rate"
+            )
+        if self.plan.patience is not None and epoch + 1 >= self.plan.warmup and score > self.best[0]:
+            self.best, self.best_weights = (score, epoch), deepcopy(self.module.state_dict())
+
+    def is_over(self) -> bool:
+        """Whether there has been no better epoch for as long as the plan waits."""
+        patience = self.plan.patience
+        return patience is not None and self.best[1] >= 0 and len(self.rows) - 1 - self.best[1] >= patience
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        plan = self.plan
+        start = time.perf_counter()
+        if self.taken - self.saved[0] >= REPLAYED:
+            self.saved = self.taken, self.state()
+        before = [p.clone() for p in self.good]
+        losses = self.steps(epoch).double().cpu()
+        self.ranks.spread(list(self.module.buffers()))
+        if not self.take.sound:
+            refuse_broken_step(self, epoch, losses, before)
+        refuse_broken_weights(self)
+        sizes = torch.full_like(losses, plan.batch_size)
+        sizes[-1] = len(self.source) - plan.batch_size * (len(losses) - 1)
+        seconds = time.perf_counter() - start
+        last = self.taken - 1
+        row = {
+            "loss": float(losses @ sizes) / len(self.source),
+            "beta": plan.weight(last, self.steps_per_epoch),
+            "learning_rate": plan.rate(last, plan.epochs * self.steps_per_epoch),
+            "seconds": seconds,
+        }
+        if self.held_out is not None:
+            row |= validated(self, self.held_out)
+        return row
+
+    def steps(self, epoch: int, most: int | None = None) -> Tensor:
+        """An epoch's steps, or the first of them: their losses, which nobody has waited for."""
+        losses, batches = list[Tensor](), islice(self.batches(epoch), most)
+        # what a user's own source waits for may be another thread: its batches are read between turns
+        held = TURN if isinstance(self.source.x, Tensor) else 0.0
+        # an epoch's random numbers do not depend on those of the epochs before
+        space = self.workspace(self.noise(epoch), training=True)
+        for batch in batches:
+            with space.turn(), self.precision():
+                end = time.perf_counter() + held
+                losses.append(self.step(*batch))
+                while time.perf_counter() < end and (following := next(batches, None)) is not None:
+                    losses.append(self.step(*following))
+        return torch.stack(losses)
+
+    def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
+        """For turns of this fit; its steps say themselves whether they are checked."""
+        noise = Noise(seed, self.device)
+        return Workspace(self.module, training=training, noise=noise, checks=checks, store=self.store)
+
+    def noise(self, epoch: int) -> int:
+        """The seed of an epoch's draws, of each process's own."""
+        own = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
+        return stream(self.plan.seed, "noise", epoch, *own)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """This process's share of an epoch's items and labels, on the device, binary where that is asked for."""
+        draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
+        share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
+        read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
+        for batch, label in read:
+            x, y = batch.to(self.device), None if label is None else label.to(self.device)
+            if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
+                x = torch.bernoulli(x, generator=draws)
+                own = self.ranks.share(len(x))
+                x, y = x[own], None if y is None else y[own]
+            elif x.is_inference():  # which has no gradient to save it for
+                x = x.clone()
+            yield x, y
+
+    def step(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
+        if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
+            torch._foreach_copy_(self.good, self.changed())
+        rate = self.plan.rate(self.taken, self.plan.epochs * self.steps_per_epoch)
+        loss = self.take(rate, *self.given(x, y))
+        self.taken += 1
+        return loss
+
+    def given(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
+        """What the loss takes at this step."""
+        weighed, done = (
+            self.plan.beta != 1 or self.plan.warmup,
+            self.taken % self.steps_per_epoch * self.plan.batch_size,
+        )
+        beta = self.plan.weight(self.taken, self.steps_per_epoch) if weighed else None
+        return x, y, beta, min(self.plan.batch_size, len(self.source) - done)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """That of the networks, in training alone."""
+        return with_bf16(self.networks) if self.networks else nullcontext()
+
+    def state(self) -> tuple[list[Tensor], dict[str, Any]]:
+        """All that steps change, copied."""
+        return [t.clone() for t in self.changed()], self.take.state_dict()
+
+    def changed(self) -> list[Tensor]:
+        """Parameters and buffers, where they are."""
+        return [t.detach() for t in self.kept]

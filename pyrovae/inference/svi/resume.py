@@ -1,0 +1,164 @@
+"""A run that goes on where an earlier one ended: what both have in common, and what an epoch leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.inference.checkpoint import CheckpointError
+from pyrovae.inference.environment import differences, environment
+from pyrovae.inference.program import is_writable
+from pyrovae.inference.replay import same
+from pyrovae.inference.snapshots import Run, Snapshots
+from pyrovae.inference.steps import Compiled
+from pyrovae.models.pair import settings
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.loop import Loop
+
+__all__ = ["Resume"]
+
+log = logging.getLogger(__name__)
+
+
+class Resume:
+    """The snapshots of one loop: where it begins, and what it leaves after each epoch."""
+
+    def __init__(self, loop: Loop, snapshots: Snapshots) -> None:
+        self.loop, self.snapshots = loop, snapshots
+        self.told = settings(nn.ModuleList([loop.module]))
+        self.settings: str | None = hashlib.sha256(self.told.encode()).hexdigest()  # None where steps change them
+
+    def write(self, epoch: int) -> None:
+        """Leave what another process needs to go on after this epoch."""
+        self.snapshots.write(epoch, self.loop.pair, self._facts(), self._tensors())
+
+    def earlier(self) -> Run | None:
+        """What an earlier run left, unless something else is asked for now; nothing is changed."""
+        loop = self.loop
+        run = self.snapshots.newest(loop.pair)
+        if len(set(loop.ranks.gathered(None if run is None else len(run[0]["rows"])))) > 1:
+            raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
+        if run is None:
+            return None
+        facts, _, tensors = run
+        free = {"compile"} if loop.plan.compile == "auto" else set()
+        free |= set() if loop.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
+        here = {name: value for name, value in vars(loop.plan).items() if name not in free} | self._agreed()
+        before = facts["asked"] | {name: facts[name] for name in self._agreed()} | {"compile": facts["compiled"]}
+        unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in here.items() if before.get(k) != v]
+        if unlike:
+            raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
+        if len(facts["rows"]) > loop.plan.epochs:
+            raise ValueError(f"epochs={loop.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
+        for name, b in loop.module.named_buffers():
+            if not is_writable(b) and not same(b, tensors[f"buffer.{name}"].to(b.device)):
+                raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
+        self._refuse_other_tensors(tensors)
+        self._warn_of_differences(facts)
+        return run
+
+    def _agreed(self) -> dict[str, Any]:
+        """What a run that goes on has in common with the one before, beside the plan."""
+        loop = self.loop
+        classes = getattr(loop.pair, "classes_", None)
+        return {
+            "items": loop.source.fingerprint,
+            "validation_items": None if loop.held_out is None else loop.held_out.fingerprint,
+            "classes": None if classes is None else [str(name) for name in classes],
+            "trained": [name for name, p in loop.module.named_parameters() if p.requires_grad],
+            "processes": loop.ranks.size,
+        }
+
+    def _refuse_other_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """A run's tensors are those of this pair, one for one: none would be cast or spread over another."""
+        loop = self.loop
+        named = {name: p for name, p in loop.module.named_parameters() if p.requires_grad}
+        expected = {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
+        expected |= {f"good.{i}": t for i, t in enumerate(loop.kept)}
+        for name, p in named.items():
+            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
+                expected |= {f"adam.{name}.exp_avg": p, f"adam.{name}.exp_avg_sq": p}
+        if any(name.startswith("best.") for name in tensors):
+            expected |= {f"best.{name}": t for name, t in loop.module.state_dict().items()}
+        for name, ours in expected.items():
+            theirs = tensors.get(name)
+            if theirs is None or (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
+                found = "absent" if theirs is None else f"{theirs.dtype} of shape {tuple(theirs.shape)}"
+                raise CheckpointError(
+                    f"the checkpoint's {name!r} is {found}, and this run has {ours.dtype} of shape {tuple(ours.shape)}"
+                )
+
+    def _warn_of_differences(self, facts: dict[str, Any]) -> None:
+        """What is no argument, and makes other bits all the same."""
+        loop = self.loop
+        now, settings_before = environment(loop.device), facts.get("settings", self.settings)
+        unlike = differences(facts.get("environment", {"torch": facts["torch"]}), now | {"device": loop.device.type})
+        if settings_before is None:
+            self.settings = None
+        elif settings_before != self.settings:
+            unlike.append("an attribute of a module has another value than before")
+        if unlike and loop.ranks.is_first:
+            checks.warn(
+                f"resume=True goes on, but not bit for bit: {'; '.join(unlike)}. For the digits of an uninterrupted "
+                "run restore what there was before, as with torch.set_num_threads"
+            )
+
+    def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+        """Be where that run was."""
+        loop = self.loop
+        own = loop.module.state_dict(keep_vars=True)
+        pairs = [(own[name], value) for name, value in weights.items()]
+        pairs += [(b, tensors[f"buffer.{name}"]) for name, b in loop.module.named_buffers()]
+        pairs += [(t, tensors[f"good.{i}"]) for i, t in enumerate(loop.good)]
+        for mine, theirs in pairs:
+            if not same(mine.detach(), theirs.to(mine.device)):
+                mine.detach().copy_(theirs)
+        loop.started = [t.clone() for t in loop.changed()]
+        loop.rows, loop.best = facts["rows"], (facts["best"][0], facts["best"][1])
+        loop.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+        loop.taken = len(loop.rows) * loop.steps_per_epoch
+        loop.take.load_state_dict(self._adams(tensors), loop.taken)
+        loop.take.checked = True  # on the first step of all
+
+    def _adams(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Adam's state from an earlier run's tensors, each in its parameter's order in memory."""
+        loop = self.loop
+        state, named = loop.take.state_dict(), dict(loop.module.named_parameters())
+        for i, name in enumerate(loop.take.order):
+            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
+                own = {kind: torch.empty_like(named[name]).detach() for kind in ("exp_avg", "exp_avg_sq")}
+                moments = {kind: value.copy_(tensors[f"adam.{name}.{kind}"]) for kind, value in own.items()}
+                state["state"][i] = {"step": tensors[f"adam.{name}.step"], **moments}
+        return state
+
+    def _facts(self) -> dict[str, Any]:
+        """What a run that goes on from here must be told."""
+        loop = self.loop
+        if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.told:
+            self.settings = None
+            log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
+        return {
+            "asked": vars(loop.plan),
+            **self._agreed(),
+            "torch": torch.__version__,
+            "environment": environment(loop.device) | {"device": loop.device.type},
+            "settings": self.settings,
+            "compiled": isinstance(loop.take, Compiled),
+            "rows": loop.rows,
+            "best": loop.best,
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What steps change beside the pair's state: Adam's, buffers that are not saved, the best weights."""
+        loop = self.loop
+        state, order = loop.take.state_dict()["state"], loop.take.order
+        found = {f"adam.{order[i]}.{kind}": value for i, own in state.items() for kind, value in own.items()}
+        found |= {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
+        found |= {f"good.{i}": t for i, t in enumerate(loop.good)}
+        return found | {f"best.{name}": value for name, value in loop.best_weights.items()}

@@ -1,0 +1,189 @@
+"""One fit by SVI: from items and options to a trained pair and its history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks, ranks
+from pyrovae.aliases import overlapping
+from pyrovae.inference.environment import environment
+from pyrovae.inference.history import History
+from pyrovae.inference.items import Items
+from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.method import Task
+from pyrovae.inference.steps import Compiled
+from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.trial import Sites, try_shapes
+from pyrovae.inference.svi.validation import ACTIVE_VARIANCE, active_units
+from pyrovae.models.classifiers import DiscriminativeClassifier
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.scopes import Store
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.options import Plan
+
+__all__ = ["PosteriorCollapseWarning", "run"]
+
+
+class PosteriorCollapseWarning(UserWarning):
+    """Units of the code that carry nothing of the item: their posterior is the prior."""
+
+
+def run(task: Task, plan: Plan) -> History:
+    """Train a pair as the plan says, a classifier by its labels; from where earlier snapshots end."""
+    pair, validation, target, snapshots = task.pair, task.validation, task.device, task.snapshots
+    module = as_module(pair)
+    source, names = Items(pair, task.x, "x", plan.binarize), None
+    held_out = None
+    if isinstance(pair, DiscriminativeClassifier):
+        names, source.y = numbered_labels(pair, task.y, len(source))
+        seen_items = source.x if isinstance(source.x, Tensor) else None
+        if (judged := held_out_items(pair, names, validation, seen_items)) is not None:
+            held_out = Items(pair, judged[0], "validation", plan.binarize)
+            held_out.y = judged[1]
+        if plan.num_particles > 1:
+            raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
+    elif validation is not None:
+        held_out = Items(pair, validation, "validation", plan.binarize, beside=source)
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
+    with nullcontext() if snapshots is None else snapshots.held():
+        home = dtype_and_device(pair)[1]
+        _require_ties_last(module, home, target)
+        if names is not None and isinstance(pair, DiscriminativeClassifier):
+            pair.rename(names)
+        try:
+            module.to(target)
+            for items in (source, held_out):
+                if items is not None:
+                    items.move(target)
+            store = Store()
+            sites = Sites.of(pair, source, target, store)
+            _require_room(plan, source, sites.elements, target)
+            try_shapes(pair, plan, source, held_out, target, sites, store)
+            _start_alike(pair, plan, source, held_out, sites)
+            _refuse_foreign_parameters(module, store)
+            with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
+                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store)
+                rows, kept = loop.run(task.progress)
+                active = active_units(loop)
+        finally:
+            for parameter in module.parameters():
+                parameter.grad = None
+                parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
+            module.to(home)
+    _warn(plan, rows, active, pair.latent_dim)
+    config = {
+        "method": "svi",
+        **vars(plan),
+        "items": len(source),
+        "validation_items": 0 if held_out is None else len(held_out),
+        **({} if names is None else {"classes": names.tolist()}),
+        "optimizer": "Adam",
+        "device": str(target),
+        "dtype": str(dtype_and_device(pair)[0]),
+        "latent_dim": pair.latent_dim,
+        "active_units": active,
+        "processes": loop.ranks.size,
+        "compiled": isinstance(loop.take, Compiled),
+        "compiles": loop.take.compiles,
+        "cuda_graphs": loop.take.replays,
+        "checkpoint": None if snapshots is None else str(snapshots.folder),
+        "resumed_after": loop.resumed_after,
+        "weights_epoch": kept,
+        "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
+        **environment(target),
+    }
+    return History.from_rows(rows, config)
+
+
+def _start_alike(pair: Pair, plan: Plan, source: Items, held_out: Items | None, sites: Sites) -> None:
+    """Refuse what several processes cannot share, and give all of them the first one's weights."""
+    shared, module = ranks.current(), as_module(pair)
+    if shared.size == 1:
+        return
+    if sites.outside or getattr(pair, "has_global_latents", False):
+        raise ValueError(f"{type(pair).__name__} has a site that all items share: fit it in one process")
+    sums = [None if s is None else s.fingerprint for s in (source, held_out)]
+    asked = shared.gathered((sums, plan))
+    if any(other != asked[0] for other in asked):
+        raise ValueError(f"each process must have the same items and arguments, got {asked}")
+    shared.spread([*module.parameters(), *module.buffers()])
+
+
+def _refuse_foreign_parameters(module: nn.Module, parameters: Store) -> None:
+    """A `pyro.param` that is no parameter of the module would never be trained."""
+    owned = {id(p) for p in module.parameters()}
+    with parameters.current():
+        store = pyro.get_param_store()
+        foreign = [name for name in store if id(store[name].unconstrained()) not in owned]
+    if foreign:
+        raise ValueError(
+            f"pyro.param {foreign[0]!r} is not among the pair's parameters(), and fit trains those alone: make it "
+            "an nn.Parameter of the module, or train with pyro.infer.SVI"
+        )
+
+
+def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:
+    """Refuse more draws than memory holds, before a step: the layers' output of all of a batch's is kept."""
+    batch = min(plan.batch_size, len(source))
+    checks.affordable(
+        f"num_particles={plan.num_particles:,} for batches of {batch:,} items",
+        2 * elements * plan.num_particles * batch,  # half of what the layers put out, as the encoder runs once
+        "take fewer, or a smaller batch_size",
+        device=device,
+    )
+
+
+def _require_ties_last(module: nn.Module, home: torch.device, target: torch.device) -> None:
+    """ValueError where parameters or buffers share memory and a move to another device would give each its own."""
+    here, there = (torch.empty(0, device=device).device for device in (home, target))
+    if (here.type, here.index or 0) == (there.type, there.index or 0):
+        return
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    names = list(tensors)
+    for group in overlapping(list(tensors.values())):
+        tied = " and ".join(repr(names[i]) for i in group)
+        raise ValueError(
+            f"{tied} share memory on {home}, and a move to {target} would end that: give device={str(home)!r}, or move "
+            f"the pair to {target} yourself and let them share memory there"
+        )
+
+
+@contextmanager
+def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Weights of convolutions in the order in memory that is faster for them, where a user has chosen no other."""
+    layers = [m for m in module.modules() if wanted and type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
+    weights = {id(p): p for p in (m._parameters.get("weight") for m in layers) if p is not None}
+    plain = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    tensors = list({id(t): t for t in (*module.parameters(), *module.buffers(), *plain)}.values())
+    shared = {id(tensors[i]) for group in overlapping(tensors) for i in group}  # memory of its own would untie it
+    own: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous() and id(p) not in shared]
+    try:
+        for p in own:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for p in own:
+            p.data = p.data.contiguous()
+
+
+def _warn(plan: Plan, rows: list[dict[str, float]], active: int | None, latent_dim: int) -> None:
+    if len(rows) < plan.warmup:
+        checks.warn(
+            f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, at beta = {rows[-1]['beta']:.3g} "
+            f"of {plan.beta:g}: raise epochs or lower warmup"
+        )
+    if active is not None and active < latent_dim:
+        checks.warn(
+            f"posterior collapse: {active} of {latent_dim} latent units are active (variance of their posterior mean "
+            f"over items above {ACTIVE_VARIANCE}); lower beta, use warmup, or lower latent_dim",
+            PosteriorCollapseWarning,
+        )

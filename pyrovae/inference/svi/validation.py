@@ -1,0 +1,67 @@
+"""What an epoch's weights are worth on held-out items, and which units of the code are active after the last."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.inference.items import EVALUATION_BATCH, Items
+from pyrovae.models.pair import particles
+from pyrovae.seeding import stream
+
+if TYPE_CHECKING:
+    from pyrovae.inference.svi.loop import Loop
+
+__all__ = ["ACTIVE_VARIANCE", "active_units", "validated"]
+
+log = logging.getLogger(__name__)
+
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5: a unit is active if Var_x E_q[z | x] exceeds this
+
+
+def validated(loop: Loop, source: Items) -> dict[str, float]:
+    """The validation items' ELBO at beta = 1, or their log-loss, with the same binary items and noise each epoch.
+
+    Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
+    """
+    size, mine = loop.ranks.size, dict[int, float]()
+    for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
+        if number % size == loop.ranks.rank:
+            key = stream(loop.plan.seed, "validation", number)
+            with loop.workspace(key, training=False, checks=False).turn():
+                mine[number] = log_score(loop, batch.to(loop.device), label)
+    sums = {number: total for part in loop.ranks.gathered(mine) for number, total in part.items()}
+    mean = sum(sums[number] for number in sorted(sums)) / len(source)
+    return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
+
+
+def log_score(loop: Loop, x: Tensor, label: Tensor | None) -> float:
+    """The sum of some items' ELBO from one draw each, or of their labels' log-probabilities."""
+    x = torch.bernoulli(x) if loop.plan.binarize else x
+    if label is None:
+        return float(particles(loop.pair, x, 1).log_weight.sum())
+    table: Any = loop.pair
+    return float(table.predict_log_proba(x).gather(1, label.to(loop.device)[:, None]).sum())
+
+
+def active_units(loop: Loop) -> int | None:
+    """How many dimensions of the posterior mean vary over the items; None for a point code, and where it fails."""
+    encode = getattr(loop.pair, "encode", None)
+    if encode is None or not loop.pair.is_normalized or len(loop.source) < 2:
+        return None
+    space, parts = loop.workspace(None, training=False), []
+    try:
+        for batch, _ in islice(loop.source.batches(EVALUATION_BATCH, shuffle=False), 10):
+            with space.turn():
+                parts.append(encode(batch.to(loop.device)))
+    except Exception as error:  # the training is done: what is said of it afterwards must not lose it
+        log.warning("active_units is None: encode raised %s: %s", type(error).__name__, error)
+        return None
+    if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
+        return None
+    codes = torch.cat(parts)
+    return int((codes.var(0) > ACTIVE_VARIANCE).sum())
