@@ -6,6 +6,7 @@ import builtins
 import doctest
 import importlib
 import pkgutil
+import re
 import subprocess
 import symtable
 import sys
@@ -168,15 +169,34 @@ def test_imports_run_one_way():
                 assert home or not imported, (file, line)
 
 
-def test_the_readmes_example_runs(tmp_path):
-    text = Path(__file__).parents[1] / "README.md"
+PAGES = (
+    "README.md",
+    "docs/evidence.md",
+    "docs/generative_and_discriminative.md",
+    "docs/compiled_steps.md",
+    "docs/long_runs.md",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run(page, tmp_path):
+    text = Path(__file__).parents[1] / page
     if not text.is_file():
-        pytest.skip("the README is not beside the tests")
+        pytest.skip(f"{page} is not beside the tests")
     example = "".join(part.split("```")[0] for part in text.read_text().split("```python\n")[1:])
     script = f"import os; os.chdir({str(tmp_path)!r})\n{example.replace('epochs=50', 'epochs=2')}"
     out = run(script)
-    assert "epochs, loss" in out
-    assert "elbo  -" in out
-    assert "amortisation gap at least" in out
-    assert "calibration of q(z | x)" in out
-    assert (tmp_path / "my-vae" / "manifest.json").is_file()
+    if page == "README.md":
+        assert "epochs, loss" in out and "elbo  -" in out and "iwae(100)  -" in out
+        assert (tmp_path / "my-vae" / "manifest.json").is_file()
+    if page == "docs/evidence.md":
+        assert "amortisation gap at least" in out and "calibration of q(z | x)" in out
+
+
+def test_links_between_pages_lead_somewhere():
+    root = Path(__file__).parents[1]
+    if not (root / "README.md").is_file():
+        pytest.skip("the README is not beside the tests")
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
