@@ -6,8 +6,9 @@ import math
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from pyrovae.inference.optimizers import Rule
 
 __all__ = ["options_of", "single"]
 
@@ -17,20 +18,22 @@ def options_of(group: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if k not in ("params", "param_names") and not k.startswith("gradient_")}
 
 
-def single(kind: Any, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
-    """An optimiser of torch's `kind` for `p` alone, whose state and options are those of `updates`.
+def single(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
+    """An optimiser of the class `rule.kind` for `p` alone, whose state and options are those of `updates`.
 
     What is read from it is as the last step left it, and what it is given, by a step of its own or a state, is there
     for the next compiled one; so is its "lr".
     """
-    made = _single(kind)([p], **options)
+    made = _single(rule)([p], **options)
     made.updates, made.live = updates, True
     made.pull()
     return made
 
 
 @cache
-def _single(kind: Any) -> Any:
+def _single(rule: Rule) -> Any:
+    kind: Any = rule.kind
+
     class Single(kind):
         live = False  # whether options and state follow those of `updates`
         rate: Any = None  # the "lr" that was read or written last
@@ -64,10 +67,8 @@ def _single(kind: Any) -> Any:
                 self.state.pop(p, None)
                 return
             self.state[p] = dict(state)
-            if "lrd" in group:
-                self.state[p]["step"] = int(step)
-            elif not issubclass(kind, torch.optim.SGD):
-                self.state[p]["step"] = step.clone()
+            if (stored := rule.stored_step(step)) is not None:
+                self.state[p]["step"] = stored
 
         def push(self) -> None:
             (p,) = self.own_groups[0]["params"]

@@ -1,110 +1,24 @@
-"""torch's and Pyro's optimisers as functions of tensors, to stand in a graph, over the state that torch's keep."""
+"""The parameters, groups and state of a Pyro optimiser, as tensors that a graph changes where they are."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.optim.clipped_adam
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyrovae.inference.optimizers import rule_of, ruled
 from pyrovae.inference.single import options_of, single
 
 __all__ = ["Updates"]
 
-Update = Callable[[Tensor, Tensor, dict[str, Tensor], list[Tensor], dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]
-
-
-def adam(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """torch.optim.Adam (Kingma and Ba 2015, algorithm 1): weight decay goes into the gradient."""
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
-    return _adam(p, g, state, factors, group)
-
-
-def adamw(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """torch.optim.AdamW (Loshchilov and Hutter 2019, algorithm 2): weights decay apart from the gradient."""
-    decayed = p * factors[0] if group["weight_decay"] else p
-    return _adam(decayed, g, state, factors[1:], group)
-
-
-def clipped_adam(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """pyro.optim.ClippedAdam: each entry of the gradient clipped; the rate's decay is the caller's."""
-    g = g.clamp(-group["clip_norm"], group["clip_norm"])
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
-    beta1, beta2 = group["betas"]
-    first = state["exp_avg"] * beta1 + g * (1 - beta1)
-    spread = g - first if group["centered_variance"] else g
-    second = state["exp_avg_sq"] * beta2 + spread * spread * (1 - beta2)
-    moved = p - factors[0] * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
-    return moved, {"exp_avg": first, "exp_avg_sq": second}
-
-
-def sgd(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """torch.optim.SGD with its momentum, dampening, Nesterov's step and weight decay."""
-    lr, is_first = factors
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
-    if not group["momentum"]:
-        return p - lr * g, {}
-    buffer = torch.where(is_first, g, state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"]))
-    along = g + group["momentum"] * buffer if group["nesterov"] else buffer
-    return p - lr * along, {"momentum_buffer": buffer}
-
-
-def _adam(
-    p: Tensor, g: Tensor, state: dict[str, Tensor], factors: list[Tensor], group: dict[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    (beta1, beta2), (size, root) = group["betas"], factors
-    first = state["exp_avg"].lerp(g, 1 - beta1)
-    second = state["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
-    return p - size * first / (second.sqrt() / root + group["eps"]), {"exp_avg": first, "exp_avg_sq": second}
-
-
-def _factors(kind: Any, group: dict[str, Any], rate: Tensor, count: Tensor) -> list[Tensor]:
-    """The numbers of an update that are one for all entries, for parameters at their `count`-th step, in float64."""
-    if kind is torch.optim.SGD:
-        return [rate * torch.ones_like(count), count == 1]
-    beta1, beta2 = group["betas"]
-    if kind is pyro.optim.clipped_adam.ClippedAdam:
-        return [rate * group["lrd"] * (1 - beta2**count).sqrt() / (1 - beta1**count)]
-    found = [rate / (1 - beta1**count), (1 - beta2**count).sqrt()]
-    return found if kind is torch.optim.Adam else [(1 - rate * group["weight_decay"]).expand_as(count), *found]
-
-
-UPDATES: dict[Any, Update] = {
-    torch.optim.Adam: adam,
-    torch.optim.AdamW: adamw,
-    pyro.optim.clipped_adam.ClippedAdam: clipped_adam,
-    torch.optim.SGD: sgd,
-}
-STATES: dict[Any, tuple[str, ...]] = {
-    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
-    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
-    pyro.optim.clipped_adam.ClippedAdam: ("exp_avg", "exp_avg_sq"),
-    torch.optim.SGD: ("momentum_buffer",),
-}
-
-
-USED = {
-    *("betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance", "momentum", "dampening", "nesterov"),
-    *("gradient_clip_norm", "gradient_clip_value"),
-}
+CLIPS = {"gradient_clip_norm", "gradient_clip_value"}  # which Pyro takes beside an optimiser's own options
 REFUSED = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")
 
 
@@ -116,11 +30,12 @@ class Updates:
 
     def __init__(self, optim: Any) -> None:
         self.kind: Any = getattr(optim, "pt_optim_constructor", None)
-        if type(optim) is not PyroOptim or self.kind not in UPDATES:
-            known = ", ".join(sorted(kind.__name__ for kind in UPDATES))
+        rule = rule_of(self.kind)
+        if type(optim) is not PyroOptim or rule is None:
+            known = ", ".join(ruled())
             name = getattr(self.kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
             raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
-        self.optim = optim
+        self.optim, self.rule = optim, rule
         self.retired = False  # another's views stand in `optim`
         self._singles: list[Any] = []  # by which `optim` sees the state
         self.named: dict[str, Tensor] = {}
@@ -137,7 +52,7 @@ class Updates:
         if self.optimizer is None:
             return []
         for number, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates, strict=True)):
-            if "lrd" in group and float(group["lr"]) == self._set[number]:
+            if self.rule.changes_rate(group) and float(group["lr"]) == self._set[number]:
                 group["lr"] = self._set[number] = float(rate)
         return self.optimizer.param_groups
 
@@ -150,7 +65,8 @@ class Updates:
     def options(self) -> Hashable:
         """What of the groups stands in a graph as a constant."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
-        return tuple([(name, str(value)) for group in groups for name, value in group.items() if name in USED])
+        constant = self.rule.options | CLIPS
+        return tuple([(name, str(value)) for group in groups for name, value in group.items() if name in constant])
 
     def take(self, named: dict[str, Tensor]) -> None:
         """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
@@ -191,7 +107,7 @@ class Updates:
             group.update(options)
             self.rates.append(torch.full((), float(group["lr"]), dtype=torch.float64, device=params[0].device))
             self._set.append(float(group["lr"]))
-            kept = () if self.kind is torch.optim.SGD and not group["momentum"] else STATES[self.kind]
+            kept = self.rule.state_of(group)
             for p in params:
                 self.optimizer.state[p] = {name: torch.zeros_like(p) for name in kept}
                 self.steps[p] = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -224,7 +140,7 @@ class Updates:
         """Let Pyro's optimiser see the state of these, where its store knows them by name."""
         for p in params:
             if pyro.get_param_store().param_name(p) is not None:
-                made = single(self.kind, self, p, self.optim._get_optim_args(p))
+                made = single(self.rule, self, p, self.optim._get_optim_args(p))
                 self.optim.optim_objs[p], self.optim.grad_clip[p] = made, self.optim._get_grad_clip(p)
                 self._singles.append(made)
 
@@ -322,14 +238,14 @@ class Updates:
         divided = self._members(params)
         present = {number for number, _ in divided}  # a rate decays in the steps that its parameters are in
         rates = [
-            rate * group["lrd"] if "lrd" in group and number in present else rate
+            self.rule.next_rate(group, rate) if number in present else rate
             for number, (rate, group) in enumerate(zip(self.rates, self._groups, strict=True))
         ]
         given = dict(zip(map(id, params), gradients, strict=True))
         own: dict[int, tuple[dict[str, Any], list[Tensor]]] = {}
         for number, members in divided:
             count = torch.stack([self.steps[p] for p in members]).double() + 1
-            shared = [_once(f) for f in _factors(self.kind, self._groups[number], self.rates[number], count)]
+            shared = [_once(f) for f in self.rule.factors(self._groups[number], self.rates[number], count)]
             for place, p in enumerate(members):
                 each = [f[place] for f in shared]
                 own[id(p)] = self._groups[number], [f.to(p.dtype) if f.is_floating_point() else f for f in each]
@@ -339,7 +255,7 @@ class Updates:
             # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
             taken = sound if g is not None else sound & (step > 0)
             g = torch.zeros_like(p) if g is None else g
-            new, news = UPDATES[self.kind](p, _clipped(g, group), state, each, group)
+            new, news = self.rule.update(p, _clipped(g, group), state, each, group)
             new = torch.where(taken, new, p)
             if id(p) in aliased:
                 p.data.copy_(new)
@@ -386,8 +302,8 @@ class Updates:
                 found["state"].pop(number, None)
                 continue
             own = {name: value.clone() for name, value in found["state"].get(number, {}).items()}
-            if self.kind is not torch.optim.SGD:
-                own["step"] = int(step) if "lrd" in self.optimizer.param_groups[0] else step
+            if (stored := self.rule.stored_step(step)) is not None:
+                own["step"] = stored
             found["state"][number] = own
         if self._waiting is not None:
             rows = _rows(self._waiting)
@@ -419,17 +335,17 @@ class Updates:
 
     def require_known(self, state: dict[str, Any]) -> None:
         """Refuse the state of an optimiser that steps otherwise."""
-        own = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": self.kind is torch.optim.AdamW}
+        own = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": self.rule.decouples}
         for group in state["param_groups"]:
             for name, value in own.items():
                 if bool(group.get(name, value)) is not value:
                     raise ValueError(f"the state is of an optimiser with {name}={group[name]!r}, and this has {value}")
         for number, theirs in state["state"].items():
             kinds = sorted(kind for kind, value in theirs.items() if kind != "step" and value is not None)
-            if kinds and kinds != sorted(STATES[self.kind]):
+            if kinds and kinds != sorted(self.rule.state):
                 raise ValueError(
                     f"the state of parameter {number} has {kinds}, and {self.kind.__name__}'s has "
-                    f"{list(STATES[self.kind])}: it is another optimiser's"
+                    f"{list(self.rule.state)}: it is another optimiser's"
                 )
 
     def _load(self, state: dict[str, Any], wanted: set[str]) -> None:

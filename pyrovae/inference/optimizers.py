@@ -1,0 +1,172 @@
+"""A step of each optimiser as functions of tensors that stand in a graph, over the state that torch's keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.optim.clipped_adam
+import torch
+from torch import Tensor
+
+__all__ = ["Rule", "register_rule", "rule_of", "ruled"]
+
+Group = dict[str, Any]
+State = dict[str, Tensor]
+
+
+class Rule:
+    """The update of one parameter by one optimiser of torch's or Pyro's.
+
+    `kind` is the class whose groups and state are kept, so that a state is saved and loaded in its layout. A subclass
+    gives the new value of a parameter and of its state; all else about the optimiser follows from what stands here.
+    """
+
+    kind: type[torch.optim.Optimizer]
+    options: frozenset[str]  # of a group: those that a graph holds as constants
+    state: tuple[str, ...]  # what torch's state has of a parameter, beside the count of steps
+    decouples = False  # whether weights decay apart from the gradient, as AdamW's do
+
+    def state_of(self, group: Group) -> tuple[str, ...]:
+        """The names of the state that a group's options ask for."""
+        return self.state
+
+    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        """The numbers that are the same for all entries of a parameter, at its `count`-th step, in float64."""
+        raise NotImplementedError
+
+    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        """The new value of a parameter with gradient `g`, and of its state."""
+        raise NotImplementedError
+
+    def next_rate(self, group: Group, rate: Tensor) -> Tensor:
+        """The learning rate after a step."""
+        return rate
+
+    def changes_rate(self, group: Group) -> bool:
+        """Whether the rate changes from step to step."""
+        return False
+
+    def stored_step(self, step: Tensor) -> Any:
+        """The count of steps as the optimiser keeps it in its state; None where it keeps none."""
+        return step.clone()
+
+
+class Adam(Rule):
+    """torch.optim.Adam (Kingma and Ba 2015, algorithm 1): weight decay goes into the gradient."""
+
+    kind: type[torch.optim.Optimizer] = torch.optim.Adam
+    options = frozenset({"betas", "eps", "weight_decay"})
+    state = ("exp_avg", "exp_avg_sq")
+
+    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        beta1, beta2 = group["betas"]
+        return [rate / (1 - beta1**count), (1 - beta2**count).sqrt()]
+
+    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * p
+        return self._moved(p, g, state, factors, group)
+
+    def _moved(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        beta1, beta2 = group["betas"]
+        size, root = factors
+        first = state["exp_avg"].lerp(g, 1 - beta1)
+        second = state["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
+        moved = p - size * first / (second.sqrt() / root + group["eps"])
+        return moved, {"exp_avg": first, "exp_avg_sq": second}
+
+
+class AdamW(Adam):
+    """torch.optim.AdamW (Loshchilov and Hutter 2019, algorithm 2): weights decay apart from the gradient."""
+
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    decouples = True
+
+    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        return [(1 - rate * group["weight_decay"]).expand_as(count), *super().factors(group, rate, count)]
+
+    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        decayed = p * factors[0] if group["weight_decay"] else p
+        return self._moved(decayed, g, state, factors[1:], group)
+
+
+class ClippedAdam(Rule):
+    """pyro.optim.ClippedAdam: each entry of the gradient is clipped, and the rate decays by `lrd` in each step."""
+
+    kind = pyro.optim.clipped_adam.ClippedAdam
+    options = frozenset({"betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance"})
+    state = ("exp_avg", "exp_avg_sq")
+
+    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        beta1, beta2 = group["betas"]
+        return [rate * group["lrd"] * (1 - beta2**count).sqrt() / (1 - beta1**count)]
+
+    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        g = g.clamp(-group["clip_norm"], group["clip_norm"])
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * p
+        beta1, beta2 = group["betas"]
+        first = state["exp_avg"] * beta1 + g * (1 - beta1)
+        spread = g - first if group["centered_variance"] else g
+        second = state["exp_avg_sq"] * beta2 + spread * spread * (1 - beta2)
+        moved = p - factors[0] * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
+        return moved, {"exp_avg": first, "exp_avg_sq": second}
+
+    def next_rate(self, group: Group, rate: Tensor) -> Tensor:
+        return rate * group["lrd"]
+
+    def changes_rate(self, group: Group) -> bool:
+        return True
+
+    def stored_step(self, step: Tensor) -> Any:
+        return int(step)
+
+
+class SGD(Rule):
+    """torch.optim.SGD with its momentum, dampening, Nesterov's step and weight decay."""
+
+    kind = torch.optim.SGD
+    options = frozenset({"weight_decay", "momentum", "dampening", "nesterov"})
+    state = ("momentum_buffer",)
+
+    def state_of(self, group: Group) -> tuple[str, ...]:
+        return self.state if group["momentum"] else ()
+
+    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        return [rate * torch.ones_like(count), count == 1]
+
+    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        rate, is_first = factors
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * p
+        if not group["momentum"]:
+            return p - rate * g, {}
+        later = state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"])
+        buffer = torch.where(is_first, g, later)
+        along = g + group["momentum"] * buffer if group["nesterov"] else buffer
+        return p - rate * along, {"momentum_buffer": buffer}
+
+    def stored_step(self, step: Tensor) -> Any:
+        return None
+
+
+_RULES: dict[type[torch.optim.Optimizer], Rule] = {}
+
+
+def register_rule(rule: Rule) -> None:
+    """Let compiled steps take the optimiser `rule.kind`, as a Pyro optimiser of that class."""
+    _RULES[rule.kind] = rule
+
+
+def rule_of(kind: Any) -> Rule | None:
+    """The rule of a class of optimisers; None where no compiled step knows it."""
+    return _RULES.get(kind)
+
+
+def ruled() -> list[str]:
+    """The names of the optimisers that compiled steps know."""
+    return sorted(kind.__name__ for kind in _RULES)
+
+
+for _rule in (Adam(), AdamW(), ClippedAdam(), SGD()):
+    register_rule(_rule)
