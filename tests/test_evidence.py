@@ -671,6 +671,42 @@ class TestDifferences:
         with pytest.raises(ValueError, match="without a protocol"):
             bare - bare
 
+    def test_each_says_how_it_stands_to_log_p_and_what_must_agree(self, exact_linear_pair):
+        pair, x = exact_linear_pair, items()[:2]
+        small = {"num_chains": 2, "num_steps": 2, "num_leapfrog": 1, "progress": False}
+        lower, upper = pyrovae.bdmc(pair, 2, **small)
+        found = {
+            "exact": [pyrovae.exact(pair, x), pyrovae.quadrature(pyrovae.linear_vae(6, 2), x)],
+            "lower": [
+                pyrovae.elbo(pair, x),
+                pyrovae.iwae(pair, x, num_particles=3),
+                pyrovae.ais(pair, x, **small),
+                lower,
+            ],
+            "upper": [upper],
+        }
+        for bound, estimates in found.items():
+            assert [estimate.bound for estimate in estimates] == [bound] * len(estimates)
+        assert (
+            lower.settings
+            == upper.settings
+            == {"num_chains": 2, "num_leapfrog": 1, "base": "prior", "schedule": "adaptive"}
+        )
+        assert found["lower"][0].settings == {}
+        assert (found["exact"][0] - found["lower"][0]).bound is None
+        assert Estimate("mine", xr.Dataset({"value": ("item", [1.0]), "se": ("item", [0.1])})).bound is None
+
+    def test_an_estimator_of_ones_own_is_compared_by_its_settings(self, exact_linear_pair):
+        # no table of names knows it: what must agree stands in its protocol
+        def mine(pair, depth):
+            attributes = {"estimator": "mine", "settings": "depth", "depth": depth}
+            return Estimate("mine", pyrovae.exact(pair, items()).pointwise.assign_attrs(attributes))
+
+        other = shifted(exact_linear_pair)
+        assert (mine(exact_linear_pair, 3) - mine(other, 3)).kind == "difference in mine"
+        with pytest.raises(ValueError, match="two pairs under two estimators: mine was run with depth 3 and 4"):
+            mine(exact_linear_pair, 3) - mine(other, 4)
+
     def test_estimates_are_not_equal_for_being_of_one_kind(self, exact_linear_pair):
         a = pyrovae.elbo(exact_linear_pair, items())
         assert a == a

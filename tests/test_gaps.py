@@ -131,6 +131,18 @@ def test_evidence_that_says_it_is_unreliable_says_so_in_the_ledger(monkeypatch):
     assert "bounded from below by iwae(20), of 2 items unreliably" in str(ledger)
 
 
+def test_how_evidence_stands_to_log_p_is_read_off_it_whatever_its_name(monkeypatch):
+    monkeypatch.setattr(gaps, "ROUND", 4)
+    vae, x = correlated()
+    exact = pyrovae.exact(vae, x[:4])
+    words = {"exact": " at most", "upper": "bounded from above by mine", "lower": "bounded from below by mine"}
+    for bound, expected in words.items():
+        mine = pyrovae.Estimate("mine", exact.pointwise.assign_attrs(bound=bound))
+        ledger = str(pyrovae.gaps(vae, x[:4], mine, max_steps=2, num_evaluation=10, progress=False))
+        assert expected in ledger
+        assert ("at most" in ledger) is (bound != "lower")  # what a lower bound misses may be in either gap
+
+
 def test_the_pairs_own_gradients_are_left_alone():
     vae, x = correlated()
     pyrovae.gaps(vae, x[:1], pyrovae.exact(vae, x[:1]), max_steps=2, progress=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.estimate import Bound, Estimate, checked, estimated, pair_hash, require_density
 from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.pair import (
@@ -39,6 +39,7 @@ __all__ = ["ais", "bdmc"]
 
 ROWS = 4096  # chains of all items that move together, where memory allows
 MAX_BYTES = 2**30
+SETTINGS = ("num_chains", "num_leapfrog", "base", "schedule")  # of which the distance from log p(x) depends
 ACCEPTANCE = 0.8  # aimed at by the pilot run, as by NUTS (Hoffman and Gelman 2014, section 3.2)
 JITTER = 0.6, 1.2  # a transition's steps, as shares of those of the table
 PILOT = 200  # temperatures of the pilot; what it finds is interpolated between them
@@ -105,7 +106,7 @@ def ais(
                 path = _Path(pair, part, plan.base, graph)
             table = _tuned(path, plan, pilot)
             found.append(_reduced(*_forward(path, plan, table, stage("forward"))))
-    return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol)
+    return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol, "lower")
 
 
 @checks.allocating
@@ -173,8 +174,8 @@ def bdmc(
     made = {"obs": (("item", *event), drawn.cpu()), "latent": (("item", "latent_dim"), codes.cpu())}
     words = "log p(x) by annealing, a lower bound", "log p(x) by annealing back, an upper bound"
     return (
-        _estimated(f"ais({num_steps})", pair, lower, words[0], protocol, made),
-        _estimated(f"reverse ais({num_steps})", pair, upper, words[1], protocol, made),
+        _estimated(f"ais({num_steps})", pair, lower, words[0], protocol, "lower", made),
+        _estimated(f"reverse ais({num_steps})", pair, upper, words[1], protocol, "upper", made),
     )
 
 
@@ -436,6 +437,7 @@ def _estimated(
     parts: list[dict[str, np.ndarray]],
     words: str,
     protocol: dict[str, Any],
+    bound: Bound,
     made: dict[str, Any] | None = None,
 ) -> Estimate:
     variables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -448,4 +450,4 @@ def _estimated(
         "latent": "code that it was drawn at",
     }
     units = {"ess": "chains", "unreliable": "1", "acceptance": "1", "obs": "1", "latent": "1"}
-    return estimated(kind, pair, {**variables, **(made or {})}, names, protocol, units)
+    return estimated(kind, pair, {**variables, **(made or {})}, names, protocol, units, bound=bound, settings=SETTINGS)

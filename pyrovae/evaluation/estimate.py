@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "checked", "estimated", "pair_hash", "require_density", "require_evidence", "require_whole"]
 
-# two runs of annealing that differ in one of these are two estimators: their distances from log p(x) differ
-ANNEALING = ("num_chains", "num_leapfrog", "base", "schedule")
+Bound = Literal["lower", "upper", "exact"]
 
 
 @dataclass(frozen=True, eq=False)  # two Datasets have no truth value of their equality
@@ -40,6 +40,23 @@ class Estimate:
 
     kind: str
     pointwise: xr.Dataset
+
+    @property
+    def bound(self) -> Bound | None:
+        """How the values stand to log p(x): a bound in expectation, or log p(x) itself; None where that is not known.
+
+        A difference of two estimates is no bound.
+        """
+        bound: Any = self.pointwise.attrs.get("bound")
+        return bound or None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must agree, beside the estimator, for the values of two pairs to be comparable."""
+        attributes = self.pointwise.attrs
+        return {
+            name: attributes[name] for name in str(attributes.get("settings", "")).split(", ") if name in attributes
+        }
 
     @property
     def mean(self) -> float:
@@ -101,9 +118,12 @@ class Estimate:
                 f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
                 "estimators of one pair, or two pairs under one estimator"
             )
-        if a["pair_sha256"] != b["pair_sha256"] and (unlike := [k for k in ANNEALING if a.get(k) != b.get(k)]):
-            told = ", ".join(f"{k} {a.get(k)} and {b.get(k)}" for k in unlike)
-            raise ValueError(f"two pairs under two estimators: {self.kind} was run with {told}; run both alike")
+        if a["pair_sha256"] != b["pair_sha256"]:
+            mine, theirs = self.settings, other.settings
+            unlike = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+            if unlike:
+                told = ", ".join(f"{name} {mine.get(name)} and {theirs.get(name)}" for name in unlike)
+                raise ValueError(f"two pairs under two estimators: {self.kind} was run with {told}; run both alike")
         value = self.pointwise["value"] - other.pointwise["value"]
         # the noise of two pairs or two protocols is independent; one estimate less itself has none
         same = a == b and bool((value == 0).all())
@@ -115,6 +135,8 @@ class Estimate:
         both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
         errors = sorted({*str(a.get("errors")).split(", "), *str(b.get("errors")).split(", ")})
         pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1, "errors": ", ".join(errors)}
+        for name in ("bound", "settings"):
+            pointwise.attrs.pop(name, None)
         if "se_from_items" in both:  # one side's error says too little: so would the difference's
             pointwise.attrs["se_from_items"] = 1
         return Estimate(kind, pointwise)
@@ -227,8 +249,16 @@ def estimated(
     names: dict[str, str],
     protocol: dict[str, Any],
     units: dict[str, str] | None = None,
+    *,
+    bound: Bound,
+    errors: str = "Monte Carlo",
+    settings: Sequence[str] = (),
 ) -> Estimate:
-    """An `Estimate` of `variables`, each (N,) or (N, dims...) as (dims, array); `names` says in words what each is."""
+    """An `Estimate` of `variables`, each (N,) or (N, dims...) as (dims, array); `names` says in words what each is.
+
+    `bound` says how the values stand to log p(x), `errors` where "se" comes from, "none" where it is 0, and `settings`
+    which entries of the protocol must agree for the values of two pairs to be comparable.
+    """
     import xarray as xr
 
     def described(name: str) -> str:
@@ -242,10 +272,15 @@ def estimated(
         data[name] = (dims, np.asarray(array), {"long_name": described(name), "units": unit})
     measure = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
     scale = "counting measure" if measure == "mass" else "Lebesgue measure in the units of x as given"
-    errors = {"exact": "none", "quadrature": "grid error"}.get(
-        kind, "none" if "analytic" in protocol else "Monte Carlo"
-    )
-    attributes = {"estimator": kind, "errors": errors, "base_measure": measure, "base_measure_scale": scale, **protocol}
+    attributes = {
+        "estimator": kind,
+        "bound": bound,
+        "errors": errors,
+        "base_measure": measure,
+        "base_measure_scale": scale,
+        "settings": ", ".join(settings),
+        **protocol,
+    }
     return Estimate(kind, xr.Dataset(data, coords={"item": np.arange(len(variables["value"]))}, attrs=attributes))
 
 

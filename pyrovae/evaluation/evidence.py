@@ -135,7 +135,9 @@ def exact(pair: Pair, x: Any) -> Estimate:
     else:
         value = _Linear(pair, "exact").log_prob(x.double().flatten(1))
     variables = {"value": value.cpu().numpy(), "se": np.zeros(len(x))}
-    return estimated("exact", pair, variables, {"value": "log p(x)"}, {**protocol, "pair_sha256": pair_hash(pair)})
+    protocol["pair_sha256"] = pair_hash(pair)
+    names = {"value": "log p(x)"}
+    return estimated("exact", pair, variables, names, protocol, bound="exact", errors="none")
 
 
 def _reduced(
@@ -200,7 +202,9 @@ def _tabulated(kind: str, pair: Pair, columns: dict[str, np.ndarray], words: str
         "ess": "effective sample size of the importance weights",
         "pareto_k": "Pareto shape of the importance weights' tail",
     }
-    return estimated(kind, pair, columns, names, protocol, {"ess": "draws", "pareto_k": "1", "unreliable": "1"})
+    units = {"ess": "draws", "pareto_k": "1", "unreliable": "1"}
+    errors = "none" if "analytic" in protocol else "Monte Carlo"
+    return estimated(kind, pair, columns, names, protocol, units, bound="lower", errors=errors)
 
 
 class _Linear:

@@ -34,7 +34,6 @@ ROWS = 16_384  # codes decoded together while q is sought
 POOL = 256  # draws of the prior, and as many of a wider q, from which starts are taken
 ROUND = 200  # steps between two looks
 SETTLED = 0.01  # nats: what a round may still bring an item
-BELOW = ("ais", "iwae")  # evidence that is itself a lower bound
 MAX_BYTES = 2**30
 
 
@@ -57,14 +56,16 @@ class Gaps:
     def __str__(self) -> str:
         gap, approximation, amortization = (self.mean(n) for n in ("gap", "approximation", "amortization"))
         evidence = self.pointwise.attrs["evidence"]
-        bounded = evidence.startswith(BELOW)
-        caution = f", log p(x) itself bounded from below by {evidence}" if bounded else ""
+        bound = self.pointwise.attrs["evidence_bound"]
+        side = {"lower": "from below ", "upper": "from above "}.get(bound, "")
+        caution = "" if bound == "exact" else f", log p(x) itself bounded {side}by {evidence}"
         if flagged := int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0:
             caution += f", of {flagged} items unreliably"
+        at_most = " at most" if bound in ("exact", "upper") else ""
         return (
-            f"log p(x) - ELBO = {gap[0]:.3f} ± {gap[1]:.3f} nats: approximation gap{'' if bounded else ' at most'} "
-            f"{approximation[0]:.3f} ± {approximation[1]:.3f}, amortisation gap at least {amortization[0]:.3f} ± "
-            f"{amortization[1]:.3f} (Monte Carlo; {self.pointwise.sizes['item']} items{caution})"
+            f"log p(x) - ELBO = {gap[0]:.3f} ± {gap[1]:.3f} nats: approximation gap{at_most} {approximation[0]:.3f} ± "
+            f"{approximation[1]:.3f}, amortisation gap at least {amortization[0]:.3f} ± {amortization[1]:.3f} "
+            f"(Monte Carlo; {self.pointwise.sizes['item']} items{caution})"
         )
 
 
@@ -121,7 +122,7 @@ def gaps(
     digest, pair = pair_hash(pair), widened(pair)
     x, protocol = checked(pair, x)
     require_evidence(evidence, digest, protocol["items_sha256"])
-    if evidence.kind.startswith("elbo"):
+    if evidence.kind == "elbo":
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
     rows = min(ROWS, rows_within(pair, x, MAX_BYTES))
     space = Workspace(as_module(pair), noise=Noise(stream(seed, "gaps", digest), x.device))
@@ -307,5 +308,5 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
     if "unreliable" in evidence.pointwise:  # its evidence, and with it gap and approximation gap
         flags = evidence.pointwise["unreliable"]
         variables["unreliable"] = ("item", flags.values, flags.attrs)
-    attributes = {**protocol, "evidence": evidence.kind}
+    attributes = {**protocol, "evidence": evidence.kind, "evidence_bound": evidence.bound or ""}
     return xr.Dataset(variables, coords={"item": np.arange(len(log_p))}, attrs=attributes)

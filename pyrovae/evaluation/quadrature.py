@@ -117,9 +117,8 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
         "decodings": decodings,
         "pair_sha256": pair_hash(pair),
     }
-    return estimated(
-        "quadrature", pair, variables, names, protocol, {"posterior_mean": "1", "posterior_covariance": "1"}
-    )
+    units = {"posterior_mean": "1", "posterior_covariance": "1"}
+    return estimated("quadrature", pair, variables, names, protocol, units, bound="exact", errors="grid error")
 
 
 def _solved(rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
