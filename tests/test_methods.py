@@ -88,6 +88,8 @@ class TestOptionsThatDoNotFit:
     def test_a_misspelt_one_is_named_with_the_nearest(self):
         with pytest.raises(TypeError, match=r"no method has an option 'epoch' \(did you mean 'epochs'\?\)"):
             pyrovae.fit(linear(), X, epoch=3)
+        with pytest.raises(TypeError, match=r"no method has an option 'num_restart'; this fit is by SVI"):
+            pyrovae.fit(linear(), X, num_restart=3)  # another method's is not proposed
         with pytest.raises(TypeError, match="this fit is by EM, whose are: tol, max_iterations, num_restarts"):
             pyrovae.fit(mixture(), X, restarts=3)
 
@@ -106,6 +108,22 @@ class TestOptionsThatDoNotFit:
         with pytest.raises(ValueError, match=message):
             pyrovae.fit(pair, X, **options)
         assert all(torch.equal(a, b) for a, b in zip(before, pair.state_dict().values(), strict=True))
+
+    @pytest.mark.parametrize(
+        ("make", "labels", "method", "message"),
+        [
+            (linear, (), methods.EM(), r"method=EM\(\.\.\.\) is for a GaussianMixture, and this is a VAE: take 'svi'"),
+            (linear, (), methods.LBFGS(), "is for a DiscriminativeClassifier, and this is a VAE"),
+            (mixture, (), methods.NUTS(), "is for a BayesianGaussianMixture, and this is a GaussianMixture: take 'em'"),
+            (softmax, (Y,), methods.ClosedForm(), "is for a GenerativeClassifier, and this is a Discriminative"),
+            (lambda: pyrovae.gaussian_classifier((3,), 2), (Y,), methods.SVI(), "leave method out"),
+            (linear, (), methods.SVI, r"a method is an object that holds its options: give SVI\(\), not the class"),
+            (linear, (), 3, "a method must be a pyrovae.methods.Method, got 3"),
+        ],
+    )
+    def test_a_method_of_other_pairs_is_refused_as_an_object_too(self, make, labels, method, message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            pyrovae.fit(make(), X, *labels, method=method)
 
     def test_none_and_a_default_are_options_left_out(self):
         pyrovae.fit(mixture(), X, epochs=None, beta=1.0, compile="auto", num_restarts=1, **QUIET)
@@ -187,6 +205,38 @@ class TestAMethodOfOnesOwn:
             pyrovae.fit(linear(), X, prior_items=3.0)
         with pytest.raises(ValueError, match="method must be one of 'svi', got 'average'"):
             pyrovae.fit(linear(), X, method="average")
+
+    def test_what_it_lacks_is_named_when_it_is_registered_or_given(self, open_table):
+        class Bare(methods.Method):
+            name = "bare"
+
+        @dataclass(frozen=True)
+        class Nameless(methods.Method):
+            pass
+
+        @dataclass(frozen=True)
+        class Silent(methods.Method):
+            name = "silent"
+
+            def run(self, task):
+                return None
+
+        refused = {
+            r"Bare must be a dataclass: put @dataclass\(frozen=True\) above it": (Mean, Bare()),
+            "Nameless must have a name": (Mean, Nameless()),
+            r"give Average\(\), not the class": (Mean, Average),
+            "kind must be the class of the pairs, got 'Mean'": ("Mean", Average()),
+            "give at least one method of Mean": (Mean,),
+        }
+        for message, arguments in refused.items():
+            with pytest.raises((TypeError, ValueError), match=message):
+                methods.register(*arguments)
+        assert methods.methods_of(Mean()) == {"svi": methods.SVI()}
+        with pytest.raises(TypeError, match="Bare must be a dataclass"):
+            pyrovae.fit(Mean(), X, method=Bare())
+        with pytest.raises(TypeError, match=r"Silent\.run must return a History"):
+            pyrovae.fit(Mean(), X, method=Silent())
+        assert Silent.title == "silent"
 
     def test_a_pair_that_says_nothing_has_svi(self):
         assert methods.methods_of(Mean()) == {"svi": methods.SVI()}

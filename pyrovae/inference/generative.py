@@ -37,7 +37,7 @@ class _OfClasses(Method):
     def refuse_checkpoint(self, name: str) -> None:
         raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")
 
-    def refuse_name(self, name: str, pair: Any) -> None:
+    def refuse_other(self, asked: str, other: Method, pair: Any) -> None:
         raise ValueError("a GenerativeClassifier has each density fitted by that one's own method: leave method out")
 
 

@@ -19,12 +19,29 @@ __all__ = ["Method", "Task", "chosen", "every_method", "methods_of", "options_of
 
 @dataclass(frozen=True)
 class Task:
-    """What a call of `fit` asks for, whatever the method is."""
+    """What a call of `fit` asks for, whatever the method is.
+
+    `fit` has looked at the seed, the device, and whether labels, unlabelled items and a checkpoint may be given at all.
+    The items are as they came, without gradients: `pyrovae.models.pair.checked_items(pair, x)` makes them a tensor in
+    the pair's dtype, or refuses them. A method moves the pair to `device` and back itself, and draws by `seed` alone:
+    `pyrovae.models.scopes.Workspace` gives it generators, a parameter store and flags of its own.
+
+    Attributes:
+        pair: the pair to fit, in place.
+        x: items, an array, a tensor, a frame or a memory-mapped view.
+        y: labels of a classifier, else None.
+        validation: items, or (items, labels) where the pair is a classifier; None where there are none.
+        unlabeled: more items of a generative classifier, else None.
+        device: where to compute.
+        progress: whether to show a bar where the output is a terminal.
+        seed: the seed of all noise.
+        snapshots: where to leave states, for a method that keeps checkpoints; else None.
+    """
 
     pair: Any
     x: Any
     y: Any
-    validation: Any  # items, or items with labels where the pair is a classifier
+    validation: Any
     unlabeled: Any
     device: torch.device
     progress: bool
@@ -36,13 +53,41 @@ class Method:
     """A method of finding a pair's parameters. A subclass is a frozen dataclass: its fields are options of `fit`.
 
     It checks its options when it is made. What depends on the pair or on the items it checks in `run`, before it
-    changes anything.
+    changes anything; `run(task)` returns a `History`.
+
+    Attributes of the class:
+        name: what `fit(method=...)` takes.
+        title: what errors call it; `name` where it is left out.
+        keeps_checkpoints: whether it leaves states in `task.snapshots`; False where it is left out.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import pyrovae
+    >>> from pyrovae.methods import Method
+    >>> @dataclass(frozen=True)
+    ... class Zero(Method):
+    ...     name = "zero"
+    ...     shift: float = 0.0
+    ...     def run(self, task):
+    ...         with torch.no_grad():
+    ...             for p in task.pair.parameters():
+    ...                 p.fill_(self.shift)
+    ...         return pyrovae.History.from_rows([{"loss": 0.0}], {"method": self.name})
+    >>> vae = pyrovae.linear_vae(3, 1)
+    >>> history = pyrovae.fit(vae, torch.zeros(2, 3), method=Zero(), shift=1.0)
+    >>> float(vae.likelihood.network.bias[0].detach())
+    1.0
     """
 
     name: ClassVar[str]  # what fit(method=...) takes
-    title: ClassVar[str]  # what errors call it
-    belongs_to: ClassVar[str] = ""  # the class of pairs that it is for, where there is only one
+    title: ClassVar[str]
+    belongs_to: ClassVar[str] = ""  # the class of pairs that it is for, as errors call it
     keeps_checkpoints: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "title"):
+            cls.title = getattr(cls, "name", cls.__name__)
 
     def run(self, task: Task) -> History:
         """Fit `task.pair` in place."""
@@ -62,8 +107,7 @@ class Method:
         owners = [method for method in others if name in options_of(method)]
         owners = owners or [method for method in every_method() if name in options_of(method)]
         if not owners:
-            known = {option for method in (self, *every_method()) for option in options_of(method)}
-            close = difflib.get_close_matches(name, sorted(known), n=1)
+            close = difflib.get_close_matches(name, options_of(self), n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             own = ", ".join(options_of(self)) or "none"
             raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {own}")
@@ -75,14 +119,10 @@ class Method:
         """Say that this method leaves no checkpoint."""
         raise ValueError(f"{name} is an argument of SVI, and this fit is by {self.title}: leave it out")
 
-    def refuse_name(self, name: str, pair: Any) -> None:
-        """Say whose method was named, of a pair whose default is this one; return where no class of pairs has it."""
-        owners = [method for method in every_method() if method.name == name and method.belongs_to]
-        if owners:
-            raise ValueError(
-                f"method={name!r} is for a {owners[0].belongs_to}, and this is a {type(pair).__name__}: take "
-                f"{self.name!r}"
-            )
+    def refuse_other(self, asked: str, other: Method, pair: Any) -> None:
+        """Say that a pair whose default method this is does not have the other one."""
+        whose = f"for a {other.belongs_to}" if other.belongs_to else "not among its methods"
+        raise ValueError(f"method={asked} is {whose}, and this is a {type(pair).__name__}: take {self.name!r}")
 
 
 Order = Callable[[Any], Sequence[Method]]
@@ -96,7 +136,27 @@ def register(kind: type, *methods: Method, order: Order | None = None) -> None:
     Where they depend on the pair, `order(pair)` gives those that this pair has. `object` stands for all other pairs.
     A pair may have a method with defaults of its own: `register(MyPair, SVI(epochs=100))`.
     """
+    whatever: Any = kind
+    if not isinstance(whatever, type):
+        raise TypeError(f"kind must be the class of the pairs, got {kind!r}")
+    if not methods:
+        raise ValueError(f"give at least one method of {kind.__name__}, the default first")
+    for method in methods:
+        _require_method(method)
     _TABLE[kind] = methods, order
+
+
+def _require_method(method: Any) -> None:
+    """Name what a method lacks."""
+    if isinstance(method, type):
+        raise TypeError(f"a method is an object that holds its options: give {method.__name__}(), not the class")
+    if not isinstance(method, Method):
+        raise TypeError(f"a method must be a pyrovae.methods.Method, got {method!r}")
+    kind: Any = type(method)
+    if "__dataclass_fields__" not in vars(kind):
+        raise TypeError(f"{kind.__name__} must be a dataclass: put @dataclass(frozen=True) above it")
+    if not isinstance(getattr(method, "name", None), str):
+        raise TypeError(f"{kind.__name__} must have a name: name = {kind.__name__.lower()!r} in the class")
 
 
 def methods_of(pair: Any) -> dict[str, Method]:
@@ -127,8 +187,15 @@ def chosen(pair: Any, method: str | Method | None, options: Mapping[str, Any]) -
     default = next(iter(known.values()))
     if method is None:
         method = default
-    elif not isinstance(method, Method):
+    elif isinstance(method, str):
         if method not in known:
-            default.refuse_name(method, pair)
+            for other in every_method():
+                if other.name == method and other.belongs_to:
+                    default.refuse_other(repr(method), other, pair)
         method = known[checks.choice("method", method, known)]
+    else:
+        _require_method(method)
+        listed = {type(one) for one in every_method()}
+        if type(method) in listed and not any(isinstance(one, type(method)) for one in known.values()):
+            default.refuse_other(f"{type(method).__name__}(...)", method, pair)
     return method.with_options(given, known.values())

@@ -51,7 +51,8 @@ def fit(
             use for them.
         validation: items of the same shape, (items, labels), or a split: their ELBO, at beta = 1, is noted each epoch,
             or a classifier's log-loss.
-        method: "svi", "em", "lbfgs" or "nuts", or an object of `pyrovae.methods`; None for the pair's default.
+        method: "svi", "em", "lbfgs", "nuts" or "closed_form", or an object of `pyrovae.methods`, as `EM(tol=1e-4)`;
+            None for the pair's default.
         checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
             run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
             arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
@@ -133,7 +134,10 @@ def fit(
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
     task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
-        return way.run(task)
+        history = way.run(task)
+    if not isinstance(history, History):
+        raise TypeError(f"{type(way).__name__}.run must return a History, as History.from_rows makes, got {history!r}")
+    return history
 
 
 def _signature() -> inspect.Signature:
