@@ -324,6 +324,7 @@ def test_a_seed_is_measured_again_where_its_file_does_not_vouch_for_it(
     assert (measured(), measured()) == (2, 0)
 
 
+@pytest.mark.slow
 def test_the_results_have_all_that_the_tables_say(
     study: ModuleType, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def table(path, plan, step):
 QUICK = {"num_steps": 40, "num_chains": 8, "progress": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["prior", "guide"])
 def test_the_weights_mean_is_p_of_x(base):
     # r = estimate / p(x) over 300 items has mean 1 within 4 of its own standard errors: false alarm 6e-5
@@ -48,6 +49,7 @@ def test_the_weights_mean_is_p_of_x(base):
     assert se < 0.1  # sharp enough to see a bias
 
 
+@pytest.mark.slow
 def test_one_step_from_the_guide_is_importance_sampling_with_it(exact_linear_pair):
     # from the exact posterior every weight is p(x)
     x = exact_linear_pair.sample(5, seed=0)
@@ -83,6 +85,7 @@ def test_steps_into_nothing_are_rejected(monkeypatch):
     assert abs(np.exp(values - exact)[inside].mean() - 1) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3])
 def test_single_chains_of_codes_of_one_dimension(dim):
     # a pilot of one chain has no spread to start from: 200 items, ratios with mean 1, false alarm 6e-5
@@ -95,6 +98,7 @@ def test_single_chains_of_codes_of_one_dimension(dim):
     assert abs(r.mean() - 1) < 4 * r.std(ddof=1) / math.sqrt(len(r)) < 0.6
 
 
+@pytest.mark.slow
 def test_a_prior_without_a_slope_and_half_precision():
     class Box(torch.nn.Module):
         def forward(self):
@@ -115,6 +119,7 @@ def test_a_prior_without_a_slope_and_half_precision():
         assert abs(r.mean() - 1) < 4 * r.std(ddof=1) / math.sqrt(50) < 0.5
 
 
+@pytest.mark.slow
 def test_more_temperatures_come_closer_and_the_stated_error_is_what_repeats_show():
     vae = pair()
     x = vae.sample(100, seed=1)
@@ -151,6 +156,7 @@ def test_one_step_is_importance_sampling_from_the_base():
     assert abs(r.mean() - 1) < 4 * r.std(ddof=1) / math.sqrt(len(r))
 
 
+@pytest.mark.slow
 def test_both_ends_of_bdmc_hold_the_evidence():
     vae = pair()
     lower, upper = pyrovae.bdmc(vae, 200, num_steps=300, num_chains=8, progress=False)
@@ -180,6 +186,7 @@ def test_chains_that_lie_far_apart_are_flagged(exact_linear_pair, monkeypatch):
     assert "unreliable" not in lower.pointwise and "unreliable" not in upper.pointwise  # their errors are the items'
 
 
+@pytest.mark.slow
 def test_the_reverse_weights_mean_is_one_over_p_of_x():
     # over codes drawn from the posterior, exp(-upper) is unbiased for 1 / p(x): mean of p(x) exp(-upper) is 1
     vae = pair()
@@ -214,6 +221,7 @@ def test_step_sizes_are_frozen_and_the_same_in_both_directions(monkeypatch):
     assert not torch.equal(steps[..., 0], steps[..., 1])  # and steps one a direction
 
 
+@pytest.mark.slow
 def test_on_a_curved_decoder_too_the_weights_mean_is_p_of_x():
     # against quadrature: 200 items, then 100 repeats of each of 5 as rows of one call; false alarm 4e-4 in all
     torch.manual_seed(0)
@@ -231,6 +239,7 @@ def test_on_a_curved_decoder_too_the_weights_mean_is_p_of_x():
     assert (r.std(0, ddof=1) < 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["adaptive", "sigmoid", "linear"])
 def test_every_schedule_runs_from_0_to_1_and_is_unbiased(schedule, monkeypatch):
     # 200 items, ratios with mean 1: false alarm 6e-5
@@ -251,6 +260,7 @@ def test_every_schedule_runs_from_0_to_1_and_is_unbiased(schedule, monkeypatch):
     assert (betas.diff(dim=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_adaptive_temperatures_bring_the_two_ends_closer():
     vae = pair(scale=0.2)
     gaps = {}
@@ -260,6 +270,7 @@ def test_adaptive_temperatures_bring_the_two_ends_closer():
     assert gaps["linear"].mean - gaps["adaptive"].mean > 4 * math.hypot(gaps["linear"].se, gaps["adaptive"].se)
 
 
+@pytest.mark.slow
 def test_pilot_and_run_are_on_random_numbers_of_their_own(monkeypatch):
     seeds = []
     noise = annealing.Noise
@@ -271,6 +282,7 @@ def test_pilot_and_run_are_on_random_numbers_of_their_own(monkeypatch):
     assert len(set(seeds)) == len(seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5])
 def test_batches_of_items_and_counts_of_one(monkeypatch, n):
     monkeypatch.setattr(annealing, "ROWS", 6)
@@ -282,6 +294,7 @@ def test_batches_of_items_and_counts_of_one(monkeypatch, n):
         assert np.abs((estimate - pyrovae.exact(vae, x)).pointwise.value.values).max() < 4.0
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_it_and_the_callers_state_comes_back():
     vae = pair()
     x = vae.sample(2, seed=0)
@@ -331,6 +344,7 @@ def counted(monkeypatch, on):
     return calls
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("base", ["prior", "guide"])
 def test_a_compiled_density_leaves_the_chains_where_they_were(monkeypatch, base):

@@ -57,6 +57,7 @@ def summaries(draws):
     return {"loc": draws["loc"].flatten().numpy(), "scale": draws["scale"].log().flatten().numpy()}
 
 
+@pytest.mark.slow
 def test_the_guide_weighs_to_the_exact_evidence_and_finds_the_posterior(grid):
     x, moments, evidence = grid
     ours = mixture(1, 1, scale_spread=0.7)
@@ -81,6 +82,7 @@ def test_the_guide_weighs_to_the_exact_evidence_and_finds_the_posterior(grid):
         assert found[name].std() == pytest.approx(sd, rel=0.1), name
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_posterior_on_the_grid(grid):
     x, moments, _ = grid
     ours = mixture(1, 1, scale_spread=0.7)
@@ -189,6 +191,7 @@ def test_the_prior_draws_items_and_predictive_takes_the_draws():
     assert predicted["obs"].shape == (6, 3, 2)
 
 
+@pytest.mark.slow
 def test_posterior_predictive_items_have_its_moments():
     x = clusters(1)
     ours = mixture(3, covariance="diagonal")
@@ -203,6 +206,7 @@ def test_posterior_predictive_items_have_its_moments():
     assert ours.responsibilities(held_out).sum(1).allclose(torch.ones(150, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_loo_chooses_the_number_of_clusters():
     # two data seeds and K = 2, 3, 5 here; ten and K = 1 to 6 by analysis/number_of_clusters.py
     for seed in range(2):
@@ -256,6 +260,7 @@ def test_a_second_fit_goes_on_and_a_saved_state_comes_back(tmp_path):
     assert bool(again.started)
 
 
+@pytest.mark.slow
 def test_draws_of_nuts_are_part_of_the_state(tmp_path):
     x = clusters(6, n=40)
     ours = mixture(2, covariance="full")
@@ -286,6 +291,7 @@ def test_draws_of_nuts_are_part_of_the_state(tmp_path):
     assert (both.with_standard_error(x[:5])[1] > 0).all()
 
 
+@pytest.mark.slow
 def test_units_do_not_matter_where_the_priors_have_them():
     x = clusters(7, n=60)
     values = []

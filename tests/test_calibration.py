@@ -62,6 +62,7 @@ def test_the_exact_posterior_passes_with_ten_thousand_simulations(exact_linear_p
     assert "drawn from the decoder (not on real data)" in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["anderson-darling", "chi-square"])
 def test_true_posteriors_are_rejected_as_often_as_the_level_says(exact_linear_pair, test):
     # 100 repeats at 5 % with Holm: 1 to 10 rejections hold 98 % of a binomial of 5 %; the seeds are fixed
@@ -69,6 +70,7 @@ def test_true_posteriors_are_rejected_as_often_as_the_level_says(exact_linear_pa
     assert 1 <= sum(not run.passed for run in runs) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [narrower, shifted])
 def test_a_scale_five_percent_off_and_a_mean_a_tenth_off_are_caught(exact_linear_pair, change):
     broken = faulty(exact_linear_pair, change)

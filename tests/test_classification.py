@@ -52,6 +52,7 @@ def test_values_are_scikit_learns():
     assert (float(wilson.lower), float(wilson.upper)) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     # 300 repeats at 90 %: 0.9 ± 0.052 is three standard errors of the share, a false alarm in 0.3 % a metric
     rng = np.random.default_rng(1)
@@ -69,6 +70,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert all(abs(count / 300 - 0.9) < 0.06 for count in inside.values()), inside
 
 
+@pytest.mark.slow
 def test_calibration_error_of_calibrated_probabilities_is_what_is_stated_beside_it():
     # 200 repeats: at 95 % their error lies over the stated upper end in about 5 %; 1 to 12 % is over three errors
     rng = np.random.default_rng(2)

@@ -209,6 +209,7 @@ class TestEfron:
         yield
         torch.set_num_threads(before)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("distance", [1, 2, 3, 4])
     def test_the_ratio_of_excess_errors_is_efrons(self, distance):
         pytest.importorskip("efron", reason="the scripts are not beside the tests")
@@ -304,6 +305,7 @@ class TestDiscriminative:
         tight, _ = logistic(x, y, prior_scale=1 / math.sqrt(3))
         assert np.abs(proba(tight, x) - proba(ours, x)).max() > 0.05
 
+    @pytest.mark.slow
     def test_nuts_takes_the_model_and_agrees_with_integration(self):
         # two classes, one feature: the difference of the two classes' weights is all that the data see
         rng = np.random.default_rng(0)
@@ -340,6 +342,7 @@ class TestDiscriminative:
             pyrovae.DiscriminativeClassifier((1,), 2, classes=y)
         pyrovae.fit(ours, np.array([[0.0], [1.0]]), y.astype(str))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("hidden_dims", [(), (4,)])
     def test_draws_of_the_weights_may_be_vectorised(self, hidden_dims):
         x, y = problem(13, n=30)
@@ -441,6 +444,7 @@ class TestGenerative:
         assert np.allclose(ours.class_prior.detach(), np.bincount(y) / 300)
         assert set(ours.predict(x)) <= set("xyz")
 
+    @pytest.mark.slow
     def test_standard_errors_of_evidence_go_into_those_of_p_of_y(self):
         # independent repeats: the spread of log p(y | x) over seeds is what is stated
         # q wider than the posterior: even weights, whose error is stated rightly to first order

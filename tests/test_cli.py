@@ -67,6 +67,7 @@ def test_a_file_or_nothing_for_a_folder(tmp_path, capsys):
     assert "--out must be the path of a file or folder, got ''" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_asked_for_and_missing(without_compiler, tmp_path):
     done = without_compiler(
         f"""
@@ -137,6 +138,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
         assert written.sizes["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_write_once(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pyrovae"]
     command = [sys.executable, *launch, "fit", "digits", "--out", str(tmp_path / "run"), *QUICK]

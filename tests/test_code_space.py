@@ -27,6 +27,7 @@ def setting():
     return vae, ae, train, digits.test, judge
 
 
+@pytest.mark.slow
 def test_plain_names_are_of_means_and_draws_of_draws(setting):
     vae, _, train, test, judge = setting
     found = pyrovae.code_space(vae, train, test, judge, num_codes=200, num_pairs=20)
@@ -83,6 +84,7 @@ def test_a_seed_fixes_it(setting):
     assert not runs[0].equals(runs[2])
 
 
+@pytest.mark.slow
 def test_more_test_items_than_the_aggregate_takes(setting):
     vae, ae, train, test, judge = setting
     many = Split(test.x.repeat(14, 1, 1, 1), test.y.repeat(14))

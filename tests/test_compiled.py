@@ -99,6 +99,7 @@ def adam():
     return pyro.optim.Adam({"lr": 1e-3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["VAE", "linear VAE", "AE", "AutoNormal", "AutoMultivariateNormal", "groups"])
 def test_two_hundred_steps_are_pyros(name, dtype, record_property):
@@ -132,6 +133,7 @@ def test_each_optimiser_is_pyros(name):
     torch.testing.assert_close(found, eager, rtol=1e-9, atol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["AdamW", "momentum", "by parameter"])
 def test_an_update_that_is_compiled_is_pyros(name):
     """Its factors as inductor lays them down: strides of 0, truth values, several groups."""
@@ -159,6 +161,7 @@ def test_each_loss_is_pyros(loss):
     assert float((found - other).abs().max()) > 1e-3  # control: not the plain one
 
 
+@pytest.mark.slow
 def test_a_hundred_compiled_and_a_hundred_eager_steps_are_two_hundred_eager_ones():
     torch.manual_seed(0)
     x = torch.rand(32, 1, 8, 8).round().double()
@@ -242,6 +245,7 @@ class TestNotMeanField:
         likelihood = ((self.x - mean) ** 2 + c**2 * v1 + v2).sum()
         return 0.5 * (a**2 + v1 + (mean - a) ** 2 + (c - 1) ** 2 * v1 + v2 + likelihood) - log_s1 - log_s2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
     def test_the_expected_gradient_is_the_closed_forms(self, loss, interpreted):
         """5 gradients of either loss within 4.5 standard errors: a false alarm once in 15,000 runs."""
@@ -274,6 +278,7 @@ class TestNotMeanField:
         assert found == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_gamma_guide_draws_within_the_graph_as_eager_does():
     counts = torch.tensor([3.0, 5.0, 4.0, 6.0]).double()
 
@@ -326,6 +331,7 @@ class Network(nn.Module):
             pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
 
 
+@pytest.mark.slow
 def test_modes_and_buffers_are_followed():
     torch.manual_seed(0)
     x = torch.randn(30, 5)
@@ -363,6 +369,7 @@ def test_modes_and_buffers_are_followed():
     assert int(theirs.norm.num_batches_tracked) == 20 and int(ours.norm.num_batches_tracked) == 21
 
 
+@pytest.mark.slow
 def test_nothing_is_changed_by_a_capture_and_noise_is_eagers(monkeypatch):
     torch.manual_seed(0)
     pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
@@ -383,6 +390,7 @@ def test_nothing_is_changed_by_a_capture_and_noise_is_eagers(monkeypatch):
     assert torch.equal(after, torch.random.get_rng_state()) and not torch.equal(after, before)
 
 
+@pytest.mark.slow
 def test_a_shape_is_captured_once_and_a_second_one_too():
     pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,))
     x = torch.rand(20, 1, 8, 8).round()
@@ -393,6 +401,7 @@ def test_a_shape_is_captured_once_and_a_second_one_too():
     assert svi.compiles == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_freezes_everything():
     torch.manual_seed(0)
     pair = pyrovae.mlp_vae((1, 8, 8), 3, hidden_dims=(16,), likelihood="continuous_bernoulli")
@@ -434,6 +443,7 @@ def test_a_number_that_changes_outside_is_seen_by_the_check():
         svi.step(x)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_nothing_is_changed(without_compiler):
     code = """
     import pyro, torch, pyrovae

@@ -171,6 +171,7 @@ class TestMixturePrior:
         assert np.abs(a - b).max() < 1e-5
         assert torch.allclose(ours.prior().variance, theirs.prior().variance)
 
+    @pytest.mark.slow
     def test_several_components_against_annealing_and_a_better_fit(self):
         ae, codes, mixture, x = self.parts(6)
         ours = pyrovae.as_density(ae, mixture, scale=0.3)

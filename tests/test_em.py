@@ -118,6 +118,7 @@ def test_no_iteration_goes_downhill(covariance, floor):
     assert history.epochs.loss.values[-1] == pytest.approx(-mixture.log_prob(x).mean().item(), abs=1e-10)
 
 
+@pytest.mark.slow
 def test_held_out_likelihood_beside_scikit_learns():
     # 20 random problems, 10 restarts each: the paired mean at most 1e-2 nats below, and 18 of them at most 0.05
     difference = []

@@ -204,6 +204,7 @@ def known():
 class TestWeights:
     """The importance-weighted bound on the scale of p(x), where it is unbiased, and in nats, where it is a bound."""
 
+    @pytest.mark.slow
     def test_over_items_the_weights_mean_is_p_of_x(self, known):
         # mean of 200 independent ratios within 4 of its standard errors: false alarm 6e-5
         vae, x, exact = known
@@ -604,6 +605,7 @@ class TestDifferences:
         with pytest.raises(ValueError, match="differ in two ways at once"):
             a - other
 
+    @pytest.mark.slow
     def test_the_stated_error_of_a_difference_is_what_repeats_show(self, exact_linear_pair):
         # the pair and its mirror image (z to -z): the same model, so noise shared between the two would not cancel.
         # 200 repeats, ratio of stated to seen within 0.75..1.3: over 5 standard deviations

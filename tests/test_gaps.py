@@ -76,6 +76,7 @@ def test_many_dimensions_are_told_apart_by_enough_particles():
         pyrovae.gaps(pair, x, exact, num_particles=32)
 
 
+@pytest.mark.slow
 def test_stated_errors_are_what_repeats_show():
     # 3 items, 30 seeds: each ratio's relative standard deviation is 0.13
     vae, x = correlated()

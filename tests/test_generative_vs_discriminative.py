@@ -32,6 +32,7 @@ def test_labelled_items_are_paired_spread_over_classes_and_differ_by_seed():
     assert sorted(np.bincount(p.y[p.labelled(29, 0)])) == [9, 10, 10]
 
 
+@pytest.mark.slow
 def test_a_fit_of_one_seed_is_the_same_whatever_ran_before():
     p = problem()
     for name in ("mixtures", "perceptron"):
@@ -137,6 +138,7 @@ def test_squares_and_products():
     assert script.squared(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0, 2.0, 1.0, 2.0, 4.0]]
 
 
+@pytest.mark.slow
 def test_a_forest_tells_two_laws_apart_and_not_one():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 150, 4))

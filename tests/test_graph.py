@@ -21,6 +21,7 @@ def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGauss
     return pyrovae.BayesianGaussianMixture((2,), components, covariance=covariance).double(), x
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
@@ -76,6 +77,7 @@ def test_what_depends_on_a_value_runs_eagerly(caplog):
     assert float(function(-torch.ones(3))) == 3.0
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(without_compiler):
     code = """
     import logging, torch, pyrovae

@@ -31,6 +31,7 @@ def test_importing_the_package_brings_in_not_even_torch():
         assert heavy not in new.replace("'pyrovae", "")
 
 
+@pytest.mark.slow
 def test_using_every_name_leaves_global_state_alone():
     script = """
 import logging, os, random, tempfile, warnings
@@ -178,6 +179,7 @@ PAGES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run(page, tmp_path):
     text = Path(__file__).parents[1] / page

@@ -112,6 +112,7 @@ def test_every_public_function_is_in_a_test_of_axes_or_returns_arrays_or_a_figur
     assert set(plotting.__all__) == set(calls()) | grids | {"grid_over_scatter", "reconstructions"}
 
 
+@pytest.mark.slow
 def test_nothing_global_changes_and_every_figure_can_be_written(tmp_path: Path) -> None:
     # in a process of its own: other tests may have imported pyplot
     script = f"""

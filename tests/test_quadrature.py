@@ -138,6 +138,7 @@ def around_both_modes(pair, x, z, scale):
     return float(torch.stack(found).logsumexp(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "scale"), [(1, 0.02), (1, 0.002), (2, 0.02), (2, 0.01), (2, 0.003)])
 def test_narrow_modes_that_the_encoder_does_not_know_are_counted(dim, scale):
     # 12 decoders; a mode left out would cost 0.7 nats
@@ -273,6 +274,7 @@ def test_the_callers_generator_and_modes_are_left_alone():
     assert vae.training
 
 
+@pytest.mark.slow
 def test_a_decoder_of_784_pixels_agrees_with_two_fixed_grids():
     torch.manual_seed(0)
     vae = pyrovae.mlp_vae((1, 28, 28), 2, hidden_dims=(50,)).double()
@@ -312,6 +314,7 @@ def modes(vae, x, points=161, half=4.0):
     return (highest & near).sum((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_moments_of_the_posterior(trained, record_property):
     # 20 items, 2 means and 3 second moments each, within 4 Monte Carlo standard errors: false alarm 100 x 6e-5
     vae, x, found = trained
@@ -364,6 +367,7 @@ def test_the_kl_from_q_to_the_posterior_is_the_gap(trained):
     assert (np.abs(ledger.gap.values - kl) < 4 * ledger.gap_se.values + 1e-6).all()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])  # by a product of matrices, and item by item
 def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):

@@ -100,6 +100,7 @@ def played(monkeypatch, interpreted):
     return cuda
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_replayed_fit_is_the_captured_one(case, played, monkeypatch):
     make, args, options = CASES[case]

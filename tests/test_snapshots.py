@@ -85,6 +85,7 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -166,6 +167,7 @@ RUN_AND_SAY = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     # at moments that fall while it trains, or while it writes
     (tmp_path / "run.py").write_text(textwrap.dedent(RUN_AND_SAY))

@@ -61,6 +61,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", CASES)
 def test_a_captured_fit_is_the_eager_one(case, dtype, interpreted):
@@ -76,6 +77,7 @@ def test_a_captured_fit_is_the_eager_one(case, dtype, interpreted):
     torch.testing.assert_close(weights(captured), weights(eager), rtol=0, atol=100 * tolerance)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_ten_epochs_with_a_rest_compile_once_and_wait_for_nothing(monkeypatch):
     waits = Waits()
@@ -119,6 +121,7 @@ def test_an_eager_step_calls_one_optimiser_once(monkeypatch):
     assert len(calls) == 10 and len(set(map(id, calls))) == 1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_step_of_a_perceptron_is_ten_kernels(monkeypatch):
     """What lies between matrix products, rates and counts, and the update: an optimiser a parameter would be ten more.
@@ -157,6 +160,7 @@ class Reading(nn.Module):
         return dist.Normal(self.out(h), self.scale(h).exp()).to_event(1)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("kind", ["LSTM", "reentrant", "compiled by the user"])
 @pytest.mark.usefixtures("float32")
@@ -367,6 +371,7 @@ def test_the_choice_is_a_function_of_steps_and_shapes(monkeypatch):
     assert not quiet_fit(mixture, method="svi").config["compiled"]  # its component is summed out
 
 
+@pytest.mark.slow
 def test_without_a_compiler(without_compiler):
     done = without_compiler(
         """
@@ -416,6 +421,7 @@ class TestWhatIsNotFinite:
         torch.testing.assert_close(weights(vae), weights(other))
         assert torch.isfinite(weights(vae)).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("step", [1, 4, 5, 6, 13])
     @pytest.mark.parametrize(("compile", "replayed"), [(False, 100), (True, 100), (False, 1)])
     def test_the_weights_are_those_of_the_last_finite_loss_wherever_it_breaks(

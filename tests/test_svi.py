@@ -56,6 +56,7 @@ def ppca_maximum(x: np.ndarray, k: int) -> float:
     return -0.5 * (np.log(values[:k]).sum() + (d - k) * np.log(rest) + d * (1 + np.log(2 * np.pi)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_a_linear_vae_reaches_the_maximum_of_probabilistic_pca(k):
     # standardised wine, full batch: no more than 1e-3 nats an item below the maximum, and never above it
@@ -307,6 +308,7 @@ def fresh_process(*jobs: str) -> dict[str, str]:
     return dict(line.split() for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_two_models_in_one_process_end_as_each_does_alone():
     # of one shape, the case where a name in Pyro's global store would be shared
     jobs = ["fit,0,8", "fit,1,8", "svi,0,8", "svi,1,8"]

@@ -49,6 +49,7 @@ def test_captured_tables_are_the_eager_ones(monkeypatch, dtype, tolerance, max_b
     assert len(used) == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_for_real_and_nothing_else_moves(monkeypatch):
     vae = pair()
