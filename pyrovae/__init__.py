@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # resolved on first use: `import pyrovae` alone brings in not even torch
 _HOMES = {
+    "pyrovae.models.pair": ["Density", "LatentPair", "Pair"],
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from pyrovae.models.density import GaussianPrior, as_density
     from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal
     from pyrovae.models.mixture import ConditionalMixture, GaussianMixture
+    from pyrovae.models.pair import Density, LatentPair, Pair
     from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
     from pyrovae.ranks import distributed
 

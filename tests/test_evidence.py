@@ -704,7 +704,7 @@ class TestDifferences:
             attributes = {"estimator": "mine", "settings": "depth", "depth": depth}
             return Estimate("mine", pyrovae.exact(pair, items()).pointwise.assign_attrs(attributes))
 
-        other = shifted(exact_linear_pair)
+        other = shifted(copy.deepcopy(exact_linear_pair))
         assert (mine(exact_linear_pair, 3) - mine(other, 3)).kind == "difference in mine"
         with pytest.raises(ValueError, match="two pairs under two estimators: mine was run with depth 3 and 4"):
             mine(exact_linear_pair, 3) - mine(other, 4)

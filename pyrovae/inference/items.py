@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
-from pyrovae.models.pair import Pair, checked_items, dtype_and_device
+from pyrovae.models.pair import Pair, checked_items, dtype_and_device, entries_of
 from pyrovae.rounding import spread
 
 __all__ = ["EVALUATION_BATCH", "Items"]
@@ -59,8 +59,7 @@ class Items:
         if isinstance(x, MappedArray):
             known = None if wide is None else lambda: spread(wide)
             checks.require_held(x.exactly, x.shape, self.dtype, max(-least, most), name=name, least=known)
-        family = getattr(getattr(pair, "likelihood", None), "family", None)
-        if getattr(family, "link", None) == "sigmoid" and (least < 0 or most > 1):
+        if getattr(entries_of(pair), "link", None) == "sigmoid" and (least < 0 or most > 1):
             checks.warn(
                 f"{name} reaches from {least:g} to {most:g}, and the likelihood's mean stays in [0, 1] "
                 "(link='sigmoid'): scale it, or take Normal(link='identity')"

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.inference.compiled import negative_elbo
-from pyrovae.models.pair import Pair, as_module, particles
+from pyrovae.models.pair import Pair, as_module, has_global_latents, particles
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.options import Plan
@@ -39,7 +39,7 @@ class Loss:
         self.pair, self.total, self.plan, self.differentiable = pair, total, plan, differentiable
         bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
         self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
-        self.is_global = getattr(pair, "has_global_latents", False)  # their KL term counts once for all items
+        self.is_global = has_global_latents(pair)  # their KL term counts once for all items
 
     def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """As Pyro's ELBO gives it, which waits for its value some times; where it may, without.

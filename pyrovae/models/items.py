@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import checks, rounding
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import dtype_and_device, entries_of, support_of
 
 __all__ = ["checked_items", "plate_size"]
 
@@ -43,9 +43,8 @@ def checked_items(
     own = dtype_and_device(pair)[0]
     shape, start = tuple(pair.event_shape), first or 0
     given = checks.as_given(x, shape, name=name, missing=missing, first=start, hint=hint)
-    likelihood = getattr(pair, "likelihood", None)
-    allowed = support or getattr(likelihood, "support", None)
-    family = type(getattr(likelihood, "family", likelihood)).__name__
+    allowed = support or support_of(pair)
+    family = type(entries_of(pair)).__name__
     if allowed is not None:
         checks.support(given, allowed, family, name=name)
     items = checks.held(given, own, name=name, whole=first is None, least=least)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 if TYPE_CHECKING:
     from pyrovae.models.fingerprint import _plain as _plain
@@ -53,30 +54,132 @@ if TYPE_CHECKING:
     from pyrovae.models.scopes import kept_modes as kept_modes
     from pyrovae.models.scopes import validation as validation
 
-__all__ = ["Pair", "as_module", "dtype_and_device"]
+__all__ = [
+    "Density",
+    "LatentPair",
+    "Pair",
+    "as_module",
+    "base_measure_of",
+    "dtype_and_device",
+    "entries_of",
+    "has_global_latents",
+    "support_of",
+]
 
 
 @runtime_checkable
 class Pair(Protocol):
-    """A Pyro model and its guide over items of `event_shape`, with plate "data" and observed site "obs"."""
+    """A Pyro model and its guide, in one `torch.nn.Module`: all that `fit` and the estimators rely on.
+
+    The model draws N items in `pyro.plate("data", N)`, and its site "obs" is observed where `x` is given. The guide
+    draws the model's other sites in the same plate. Estimators that integrate over one code an item (`ais`, `bdmc`,
+    `quadrature`, `gaps`, `calibrate`) need it at the site "latent".
+
+    Attributes:
+        event_shape: the shape of one item.
+        latent_dim: the size of one code; 0 where the model has none.
+        is_normalized: False where the model has no p(x), as an autoencoder's; estimators of log p(x) refuse it then.
+
+    What a pair may have beside these is asked for by the functions of this module, each with its answer for a pair
+    that has none: `has_global_latents`, `support_of`, `entries_of`, `base_measure_of`.
+
+    >>> import pyrovae
+    >>> isinstance(pyrovae.mlp_vae((3,)), pyrovae.Pair)
+    True
+    """
 
     event_shape: tuple[int, ...]
     latent_dim: int
-    is_normalized: bool  # False: the model has no p(x), and evaluation says so
+    is_normalized: bool
 
-    def model(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
-    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Any: ...
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def model(self, x: Tensor | None = None, *, size: int = 1) -> Any:
+        """p(x, z): items observed where `x` of shape (N, *event_shape) is given, else `size` items drawn."""
+
+    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Any:
+        """q(z | x)."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is fitted, as of any module."""
+        ...
+
+
+@runtime_checkable
+class LatentPair(Pair, Protocol):
+    """A pair that is made of three parts, each a module that gives a distribution when it is called.
+
+    `encode`, `decode`, `impute` and the matrix products of `quadrature` go by the parts; whatever a part's distribution
+    may lack, as a mean, has an answer from draws (`pyrovae.models.means`).
+
+    Attributes:
+        prior: `prior()` is p(z) over one code; has `latent_dim`.
+        likelihood: `likelihood(z)` is p(x | z) over one item for each code; has `event_shape`, and a `support` where
+            items are to be checked against it.
+        posterior: `posterior(x)` is q(z | x) over one code for each item.
+    """
+
+    prior: Any
+    likelihood: Any
+    posterior: Any
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A density of items that is known, as a mixture's: what a class of a `GenerativeClassifier` needs.
+
+    It may have more: `log_prob(x, missing=True)` where NaN is an entry that was not seen, and
+    `with_standard_error(x)`, which gives log p(x) and its Monte Carlo standard errors, (N,) each.
+
+    Attributes:
+        event_shape: the shape of one item.
+    """
+
+    event_shape: tuple[int, ...]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of items of shape (N, *event_shape): (N,), in nats."""
+        ...
+
+    def sample(self, n: int) -> Tensor:
+        """`n` items drawn from p(x), shape (n, *event_shape), by torch's global generator."""
+        ...
 
 
 def as_module(pair: Any) -> nn.Module:
-    """The pair as the module that it must be, to be moved, trained and saved."""
+    """The pair as the module that it must be, to be moved, trained and saved; TypeError that says what it lacks."""
     if not isinstance(pair, nn.Module) or not isinstance(pair, Pair):
+        needed = ("model", "guide", "event_shape", "latent_dim", "is_normalized")
+        lacking = ["" if isinstance(pair, nn.Module) else "is no torch.nn.Module"]
+        absent = [name for name in needed if not hasattr(pair, name)]
+        lacking.append(f"has no {', '.join(absent)}" if absent and len(absent) < len(needed) else "")
+        reasons = " and ".join(filter(None, lacking))
         raise TypeError(
             "pair must be a torch.nn.Module with model, guide, event_shape, latent_dim and is_normalized, such as a "
-            f"VAE; got {type(pair).__name__}"
+            f"VAE; got {type(pair).__name__}{f', which {reasons}' if reasons else ''}"
         )
     return pair
+
+
+def has_global_latents(pair: Any) -> bool:
+    """Whether the model has unobserved sites that all items share, as the weights of a classifier; by default not."""
+    return bool(getattr(pair, "has_global_latents", False))
+
+
+def support_of(pair: Any) -> constraints.Constraint | None:
+    """Where one entry of an item may lie, by the pair's likelihood; None where it does not say."""
+    support: constraints.Constraint | None = getattr(getattr(pair, "likelihood", None), "support", None)
+    return support
+
+
+def entries_of(pair: Any) -> Any:
+    """What makes a distribution of one entry, `likelihood.family`; the likelihood itself, or None, without one."""
+    likelihood = getattr(pair, "likelihood", None)
+    return getattr(likelihood, "family", likelihood)
+
+
+def base_measure_of(pair: Any) -> Literal["mass", "density"]:
+    """Whether log p(x) is the logarithm of a probability, or, as where none is told, of a density."""
+    measure: Literal["mass", "density"] = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
+    return measure
 
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:

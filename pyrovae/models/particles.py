@@ -156,7 +156,20 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
         with pyro.plate("particles", len(z), dim=-2):
             return pair.model(size=z.shape[1])
 
-    return poutine.trace(poutine.replay(run, trace=_at(z))).get_trace().nodes["obs"]["value"]
+    trace = poutine.trace(poutine.replay(run, trace=_at(z))).get_trace()
+    if "obs" not in trace.nodes:
+        drawn = [name for name in prune_subsample_sites(trace).stochastic_nodes if name != "latent"]
+        raise ValueError(
+            f"items are drawn from a model at its site 'obs', and that of {type(pair).__name__} has "
+            f"{', '.join(map(repr, drawn)) or 'no other site than its code'}: name the observed site 'obs'"
+        )
+    value: Tensor = trace.nodes["obs"]["value"]
+    if tuple(value.shape[2:]) != tuple(pair.event_shape):
+        raise ValueError(
+            f"{type(pair).__name__} states event_shape {tuple(pair.event_shape)}, and its model draws items of shape "
+            f"{tuple(value.shape[2:])}"
+        )
+    return value
 
 
 def require_continuous(pair: Pair, estimator: str) -> None:
@@ -216,7 +229,9 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
             continue
         plate = next((frame for frame in site["cond_indep_stack"] if frame.name == "data"), None)
         if plate is None:
-            raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own")
+            plates = ", ".join(repr(frame.name) for frame in site["cond_indep_stack"] if frame.name != "particles")
+            advice = f"; it lies in plate {plates}: name the plate of the items 'data'" if plates else ""
+            raise ValueError(f"site {name!r} lies outside the plate 'data': it belongs to no item of its own{advice}")
         if plate.size != len(x):
             raise ValueError(
                 f"site {name!r} has {plate.size} of the {len(x)} items: its plate draws a subsample of its own, which "

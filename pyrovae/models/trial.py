@@ -43,6 +43,7 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
             raise ValueError(_advice(pair, f"cannot be scored {together}", error)) from error
         table = tabulated(model, guide, some, draws)
         _require_same_codes(pair, model, guide)
+        _require_stated_size(pair, model)
         masked = _masked(pair, model, guide)
         try:
             alone = _at(pair, some[column], guide, None, column)
@@ -124,6 +125,17 @@ def _require_same_codes(pair: Pair, model: poutine.Trace, guide: poutine.Trace) 
         raise ValueError(
             f"site {more[0]!r} of the guide is not in the model: without a density there p(x, z) / q(z | x) is no "
             f"weight. Draw it in the model of {type(pair).__name__} too, or leave it out of the guide"
+        )
+
+
+def _require_stated_size(pair: Pair, model: poutine.Trace) -> None:
+    """Refuse a pair whose codes have another size than it states: estimators and exports go by `latent_dim`."""
+    site = _samples(model).get("latent")
+    shape = () if site is None else tuple(site["fn"].event_shape)
+    if len(shape) == 1 and shape[0] != pair.latent_dim:
+        raise ValueError(
+            f"{type(pair).__name__} states latent_dim {pair.latent_dim}, and its site 'latent' has {shape[0]} "
+            f"dimension{'s' if shape[0] > 1 else ''}: state latent_dim = {shape[0]}"
         )
 
 

@@ -26,11 +26,13 @@ from pyrovae.models.distributions import (
     StandardNormal,
 )
 from pyrovae.models.imputation import draw_missing
+from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
-from pyrovae.models.pair import Listed, checked_items, dtype_and_device, evaluating, list_parameters, plate_size
-from pyrovae.models.scopes import evaluation_mode
+from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.scopes import evaluating, evaluation_mode
 from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
@@ -82,9 +84,9 @@ class LatentVariableModel(Listed):
         """
         dtype, device = dtype_and_device(self)
         given = checks.as_given(x, self.event_shape)
-        allowed: Any = getattr(self.likelihood, "support", None)
+        allowed: Any = support_of(self)
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
-            checks.support(given, allowed, type(getattr(self.likelihood, "family", self.likelihood)).__name__)
+            checks.support(given, allowed, type(entries_of(self)).__name__)
         x = checks.held(given, dtype).to(device)
         with evaluation_mode(self):
             return mean_of(self.posterior(x))

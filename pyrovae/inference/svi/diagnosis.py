@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.models.pair import particles
+from pyrovae.models.pair import has_global_latents, particles
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.loop import Loop
@@ -70,7 +70,7 @@ def _broken_terms(loop: Loop, x: Tensor) -> str:
     """Which parts of the loss are not finite, by this process's share."""
     if not len(x):
         return "a sum over processes is not finite"
-    if getattr(loop.pair, "has_global_latents", False):
+    if has_global_latents(loop.pair):
         return "the log-density of the parameters or the items is not finite"
     try:
         with loop.workspace(0, training=True, checks=False).turn(), torch.no_grad():

@@ -22,7 +22,7 @@ from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.trial import Sites, try_shapes
 from pyrovae.inference.svi.validation import ACTIVE_VARIANCE, active_units
 from pyrovae.models.classifiers import DiscriminativeClassifier
-from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, has_global_latents
 from pyrovae.models.scopes import Store
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _start_alike(pair: Pair, plan: Plan, source: Items, held_out: Items | None, 
     shared, module = ranks.current(), as_module(pair)
     if shared.size == 1:
         return
-    if sites.outside or getattr(pair, "has_global_latents", False):
+    if sites.outside or has_global_latents(pair):
         raise ValueError(f"{type(pair).__name__} has a site that all items share: fit it in one process")
     sums = [None if s is None else s.fingerprint for s in (source, held_out)]
     asked = shared.gathered((sums, plan))

@@ -16,7 +16,7 @@ from pyrovae import ranks
 from pyrovae.inference.compiled import is_differentiable
 from pyrovae.inference.items import Items
 from pyrovae.inference.program import watched
-from pyrovae.models.pair import Pair, as_module, seen, traces
+from pyrovae.models.pair import Pair, as_module, has_global_latents, seen, traces
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.models.trial import tried, unchanged
 from pyrovae.seeding import Noise
@@ -79,7 +79,7 @@ def try_shapes(
     shared, refused = ranks.current(), None
     try:
         _try_last_batch(pair, plan, source, device, store)
-        if not (sites.outside or sites.enumerates or getattr(pair, "has_global_latents", False)):
+        if not (sites.enumerates or has_global_latents(pair)):
             some = next(source.batches(3, shuffle=False))[0].to(device)
             masked = () if held_out is None else tried(pair, some, draws=1)
             if masked and shared.is_first:
