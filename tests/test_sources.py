@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import pyrovae.data
 from pyrovae.data import Dataset, MappedArray, Split, binarize, load
-from pyrovae.data.sources import read_idx
+from pyrovae.data.idx import read_idx
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -1,6 +1,9 @@
 """Data sets as arrays, and batches of them: nothing here knows a model."""
 
 from pyrovae.data.batches import batches
-from pyrovae.data.sources import Dataset, MappedArray, Split, binarize, load
+from pyrovae.data.binarization import binarize
+from pyrovae.data.dataset import Dataset, Split
+from pyrovae.data.mapped import MappedArray
+from pyrovae.data.sources import load
 
 __all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "load"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data.sources import MappedArray
+from pyrovae.data.mapped import MappedArray
 
 __all__ = ["ahead", "batches", "order"]
 

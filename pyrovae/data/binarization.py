@@ -1,0 +1,57 @@
+"""Grey values made 0 or 1."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data.mapped import MappedArray, require_numbers
+
+__all__ = ["binarize"]
+
+
+def binarize(
+    x: Tensor | MappedArray | np.ndarray, *, how: Literal["sample", "threshold"] = "sample", seed: int = 0
+) -> Tensor:
+    """Values in [0, 1] made 0 or 1: a draw of Bernoulli(x) each ("sample"), or x >= 0.5 ("threshold").
+
+    Shape and dtype stay; draws depend on `seed` alone, whatever the device. Raises ValueError for an empty `x`, for
+    NaN and for values outside [0, 1]; TypeError for a masked array. One "sample" for all epochs is the static, one for
+    each the stochastic binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1.
+
+    >>> import torch
+    >>> from pyrovae.data import binarize
+    >>> binarize(torch.tensor([0.0, 0.49, 0.5, 1.0]), how="threshold")
+    tensor([0., 0., 1., 1.])
+    >>> round(float(binarize(torch.full((500, 500), 0.25)).mean()), 2)
+    0.25
+    """
+    checks.choice("how", how, ["sample", "threshold"])
+    seed = checks.seed(seed, most=2**64 - 1)  # torch takes it as it is
+    if isinstance(x, Tensor):
+        values = x.detach()
+    elif isinstance(x, MappedArray):
+        values = x.exactly(slice(None))
+    else:
+        array = np.asanyarray(x)
+        require_numbers(array, "x")
+        values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    if values.numel() == 0:
+        raise ValueError(f"x is empty: expected at least one value, got shape {tuple(values.shape)}")
+    absent = int(torch.isnan(values).sum())
+    seen = values[~torch.isnan(values)] if absent else values
+    if absent or bool(seen.min() < 0) or bool(seen.max() > 1):
+        found = f"min {float(seen.min()):g}, max {float(seen.max()):g}" if seen.numel() else "no other value"
+        hint = "impute or drop them first" if absent else "scale x to [0, 1] first (8-bit values: divide by 255)"
+        raise ValueError(f"x must lie in [0, 1] to be binarised, got {found} and {absent} NaN; {hint}")
+    values = values.to(x.dtype) if isinstance(x, MappedArray) else values
+    if how == "threshold":
+        return (values >= 0.5).to(values.dtype)
+    # half precision has too few uniform numbers for a fair draw
+    precision = torch.float64 if values.dtype == torch.float64 else torch.float32
+    uniform = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed), dtype=precision)
+    return (uniform.to(values.device) < values).to(values.dtype)

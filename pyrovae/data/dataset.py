@@ -1,0 +1,205 @@
+"""A data set: a training and a test part, from one array or two, with labels as whole numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, require_numbers
+
+__all__ = ["Dataset", "Part", "Split", "assembled"]
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """The items of one part of a data set: `x` of shape (N, *event), `y` int64 of shape (N,) or None.
+
+    `fit` and the estimators take it in the place of `x`.
+
+    >>> import torch
+    >>> from pyrovae.data import Split
+    >>> print(Split(torch.zeros(3, 1, 8, 8), None))
+    3 items of shape (1, 8, 8), no labels
+    """
+
+    x: Tensor | MappedArray
+    y: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __str__(self) -> str:
+        return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}"
+
+    def __repr__(self) -> str:
+        return f"Split({self})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """A training and a test part, the shape of one item, and a name.
+
+    `classes` holds the original names where labels were strings: item i belongs to `classes[y[i]]`.
+
+    >>> import torch
+    >>> from pyrovae.data import Dataset, Split
+    >>> part = Split(torch.zeros(3, 13), torch.tensor([0, 1, 1]))
+    >>> print(Dataset(part, part, (13,), "wine"))
+    wine: 3 training and 3 test items of shape (13,), labelled
+    """
+
+    train: Split
+    test: Split
+    event_shape: tuple[int, ...]
+    name: str
+    classes: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        counts = f"{len(self.train):,} training and {len(self.test):,} test items"
+        return f"{self.name}: {counts} of shape {self.event_shape}, {_labelled(self.train.y)}"
+
+    def __repr__(self) -> str:
+        return f"Dataset({self})"
+
+
+class Part(NamedTuple):
+    """A part of a source."""
+
+    name: str  # what errors call it
+    items: np.ndarray
+    labels: Any
+
+
+def assembled(
+    name: str,
+    parts: Sequence[Part],
+    channels: Literal["first", "last"] | None = "first",
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """Training and test part, or one part to be divided, as a data set."""
+    for label, array, _ in parts:
+        _check_items(array, label)
+    order = _channels(parts[0], channels)
+    arrays = [_image_axes(array, order) for _, array, _ in parts]
+    xs = _items(arrays, [label for label, _, _ in parts])
+    ys, found = _labels(parts)
+    names = found if classes is None else tuple(classes)
+    event_shape = tuple(map(int, xs[0].shape[1:]))
+    if len(parts) == 2:
+        if xs[1].shape[1:] != xs[0].shape[1:]:
+            shapes = f"{event_shape} in {parts[0][0]}, {tuple(xs[1].shape[1:])} in {parts[1][0]}"
+            raise ValueError(f"training and test items must have one shape, got {shapes}")
+        return Dataset(Split(xs[0], ys[0]), Split(xs[1], ys[1]), event_shape, name, names)
+    count = len(xs[0])
+    if count < 2:
+        raise ValueError(f"{parts[0][0]} must have at least 2 items, for a training and a test part, got {count}")
+    index = torch.from_numpy(np.random.default_rng(0).permutation(count))
+    cut = count * 4 // 5
+    train, test = (
+        Split(x.select(part) if isinstance(x, MappedArray) else x[part], None if y is None else y[part])
+        for x, y in zip(xs, ys, strict=True)
+        for part in (index[:cut], index[cut:])
+    )
+    return Dataset(train, test, event_shape, name, names)
+
+
+def _labelled(y: Tensor | None) -> str:
+    return "no labels" if y is None else "labelled"
+
+
+def _items(arrays: Sequence[np.ndarray], names: Sequence[str]) -> Sequence[Tensor | MappedArray]:
+    """Memory maps as views, other arrays as finite tensors of one dtype."""
+    if all(isinstance(array, np.memmap) for array in arrays):
+        return [MappedArray(array) for array in arrays]
+    stored = [
+        checks.as_given(as_stored(array, name), array.shape[1:], name=name)
+        for array, name in zip(arrays, names, strict=True)
+    ]
+    dtype = dtype_that_holds(stored, names)
+    return [tensor.to(dtype).contiguous() for tensor in stored]
+
+
+def _check_items(array: np.ndarray, name: str) -> None:
+    require_numbers(array, name)
+    if array.ndim < 2:
+        hint = "; reshape it to (N, 1) if each number is an item" if array.ndim else ""
+        raise ValueError(f"{name} must have shape (N, *event), got {array.shape}{hint}")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty: expected shape (N, *event) with at least one item, got {array.shape}")
+    # the first items alone: a mapped file is not read to its end for this
+    if array.dtype == np.uint8 and int(array[:1000].max()) == 1:
+        warnings.warn(
+            f"{name} is uint8 with no value over 1, and is divided by 255 as all uint8 is: 1 becomes 0.0039; save "
+            "binary items as bool or float32",
+            stacklevel=4,
+        )
+
+
+def _channels(part: Part, channels: Literal["first", "last"] | None) -> Literal["first", "last"]:
+    label, array, _ = part
+    if channels is not None:
+        return channels
+    if array.ndim != 4 or array.shape[-1] not in _CHANNELS or array.shape[1] in _CHANNELS:
+        return "first"
+    n, *event = array.shape
+    moved = (n, event[-1], *event[:-1])
+    warnings.warn(
+        f"{label} of shape {array.shape} is read as (N, H, W, C) and transposed to {moved}; channels='first' keeps it "
+        "as it is, channels='last' says that this is right",
+        stacklevel=5,
+    )
+    return "last"
+
+
+def _image_axes(array: np.ndarray, channels: Literal["first", "last"]) -> np.ndarray:
+    if array.ndim == 3:
+        return array[:, None]
+    return np.moveaxis(array, -1, 1) if array.ndim == 4 and channels == "last" else array
+
+
+def _labels(parts: Sequence[Part]) -> tuple[list[Tensor | None], tuple[str, ...] | None]:
+    """Labels as int64, and the names of the classes where they were strings."""
+    arrays = [
+        None if y is None else checks.labels(y, len(x), name=f"the labels of {label}", of=label)
+        for label, x, y in parts
+    ]
+    there = [array for array in arrays if array is not None]
+    if there and all(array.dtype.kind in "US" for array in there):
+        strings = [array.astype(str) for array in there]
+        names, codes = np.unique(np.concatenate(strings), return_inverse=True)
+        pieces = iter(np.split(codes, np.cumsum([len(array) for array in strings])[:-1]))
+        encoded = [None if array is None else torch.from_numpy(next(pieces).astype(np.int64)) for array in arrays]
+        return encoded, tuple(map(str, names))
+    expected = "y must hold integers or strings in all parts"
+    for array, (label, _, _) in zip(arrays, parts, strict=True):
+        if array is None:
+            continue
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"{expected}, got {array.dtype} {array[:3].tolist()}...")
+        bad = ~_fit_int64(array)
+        if bad.any():
+            i = int(bad.argmax())
+            raise ValueError(
+                f"{expected}: {int(bad.sum())} labels of {label} are not whole numbers within int64, the first "
+                f"{array[i]} at y[{i}]"
+            )
+    return [None if array is None else torch.from_numpy(array.astype(np.int64)) for array in arrays], None
+
+
+def _fit_int64(array: np.ndarray) -> np.ndarray:
+    """Which numbers int64 holds as they are: a cast gives its least number for the others, or wraps round."""
+    if array.dtype.kind == "u":
+        return array <= np.uint64(2**63 - 1)
+    if array.dtype.kind != "f":
+        return np.ones(array.shape, bool)
+    wide = array.astype(np.result_type(array, np.float64))  # 2**63 is infinite in float16
+    return (wide == np.floor(wide)) & (wide >= -(2.0**63)) & (wide < 2.0**63)

@@ -1,0 +1,165 @@
+"""A memory-mapped array as a view with a length and a shape, and numbers of any kind as tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+
+__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "require_numbers"]
+
+# how much of a memory map is looked at to say which dtype holds it
+_MOST_ROWS = 4096
+_MOST_ENTRIES = 2**23
+
+
+class MappedArray:
+    """Rows of an array that stays where it is, read as tensors where they are indexed.
+
+    `source` is a NumPy array or memory map of shape (N, *event), `rows` the items of it that are seen (all by
+    default). `x[index]` takes an integer, a slice, a one-dimensional array or tensor of integers, or a mask, always
+    along the items; uint8 is divided by 255, other numbers are cast to `dtype`: float32, or float64 where float32 does
+    not hold them (`pyrovae.rounding` has the rule), as up to 4,096 rows from all over the source say. A fit and the
+    estimators look at every row in its source's own dtype. `len`, `shape` and `dtype` are those of the tensor that
+    `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
+
+    >>> import numpy as np
+    >>> from pyrovae.data import MappedArray
+    >>> x = MappedArray(np.array([[0, 51], [102, 255], [0, 0]], dtype=np.uint8))
+    >>> x[:2].numpy()
+    array([[0. , 0.2],
+           [0.4, 1. ]], dtype=float32)
+    >>> x.select([1]).shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(self, source: np.ndarray, rows: Any = None, *, dtype: torch.dtype | None = None) -> None:
+        require_numbers(source, "source")
+        if source.ndim == 0:
+            raise ValueError("source must have shape (N, *event), got a single number")
+        self._source = source
+        self._rows: np.ndarray | None = None if rows is None else np.arange(len(source))[_index(rows)]
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, or float64 where float32 does not hold the source."""
+        if self._dtype is None:
+            self._dtype = _dtype_for(self._source)
+        return self._dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, *event)."""
+        return torch.Size((len(self), *self._source.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self._source if self._rows is None else self._rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return _floats(self._chosen(index), self.dtype)
+
+    def exactly(self, index: Any) -> Tensor:
+        """The rows as they are in the source, of whatever dtype; uint8 over 255, in float32. `index` as in `x[index]`.
+
+        >>> import numpy as np
+        >>> from pyrovae.data import MappedArray
+        >>> MappedArray(np.array([[2**60 + 1]])).exactly(0)
+        tensor([1152921504606846977])
+        """
+        return as_stored(self._chosen(index))
+
+    def reading(self, dtype: torch.dtype) -> MappedArray:
+        """The same rows, read as `dtype`, float32 or float64."""
+        return MappedArray(self._source, self._rows, dtype=dtype)
+
+    def _chosen(self, index: Any) -> np.ndarray:
+        chosen = _index(index)
+        found: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
+        return found
+
+    def __repr__(self) -> str:
+        return f"MappedArray({self._source.dtype}, shape {tuple(self.shape)})"
+
+    def select(self, index: Any) -> MappedArray:
+        """A view of some of the rows, nothing read or copied; `index` as in `x[index]`.
+
+        >>> import numpy as np
+        >>> from pyrovae.data import MappedArray
+        >>> MappedArray(np.zeros((10, 3))).select(slice(0, 10, 2)).select([4, 0]).shape
+        torch.Size([2, 3])
+        """
+        rows = np.arange(len(self)) if self._rows is None else self._rows
+        return MappedArray(self._source, rows[_index(index)].reshape(-1), dtype=self._dtype)
+
+
+def _index(index: Any) -> Any:
+    """`index` as a slice, an int, or a one-dimensional integer or boolean array."""
+    if isinstance(index, slice):
+        return index
+    if isinstance(index, Tensor):
+        index = index.detach().cpu().numpy()
+    if not isinstance(index, tuple) and index is not None and index is not ...:
+        if np.ndim(index) == 0 and hasattr(index, "__index__"):
+            number = operator.index(index)
+            if abs(number) > checks.MOST:
+                raise IndexError(f"index {number} is out of bounds for any number of items")
+            return number
+        array = np.asarray(index)
+        if array.size == 0 and array.dtype.kind == "f":
+            array = array.astype(np.intp)  # an empty list
+        if array.ndim == 1 and array.dtype.kind in "iub":
+            return array
+    raise TypeError(f"index must be an integer, a slice, integers of shape (n,) or a mask of shape (N,), got {index!r}")
+
+
+def require_numbers(array: np.ndarray, name: str) -> None:
+    checks.unmasked(array, name)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
+
+
+def _floats(array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+    # a copy: torch takes no negative strides or foreign byte order, and warns of read-only memory
+    wide = dtype == torch.float64 and array.dtype != np.uint8
+    tensor = torch.from_numpy(np.array(array, dtype=np.float64 if wide else np.float32, order="C"))
+    return tensor.div_(255).to(dtype) if array.dtype == np.uint8 else tensor
+
+
+def as_stored(array: np.ndarray, name: str = "source") -> Tensor:
+    """A tensor of the array's own dtype, and no copy where torch can do without; uint8 over 255."""
+    if array.dtype == np.uint8:
+        return _floats(array)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has none of more digits
+    plain = array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+    return checks.array(torch.from_numpy(array) if plain else array, name)
+
+
+def _dtype_for(source: np.ndarray) -> torch.dtype:
+    """float32 or float64, by rows from all over the source: a memory map may be larger than can be read for this."""
+    if np.can_cast(source.dtype, np.float32):
+        return torch.float32
+    count = min(len(source), max(2, min(_MOST_ROWS, _MOST_ENTRIES // max(1, source[:1].size))))
+    rows = as_stored(source[np.linspace(0, len(source) - 1, count).astype(np.intp)])
+    if rows.dtype.is_floating_point:
+        rows = torch.where(rows.isfinite(), rows, torch.nan)  # who uses the items is told of these
+    return dtype_that_holds([rows], ["source"])
+
+
+def dtype_that_holds(parts: Sequence[Tensor], names: Sequence[str]) -> torch.dtype:
+    """float32, or float64 where float32 does not hold one of the parts; ValueError where neither does."""
+    for part, name in zip(parts, names, strict=True):
+        try:
+            checks.held(part, torch.float32, name=name)
+        except ValueError:
+            for each, its_name in zip(parts, names, strict=True):
+                checks.held(each, torch.float64, name=its_name)
+            return torch.float64
+    return torch.float32
