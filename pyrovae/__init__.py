@@ -16,7 +16,17 @@ _HOMES = {
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
-    "pyrovae.models.distributions": ["Bernoulli", "ContinuousBernoulli", "Normal"],
+    "pyrovae.models.distributions": [
+        "Bernoulli",
+        "ContinuousBernoulli",
+        "DiagonalNormal",
+        "Likelihood",
+        "LinearNormal",
+        "Normal",
+        "PointMass",
+        "StandardNormal",
+    ],
+    "pyrovae.models.registry": ["register"],
     "pyrovae.inference.training": ["fit"],
     "pyrovae.inference.compiled": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
@@ -66,9 +76,19 @@ if TYPE_CHECKING:
     from pyrovae.models.bayesian import BayesianGaussianMixture
     from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier, gaussian_classifier
     from pyrovae.models.density import GaussianPrior, as_density
-    from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal
+    from pyrovae.models.distributions import (
+        Bernoulli,
+        ContinuousBernoulli,
+        DiagonalNormal,
+        Likelihood,
+        LinearNormal,
+        Normal,
+        PointMass,
+        StandardNormal,
+    )
     from pyrovae.models.mixture import ConditionalMixture, GaussianMixture
     from pyrovae.models.pair import Density, LatentPair, Pair
+    from pyrovae.models.registry import register
     from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
     from pyrovae.ranks import distributed
 

@@ -149,7 +149,7 @@ def test_imports_run_one_way():
     allowed = {room: may | common for room, may in allowed.items()}
     allowed |= {f"{file}.py": common for file in common}
     for room, may in allowed.items():
-        for file in [root / room] if room.endswith(".py") else (root / room).glob("*.py"):
+        for file in [root / room] if room.endswith(".py") else (root / room).rglob("*.py"):
             lines = [line.strip() for line in file.read_text().splitlines()]
             lines = [line for line in lines if line.startswith(("import ", "from "))]
             used = set()

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from pyrovae import checks, ranks
 from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
-from pyrovae.models import autoencoder, bayesian, classifiers, distributions, mixture, vae
+from pyrovae.models import registry
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 from pyrovae.models.scopes import copied
 
@@ -36,22 +35,6 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MODEL = "model"  # the folder of the state in that of a run
 NEWER = ("event_shape", "latent_dim", "tied")  # fields that the first manifests of this format version lack
 COMPARED = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
-BUILDERS: dict[str, Callable[..., Pair]] = {
-    "mlp_vae": vae.mlp_vae,
-    "conv_vae": vae.conv_vae,
-    "linear_vae": vae.linear_vae,
-    "mlp_ae": autoencoder.mlp_ae,
-    "conv_ae": autoencoder.conv_ae,
-    "GaussianMixture": mixture.GaussianMixture,
-    "BayesianGaussianMixture": bayesian.BayesianGaussianMixture,
-    "gaussian_classifier": classifiers.gaussian_classifier,
-    "DiscriminativeClassifier": classifiers.DiscriminativeClassifier,
-}
-FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    "Bernoulli": distributions.Bernoulli,
-    "ContinuousBernoulli": distributions.ContinuousBernoulli,
-    "Normal": distributions.Normal,
-}
 
 
 class CheckpointError(ValueError):
@@ -68,7 +51,8 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     An earlier state there is replaced as a whole, by another folder: no process should stand in it. An empty folder is
     filled; one that holds anything else is refused (FileExistsError). Hidden files (`.DS_Store`, `Thumbs.db`) count for
     nothing and stay. Inside `distributed()` the first process writes, and the others wait. A pair from a builder can be
-    loaded without its code at hand; one composed by hand needs `load(path, like=...)`.
+    loaded without its code at hand, and so can one with parts of your own, once the module that registers them is
+    imported; one composed by hand needs `load(path, like=...)`.
 
     >>> import tempfile
     >>> import torch
@@ -157,8 +141,9 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     manifest = _manifest(folder)
     if like is None:
         if manifest["recipe"] is None:
+            why = f" ({manifest['by_hand']})" if manifest.get("by_hand") else ""
             raise CheckpointError(
-                f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts)"
+                f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts){why}"
             )
         with torch.device("meta"):  # looked at before anything is allocated
             sketch = _build(manifest["recipe"], folder, len(manifest["tensors"]))
@@ -166,8 +151,7 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         tensors = _weights(folder, manifest, sketch, strict=True)
         pair = _build(manifest["recipe"], folder)
     else:
-        described = _describe(like)
-        here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
+        here, saved = _comparable(_describe(like)), _comparable(manifest)
         _same({name: here[name] for name in COMPARED}, saved, folder)
         tensors = _weights(folder, manifest, like, strict=True)
         pair = copied(like)
@@ -195,8 +179,7 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     facts = manifest.get("run")
     if not isinstance(facts, dict):
         raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
-    described = _describe(pair)
-    here, saved = ({**one, "recipe": _unnamed(one["recipe"])} for one in (described, manifest))
+    here, saved = _comparable(_describe(pair)), _comparable(manifest)
     _same({name: here[name] for name in (*COMPARED, "dtype")}, saved, folder)
     weights = _weights(folder, manifest, pair, strict=False)
     module = as_module(pair)
@@ -207,11 +190,18 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     return facts, weights, tensors
 
 
-def _unnamed(recipe: Any) -> Any:
-    """A recipe without what a classifier's fit has found: the classes' names, and a prior that was changed."""
+def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest whose recipe may be compared with another's: in today's words, and of the builder's arguments alone.
+
+    The names of classes and a class prior are left out: a fit changes them. An event shape of one axis may be a number.
+    """
+    recipe = registry.completed(manifest["recipe"])
     if not isinstance(recipe, dict):
-        return recipe
-    return {name: value for name, value in recipe.items() if name not in ("classes", "class_prior")}
+        return manifest
+    recipe = {name: value for name, value in recipe.items() if name not in ("classes", "class_prior")}
+    if isinstance(recipe.get("event_shape"), int):
+        recipe["event_shape"] = [recipe["event_shape"]]
+    return {**manifest, "recipe": recipe}
 
 
 def _take_names(pair: Any, classes: list[Any] | None, folder: Path) -> None:
@@ -287,10 +277,12 @@ def _architecture(pair: Pair) -> dict[str, Any]:
 def _describe(pair: Pair) -> dict[str, Any]:
     from pyrovae import __version__
 
+    recipe, by_hand = _recipe(pair)
     return {
         "format": "pyrovae",
         "format_version": FORMAT_VERSION,
-        "recipe": _recipe(pair),
+        "recipe": recipe,
+        "by_hand": by_hand,
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
         "dtypes": _types(_tensors(pair)),
         **_architecture(pair),
@@ -300,23 +292,21 @@ def _describe(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _recipe(pair: Pair) -> dict[str, Any] | None:
-    """The builder and its arguments as JSON has them; None where they would not build this very structure."""
+def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
+    """The builder and its arguments as JSON has them; else None, and why they would not build this very pair."""
     try:
-        recipe = json.loads(json.dumps(getattr(pair, "recipe", None), default=_family_recipe))
-        if recipe is None:
-            return None
+        recipe = json.loads(json.dumps(registry.described(pair)))
         with torch.device("meta"):
             again = _build(recipe, Path())
-    except (TypeError, CheckpointError):
-        return None  # a part that is the caller's own module
-    # None where a part was changed, or two were tied, after the pair was built
+    except (TypeError, CheckpointError) as error:
+        return None, str(error)
     same = (
-        repr(again) == repr(pair)
+        [type(part) for part in as_module(again).modules()] == [type(part) for part in as_module(pair).modules()]
+        and repr(again) == repr(pair)
         and _tied(again) == _tied(pair)
         and settings(as_module(again)) == settings(as_module(pair))
     )
-    return recipe if same else None
+    return (recipe, None) if same else (None, "a part was changed, or two were tied, after it was built")
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -325,32 +315,21 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _family_recipe(value: Any) -> dict[str, Any]:
-    if type(value) not in FAMILIES.values():
-        raise TypeError(f"{type(value).__name__} cannot be described")
-    return {"family": type(value).__name__, **getattr(value, "arguments", {})}
-
-
 def _build(recipe: Any, folder: Path, tensors: int = MOST_TENSORS) -> Pair:
     """The pair of a recipe that has so many tensors: a list of a million layers is not built to be counted."""
-    named = recipe.get("builder") if isinstance(recipe, dict) else recipe
-    if not isinstance(named, str) or named not in BUILDERS:
-        raise CheckpointError(f"{folder / MANIFEST}: unknown builder {named!r}; known: {', '.join(BUILDERS)}")
-    arguments = {k: v for k, v in recipe.items() if k != "builder"}
     if _count(recipe) > 100 + 2 * tensors:
         raise CheckpointError(
             f"{folder / MANIFEST}: the recipe does not build: {_count(recipe):,} entries are too many for {tensors:,} "
             "tensors"
         )
+    if not isinstance(recipe, dict) or "builder" not in recipe:
+        raise CheckpointError(f"{folder / MANIFEST}: unknown builder {recipe!r}"[:300])
     try:
-        likelihood = arguments.get("likelihood")
-        if isinstance(likelihood, dict):
-            options = {k: v for k, v in likelihood.items() if k != "family"}
-            arguments["likelihood"] = FAMILIES[likelihood["family"]](**options)
         with exclusive(), torch.random.fork_rng([]):
-            return BUILDERS[named](**arguments)
+            pair: Pair = registry.build(recipe)
     except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error
+    return pair
 
 
 def _count(recipe: Any) -> int:

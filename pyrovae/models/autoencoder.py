@@ -10,9 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.models.distributions import Likelihood, Normal, PointMass
 from pyrovae.models.networks import ConvDecoder, ConvEncoder
-from pyrovae.models.vae import LatentVariableModel, built, family, image_family, mlp_decoder, mlp_trunk
+from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.parts.normal import Normal
+from pyrovae.models.parts.point_mass import PointMass
+from pyrovae.models.registry import register
+from pyrovae.models.vae import LatentVariableModel, family, mlp_decoder, mlp_trunk
 
 __all__ = ["AE", "conv_ae", "mlp_ae"]
 
@@ -63,7 +66,7 @@ class _NoPrior(nn.Module):
         return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1).mask(False)
 
 
-@built
+@register("mlp_ae", kind="builder")
 def mlp_ae(
     event_shape: Sequence[int],
     latent_dim: int = 2,
@@ -87,7 +90,7 @@ def mlp_ae(
     return AE(Likelihood(decoder, chosen, shape), PointMass(*mlp_trunk(shape, widths, activation), latent_dim))
 
 
-@built
+@register("conv_ae", kind="builder")
 def conv_ae(
     event_shape: Sequence[int],
     latent_dim: int = 2,
@@ -108,5 +111,5 @@ def conv_ae(
     latent_dim = checks.whole("latent_dim", latent_dim)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
     decoder = ConvDecoder(encoder, latent_dim)
-    chosen = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else image_family(likelihood)
+    chosen = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else family(likelihood, of_images=True)
     return AE(Likelihood(decoder, chosen, encoder.event_shape), PointMass(encoder, encoder.features, latent_dim))

@@ -17,6 +17,7 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters, plate_size
+from pyrovae.models.registry import note, register
 from pyrovae.seeding import forked, stream
 
 __all__ = ["BayesianGaussianMixture"]
@@ -25,6 +26,7 @@ CHUNK_BYTES = 64 * 2**20
 INITIAL_SCALE = 0.05  # of the guide, on the unconstrained parameters
 
 
+@register("BayesianGaussianMixture", kind="builder")
 class BayesianGaussianMixture(Listed):
     """A Gaussian mixture whose weights, locations and scales have priors; a Pyro pair over parameters and items.
 
@@ -96,19 +98,6 @@ class BayesianGaussianMixture(Listed):
         self.guide_lower = nn.Parameter(torch.zeros(size, size))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))  # by a fit: the next one goes on from there
         self.sampled_shape: tuple[int, ...] | None = None  # chains and draws of MCMC, where there are
-        self.recipe: dict[str, Any] = {
-            "builder": "BayesianGaussianMixture",
-            "event_shape": list(self.event_shape),
-            "num_components": self.num_components,
-            "covariance": covariance,
-            "concentration": self.concentration,
-            "prior_loc": self.prior_loc,
-            "prior_scale": self.prior_scale,
-            "scale_median": self.scale_median,
-            "scale_spread": self.scale_spread,
-            "correlation_concentration": self.correlation_concentration,
-            "sampled_shape": None,
-        }
         if sampled_shape is not None:  # room for the draws of a saved state
             shape = checks.sizes("sampled_shape", sampled_shape)
             laws = self.priors(torch.zeros((), device="cpu"))
@@ -133,7 +122,7 @@ class BayesianGaussianMixture(Listed):
         self.sampled_shape = None if draws is None else tuple(draws["loc"].shape[:2])
         for name, value in (draws or {}).items():
             self.register_buffer(f"sampled_{name}", value)
-        self.recipe = {**self.recipe, "sampled_shape": self.sampled_shape and list(self.sampled_shape)}
+        note(self, sampled_shape=self.sampled_shape)
 
     # the pair ---------------------------------------------------------------------------------------
 

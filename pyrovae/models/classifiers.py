@@ -21,6 +21,7 @@ from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.mixture import MISSING, GaussianMixture
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import ENUMERATED, Listed, Pair, checked_items, dtype_and_device, list_parameters, plate_size
+from pyrovae.models.registry import note, register
 from pyrovae.models.scopes import copied, evaluation_mode, hidden
 from pyrovae.seeding import forked, stream
 
@@ -72,8 +73,7 @@ class Classifier(Listed):
     def rename(self, names: np.ndarray) -> None:
         """Give the classes these names, sorted and as many, as a fit finds them in its labels."""
         self.names, self.names_are_given = names, True
-        if self.recipe is not None:
-            self.recipe = {**self.recipe, "classes": names.tolist()}
+        note(self, classes=names.tolist())
 
 
 class ClassDensities(nn.Module):
@@ -332,8 +332,7 @@ class GenerativeClassifier(Classifier):
                 f"class_prior must be {self.num_classes} numbers above 0 that sum to 1, got {given.tolist()}"
             )
         self.given_prior = given.tolist()
-        if self.recipe is not None:
-            self.recipe = {**self.recipe, "class_prior": self.given_prior}
+        note(self, class_prior=self.given_prior)
         with torch.no_grad():
             self.logits.copy_(given.log())
 
@@ -365,6 +364,7 @@ class GenerativeClassifier(Classifier):
         return self.densities.least_scale(x)
 
 
+@register("gaussian_classifier", kind="builder")
 def gaussian_classifier(
     event_shape: Sequence[int],
     num_classes: int,
@@ -399,20 +399,10 @@ def gaussian_classifier(
     names = _names(classes, count)
     features = math.prod(shape)
     components = GaussianComponents(features, count, covariance, floor, RELATIVE)
-    given = classes is not None
-    classifier = GenerativeClassifier.of_components(components, shape, names, class_prior, given=given)
-    classifier.recipe = {
-        "builder": "gaussian_classifier",
-        "event_shape": list(shape),
-        "num_classes": count,
-        "covariance": covariance,
-        "floor": components.floor,
-        "classes": names.tolist() if given else None,
-        "class_prior": classifier.given_prior,
-    }
-    return classifier
+    return GenerativeClassifier.of_components(components, shape, names, class_prior, given=classes is not None)
 
 
+@register("DiscriminativeClassifier", kind="builder")
 class DiscriminativeClassifier(Classifier):
     """p(y | x) alone, as a Pyro pair: "label" ~ Categorical(softmax(network(x))), with a Normal prior on the weights.
 
@@ -455,15 +445,6 @@ class DiscriminativeClassifier(Classifier):
         self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)
         with exclusive():
             self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
-        self.recipe = {
-            "builder": "DiscriminativeClassifier",
-            "event_shape": list(self.event_shape),
-            "num_classes": count,
-            "hidden_dims": list(widths),
-            "activation": activation,
-            "prior_scale": self.prior_scale,
-            "classes": self.names.tolist() if self.names_are_given else None,
-        }
 
     @property
     def is_linear(self) -> bool:

@@ -13,9 +13,11 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.models.autoencoder import AE
-from pyrovae.models.distributions import Likelihood, Normal
 from pyrovae.models.means import mean_of
 from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.parts.normal import Normal
+from pyrovae.models.registry import remade
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
 
@@ -174,10 +176,9 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
     likelihood: Any = ae.likelihood
     if scale is not None:
         family = likelihood.family
-        if not isinstance(family, Normal):
+        if type(family) is not Normal:
             raise ValueError(f"scale is of a Normal likelihood, and this one is {type(family).__name__}: leave it out")
-        arguments: dict[str, Any] = {**family.arguments, "scale": checks.positive("scale", scale)}
-        stated = Normal(**arguments)
+        stated = remade(family, scale=checks.positive("scale", scale))
         likelihood = Likelihood(likelihood.network, stated, likelihood.event_shape)
     first = next(iter(ae.parameters()))
     return VAE(prior.to(first), likelihood.to(first.device), _CurvatureNormal(ae.posterior, prior, likelihood))

@@ -9,6 +9,7 @@ import pyro
 from pyro.poutine.runtime import am_i_wrapped
 from torch import nn
 
+from pyrovae.models.registry import recipe_of
 from pyrovae.models.scopes import is_listing
 
 __all__ = ["Listed", "list_parameters", "unique_name"]
@@ -19,11 +20,14 @@ _serial = count(1)
 class Listed(nn.Module):
     """A module whose parameters Pyro's store knows by names that no other module of this process has."""
 
-    recipe: dict[str, Any] | None = None  # how a builder made it, for `save`; None where parts were composed by hand
-
     def __init__(self) -> None:
         super().__init__()
         self._site = unique_name(type(self).__name__)
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """The builder's name and the arguments that it was given; None where the parts were composed by hand."""
+        return recipe_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():  # Pyro's store leaves a weak reference on what it lists: no pickle has it

@@ -17,6 +17,7 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters, plate_size
+from pyrovae.models.registry import register
 from pyrovae.seeding import forked, stream
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
@@ -25,6 +26,7 @@ RELATIVE = 1e-6  # a floor that is not given, of a column's variance
 MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
 
 
+@register("GaussianMixture", kind="builder")
 class GaussianMixture(Listed):
     """p(x) = sum_k w_k N(x; loc_k, C_k), as a Pyro pair: "component" ~ w, "obs" ~ N(loc, C) of that component.
 
@@ -63,13 +65,6 @@ class GaussianMixture(Listed):
         features = math.prod(self.event_shape)
         self.components = GaussianComponents(features, self.num_components, covariance, floor, RELATIVE)
         self.logits = nn.Parameter(torch.zeros(self.num_components))
-        self.recipe = {
-            "builder": "GaussianMixture",
-            "event_shape": list(self.event_shape),
-            "num_components": self.num_components,
-            "covariance": covariance,
-            "floor": self.components.floor,
-        }
 
     @classmethod
     def from_parameters(

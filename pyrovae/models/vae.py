@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import operator
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.exclusive import exclusive
 from pyrovae.models.composition import require_fitting
-from pyrovae.models.distributions import (
-    LIKELIHOODS,
-    DiagonalNormal,
-    Likelihood,
-    LinearNormal,
-    Normal,
-    StandardNormal,
-)
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
@@ -32,13 +20,13 @@ from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.parts.linear_normal import LinearNormal
+from pyrovae.models.registry import lookup, make, register
 from pyrovae.models.scopes import evaluating, evaluation_mode
 from pyrovae.seeding import Noise, forked, stream
 
-__all__ = ["VAE", "LatentVariableModel", "built", "conv_vae", "linear_vae", "mlp_vae"]
-
-P = ParamSpec("P")
-M = TypeVar("M", bound="LatentVariableModel")
+__all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
 
 
 class LatentVariableModel(Listed):
@@ -124,8 +112,7 @@ class VAE(LatentVariableModel):
 
     >>> import torch
     >>> from torch import nn
-    >>> from pyrovae import VAE
-    >>> from pyrovae.models.distributions import Likelihood, LinearNormal, Normal, StandardNormal
+    >>> from pyrovae import VAE, Likelihood, LinearNormal, Normal, StandardNormal
     >>> vae = VAE(
     ...     StandardNormal(2),
     ...     Likelihood(nn.Linear(2, 5), Normal(scale=1.0), (5,)),
@@ -186,26 +173,7 @@ class VAE(LatentVariableModel):
         )
 
 
-def built(builder: Callable[P, M]) -> Callable[P, M]:
-    """Note on the pair which builder made it, and with which arguments."""
-    signature = inspect.signature(builder)
-
-    @checks.allocating
-    @wraps(builder)
-    def build(*args: P.args, **kwargs: P.kwargs) -> M:
-        with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
-            pair = builder(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        pair.recipe = {"builder": builder.__name__, **{k: _plain(v) for k, v in bound.arguments.items()}}
-        if isinstance(pair.recipe["likelihood"], nn.Module):
-            pair.recipe["likelihood"] = pair.likelihood.family  # the pair's own copy, not the caller's
-        return pair
-
-    return build
-
-
-@built
+@register("mlp_vae", kind="builder")
 def mlp_vae(
     event_shape: Sequence[int],
     latent_dim: int = 2,
@@ -229,13 +197,13 @@ def mlp_vae(
     latent_dim = checks.whole("latent_dim", latent_dim)
     shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation)
     return VAE(
-        _prior(prior, latent_dim),
+        make("prior", prior, latent_dim),
         Likelihood(decoder, family(likelihood), shape),
         _posterior(posterior, lambda: mlp_trunk(shape, widths, activation), latent_dim),
     )
 
 
-@built
+@register("conv_vae", kind="builder")
 def conv_vae(
     event_shape: Sequence[int],
     latent_dim: int = 2,
@@ -260,18 +228,26 @@ def conv_vae(
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
     decoder = ConvDecoder(encoder, latent_dim)
     return VAE(
-        _prior(prior, latent_dim),
-        Likelihood(decoder, image_family(likelihood), encoder.event_shape),
+        make("prior", prior, latent_dim),
+        Likelihood(decoder, family(likelihood, of_images=True), encoder.event_shape),
         _posterior(posterior, lambda: (encoder, encoder.features), latent_dim),
     )
 
 
-@built
-def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = "normal") -> VAE:
+@register("linear_vae", kind="builder")
+def linear_vae(
+    features: int,
+    latent_dim: int,
+    *,
+    likelihood: str | nn.Module = "normal",
+    posterior: str | nn.Module | None = None,
+    prior: str | nn.Module = "standard",
+) -> VAE:
     """Probabilistic PCA as a VAE: x = W z + mu + e, e ~ N(0, s^2 I), with q(z | x) = N(A x + b, diag).
 
     Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
-    section 3; Lucas et al. 2019). Raises ValueError for sizes below 1.
+    section 3; Lucas et al. 2019). `posterior` None is that `LinearNormal`; one that is asked for by name has no network
+    before it. Raises ValueError for sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import linear_vae
@@ -281,30 +257,22 @@ def linear_vae(features: int, latent_dim: int, *, likelihood: str | nn.Module = 
     features, latent_dim = checks.whole("features", features), checks.whole("latent_dim", latent_dim)
     require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, features])
     decoder = nn.Linear(latent_dim, features)
-    return VAE(
-        StandardNormal(latent_dim),
-        Likelihood(decoder, family(likelihood), (features,)),
-        LinearNormal(features, latent_dim),
-    )
+    code_prior = make("prior", prior, latent_dim)
+    p_of_x = Likelihood(decoder, family(likelihood), (features,))
+    if posterior is None:
+        return VAE(code_prior, p_of_x, LinearNormal(features, latent_dim))
+    return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (nn.Identity(), features), latent_dim))
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and sequences as Python's own, copied; anything else as it is."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return operator.index(value) if hasattr(value, "__index__") else value
+def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module:
+    """The likelihood's family by name, or a copy of the module: two pairs built from one would share its scale.
 
-
-def family(likelihood: str | nn.Module) -> nn.Module:
-    """The likelihood's family by name, or a copy of the module: two pairs built from one would share its scale."""
+    Of images, a family that is asked for by name has the arguments that its class states for them.
+    """
     if isinstance(likelihood, nn.Module):
         return copy.deepcopy(likelihood)
-    return LIKELIHOODS[checks.choice("likelihood", likelihood, LIKELIHOODS)]()
-
-
-def image_family(likelihood: str | nn.Module) -> nn.Module:
-    """The same for images in [0, 1]: a Normal's mean passes a sigmoid."""
-    return Normal(link="sigmoid") if likelihood == "normal" else family(likelihood)
+    options = getattr(lookup("likelihood", likelihood), "image_arguments", {}) if of_images else {}
+    return make("likelihood", likelihood, **options)
 
 
 def mlp_decoder(
@@ -328,15 +296,11 @@ def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activa
     return trunk, features
 
 
-def _prior(prior: str | nn.Module, latent_dim: int) -> nn.Module:
-    if isinstance(prior, nn.Module):
-        return prior
-    checks.choice("prior", prior, ("standard",))
-    return StandardNormal(latent_dim)
-
-
 def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:
+    """The posterior; a trunk is made only for one that is asked for by name."""
     if isinstance(posterior, nn.Module):
         return posterior
-    checks.choice("posterior", posterior, ("diagonal",))
-    return DiagonalNormal(*trunk(), latent_dim)
+    kind = lookup("posterior", posterior)
+    network, features = trunk()
+    part: nn.Module = kind(network, features, latent_dim)
+    return part

@@ -1,0 +1,1 @@
+"""Likelihoods, priors and posteriors, one file each, registered where they are defined."""

@@ -1,0 +1,94 @@
+"""A network and a family of distributions as p(x | z)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.utils._pytree import tree_map
+
+from pyrovae import checks
+from pyrovae.models.laws import as_pyro
+from pyrovae.models.scopes import evaluation_mode
+
+__all__ = ["Likelihood"]
+
+
+class Likelihood(nn.Module):
+    """p(x | z): a network from code to parameters, and the family that turns them into a distribution over one item.
+
+    `network` maps (N, latent_dim) to (N, *event_shape): codes of other leading dimensions, such as several draws for
+    each item, come to it as one batch, so that batch normalisation and `view(-1, ...)` are right. `family` is
+    `Bernoulli()`, `ContinuousBernoulli()`, `Normal(...)` or any module from a tensor of that shape to a distribution of
+    independent entries, with a `support`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from pyrovae import Likelihood, Normal
+    >>> p = Likelihood(nn.Linear(2, 5), Normal(scale=1.0), (5,))
+    >>> p(torch.zeros(7, 2)).batch_shape, p(torch.zeros(7, 2)).event_shape
+    (torch.Size([7]), torch.Size([5]))
+    """
+
+    family: Any
+
+    def __init__(self, network: nn.Module, family: nn.Module, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.family = network, family
+        self.event_shape = checks.sizes("event_shape", event_shape, one=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where one entry of an item may lie."""
+        return self.family.support
+
+    @property
+    def base_measure(self) -> str:
+        """Whether log p(x) is that of a "mass" (binary entries) or of a "density"."""
+        stated = getattr(self.family, "base_measure", None)
+        return stated or ("mass" if self.support.is_discrete else "density")
+
+    def forward(self, z: Tensor) -> TorchDistribution:
+        p = as_pyro(self.family(self._decoded(z)))
+        # a network of another shape would broadcast against the items without a word
+        if p.batch_shape != (*z.shape[:-1], *self.event_shape):
+            raise ValueError(
+                f"the likelihood's network must give shape (..., {', '.join(map(str, self.event_shape))}) for codes of "
+                f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}"
+            )
+        return p.to_event(len(self.event_shape))
+
+    def log_prob_table(self, z: Tensor, x: Tensor) -> Tensor:
+        """log p(x_n | z_m) for every code and item, (M, latent_dim) and (N, *event_shape) to (M, N), in nats.
+
+        A family of densities proportional to exp(x l) in its entries, with `natural_parameter` l, needs one matrix
+        product for all pairs: log p(x) = log p(0) + x l (+ a term of x alone), whatever the number of items. The
+        network runs in evaluation mode.
+        """
+        with evaluation_mode(self):
+            natural = getattr(self.family, "natural_parameter", None)
+            if natural is None:
+                return self(z[:, None]).log_prob(x)
+            p = self.family(self._decoded(z))
+        at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)
+        product = natural(p).flatten(1) @ x.flatten(1).T
+        return product + at_zero[:, None] + self.family.log_base(p, x).flatten(1).sum(-1)
+
+    def _decoded(self, z: Tensor) -> Any:
+        """What the network gives for codes (..., latent_dim), which it sees as one batch (N, latent_dim)."""
+        if z.ndim == 2:
+            return self.network(z)
+        leading = z.shape[:-1]
+        given = self.network(z.reshape(math.prod(leading), z.shape[-1]))
+
+        def unflattened(part: Any) -> Any:
+            # a part that has no row a code, such as a scale that all of them share, is left as it is
+            rows = isinstance(part, Tensor) and part.ndim > len(self.event_shape) and len(part) == math.prod(leading)
+            return part.reshape(*leading, *part.shape[1:]) if rows else part
+
+        return tree_map(unflattened, given)

@@ -1,0 +1,36 @@
+"""The posterior whose mean is linear in the item: that of probabilistic PCA."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.models.parts.diagonal_normal import bounded_scale
+
+__all__ = ["LinearNormal"]
+
+
+class LinearNormal(nn.Module):
+    """q(z | x) = N(A x + b, diag s^2), one s for all items: the family that holds probabilistic PCA's posterior.
+
+    (Lucas, Tucker, Grosse and Norouzi 2019: at the maximum the posterior covariance is diagonal.)
+
+    >>> import torch
+    >>> from pyrovae import LinearNormal
+    >>> LinearNormal(5, 2)(torch.zeros(3, 5)).stddev.detach()
+    tensor([[1., 1.],
+            [1., 1.],
+            [1., 1.]])
+    """
+
+    def __init__(self, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
+        self.raw_log_scale = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(self, x: Tensor) -> TorchDistribution:
+        loc = self.loc(x)
+        return dist.Normal(loc, bounded_scale(self.raw_log_scale).expand_as(loc)).to_event(1)

@@ -1,0 +1,421 @@
+"""The register of parts and builders by name, and what each was made with, so that a saved state can be built again.
+
+A part or a builder is registered where it is defined, and nowhere else:
+
+    @pyrovae.register("laplace", kind="likelihood")
+    class Laplace(nn.Module):
+        support = constraints.real
+
+        def __init__(self, scale=1.0): ...
+        def forward(self, loc): ...
+
+From that come the names that builders take, `save` and `load` without code at hand, the choices that an error lists,
+those of the command line, and the table in `docs/parts.md`.
+
+How a part is made where a builder is given its name, and what it must do (other arguments must have defaults):
+
+=============  ======================================  ===========================================================
+kind           constructor                             call
+=============  ======================================  ===========================================================
+"likelihood"   `Class()`                               `part(*parameters)`, a distribution of independent entries
+"prior"        `Class(latent_dim)`                     `part()`, a distribution over one code
+"posterior"    `Class(network, features, latent_dim)`  `part(x)`, a distribution over the code of each item
+"builder"      any                                     a function that gives a pair, or the class of a pair
+=============  ======================================  ===========================================================
+
+A likelihood has a `support`, the constraint that one entry of an item meets. `num_parameters` says how many parameters
+an entry has, 1 where it is left out: a builder sizes the decoder by it, and `forward` takes one tensor of shape
+(..., *event_shape) for each. What else a part may have, and what is done without it, stands in `docs/parts.md`.
+
+A prior has `latent_dim`, the size of a code. A posterior's `network` maps items, (N, *event_shape), to (N, features).
+
+The arguments of a constructor are kept as they are given: numbers, words, lists of these, None, and registered parts
+are enough to build it again. Another argument, such as a function or a tensor, makes a pair that `load(path, like=...)`
+alone can read. Nothing that a file names is ever imported: it is looked up here, or refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from importlib import import_module
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.exclusive import exclusive
+
+__all__ = [
+    "KINDS",
+    "NotDescribedError",
+    "build",
+    "completed",
+    "described",
+    "lookup",
+    "make",
+    "note",
+    "recipe_of",
+    "register",
+    "registered",
+    "remade",
+    "table",
+]
+
+T = TypeVar("T", bound=Callable[..., Any])
+Kind = Literal["likelihood", "prior", "posterior", "builder"]
+
+KINDS = ("likelihood", "prior", "posterior", "builder")
+CONTRACTS = {"likelihood": (), "prior": ("latent_dim",), "posterior": ("network", "features", "latent_dim")}
+PLACES = {kind: "pyrovae.models" if kind == "builder" else "pyrovae.models.parts" for kind in KINDS}
+
+_TABLE: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_SEEN: set[str] = set()  # the places whose modules are all imported
+
+
+class NotDescribedError(TypeError):
+    """An object that names and plain values do not describe, and why."""
+
+
+def register(name: str, *, kind: Kind) -> Callable[[T], T]:
+    """Register the class or function below under `name`: a part of a pair, or what builds a whole one.
+
+    The same object written anew, with the same module and qualified name, as when a notebook's cell is run again, takes
+    the earlier one's place. Raises ValueError for another object under a taken name, for a name that is no identifier,
+    an unknown kind and a constructor that a builder could not call; TypeError for what is no class of modules.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import pyrovae
+    >>> @pyrovae.register("laplace_of_the_example", kind="likelihood")
+    ... class Laplace(nn.Module):
+    ...     support = torch.distributions.constraints.real
+    ...     def __init__(self, scale=1.0):
+    ...         super().__init__()
+    ...         self.scale = scale
+    ...     def forward(self, loc):
+    ...         return torch.distributions.Laplace(loc, self.scale)
+    >>> vae = pyrovae.mlp_vae((3,), likelihood="laplace_of_the_example")
+    >>> vae.sample(2, seed=0).shape
+    torch.Size([2, 3])
+    """
+    kind = checks.choice("kind", kind, KINDS)  # type: ignore[assignment]
+    whatever: Any = name
+    if not isinstance(whatever, str) or not name.isidentifier():
+        raise ValueError(f"name must be a word of letters, digits and underscores, got {name!r}")
+
+    def decorate(made: T) -> T:
+        _require_registrable(name, kind, made)
+        is_own = made.__module__.startswith("pyrovae.")
+        taken = (_TABLE[kind] if is_own else registered(kind)).get(name)
+        if taken is not None and _qualified(taken) != _qualified(made):
+            raise ValueError(
+                f"{kind} {name!r} is {_qualified(taken)}, and cannot be {_qualified(made)} too: choose another name"
+            )
+        if isinstance(made, type):
+            _note_arguments(made, kind, name)
+            _TABLE[kind][name] = made
+            return made
+        builder: Any = _noting_builder(made, name)
+        _TABLE[kind][name] = builder
+        return builder
+
+    return decorate
+
+
+def registered(kind: Kind) -> dict[str, Any]:
+    """What is registered as `kind`, by name: the package's own, and whatever the process has registered so far.
+
+    >>> from pyrovae.models.registry import registered
+    >>> registered("likelihood")["normal"].__name__
+    'Normal'
+    """
+    checks.choice("kind", kind, KINDS)
+    place = PLACES[kind]
+    if place not in _SEEN:
+        for module in pkgutil.iter_modules(import_module(place).__path__, f"{place}."):
+            import_module(module.name)
+        _SEEN.add(place)
+    return dict(sorted(_TABLE[kind].items()))
+
+
+def lookup(kind: Kind, name: Any) -> Any:
+    """The class or function that is registered under `name`; ValueError, listing the names, for an unknown one."""
+    known = registered(kind)
+    return known[checks.choice(kind, name, known)]
+
+
+def make(kind: Kind, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
+    """The part that is asked for: a module as it is, or one made by the class that is registered under a name."""
+    if isinstance(asked, nn.Module):
+        return asked
+    part: nn.Module = lookup(kind, asked)(*arguments, **options)
+    return part
+
+
+# what an object was made with ---------------------------------------------------------------------------
+
+
+def described(made: Any) -> dict[str, Any]:
+    """The recipe of an object: plain values by which `build` makes another one like it.
+
+    Of a pair {"builder": name, **arguments}, of a part {"kind": kind, "name": name, "arguments": arguments}. Raises
+    NotDescribedError, which says what is in the way.
+
+    >>> import pyrovae
+    >>> from pyrovae.models.registry import described
+    >>> described(pyrovae.Normal(scale=0.5))["arguments"]["scale"]
+    0.5
+    """
+    kind_of_it = type(made).__name__
+    own = vars(made).get("_made_by")
+    if own is None:
+        raise NotDescribedError(f"{kind_of_it} is not registered")
+    kind, name, known = own["kind"], own["name"], own["arguments"]
+    present = _TABLE[kind].get(name)
+    if isinstance(present, type) and present is not type(made):
+        raise NotDescribedError(f"{kind_of_it} was registered anew as {kind} {name!r} after this one was made")
+    changed = vars(made).get("_noted", {})
+    for argument in changed:
+        if argument not in known:
+            raise NotDescribedError(f"{argument} of a {kind_of_it} was changed, which {name} does not take")
+    arguments = {**known, **changed}
+    for argument, value in arguments.items():
+        if (hindrance := _hindrance(value)) is not None:
+            raise NotDescribedError(f"{argument} is {hindrance}")
+    if kind == "builder":
+        return {"builder": name, **arguments}
+    return {"kind": kind, "name": name, "arguments": arguments}
+
+
+def recipe_of(made: Any) -> dict[str, Any] | None:
+    """The same, and None for an object that is not described."""
+    try:
+        return described(made)
+    except NotDescribedError:
+        return None
+
+
+def note(made: nn.Module, **arguments: Any) -> None:
+    """State with which arguments the object would be built as it is now, where a fit or a method has changed it."""
+    plain = {name: _plain(value) for name, value in arguments.items()}
+    vars(made)["_noted"] = {**vars(made).get("_noted", {}), **plain}
+
+
+def remade(part: Any, **changes: Any) -> Any:
+    """Another part of the same class and arguments but for `changes`; NotDescribedError where these are not known."""
+    recipe = described(part)
+    return build({**recipe, "arguments": {**recipe["arguments"], **changes}})
+
+
+def build(recipe: Any) -> Any:
+    """What a recipe describes. Raises ValueError for a name that nothing is registered under, and what is no recipe."""
+    kind, name, arguments = _read(recipe)
+    known = registered(kind)  # type: ignore[arg-type]
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(
+            f"unknown {kind} {name!r}; known: {', '.join(known)}. A part or builder of your own must be registered "
+            "first: import the module that does so"
+        )
+    return known[name](**{argument: _built(value) for argument, value in arguments.items()})
+
+
+def completed(recipe: Any) -> Any:
+    """A recipe as it would be written today: arguments that came later have their defaults, and older words are new."""
+    try:
+        kind, name, arguments = _read(recipe)
+        maker = registered(kind)[name]  # type: ignore[arg-type]
+        known = _signature(maker).parameters
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return recipe
+    defaults = {
+        argument: _plain(parameter.default)
+        for argument, parameter in known.items()
+        if parameter.default is not parameter.empty
+    }
+    given = {argument: _completed(value) for argument, value in arguments.items()}
+    if kind == "builder":
+        return {"builder": name, **defaults, **given}
+    return {"kind": kind, "name": name, "arguments": {**defaults, **given}}
+
+
+def _completed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_completed(each) for each in value]
+    return completed(value) if isinstance(value, dict) else value
+
+
+def _built(value: Any) -> Any:
+    """An argument of a recipe, with the parts inside it."""
+    if isinstance(value, list):
+        return [_built(each) for each in value]
+    return build(value) if isinstance(value, dict) else value
+
+
+def _read(recipe: Any) -> tuple[str, Any, dict[str, Any]]:
+    """Kind, name and arguments of a recipe."""
+    if isinstance(recipe, dict) and "builder" in recipe:
+        return "builder", recipe["builder"], {k: v for k, v in recipe.items() if k != "builder"}
+    if isinstance(recipe, dict) and "family" in recipe:  # as likelihoods were written before there was a register
+        classes = {part.__name__: name for name, part in registered("likelihood").items()}
+        named: Any = recipe["family"]
+        arguments = {k: v for k, v in recipe.items() if k != "family"}
+        return "likelihood", classes.get(named, named) if isinstance(named, str) else named, arguments
+    if isinstance(recipe, dict) and recipe.keys() == {"kind", "name", "arguments"}:
+        kind, arguments = recipe["kind"], recipe["arguments"]
+        if isinstance(kind, str) and kind in KINDS and isinstance(arguments, dict):
+            return kind, recipe["name"], arguments
+    raise ValueError(f"unknown builder {recipe!r}: no recipe that a pair or a part could be built by"[:300])
+
+
+def _note_arguments(made: Any, kind: str, name: str) -> None:
+    """Let each object of a class keep the arguments that it is made with; a subclass keeps its own where registered."""
+    original: Any = vars(made).get("__init__")
+    if original is not None and hasattr(original, "_noting"):  # the same class, registered again
+        original = original.__wrapped__
+    inherited: Any = made.__init__
+    signature = _signature(made)
+
+    @wraps(inherited if original is None else original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        if type(self) is made:  # before the call: what it notes itself comes after
+            vars(self)["_made_by"] = _record(kind, name, signature, args, kwargs)
+        if original is None:
+            super(made, self).__init__(*args, **kwargs)
+        else:
+            original(self, *args, **kwargs)
+
+    if inherited is nn.Module.__init__:  # which takes (*args, **kwargs) and refuses whatever comes
+        only_self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        __init__.__signature__ = inspect.Signature([only_self])  # type: ignore[attr-defined]
+    __init__._noting = True  # type: ignore[attr-defined]
+    made.__init__ = __init__
+
+
+def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The builder, whose pairs keep its arguments."""
+    signature = _signature(builder)
+
+    @checks.allocating
+    @wraps(builder)
+    def build_pair(*args: Any, **kwargs: Any) -> Any:
+        with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
+            pair = builder(*args, **kwargs)
+        if not isinstance(pair, nn.Module):
+            raise TypeError(f"builder {name!r} must give a torch.nn.Module, and gave a {type(pair).__name__}")
+        record = _record("builder", name, signature, args, kwargs)
+        changed = vars(pair).get("_noted", {})
+        vars(pair)["_noted"] = {k: v for k, v in changed.items() if record is not None and k in record["arguments"]}
+        vars(pair)["_made_by"] = record
+        return pair
+
+    return build_pair
+
+
+def _record(
+    kind: str, name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Kind, name and arguments in plain values; None where the call is wrong, which it will say itself."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for argument, value in bound.arguments.items():
+        if signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= {more: _plain(each) for more, each in value.items()}
+        else:
+            arguments[argument] = _plain(value)
+    return {"kind": kind, "name": name, "arguments": arguments}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, words and lists as Python's own, copied; a registered part as its recipe; the type's name of others."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Tensor) and value.ndim == 1:
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iubU":
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [_plain(each) for each in value]
+    if isinstance(value, nn.Module):
+        try:
+            return described(value)
+        except NotDescribedError as error:
+            return {"hindrance": f"a {type(value).__name__} ({error})"}
+    if hasattr(value, "__index__") and not isinstance(value, Tensor | np.ndarray):
+        return operator.index(value)
+    return {"hindrance": f"a {type(value).__name__}, no plain value"}
+
+
+def _hindrance(value: Any) -> str | None:
+    """What of an argument is no plain value."""
+    if isinstance(value, list):
+        return next((each for each in map(_hindrance, value) if each is not None), None)
+    return value.get("hindrance") if isinstance(value, Mapping) else None
+
+
+def _require_registrable(name: str, kind: str, made: Any) -> None:
+    """Name what stands in the way of an object's registration."""
+    is_module = isinstance(made, type) and issubclass(made, nn.Module)
+    if kind == "builder":
+        if not is_module and not inspect.isfunction(made):
+            raise TypeError(f"builder {name!r} must be a function or a class of torch.nn.Module, got {made!r}")
+    elif not is_module:
+        raise TypeError(f"{kind} {name!r} must be a class of torch.nn.Module, got {made!r}")
+    signature = _signature(made)
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    unnamed = [parameter.name for parameter in signature.parameters.values() if parameter.kind in by_place]
+    if unnamed:
+        raise ValueError(
+            f"{kind} {name!r}: each argument of {made.__name__}{signature} must be one that can be given by name, and "
+            f"{', '.join(unnamed)} cannot"
+        )
+    if kind == "builder":
+        if "builder" in signature.parameters:
+            raise ValueError(f"builder {name!r}: no argument of {made.__name__} may be called 'builder'")
+        return
+    contract = CONTRACTS[kind]
+    try:
+        signature.bind(*contract)
+    except TypeError:
+        raise ValueError(
+            f"{kind} {name!r} is made as {made.__name__}({', '.join(contract)}) where a builder is given its name, and "
+            f"its constructor takes {signature}: other arguments must have defaults"
+        ) from None
+    count = getattr(made, "num_parameters", 1)
+    if kind == "likelihood" and not isinstance(count, property):
+        checks.whole(f"num_parameters of likelihood {name!r}", count)
+
+
+def _signature(made: Any) -> inspect.Signature:
+    """The arguments that a class or function takes: none of a class that leaves the constructor to torch's Module."""
+    return inspect.Signature() if getattr(made, "__init__", None) is nn.Module.__init__ else inspect.signature(made)
+
+
+def _qualified(made: Any) -> str:
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def table() -> str:
+    """The registered parts as a table in Markdown, as it stands in `docs/parts.md`."""
+    lines = ["| kind | name | class | what it is | arguments |", "|---|---|---|---|---|"]
+    for kind in KINDS[:-1]:
+        for name, part in sorted(registered(kind).items()):  # type: ignore[arg-type]
+            if not part.__module__.startswith("pyrovae."):
+                continue  # a user's own
+            own = list(_signature(part).parameters.values())[len(CONTRACTS[kind]) :]
+            arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in own)
+            summary = inspect.getdoc(part).partition("\n")[0]  # type: ignore[union-attr]
+            lines.append(f'| {kind} | `"{name}"` | `{part.__name__}` | {summary} | {arguments} |')
+    return "\n".join(lines)
