@@ -15,21 +15,16 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_density, require_evidence
+from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import MAX_BYTES, iwae, pareto_k
+from pyrovae.evaluation.session import Session
+from pyrovae.labelled import labelled
 from pyrovae.models.bayesian import BayesianGaussianMixture
-from pyrovae.models.pair import (
-    Pair,
-    as_module,
-    checked_items,
-    require_continuous,
-    rows_within,
-    scored,
-    simulated,
-    widened,
-)
+from pyrovae.models.items import checked_items
+from pyrovae.models.layers import rows_within
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import scored, simulated
 from pyrovae.models.scopes import Workspace
-from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -104,27 +99,26 @@ def to_arviz(
     num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):
         return _mixture(pair, x, y, num_draws, seed)
-    require_density(pair, "to_arviz")
-    require_continuous(pair, "to_arviz")
-    digest, pair = pair_hash(pair), widened(pair)
-    items, protocol = checked(pair, x)
+    session = Session("to_arviz", pair)
+    session.require_continuous()
+    items = session.items(x)
     labels = None if y is None else _labels(y, len(items))
     each = 2 * len(items) * items.element_size() * (pair.latent_dim + math.prod(pair.event_shape))
     checks.whole("num_draws", num_draws, bytes_each=each)
     if evidence is not None:
-        require_evidence(evidence, digest, protocol["items_sha256"])
-    drawn = _draws(pair, items, num_draws, stream(seed, "to_arviz", digest))
-    evidence = iwae(pair, x, seed=seed) if evidence is None else evidence
-    own = evidence.pointwise.attrs
+        session.require_evidence(evidence)
+    drawn = _draws(session.pair, items, num_draws, session.workspace(session.noise(seed)))
+    evidence = iwae(session.pair, x, seed=seed) if evidence is None else evidence
+    of_evidence = evidence.pointwise.attrs
     event = [f"event_{i}" for i in range(len(pair.event_shape))]
     draw, code = ["chain", "draw", "item"], ["latent_dim"]
 
+    names = ("base_measure", "base_measure_scale", "data", "binarization")
     common = {
         **_common("draws of q(z|x), not MCMC", seed),
         "num_draws": num_draws,
-        **protocol,
-        "pair_sha256": digest,
-        **{name: own[name] for name in ("base_measure", "base_measure_scale", "data", "binarization") if name in own},
+        **session.protocol,
+        **{name: of_evidence[name] for name in names if name in of_evidence},
         "evidence": evidence.kind,
     }
     table = drawn.pop("table")
@@ -137,8 +131,13 @@ def to_arviz(
         "sample_stats": {"log_weight": (draw, table["elbo"][None], "log p(x, z) - log q(z | x)", "nats")},
         "log_evidence": _log_evidence(evidence, table),
     }
-    told = {f"evidence_{k}": str(v) if k == "seed" else v for k, v in own.items() if k == "seed" or k not in common}
-    return _tree(tree, common, {"log_evidence": told}, labels)
+    attributes = {}
+    for name, value in of_evidence.items():
+        if name == "seed":
+            attributes["evidence_seed"] = str(value)
+        elif name not in common:
+            attributes[f"evidence_{name}"] = value
+    return _tree(tree, common, {"log_evidence": attributes}, labels)
 
 
 def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed: int) -> Any:
@@ -214,12 +213,13 @@ def _tree(
 
 
 def _group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: dict[str, Any]) -> xr.Dataset:
-    import xarray as xr
-
-    arrays = {n: (d, np.asarray(v), {"long_name": words, "units": u}) for n, (d, v, words, u) in variables.items()}
-    sizes = {d: size for dims, v, *_ in arrays.values() for d, size in zip(dims, v.shape, strict=True)}
-    names = {d: {"long_name": DIMS.get(d, f"axis {d[6:]} of an item"), "units": "1"} for d in sizes}
-    return xr.Dataset(arrays, coords={d: (d, np.arange(n), names[d]) for d, n in sizes.items()}, attrs=attributes)
+    rows, coords = {}, {}
+    for name, (dims, values, words, unit) in variables.items():
+        rows[name] = (values, words, unit, *dims)
+        for dim, size in zip(dims, np.shape(values), strict=True):
+            long_name = DIMS.get(dim, f"axis {dim[6:]} of an item")
+            coords[dim] = (dim, np.arange(size), {"long_name": long_name, "units": "1"})
+    return labelled(rows, coords, attributes)
 
 
 def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def _labels(y: Any, count: int) -> np.ndarray:
     return array.astype(np.int8) if array.dtype.kind == "b" else array
 
 
-def _draws(pair: Pair, x: Tensor, num_draws: int, key: int) -> dict[str, Any]:
+def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str, Any]:
     """Codes and items with a leading chain of one, in the pair's dtype; and the parts of the bound, (S, N) each."""
     size, event = (1, num_draws, len(x)), tuple(pair.event_shape)
     kind = x.cpu().numpy().dtype
@@ -266,7 +266,6 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, key: int) -> dict[str, Any]:
     found |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
     table = {n: np.empty(size[1:]) for n in ("elbo", "rate", "distortion")}
     rows = rows_within(pair, x, MAX_BYTES)
-    space = Workspace(as_module(pair), noise=Noise(key, x.device))
     for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
         part = x[items.to(x.device)]
         with space.turn():

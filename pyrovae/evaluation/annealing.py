@@ -17,21 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Bound, Estimate, checked, estimated, pair_hash, require_density
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.graph import Program, pays, programmed
-from pyrovae.models.pair import (
-    Pair,
-    as_module,
-    dtype_and_device,
-    latent_law,
-    layer_sizes,
-    least_bytes,
-    require_continuous,
-    rows_within,
-    scored,
-    widened,
-)
+from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
+from pyrovae.models.pair import Pair, as_module
+from pyrovae.models.particles import latent_law, scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, stream
 
@@ -46,6 +38,16 @@ PILOT = 200  # temperatures of the pilot; what it finds is interpolated between 
 SETTLING = 30  # transitions at its first
 MEMORY = 0.1  # share of one transition's chains in the spread that the pilot knows of
 PLAIN = 0.1  # share of the sigmoid schedule in the adaptive one
+
+WORDS = {
+    "unreliable": ("whether the bias probably exceeds the standard error", "1"),
+    "ess": ("effective sample size of the chains' weights", "chains"),
+    "acceptance": ("mean acceptance of the transitions", "1"),
+    "obs": ("item, drawn from the model", "1"),
+    "latent": ("code that it was drawn at", "1"),
+}
+FROM_BELOW = {"value": ("log p(x) by annealing, a lower bound", "nats")} | WORDS
+FROM_ABOVE = {"value": ("log p(x) by annealing back, an upper bound", "nats")} | WORDS
 
 
 @checks.allocating
@@ -90,23 +92,23 @@ def ais(
     >>> abs((pyrovae.ais(vae, x, num_steps=100) - pyrovae.exact(vae, x)).mean) < 0.1
     True
     """
-    require_density(pair, "ais")
-    require_continuous(pair, "ais")
+    session = Session("ais", pair)
+    session.require_continuous()
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
-    digest, pair = pair_hash(pair), widened(pair)
-    x, protocol = checked(pair, x)
-    protocol |= plan.protocol() | {"pair_sha256": digest}
-    plan.fit_memory(pair, x)
-    found: list[dict[str, np.ndarray]] = []
-    with _running(pair, plan, "ais", protocol, runs=1) as stage:
-        graph = _joint_as_graph(pair, x, plan, runs=1)
-        for part in x.split(plan.batch):
+    items = session.items(x)
+    session.protocol |= plan.protocol()
+    plan.fit_memory(session.pair, items)
+    parts: list[dict[str, np.ndarray]] = []
+    with _running(session, plan, runs=1) as stage:
+        graph = _joint_as_graph(session.pair, items, plan, runs=1)
+        for part in items.split(plan.batch):
             pilot = stage("pilot")
             with pilot.turn():
-                path = _Path(pair, part, plan.base, graph)
+                path = _Path(session.pair, part, plan.base, graph)
             table = _tuned(path, plan, pilot)
-            found.append(_reduced(*_forward(path, plan, table, stage("forward"))))
-    return _estimated(f"ais({num_steps})", pair, found, "log p(x) by annealing, a lower bound", protocol, "lower")
+            parts.append(_reduced(*_forward(path, plan, table, stage("forward"))))
+    columns = _concatenated(parts)
+    return session.estimate(columns, kind=f"ais({num_steps})", bound="lower", settings=SETTINGS, words=FROM_BELOW)
 
 
 @checks.allocating
@@ -142,27 +144,26 @@ def bdmc(
     >>> -0.1 < (upper - lower).mean < 0.5
     True
     """
-    require_density(pair, "bdmc")
-    require_continuous(pair, "bdmc")
+    session = Session("bdmc", pair)
+    session.require_continuous()
     n = checks.whole("n", n, bytes_each=4 * (pair.latent_dim + math.prod(pair.event_shape)))
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
-    digest, pair = pair_hash(pair), widened(pair)
-    noise = Noise(stream(seed, "bdmc items", digest), dtype_and_device(pair)[1])
-    with Workspace(as_module(pair), noise=noise, checks=None).turn():
-        trace = poutine.trace(pair.model).get_trace(size=n)
+    noise = Noise(stream(seed, "bdmc items", session.pair_sha256), session.device)
+    with session.workspace(noise, checks=None).turn():
+        trace = poutine.trace(session.pair.model).get_trace(size=n)
         codes, drawn = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
-    x, protocol = checked(pair, drawn)
-    protocol |= plan.protocol() | {"pair_sha256": digest, "items": f"{n} draws from the model, seed {seed}"}
-    plan.fit_memory(pair, x)
+    items = session.items(drawn)
+    session.protocol |= plan.protocol() | {"items": f"{n} draws from the model, seed {seed}"}
+    plan.fit_memory(session.pair, items)
+    session.protocol["se_from_items"] = 1
     lower: list[dict[str, np.ndarray]] = []
     upper: list[dict[str, np.ndarray]] = []
-    protocol["se_from_items"] = 1
-    with _running(pair, plan, "bdmc", protocol, runs=2) as stage:
-        graph = _joint_as_graph(pair, x, plan, runs=2)
-        for part, code in zip(x.split(plan.batch), codes.split(plan.batch), strict=True):
+    with _running(session, plan, runs=2) as stage:
+        graph = _joint_as_graph(session.pair, items, plan, runs=2)
+        for part, code in zip(items.split(plan.batch), codes.split(plan.batch), strict=True):
             pilot = stage("pilot")
             with pilot.turn():
-                path = _Path(pair, part, plan.base, graph)
+                path = _Path(session.pair, part, plan.base, graph)
             table = _tuned(path, plan, pilot)
             lower.append(_reduced(*_forward(path, plan, table, stage("forward"))))
             upper.append(_reduced(*_backward(path, plan, table, code, stage("backward"))))
@@ -171,11 +172,12 @@ def bdmc(
         one["se"] = np.full_like(one["value"], np.nan)
         del one["unreliable"]  # said of an item's own error, which these have not
     event = tuple(f"event_{i}" for i in range(drawn.ndim - 1))
-    made = {"obs": (("item", *event), drawn.cpu()), "latent": (("item", "latent_dim"), codes.cpu())}
-    words = "log p(x) by annealing, a lower bound", "log p(x) by annealing back, an upper bound"
+    simulated = {"obs": (("item", *event), drawn), "latent": (("item", "latent_dim"), codes)}
+    below, above = _concatenated(lower) | simulated, _concatenated(upper) | simulated
+    kind = f"ais({num_steps})"
     return (
-        _estimated(f"ais({num_steps})", pair, lower, words[0], protocol, "lower", made),
-        _estimated(f"reverse ais({num_steps})", pair, upper, words[1], protocol, "upper", made),
+        session.estimate(below, kind=kind, bound="lower", settings=SETTINGS, words=FROM_BELOW),
+        session.estimate(above, kind=f"reverse {kind}", bound="upper", settings=SETTINGS, words=FROM_ABOVE),
     )
 
 
@@ -217,19 +219,16 @@ class _Stage:
 
 
 @contextmanager
-def _running(
-    pair: Pair, plan: _Plan, name: str, protocol: dict[str, Any], *, runs: int
-) -> Iterator[Callable[[str], _Stage]]:
+def _running(session: Session, plan: _Plan, *, runs: int) -> Iterator[Callable[[str], _Stage]]:
     """Stages of a run by their names, each on random numbers of its own, under one progress bar."""
-    items = math.ceil(protocol["num_items"] / plan.batch)
-    device, stages, digest = dtype_and_device(pair)[1], count(), protocol["pair_sha256"]
-    total = items * (runs * plan.num_steps + PILOT)
-    bar = tqdm(total=total, desc=name, unit="temperature", disable=None if plan.progress else True)
+    batches, stages = math.ceil(session.protocol["num_items"] / plan.batch), count()
+    total = batches * (runs * plan.num_steps + PILOT)
+    bar = tqdm(total=total, desc=session.name, unit="temperature", disable=None if plan.progress else True)
 
     def stage(what: str) -> _Stage:
         bar.set_postfix_str(what)
-        key = stream(plan.seed, name, what, next(stages), *plan.protocol().values(), digest)
-        return _Stage(Workspace(as_module(pair), noise=Noise(key, device)).turn, bar.update)
+        noise = session.noise(plan.seed, what, next(stages), *plan.protocol().values())
+        return _Stage(session.workspace(noise).turn, bar.update)
 
     with torch.no_grad(), bar:
         yield stage
@@ -431,23 +430,5 @@ def _reduced(log_weight: Tensor, acceptance: Tensor) -> dict[str, np.ndarray]:
     return log_mean(log_weight) | {"ess": effective_size(log_weight), "acceptance": acceptance.cpu().numpy()}
 
 
-def _estimated(
-    kind: str,
-    pair: Pair,
-    parts: list[dict[str, np.ndarray]],
-    words: str,
-    protocol: dict[str, Any],
-    bound: Bound,
-    made: dict[str, Any] | None = None,
-) -> Estimate:
-    variables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    names = {
-        "value": words,
-        "unreliable": "whether the bias probably exceeds the standard error",
-        "ess": "effective sample size of the chains' weights",
-        "acceptance": "mean acceptance of the transitions",
-        "obs": "item, drawn from the model",
-        "latent": "code that it was drawn at",
-    }
-    units = {"ess": "chains", "unreliable": "1", "acceptance": "1", "obs": "1", "latent": "1"}
-    return estimated(kind, pair, {**variables, **(made or {})}, names, protocol, units, bound=bound, settings=SETTINGS)
+def _concatenated(parts: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -13,20 +13,11 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import pair_hash, require_density
-from pyrovae.models.pair import (
-    Pair,
-    as_module,
-    dtype_and_device,
-    latent_law,
-    require_continuous,
-    rows_within,
-    scored,
-    widened,
-)
-from pyrovae.models.scopes import Workspace
-from pyrovae.models.trial import tried
-from pyrovae.seeding import Noise, stream
+from pyrovae.evaluation.session import Session
+from pyrovae.labelled import labelled
+from pyrovae.models.layers import rows_within
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import latent_law, scored
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -108,7 +99,7 @@ def calibrate(
     >>> pyrovae.calibrate(untrained, num_simulations=500).passed
     False
     """
-    require_density(pair, "calibrate")
+    session = Session("calibrate", pair)
     checks.whole("num_simulations", num_simulations, least=20, bytes_each=24 * (pair.latent_dim + 1))
     each = 8 * (pair.latent_dim + 1) + 4 * math.prod(pair.event_shape)
     checks.whole("num_draws", num_draws, bytes_each=each)
@@ -116,22 +107,19 @@ def calibrate(
     checks.seed(seed)
     if not 0 < checks.positive("level", level) < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-    require_continuous(pair, "calibrate")
-    digest, pair = pair_hash(pair), widened(pair)
-    found: list[dict[str, Tensor]] = []
-    device = dtype_and_device(pair)[1]
-    key = stream(seed, "calibrate", digest)
-    space = Workspace(as_module(pair), noise=Noise(key, device))
+    session.require_continuous()
+    session.protocol |= {"seed": seed, "pair_sha256": session.pair_sha256}
+    simulated: list[dict[str, Tensor]] = []
+    space = session.workspace(session.noise(seed))
     with space.turn():
-        item = poutine.trace(pair.model).get_trace(size=1).nodes["obs"]["value"]
-    masked = tried(pair, item)
-    batch = max(1, min(ROWS, rows_within(pair, item, MAX_BYTES)) // (num_draws + 1))
+        item = poutine.trace(session.pair.model).get_trace(size=1).nodes["obs"]["value"]
+    session.try_on(item)
+    batch = max(1, min(ROWS, rows_within(session.pair, item, MAX_BYTES)) // (num_draws + 1))
     for start in range(0, num_simulations, batch):
         with space.turn():
-            found.append(_simulated(pair, min(batch, num_simulations - start), num_draws))
-    columns = {name: torch.cat([one[name] for one in found]).cpu().numpy() for name in found[0]}
-    protocol = {"seed": seed, "pair_sha256": digest} | ({"masked_sites": ", ".join(masked)} if masked else {})
-    return _tested(columns, num_draws, test, level, protocol)
+            simulated.append(_simulated(session.pair, min(batch, num_simulations - start), num_draws))
+    columns = {name: torch.cat([one[name] for one in simulated]).cpu().numpy() for name in simulated[0]}
+    return _tested(columns, num_draws, test, level, session.protocol)
 
 
 def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
@@ -155,32 +143,34 @@ def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
 def _tested(
     columns: dict[str, np.ndarray], num_draws: int, test: str, level: float, protocol: dict[str, Any]
 ) -> Calibration:
-    import xarray as xr
-
     size = columns["rank"].shape[1] - 1
     quantities = [*(f"latent[{j}]" for j in range(size)), "log p(x | z)"]
     check = _anderson_darling if test == "anderson-darling" else _chi_square
     results = [check(column) for column in columns["uniform"].T]
     adjusted = _holm(np.array([p for _, p in results]))
     score = columns["score"]
+    statistics, p_values = zip(*results, strict=True)
     tests = {
-        "statistic": ([value for value, _ in results], "statistic of the test of uniform ranks", "1"),
-        "p_value": ([p for _, p in results], "p-value", "1"),
-        "p_adjusted": (adjusted, "p-value, Holm's over the quantities", "1"),
-        "bias": (score.mean(0), "mean of (z - E_q z) / sd_q: 0 where q is right", "q's standard deviations"),
-        "scale_ratio": (score.std(0), "sd of (z - E_q z) / sd_q: 1 where q is right", "1"),
+        "statistic": (statistics, "statistic of the test of uniform ranks", "1", "quantity"),
+        "p_value": (p_values, "p-value", "1", "quantity"),
+        "p_adjusted": (adjusted, "p-value, Holm's over the quantities", "1", "quantity"),
+        "bias": (
+            score.mean(0),
+            "mean of (z - E_q z) / sd_q: 0 where q is right",
+            "q's standard deviations",
+            "quantity",
+        ),
+        "scale_ratio": (score.std(0), "sd of (z - E_q z) / sd_q: 1 where q is right", "1", "quantity"),
     }
     dims = ("simulation", "quantity")
     pointwise = {
-        "rank": (dims, columns["rank"].astype(np.int64), {"long_name": f"rank among {num_draws} draws", "units": "1"}),
-        "uniform": (dims, columns["uniform"], {"long_name": "rank made continuous", "units": "1"}),
+        "rank": (columns["rank"].astype(np.int64), f"rank among {num_draws} draws", "1", *dims),
+        "uniform": (columns["uniform"], "rank made continuous", "1", *dims),
     }
     attributes = {"num_simulations": len(score), "num_draws": num_draws, "test": test, "level": level, **protocol}
-    coordinates = {"quantity": quantities}
-    variables = {k: ("quantity", v, {"long_name": words, "units": unit}) for k, (v, words, unit) in tests.items()}
     return Calibration(
-        xr.Dataset(pointwise, coords={"simulation": np.arange(len(score)), **coordinates}, attrs=attributes),
-        xr.Dataset(variables, coords=coordinates, attrs=attributes),
+        labelled(pointwise, {"simulation": np.arange(len(score)), "quantity": quantities}, attributes),
+        labelled(tests, {"quantity": quantities}, attributes),
     )
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from pyrovae.models.pair import Pair, as_module, checked_items, dtype_and_device, settings
-from pyrovae.models.trial import tried
+from pyrovae.models.fingerprint import settings
+from pyrovae.models.pair import Pair, as_module
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Estimate", "checked", "estimated", "pair_hash", "require_density", "require_evidence", "require_whole"]
+__all__ = ["Bound", "Estimate", "pair_hash"]
 
 Bound = Literal["lower", "upper", "exact"]
 
@@ -166,122 +164,6 @@ class Estimate:
         if masked := attributes.get("masked_sites"):
             of_what += f" of what the mask leaves of {masked}"
         return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {of_what}  {items}"
-
-
-def require_whole(protocol: dict[str, Any], estimator: str) -> None:
-    """Refuse a pair with masked sites: `estimator` goes by its prior and likelihood, which know of no mask."""
-    if masked := protocol.get("masked_sites"):
-        raise ValueError(f"{estimator} needs whole items, and the pair masks {masked}: take iwae or ais")
-
-
-def require_density(pair: Pair, estimator: str) -> None:
-    """Refuse what is not a pair, a pair that has no p(x), and weights that are no numbers."""
-    module = as_module(pair)
-    if not pair.is_normalized and getattr(pair, "has_global_latents", False):
-        raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
-    if getattr(pair, "has_global_latents", False):
-        raise ValueError(
-            f"{estimator} integrates out a code an item, and a {type(pair).__name__} has draws of its parameters, and "
-            "no code an item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at each"
-        )
-    if not pair.is_normalized:
-        raise ValueError(
-            f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Fit one "
-            "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
-        )
-    _require_finite(module, estimator)
-
-
-def _require_finite(module: nn.Module, estimator: str) -> None:
-    """Refuse parameters that are NaN or infinite and buffers that are NaN (a mask may well be of -inf)."""
-    tensors: list[tuple[str, str, Tensor]] = [("parameter", *one) for one in module.named_parameters()]
-    for kind, name, value in [*tensors, *(("buffer", *one) for one in module.named_buffers())]:
-        bad = ~value.isfinite() if kind == "parameter" else value.isnan()
-        if bool(bad.any()):
-            first = torch.nonzero(bad)[0].tolist()
-            raise ValueError(
-                f"{estimator} needs finite weights: {kind} {name!r} has {int(bad.sum())} of {bad.numel()} values that "
-                f"are NaN{' or infinite' if kind == 'parameter' else ''}, the first at {first}; the pair diverged: "
-                "load an earlier state of it, or fit it again with a lower learning_rate"
-            )
-
-
-def require_evidence(evidence: Any, pair_sha256: str, items_sha256: str) -> Estimate:
-    """`evidence`, an estimate of log p(x) for that very pair and those items; anything else is refused."""
-    if not isinstance(evidence, Estimate):
-        raise TypeError(f"evidence must be an Estimate of log p(x), got {type(evidence).__name__}")
-    attributes = evidence.pointwise.attrs
-    if "difference" in attributes:
-        raise ValueError(f"evidence must be an estimate of log p(x), and {evidence.kind} is a difference of two")
-    for name, own in (("items_sha256", items_sha256), ("pair_sha256", pair_sha256)):
-        if attributes.get(name) != own:
-            raise ValueError(f"evidence must be an estimate of the same pair and items: {name} differs")
-    return evidence
-
-
-def checked(pair: Pair, x: Any) -> tuple[Tensor, dict[str, Any]]:
-    """The items in the pair's dtype and on its device, and the protocol's words on them, whatever type they came in.
-
-    Raises ValueError for items without a density under the pair, and for a pair that a few draws show to be no density
-    of each item, as `tried` says.
-    """
-    dtype, device = dtype_and_device(pair)
-    least = getattr(pair, "least_scale", None)
-    whole = checked_items(pair, x, dtype=torch.float64, least=least).detach().cpu().contiguous()
-    digest = hashlib.sha256(repr(tuple(whole.shape)).encode())
-    digest.update(whole.numpy().tobytes())
-    protocol = {
-        "items_sha256": digest.hexdigest(),
-        "items_binary": int(((whole == 0) | (whole == 1)).all()),  # netCDF has no booleans
-        "num_items": len(whole),
-        "num_dimensions": whole[0].numel(),
-    }
-    x = whole.to(device, dtype)
-    if masked := tried(pair, x):
-        protocol["masked_sites"] = ", ".join(masked)
-    return x, protocol
-
-
-def estimated(
-    kind: str,
-    pair: Pair,
-    variables: dict[str, Any],
-    names: dict[str, str],
-    protocol: dict[str, Any],
-    units: dict[str, str] | None = None,
-    *,
-    bound: Bound,
-    errors: str = "Monte Carlo",
-    settings: Sequence[str] = (),
-) -> Estimate:
-    """An `Estimate` of `variables`, each (N,) or (N, dims...) as (dims, array); `names` says in words what each is.
-
-    `bound` says how the values stand to log p(x), `errors` where "se" comes from, "none" where it is 0, and `settings`
-    which entries of the protocol must agree for the values of two pairs to be comparable.
-    """
-    import xarray as xr
-
-    def described(name: str) -> str:
-        base = name.removesuffix("_se") if name != "se" else "value"
-        return names[name] if name in names else f"standard error of the {names[base]}"
-
-    data = {}
-    for name, value in variables.items():
-        dims, array = value if isinstance(value, tuple) else (("item",), value)
-        unit = (units or {}).get(name, "nats")
-        data[name] = (dims, np.asarray(array), {"long_name": described(name), "units": unit})
-    measure = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
-    scale = "counting measure" if measure == "mass" else "Lebesgue measure in the units of x as given"
-    attributes = {
-        "estimator": kind,
-        "bound": bound,
-        "errors": errors,
-        "base_measure": measure,
-        "base_measure_scale": scale,
-        "settings": ", ".join(settings),
-        **protocol,
-    }
-    return Estimate(kind, xr.Dataset(data, coords={"item": np.arange(len(variables["value"]))}, attrs=attributes))
 
 
 def pair_hash(pair: Pair) -> str:

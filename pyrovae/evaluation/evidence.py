@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,28 +10,30 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyrovae import checks, ranks
-from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density, require_whole
-from pyrovae.evaluation.tables import MAX_BYTES, tables
+from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
 from pyrovae.models.distributions import Normal
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import (
-    Pair,
-    Particles,
-    as_module,
-    doubled,
-    dtype_and_device,
-    least_bytes,
-    rows_within,
-    widened,
-)
-from pyrovae.models.scopes import Workspace
-from pyrovae.seeding import Noise, stream
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import Particles
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
 PARETO_LIMIT = 0.7  # above it importance weights have no useful mean (Vehtari et al. 2024, section 2.4)
+
+OF_ELBO = {
+    "value": ("evidence lower bound", "nats"),
+    "rate": ("E_q[log q(z | x) - log p(z)]", "nats"),
+    "distortion": ("-E_q[log p(x | z)]", "nats"),
+}
+OF_WEIGHTS = {
+    "unreliable": ("whether the bias probably exceeds the standard error", "1"),
+    "ess": ("effective sample size of the importance weights", "draws"),
+    "pareto_k": ("Pareto shape of the importance weights' tail", "1"),
+}
 
 
 @checks.allocating
@@ -59,19 +60,19 @@ def elbo(
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
-    require_density(pair, "elbo")
+    session = Session("elbo", pair)
     if analytic:
-        return _analytic_elbo(pair, x)
+        return _analytic_elbo(session, x)
 
-    def reduce(table: Particles) -> dict[str, Any]:
+    def bound(table: Particles) -> dict[str, Any]:
         rate, distortion = table.log_guide - table.log_prior, -table.log_likelihood
-        found: dict[str, Any] = {"rate": rate.mean(0), "rate_se": _se(rate)}
-        found |= {"distortion": distortion.mean(0), "distortion_se": _se(distortion)}
-        found |= {"value": -(found["distortion"] + found["rate"]), "se": _se(table.log_weight)}
-        return found | _weights(table.log_weight)
+        columns: dict[str, Any] = {"rate": rate.mean(0), "rate_se": _se(rate)}
+        columns |= {"distortion": distortion.mean(0), "distortion_se": _se(distortion)}
+        columns |= {"value": -(columns["distortion"] + columns["rate"]), "se": _se(table.log_weight)}
+        return columns | _of_weights(table.log_weight)
 
-    columns, protocol = _reduced("elbo", pair, x, num_particles, seed, max_bytes, reduce)
-    return _tabulated("elbo", pair, columns, "evidence lower bound", protocol)
+    columns = session.from_particles(x, bound, num_particles=num_particles, seed=seed, max_bytes=max_bytes)
+    return session.estimate(columns, bound="lower", words=OF_ELBO | OF_WEIGHTS)
 
 
 @checks.allocating
@@ -101,13 +102,14 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
     >>> estimate.kind, sorted(estimate.pointwise)
     ('iwae(100)', ['ess', 'pareto_k', 'se', 'unreliable', 'value'])
     """
-    require_density(pair, "iwae")
+    session = Session("iwae", pair)
 
-    def reduce(table: Particles) -> dict[str, Any]:
-        return log_mean(table.log_weight) | _weights(table.log_weight)
+    def bound(table: Particles) -> dict[str, Any]:
+        return log_mean(table.log_weight) | _of_weights(table.log_weight)
 
-    columns, protocol = _reduced("iwae", pair, x, num_particles, seed, max_bytes, reduce)
-    return _tabulated(f"iwae({num_particles})", pair, columns, "importance-weighted lower bound", protocol)
+    columns = session.from_particles(x, bound, num_particles=num_particles, seed=seed, max_bytes=max_bytes)
+    words = {"value": ("importance-weighted lower bound", "nats")} | OF_WEIGHTS
+    return session.estimate(columns, kind=f"iwae({num_particles})", bound="lower", words=words)
 
 
 @checks.allocating
@@ -126,66 +128,20 @@ def exact(pair: Pair, x: Any) -> Estimate:
     >>> pyrovae.exact(pyrovae.linear_vae(5, 2), torch.zeros(3, 5)).se
     0.0
     """
-    require_density(pair, "exact")
-    x, protocol = checked(pair, x)
-    require_whole(protocol, "exact")
-    if isinstance(pair, GaussianMixture):
+    session = Session("exact", pair)
+    items = session.items(x)
+    session.require_whole()
+    if isinstance(session.pair, GaussianMixture):
         with torch.no_grad():
-            value = pair.log_joint_table(x).logsumexp(-1)
+            value = session.pair.log_joint_table(items).logsumexp(-1)
     else:
-        value = _Linear(pair, "exact").log_prob(x.double().flatten(1))
-    variables = {"value": value.cpu().numpy(), "se": np.zeros(len(x))}
-    protocol["pair_sha256"] = pair_hash(pair)
-    names = {"value": "log p(x)"}
-    return estimated("exact", pair, variables, names, protocol, bound="exact", errors="none")
+        value = _Linear(session.in_float64(), "exact").log_prob(items.double().flatten(1))
+    columns = {"value": value, "se": np.zeros(len(items))}
+    return session.estimate(columns, bound="exact", errors="none", words={"value": ("log p(x)", "nats")})
 
 
-def _reduced(
-    name: str,
-    pair: Pair,
-    x: Any,
-    num_particles: int,
-    seed: int,
-    max_bytes: int,
-    reduce: Callable[[Particles], dict[str, Any]],
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `reduce` makes of each chunk of items' whole (K, n) table in float64, joined; and the protocol."""
-    # an item's table is reduced as a whole: three columns of its draws, and what they are made of and make
-    count = checks.whole("num_particles", num_particles, bytes_each=64, device=dtype_and_device(pair)[1])
-    checks.seed(seed)
-    checks.whole("max_bytes", max_bytes)
-    digest, pair = pair_hash(pair), widened(pair)
-    x, protocol = checked(pair, x)
-    rows = rows_within(pair, x, max_bytes)
-    together = least_bytes(min(rows, len(x) * count), rows, max_bytes)
-    checks.affordable(f"max_bytes={max_bytes:,}", together, "take a smaller number", device=x.device)
-    found, shared = [], ranks.current()
-    # a key of its own for each use: two estimates from one seed share no noise
-    own = () if shared.size == 1 else (shared.size, shared.rank)
-    if any(other != (digest, protocol) for other in shared.gathered((digest, protocol))):
-        raise ValueError("each process must have the same pair and items, and these differ")
-    key, mine = stream(seed, name, count, digest, *own), x[shared.share(len(x))]
-    space = Workspace(as_module(pair), noise=Noise(key, x.device))
-    for chunk in space.each(tables(pair, mine, count, max_bytes)):
-        table = reduce(_joined(chunk))
-        found.append({name: _array(column) for name, column in table.items()})
-    found = [part for theirs in shared.gathered(found) for part in theirs]
-    columns = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-    protocol |= {"processes": shared.size} if shared.size > 1 else {}
-    return columns, {"num_particles": count, "seed": seed, **protocol, "pair_sha256": digest}
-
-
-def _joined(tables: list[Particles]) -> Particles:
-    names = ("log_likelihood", "log_prior", "log_guide")
-    return Particles(*(torch.cat([getattr(table, name).double() for table in tables]) for name in names))
-
-
-def _weights(log_weight: Tensor) -> dict[str, np.ndarray]:
+def _of_weights(log_weight: Tensor) -> dict[str, np.ndarray]:
     return {"ess": effective_size(log_weight), "pareto_k": pareto_k(log_weight)}
-
-
-def _array(value: Any) -> np.ndarray:
-    return value.cpu().numpy() if isinstance(value, Tensor) else value
 
 
 def _se(values: Tensor) -> Tensor:
@@ -193,26 +149,11 @@ def _se(values: Tensor) -> Tensor:
     return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
-def _tabulated(kind: str, pair: Pair, columns: dict[str, np.ndarray], words: str, protocol: dict[str, Any]) -> Estimate:
-    names = {
-        "value": words,
-        "unreliable": "whether the bias probably exceeds the standard error",
-        "rate": "E_q[log q(z | x) - log p(z)]",
-        "distortion": "-E_q[log p(x | z)]",
-        "ess": "effective sample size of the importance weights",
-        "pareto_k": "Pareto shape of the importance weights' tail",
-    }
-    units = {"ess": "draws", "pareto_k": "1", "unreliable": "1"}
-    errors = "none" if "analytic" in protocol else "Monte Carlo"
-    return estimated(kind, pair, columns, names, protocol, units, bound="lower", errors=errors)
-
-
 class _Linear:
     """The parts of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
 
-    def __init__(self, pair: Pair, estimator: str) -> None:
-        double: Any = doubled(pair).eval()
-        self.pair = double
+    def __init__(self, double: Any, estimator: str) -> None:
+        self.pair = double.eval()
         network = getattr(getattr(double, "likelihood", None), "network", None)
         family = getattr(getattr(double, "likelihood", None), "family", None)
         with torch.no_grad():
@@ -243,26 +184,25 @@ class _Linear:
         return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + rest + prior)
 
 
-def _analytic_elbo(pair: Pair, x: Any) -> Estimate:
-    x, protocol = checked(pair, x)
-    require_whole(protocol, "elbo(analytic=True)")
-    parts = _Linear(pair, "elbo(analytic=True)")
+def _analytic_elbo(session: Session, x: Any) -> Estimate:
+    items = session.items(x).double()
+    session.require_whole("elbo(analytic=True)")
+    parts = _Linear(session.in_float64(), "elbo(analytic=True)")
     with torch.no_grad():
-        moments = _moments(parts.pair.posterior(x.double()))
+        moments = _moments(parts.pair.posterior(items))
         if moments is None:
             raise ValueError("elbo(analytic=True) needs a normal posterior")
         loc, covariance = (moment.double() for moment in moments)
         rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
-        rest = (x.double().flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
+        rest = (items.flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
         spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.weight, covariance)
-        size = x[0].numel()
+        size = items[0].numel()
         distortion = 0.5 * (size * torch.log(2 * math.pi * parts.variance) + (rest + spread) / parts.variance)
     zero = torch.zeros_like(rate)
     columns = {"value": -(distortion + rate), "se": zero, "rate": rate, "rate_se": zero}
     columns |= {"distortion": distortion, "distortion_se": zero}
-    protocol |= {"analytic": 1, "pair_sha256": pair_hash(pair)}
-    found = {name: _array(value) for name, value in columns.items()}
-    return _tabulated("elbo", pair, found, "evidence lower bound", protocol)
+    session.protocol["analytic"] = 1
+    return session.estimate(columns, bound="lower", errors="none", words=OF_ELBO)
 
 
 def _is_linear(network: nn.Module) -> bool:

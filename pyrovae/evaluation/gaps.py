@@ -12,18 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Estimate, checked, pair_hash, require_density, require_evidence
-from pyrovae.models.pair import (
-    Pair,
-    as_module,
-    latent_law,
-    require_continuous,
-    rows_within,
-    scored,
-    widened,
-)
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.session import Session
+from pyrovae.labelled import Variable, labelled
+from pyrovae.models.layers import rows_within
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import latent_law, scored
 from pyrovae.models.scopes import Workspace
-from pyrovae.seeding import Noise, stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -109,7 +104,7 @@ def gaps(
     >>> bool(abs(parts.gap - parts.approximation - parts.amortization).max() < 1e-9)
     True
     """
-    require_density(pair, "gaps")
+    session = Session("gaps", pair)
     checks.whole("num_starts", num_starts, least=4, most=2 * POOL + 1)
     num_particles = max(32, 4 * pair.latent_dim) if num_particles is None else num_particles
     each = 8 * pair.latent_dim + 4 * math.prod(pair.event_shape)  # of one code, where all of an item's move together
@@ -118,23 +113,22 @@ def gaps(
     checks.whole("max_steps", max_steps, least=2)
     checks.positive("learning_rate", learning_rate)
     checks.seed(seed)
-    require_continuous(pair, "gaps")
-    digest, pair = pair_hash(pair), widened(pair)
-    x, protocol = checked(pair, x)
-    require_evidence(evidence, digest, protocol["items_sha256"])
-    if evidence.kind == "elbo":
+    session.require_continuous()
+    items = session.items(x)
+    session.require_evidence(evidence)
+    if {"rate", "distortion"} <= {*evidence.pointwise}:
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
-    rows = min(ROWS, rows_within(pair, x, MAX_BYTES))
-    space = Workspace(as_module(pair), noise=Noise(stream(seed, "gaps", digest), x.device))
-    search = _Search(pair, space, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
-    found = []
-    bar = tqdm(total=len(x), desc="gaps", unit="item", disable=None if progress else True)
+    rows = min(ROWS, rows_within(session.pair, items, MAX_BYTES))
+    space = session.workspace(session.noise(seed))
+    search = _Search(session.pair, space, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
+    parts = []
+    bar = tqdm(total=len(items), desc="gaps", unit="item", disable=None if progress else True)
     with torch.no_grad(), bar:
-        for part in x.split(max(1, rows // (num_starts * num_particles))):
-            found.append(search.run(part))
+        for part in items.split(max(1, rows // (num_starts * num_particles))):
+            parts.append(search.run(part))
             bar.update(len(part))
-    columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-    return Gaps(_ledger(columns, evidence, protocol | {"pair_sha256": digest, "seed": seed}))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Gaps(_ledger(columns, evidence, session.protocol | {"seed": seed}))
 
 
 def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
@@ -144,8 +138,6 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
     log p(test). The standard errors "encoder_se" and "decoder_se" are over the items of both sets. Raises ValueError
     for two pairs.
     """
-    import xarray as xr
-
     if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
         raise ValueError("train and test must be gaps of one pair")
 
@@ -156,7 +148,7 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
     encoder = difference(test.pointwise.amortization, train.pointwise.amortization)
     decoder = difference(train.pointwise.evidence, test.pointwise.evidence)
     values = {"encoder": encoder[0], "encoder_se": encoder[1], "decoder": decoder[0], "decoder_se": decoder[1]}
-    return xr.Dataset({name: ((), value, {"units": "nats"}) for name, value in values.items()})
+    return labelled({name: (value, "", "nats") for name, value in values.items()})
 
 
 class _Search:
@@ -280,8 +272,6 @@ def _balanced(count: int, items: int, size: int) -> Tensor:
 
 
 def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[str, Any]) -> xr.Dataset:
-    import xarray as xr
-
     log_p, log_p_se = evidence.pointwise["value"].values, evidence.pointwise["se"].values
     parts = {
         "evidence": (log_p, "log p(x)"),
@@ -299,14 +289,14 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
         "approximation": np.hypot(log_p_se, columns["best_elbo_se"]),
         "amortization": columns["amortization_se"],
     }
-    variables: dict[str, Any] = {}
+    variables: dict[str, Variable] = {}
     for name, (value, words) in parts.items():
-        variables[name] = ("item", value, {"long_name": words, "units": "nats"})
-        variables[f"{name}_se"] = ("item", errors[name], {"long_name": f"standard error of {words}", "units": "nats"})
+        variables[name] = (value, words, "nats", "item")
+        variables[f"{name}_se"] = (errors[name], f"standard error of {words}", "nats", "item")
     for name in ("loc", "scale"):
-        variables[name] = (("item", "latent_dim"), columns[name], {"long_name": f"best q's {name}", "units": "1"})
-    if "unreliable" in evidence.pointwise:  # its evidence, and with it gap and approximation gap
+        variables[name] = (columns[name], f"best q's {name}", "1", "item", "latent_dim")
+    if "unreliable" in evidence.pointwise:  # the evidence, and with it gap and approximation gap
         flags = evidence.pointwise["unreliable"]
-        variables["unreliable"] = ("item", flags.values, flags.attrs)
+        variables["unreliable"] = (flags, flags.attrs.get("long_name", ""), flags.attrs.get("units", ""), "item")
     attributes = {**protocol, "evidence": evidence.kind, "evidence_bound": evidence.bound or ""}
-    return xr.Dataset(variables, coords={"item": np.arange(len(log_p))}, attrs=attributes)
+    return labelled(variables, {"item": np.arange(len(log_p))}, attributes)

@@ -13,18 +13,12 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.evaluation.estimate import Estimate, checked, estimated, pair_hash, require_density, require_whole
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.session import Session
 from pyrovae.graph import Program, pays, programmed
-from pyrovae.models.pair import (
-    LAYERS_ALIVE,
-    Pair,
-    doubled,
-    latent_law,
-    layer_sizes,
-    require_continuous,
-    rows_within,
-    scored,
-)
+from pyrovae.models.layers import LAYERS_ALIVE, layer_sizes, rows_within
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import latent_law, scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, forked, stream
 
@@ -44,6 +38,13 @@ MAX_ROUNDS = 40
 MAX_LEVEL = 20  # halvings of a first cell's side
 NEGLIGIBLE = 1e-3  # share of tol: what a cell may hold without being looked at
 SAFETY = 2.0  # a cell with a kink may agree with its children by chance
+
+WORDS = {
+    "value": ("log p(x)", "nats"),
+    "se": ("estimated error of the quadrature", "nats"),
+    "posterior_mean": ("mean of p(z | x)", "1"),
+    "posterior_covariance": ("covariance of p(z | x)", "1"),
+}
 
 
 @checks.allocating
@@ -71,9 +72,9 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     >>> abs((pyrovae.quadrature(vae, x, tol=1e-8) - pyrovae.exact(vae, x)).mean) < 1e-8
     True
     """
-    require_density(pair, "quadrature")
-    double = doubled(pair)  # of which all parts have one dtype, also where a plain tensor of the prior has another
-    require_continuous(double, "quadrature")
+    session = Session("quadrature", pair)
+    double = session.in_float64()  # whose parts all have one dtype, also where a plain tensor of the prior has another
+    session.require_continuous(double)
     if pair.latent_dim not in NODES:
         raise ValueError(
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
@@ -82,20 +83,20 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     if checks.positive("tol", tol) < LEAST_TOL:
         raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
     checks.whole("max_evaluations", max_evaluations)
-    x, protocol = checked(pair, x)
-    require_whole(protocol, "quadrature")
-    space = Workspace(double, noise=Noise(stream(0, "quadrature"), x.device))
-    found = []
-    rule, parts = _Rule(double, space), x.double().split(ITEMS)
+    items = session.items(x)
+    session.require_whole()
+    space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
+    solved = []
+    rule, parts = _Rule(double, space), items.double().split(ITEMS)
     for number, part in enumerate(parts):
-        found += _solved(rule, part, tol, max_evaluations)
-        rule.compile_if_it_pays(done=number + 1, left=len(x) // ITEMS - number - 1)
-    columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-    decodings = sum(int(one["decodings"][0]) for one in found)
+        solved += _solved(rule, part, tol, max_evaluations)
+        rule.compile_if_it_pays(done=number + 1, left=len(items) // ITEMS - number - 1)
+    columns = {name: np.concatenate([one[name] for one in solved]) for name in solved[0]}
+    decodings = sum(int(one["decodings"][0]) for one in solved)
     missed = int((~(columns["se"] <= tol)).sum())
     if missed:
         checks.warn(
-            f"quadrature: {missed} of {len(x)} items have an error over tol={tol:g} after {decodings:,} decodings "
+            f"quadrature: {missed} of {len(items)} items have an error over tol={tol:g} after {decodings:,} decodings "
             f"(up to {columns['se'].max():.2g} nats); {_advice(columns['se'], decodings, max_evaluations)}",
             RuntimeWarning,
         )
@@ -106,19 +107,8 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
         "posterior_mean": (dims[:2], columns["mean"]),
         "posterior_covariance": (dims, columns["covariance"]),
     }
-    names = {
-        "value": "log p(x)",
-        "se": "estimated error of the quadrature",
-        "posterior_mean": "mean of p(z | x)",
-        "posterior_covariance": "covariance of p(z | x)",
-    }
-    protocol |= {
-        "tol": tol,
-        "decodings": decodings,
-        "pair_sha256": pair_hash(pair),
-    }
-    units = {"posterior_mean": "1", "posterior_covariance": "1"}
-    return estimated("quadrature", pair, variables, names, protocol, units, bound="exact", errors="grid error")
+    session.protocol |= {"tol": tol, "decodings": decodings}
+    return session.estimate(variables, bound="exact", errors="grid error", words=WORDS)
 
 
 def _solved(rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.graph import Program, pays, programmed
-from pyrovae.models.pair import Drawn, Pair, Particles, drawn, layer_sizes, particles, rows_within, weighed
+from pyrovae.models.layers import layer_sizes, rows_within
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import Drawn, Particles, drawn, particles, weighed
 from pyrovae.seeding import forked
 
 __all__ = ["MAX_BYTES", "tables"]

@@ -1,0 +1,313 @@
+"""One evaluation of a pair: what every estimator does beside its own formula, in one place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks, ranks
+from pyrovae.evaluation.estimate import Bound, Estimate, pair_hash
+from pyrovae.evaluation.tables import MAX_BYTES, tables
+from pyrovae.labelled import labelled
+from pyrovae.models.items import checked_items
+from pyrovae.models.layers import least_bytes, rows_within
+from pyrovae.models.pair import Pair, as_module, base_measure_of, dtype_and_device, has_global_latents
+from pyrovae.models.particles import Particles, require_continuous
+from pyrovae.models.precision import doubled, widened
+from pyrovae.models.scopes import Workspace
+from pyrovae.models.trial import tried
+from pyrovae.seeding import Noise, stream
+
+__all__ = ["Session"]
+
+BOUNDS = ("lower", "upper", "exact")
+
+
+class Session:
+    """One evaluation of a pair by one estimator, which adds its formula and nothing else.
+
+    A session is begun with the estimator's name and the pair, and refuses a pair without a p(x) and weights that are no
+    numbers. After the estimator has checked its own arguments, `items` looks at the items. Then either
+    `from_particles` gives what a function makes of the draws of q(z | x), or the estimator draws for itself: `pair` is
+    the pair to compute with, in single precision at least, and `workspace` puts it in evaluation mode, on random
+    numbers of its own, and leaves the caller's modes, generators and parameter store as they were. `estimate` makes the
+    `Estimate` of the values. What the estimator adds to `protocol` is among the attributes of the estimate.
+
+    An upper bound in one file, 1/2 log E_q[w^2] with the weight w = p(x, z) / q(z | x) (the chi-square bound of Dieng
+    et al. 2017, section 2; from a finite number of draws it comes out too low, as every logarithm of a mean does):
+
+    >>> import torch
+    >>> import pyrovae
+    >>> from pyrovae.evaluation import Session, log_mean
+    >>> def cubo(pair, x, *, num_particles=1000, seed=0):
+    ...     session = Session("cubo", pair)
+    ...
+    ...     def bound(table):
+    ...         moment = log_mean(2 * table.log_weight)  # over the draws of each item
+    ...         return {"value": moment["value"] / 2, "se": moment["se"] / 2}
+    ...
+    ...     columns = session.from_particles(x, bound, num_particles=num_particles, seed=seed)
+    ...     return session.estimate(columns, kind=f"cubo({num_particles})", bound="upper")
+    >>> torch.manual_seed(0)
+    <torch...>
+    >>> vae = pyrovae.linear_vae(5, 2)
+    >>> x = vae.sample(20, seed=0)
+    >>> upper = cubo(vae, x)
+    >>> upper.bound, (upper - pyrovae.exact(vae, x)).mean > 0
+    ('upper', True)
+
+    Raises TypeError for what is no pair; ValueError for a pair that has no p(x) (`is_normalized` is False, or it has
+    draws of its parameters in place of codes) and for weights that are not finite.
+    """
+
+    def __init__(self, name: str, pair: Pair) -> None:
+        _require_density(pair, name)
+        self.name = name
+        self.protocol: dict[str, Any] = {}
+        self._given = pair
+
+    @cached_property
+    def pair_sha256(self) -> str:
+        """The SHA-256 of what makes the pair's density (see `pyrovae.evaluation.estimate.pair_hash`)."""
+        return pair_hash(self._given)
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The pair to compute with: the one given, or a copy in float32 of one in half precision."""
+        return widened(self._given)
+
+    def in_float64(self) -> Any:
+        """A copy of the pair in float64, with whatever its parts hold or make."""
+        return doubled(self._given)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the pair's parameters."""
+        return dtype_and_device(self._given)[1]
+
+    def require_continuous(self, pair: Pair | None = None) -> None:
+        """Refuse a pair without one continuous code per item, at the site "latent"; `pair`, if a copy is at work."""
+        require_continuous(self._given if pair is None else pair, self.name)
+
+    def items(self, x: Any) -> Tensor:
+        """The items of shape (N, *event_shape), checked, in the pair's dtype and on its device.
+
+        `x`: an array or a split of a data set. Notes in the protocol the SHA-256 of the items and of the pair, whether
+        the items are all 0 or 1, their number and size, and which sites the pair masks. Raises ValueError for items
+        without a density under the pair, and for a pair that a few draws show to be no density of each item.
+        """
+        pair_sha256, pair = self.pair_sha256, self.pair
+        dtype, device = dtype_and_device(pair)
+        least = getattr(pair, "least_scale", None)
+        in_full = checked_items(pair, x, dtype=torch.float64, least=least).detach().cpu().contiguous()
+        digest = hashlib.sha256(repr(tuple(in_full.shape)).encode())
+        digest.update(in_full.numpy().tobytes())
+        self.protocol |= {
+            "items_sha256": digest.hexdigest(),
+            "items_binary": int(((in_full == 0) | (in_full == 1)).all()),  # netCDF has no booleans
+            "num_items": len(in_full),
+            "num_dimensions": in_full[0].numel(),
+        }
+        items = in_full.to(device, dtype)
+        self.try_on(items)
+        self.protocol["pair_sha256"] = pair_sha256
+        return items
+
+    def try_on(self, items: Tensor) -> None:
+        """Score a few draws of a few items, and note in the protocol the observed sites that the pair masks.
+
+        Raises ValueError where they show that the pair gives no density of each item.
+        """
+        if masked := tried(self.pair, items):
+            self.protocol["masked_sites"] = ", ".join(masked)
+
+    def require_whole(self, estimator: str | None = None) -> None:
+        """Refuse a pair with masked sites, for an estimator that goes by prior and likelihood: they know of no mask."""
+        if masked := self.protocol.get("masked_sites"):
+            raise ValueError(
+                f"{estimator or self.name} needs whole items, and the pair masks {masked}: take iwae or ais"
+            )
+
+    def require_evidence(self, evidence: Any) -> Estimate:
+        """`evidence`, an estimate of log p(x) for this very pair and these items; anything else is refused."""
+        if not isinstance(evidence, Estimate):
+            raise TypeError(f"evidence must be an Estimate of log p(x), got {type(evidence).__name__}")
+        attributes = evidence.pointwise.attrs
+        if "difference" in attributes:
+            raise ValueError(f"evidence must be an estimate of log p(x), and {evidence.kind} is a difference of two")
+        for name in ("items_sha256", "pair_sha256"):
+            if attributes.get(name) != self.protocol[name]:
+                raise ValueError(f"evidence must be an estimate of the same pair and items: {name} differs")
+        return evidence
+
+    def noise(self, seed: int, *keys: int | str) -> Noise:
+        """Random numbers of this estimator on this pair, from `seed`; other `keys` give others.
+
+        No two estimators and no two pairs share any: an estimate whose draws made the items would be wrong.
+        """
+        return Noise(stream(checks.seed(seed), self.name, *keys, self.pair_sha256), self.device)
+
+    def workspace(self, noise: Noise, *, pair: Any = None, checks: bool | None = False) -> Workspace:
+        """The pair, or the copy of it given, in evaluation mode on `noise`: `with workspace.turn():` for each batch.
+
+        `checks`: those of Pyro and of torch's distributions, on, off, or as they are (None).
+        """
+        return Workspace(as_module(self.pair if pair is None else pair), noise=noise, checks=checks)
+
+    def from_particles(
+        self,
+        x: Any,
+        reduce: Callable[[Particles], Mapping[str, Any]],
+        *,
+        num_particles: int,
+        seed: int = 0,
+        max_bytes: int = MAX_BYTES,
+    ) -> dict[str, np.ndarray]:
+        """What `reduce` makes of each item's draws of q(z | x), one column of N numbers for each name that it gives.
+
+        `reduce` takes a table of `num_particles` draws for some of the items, float64 of shape (K, n): its
+        log_likelihood, log_prior, log_guide and log_weight, in nats. It gives arrays of shape (n,). The draws do not
+        depend on `max_bytes`, what the decodings of a chunk may take. Inside `pyrovae.distributed()` each process has
+        its share of the items. Checks its own arguments, then the items as `items` does.
+        """
+        # an item's table is reduced as a whole: three columns of its draws, and what they are made of and make
+        count = checks.whole("num_particles", num_particles, bytes_each=64, device=self.device)
+        checks.seed(seed)
+        checks.whole("max_bytes", max_bytes)
+        items, pair = self.items(x), self.pair
+        rows = rows_within(pair, items, max_bytes)
+        together = least_bytes(min(rows, len(items) * count), rows, max_bytes)
+        checks.affordable(f"max_bytes={max_bytes:,}", together, "take a smaller number", device=items.device)
+
+        shared = ranks.current()
+        if any(other != self.protocol for other in shared.gathered(self.protocol)):
+            raise ValueError("each process must have the same pair and items, and these differ")
+        # a key of its own for each use: two estimates from one seed share no noise
+        process = () if shared.size == 1 else (shared.size, shared.rank)
+        key = stream(seed, self.name, count, self.pair_sha256, *process)
+        space = self.workspace(Noise(key, items.device))
+        parts = []
+        for chunk in space.each(tables(pair, items[shared.share(len(items))], count, max_bytes)):
+            parts.append({name: _array(column) for name, column in reduce(_joined(chunk)).items()})
+        parts = [part for of_rank in shared.gathered(parts) for part in of_rank]
+        self.protocol |= {"num_particles": count, "seed": seed}
+        if shared.size > 1:
+            self.protocol["processes"] = shared.size
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def estimate(
+        self,
+        columns: Mapping[str, Any],
+        *,
+        kind: str | None = None,
+        bound: Bound | None,
+        errors: str = "Monte Carlo",
+        settings: Sequence[str] = (),
+        words: Mapping[str, tuple[str, str]] | None = None,
+    ) -> Estimate:
+        """The `Estimate` of `columns`: "value" and its standard error "se", in nats, and any others.
+
+        Args:
+            columns: each of shape (N,), or a pair of dimensions, "item" the first, and an array of that shape.
+            kind: the name in a report, the estimator's own where it is None.
+            bound: how the values stand to log p(x): "lower", "upper", "exact" or, where that is not known, None.
+            errors: where "se" comes from; "none" where it is 0.
+            settings: which entries of `protocol` must agree for the values of two pairs to be comparable.
+            words: what each column is, and its unit; a "value_se" goes without, as the standard error of "value".
+
+        Raises ValueError for columns without "value" or "se", or of another shape, an unknown bound, and settings that
+        are not in the protocol.
+        """
+        if bound is not None:
+            checks.choice("bound", bound, BOUNDS)
+        if unknown := [name for name in settings if name not in self.protocol]:
+            raise ValueError(f"settings must name entries of the protocol, and {', '.join(unknown)} is none of them")
+        variables = self._variables(columns, words or {})
+        measure = base_measure_of(self.pair)
+        scale = "counting measure" if measure == "mass" else "Lebesgue measure in the units of x as given"
+        attributes = {
+            "estimator": kind or self.name,
+            "bound": bound or "",
+            "errors": errors,
+            "base_measure": measure,
+            "base_measure_scale": scale,
+            "settings": ", ".join(settings),
+            **self.protocol,
+        }
+        number = np.arange(self.protocol["num_items"])
+        return Estimate(kind or self.name, labelled(variables, {"item": number}, attributes))
+
+    def _variables(self, columns: Mapping[str, Any], words: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+        """Each column with what it is called, its unit and its dimensions."""
+        if absent := [name for name in ("value", "se") if name not in columns]:
+            raise ValueError(f"{self.name} must give columns 'value' and 'se' for each item, and has no {absent[0]!r}")
+        if "num_items" not in self.protocol:
+            raise RuntimeError("a session makes an estimate of items that it has looked at: call items(x) first")
+        count, variables = self.protocol["num_items"], {}
+        for name, column in columns.items():
+            dims, array = column if isinstance(column, tuple) else (("item",), column)
+            array = np.asarray(_array(array))
+            if array.shape[:1] != (count,) or array.ndim != len(dims):
+                shape = ", ".join(["N", *dims[1:]])
+                raise ValueError(f"column {name!r} must have shape ({shape}) for N = {count} items, got {array.shape}")
+            variables[name] = (array, *_described(name, words), *dims)
+        return variables
+
+
+def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    """What a column is, and its unit; nothing is said of one that has no words."""
+    if name in words:
+        return words[name]
+    of = "value" if name == "se" else name.removesuffix("_se")
+    if of == name:
+        return ("", "nats") if name == "value" else ("", "")
+    long_name, unit = words.get(of, (of, "nats"))
+    return f"standard error of the {long_name}", unit
+
+
+def _joined(chunks: list[Particles]) -> Particles:
+    """The draws of the same items, one table below the other, in float64."""
+    names = ("log_likelihood", "log_prior", "log_guide")
+    return Particles(*(torch.cat([getattr(chunk, name).double() for chunk in chunks]) for name in names))
+
+
+def _array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _require_density(pair: Pair, estimator: str) -> None:
+    """Refuse what is not a pair, a pair that has no p(x), and weights that are no numbers."""
+    module = as_module(pair)
+    if not pair.is_normalized and has_global_latents(pair):
+        raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
+    if has_global_latents(pair):
+        raise ValueError(
+            f"{estimator} integrates out a code an item, and a {type(pair).__name__} has draws of its parameters, and "
+            "no code an item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at each"
+        )
+    if not pair.is_normalized:
+        raise ValueError(
+            f"{estimator} needs a p(x), and {type(pair).__name__} has none: it puts no density on its codes. Fit one "
+            "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
+        )
+    _require_finite(module, estimator)
+
+
+def _require_finite(module: nn.Module, estimator: str) -> None:
+    """Refuse parameters that are NaN or infinite and buffers that are NaN (a mask may well be of -inf)."""
+    tensors: list[tuple[str, str, Tensor]] = [("parameter", *one) for one in module.named_parameters()]
+    for kind, name, value in [*tensors, *(("buffer", *one) for one in module.named_buffers())]:
+        bad = ~value.isfinite() if kind == "parameter" else value.isnan()
+        if bool(bad.any()):
+            first = torch.nonzero(bad)[0].tolist()
+            raise ValueError(
+                f"{estimator} needs finite weights: {kind} {name!r} has {int(bad.sum())} of {bad.numel()} values that "
+                f"are NaN{' or infinite' if kind == 'parameter' else ''}, the first at {first}; the pair diverged: "
+                "load an earlier state of it, or fit it again with a lower learning_rate"
+            )
