@@ -28,7 +28,7 @@ _HOMES = {
     ],
     "pyrovae.models.registry": ["register"],
     "pyrovae.inference.training": ["fit"],
-    "pyrovae.inference.compiled": ["CaptureError", "CompiledSVI", "CompilerError"],
+    "pyrovae.inference.compiled_svi": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
     "pyrovae.inference.svi.run": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save
-    from pyrovae.inference.compiled import CaptureError, CompiledSVI, CompilerError
+    from pyrovae.inference.compiled_svi import CaptureError, CompiledSVI, CompilerError
     from pyrovae.inference.discriminative import SeparableWarning
     from pyrovae.inference.em import VarianceFloorWarning
     from pyrovae.inference.history import History

@@ -81,7 +81,7 @@ def float32():
 @pytest.fixture
 def interpreted(monkeypatch):
     """The captured graph itself, as Python runs it."""
-    monkeypatch.setattr("pyrovae.graph.compiled", lambda graph, inputs, keep_noise=False: graph)
+    monkeypatch.setattr("pyrovae.compile.function.compile_graph", lambda graph, inputs, keep_noise=False: graph)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.aliases import SharedMemoryError, base_of, is_dense, overlap, overlapping, views
+from pyrovae.compile.aliases import SharedMemoryError, base_of, is_dense, overlap, overlapping, views
 
 
 def entries(t):

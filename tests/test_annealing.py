@@ -11,7 +11,7 @@ import torch
 from conftest import linear_log_prob, needs_compiler
 
 import pyrovae
-from pyrovae import graph
+from pyrovae.compile import function
 from pyrovae.evaluation import annealing
 from pyrovae.models.pair import evaluating
 
@@ -338,9 +338,11 @@ def test_what_is_refused():
 
 def counted(monkeypatch, on):
     """Let a density and its slopes be compiled, or not; the calls of the graph."""
-    calls, run = [], graph.Program.__call__
+    calls, run = [], function.CompiledFunction.__call__
     monkeypatch.setattr(annealing, "pays", lambda *work: on)
-    monkeypatch.setattr(graph.Program, "__call__", lambda self, *given: calls.append(self) or run(self, *given))
+    monkeypatch.setattr(
+        function.CompiledFunction, "__call__", lambda self, *given: calls.append(self) or run(self, *given)
+    )
     return calls
 
 
@@ -387,7 +389,7 @@ def test_without_a_compiler_chains_move_eagerly_with_one_line(monkeypatch, caplo
     def fails(*given, **options):
         raise FileNotFoundError("no compiler")
 
-    monkeypatch.setattr(graph, "compiled", fails)
+    monkeypatch.setattr(function, "compile_graph", fails)
     counted(monkeypatch, True)
     with caplog.at_level("WARNING", logger="pyrovae"):
         again = pyrovae.ais(vae, x, **QUICK)

@@ -9,10 +9,11 @@ import torch
 from conftest import needs_compiler
 
 import pyrovae
-from pyrovae.graph import Program, capture, with_gradient
+from pyrovae.argument_checks import argument_checks
+from pyrovae.compile.function import CompiledFunction, with_gradient
+from pyrovae.compile.graph import capture
 from pyrovae.inference import bayesian
 from pyrovae.models.components import COVARIANCES
-from pyrovae.models.pair import validation
 
 
 def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGaussianMixture, torch.Tensor]:
@@ -28,7 +29,7 @@ def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
     pair, x = mixture(covariance)
     points = pair.unconstrained(bayesian.start(pair, x, 0))
     centre = torch.cat([z.flatten() for z in points.values()])
-    with validation(False):
+    with argument_checks(False):
         potential = pair.potential(x)
 
         def energy(flat):
@@ -101,13 +102,13 @@ def test_a_tensor_that_is_two_inputs_is_refused():
     x = torch.ones(3, dtype=torch.float32)
     with pytest.raises(ValueError, match="a tensor is two inputs at once"):
         capture(lambda a, b: [a + b], [x, x])
-    program = Program(capture(lambda a, b: [a + b], [x, x.clone()]), [x, x.clone()], compile=False)
-    assert program(x, 2 * x)[0].tolist() == [3, 3, 3]
-    assert program.fits(x, x) and not program.fits(x, torch.ones(6)[::2]) and not program.fits(x, x.double())
+    compiled = CompiledFunction(capture(lambda a, b: [a + b], [x, x.clone()]), [x, x.clone()], compile=False)
+    assert compiled(x, 2 * x)[0].tolist() == [3, 3, 3]
+    assert compiled.fits(x, x) and not compiled.fits(x, torch.ones(6)[::2]) and not compiled.fits(x, x.double())
 
 
 @needs_compiler
-def test_inputs_that_share_memory_are_read_in_the_order_of_the_program():
+def test_inputs_that_share_memory_are_read_in_the_order_of_the_function():
     """By a compiler that takes each input for memory of its own: parts, and a third, held tensor over both."""
 
     def make():
@@ -128,8 +129,8 @@ def test_inputs_that_share_memory_are_read_in_the_order_of_the_program():
         kept = a._base.clone()
         graph = capture(function, [a, b, other])
         a._base.copy_(kept)
-        program = Program(graph, [a, b, other], compile=compile, lasting=2)
-        return [torch.stack(program(a, b, other)) for _ in range(2)], a._base.clone()
+        compiled = CompiledFunction(graph, [a, b, other], compile=compile, lasting=2)
+        return [torch.stack(compiled(a, b, other)) for _ in range(2)], a._base.clone()
 
     a, b, held, other = make()
     expected = []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae.inference.names import Names
+from pyrovae.compile.names import Names
 
 NUMBER = 1.0
 TENSOR = torch.zeros(3)

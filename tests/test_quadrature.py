@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import pyrovae
-from pyrovae import graph
+from pyrovae.compile import function
 from pyrovae.evaluation import quadrature as module
 
 
@@ -374,8 +374,10 @@ def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):
     vae, x = decoder(likelihood=likelihood)
     monkeypatch.setattr(module, "ITEMS", 5)  # batches of 5, 5 and 2
     monkeypatch.setattr(module, "CHUNK_BYTES", 2**20)
-    calls, run, found = [], graph.Program.__call__, []
-    monkeypatch.setattr(graph.Program, "__call__", lambda self, *given: calls.append(self) or run(self, *given))
+    calls, run, found = [], function.CompiledFunction.__call__, []
+    monkeypatch.setattr(
+        function.CompiledFunction, "__call__", lambda self, *given: calls.append(self) or run(self, *given)
+    )
     for on in (False, True):
         monkeypatch.setattr(module, "pays", lambda *work, on=on: on)
         found.append(pyrovae.quadrature(vae, x, tol=1e-5))
@@ -390,7 +392,7 @@ def test_a_rule_that_cannot_be_compiled_is_tried_once(monkeypatch, caplog):
     vae, x = decoder()
     monkeypatch.setattr(module, "ITEMS", 4)
     monkeypatch.setattr(module, "pays", lambda *work: True)
-    monkeypatch.setattr(graph, "compiled", lambda *given, **options: 1 // 0)
+    monkeypatch.setattr(function, "compile_graph", lambda *given, **options: 1 // 0)
     with caplog.at_level("WARNING", logger="pyrovae"):
         pyrovae.quadrature(vae, x, tol=1e-3)
     assert len(caplog.records) == 1 and "runs without a compiled graph" in caplog.text

@@ -205,11 +205,11 @@ def test_processes_go_on_where_they_were(tmp_path):
 def test_what_processes_must_agree_on(tmp_path):
     """Disagreement is an error on all of them; what they differ in by their shares is none."""
     body = """
-    from pyrovae import graph as graphs
+    from pyrovae.compile import function
     from pyrovae.inference.svi import choice
     from pyro.infer import Trace_ELBO
     import pyro.distributions as dist
-    graphs.compiled = lambda graph, inputs, keep_noise=False: graph
+    function.compile_graph = lambda graph, inputs, keep_noise=False: graph
     def refused(call, *args, **options):
         try:
             call(*args, **options)
@@ -254,7 +254,7 @@ def test_what_processes_must_agree_on(tmp_path):
     def fails(graph, inputs, keep_noise=False):
         if ranks.rank == ranks.size - 1: raise OSError("no compiler here")
         return graph
-    graphs.compiled = fails
+    function.compile_graph = fails
     found["compiler"] = refused(fit, pair(**grey), compile=True, epochs=1)
     choice.pays = lambda *work: True
     found["alone"] = fit(pair(**grey), compile="auto", epochs=1).config["compiled"]

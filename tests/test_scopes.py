@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine import runtime
 from torch import nn
 
-from pyrovae import exclusive, seeding
+from pyrovae import argument_checks, exclusive, seeding
 from pyrovae.models import scopes
 from pyrovae.models.scopes import Workspace, copied, hidden, isolated_store
 from pyrovae.seeding import Noise, forked
@@ -90,7 +90,7 @@ def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training):
 
     def state():
         modes = [part.training for part in pair.modules()]
-        flags = (*scopes._flags(), torch.is_grad_enabled(), scopes.is_listing())
+        flags = (*argument_checks.flags(), torch.is_grad_enabled(), scopes.is_listing())
         return modes, flags, id(vars(pyro.get_param_store())), list(runtime._PYRO_STACK), torch.get_rng_state().tolist()
 
     def interrupted(at):

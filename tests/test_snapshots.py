@@ -451,7 +451,7 @@ def test_without_a_compiler_a_compiled_run_goes_on_eagerly_and_says_so(tmp_path,
     def fails(*given, **options):
         raise FileNotFoundError("no compiler")
 
-    monkeypatch.setattr("pyrovae.graph.compiled", fails)
+    monkeypatch.setattr("pyrovae.compile.function.compile_graph", fails)
     pair, before = built(seed=1), built(seed=1)
     with pytest.raises(pyrovae.CompilerError):
         pyrovae.fit(pair, X, epochs=3, checkpoint=tmp_path / "run", resume=True, compile=True, **QUICK)

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import pyrovae
-from pyrovae.graph import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
-from pyrovae.inference.steps import Compiled, Eager, with_bf16
+from pyrovae.compile.function import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
+from pyrovae.inference.steps import CompiledFitStep, EagerStep, with_bf16
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.run import PosteriorCollapseWarning, _require_ties_last
 from pyrovae.models.pair import seen
@@ -98,7 +98,7 @@ def test_ten_epochs_with_a_rest_compile_once_and_wait_for_nothing(monkeypatch):
     assert two.config["compiles"] == 1 and one.config["compiles"] == 0
     assert waits.seen == 0
     assert two.epochs.loss.values == pytest.approx(one.epochs.loss.values, rel=1e-5)
-    monkeypatch.setattr(Eager, "__call__", lambda step, *args: torch.tensor(step.loss(*args[1:]).item()))
+    monkeypatch.setattr(EagerStep, "__call__", lambda step, *args: torch.tensor(step.loss(*args[1:]).item()))
     quiet_fit(pair(), epochs=1, compile=False)  # a step that looks at its loss
     assert waits.seen >= 5
 
@@ -192,13 +192,13 @@ def test_a_network_that_is_no_graph_is_trained_eagerly(kind, monkeypatch, caplog
 @pytest.mark.usefixtures("float32")
 def test_either_step_ends_where_a_gradients_square_does(size, sound, interpreted):
     """In whose place Adam would keep infinity, and never move again."""
-    for make in (Eager, Compiled):
+    for make in (EagerStep, CompiledFitStep):
         module = nn.Linear(2, 3)
         named = dict(module.named_parameters())
         loss = lambda x, n, module=module: (x * module.weight).sum()  # noqa: E731
-        step = Eager(loss, named, 0.1) if make is Eager else Compiled(loss, module, named, 0.1)
+        step = EagerStep(loss, named, 0.1) if make is EagerStep else CompiledFitStep(loss, module, named, 0.1)
         x = torch.zeros(2)
-        if make is Compiled:
+        if make is CompiledFitStep:
             step.prepare(x, 3)
         step(0.1, x, 3)
         x = torch.tensor([0.0, size])
@@ -245,7 +245,7 @@ def by_hand(vae, x, epochs, rate):
         found_inf = None
 
         def __init__(self, loss, named, *_):
-            self.eager = Eager(loss, {name: p.detach().clone().requires_grad_() for name, p in named.items()}, rate)
+            self.eager = EagerStep(loss, {name: p.detach().clone().requires_grad_() for name, p in named.items()}, rate)
             self.loss = loss
 
         def __getattr__(self, name):
@@ -259,7 +259,7 @@ def by_hand(vae, x, epochs, rate):
             return loss.detach()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyrovae.inference.svi.choice.Eager", OneByOne)
+        patch.setattr("pyrovae.inference.svi.choice.EagerStep", OneByOne)
         return quiet_fit(vae, x, epochs=epochs, learning_rate=rate, compile=False)
 
 
@@ -314,7 +314,7 @@ def test_kernels_of_one_group_write_to_no_memory_twice():
     whole = torch.randn(6)
     named = {"a": whole, "b": whole[:3], "c": torch.ones(2), "d": whole[2:4], "e": whole[3:]}
     named = {name: nn.Parameter(p) for name, p in named.items()}
-    step = Eager(lambda: None, named, 0.1)
+    step = EagerStep(lambda: None, named, 0.1)
     assert step.order == ["a", "c", "b", "d", "e"]  # each after those that it meets
     assert [len(group["params"]) for group in step.optimizer.param_groups] == [2, 1, 1, 1]
 
@@ -339,14 +339,18 @@ def test_parameters_of_two_kinds_are_summed_over_processes():
             self.a, self.b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.float64))
 
     found = []
-    for make in (Eager, Compiled):
+    for make in (EagerStep, CompiledFitStep):
         two = Two()
         loss = lambda x, size, two=two: (two.a * x).square().sum() + (two.b**3).sum()  # noqa: E731
         named, summed = dict(two.named_parameters()), []
         reduce = lambda flat, summed=summed: summed.append(flat.dtype)  # noqa: E731
-        step = Compiled(loss, two, named, 0.1, reduce) if make is Compiled else Eager(loss, named, 0.1, reduce)
+        step = (
+            CompiledFitStep(loss, two, named, 0.1, reduce)
+            if make is CompiledFitStep
+            else EagerStep(loss, named, 0.1, reduce)
+        )
         x = torch.arange(3.0)
-        if make is Compiled:
+        if make is CompiledFitStep:
             step.prepare(x, 3)
         losses = [float(step(0.1, x, 3)) for _ in range(5)]
         assert summed == [torch.float64] * 5
@@ -729,7 +733,7 @@ def test_the_default_dtype_changes_no_digit(dtype):
 
 def test_more_updates_are_counted_than_float32_counts():
     pair = pyrovae.linear_vae(3, 1)
-    step = Eager(lambda x: pair.decode(x).square().sum(), dict(pair.likelihood.named_parameters()), 1e-3)
+    step = EagerStep(lambda x: pair.decode(x).square().sum(), dict(pair.likelihood.named_parameters()), 1e-3)
     step(1e-3, torch.zeros(2, 1))
     step.count.fill_(2**24)
     step(1e-3, torch.zeros(2, 1))

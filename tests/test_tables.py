@@ -13,7 +13,7 @@ from conftest import needs_compiler
 from torch import nn
 
 import pyrovae
-from pyrovae import graph
+from pyrovae.compile import function
 from pyrovae.evaluation import tables
 
 X = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0)).round()
@@ -38,7 +38,7 @@ def both(monkeypatch, estimate):
 @pytest.mark.parametrize("max_bytes", [2**30, 40_000, 2_000])  # all at once; items in chunks; an item's codes too
 def test_captured_tables_are_the_eager_ones(monkeypatch, dtype, tolerance, max_bytes):
     used = []
-    monkeypatch.setattr(graph, "compiled", lambda traced, inputs, keep_noise: used.append(traced) or traced)
+    monkeypatch.setattr(function, "compile_graph", lambda traced, inputs, keep_noise: used.append(traced) or traced)
     vae = pair(dtype)
     for estimator in (pyrovae.elbo, pyrovae.iwae):
         one, two = both(monkeypatch, lambda est=estimator: est(vae, X, num_particles=37, max_bytes=max_bytes))

@@ -20,12 +20,13 @@ from torch.distributions import Distribution, Normal
 
 import pyrovae
 from pyrovae import exclusive as exclusive_module
+from pyrovae.argument_checks import argument_checks, flags
+from pyrovae.compile.watching import watched
 from pyrovae.exclusive import exclusive
 from pyrovae.inference import discriminative
-from pyrovae.inference.program import watched
 from pyrovae.models.distributions import DiagonalNormal
 from pyrovae.models.networks import MLP
-from pyrovae.models.scopes import Workspace, _flags, copied, hidden, isolated_store, kept_modes, validation
+from pyrovae.models.scopes import Workspace, copied, hidden, isolated_store, kept_modes
 from pyrovae.seeding import Noise
 
 
@@ -62,7 +63,7 @@ def shared_state(*pairs):
     """All that a process has once, and the modes and forwards of these pairs."""
     modules = [module for pair in pairs for module in pair.modules()]
     return (
-        _flags(),
+        flags(),
         torch.get_rng_state().tolist(),
         dict(pyro.get_param_store()._params),
         list(runtime._PYRO_STACK),
@@ -249,7 +250,7 @@ def test_whatever_draws_or_sets_what_all_share_waits_for_another_threads_turn(tm
         "a conditional's draw": lambda: conditional.sample((2,)),
         "a copy": lambda: copied(vae),
         "modes": lambda: entering(kept_modes(vae)),
-        "checks": lambda: entering(validation(False)),
+        "checks": lambda: entering(argument_checks(False)),
         "a store": lambda: entering(isolated_store()),
         "handlers": lambda: entering(hidden()),
     }
@@ -436,7 +437,7 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not(monkeypatch
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_has_the_callers_state_while_another_thread_is_in_its_turn():
-    inside, before = threading.Event(), (_flags(), id(vars(pyro.get_param_store())))
+    inside, before = threading.Event(), (flags(), id(vars(pyro.get_param_store())))
 
     def hold():
         with Workspace().turn():
@@ -448,7 +449,7 @@ def test_a_forked_process_has_the_callers_state_while_another_thread_is_in_its_t
     inside.wait(10)
     child = os.fork()
     if not child:
-        os._exit(int((_flags(), id(vars(pyro.get_param_store()))) != before or bool(runtime._PYRO_STACK)))
+        os._exit(int((flags(), id(vars(pyro.get_param_store()))) != before or bool(runtime._PYRO_STACK)))
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
 

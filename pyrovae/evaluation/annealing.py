@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
-from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.particles import latent_law, scored
@@ -253,7 +253,7 @@ class _State:
 class _Path:
     """The densities between the base and p(z, x) of n items."""
 
-    def __init__(self, pair: Pair, x: Tensor, base: str, graph: Program | None = None) -> None:
+    def __init__(self, pair: Pair, x: Tensor, base: str, graph: CompiledFunction | None = None) -> None:
         self.pair, self.x, self.graph = pair, x, graph
         self.from_prior = base == "prior"
         traced = pair.model if self.from_prior else pair.guide
@@ -307,7 +307,7 @@ def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
     return [*(value.detach() for value in parts), *slopes]
 
 
-def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Program | None:
+def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> CompiledFunction | None:
     """The same for whole batches as a compiled graph, where there are enough of them to pay for it."""
     transitions = SETTLING + PILOT - 1 + runs * (plan.num_steps - 1)
     calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
@@ -315,7 +315,9 @@ def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Program
         return None
     with Workspace(as_module(pair), noise=Noise(0, x.device)).turn():
         some = x[: plan.batch]
-        return programmed(partial(_joint, pair), [some, _Path(pair, some, plan.base).base.sample((plan.num_chains,))])
+        return compile_function(
+            partial(_joint, pair), [some, _Path(pair, some, plan.base).base.sample((plan.num_chains,))]
+        )
 
 
 def _slope(value: Tensor, z: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
-from pyrovae.graph import Program, pays, programmed
 from pyrovae.models.layers import LAYERS_ALIVE, layer_sizes, rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import latent_law, scored
@@ -179,7 +179,7 @@ class _Rule:
         self.is_product = getattr(family, "natural_parameter", None) is not None  # of matrices, for all items at once
         self.calls: Counter[Any] = Counter()
         self.given: dict[Any, list[Tensor]] = {}  # the last of each kind
-        self.program: Program | None = None
+        self.compiled: CompiledFunction | None = None
         self.settled = False  # compiled, or found not to be
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
@@ -188,8 +188,8 @@ class _Rule:
             self.calls[kind] += 1
             self.given[kind] = list(given)
         with self.space.turn():
-            if self.program is not None and self.program.fits(*given):
-                return self.program(*given)
+            if self.compiled is not None and self.compiled.fits(*given):
+                return self.compiled(*given)
             return self.integrals(*given)
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
@@ -213,7 +213,7 @@ class _Rule:
         each = sum(layer_sizes(self.pair, x)) + (len(x) if self.is_product else x.numel())
         if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
             with self.space.turn(), forked(0, x.device):
-                self.program = programmed(self.integrals, given)
+                self.compiled = compile_function(self.integrals, given)
             self.settled = True
             self.given.clear()
 

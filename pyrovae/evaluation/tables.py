@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pyrovae.graph import Program, pays, programmed
+from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.models.layers import layer_sizes, rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import Drawn, Particles, drawn, particles, weighed
@@ -48,7 +48,7 @@ def _sizes(count: int, most: int) -> list[int]:
 
 def _decoded_apart(pair: Pair, parts: Sequence[Tensor], sizes: Sequence[int], rows: int) -> Iterator[list[Particles]]:
     """The tables for codes drawn part by part, the draws of one in `sizes`, and decoded `rows` codes at a time."""
-    count, items, program = sum(sizes), sum(map(len, parts)), None
+    count, items, compiled = sum(sizes), sum(map(len, parts)), None
     each, at_once = max(1, rows // count), min(rows, count)
     together = max(1, each // len(parts[0]))  # parts whose codes are decoded at once
     for first in range(0, len(parts), together):
@@ -57,11 +57,11 @@ def _decoded_apart(pair: Pair, parts: Sequence[Tensor], sizes: Sequence[int], ro
         codes = Drawn.joined([Drawn.joined([drawn(pair, one, size) for size in sizes], -2) for one in group], -1)
         calls = items // each * (count // at_once)
         if first == 0 and items * count >= LEAST and _pays(pair, x[:each], at_once, calls):
-            program = _compiled_decoding(pair, x[:each], codes.part(slice(at_once), slice(each)))
+            compiled = _compiled_decoding(pair, x[:each], codes.part(slice(at_once), slice(each)))
         for start in range(0, len(x), each):
             some = slice(start, start + each)
             chunks = [codes.part(slice(row, row + at_once), some) for row in range(0, count, at_once)]
-            yield [_decoded(pair, program, x[some], chunk) for chunk in chunks]
+            yield [_decoded(pair, compiled, x[some], chunk) for chunk in chunks]
 
 
 def _pays(pair: Pair, x: Tensor, num_particles: int, calls: int) -> bool:
@@ -77,18 +77,18 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
         return [found.log_likelihood, found.log_prior, found.log_guide]
 
     with forked(0, x.device):  # what is drawn to capture counts for nothing
-        program = programmed(table, [x])
-    if program is None:
+        compiled = compile_function(table, [x])
+    if compiled is None:
         return None
 
     def draw(part: Tensor, size: int) -> Particles:
-        fits = size == num_particles and program.fits(part)
-        return Particles(*program(part)) if fits else particles(pair, part, size)
+        fits = size == num_particles and compiled.fits(part)
+        return Particles(*compiled(part)) if fits else particles(pair, part, size)
 
     return draw
 
 
-def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> Program | None:
+def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> CompiledFunction | None:
     """`weighed` for items and codes of this shape, but for the guide's part."""
 
     def table(part: Tensor, *values: Tensor) -> list[Tensor]:
@@ -97,12 +97,12 @@ def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> Program | None:
         return [found.log_likelihood, found.log_prior]
 
     with forked(0, x.device):
-        return programmed(table, [x, *(value.contiguous() for value in codes.values.values())])
+        return compile_function(table, [x, *(value.contiguous() for value in codes.values.values())])
 
 
-def _decoded(pair: Pair, program: Program | None, x: Tensor, codes: Drawn) -> Particles:
+def _decoded(pair: Pair, compiled: CompiledFunction | None, x: Tensor, codes: Drawn) -> Particles:
     values = [value.contiguous() for value in codes.values.values()]
-    if program is None or not program.fits(x, *values):
+    if compiled is None or not compiled.fits(x, *values):
         return weighed(pair, x, codes)
-    log_likelihood, log_prior = program(x, *values)
+    log_likelihood, log_prior = compiled(x, *values)
     return Particles(log_likelihood, log_prior, codes.log_guide)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.graph import with_gradient
+from pyrovae.compile.function import with_gradient
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.inference.compiled import negative_elbo
+from pyrovae.inference.elbo import negative_elbo
 from pyrovae.models.pair import Pair, as_module, has_global_latents, particles
 
 if TYPE_CHECKING:

@@ -10,21 +10,23 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.aliases import is_dense, overlap, overlapping
-from pyrovae.graph import unmoved
-from pyrovae.inference.program import CaptureError, CompiledStep, other_draws, watched
-from pyrovae.inference.updates import Updates
+from pyrovae.argument_checks import argument_checks
+from pyrovae.compile.aliases import is_dense, overlap, overlapping
+from pyrovae.compile.errors import CaptureError, other_draws
+from pyrovae.compile.step import CompiledStep
+from pyrovae.compile.unrepeatable import no_foreign_draws
+from pyrovae.compile.updates import Updates
+from pyrovae.compile.watching import watched
 from pyrovae.models.pair import settings
-from pyrovae.models.pair import validation as checking
 from pyrovae.seeding import generators
 
-__all__ = ["Compiled", "Eager", "with_bf16"]
+__all__ = ["CompiledFitStep", "EagerStep", "with_bf16"]
 
 Loss = Callable[..., Tensor]
 Reduce = Callable[[Tensor], Any]  # the sum over processes, in place
 
 
-class Eager:
+class EagerStep:
     """A step as torch runs it. What is not finite freezes parameters and state from there on."""
 
     compiles = replays = 0
@@ -51,7 +53,7 @@ class Eager:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         # Pyro's checks cost 0.6 ms a step and see on the first what they would see on any
-        with checking(not self.checked):
+        with argument_checks(not self.checked):
             loss = self.loss(*args)
         self.checked = True
         loss.backward()
@@ -126,7 +128,7 @@ def _apart(named: Mapping[str, Tensor]) -> list[list[str]]:
     return groups
 
 
-class Compiled:
+class CompiledFitStep:
     """The same step as one graph: rounding differs, and nothing else.
 
     A batch of another size than the first's is an epoch's last: its graph runs uncompiled, operation by operation.
@@ -167,7 +169,7 @@ class Compiled:
             if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in self.named.values()):
                 raise CaptureError("a parameter has hooks on its gradient's accumulation, of which a graph has none")
             told = settings(nn.ModuleList([self.module]))
-            with torch.enable_grad(), checking(True), watched(*self.step.owners), unmoved(other_draws):
+            with torch.enable_grad(), argument_checks(True), watched(*self.step.owners), no_foreign_draws(other_draws):
                 self.step.loss(*args)
             if settings(nn.ModuleList([self.module])) != told:
                 raise CaptureError("an attribute of a module changes in each step, and a graph would keep it as it is")

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pyro
 import torch
-from pyro import distributions, infer, poutine
+from pyro import poutine
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from torch import nn
 
+from pyrovae.argument_checks import argument_checks as validation
+from pyrovae.argument_checks import flags, set_flags
 from pyrovae.exclusive import entered, exclusive
 from pyrovae.seeding import Noise
 
@@ -94,7 +96,7 @@ class Workspace:
             self._noise.found(),
             self._store.found(),
             self._modes.now(),
-            None if self._checks is None else _flags(),
+            None if self._checks is None else flags(),
             torch.is_grad_enabled(),
             runtime._PYRO_STACK[:],
             runtime._DIM_ALLOCATOR._stack[:],
@@ -109,7 +111,7 @@ class Workspace:
         elif self._own != before.modes:
             self._modes.put(self._own)
         if self._checks is not None:
-            _set_flags([self._checks] * 4)
+            set_flags([self._checks] * 4)
         watching = [each for each in before.handlers if self._training and not _is_pyros(each)]
         runtime._PYRO_STACK[:], runtime._DIM_ALLOCATOR._stack[:] = watching, ()
         if not self._training:
@@ -120,7 +122,7 @@ class Workspace:
         if self._own != before.modes:
             self._modes.put(before.modes)
         if before.flags is not None:
-            _set_flags(before.flags)
+            set_flags(before.flags)
         if torch.is_grad_enabled() != before.gradients:
             torch.set_grad_enabled(before.gradients)
         # an interrupt may leave a handler on that no `with` was told of
@@ -200,18 +202,6 @@ def isolated_store() -> Iterator[None]:
 
 
 @contextmanager
-def validation(on: bool) -> Iterator[None]:
-    """Turn the checks of Pyro and of torch's distributions on or off for the body."""
-    with exclusive():
-        before = _flags()
-        try:
-            _set_flags([on] * len(before))
-            yield
-        finally:
-            _set_flags(before)
-
-
-@contextmanager
 def kept_modes(*parts: nn.Module) -> Iterator[None]:
     """Each module's own training mode back after the body."""
     with exclusive():
@@ -259,21 +249,3 @@ class _Modes:
 
 def _is_pyros(handler: Any) -> bool:
     return str(type(handler).__module__).partition(".")[0] == "pyro"
-
-
-def _flags() -> list[bool]:
-    """Pyro's three flags of its checks, and that of torch's distributions."""
-    own: Any = torch.distributions.Distribution._validate_args
-    return [
-        distributions.is_validation_enabled(),
-        infer.is_validation_enabled(),
-        poutine.is_validation_enabled(),
-        own,
-    ]
-
-
-def _set_flags(flags: Sequence[bool]) -> None:
-    distributions.enable_validation(flags[0])  # and torch's to the same
-    infer.enable_validation(flags[1])
-    poutine.enable_validation(flags[2])
-    torch.distributions.Distribution.set_default_validate_args(flags[3])

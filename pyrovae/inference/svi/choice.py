@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pyrovae.graph import pays
-from pyrovae.inference.compiled import CaptureError, CompilerError
-from pyrovae.inference.steps import Compiled, Eager
+from pyrovae.compile.errors import CaptureError, CompilerError
+from pyrovae.compile.function import pays
+from pyrovae.inference.steps import CompiledFitStep, EagerStep
 from pyrovae.inference.svi.trial import Sites
 from pyrovae.models.pair import dtype_and_device
 
@@ -22,7 +22,9 @@ __all__ = ["chosen_step"]
 log = logging.getLogger(__name__)
 
 
-def chosen_step(loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before: bool | None) -> Eager | Compiled:
+def chosen_step(
+    loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before: bool | None
+) -> EagerStep | CompiledFitStep:
     """The step as the plan asks for it, or as it was before, or, where the choice is free, by the work to do.
 
     `before` says whether an earlier run, with which this one goes on, took compiled steps; None where there is none.
@@ -35,7 +37,7 @@ def chosen_step(loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before
     may = not sites.enumerates and dtype_and_device(loop.pair)[0] != torch.float16
     free = plan.compile == "auto" and before is None
     if plan.compile is True or before or (free and may and pays(steps, work)):
-        step, failed = Compiled(loop.loss.pure, loop.module, named, plan.learning_rate, reduce), None
+        step, failed = CompiledFitStep(loop.loss.pure, loop.module, named, plan.learning_rate, reduce), None
         try:
             given = loop.given(*next(loop.batches(0)))
             with loop.workspace(loop.noise(0), training=True).turn(), loop.precision():
@@ -49,4 +51,4 @@ def chosen_step(loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before
             raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
         if loop.ranks.is_first:
             log.warning("fit runs eagerly%s: %s", ", and rounds otherwise than before" if before else "", reasons[0])
-    return Eager(loop.loss, named, plan.learning_rate, reduce)
+    return EagerStep(loop.loss, named, plan.learning_rate, reduce)

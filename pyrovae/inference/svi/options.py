@@ -38,9 +38,9 @@ class SVI(Method):
         warmup: epochs over which beta is raised.
         patience: stop after so many epochs without a better validation ELBO, and take the best weights back.
         compile: take each step, from loss to update, as one compiled graph: rounding differs, and nothing else.
-            "auto" does so where steps and shapes say that it saves more than half a minute (`pyrovae.graph.pays`), and
-            runs eagerly, with a line in the log, without a C++ compiler or for a pair that cannot be one graph. True
-            raises CompilerError or CaptureError then, with everything as it was.
+            "auto" does so where steps and shapes say that it saves more than half a minute
+            (`pyrovae.compile.function.pays`), and runs eagerly, with a line in the log, without a C++ compiler or for a
+            pair that cannot be one graph. True raises CompilerError or CaptureError then, with everything as it was.
         precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
             they train; parameters, densities and validation stay in float32.
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.compile.aliases import is_writable, same_values
 from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.environment import differences, environment
-from pyrovae.inference.program import is_writable
-from pyrovae.inference.replay import same
 from pyrovae.inference.snapshots import Run, Snapshots
-from pyrovae.inference.steps import Compiled
+from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.models.pair import settings
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Resume:
         if len(facts["rows"]) > loop.plan.epochs:
             raise ValueError(f"epochs={loop.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
         for name, b in loop.module.named_buffers():
-            if not is_writable(b) and not same(b, tensors[f"buffer.{name}"].to(b.device)):
+            if not is_writable(b) and not same_values(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
         self._refuse_other_tensors(tensors)
         self._warn_of_differences(facts)
@@ -117,7 +116,7 @@ class Resume:
         pairs += [(b, tensors[f"buffer.{name}"]) for name, b in loop.module.named_buffers()]
         pairs += [(t, tensors[f"good.{i}"]) for i, t in enumerate(loop.good)]
         for mine, theirs in pairs:
-            if not same(mine.detach(), theirs.to(mine.device)):
+            if not same_values(mine.detach(), theirs.to(mine.device)):
                 mine.detach().copy_(theirs)
         loop.started = [t.clone() for t in loop.changed()]
         loop.rows, loop.best = facts["rows"], (facts["best"][0], facts["best"][1])
@@ -149,7 +148,7 @@ class Resume:
             "torch": torch.__version__,
             "environment": environment(loop.device) | {"device": loop.device.type},
             "settings": self.settings,
-            "compiled": isinstance(loop.take, Compiled),
+            "compiled": isinstance(loop.take, CompiledFitStep),
             "rows": loop.rows,
             "best": loop.best,
         }

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, ranks
-from pyrovae.aliases import overlapping
+from pyrovae.compile.aliases import overlapping
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.method import Task
-from pyrovae.inference.steps import Compiled
+from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.trial import Sites, try_shapes
 from pyrovae.inference.svi.validation import ACTIVE_VARIANCE, active_units
@@ -92,7 +92,7 @@ def run(task: Task, plan: Plan) -> History:
         "latent_dim": pair.latent_dim,
         "active_units": active,
         "processes": loop.ranks.size,
-        "compiled": isinstance(loop.take, Compiled),
+        "compiled": isinstance(loop.take, CompiledFitStep),
         "compiles": loop.take.compiles,
         "cuda_graphs": loop.take.replays,
         "checkpoint": None if snapshots is None else str(snapshots.folder),

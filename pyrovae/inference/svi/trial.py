@@ -13,9 +13,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from pyrovae import ranks
-from pyrovae.inference.compiled import is_differentiable
+from pyrovae.compile.watching import watched
+from pyrovae.inference.elbo import is_differentiable
 from pyrovae.inference.items import Items
-from pyrovae.inference.program import watched
 from pyrovae.models.pair import Pair, as_module, has_global_latents, seen, traces
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.models.trial import tried, unchanged

@@ -8,33 +8,29 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.inference.optimizers import Rule
+from pyrovae.compile.optimizers import Rule
+from pyrovae.compile.saved_states import options_of, require_rule
 
-__all__ = ["options_of", "single"]
-
-
-def options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """A torch optimiser's options in a group: without its parameters, and what is Pyro's to clip."""
-    return {k: v for k, v in group.items() if k not in ("params", "param_names") and not k.startswith("gradient_")}
+__all__ = ["view_of"]
 
 
-def single(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
+def view_of(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
     """An optimiser of the class `rule.kind` for `p` alone, whose state and options are those of `updates`.
 
     What is read from it is as the last step left it, and what it is given, by a step of its own or a state, is there
     for the next compiled one; so is its "lr".
     """
-    made = _single(rule)([p], **options)
+    made = _view(rule)([p], **options)
     made.updates, made.live = updates, True
     made.pull()
     return made
 
 
 @cache
-def _single(rule: Rule) -> Any:
+def _view(rule: Rule) -> Any:
     kind: Any = rule.kind
 
-    class Single(kind):
+    class View(kind):
         live = False  # whether options and state follow those of `updates`
         rate: Any = None  # the "lr" that was read or written last
 
@@ -84,7 +80,7 @@ def _single(rule: Rule) -> Any:
             return state
 
         def load_state_dict(self, state: dict[str, Any]) -> None:
-            self.updates.require_known(state)
+            require_rule(state, rule)
             before = {name: self.__dict__[name] for name in ("state", "own_groups")}
             self.live = False
             try:
@@ -106,5 +102,5 @@ def _single(rule: Rule) -> Any:
             self.live = True
             return loss
 
-    Single.__name__ = Single.__qualname__ = kind.__name__
-    return Single
+    View.__name__ = View.__qualname__ = kind.__name__
+    return View

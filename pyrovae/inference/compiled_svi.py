@@ -8,29 +8,23 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.util import torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
-from torch.distributions import kl_divergence
 
+from pyrovae.argument_checks import argument_checks
+from pyrovae.compile.errors import EAGER, CaptureError, CompilerError, other_draws
+from pyrovae.compile.step import CompiledStep
+from pyrovae.compile.unrepeatable import no_foreign_draws
+from pyrovae.compile.updates import Updates
+from pyrovae.compile.watching import watched
 from pyrovae.exclusive import exclusive
-from pyrovae.graph import unmoved
-from pyrovae.inference.program import (
-    EAGER,
-    CaptureError,
-    CompiledStep,
-    CompilerError,
-    other_draws,
-    watched,
-)
-from pyrovae.inference.updates import Updates
-from pyrovae.models.pair import validation as checking
+from pyrovae.inference.elbo import PARTICLES, negative_elbo
 from pyrovae.seeding import generators, put_back
 
-__all__ = ["CaptureError", "CompiledSVI", "CompilerError", "is_differentiable", "negative_elbo"]
+__all__ = ["CaptureError", "CompiledSVI", "CompilerError"]
 
 
 class CompiledSVI:
@@ -171,7 +165,7 @@ class CompiledSVI:
         """The loss that the next step's noise gives eagerly."""
         before = generators()
         try:
-            with checking(False), torch.no_grad(), watched(self.model, self.guide):
+            with argument_checks(False), torch.no_grad(), watched(self.model, self.guide):
                 return float(self._negative_elbo(*args, **kwargs))
         finally:
             put_back(before)
@@ -179,7 +173,7 @@ class CompiledSVI:
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
         """By eager, validated evaluations: the parameters by name, and the generators as the first step finds them."""
         loss = self.loss
-        with torch.enable_grad(), checking(True), watched(self.model, self.guide):
+        with torch.enable_grad(), argument_checks(True), watched(self.model, self.guide):
             for guide in _autoguides(self.guide):
                 if guide.prototype_trace is None:
                     guide._setup_prototype(*args, **kwargs)
@@ -187,7 +181,7 @@ class CompiledSVI:
                 loss._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
             ends, before = [], generators()
             for _ in range(2):  # the second sets nothing up
-                with poutine.trace(param_only=True) as seen, unmoved(other_draws):
+                with poutine.trace(param_only=True) as seen, no_foreign_draws(other_draws):
                     self._negative_elbo(*args, **kwargs)
                 ends.append(generators())
                 put_back(before)
@@ -199,80 +193,6 @@ class CompiledSVI:
 
 def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) or not (math.isfinite(a) or math.isfinite(b))
-
-
-# losses ---------------------------------------------------------------------------------------------
-
-
-def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """The loss as a tensor, differentiable: Pyro's, without a look at its value."""
-    particle, total = PARTICLES[type(loss)], torch.zeros((), dtype=torch.float32)
-    for model_trace, guide_trace in loss._get_traces(model, guide, args, kwargs):
-        _require_reparameterized(model_trace, guide_trace)
-        total = total - particle(model_trace, guide_trace) / loss.num_particles
-    return total
-
-
-def _trace_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
-    """log p(x, z) - log q(z) at one draw; its gradient is the ELBO's, where every site is reparameterised."""
-    elbo = torch.zeros((), dtype=torch.float32)
-    for site in _samples(model_trace):
-        elbo = elbo + site["log_prob_sum"]
-    for site in _samples(guide_trace):
-        elbo = elbo - _entropy_term(site)
-    return elbo
-
-
-def _mean_field_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
-    """The same with a site's closed-form KL divergence where the two laws have one."""
-    elbo = torch.zeros((), dtype=torch.float32)
-    for site in _samples(model_trace):
-        if site["is_observed"]:
-            elbo = elbo + site["log_prob_sum"]
-            continue
-        own = guide_trace.nodes[site["name"]]
-        try:
-            kl = scale_and_mask(kl_divergence(own["fn"], site["fn"]), own["scale"], own["mask"])
-        except NotImplementedError:
-            elbo = elbo + site["log_prob_sum"] - _entropy_term(own)
-            continue
-        elbo = elbo - (kl.sum() if isinstance(kl, Tensor) else kl * own["fn"].batch_shape.numel())
-    for site in _samples(guide_trace):
-        if site["name"] not in model_trace.nodes:
-            elbo = elbo - _entropy_term(site)
-    return elbo
-
-
-PARTICLES: dict[Any, Callable[[Any, Any], Tensor]] = {Trace_ELBO: _trace_elbo, TraceMeanField_ELBO: _mean_field_elbo}
-
-
-def _entropy_term(site: Any) -> Any:
-    term = site["score_parts"].entropy_term
-    return 0.0 if is_identically_zero(term) else term.sum()
-
-
-def _samples(trace: Any) -> Iterator[Any]:
-    return (site for site in trace.nodes.values() if site["type"] == "sample")
-
-
-def is_differentiable(site: Any) -> bool:
-    """Whether all of a draw's gradient goes through its value, and none by a score function."""
-    return getattr(site["fn"], "has_rsample", False) and is_identically_zero(site["score_parts"].score_function)
-
-
-def _require_reparameterized(model_trace: Any, guide_trace: Any) -> None:
-    for trace in (guide_trace, model_trace):
-        for site in _samples(trace):
-            if site["infer"].get("enumerate"):
-                raise CaptureError(f"site {site['name']!r} is marked to be summed out: take TraceEnum_ELBO with SVI")
-            if trace is guide_trace and not is_differentiable(site):
-                in_part = getattr(site["fn"], "has_rsample", False)
-                why = "a draw that is reparameterised only in part, the rest of whose gradient is a score function's"
-                none = "no reparameterised draw, so that no gradient goes through it"
-                raise CaptureError(
-                    f"site {site['name']!r} ({type(site['fn']).__name__}) has {why if in_part else none}: give the "
-                    f"guide a law with a reparameterised draw, {EAGER}"
-                )
 
 
 def _autoguides(guide: Any) -> Iterator[Any]:

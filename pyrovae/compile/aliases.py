@@ -1,4 +1,4 @@
-"""Which tensors lie in the same memory, and the one tensor that such tensors are views of."""
+"""Tensors where they lie: which share memory, and by which one tensor; which can be written to, and hold the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["SharedMemoryError", "base_of", "is_dense", "overlap", "overlapping", "views"]
+__all__ = [
+    "SharedMemoryError",
+    "base_of",
+    "is_dense",
+    "is_writable",
+    "overlap",
+    "overlapping",
+    "same_values",
+    "views",
+]
 
 aten = torch.ops.aten
 
@@ -112,6 +121,18 @@ def is_dense(t: Tensor) -> bool:
             return False
         within *= n
     return True
+
+
+def is_writable(t: Tensor) -> bool:
+    """Whether new values can be written to all of a tensor where it lies: to one that was expanded they cannot."""
+    if t.is_inference() or t.layout != torch.strided:
+        return False
+    return not any(n > 1 and not stride for n, stride in zip(t.shape, t.stride(), strict=True))
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in every value, NaN in the same places."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _extent(t: Tensor) -> tuple[str, int, int] | None:

@@ -21,8 +21,8 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae import CaptureError, CompiledSVI
-from pyrovae.inference.program import _described
-from pyrovae.inference.updates import Updates
+from pyrovae.compile.arguments import kind_of
+from pyrovae.compile.updates import Updates
 
 pytestmark = needs_compiler
 STEPS = 200
@@ -1134,7 +1134,7 @@ class TestFollowed:
 
         net = Small()
         svi = CompiledSVI(net.model, net.guide, adam(), Trace_ELBO())
-        assert _described(np.int64(2)) == _described(2) and _described(np.float32(0.5)) == _described(0.5)
+        assert kind_of(np.int64(2)) == kind_of(2) and kind_of(np.float32(0.5)) == kind_of(0.5)
         with pytest.raises(TypeError, match="an argument of type Batch"):
             svi.step(Batch(torch.ones(3, 4)))
         with pytest.raises(CaptureError, match="inside of handlers"), poutine.scale(scale=2.0):
@@ -1202,7 +1202,7 @@ def test_a_view_from_before_a_gradient_was_required_passes_one_on_after_the_firs
 ):
     """By 0.1 (3 - 3 mu), and from the second step on by three times that; a rate of 0 is an update too."""
     plain = (lambda graph, inputs, keep_noise=False: graph) if way == "interpreted" else unnoticed
-    monkeypatch.setattr("pyrovae.graph.compiled", plain)
+    monkeypatch.setattr("pyrovae.compile.function.compile_graph", plain)
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         optim, found = pyro.optim.SGD({"lr": rate}), []
@@ -1247,7 +1247,7 @@ def test_a_parameter_that_is_reached_by_an_early_view_alone_is_never_updated():
 )
 def test_an_early_view_passes_a_gradient_on_from_the_first_update_by_any_step(way, steps, expected, monkeypatch):
     plain = (lambda graph, inputs, keep_noise=False: graph) if way == "interpreted" else unnoticed
-    monkeypatch.setattr("pyrovae.graph.compiled", plain)
+    monkeypatch.setattr("pyrovae.compile.function.compile_graph", plain)
     for kind in (SVI, CompiledSVI):
         pyro.clear_param_store()
         mu = torch.zeros(1)

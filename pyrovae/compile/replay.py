@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.graph import summary
+from pyrovae.compile.aliases import same_values
+from pyrovae.compile.errors import summary
 from pyrovae.seeding import generators, put_back
 
-__all__ = ["Replayed", "pool_of", "replayed", "replays", "same"]
+__all__ = ["Replayed", "pool_of", "replayed", "replays"]
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Replayed:
                 self._warm_up(function)
                 if not self.holds():
                     raise RuntimeError("it writes to a tensor that lies on the host")
-                if any(not same(own, given) for own, given in zip(self._inputs, inputs, strict=True)):
+                if any(not same_values(own, given) for own, given in zip(self._inputs, inputs, strict=True)):
                     raise RuntimeError("it writes to an argument")
                 start_anew()
                 called = _followed(lambda: function(*self._inputs), changed)
@@ -198,8 +199,3 @@ def _require_alike(
         far, found = (one - start).abs().sum(), (other - start).abs().sum()
         if (found - far).abs() > MOVED_ALIKE * far:
             raise RuntimeError("a replay moves a tensor otherwise than a call does")
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """In every value, NaN in the same places."""
-    return bool(((a == b) | ((a != a) & (b != b))).all())

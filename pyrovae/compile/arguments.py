@@ -1,0 +1,52 @@
+"""The arguments of a step, taken apart: its tensors are inputs of a graph, and all else is a constant of one."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["flat", "kind_of", "nested"]
+
+VALUES = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
+FLAT = {Tensor, nn.Parameter, type(None), bool, int, float, str}
+
+
+def flat(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The tensors and values of arguments, and how they are nested; None where they are not."""
+    if not kwargs and all(type(x) in FLAT for x in args):
+        return list(args), None
+    return pytree.tree_flatten((args, kwargs))
+
+
+def nested(leaves: list[Any], structure: Any) -> tuple[Any, dict[str, Any]]:
+    """The arguments again that `flat` took apart."""
+    if structure is None:
+        return leaves, {}
+    args, kwargs = pytree.tree_unflatten(leaves, structure)
+    return args, kwargs
+
+
+def kind_of(x: Any) -> Hashable:
+    """What of an argument the graph depends on: a tensor's shape, strides, dtype and device, or another's value.
+
+    A number, a word, or a function or module, by its identity; else TypeError.
+    """
+    if isinstance(x, Tensor):
+        return tuple(x.shape), x.stride() if x.layout == torch.strided else x.layout, x.dtype, x.device
+    if isinstance(x, np.generic):
+        x = x.item()
+    if isinstance(x, float) and math.isnan(x):
+        return float, "nan"
+    if isinstance(x, VALUES) or callable(x):
+        return type(x), x
+    raise TypeError(
+        f"an argument of type {type(x).__name__} cannot be told from a changed one: hand in its tensors and numbers, "
+        "in tuples, lists and dicts"
+    )

@@ -1,0 +1,42 @@
+"""What cannot be one graph, and what could not be compiled, with what to do about it."""
+
+from __future__ import annotations
+
+__all__ = ["EAGER", "CaptureError", "CompilerError", "compiler_error", "no_graph", "other_draws", "summary"]
+
+EAGER = "or take pyro.infer.SVI, which runs it eagerly"
+
+
+class CaptureError(RuntimeError):
+    """A model and guide that cannot be one graph: the message names the site and what to do."""
+
+
+class CompilerError(RuntimeError):
+    """The graph could not be compiled: no C++ compiler that works, or no folder to write to."""
+
+
+def other_draws() -> CaptureError:
+    """A graph cannot repeat draws that are not torch's."""
+    return CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
+
+
+def no_graph(error: Exception) -> CaptureError:
+    """What torch raised during a capture, as an error of the model."""
+    return CaptureError(f"the step cannot be one graph ({summary(error)}): keep shapes free of values, {EAGER}")
+
+
+def compiler_error(error: Exception) -> CaptureError | CompilerError:
+    """What a compilation or a first call raised: the compiler's error where it looks like one, else the model's."""
+    line = summary(error)
+    if isinstance(error, OSError) or any(word in line for word in ("Cxx", "Cpp", "compiler", "ImportError")):
+        return CompilerError(
+            f"the step could not be compiled ({line}). It takes a C++ compiler, g++ or clang++ on the path or in CXX, "
+            "and a folder to write to, TORCHINDUCTOR_CACHE_DIR, to be emptied where a file of it is broken"
+        )
+    return no_graph(error)
+
+
+def summary(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first}"

@@ -1,0 +1,168 @@
+"""A pure function of tensors, compiled: where that pays, for inputs of one kind, with its gradient where wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyrovae.compile.errors import summary
+from pyrovae.compile.graph import aliases_to_views, capture, constants_to_inputs, is_written, without_noise
+from pyrovae.compile.unrepeatable import no_foreign_draws, no_values_read
+from pyrovae.exclusive import exclusive
+from pyrovae.warned import hushed
+
+__all__ = ["CompiledFunction", "compile_function", "compile_graph", "pays", "with_gradient"]
+
+log = logging.getLogger(__name__)
+
+# what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
+SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
+SAVED_AN_ELEMENT = 2.5e-9  # s: of what layers put out and take back, fused
+COMPILED_IN = 30.0  # s, a step, with nothing cached
+
+
+def pays(steps: int, elements: int) -> bool:
+    """Whether compiled steps save more time than their compilation takes; all layers put out `elements` a step."""
+    return steps * (SAVED_A_STEP + SAVED_AN_ELEMENT * elements) > COMPILED_IN
+
+
+def compile_function(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> CompiledFunction | None:
+    """`function(*inputs)` as a compiled graph for inputs like these; None, with a line in the log, where it is none."""
+
+    def refusal(what: str) -> Callable[[], Exception]:
+        return lambda: RuntimeError(f"it {what}, which a graph would keep for ever")
+
+    def repeatable(*values: Tensor) -> list[Tensor]:
+        draws, reads = refusal("draws from Python's or NumPy's generator"), refusal("looks at a value")
+        with no_foreign_draws(draws), no_values_read(reads):
+            return function(*values)
+
+    try:
+        with torch.enable_grad():
+            graph = capture(repeatable, inputs)
+        compiled = CompiledFunction(graph, inputs)
+        compiled(*inputs)
+    except Exception as error:  # of whatever kind: a compiler that is missing, a folder that cannot be written
+        log.warning("runs without a compiled graph (%s)", summary(error))
+        return None
+    return compiled
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Callable[[Tensor], Tensor], bool]:
+    """A differentiable function of (P,) to a scalar, its value and gradient compiled together, and whether they are.
+
+    `function` must have no control flow on values and no randomness. It is captured at `at`, whose shape, dtype and
+    device every later argument has. Without a compiler that works the function itself comes back, with a line in the
+    log. A second derivative raises RuntimeError.
+    """
+
+    def value_and_gradient(z: Tensor) -> list[Tensor]:
+        leaf = z.detach().requires_grad_()
+        value = function(leaf)
+        return [value.detach(), *torch.autograd.grad(value, leaf)]
+
+    compiled = compile_function(value_and_gradient, [at.detach()])
+    if compiled is None:
+        return function, False
+    return lambda z: _WithGradient.apply(z, compiled), True
+
+
+class CompiledFunction:
+    """A captured graph as a function of tensors like `inputs`, which gives a list: compiled, or left to torch.
+
+    Tensors that the graph holds stay where they are and are read there, as are the first `lasting` inputs, which are
+    the same tensors in each call and may share memory; its noise is drawn eagerly, from torch's generators and in
+    eager's order. Without `compile` torch runs the graph, operation by operation.
+
+    Attributes:
+        held: the tensors that the graph holds.
+        written: those of the inputs and of `held` that a call writes to.
+        is_compiled: whether it is compiled.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True, lasting: int = 0
+    ) -> None:
+        self._kind = _kind(inputs)
+        self.held = constants_to_inputs(graph)
+        fixed = dict(enumerate(inputs[:lasting])) | dict(enumerate(self.held, len(inputs)))
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        both = zip([*inputs, *self.held], placeholders, strict=True)
+        self.written = [t for t, node in both if is_written(node)]
+        self._gone, self._bases = aliases_to_views(graph, fixed)
+        self._draw_noise = without_noise(graph, inputs[0].device)
+        self._run: Callable[..., Any] = graph
+        if compile:
+            example = [*self._read(inputs), *self._noise()]
+            self._run = compile_graph(graph, example, keep_noise=self._draw_noise is None)
+        self.is_compiled = self._run is not graph
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            outputs: list[Tensor] = self._run(*self._read(inputs), *self._noise())
+        return outputs
+
+    def fits(self, *inputs: Tensor) -> bool:
+        """Whether these are like those of the capture."""
+        return _kind(inputs) == self._kind
+
+    def _read(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """All inputs of the graph but its noise."""
+        every = [*inputs, *self.held]
+        if not self._bases:
+            return every
+        return [t for i, t in enumerate(every) if i not in self._gone] + self._bases
+
+    def _noise(self) -> Sequence[Tensor]:
+        return () if self._draw_noise is None else self._draw_noise()
+
+
+def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:
+    """The graph through inductor: a function of inputs like these, which gives a list of what the graph does.
+
+    With `keep_noise` what it draws comes from torch's generators.
+    """
+    options: dict[str, Any] = {"size_asserts": False}  # of what inductor itself has planned, in each call
+    if keep_noise:
+        options["fallback_random"] = True
+    with exclusive(), torch.no_grad(), hushed(FutureWarning), _quiet("torch.utils.cpp_extension"):
+        compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=options)
+    return compiled
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without that logger's warnings, as of a CUDA that is not there and that nobody asked for."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _kind(inputs: Sequence[Tensor]) -> list[Any]:
+    return [(x.shape, x.stride(), x.dtype, x.device) for x in inputs]
+
+
+class _WithGradient(torch.autograd.Function):
+    """A number whose gradient comes with it."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, compiled: CompiledFunction) -> Tensor:
+        value, gradient = compiled(z)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # asked for with create_graph: it would be taken for a constant
+            raise RuntimeError("a compiled function has no second derivative: differentiate the function itself")
+        (gradient,) = ctx.saved_tensors
+        return outer[0] * gradient, None

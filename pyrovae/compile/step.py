@@ -1,0 +1,265 @@
+"""Loss, gradients and update of a step as one compiled graph, captured anew where it would no longer be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyrovae import checks
+from pyrovae.argument_checks import argument_checks
+from pyrovae.compile.aliases import is_writable, overlapping, same_values
+from pyrovae.compile.arguments import flat, kind_of, nested
+from pyrovae.compile.errors import EAGER, CaptureError, no_graph
+from pyrovae.compile.graph import capture
+from pyrovae.compile.guards import ModuleState, WrittenMemory
+from pyrovae.compile.names import Names
+from pyrovae.compile.replay import pool_of
+from pyrovae.compile.unrepeatable import no_values_read
+from pyrovae.compile.updates import Updates
+from pyrovae.compile.variant import Piece, Variant, try_out, unnoticed
+from pyrovae.compile.watching import LastSite, watched
+from pyrovae.seeding import generators, put_back
+
+__all__ = ["CompiledStep"]
+
+MANY = 8  # compiles, of which the user is told once
+
+SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
+
+
+class CompiledStep:
+    """One step of a loss as one graph for each kind of arguments, captured when they first come.
+
+    `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
+    `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
+    and the state of the generators that the first step is to find; `settings()` is what else a graph depends on. With
+    `reduce` the step is two graphs, between which it sums one tensor of gradients and loss over processes, in place;
+    without, on a CUDA device, all of it is replayed as a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor],
+        owners: Sequence[Any],
+        updates: Updates,
+        set_up: SetUp,
+        settings: Callable[[], Hashable] = tuple,
+        reduce: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.loss, self.owners, self.updates = loss, owners, updates
+        self.set_up, self.settings, self.reduce = set_up, settings, reduce
+        self.compiles = 0
+        self._variants: dict[Hashable, list[Variant]] = {}
+        self._pool: Any = None  # of memory, which its CUDA graphs share
+        self._written = set[int]()  # the parameters, by identity, that steps have written to
+        self._rebound: str | None = None  # a name by which the last capture differs from the one before
+
+    def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
+        """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
+
+        With `interpret` the graph runs as torch does, operation by operation, where it was not compiled before. Raises
+        CaptureError or CompilerError, with everything as it was.
+        """
+        leaves, structure = flat(args, kwargs)
+        if any(x.requires_grad for x in leaves if isinstance(x, Tensor)):
+            raise CaptureError(
+                "an argument carries a gradient, which would end here: compute it in the model, or detach it"
+            )
+        # a graph reads memory as it lies, and knows nothing of a conjugate or a sign that is still to be taken
+        leaves = [x.resolve_conj().resolve_neg() if isinstance(x, Tensor) else x for x in leaves]
+        kind = structure, tuple(kind_of(x) for x in leaves)
+        variant = self._known((*kind, self._settings()))
+        if variant is None:
+            variant = self._captured(leaves, structure, interpret)
+            self._variants.setdefault((*kind, self._settings()), []).append(variant)
+
+        variant.memory.require_apart([x for x in leaves if isinstance(x, Tensor)])
+
+        def take() -> Tensor:
+            self.updates.set_rates()
+            return variant(leaves)
+
+        return take
+
+    @property
+    def replays(self) -> int:
+        """How many variants are replayed as CUDA graphs."""
+        return sum(variant.replay is not None for known in self._variants.values() for variant in known)
+
+    def _settings(self) -> Hashable:
+        return (
+            self.settings(),
+            self.updates.options,
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_enabled("cuda"),
+            torch.get_autocast_dtype("cuda"),
+        )
+
+    def _known(self, key: Hashable) -> Variant | None:
+        """The variant that is right for these; None where another joins them."""
+        known = self._variants.get(key, [])
+        variant = next((variant for variant in known if variant.holds()), None)
+        if variant is None:
+            self._rebound = next((words for last in known[-1:] for words, *_ in last.names.rebound()), None)
+            known[:] = [variant for variant in known if variant.may_hold()][-MANY:]
+        return variant
+
+    def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> Variant:
+        detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]  # one that comes twice is two
+        args, kwargs = nested(detached, structure)
+        before = generators()
+        arguments = [x for x in detached if isinstance(x, Tensor)]
+        kept = [(t, t._version, t.clone()) for t in arguments if is_writable(t)]
+        try:
+            with watched(*self.owners) as modules:
+                named, before = self.set_up(args, kwargs)
+            self.updates.take(named)
+            names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
+            trained = self._trained(named)
+            with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
+                pieces, moved = self._pieces(trained, arguments, args, kwargs)
+            for piece in pieces:
+                piece.finish(interpret, named)
+            self._require_lasting(names, pieces, before, args, kwargs)
+            memory = _memory(pieces, arguments, named)
+            if not interpret:
+                with unnoticed(trained):
+                    try_out(pieces, arguments)
+            held = [t for piece in pieces for t in piece.function.held if t.layout == torch.strided]
+            if any(t.is_conj() or t.is_neg() for t in held):
+                raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
+            early = [view for piece in pieces for view in piece.early]
+            state = ModuleState(modules, [*named.values(), *held], early)
+            variant = Variant(pieces, self.reduce, named, state, memory, names, moved, self._written)
+            self._pool = self._pool or pool_of(trained[0].device)
+            with unnoticed(trained):
+                variant.record(arguments, self._pool)
+            if variant.replay is None:  # a recording that broke off has left it
+                self._pool = None
+        finally:
+            put_back(before)
+            with torch.no_grad():
+                for t, version, value in kept:
+                    if t._version != version:  # a model that writes to an argument does so in steps alone
+                        t.copy_(value)
+        self.compiles += not interpret
+        if self.compiles == MANY + 1:
+            self._warn_of_many()
+        return variant
+
+    def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
+        """The parameters of this loss that require a gradient, in the order of the optimiser's."""
+        reached = {id(p) for p in named.values()}  # by whichever name, where they are tied
+        trained = [p for p in self.updates.ordered.values() if id(p) in reached and p.requires_grad]
+        if not trained:
+            raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
+        return trained
+
+    def _warn_of_many(self) -> None:
+        advice = "pass numbers that change as tensors, and in few shapes"
+        if self._rebound is not None:
+            advice = f"{self._rebound} is assigned anew between steps: pass it as an argument, a number as a tensor"
+        checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
+
+    def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
+        """Refuse names that the evaluation has bound anew where the loss depends on them, and leave out the others."""
+        held = {id(t) for piece in pieces for t in piece.function.held}
+        rebound = list(names.rebound())
+        names.forget_rebound()
+        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in held]
+        if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
+            losses = []
+            for _ in range(2):
+                put_back(before)
+                with torch.no_grad(), argument_checks(False), watched(*self.owners):
+                    losses.append(self.loss(*args, **kwargs))
+            wanted = [words for words, *_ in rebound] if not same_values(*losses) else []
+        if wanted:
+            raise CaptureError(
+                f"{wanted[0]} is assigned anew in each step, and a compiled graph would keep its first value: "
+                f"hand it in as an argument, {EAGER}"
+            )
+
+    def _pieces(
+        self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[list[Piece], list[Tensor]]:
+        """The whole step, or, where gradients are summed over processes between, what comes before and after that.
+
+        With the parameters that have a gradient.
+        """
+        site, moved = LastSite(), list[Tensor]()
+        fixed = self.updates.inputs(trained)
+        shared = [trained[i] for group in overlapping(trained) for i in group]
+        kept = [(p.data, p.detach().clone()) for p in shared]
+
+        def differentiated() -> tuple[Tensor, list[Tensor | None]]:
+            with site, no_values_read(site.depends_on_value):
+                loss = self.loss(*args, **kwargs)
+            gradients: list[Tensor | None] = list(torch.autograd.grad(loss, trained, allow_unused=True))
+            moved[:] = [p for p, g in zip(trained, gradients, strict=True) if g is not None]
+            return loss.detach(), gradients
+
+        def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
+            with torch.no_grad():
+                return [loss, *self.updates.updated(loss, trained, gradients, set(map(id, shared)))]
+
+        try:
+            if self.reduce is None:
+                whole = capture(lambda *_: updated(*differentiated()), [*fixed, *arguments])
+                _write_back(whole)
+                return [Piece(whole, fixed, arguments)], moved
+            sizes = [*(p.numel() for p in trained), 1]
+            widest = max((p.dtype for p in trained), key=lambda dtype: torch.finfo(dtype).bits)
+            summed = trained[0].new_zeros(sum(sizes), dtype=widest)
+
+            def concatenated(*_: Tensor) -> list[Tensor]:
+                loss, gradients = differentiated()
+                parts = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients, strict=True)]
+                return [torch.cat([part.reshape(-1).to(widest) for part in (*parts, loss)])]
+
+            def split(*_: Tensor) -> list[Tensor]:
+                *parts, loss = summed.split(sizes)
+                gradients = [g.view_as(p).to(p.dtype) for p, g in zip(trained, parts, strict=True)]
+                return updated(loss[0].clone(), list(gradients))
+
+            first = capture(concatenated, [*trained, *arguments])
+            second = capture(split, [*fixed, summed])
+            _write_back(second)
+            return [Piece(first, trained, arguments), Piece(second, fixed, [summed])], moved
+        except CaptureError:
+            raise
+        except Exception as error:  # of whatever kind: the eager evaluation before had none
+            reads = "_local_scalar_dense" in str(error)
+            raise (site.depends_on_value() if reads else no_graph(error)) from error
+        finally:
+            for p, value in kept:  # an update of those that share memory is taken as it is captured
+                p.copy_(value)
+
+
+def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:
+    """What the pieces write to, apart from which these arguments are."""
+    written = [t for piece in pieces for t in piece.function.written]
+    lasting = [t for piece in pieces for t in (*piece.fixed, *piece.function.held)]
+    memory = WrittenMemory(written, lasting, arguments, named)
+    memory.require_apart(arguments)
+    return memory
+
+
+def _write_back(graph: fx.GraphModule) -> None:
+    """End the graph with its new values in place of the old: outputs after the first belong to the first inputs."""
+    nodes = list(graph.graph.nodes)
+    output = nodes[-1]
+    outputs: Any = output.args[0]
+    loss, *values = outputs
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    with graph.graph.inserting_before(output):
+        for old, new in zip(inputs, values, strict=False):
+            if new is not old:
+                graph.graph.call_function(torch.ops.aten.copy_.default, (old, new))
+    output.args = ((loss,),)
+    graph.recompile()

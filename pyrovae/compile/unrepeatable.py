@@ -1,0 +1,86 @@
+"""What a graph cannot repeat, refused as it happens: values that Python looks at, and draws that are not torch's."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["no_foreign_draws", "no_values_read"]
+
+READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
+
+
+@contextmanager
+def no_values_read(refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Raise `refusal()` where the body hands the value of a tensor to Python: a graph would keep it for ever."""
+    with _Reading(refusal), _Depending(refusal):
+        yield
+
+
+@contextmanager
+def no_foreign_draws(refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Raise `refusal()` where the body draws from Python's or NumPy's generator: a graph would draw once for all."""
+    python, before = random.getstate(), cast(Any, np.random.get_state())
+    yield
+    after = cast(Any, np.random.get_state())
+    if random.getstate() != python or before[2:] != after[2:] or not np.array_equal(before[1], after[1]):
+        random.setstate(python)
+        np.random.set_state(before)
+        raise refusal()
+
+
+class _Reading(TorchFunctionMode):
+    """By Python."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__bool__" and _is_argument_check(sys._getframe(1)):
+            return True  # of arguments and values that the eager evaluation before has seen
+        made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
+        if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
+            raise self.refusal()
+        return func(*args, **(kwargs or {}))
+
+
+def _is_argument_check(frame: Any) -> bool:
+    """Whether a distribution asks there whether its arguments, or a value of its own, are within their support.
+
+    One that was made elsewhere, or with validate_args=True, does so whatever the default is; its flag is left alone,
+    for it may be in use by others.
+    """
+    while isinstance(frame.f_locals.get("self"), Constraint):
+        frame = frame.f_back
+    if frame.f_code is Distribution.__init__.__code__:
+        return True
+    return frame.f_code.co_name == "_validate_sample" and isinstance(frame.f_locals.get("self"), Distribution)
+
+
+class _Depending(TorchDispatchMode):
+    """By torch itself, as a size, a fill or a comparison."""
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags:
+            raise self.refusal()
+        return func(*args, **(kwargs or {}))
+
+
+def _holds_tensor(values: Any) -> bool:
+    return isinstance(values, Tensor) or (isinstance(values, list | tuple) and any(map(_holds_tensor, values)))

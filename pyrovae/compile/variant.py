@@ -1,0 +1,156 @@
+"""One variant of a compiled step: its graphs for arguments of one kind, and whether they are still right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.autograd.graph import increment_version
+
+from pyrovae.compile.aliases import SharedMemoryError, is_writable, same_values
+from pyrovae.compile.errors import EAGER, CaptureError, compiler_error
+from pyrovae.compile.function import CompiledFunction
+from pyrovae.compile.guards import ModuleState, WrittenMemory, in_words
+from pyrovae.compile.names import Names
+from pyrovae.compile.replay import Replayed, replayed
+
+__all__ = ["Piece", "Variant", "try_out", "unnoticed"]
+
+
+@dataclass
+class Variant:
+    """A step for arguments of one kind, and what must not have changed for it to be the right one.
+
+    Attributes:
+        pieces: the graph, or the two between which gradients are summed over processes.
+        reduce: sums over processes, in place, what the first piece gives to the second; None where there is one piece.
+        named: the parameters by name.
+        state: the modules and tensors as the capture saw them.
+        memory: what the step writes to.
+        names: what the names in the code were bound to.
+        moved: the parameters that it updates from its first step on.
+        written: those, by identity, that any variant has updated.
+        replay: the step as one CUDA graph, where there is one.
+    """
+
+    pieces: list[Piece]
+    reduce: Callable[[Tensor], Any] | None
+    named: dict[str, Tensor]
+    state: ModuleState
+    memory: WrittenMemory
+    names: Names
+    moved: list[Tensor]
+    written: set[int]
+    replay: Replayed | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        store = pyro.get_param_store()._params
+        self._stored = {name: p for name, p in self.named.items() if store.get(name) is p}
+        self._is_interpreted = any(not piece.function.is_compiled for piece in self.pieces)
+        self._is_fresh = True
+
+    def record(self, arguments: list[Tensor], pool: Any) -> None:
+        """Make it one CUDA graph for tensors like these, on a device that has such; nothing else changes."""
+        if self.reduce is None:
+            fixed, held = self.pieces[0].fixed, self.pieces[0].function.held
+            changed = [*fixed, *(t for t in held if t.device == fixed[0].device and is_writable(t))]
+            self.replay = replayed(self._run, arguments, changed, held, pool)
+
+    def __call__(self, leaves: list[Any]) -> Tensor:
+        arguments = [x for x in leaves if isinstance(x, Tensor)]
+        if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
+            self.replay = None
+        run = self._run if self.replay is None else self.replay
+        if not self._is_interpreted:
+            loss = run(*arguments)
+        else:  # which writes to each, moved or not
+            with unnoticed([p for p in self.named.values() if p.requires_grad]):
+                loss = run(*arguments)
+        if self._is_fresh:  # a first update is what views from before a gradient was required wait for
+            increment_version([p for p in self.moved if id(p) not in self.written])
+            self.written.update(map(id, self.moved))
+            self._is_fresh = False
+        return loss
+
+    def _run(self, *arguments: Tensor) -> Tensor:
+        if self.reduce is None:
+            return self.pieces[0](arguments)
+        summed = self.pieces[0](list(arguments))
+        self.reduce(summed)
+        return self.pieces[1]([summed])
+
+    def holds(self) -> bool:
+        """Whether all that it has seen is as it was."""
+        store = pyro.get_param_store()._params
+        is_stored = all(store.get(name) is p for name, p in self._stored.items())
+        return is_stored and self.state.is_as_it_was() and self.names.are_bound_alike()
+
+    def may_hold(self) -> bool:
+        """Whether the parameters are still where they were; one whose flag differs may come back."""
+        return self.state.may_return()
+
+
+class Piece:
+    """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself.
+
+    A view of a parameter that was made before that required a gradient passes none on until the parameter is written
+    to, and then does, as torch has it: `early` are such views and their versions.
+    """
+
+    def __init__(self, graph: fx.GraphModule, fixed: list[Tensor], others: list[Tensor]) -> None:
+        if any(node.kwargs.get("generator") is not None for node in graph.graph.nodes):
+            raise CaptureError(f"a draw has a generator of its own: leave it to torch's, {EAGER}")
+        self.graph, self.fixed, self.others = graph, [t.detach() for t in fixed], others
+        self.early: list[tuple[Tensor, int]] = []
+        for name in {node.target for node in graph.graph.nodes if node.op == "get_attr"}:
+            t = attrgetter(name)(graph)
+            try:
+                if _is_early(t):
+                    self.early.append((t, t._version))
+            except RuntimeError:  # one that was made without autograd, which does not follow it: nor did the model
+                setattr(graph, name, t.detach())
+
+    def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
+        """Compile it, or leave it to torch, operation by operation; `named` are the parameters, for what is said."""
+        inputs = [*self.fixed, *self.others]
+        try:
+            self.function = CompiledFunction(self.graph, inputs, compile=not interpret, lasting=len(self.fixed))
+        except SharedMemoryError as error:
+            raise CaptureError(f"{in_words(error.tensors, named)} {error}, {EAGER}") from error
+        except Exception as error:
+            raise compiler_error(error) from error
+
+    def __call__(self, others: Sequence[Tensor]) -> Tensor:
+        return self.function(*self.fixed, *others)[0]
+
+
+def _is_early(t: Tensor) -> bool:
+    """Whether it is a view from before its base required a gradient, and passes none on as yet."""
+    return t._base is not None and t._base.requires_grad and t.requires_grad and t.grad_fn is None
+
+
+def try_out(pieces: list[Piece], arguments: list[Tensor]) -> None:
+    """Run them once, with all that they write to put back: some compiled code fails only as it is called."""
+    every = [t for piece in pieces for t in (*piece.fixed, *piece.function.held, *piece.others)]
+    kept = [(t, t.clone()) for t in (*every, *arguments) if is_writable(t)]
+    try:
+        pieces[0](arguments)
+        for piece in pieces[1:]:
+            piece(piece.others)
+    except Exception as error:
+        raise compiler_error(error) from error
+    finally:
+        with torch.no_grad():
+            for t, value in kept:
+                if not same_values(t, value):  # a write would spoil a backward pass that is to come
+                    t.copy_(value)
+
+
+def unnoticed(params: Sequence[Tensor]) -> Any:
+    """Autograd does not hear of writes to these: those of compiled code it never does."""
+    return torch.autograd._unsafe_preserve_version_counter(tuple(params))
