@@ -22,6 +22,7 @@ from torch.distributions import constraints
 import pyrovae
 from pyrovae import CaptureError, CompiledSVI
 from pyrovae.compile.arguments import kind_of
+from pyrovae.compile.sources import PyroOptimizer
 from pyrovae.compile.updates import Updates
 
 pytestmark = needs_compiler
@@ -931,7 +932,7 @@ class TestFollowed:
     def test_names_of_pairs_have_numbers_that_say_nothing(self):
         """Two pairs in one loss: their 9th and 10th modules find what the first two left, and others nothing."""
         names = [f"p.{kind}" for kind in ("bias", "weight")]
-        updates = [Updates(adam()) for _ in range(3)]
+        updates = [Updates(PyroOptimizer(adam())) for _ in range(3)]
         for update, serials in zip(updates, ((1, 2), (9, 10), (9, 10)), strict=True):
             update.take({f"VAE{n}.{name}": torch.ones(2, requires_grad=True) for n in serials for name in names})
         for i, p in enumerate(updates[0].ordered.values()):

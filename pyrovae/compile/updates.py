@@ -1,4 +1,4 @@
-"""The parameters, groups and state of a Pyro optimiser, as tensors that a graph changes where they are."""
+"""The parameters, groups and state of an optimiser, as tensors that a graph changes where they are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Collection, Hashable
 from copy import deepcopy
 from typing import Any
 
-import pyro
 import torch
-from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.compile.optimizers import rule_of, ruled
 from pyrovae.compile.saved_states import (
     REFUSED,
     Row,
@@ -24,7 +21,7 @@ from pyrovae.compile.saved_states import (
     require_shapes,
     rows_of,
 )
-from pyrovae.compile.views import view_of
+from pyrovae.compile.sources import OptimizerSource
 
 __all__ = ["Updates"]
 
@@ -34,9 +31,10 @@ Group = dict[str, Any]
 
 
 class Updates:
-    """A Pyro optimiser's parameters, groups and state: tensors that a graph changes where they are.
+    """An optimiser's parameters, groups and state: tensors that a graph changes where they are.
 
     Attributes:
+        source: where its options come from, and an earlier state of it.
         rule: the optimiser's formulas.
         optimizer: the torch optimiser that holds groups and state, so that their layout is torch's own; None before a
             first step.
@@ -44,23 +42,14 @@ class Updates:
         steps: how many steps each parameter has taken, float32 scalars.
         rates: each group's learning rate, float64 scalars.
         sound: whether all losses and gradients so far were finite, a bool scalar.
-        retired: whether another one's views stand in Pyro's optimiser, which has the state then.
     """
 
-    def __init__(self, optim: Any) -> None:
-        self.kind: Any = getattr(optim, "pt_optim_constructor", None)
-        rule = rule_of(self.kind)
-        if type(optim) is not PyroOptim or rule is None:
-            known = ", ".join(ruled())
-            name = getattr(self.kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
-            raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
-        self.optim, self.rule = optim, rule
-        self.retired = False
+    def __init__(self, source: OptimizerSource) -> None:
+        self.source, self.rule = source, source.rule
         self.named: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps: dict[Tensor, Tensor] = {}
         self.rates: list[Tensor] = []
-        self._views: list[Any] = []  # by which `optim` sees the state
         self._handed: list[float] = []  # the rates that the graph was handed
         self._waiting: dict[str, Any] | None = None  # a state of parameters that are still to come
         self._unloaded: set[str] = set()  # those that came, and have not got theirs
@@ -97,14 +86,14 @@ class Updates:
             if name not in self.named and id(named[name]) not in known:  # tied ones are one
                 known.add(id(named[name]))
                 fresh[name] = named[name]
-        states = {id(p): state for p in fresh.values() if (state := self._state_in_optim(p)) is not None}
+        states = {id(p): state for p in fresh.values() if (state := self.source.state(p)) is not None}
         for options, params in self._divided(fresh, states):
             self._add_group(options, params)
             for p in params:
                 if id(p) in states:
                     self.put(p, {}, states[id(p)]["state"].get(0, {}))
         self.named |= fresh
-        self._show(list(fresh.values()))
+        self.source.show(self, list(fresh.values()))
         self._unloaded |= set(fresh)
         if self._waiting is not None and self._unloaded:
             self._load(self._waiting, self._unloaded)
@@ -116,8 +105,8 @@ class Updates:
         waiting_group = {name: row.group for row in rows for name in (name_in_module(row.name or ""), row.name)}
         divided: list[tuple[tuple[Group, int | None], list[Tensor]]] = []
         for name, p in fresh.items():
-            clips = self.optim._get_grad_clip_args(p)  # of each parameter by itself
-            options = {**self.optim._get_optim_args(p), **{f"gradient_{name}": value for name, value in clips.items()}}
+            clips = {f"gradient_{kind}": value for kind, value in self.source.clips(p).items()}
+            options = {**self.source.options(p), **clips}
             if id(p) in states:
                 loaded = options_of(states[id(p)]["param_groups"][0])
                 options |= {option: value for option, value in loaded.items() if option not in REFUSED}
@@ -134,11 +123,11 @@ class Updates:
 
     def _add_group(self, options: Group, params: list[Tensor]) -> None:
         """A group of new parameters, as they are before a first step."""
-        known_here = set(self.optim._get_optim_args(params[0])) | {"lr", "momentum"}
+        known_here = set(self.source.options(params[0])) | {"lr", "momentum"}
         allowed = {name: value for name, value in options.items() if name in known_here}
         device = params[0].device
         if self.optimizer is None:
-            self.optimizer = self.kind(params, **allowed)
+            self.optimizer = self.rule.kind(params, **allowed)
             self.sound = torch.ones((), dtype=torch.bool, device=device)
         else:
             self.optimizer.add_param_group({"params": params, **allowed})
@@ -164,32 +153,6 @@ class Updates:
                     f"parameter {name!r} was moved to {p.dtype} on {p.device} between steps, and the optimiser's state "
                     "was not: start anew"
                 )
-
-    # Pyro's optimiser ---------------------------------------------------------------------------------
-
-    def _state_in_optim(self, p: Tensor) -> dict[str, Any] | None:
-        """What Pyro's optimiser has of a parameter: loaded and waiting, or of steps that were taken elsewhere."""
-        name = pyro.get_param_store().param_name(p)
-        state: dict[str, Any] | None = self.optim._state_waiting_to_be_consumed.get(name)
-        theirs = self.optim.optim_objs.get(p)
-        if theirs is not None:  # which Pyro too takes before one that waits
-            state = theirs.state_dict()
-        if state is not None:
-            require_rule(state, self.rule)
-            require_shapes(name, p, state["state"].get(0, {}))
-        if theirs is None:
-            self.optim._state_waiting_to_be_consumed.pop(name, None)
-        elif hasattr(theirs, "updates"):
-            theirs.updates.retired = True
-        return state
-
-    def _show(self, params: list[Tensor]) -> None:
-        """Let Pyro's optimiser see the state of these, where its store knows them by name."""
-        for p in params:
-            if pyro.get_param_store().param_name(p) is not None:
-                view = view_of(self.rule, self, p, self.optim._get_optim_args(p))
-                self.optim.optim_objs[p], self.optim.grad_clip[p] = view, self.optim._get_grad_clip(p)
-                self._views.append(view)
 
     def of(self, p: Tensor) -> tuple[Group, dict[str, Tensor], Tensor]:
         """A parameter's group, state and count of steps."""
@@ -217,30 +180,11 @@ class Updates:
                 elif state[kind] is not value:
                     value.copy_(state[kind])
 
-    def _take_rate_of(self, view: Any) -> None:
-        """Take a learning rate that was set in a view; all of its group must have it."""
-        group = self.of(view.own_groups[0]["params"][0])[0]
-        members = {id(p) for p in group["params"]}
-        views = [other for other in self._views if id(other.own_groups[0]["params"][0]) in members]
-        rates = {float(group["lr"] if other.asked is None else other.asked) for other in views}
-        if len(rates) > 1:
-            raise ValueError(
-                f"the parameters of one group were given different learning rates, {sorted(rates)}: set it for all of "
-                "them, by param_groups or before a next step, or give optim a function of the name"
-            )
-        group["lr"] = rates.pop()
-        for other in views:
-            other.rate = other.own_groups[0]["lr"] = group["lr"]
-
     # the step -----------------------------------------------------------------------------------------
 
     def set_rates(self) -> None:
         """Hand learning rates that were set since to the graph."""
-        if self.retired:
-            raise RuntimeError("optim went on with another CompiledSVI, which now has its state: use that one")
-        for view in self._views:
-            if view.asked is not None:
-                self._take_rate_of(view)
+        self.source.settle(self)
         for number, group in enumerate(self._groups):
             if float(group["lr"]) != self._handed[number]:
                 self._handed[number] = float(group["lr"])

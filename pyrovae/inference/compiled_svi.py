@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae.argument_checks import argument_checks
 from pyrovae.compile.errors import EAGER, CaptureError, CompilerError, other_draws
+from pyrovae.compile.sources import PyroOptimizer
 from pyrovae.compile.step import CompiledStep
 from pyrovae.compile.unrepeatable import no_foreign_draws
 from pyrovae.compile.updates import Updates
@@ -84,7 +85,7 @@ class CompiledSVI:
             got = type(loss).__name__
             raise TypeError(f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {got}: pyro.infer.SVI takes others")
         self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
-        self.updates, self.taken = Updates(optim), 0
+        self.updates, self.taken = Updates(PyroOptimizer(optim)), 0
         self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)
 
     def step(self, *args: Any, **kwargs: Any) -> float:

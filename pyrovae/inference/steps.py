@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from pyrovae.argument_checks import argument_checks
 from pyrovae.compile.aliases import is_dense, overlap, overlapping
 from pyrovae.compile.errors import CaptureError, other_draws
+from pyrovae.compile.sources import FixedOptions
 from pyrovae.compile.step import CompiledStep
 from pyrovae.compile.unrepeatable import no_foreign_draws
 from pyrovae.compile.updates import Updates
@@ -144,7 +144,7 @@ class CompiledFitStep:
     ) -> None:
         self.named, self.module = dict(named), module
         self.count = torch.zeros((), dtype=torch.float64, device=next(iter(named.values())).device)  # of updates
-        self.updates = Updates(pyro.optim.Adam({"lr": learning_rate}))
+        self.updates = Updates(FixedOptions(torch.optim.Adam, {id(p): {"lr": learning_rate} for p in named.values()}))
         functions = [getattr(module, name) for name in ("model", "guide") if hasattr(module, name)]
         self.step = CompiledStep(loss, (module, *functions), self.updates, self._set_up, reduce=reduce)
         self.checked = False

@@ -1,0 +1,141 @@
+"""Where a compiled step has its optimiser from: options that are fixed, or one of Pyro's, which sees the state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyrovae.compile.optimizers import Rule, rule_of, ruled
+from pyrovae.compile.saved_states import require_rule, require_shapes
+from pyrovae.compile.views import view_of
+
+if TYPE_CHECKING:
+    from pyrovae.compile.updates import Updates
+
+__all__ = ["FixedOptions", "OptimizerSource", "PyroOptimizer"]
+
+
+class OptimizerSource(Protocol):
+    """The class, options and earlier state of an optimiser, whose steps `Updates` takes in its place."""
+
+    rule: Rule
+
+    def options(self, p: Tensor) -> dict[str, Any]:
+        """A parameter's options, as the optimiser's constructor takes them."""
+
+    def clips(self, p: Tensor) -> dict[str, Any]:
+        """How a parameter's gradient is clipped by itself: "clip_norm", "clip_value"."""
+
+    def state(self, p: Tensor) -> dict[str, Any] | None:
+        """The state that the optimiser has of a parameter, in torch's layout; None where it has taken no step."""
+
+    def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
+        """Be told of parameters whose steps are taken from now on."""
+
+    def settle(self, updates: Updates) -> None:
+        """Hand over what was set in the optimiser since the last step."""
+
+
+class FixedOptions:
+    """Options by the parameter's identity, of an optimiser that nobody else looks at."""
+
+    def __init__(self, kind: type[torch.optim.Optimizer], options: Mapping[int, dict[str, Any]]) -> None:
+        rule = rule_of(kind)
+        if rule is None:
+            raise TypeError(f"the optimiser must be one of {', '.join(ruled())}, got {kind.__name__}")
+        self.rule = rule
+        self._options = options
+
+    def options(self, p: Tensor) -> dict[str, Any]:
+        return self._options[id(p)]
+
+    def clips(self, p: Tensor) -> dict[str, Any]:
+        return {}
+
+    def state(self, p: Tensor) -> dict[str, Any] | None:
+        return None
+
+    def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
+        pass
+
+    def settle(self, updates: Updates) -> None:
+        pass
+
+
+class PyroOptimizer:
+    """A Pyro optimiser, whose own state is taken, and through which the present one is seen and set.
+
+    Attributes:
+        retired: whether another one's views stand in it, which has the state then.
+    """
+
+    def __init__(self, optim: Any) -> None:
+        kind: Any = getattr(optim, "pt_optim_constructor", None)
+        rule = rule_of(kind)
+        if type(optim) is not PyroOptim or rule is None:
+            known = ", ".join(ruled())
+            name = getattr(kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
+            raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
+        self.rule, self._optim = rule, optim
+        self.retired = False
+        self._views: list[Any] = []
+
+    def options(self, p: Tensor) -> dict[str, Any]:
+        options: dict[str, Any] = self._optim._get_optim_args(p)
+        return options
+
+    def clips(self, p: Tensor) -> dict[str, Any]:
+        clips: dict[str, Any] = self._optim._get_grad_clip_args(p)
+        return clips
+
+    def state(self, p: Tensor) -> dict[str, Any] | None:
+        """What was loaded and waits, or is of steps that were taken elsewhere."""
+        name = pyro.get_param_store().param_name(p)
+        state: dict[str, Any] | None = self._optim._state_waiting_to_be_consumed.get(name)
+        theirs = self._optim.optim_objs.get(p)
+        if theirs is not None:  # which Pyro too takes before one that waits
+            state = theirs.state_dict()
+        if state is not None:
+            require_rule(state, self.rule)
+            require_shapes(name, p, state["state"].get(0, {}))
+        if theirs is None:
+            self._optim._state_waiting_to_be_consumed.pop(name, None)
+        elif hasattr(theirs, "updates"):
+            theirs.updates.source.retired = True
+        return state
+
+    def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
+        """Let Pyro's optimiser see the state of these, where its store knows them by name."""
+        for p in params:
+            if pyro.get_param_store().param_name(p) is not None:
+                view = view_of(self.rule, updates, p, self.options(p))
+                self._optim.optim_objs[p], self._optim.grad_clip[p] = view, self._optim._get_grad_clip(p)
+                self._views.append(view)
+
+    def settle(self, updates: Updates) -> None:
+        """Take the learning rates that were set in the views."""
+        if self.retired:
+            raise RuntimeError("optim went on with another CompiledSVI, which now has its state: use that one")
+        for view in self._views:
+            if view.asked is not None:
+                self._take_rate_of(view, updates)
+
+    def _take_rate_of(self, view: Any, updates: Updates) -> None:
+        """Take a learning rate that was set in a view; all of its group must have it."""
+        group = updates.of(view.own_groups[0]["params"][0])[0]
+        members = {id(p) for p in group["params"]}
+        views = [other for other in self._views if id(other.own_groups[0]["params"][0]) in members]
+        rates = {float(group["lr"] if other.asked is None else other.asked) for other in views}
+        if len(rates) > 1:
+            raise ValueError(
+                f"the parameters of one group were given different learning rates, {sorted(rates)}: set it for all of "
+                "them, by param_groups or before a next step, or give optim a function of the name"
+            )
+        group["lr"] = rates.pop()
+        for other in views:
+            other.rate = other.own_groups[0]["lr"] = group["lr"]
