@@ -41,8 +41,12 @@ _HOMES = {
     "pyrovae.evaluation.annealing": ["ais", "bdmc"],
     "pyrovae.evaluation.gaps": ["Gaps", "gaps", "overfit"],
     "pyrovae.evaluation.calibration": ["Calibration", "calibrate"],
-    "pyrovae.evaluation.latent": ["Judge", "active_units", "crispness", "reconstruction_error"],
-    "pyrovae.evaluation.code_space": ["code_space", "decoded", "encoded"],
+    "pyrovae.evaluation.code_space.survey": ["code_space"],
+    "pyrovae.evaluation.code_space.codes": ["decoded", "encoded"],
+    "pyrovae.evaluation.code_space.activity": ["active_units"],
+    "pyrovae.evaluation.code_space.crispness": ["crispness"],
+    "pyrovae.evaluation.code_space.judge": ["Judge"],
+    "pyrovae.evaluation.code_space.reconstruction": ["reconstruction_error"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
     "pyrovae.export": ["to_arviz"],
     "pyrovae.ranks": ["distributed"],
@@ -57,12 +61,16 @@ if TYPE_CHECKING:
     from pyrovae.evaluation.annealing import ais, bdmc
     from pyrovae.evaluation.calibration import Calibration, calibrate
     from pyrovae.evaluation.classification import auroc, classification_scores, predictions, reliability
-    from pyrovae.evaluation.code_space import code_space, decoded, encoded
+    from pyrovae.evaluation.code_space.activity import active_units
+    from pyrovae.evaluation.code_space.codes import decoded, encoded
+    from pyrovae.evaluation.code_space.crispness import crispness
+    from pyrovae.evaluation.code_space.judge import Judge
+    from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
+    from pyrovae.evaluation.code_space.survey import code_space
     from pyrovae.evaluation.comparison import paired_interval, verdicts
     from pyrovae.evaluation.estimate import Estimate
     from pyrovae.evaluation.evidence import elbo, exact, iwae
     from pyrovae.evaluation.gaps import Gaps, gaps, overfit
-    from pyrovae.evaluation.latent import Judge, active_units, crispness, reconstruction_error
     from pyrovae.evaluation.quadrature import quadrature
     from pyrovae.export import to_arviz
     from pyrovae.inference.checkpoint import CheckpointError, load, save

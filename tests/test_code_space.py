@@ -1,4 +1,4 @@
-"""`code_space` gathers what `latent.py` measures, from the right arrays."""
+"""`code_space` gathers what the statistics of its folder measure, from the right arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 import pyrovae
 from pyrovae.data import Split
-from pyrovae.evaluation import latent
+from pyrovae.evaluation.code_space.aggregate import aggregate
+from pyrovae.evaluation.code_space.crispness import crispness
+from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
+from pyrovae.evaluation.code_space.separation import separation
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +38,12 @@ def test_plain_names_are_of_means_and_draws_of_draws(setting):
         codes, images = (vae.encode(train.x), vae.encode(test.x)), vae.reconstruct(test.x)
         items = test.x.to(vae.prior.loc.dtype)  # a network takes no other
         kl = torch.distributions.kl_divergence(vae.posterior(items), vae.prior())
-    expected = latent.separation(codes[0], train.y, codes[1], test.y)
+    expected = separation(codes[0], train.y, codes[1], test.y)
     assert float(found.knn_accuracy) == float(expected.knn_accuracy)
     assert float(found.draws_silhouette) != float(found.silhouette)
-    assert float(found.laplacian_ratio) == pytest.approx(float(latent.crispness(images, test.x).laplacian_ratio))
+    assert float(found.laplacian_ratio) == pytest.approx(float(crispness(images, test.x).laplacian_ratio))
     assert float(found.r2) == pytest.approx(
-        float(latent.reconstruction_error(test.x, images, mean=train.x.mean(0)).r2), abs=1e-6
+        float(reconstruction_error(test.x, images, mean=train.x.mean(0)).r2), abs=1e-6
     )
     assert float(found.rate) == pytest.approx(float(kl.mean()), rel=1e-5)
     assert float(found.judge_accuracy) == float(judge.accuracy(images, test.y).accuracy)
@@ -61,17 +64,17 @@ def test_an_autoencoder_has_no_rate_and_its_aggregate_is_its_codes(setting):
     found = pyrovae.code_space(ae, train, test, judge, num_codes=100, num_pairs=5)
     assert not {"rate", "draws_knn_accuracy", "kl_aggregate"} & set(found.data_vars)
     codes = pyrovae.encoded(ae, train.x), pyrovae.encoded(ae, test.x)
-    expected = latent.aggregate(codes[1], train_codes=codes[0])
+    expected = aggregate(codes[1], train_codes=codes[0])
     assert np.array_equal(found.sliced_w2.values, expected.sliced_w2.values)
 
 
 def test_batches_change_nothing_and_modes_come_back(setting, monkeypatch):
-    from pyrovae.evaluation import code_space
+    from pyrovae.evaluation.code_space import codes
 
     vae, _, _, test, _ = setting
     vae.train()
     whole = pyrovae.encoded(vae, test.x)
-    monkeypatch.setattr(code_space, "BATCH", 7)
+    monkeypatch.setattr(codes, "BATCH", 7)
     assert torch.allclose(pyrovae.encoded(vae, test.x), whole, atol=1e-5)
     assert vae.training
     assert not whole.requires_grad

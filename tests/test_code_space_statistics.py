@@ -27,8 +27,25 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
-from pyrovae.evaluation import latent
-from pyrovae.evaluation.latent import Judge, Whitening
+from pyrovae.evaluation.code_space.activity import active_units
+from pyrovae.evaluation.code_space.aggregate import (
+    _aggregate_null,
+    _directions,
+    _energy_distance,
+    _quantile_weights,
+    _sliced_w2,
+    _uniform_ks,
+    aggregate,
+)
+from pyrovae.evaluation.code_space.crispness import _laplacian_variance, crispness
+from pyrovae.evaluation.code_space.holes import _kth_distance, _kth_of_candidates, holes
+from pyrovae.evaluation.code_space.judge import Judge
+from pyrovae.evaluation.code_space.rate import rate_identity
+from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
+from pyrovae.evaluation.code_space.sampling import control_images, sampling_laws
+from pyrovae.evaluation.code_space.separation import _stratified, separation
+from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
+from pyrovae.evaluation.code_space.whitening import Whitening
 
 TRIANGULAR = np.array([[0.01, 0.0, 0.0], [3.0, 50.0, 0.0], [-1.0, 2.0, 0.5]])
 GENERAL = np.array([[0.01, 2.0, -1.0], [3.0, 50.0, 0.3], [-1.0, 2.0, 0.5]])
@@ -43,7 +60,7 @@ def labelled(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_import_is_cheap() -> None:
     heavy = "{'sklearn', 'scipy', 'xarray', 'pandas', 'matplotlib', 'arviz'}"
-    code = f"import sys, pyrovae.evaluation.latent; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, pyrovae.evaluation.code_space; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -104,7 +121,7 @@ def test_a_covariance_that_is_only_badly_scaled_is_left_alone() -> None:
 def test_separation_on_a_hand_made_line() -> None:
     # 3 nearest of 0.4: 0, 1, 2 -> "a"; of 2.6: 3, 2, 4 -> "b" twice; of 5.2: 5, 4, 3 -> "b", though it is an "a"
     train, labels = np.arange(6.0)[:, None], np.array(list("aaabbb"))
-    result = latent.separation(train, labels, [[0.4], [2.6], [5.2]], ["a", "b", "a"], num_neighbors=3)
+    result = separation(train, labels, [[0.4], [2.6], [5.2]], ["a", "b", "a"], num_neighbors=3)
     assert float(result.knn_accuracy) == pytest.approx(2 / 3)
     assert float(result.knn_accuracy_se) == pytest.approx(math.sqrt(2 / 27))
     assert result.knn_accuracy_label.sel(label=["a", "b"]).values.tolist() == [0.5, 1.0]
@@ -114,7 +131,7 @@ def test_separation_is_that_of_scikit_learn_on_whitened_codes() -> None:
     train, train_y = labelled(300, 3)
     test, test_y = labelled(120, 4)
     whitening = Whitening.fit(train)
-    result = latent.separation(torch.tensor(train), torch.tensor(train_y), test, test_y)
+    result = separation(torch.tensor(train), torch.tensor(train_y), test, test_y)
     model = KNeighborsClassifier(10, algorithm="brute").fit(whitening(train), train_y)
     assert float(result.knn_accuracy) == model.score(whitening(test), test_y)
     assert float(result.silhouette) == pytest.approx(silhouette_score(whitening(test), test_y), abs=1e-12)
@@ -124,8 +141,8 @@ def test_separation_is_that_of_scikit_learn_on_whitened_codes() -> None:
 @pytest.mark.parametrize("matrix", [TRIANGULAR, GENERAL])
 def test_separation_does_not_change_under_an_affine_map_and_raw_codes_do(matrix: np.ndarray) -> None:
     (train, train_y), (test, test_y) = labelled(300, 3), labelled(150, 4)
-    before = latent.separation(train, train_y, test, test_y, num_silhouette=60)
-    after = latent.separation(train @ matrix.T - 5, train_y, test @ matrix.T - 5, test_y, num_silhouette=60)
+    before = separation(train, train_y, test, test_y, num_silhouette=60)
+    after = separation(train @ matrix.T - 5, train_y, test @ matrix.T - 5, test_y, num_silhouette=60)
     for name in before.data_vars:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-7, err_msg=name)
     raw = [
@@ -142,7 +159,7 @@ def test_stratification_takes_whole_items_in_proportion(
     counts: tuple[int, ...], num: int, expected: tuple[int, ...]
 ) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    chosen = latent._stratified(labels, num, np.random.default_rng(0))
+    chosen = _stratified(labels, num, np.random.default_rng(0))
     assert len(set(chosen.tolist())) == len(chosen)
     assert tuple(np.bincount(labels[chosen])) == expected
 
@@ -155,12 +172,12 @@ def test_laplacian_of_known_images() -> None:
     dot = np.zeros((5, 5))
     dot[2, 2] = 1  # Laplacian -4 once, 1 four times, 0 four times: mean 0, variance 20/9
     board = (-1.0) ** (i + j)  # -8 times itself
-    assert latent._laplacian_variance(dot[None]) == pytest.approx([20 / 9])
-    assert latent._laplacian_variance((i**2 + 3 * j)[None]) == pytest.approx([0], abs=1e-20)
-    assert latent._laplacian_variance(board[None])[0] == pytest.approx(np.var(8 * board[1:-1, 1:-1]))
+    assert _laplacian_variance(dot[None]) == pytest.approx([20 / 9])
+    assert _laplacian_variance((i**2 + 3 * j)[None]) == pytest.approx([0], abs=1e-20)
+    assert _laplacian_variance(board[None])[0] == pytest.approx(np.var(8 * board[1:-1, 1:-1]))
     x = np.random.default_rng(0).random((4, 2, 7, 6))
     by_scipy = [[scipy.ndimage.laplace(c)[1:-1, 1:-1].var() for c in item] for item in x]
-    np.testing.assert_allclose(latent._laplacian_variance(x), np.mean(by_scipy, 1), rtol=1e-12)
+    np.testing.assert_allclose(_laplacian_variance(x), np.mean(by_scipy, 1), rtol=1e-12)
 
 
 def test_crispness_of_waves() -> None:
@@ -168,16 +185,16 @@ def test_crispness_of_waves() -> None:
     slow, fast = np.cos(2 * np.pi * 2 * column / 16), np.cos(2 * np.pi * 6 * column / 16)  # 1/8 and 3/8 cycles a pixel
     real = np.tile(slow + fast, (3, 1, 16, 1)) + 4.0
     blurred = np.tile(slow + fast / 2, (3, 1, 16, 1)) + 4.0
-    result = latent.crispness(torch.tensor(blurred), real)
+    result = crispness(torch.tensor(blurred), real)
     assert result.high_frequency_share.sel(source=["reference", "images"]).values == pytest.approx([1 / 2, 1 / 5])
     assert float(result.squared_error) == pytest.approx(256 / 8)  # 256 pixels of (fast / 2)^2, 1/8 on average
     assert result.squared_error_items.dims == ("item",) and result.squared_error_items.shape == (3,)
     assert 0.2 < float(result.laplacian_ratio) < 0.4
-    assert float(latent.crispness(real * 3, real).laplacian_ratio) == pytest.approx(9)
-    assert "squared_error" not in latent.crispness(blurred[:2], real)
-    strangers = latent.crispness(blurred, real, paired=False)
+    assert float(crispness(real * 3, real).laplacian_ratio) == pytest.approx(9)
+    assert "squared_error" not in crispness(blurred[:2], real)
+    strangers = crispness(blurred, real, paired=False)
     assert "squared_error" not in strangers
-    assert strangers.laplacian_ratio_se != latent.crispness(blurred, real).laplacian_ratio_se
+    assert strangers.laplacian_ratio_se != crispness(blurred, real).laplacian_ratio_se
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_a_wave_counts_by_its_radius(vertical: int, horizontal: int, share: int)
     # of 18 pixels: 4 cycles are 0.222 a pixel, 5 are 0.278; along the diagonal 3 are 0.236 and 4 are 0.314
     i, j = np.mgrid[:18, :18]
     wave = np.cos(2 * np.pi * (vertical * i + horizontal * j) / 18)[None]
-    np.testing.assert_allclose(latent.crispness(wave, wave).high_frequency_share, share, atol=1e-12)
+    np.testing.assert_allclose(crispness(wave, wave).high_frequency_share, share, atol=1e-12)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -198,7 +215,7 @@ def test_standard_error_of_the_laplacian_ratio(paired: bool) -> None:
     for _ in range(300):
         real = rng.standard_normal((80, 4, 4)) * rng.gamma(4, size=(80, 1, 1))
         fake = 0.5 * real + 0.3 * rng.standard_normal((80, 4, 4)) if paired else rng.standard_normal((60, 4, 4))
-        result = latent.crispness(fake, real)
+        result = crispness(fake, real)
         ratios.append(float(result.laplacian_ratio))
         errors.append(float(result.laplacian_ratio_se))
     assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.2)
@@ -207,9 +224,7 @@ def test_standard_error_of_the_laplacian_ratio(paired: bool) -> None:
 def test_reconstruction_error_of_principal_components() -> None:
     x = load_digits().data / 16
     pca = PCA(10, svd_solver="full").fit(x)
-    result = latent.reconstruction_error(
-        x.reshape(-1, 1, 8, 8), pca.inverse_transform(pca.transform(x)).reshape(-1, 1, 8, 8)
-    )
+    result = reconstruction_error(x.reshape(-1, 1, 8, 8), pca.inverse_transform(pca.transform(x)).reshape(-1, 1, 8, 8))
     assert float(result.r2) == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-10)
     left = np.linalg.eigvalsh(np.cov(x.T, bias=True))[:-10].sum()
     assert float(result.squared_error) == pytest.approx(left)
@@ -218,10 +233,10 @@ def test_reconstruction_error_of_principal_components() -> None:
 
 def test_r2_about_a_given_mean() -> None:
     x, up = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([0.0, 1.0])
-    result = latent.reconstruction_error(x, x + up, mean=[0.0, 0.0])
+    result = reconstruction_error(x, x + up, mean=[0.0, 0.0])
     assert float(result.r2) == pytest.approx(1 - 2 / 10)
     assert result.squared_error_items.values.tolist() == [1.0, 1.0]
-    assert float(latent.reconstruction_error(x, x + up).r2) == pytest.approx(0.0)
+    assert float(reconstruction_error(x, x + up).r2) == pytest.approx(0.0)
 
 
 # --- smoothness -------------------------------------------------------------------------------------
@@ -236,7 +251,7 @@ def line(n: int, low: float = 0.0, high: float = 1.0) -> tuple[torch.Tensor, tor
 def test_a_linear_decoder_takes_equal_steps() -> None:
     weight = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 10)))
     start, end = torch.from_numpy(np.random.default_rng(1).standard_normal((2, 40, 3)))
-    result = latent.smoothness(lambda z: z @ weight, start, end, whitening=Whitening(np.zeros(3), np.eye(3)))
+    result = smoothness(lambda z: z @ weight, start, end, whitening=Whitening(np.zeros(3), np.eye(3)))
     np.testing.assert_allclose(result.largest_step_share, 1 / 64, rtol=1e-10)
     np.testing.assert_allclose(result.path_ratio, 1, rtol=1e-10)
     np.testing.assert_allclose(result.end_distance, ((end - start) @ weight).square().mean(1).sqrt(), rtol=1e-10)
@@ -244,21 +259,19 @@ def test_a_linear_decoder_takes_equal_steps() -> None:
 
 
 def test_a_step_takes_the_whole_path_at_once() -> None:
-    result = latent.smoothness(lambda z: (z > 0.3).double(), *line(20), whitening=UNIT)
+    result = smoothness(lambda z: (z > 0.3).double(), *line(20), whitening=UNIT)
     assert float(result.largest_step_share_median) == float(result.largest_step_share_mean) == 1
     assert float(result.path_ratio_median) == 1
 
 
 def test_walks_with_a_closed_form() -> None:
     # z^2: the last of 64 steps is 127 / 4096 of the way; half a circle: 64 chords over the diameter
-    square = latent.smoothness(torch.square, *line(3), whitening=UNIT)
+    square = smoothness(torch.square, *line(3), whitening=UNIT)
     assert float(square.largest_step_share_median) == pytest.approx(127 / 4096)
-    circle = latent.smoothness(
-        lambda z: torch.cat([(math.pi * z).cos(), (math.pi * z).sin()], 1), *line(3), whitening=UNIT
-    )
+    circle = smoothness(lambda z: torch.cat([(math.pi * z).cos(), (math.pi * z).sin()], 1), *line(3), whitening=UNIT)
     assert float(circle.path_ratio_median) == pytest.approx(64 * math.sin(math.pi / 128))
     assert float(circle.path_length[0]) == pytest.approx(64 * 2 * math.sin(math.pi / 128) / math.sqrt(2))
-    coarse = latent.smoothness(torch.square, *line(3), whitening=UNIT, num_steps=2)
+    coarse = smoothness(torch.square, *line(3), whitening=UNIT, num_steps=2)
     assert float(coarse.largest_step_share_median) == pytest.approx(3 / 4)
 
 
@@ -268,7 +281,7 @@ def test_the_judge_counts_its_changes_of_label() -> None:
 
     start, end = line(20, 0.01, 0.99)
     end[:3] = 0.2  # stays within the first quarter
-    result = latent.smoothness(lambda z: z, start, end, whitening=UNIT, judge=fourths)
+    result = smoothness(lambda z: z, start, end, whitening=UNIT, judge=fourths)
     assert result.label_switches.values.tolist() == [0.0] * 3 + [3.0] * 17
     assert float(result.label_switches_mean) == pytest.approx(3 * 17 / 20)
 
@@ -276,12 +289,12 @@ def test_the_judge_counts_its_changes_of_label() -> None:
 def test_pairs_that_end_where_they_began_are_dropped_and_counted() -> None:
     start, end = line(20)
     end[4], end[17] = 5e-4, 2e-3
-    result = latent.smoothness(lambda z: z, start, end, whitening=UNIT, judge=lambda images: np.zeros(len(images)))
+    result = smoothness(lambda z: z, start, end, whitening=UNIT, judge=lambda images: np.zeros(len(images)))
     assert np.flatnonzero(np.isnan(result.largest_step_share)).tolist() == [4]
     assert np.flatnonzero(np.isnan(result.label_switches)).tolist() == [4]
     assert int(result.num_dropped) == 1
     assert float(result.path_ratio_mean) == pytest.approx(1)
-    collapsed = latent.smoothness(lambda z: 0 * z, start, end, whitening=UNIT)
+    collapsed = smoothness(lambda z: 0 * z, start, end, whitening=UNIT)
     assert int(collapsed.num_dropped) == 20 and math.isnan(float(collapsed.largest_step_share_median))
 
 
@@ -289,21 +302,21 @@ def test_displacement_in_whitened_units() -> None:
     # isotropic: every code moves by 0.05 * 3, over sqrt(2) as an RMSE of two pixels
     start = torch.zeros(4000, 2, dtype=torch.float64)
     wide = Whitening(np.zeros(2), 3 * np.eye(2))
-    even = latent.smoothness(lambda z: z, start, start + 1, whitening=wide, num_steps=1)
+    even = smoothness(lambda z: z, start, start + 1, whitening=wide, num_steps=1)
     assert float(even.displacement_ratio) == pytest.approx(1)
     assert float(even.displacement_median) == pytest.approx(0.15 / math.sqrt(2))
     # one coordinate alone: |cos| of a uniform angle, quantiles sin(0.95 pi/2) over sin(pi/4) = 1.410;
     # the median of 4,000 is known to 0.9 %, so 7 % fails one time in 10^11
-    one = latent.smoothness(lambda z: z[:, :1], start, start + 1, whitening=wide, num_steps=1)
+    one = smoothness(lambda z: z[:, :1], start, start + 1, whitening=wide, num_steps=1)
     assert float(one.displacement_ratio) == pytest.approx(math.sin(0.475 * math.pi) / math.sin(math.pi / 4), rel=0.07)
 
 
 def test_displacement_quantiles() -> None:
     # z^2 / 2 moves by 0.05 z (1 +- 0.00003) on 1,000 ... 101,000: the 95 % quantile is at 96,000, the median at 51,000
     start = 1000 * torch.arange(1.0, 102.0, dtype=torch.float64)[:, None]
-    result = latent.smoothness(lambda z: z**2 / 2, start, start + 1, whitening=UNIT, num_steps=1)
+    result = smoothness(lambda z: z**2 / 2, start, start + 1, whitening=UNIT, num_steps=1)
     assert float(result.displacement_ratio) == pytest.approx(96 / 51, rel=1e-3)
-    twice = latent.smoothness(lambda z: z**2 / 2, start, start + 1, whitening=UNIT, num_steps=1, displacement=0.1)
+    twice = smoothness(lambda z: z**2 / 2, start, start + 1, whitening=UNIT, num_steps=1, displacement=0.1)
     assert float(twice.displacement_median) == pytest.approx(2 * 0.05 * 51_000, rel=1e-3)
 
 
@@ -316,10 +329,10 @@ def test_smoothness_does_not_change_under_an_affine_map() -> None:
         return lambda z: torch.tanh(2 * (z - b) @ torch.linalg.inv(a).T @ weight)
 
     decode = decoder(torch.eye(3, dtype=torch.float64), 0.0)
-    before = latent.smoothness(decode, start, end, whitening=Whitening.fit(train))
+    before = smoothness(decode, start, end, whitening=Whitening.fit(train))
     for matrix in (TRIANGULAR, GENERAL):
         a = torch.from_numpy(matrix)
-        after = latent.smoothness(
+        after = smoothness(
             decoder(a, 2.0),
             start @ a.T + 2,
             end @ a.T + 2,
@@ -330,7 +343,7 @@ def test_smoothness_does_not_change_under_an_affine_map() -> None:
             if matrix is TRIANGULAR or not str(name).startswith("displacement"):
                 np.testing.assert_allclose(after[name], before[name], rtol=1e-6, err_msg=name)
     # negative control: the same 0.05 in raw units is another displacement
-    raw = latent.smoothness(decode, start, end, whitening=Whitening(np.zeros(3), np.eye(3)))
+    raw = smoothness(decode, start, end, whitening=Whitening(np.zeros(3), np.eye(3)))
     assert float(raw.displacement_median) != pytest.approx(float(before.displacement_median), rel=0.05)
 
 
@@ -342,7 +355,7 @@ def test_decode_gets_the_codes_own_dtype_and_no_gradient() -> None:
         return layer(z)
 
     codes = np.random.default_rng(0).standard_normal((2, 20, 2)).astype("float32")
-    latent.smoothness(decode, codes[0], codes[1], whitening=Whitening(np.zeros(2), np.eye(2)))
+    smoothness(decode, codes[0], codes[1], whitening=Whitening(np.zeros(2), np.eye(2)))
     assert set(seen) == {(torch.float32, False)}
 
 
@@ -350,19 +363,19 @@ def test_decode_gets_the_codes_own_dtype_and_no_gradient() -> None:
 
 
 def test_fixed_pairs_are_uniform_over_pairs_of_different_items() -> None:
-    pairs = latent.fixed_pairs(5, 20_000)
+    pairs = fixed_pairs(5, 20_000)
     table = np.zeros((5, 5))
     np.add.at(table, tuple(pairs.T), 1)
     assert np.diag(table).tolist() == [0] * 5
     off = table[~np.eye(5, dtype=bool)]
     assert scipy.stats.chisquare(off).pvalue > 1e-6  # fails one time in a million
-    assert (latent.fixed_pairs(5, 20_000) == pairs).all() and (latent.fixed_pairs(5, 20_000, seed=1) != pairs).any()
-    assert latent.fixed_pairs(10).shape == (500, 2)
+    assert (fixed_pairs(5, 20_000) == pairs).all() and (fixed_pairs(5, 20_000, seed=1) != pairs).any()
+    assert fixed_pairs(10).shape == (500, 2)
 
 
 def test_sampling_laws_have_their_moments() -> None:
     train, _ = labelled(500, 7)
-    laws = latent.sampling_laws(torch.tensor(train), num=4000)
+    laws = sampling_laws(torch.tensor(train), num=4000)
     n, gaussian = 4000, laws["gaussian"].numpy()
     # whitened, mean and covariance are those of N(0, I): each entry within 5 standard deviations, 12 of them: 7e-6
     white = Whitening.fit(train)(gaussian)
@@ -381,16 +394,16 @@ def test_sampling_laws_have_their_moments() -> None:
 
 def test_sampling_laws_follow_the_codes() -> None:
     train, _ = labelled(300, 8)
-    laws, moved = latent.sampling_laws(train, num=50), latent.sampling_laws(train @ TRIANGULAR.T + 1, num=50)
+    laws, moved = sampling_laws(train, num=50), sampling_laws(train @ TRIANGULAR.T + 1, num=50)
     np.testing.assert_allclose(moved["gaussian"], laws["gaussian"].numpy() @ TRIANGULAR.T + 1, rtol=1e-7, atol=1e-8)
     assert torch.equal(moved["prior"], laws["prior"])
-    assert latent.sampling_laws(train.astype("float32"), num=5)["box"].dtype == torch.float32
+    assert sampling_laws(train.astype("float32"), num=5)["box"].dtype == torch.float32
 
 
 def test_control_images_average_two_different_labels() -> None:
     labels = np.array(["c", "a", "b", "a", "c", "a"])
     images = np.eye(6).reshape(6, 1, 2, 3)
-    control = latent.control_images(torch.tensor(images), labels, num=6000).numpy().reshape(-1, 6)
+    control = control_images(torch.tensor(images), labels, num=6000).numpy().reshape(-1, 6)
     assert (np.sort(control, 1)[:, -2:] == 0.5).all() and (control.sum(1) == 1).all()
     pairs = np.array([np.flatnonzero(row) for row in control])
     assert (labels[pairs[:, 0]] != labels[pairs[:, 1]]).all()
@@ -414,14 +427,14 @@ def test_distances_are_those_of_scikit_learn_however_small_beside_the_norms(apar
     reference = (place + 0.1 * rng.standard_normal((400, 8))).astype("float32")
     queries = (place[:50] + 0.1 * rng.standard_normal((50, 8))).astype("float32")
     reference[7] = queries[3]
-    ours = latent._kth_distance(torch.tensor(queries), torch.tensor(reference), k)
+    ours = _kth_distance(torch.tensor(queries), torch.tensor(reference), k)
     # in float64 by differences
     theirs = np.sort(np.linalg.norm(queries[:, None].astype(float) - reference.astype(float), axis=2), 1)[:, k - 1]
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     peer = NearestNeighbors(n_neighbors=k, algorithm="kd_tree").fit(reference.astype(float))
     np.testing.assert_allclose(ours, peer.kneighbors(queries.astype(float))[0][:, -1], rtol=1e-9)
     # negative control: the product in float32 alone picks other rows
-    alone, sure = latent._kth_of_candidates(torch.tensor(queries), torch.tensor(reference), k)
+    alone, sure = _kth_of_candidates(torch.tensor(queries), torch.tensor(reference), k)
     np.testing.assert_allclose(alone[sure], theirs[sure.numpy()], rtol=1e-12)
     assert bool(sure.all()) == np.allclose(alone, theirs, rtol=1e-12) == (apart < 1000)
 
@@ -430,7 +443,7 @@ def test_holes_of_the_same_law_of_another_place_and_of_a_collapsed_model() -> No
     rng = np.random.default_rng(1)
     train, test, same, control = (rng.random((n, 2)) for n in (3000, 2000, 2000, 500))
     laws = {"same": same, "far": same + 5, "half": same * [0.5, 1.0], "point": np.full((700, 2), 0.5)}
-    result = latent.holes(laws, train, test, control=control + np.array([0.5, 0]))
+    result = holes(laws, train, test, control=control + np.array([0.5, 0]))
     assert float(result.base_rate) == 0.01  # the 20 largest of 2,000
     fraction = result.hole_fraction
     # 1 % with a standard deviation of sqrt(0.01 * 0.99 * (1/2000 + 1/2000)): five of them fail one time in 10^6
@@ -447,7 +460,7 @@ def test_holes_of_the_same_law_of_another_place_and_of_a_collapsed_model() -> No
     assert 0.3 < float(result.control_fraction) < 0.5
     assert float(result.hole_fraction_se.sel(law="far")) == 0
     assert result.distance.shape == (4, 2000) and int(result.distance.sel(law="point").notnull().sum()) == 700
-    alone = latent.holes(same, train, test)
+    alone = holes(same, train, test)
     assert alone.hole_fraction.ndim == 0 and float(alone.hole_fraction) == float(fraction.sel(law="same"))
 
 
@@ -456,7 +469,7 @@ def test_the_hole_radius_is_a_quantile_of_the_kth_distance() -> None:
     test = np.linspace(20, 80, 101)[:, None]
     # on this grid the 5th nearest of a point at f past a grid point lies at 2 + min(f, 1 - f)
     expected = 2 + np.minimum(test % 1, 1 - test % 1)[:, 0]
-    result = latent.holes(train, train, test, quantile=0.9)
+    result = holes(train, train, test, quantile=0.9)
     assert float(result.radius) == pytest.approx(np.quantile(expected, 0.9), abs=1e-5)
     # training points have themselves for a neighbour, so their 5th lies at 2, and at the two edges at 3 and 4
     assert float(result.hole_fraction) == pytest.approx(4 / 100)
@@ -464,7 +477,7 @@ def test_the_hole_radius_is_a_quantile_of_the_kth_distance() -> None:
 
 def test_a_decoder_of_one_image_has_no_holes_and_a_radius_of_zero() -> None:
     same = np.full((30, 4), 0.1)
-    result = latent.holes({"same": same, "other": same + 1}, same, same)
+    result = holes({"same": same, "other": same + 1}, same, same)
     assert float(result.radius) == float(result.base_rate) == 0
     assert result.hole_fraction.values.tolist() == [0, 1] and result.coverage.values.tolist() == [1, 0]
 
@@ -478,7 +491,7 @@ def test_wasserstein_to_the_normal_is_that_of_quadrature() -> None:
         scipy.integrate.quad(lambda u, v=v: (scipy.stats.norm.ppf(u) - v) ** 2, i / 4, (i + 1) / 4)[0]
         for i, v in enumerate(x)
     ]
-    ours = latent._sliced_w2(x[[2, 0, 3, 1], None], np.ones((1, 1)), latent._quantile_weights(4))
+    ours = _sliced_w2(x[[2, 0, 3, 1], None], np.ones((1, 1)), _quantile_weights(4))
     assert ours**2 == pytest.approx(sum(parts), rel=1e-7)
 
 
@@ -490,7 +503,7 @@ def test_a_shift_adds_its_square_over_the_dimensions(latent_dim: int) -> None:
     codes -= codes.mean(0)
     shift = rng.standard_normal(latent_dim)
     options: dict[str, Any] = {"train_codes": codes, "num_null": 1, "num_projections": 30}
-    before, after = (latent.aggregate(z, **options).sliced_w2.sel(codes="raw") for z in (codes, codes + shift))
+    before, after = (aggregate(z, **options).sliced_w2.sel(codes="raw") for z in (codes, codes + shift))
     assert float(after**2 - before**2) == pytest.approx(shift @ shift / latent_dim, rel=1e-9)
 
 
@@ -506,13 +519,13 @@ def test_energy_distance_by_an_independent_formula(latent_dim: int) -> None:
     far = np.mean([to_normal(a) for a in (codes**2).sum(1)])
     between = scipy.spatial.distance.pdist(codes).mean()
     normals = 2 * math.gamma((latent_dim + 1) / 2) / math.gamma(latent_dim / 2)
-    assert latent._energy_distance(codes) == pytest.approx(2 * far - between - normals, rel=1e-6)
+    assert _energy_distance(codes) == pytest.approx(2 * far - between - normals, rel=1e-6)
 
 
 def test_uniformity_is_that_of_scipy() -> None:
     codes = np.random.default_rng(0).standard_normal((50, 3)) * [1, 2, 0.5] + [0, 0, 1]
     expected = [scipy.stats.kstest(codes[:, k], "norm").statistic for k in range(3)]
-    result = latent.aggregate(codes, train_codes=codes, num_null=1)
+    result = aggregate(codes, train_codes=codes, num_null=1)
     np.testing.assert_allclose(result.ks.sel(codes="raw"), expected, rtol=1e-12)
     assert float(result.ks_max.sel(codes="raw")) == max(expected)
 
@@ -524,9 +537,9 @@ def test_the_null_holds_its_level_and_one_without_the_training_sample_does_not()
     whitened, naive, energy = [], [], []
     for _ in range(300):
         codes = rng.standard_normal((220, 2)) @ [[3.0, 1.0], [0.0, 0.1]] + 4
-        result = latent.aggregate(codes[120:], train_codes=codes[:120], num_null=400, num_projections=16)
+        result = aggregate(codes[120:], train_codes=codes[:120], num_null=400, num_projections=16)
         whitened.append(result.sliced_w2_p_value.sel(codes="whitened") <= 0.1)
-        null, _ = latent._aggregate_null(100, 2, 120, 400, 16, 0)
+        null, _ = _aggregate_null(100, 2, 120, 400, 16, 0)
         naive.append(float(result.sliced_w2.sel(codes="whitened")) > np.quantile(null[0], 0.9))
         energy.append(float(result.energy_distance.sel(codes="whitened")))
     assert abs(np.sum(whitened) - 30) < 31
@@ -538,20 +551,20 @@ def test_the_null_holds_its_level_and_one_without_the_training_sample_does_not()
 
 def test_the_null_is_that_of_a_training_sample_drawn_and_fitted() -> None:
     # 400 against 400 by Kolmogorov-Smirnov: fails one time in a million
-    null, ks = latent._aggregate_null(50, 3, 9, 400, 9, 0)  # 50 test and 9 training codes of 3 dimensions
+    null, ks = _aggregate_null(50, 3, 9, 400, 9, 0)  # 50 test and 9 training codes of 3 dimensions
     rng = np.random.default_rng(4)
-    directions, weights = latent._directions(3, 9, 0), latent._quantile_weights(50)
+    directions, weights = _directions(3, 9, 0), _quantile_weights(50)
     drawn = [Whitening.fit(rng.standard_normal((9, 3)))(rng.standard_normal((50, 3))) for _ in range(400)]
-    direct = [latent._sliced_w2(z, directions, weights) for z in drawn]
+    direct = [_sliced_w2(z, directions, weights) for z in drawn]
     assert scipy.stats.ks_2samp(null[1], direct).pvalue > 1e-6
-    assert scipy.stats.ks_2samp(ks[1], [latent._uniform_ks(z).max() for z in drawn]).pvalue > 1e-6
+    assert scipy.stats.ks_2samp(ks[1], [_uniform_ks(z).max() for z in drawn]).pvalue > 1e-6
     assert scipy.stats.ks_2samp(null[0], direct).pvalue < 1e-6  # negative control
 
 
 def test_energy_distance_of_normal_codes_is_zero_on_average() -> None:
     # mean of 400 within 5 standard errors of 0: fails one time in 10^6; the biased form would add 2/n of E|g - g'|
     rng = np.random.default_rng(1)
-    values = np.array([latent._energy_distance(rng.standard_normal((30, 2))) for _ in range(400)])
+    values = np.array([_energy_distance(rng.standard_normal((30, 2))) for _ in range(400)])
     error = values.std() / 20
     assert abs(values.mean()) < 5 * error < math.sqrt(math.pi) / 30
 
@@ -560,14 +573,14 @@ def test_standard_normal_codes_lie_in_the_band_and_others_do_not() -> None:
     rng = np.random.default_rng(3)
     train, test = rng.standard_normal((2000, 2)), rng.standard_normal((400, 2))
     options: dict[str, Any] = {"num_null": 200, "num_projections": 32}
-    result = latent.aggregate(test, train_codes=train, **options)
+    result = aggregate(test, train_codes=train, **options)
     # four p-values below 1 % fail one time in 25
     assert (result.sliced_w2_p_value > 0.01).all() and (result.ks_max_p_value > 0.01).all()
     low, high = result.sliced_w2_null.sel(codes="raw").values
     assert low < float(result.sliced_w2.sel(codes="raw")) < high
     # whitening cannot make two clusters normal
     clusters = [z + 2 * np.sign(z) for z in (train, test)]
-    other = latent.aggregate(clusters[1], train_codes=clusters[0], **options)
+    other = aggregate(clusters[1], train_codes=clusters[0], **options)
     assert (other.sliced_w2_p_value < 0.01).all() and (other.ks_max_p_value < 0.01).all()
 
 
@@ -575,7 +588,7 @@ def test_standard_normal_codes_lie_in_the_band_and_others_do_not() -> None:
 def test_the_excess_is_the_shift_whatever_the_size(n: int) -> None:
     # N(m, I) lies |m| / sqrt(d) from N(0, I) in every sample size; sd of the estimate about 1 / sqrt(n): 5 of them
     codes = np.random.default_rng(3).standard_normal((n, 2))
-    shifted, still = (latent.aggregate(codes + m, train_codes=codes, num_null=100) for m in ([0.6, -0.8], [0.0, 0.0]))
+    shifted, still = (aggregate(codes + m, train_codes=codes, num_null=100) for m in ([0.6, -0.8], [0.0, 0.0]))
     assert float(shifted.sliced_w2_excess.sel(codes="raw")) == pytest.approx(1 / np.sqrt(2), abs=5 / np.sqrt(n))
     assert float(still.sliced_w2_excess.sel(codes="raw")) < 2.5 / np.sqrt(n)
     if n == 100:  # control: the distance itself grows as the sample shrinks
@@ -585,10 +598,10 @@ def test_the_excess_is_the_shift_whatever_the_size(n: int) -> None:
 def test_whitened_aggregate_does_not_change_under_an_affine_map() -> None:
     (train, _), (test, _) = labelled(300, 9), labelled(200, 10)
     options: dict[str, Any] = {"num_null": 20, "num_items": 150, "num_projections": 600}
-    before = latent.aggregate(test, train_codes=train, **options)
+    before = aggregate(test, train_codes=train, **options)
     assert int(before.num_items) == 150
     for matrix, same in ((TRIANGULAR, 1e-7), (GENERAL, 0.02)):
-        after = latent.aggregate(test @ matrix.T + 1, train_codes=train @ matrix.T + 1, **options)
+        after = aggregate(test @ matrix.T + 1, train_codes=train @ matrix.T + 1, **options)
         for name in ("sliced_w2", "energy_distance"):
             value, expected = (float(r[name].sel(codes="whitened")) for r in (after, before))
             # a general map turns the codes: only the finite number of directions can tell
@@ -601,7 +614,7 @@ def test_whitened_aggregate_does_not_change_under_an_affine_map() -> None:
 
 def test_posteriors_equal_to_the_prior_carry_nothing() -> None:
     z = np.random.default_rng(0).standard_normal((300, 4))
-    result = latent.rate_identity(np.zeros((300, 4)), np.ones((300, 4)), z)
+    result = rate_identity(np.zeros((300, 4)), np.ones((300, 4)), z)
     for name in ("rate", "rate_se", "mutual_information", "mutual_information_se", "kl_aggregate"):
         assert float(result[name]) == pytest.approx(0, abs=1e-12)
 
@@ -610,7 +623,7 @@ def test_posteriors_far_apart_carry_log_n() -> None:
     loc = np.arange(70.0)[:, None] * [1.0, 2.0]
     scale = np.full_like(loc, 1e-6)
     z = loc + scale * np.random.default_rng(0).standard_normal(loc.shape)
-    result = latent.rate_identity(loc, scale, z)
+    result = rate_identity(loc, scale, z)
     rate = 0.5 * (loc**2).sum(1).mean() + 1e-12 - 1 - 2 * math.log(1e-6)
     assert float(result.mutual_information) == pytest.approx(math.log(70), abs=1e-12)
     assert float(result.mutual_information_bound) == pytest.approx(math.log(70))
@@ -623,7 +636,7 @@ def test_rate_identity_of_a_linear_gaussian_channel() -> None:
     rng = np.random.default_rng(1)
     a, s = np.array([0.9, 0.3]), np.array([0.2, 0.5])
     loc = a * rng.standard_normal((4000, 2))
-    result = latent.rate_identity(loc, np.tile(s, (4000, 1)), loc + s * rng.standard_normal((4000, 2)))
+    result = rate_identity(loc, np.tile(s, (4000, 1)), loc + s * rng.standard_normal((4000, 2)))
     information, v = 0.5 * np.log1p(a**2 / s**2).sum(), a**2 + s**2
     kl = 0.5 * (v - 1 - np.log(v)).sum()
     # five standard errors, over the 4,000 items too: fails one time in 10^6
@@ -645,7 +658,7 @@ def test_mutual_information_of_two_posteriors_by_quadrature() -> None:
     exact = 0.5 * sum(scipy.integrate.quad(term, -9, 11, args=(k,))[0] for k in (0, 1))
     # 2,000 items of each are the same mixture; five standard errors fail one time in 10^6
     means, scales = np.repeat(loc, 2000)[:, None], np.repeat(scale, 2000)[:, None]
-    result = latent.rate_identity(means, scales, means + scales * np.random.default_rng(2).standard_normal((4000, 1)))
+    result = rate_identity(means, scales, means + scales * np.random.default_rng(2).standard_normal((4000, 1)))
     assert float(result.mutual_information) == pytest.approx(exact, abs=5 * float(result.mutual_information_se))
     assert 5 * float(result.mutual_information_se) < 0.1 * exact + 0.03
     # with these items held fixed the rate has a closed form of its own
@@ -654,10 +667,10 @@ def test_mutual_information_of_two_posteriors_by_quadrature() -> None:
 
 def test_active_units_by_hand() -> None:
     loc = np.array([[0.0, 1.0, 0.1], [0.2, 1.0, 0.3], [0.4, 1.0, 0.2]])
-    result = latent.active_units(torch.tensor(loc))
+    result = active_units(torch.tensor(loc))
     np.testing.assert_allclose(result.variance, [0.04, 0.0, 0.01], atol=1e-15)
-    assert int(latent.active_units(loc, threshold=0.005).active_units) == 2
-    assert int(latent.active_units(loc, threshold=0.02).active_units) == 1
+    assert int(active_units(loc, threshold=0.005).active_units) == 2
+    assert int(active_units(loc, threshold=0.02).active_units) == 1
 
 
 # --- judge ------------------------------------------------------------------------------------------
@@ -711,39 +724,39 @@ HALVES = np.repeat([0, 1], 10)
         (lambda: Whitening.fit(CODES[:, 0]), r"codes must have shape \(N, latent_dim\), got \(20,\); codes.reshape"),
         (lambda: Whitening.fit(CODES)(CODES[:, :1]), r"codes must have shape \(N, 2\), got \(20, 1\)"),
         (lambda: Whitening.fit(CODES * np.nan), "codes must be finite: 40 NaN"),
-        (lambda: latent.separation(CODES, HALVES, CODES, HALVES[:5]), "20 items, test_labels has 5"),
-        (lambda: latent.separation(CODES, HALVES * 0, CODES, HALVES), "train_labels must hold at least 2 classes"),
+        (lambda: separation(CODES, HALVES, CODES, HALVES[:5]), "20 items, test_labels has 5"),
+        (lambda: separation(CODES, HALVES * 0, CODES, HALVES), "train_labels must hold at least 2 classes"),
         (
-            lambda: latent.separation(CODES, HALVES, CODES, HALVES, num_neighbors=21),
+            lambda: separation(CODES, HALVES, CODES, HALVES, num_neighbors=21),
             "at most the 20 items of train_codes",
         ),
-        (lambda: latent.crispness(IMAGES, IMAGES[..., 1:]), "images and reference must have one event shape"),
-        (lambda: latent.crispness(IMAGES[:2], IMAGES, paired=True), "paired images need an image for each"),
-        (lambda: latent.crispness(CODES, CODES), "of at least 3 by 3 pixels"),
-        (lambda: latent.crispness(IMAGES, IMAGES * 0), "reference must have images that are not constant"),
-        (lambda: latent.crispness((IMAGES * 255).astype("uint8"), IMAGES), "images looks like 0..255"),
-        (lambda: latent.reconstruction_error(IMAGES, IMAGES[:3]), "got 3 for 20"),
-        (lambda: latent.reconstruction_error(IMAGES[:1], IMAGES[:1]), "x must have items that differ"),
-        (lambda: latent.fixed_pairs(1), "n_items must be an integer of at least 2, got 1"),
-        (lambda: latent.smoothness(lambda z: z, CODES, CODES[1:], whitening=Whitening.fit(CODES)), "got 20 and 19"),
+        (lambda: crispness(IMAGES, IMAGES[..., 1:]), "images and reference must have one event shape"),
+        (lambda: crispness(IMAGES[:2], IMAGES, paired=True), "paired images need an image for each"),
+        (lambda: crispness(CODES, CODES), "of at least 3 by 3 pixels"),
+        (lambda: crispness(IMAGES, IMAGES * 0), "reference must have images that are not constant"),
+        (lambda: crispness((IMAGES * 255).astype("uint8"), IMAGES), "images looks like 0..255"),
+        (lambda: reconstruction_error(IMAGES, IMAGES[:3]), "got 3 for 20"),
+        (lambda: reconstruction_error(IMAGES[:1], IMAGES[:1]), "x must have items that differ"),
+        (lambda: fixed_pairs(1), "n_items must be an integer of at least 2, got 1"),
+        (lambda: smoothness(lambda z: z, CODES, CODES[1:], whitening=Whitening.fit(CODES)), "got 20 and 19"),
         (
-            lambda: latent.smoothness(lambda z: z[:3], CODES, CODES, whitening=Whitening.fit(CODES)),
+            lambda: smoothness(lambda z: z[:3], CODES, CODES, whitening=Whitening.fit(CODES)),
             "decode must return shape",
         ),
         (
-            lambda: latent.smoothness(lambda z: z / 0, CODES, CODES, whitening=Whitening.fit(CODES)),
+            lambda: smoothness(lambda z: z / 0, CODES, CODES, whitening=Whitening.fit(CODES)),
             "finite decoded means",
         ),
-        (lambda: latent.sampling_laws(CODES, num=0), "num must be an integer of at least 1, got 0"),
-        (lambda: latent.control_images(IMAGES, HALVES * 0), "labels must hold at least 2 classes"),
-        (lambda: latent.holes(CODES, CODES[:4], CODES), "num_neighbors must be at most the 4 items of train, got 5"),
-        (lambda: latent.holes(CODES, CODES, CODES, quantile=1.0), "quantile must lie between 0 and 1, got 1.0"),
-        (lambda: latent.holes({"box": CODES[:, :1]}, CODES, CODES), r"samples\['box'\] must have the 2 features"),
-        (lambda: latent.aggregate(CODES, train_codes=CODES[:2]), "train_codes must have more items than dimensions"),
-        (lambda: latent.aggregate(CODES, train_codes=CODES, seed=-1), "seed must be an integer of at least 0, got -1"),
-        (lambda: latent.rate_identity(CODES, CODES * 0, CODES + 1), "scale must be positive"),
-        (lambda: latent.rate_identity(CODES, CODES * 0 + 1, CODES), "got the means themselves"),
-        (lambda: latent.active_units(CODES[:1]), "loc must hold at least 2 items"),
+        (lambda: sampling_laws(CODES, num=0), "num must be an integer of at least 1, got 0"),
+        (lambda: control_images(IMAGES, HALVES * 0), "labels must hold at least 2 classes"),
+        (lambda: holes(CODES, CODES[:4], CODES), "num_neighbors must be at most the 4 items of train, got 5"),
+        (lambda: holes(CODES, CODES, CODES, quantile=1.0), "quantile must lie between 0 and 1, got 1.0"),
+        (lambda: holes({"box": CODES[:, :1]}, CODES, CODES), r"samples\['box'\] must have the 2 features"),
+        (lambda: aggregate(CODES, train_codes=CODES[:2]), "train_codes must have more items than dimensions"),
+        (lambda: aggregate(CODES, train_codes=CODES, seed=-1), "seed must be an integer of at least 0, got -1"),
+        (lambda: rate_identity(CODES, CODES * 0, CODES + 1), "scale must be positive"),
+        (lambda: rate_identity(CODES, CODES * 0 + 1, CODES), "got the means themselves"),
+        (lambda: active_units(CODES[:1]), "loc must hold at least 2 items"),
         (lambda: Judge.fit(IMAGES, HALVES, hidden_dims=()), "hidden_dims must name at least one hidden layer"),
         (
             lambda: Judge.fit(IMAGES, HALVES, max_iter=1).features(IMAGES[:, 0]),
@@ -766,12 +779,12 @@ def test_a_mask_is_refused_rather_than_lost(mask: str) -> None:
     if mask == "a tensor's":
         masked = torch.masked.masked_tensor(torch.tensor(CODES), torch.from_numpy(~hidden))
     calls: dict[str, Callable[[], object]] = {
-        "loc": lambda: latent.active_units(masked),
+        "loc": lambda: active_units(masked),
         "codes": lambda: Whitening.fit(masked),
-        "train_codes": lambda: latent.sampling_laws(masked),
-        "scale": lambda: latent.rate_identity(CODES, masked, CODES + 1),
-        "reconstruction": lambda: latent.reconstruction_error(CODES, masked),
-        "mean": lambda: latent.reconstruction_error(CODES, CODES, mean=masked),
+        "train_codes": lambda: sampling_laws(masked),
+        "scale": lambda: rate_identity(CODES, masked, CODES + 1),
+        "reconstruction": lambda: reconstruction_error(CODES, masked),
+        "mean": lambda: reconstruction_error(CODES, CODES, mean=masked),
     }
     for name, call in calls.items():
         with pytest.raises(TypeError, match=f"{name} is a masked array, whose mask would be lost"):
@@ -784,19 +797,19 @@ def test_results_are_labelled_and_the_callers_generators_are_left_alone() -> Non
     before = torch.get_rng_state(), pickle.dumps(np.random.get_state())
     whitening = Whitening.fit(CODES)
     results = [
-        latent.separation(CODES, HALVES, CODES, HALVES),
-        latent.crispness(IMAGES, IMAGES),
-        latent.reconstruction_error(IMAGES, IMAGES),
-        latent.smoothness(lambda z: z, CODES, CODES[::-1], whitening=whitening, judge=lambda z: z[:, 0] > 0),
-        latent.holes({"a": CODES}, CODES, CODES, control=CODES),
-        latent.aggregate(CODES, train_codes=CODES, num_null=2),
-        latent.rate_identity(CODES, np.ones_like(CODES), CODES + 1),
-        latent.active_units(CODES),
+        separation(CODES, HALVES, CODES, HALVES),
+        crispness(IMAGES, IMAGES),
+        reconstruction_error(IMAGES, IMAGES),
+        smoothness(lambda z: z, CODES, CODES[::-1], whitening=whitening, judge=lambda z: z[:, 0] > 0),
+        holes({"a": CODES}, CODES, CODES, control=CODES),
+        aggregate(CODES, train_codes=CODES, num_null=2),
+        rate_identity(CODES, np.ones_like(CODES), CODES + 1),
+        active_units(CODES),
         Judge.fit(IMAGES, HALVES, max_iter=1).accuracy(IMAGES, HALVES),
     ]
-    latent.fixed_pairs(5)
-    latent.sampling_laws(CODES)
-    latent.control_images(IMAGES, HALVES)
+    fixed_pairs(5)
+    sampling_laws(CODES)
+    control_images(IMAGES, HALVES)
     for result in results:
         assert all(set(v.attrs) == {"long_name", "units"} and all(v.attrs.values()) for v in result.data_vars.values())
     assert torch.equal(torch.get_rng_state(), before[0]) and pickle.dumps(np.random.get_state()) == before[1]

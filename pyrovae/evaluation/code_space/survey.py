@@ -1,71 +1,36 @@
-"""Every statistic of `latent.py` for one fitted pair with images: its codes, reconstructions and samples."""
+"""Every statistic of a code space for one fitted pair with images: its codes, reconstructions and samples."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from pyrovae import checks
-from pyrovae.data import MappedArray, Split
-from pyrovae.evaluation.latent import (
-    Judge,
-    Whitening,
-    active_units,
-    aggregate,
-    control_images,
-    crispness,
-    fixed_pairs,
-    holes,
-    rate_identity,
-    reconstruction_error,
-    sampling_laws,
-    separation,
-    smoothness,
-)
-from pyrovae.models.means import mean_of
-from pyrovae.models.pair import dtype_and_device
-from pyrovae.models.scopes import Workspace
-from pyrovae.seeding import Noise, stream
+from pyrovae.data import Split
+from pyrovae.evaluation.code_space.activity import active_units
+from pyrovae.evaluation.code_space.aggregate import aggregate
+from pyrovae.evaluation.code_space.codes import decoded, encoded, posterior_draws
+from pyrovae.evaluation.code_space.crispness import crispness
+from pyrovae.evaluation.code_space.holes import holes
+from pyrovae.evaluation.code_space.judge import Judge
+from pyrovae.evaluation.code_space.rate import rate_identity
+from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
+from pyrovae.evaluation.code_space.sampling import control_images, sampling_laws
+from pyrovae.evaluation.code_space.separation import separation
+from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
+from pyrovae.evaluation.code_space.whitening import Whitening
+from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["code_space", "decoded", "encoded"]
-
-BATCH = 1024
-
-
-def encoded(pair: Any, x: Any) -> Tensor:
-    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array, a memory-mapped view
-    or a split.
-
-    >>> import pyrovae
-    >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
-    torch.Size([360, 2])
-    """
-    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
-        x = checks.items(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
-    return _batched(pair, pair.encode, x)
-
-
-def decoded(pair: Any, z: Tensor) -> Tensor:
-    """The decoded means of all codes in batches, shape (N, *event_shape), on the CPU.
-
-    >>> import torch
-    >>> import pyrovae
-    >>> pyrovae.decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
-    torch.Size([5, 1, 8, 8])
-    """
-    return _batched(pair, pair.decode, z)
+__all__ = ["code_space"]
 
 
 @checks.allocating
 def code_space(
     pair: Any, train: Split, test: Split, judge: Judge, *, num_codes: int = 4000, num_pairs: int = 500, seed: int = 0
 ) -> xr.Dataset:
-    """What a pair's code space is like, measured: one Dataset of the statistics of `pyrovae.evaluation.latent`.
+    """What a pair's code space is like, measured: one data set of all statistics of this folder.
 
     `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training images alone. A plain
     name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
@@ -119,8 +84,8 @@ def code_space(
         "samples_": [crispness(samples["gaussian"], real, paired=False)],
     }
     if pair.is_normalized:
-        train_draws, _, _ = _draws(pair, train.x, stream(seed, "train draws"))
-        test_draws, loc, scale = _draws(pair, test.x, stream(seed, "test draws"))
+        train_draws, _, _ = posterior_draws(pair, train.x, stream(seed, "train draws"))
+        test_draws, loc, scale = posterior_draws(pair, test.x, stream(seed, "test draws"))
         parts[""] += [
             aggregate(test_draws, train_codes=train_draws).rename(num_items="aggregate_items"),
             active_units(test_codes),
@@ -145,25 +110,3 @@ def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
 
 def _prefixed(prefix: str, dataset: xr.Dataset) -> xr.Dataset:
     return dataset.rename({name: f"{prefix}{name}" for name in dataset.data_vars})
-
-
-def _batched(pair: Any, function: Any, x: Any) -> Tensor:
-    checks.whole("the number of items", len(x))
-    parts, space = [], Workspace(pair, checks=None)
-    for i in range(0, len(x), BATCH):
-        with space.turn():
-            parts.append(function(x[i : i + BATCH]).cpu())
-    return torch.cat(parts)
-
-
-def _draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One draw from q(z | x) for each item, its mean, and the standard deviation of a diagonal Normal."""
-    dtype, device = dtype_and_device(pair)
-    parts, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
-    for i in range(0, len(x), BATCH):
-        with space.turn():
-            q = pair.posterior(x[i : i + BATCH].to(device, dtype))
-            normal = isinstance(getattr(q, "base_dist", None), torch.distributions.Normal)
-            parts.append((q.sample().cpu(), mean_of(q).cpu(), q.stddev.cpu() if normal else None))
-    draws, loc, scale = zip(*parts, strict=True)
-    return torch.cat(draws), torch.cat(loc), None if scale[0] is None else torch.cat(scale)

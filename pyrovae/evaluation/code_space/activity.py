@@ -1,0 +1,38 @@
+"""How many dimensions of a code vary over the items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyrovae import checks
+from pyrovae.evaluation.code_space.arrays import as_codes
+from pyrovae.labelled import labelled
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["active_units"]
+
+
+def active_units(loc: Any, *, threshold: float = 0.01) -> xr.Dataset:
+    """The number of code dimensions whose posterior mean varies over the items: Var_x E[z_d | x] > `threshold`.
+
+    `loc` has shape (N, latent_dim); the variance has N - 1 below it. Raises ValueError for other shapes and a single
+    item. Burda et al. 2016, section 5.
+
+    >>> from pyrovae import active_units
+    >>> int(active_units([[0.0, 1.0], [1.0, 1.0]]).active_units)
+    1
+    """
+    means = as_codes(loc, "loc")
+    if len(means) < 2:
+        raise ValueError(f"loc must hold at least 2 items to have a variance, got {len(means)}")
+    limit = checks.positive("threshold", threshold, zero=True)
+    variance = means.var(0, ddof=1)
+    active = int((variance > limit).sum())
+    return labelled(
+        {
+            "active_units": (active, f"dimensions with a variance above {limit:g}", "dimensions"),
+            "variance": (variance, "variance over items of the posterior mean", "code units^2", "latent_dim"),
+        }
+    )

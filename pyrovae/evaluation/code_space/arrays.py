@@ -1,0 +1,92 @@
+"""What the statistics of a code space share: arrays as they need them, and standard errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+
+__all__ = [
+    "as_codes",
+    "as_features",
+    "as_floats",
+    "as_images",
+    "as_numpy",
+    "binomial_se",
+    "generator",
+    "mean_or_nan",
+    "median_or_nan",
+    "require_at_most",
+    "squared_se",
+]
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng((checks.seed(seed), stream))
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def as_floats(x: Any, name: str) -> Tensor:
+    """`x` as a floating tensor, its own dtype where it has one, to learn shape, dtype and device from."""
+    checks.unmasked(x, name)
+    if isinstance(x, Tensor):
+        tensor = x.detach()
+    else:
+        array = np.array(x[:] if not isinstance(x, np.ndarray | list | tuple) and hasattr(x, "shape") else x)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"expected an array of numbers, got {array.dtype}")
+        tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype.is_floating_point else tensor.to(torch.get_default_dtype())
+
+
+def as_codes(x: Any, name: str, latent_dim: int | None = None) -> np.ndarray:
+    """`x` as finite float64 codes of shape (N, latent_dim)."""
+    codes = as_floats(x, name)
+    expected = f"(N, {'latent_dim' if latent_dim is None else latent_dim})"
+    if codes.ndim != 2 or codes.shape[1] == 0 or latent_dim not in (None, codes.shape[1]):
+        hint = f"; {name}.reshape(-1, 1) would fit" if codes.ndim == 1 and latent_dim in (None, 1) else ""
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}{hint}")
+    return checks.items(codes, (codes.shape[1],), name=name, dtype=torch.float64).detach().cpu().numpy()
+
+
+def as_images(x: Any, name: str) -> np.ndarray:
+    """`x` as finite float64 items of shape (N, *event)."""
+    return checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).detach().cpu().numpy()
+
+
+def as_features(x: Any, name: str, width: int | None = None) -> Tensor:
+    """`x` as finite float32 rows, each item flattened."""
+    rows = checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).detach().cpu().flatten(1)
+    if width not in (None, rows.shape[1]):
+        raise ValueError(f"{name} must have the {width} features of train, got {rows.shape[1]}")
+    return rows
+
+
+def require_at_most(name: str, value: int, count: int, of: str) -> None:
+    if checks.whole(name, value) > count:
+        raise ValueError(f"{name} must be at most the {count} items of {of}, got {value}")
+
+
+def binomial_se(share: float, count: int) -> float:
+    return math.sqrt(share * (1 - share) / count)
+
+
+def squared_se(values: np.ndarray) -> float:
+    """The squared standard error of a mean; NaN for one value."""
+    return float(values.var(ddof=1) / len(values)) if len(values) > 1 else math.nan
+
+
+def mean_or_nan(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def median_or_nan(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else math.nan

@@ -1,0 +1,65 @@
+"""Codes of many items and images of many codes, in batches and on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.data import MappedArray
+from pyrovae.models.means import mean_of
+from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import Noise
+
+__all__ = ["decoded", "encoded", "posterior_draws"]
+
+BATCH = 1024
+
+
+def encoded(pair: Any, x: Any) -> Tensor:
+    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array, a memory-mapped view
+    or a split.
+
+    >>> import pyrovae
+    >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
+    torch.Size([360, 2])
+    """
+    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
+        x = checks.items(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
+    return _batched(pair, pair.encode, x)
+
+
+def decoded(pair: Any, z: Tensor) -> Tensor:
+    """The decoded means of all codes in batches, shape (N, *event_shape), on the CPU.
+
+    >>> import torch
+    >>> import pyrovae
+    >>> pyrovae.decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+    return _batched(pair, pair.decode, z)
+
+
+def _batched(pair: Any, function: Any, x: Any) -> Tensor:
+    checks.whole("the number of items", len(x))
+    parts, space = [], Workspace(pair, checks=None)
+    for i in range(0, len(x), BATCH):
+        with space.turn():
+            parts.append(function(x[i : i + BATCH]).cpu())
+    return torch.cat(parts)
+
+
+def posterior_draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One draw from q(z | x) for each item, its mean, and the standard deviation of a diagonal Normal."""
+    dtype, device = dtype_and_device(pair)
+    parts, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
+    for i in range(0, len(x), BATCH):
+        with space.turn():
+            q = pair.posterior(x[i : i + BATCH].to(device, dtype))
+            normal = isinstance(getattr(q, "base_dist", None), torch.distributions.Normal)
+            parts.append((q.sample().cpu(), mean_of(q).cpu(), q.stddev.cpu() if normal else None))
+    draws, loc, scale = zip(*parts, strict=True)
+    return torch.cat(draws), torch.cat(loc), None if scale[0] is None else torch.cat(scale)

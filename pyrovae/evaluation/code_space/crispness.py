@@ -1,0 +1,91 @@
+"""How sharp images are beside the real ones: the Laplacian's variance and the share of high frequencies."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrovae.evaluation.code_space.arrays import as_images, squared_se
+from pyrovae.evaluation.code_space.reconstruction import squared_error
+from pyrovae.labelled import Variable, labelled
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["crispness"]
+
+
+def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.Dataset:
+    """How sharp `images` are beside the real ones in `reference`.
+
+    The Laplacian of a channel is x[i-1, j] + x[i+1, j] + x[i, j-1] + x[i, j+1] - 4 x[i, j] where all five pixels exist;
+    its variance over positions is averaged over channels, then items; `laplacian_ratio` is that mean over the one of
+    `reference`, with its delta-method standard error over items. `high_frequency_share` is the mean power |FFT|^2 at
+    spatial frequencies with radius above 0.25 cycles a pixel (half the Nyquist frequency) over the mean of all power
+    but that at frequency zero, without a window. Shapes (N, *event) whose last two axes are height and width, of 3
+    pixels and more. With `paired`, item i of one belongs to item i of the other (None: where both shapes are equal;
+    say False of samples), and `squared_error` (its mean) and `squared_error_items` are given, summed over the event.
+    Raises ValueError for other shapes and a reference that is constant.
+
+    >>> import torch
+    >>> from pyrovae import crispness
+    >>> board = torch.zeros(1, 5, 5)
+    >>> board[0, 2, 2] = 1.0
+    >>> float(crispness(board / 2, board).laplacian_ratio)
+    0.25
+    """
+    real, fake = as_images(reference, "reference"), as_images(images, "images")
+    if real.shape[1:] != fake.shape[1:]:
+        raise ValueError(f"images and reference must have one event shape, got {fake.shape[1:]} and {real.shape[1:]}")
+    if min(real.shape[-2:], default=0) < 3 or real.ndim < 3:
+        raise ValueError(f"images must have shape (N, ..., height, width) of at least 3 by 3 pixels, got {fake.shape}")
+    laplacian = {name: _laplacian_variance(x) for name, x in (("images", fake), ("reference", real))}
+    power = {name: _power(x) for name, x in (("images", fake), ("reference", real))}
+    below = float(laplacian["reference"].mean())
+    if below <= 0:
+        raise ValueError("reference must have images that are not constant: the variance of their Laplacian is 0")
+    ratio = float(laplacian["images"].mean()) / below
+    if paired is None:
+        paired = real.shape == fake.shape
+    elif paired and real.shape != fake.shape:
+        raise ValueError(f"paired images need an image for each of reference, got {len(fake)} for {len(real)}")
+    if paired:
+        variance = squared_se(laplacian["images"] - ratio * laplacian["reference"])
+    else:
+        variance = squared_se(laplacian["images"]) + ratio**2 * squared_se(laplacian["reference"])
+    shares = [_share(*power[name]) for name in ("images", "reference")]
+    means = [laplacian[name].mean() for name in ("images", "reference")]
+    variables: dict[str, Variable] = {
+        "laplacian_ratio": (ratio, "variance of the Laplacian over that of the real images", "1"),
+        "laplacian_ratio_se": (math.sqrt(variance) / below, "standard error of the ratio over items", "1"),
+        "laplacian_variance": (means, "mean variance of the Laplacian", "pixel units^2", "source"),
+        "high_frequency_share": (shares, "share of power above half the Nyquist frequency", "1", "source"),
+    }
+    if paired:
+        variables |= squared_error(fake, real)
+    return labelled(variables, {"source": ["images", "reference"]})
+
+
+def _laplacian_variance(x: np.ndarray) -> np.ndarray:
+    """Per item, the variance of the five-point Laplacian over its valid positions, averaged over channels."""
+    inner = x[..., 1:-1, 1:-1]
+    laplacian = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:] - 4 * inner
+    return laplacian.var((-2, -1)).reshape(len(x), -1).mean(1)
+
+
+def _power(x: np.ndarray) -> tuple[float, float]:
+    """Sums over items of the power at high frequencies, and at all but zero."""
+    height, width = x.shape[-2:]
+    vertical, horizontal = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)
+    high = np.hypot(vertical, horizontal) > 0.25
+    total = np.zeros((height, width))
+    for start in range(0, len(x), 1024):
+        total += (np.abs(np.fft.fft2(x[start : start + 1024])) ** 2).reshape(-1, height, width).sum(0)
+    total[0, 0] = 0.0
+    return float(total[high].sum()), float(total.sum())
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan

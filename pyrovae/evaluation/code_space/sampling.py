@@ -1,0 +1,68 @@
+"""Where codes are drawn from to be decoded, and images that are no digit, as a control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.evaluation.code_space.arrays import as_codes, as_floats, generator
+from pyrovae.evaluation.code_space.whitening import Whitening
+
+__all__ = ["control_images", "sampling_laws"]
+
+
+def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[str, Tensor]:
+    """`num` codes from each of three laws, shape (num, latent_dim), in the dtype and on the device of `train_codes`.
+
+    "gaussian": the full-covariance Gaussian with the training codes' mean and covariance; "box": uniform between their
+    0.5 and 99.5 % quantiles, dimension by dimension; "prior": N(0, I) whatever the training codes are. Raises
+    ValueError for other shapes.
+
+    >>> import torch
+    >>> from pyrovae.evaluation.code_space.sampling import sampling_laws
+    >>> laws = sampling_laws(torch.tensor([[0.0], [1.0]]), num=5)
+    >>> list(laws), laws["box"].shape
+    (['gaussian', 'box', 'prior'], torch.Size([5, 1]))
+    """
+    array, like = as_codes(train_codes, "train_codes"), as_floats(train_codes, "train_codes")
+    shape = (checks.whole("num", num, bytes_each=32 * array.shape[1]), array.shape[1])
+    whitening = Whitening.fit(array)
+    low, high = np.quantile(array, [0.005, 0.995], axis=0)
+    laws = {
+        "gaussian": whitening.loc + generator(seed, 3).standard_normal(shape) @ whitening.scale_tril.T,
+        "box": low + (high - low) * generator(seed, 4).random(shape),
+        "prior": generator(seed, 5).standard_normal(shape),
+    }
+    return {name: torch.from_numpy(codes).to(like.device, like.dtype) for name, codes in laws.items()}
+
+
+def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: int = 0) -> Tensor:
+    """`num` pixel averages of two reconstructions of different labels: images that are no digit, shape (num, *event).
+
+    The first of the two is uniform over the items, the second uniform over the items of the other labels. Raises
+    ValueError for a single class.
+
+    >>> import torch
+    >>> from pyrovae.evaluation.code_space.sampling import control_images
+    >>> control_images(torch.tensor([[0.0], [1.0]]), [3, 4], num=2)
+    tensor([[0.5000],
+            [0.5000]])
+    """
+    like = as_floats(reconstructions, "reconstructions")
+    images = checks.items(like, tuple(like.shape[1:]), name="reconstructions", dtype=like.dtype)
+    _, codes, counts = np.unique(
+        checks.labels(labels, len(images), name="labels", of="reconstructions"), return_inverse=True, return_counts=True
+    )
+    checks.several_classes(codes, name="labels")
+    rng = generator(seed, 6)
+    order, begin = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
+    checks.whole("num", num, bytes_each=2 * images[0].numel() * images.element_size())
+    first = rng.integers(len(images), size=num)
+    own = codes[first]
+    place = rng.integers(len(images) - counts[own])
+    second = order[place + np.where(place >= begin[own], counts[own], 0)]
+    return (images[torch.from_numpy(first)] + images[torch.from_numpy(second)]) / 2
