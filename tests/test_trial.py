@@ -402,3 +402,23 @@ def test_codes_that_one_side_alone_draws_are_not_validated(exact_linear_pair):
     with pytest.raises(ValueError, match="site 'scale' of the model is not in the guide"):
         pyrovae.fit(pair, items(), validation=items(), epochs=1, progress=False)
     assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
+
+
+def test_a_flow_that_is_known_at_its_last_draws_alone_may_be_a_part_of_the_pair():
+    # the trial draws twice, and the second draws are not those that are scored
+    class Flow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc, self.planar = torch.nn.Linear(3, 2), pyro.distributions.transforms.Planar(2)
+
+        def forward(self, x):
+            base = pyro.distributions.Normal(self.loc(x), 0.5).to_event(1)
+            return pyro.distributions.TransformedDistribution(base, [self.planar])
+
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(3, 2)
+    pair = pyrovae.VAE(vae.prior, vae.likelihood, Flow())
+    x = vae.sample(20, seed=0)
+    gap = pyrovae.iwae(pair, x, num_particles=20_000) - pyrovae.exact(pair, x)
+    ratio = torch.from_numpy(gap.pointwise["value"].values).exp()
+    assert float(ratio.mean()) == pytest.approx(1, abs=4 * float(ratio.std()) / 20**0.5)

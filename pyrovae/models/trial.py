@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
     with Workspace(as_module(pair), noise=Noise(0, x.device)).turn(), unchanged(as_module(pair)):
         try:
             guide, model = traces(pair, some, draws)
+            with suppress(Exception):  # what is wrong with it is said where the table is made
+                guide.compute_log_prob()  # at the next draws a flow without an inverse forgets these
             traces(pair, more, draws)  # a layer of as many channels as the others were items
         except (RuntimeError, ValueError, IndexError) as error:
             traces(pair, some, None)  # what fails without a plate of draws too says itself what is wrong

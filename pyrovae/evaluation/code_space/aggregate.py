@@ -11,6 +11,7 @@ import torch
 
 from pyrovae import checks
 from pyrovae.evaluation.code_space.arrays import as_codes, generator
+from pyrovae.evaluation.code_space.sampled import Sampled
 from pyrovae.evaluation.code_space.whitening import Whitening
 from pyrovae.labelled import Variable, labelled
 
@@ -24,16 +25,19 @@ def aggregate(
     codes: Any,
     *,
     train_codes: Any,
+    prior: Any = None,
     num_items: int = 5000,
     num_null: int = 200,
     num_projections: int = 128,
     level: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How far the codes, as a whole, are from N(0, I): raw, and whitened by the training codes.
+    """How far the codes, as a whole, are from the prior: raw, and from N(0, I) when whitened by the training codes.
 
     `codes` are test codes, shape (N, latent_dim), of which `num_items` (or all) are taken without replacement; for a
-    VAE both arguments are one draw for each item. Over dim "codes" ("raw", "whitened"):
+    VAE both arguments are one draw for each item. `prior` is a distribution of one code, or None for N(0, I), of which
+    the rest speaks: raw codes are held against 50,000 draws of another prior, in place of the closed forms, and their
+    null samples are draws of it. Over dim "codes" ("raw", "whitened"):
 
     - `sliced_w2`: root of the mean over `num_projections` directions u of W2^2 between the projections u'z and N(0, 1),
       each exact: mean x^2 + 1 - 2 sum_i x_(i) [phi(q_{i-1}) - phi(q_i)], q_i = Phi^-1(i/n) (slices: Bonneel et
@@ -78,16 +82,24 @@ def aggregate(
     ks = np.array([_uniform_ks(z) for z in rows.values()])
     energy = [_energy_distance(z) for z in rows.values()]
     null = _aggregate_null(n, latent_dim, len(train), num_null, num_projections, seed)
+    by_dimension = "Kolmogorov-Smirnov distance of the normal CDF of the codes to uniform"
+    to, between = "N(0, I)", f"central {level:.0%} of Gaussian samples"
+    if prior is not None:
+        sampled = Sampled(prior, n, directions, seed)
+        distances[0], ks[0], energy[0] = sampled.sliced_w2(test), sampled.ks(test), sampled.energy_distance(test)
+        of_w2, of_ks = sampled.null(num_null)
+        null = np.stack([of_w2, null[0][1]]), np.stack([of_ks, null[1][1]])
+        by_dimension = "Kolmogorov-Smirnov distance of the codes to the prior (raw) or N(0, I) (whitened)"
+        to, between = "the prior (raw) or N(0, I) (whitened)", f"central {level:.0%} of samples of it"
     bands = [np.quantile(part, [(1 - level) / 2, (1 + level) / 2], axis=1).T for part in null]
     excess = np.sqrt(np.maximum(distances**2 - (null[0] ** 2).mean(1), 0))
-    between = f"central {level:.0%} of Gaussian samples"
     variables: dict[str, Variable] = {
-        "sliced_w2": (distances, "sliced Wasserstein-2 distance to N(0, I)", "code units", "codes"),
+        "sliced_w2": (distances, f"sliced Wasserstein-2 distance to {to}", "code units", "codes"),
         "sliced_w2_null": (bands[0], between, "code units", "codes", "edge"),
         "sliced_w2_excess": (excess, "sliced Wasserstein-2 distance beyond that of a sample", "code units", "codes"),
         "sliced_w2_p_value": (_p_value(distances, null[0]), "share of null samples as far or farther", "1", "codes"),
-        "energy_distance": (energy, "energy distance to N(0, I)", "code units", "codes"),
-        "ks": (ks, "Kolmogorov-Smirnov distance of the normal CDF of the codes to uniform", "1", "codes", "latent_dim"),
+        "energy_distance": (energy, f"energy distance to {to}", "code units", "codes"),
+        "ks": (ks, by_dimension, "1", "codes", "latent_dim"),
         "ks_max": (ks.max(1), "the largest of the dimensions' Kolmogorov-Smirnov distances", "1", "codes"),
         "ks_max_null": (bands[1], between, "1", "codes", "edge"),
         "ks_max_p_value": (_p_value(ks.max(1), null[1]), "share of null samples as far or farther", "1", "codes"),

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.models.means import device_of
+from pyrovae.seeding import forked, stream
 
 __all__ = [
     "as_codes",
@@ -18,6 +20,7 @@ __all__ = [
     "as_images",
     "as_numpy",
     "binomial_se",
+    "draws_of",
     "generator",
     "mean_or_nan",
     "median_or_nan",
@@ -28,6 +31,13 @@ __all__ = [
 
 def generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng((checks.seed(seed), stream))
+
+
+def draws_of(prior: Any, shape: tuple[int, int], seed: int, purpose: str) -> np.ndarray:
+    """Codes drawn from a distribution of one code, shape (count, latent_dim), float64; no caller's generator moves."""
+    with forked(stream(checks.seed(seed), "draws of a prior", purpose), device_of(prior)):
+        codes: Tensor = prior.sample((shape[0],))
+    return codes.reshape(shape).double().cpu().numpy()
 
 
 def as_numpy(x: Any) -> np.ndarray:

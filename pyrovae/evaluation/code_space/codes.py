@@ -1,4 +1,4 @@
-"""Codes of many items and images of many codes, in batches and on the CPU."""
+"""Codes of many items and images of many codes, in batches; the distributions that codes come from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data import MappedArray
-from pyrovae.models.means import mean_of
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import LatentPair, dtype_and_device
+from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
-__all__ = ["decoded", "encoded", "posterior_draws"]
+__all__ = ["decoded", "encoded", "posteriors", "prior_of"]
 
 BATCH = 1024
 
@@ -52,14 +52,19 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     return torch.cat(parts)
 
 
-def posterior_draws(pair: Any, x: Any, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One draw from q(z | x) for each item, its mean, and the standard deviation of a diagonal Normal."""
+def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
+    """q(z | x) of each batch of items, with one draw for each of them, (n, latent_dim), on the pair's device."""
     dtype, device = dtype_and_device(pair)
-    parts, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
+    drawn, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
     for i in range(0, len(x), BATCH):
         with space.turn():
-            q = pair.posterior(x[i : i + BATCH].to(device, dtype))
-            normal = isinstance(getattr(q, "base_dist", None), torch.distributions.Normal)
-            parts.append((q.sample().cpu(), mean_of(q).cpu(), q.stddev.cpu() if normal else None))
-    draws, loc, scale = zip(*parts, strict=True)
-    return torch.cat(draws), torch.cat(loc), None if scale[0] is None else torch.cat(scale)
+            items = x[i : i + BATCH].to(device, dtype)
+            q = pair.posterior(items) if isinstance(pair, LatentPair) else latent_law(pair.guide, items)
+            drawn.append((q, q.sample()))
+    return drawn
+
+
+def prior_of(pair: Any) -> Any:
+    """p(z), the distribution of one code."""
+    with Workspace(pair, noise=Noise(0), checks=None).turn():
+        return pair.prior() if isinstance(pair, LatentPair) else latent_law(pair.model, size=1)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.evaluation.code_space.arrays import as_codes, as_floats, generator
+from pyrovae.evaluation.code_space.arrays import as_codes, as_floats, draws_of, generator
 from pyrovae.evaluation.code_space.whitening import Whitening
 
 __all__ = ["control_images", "sampling_laws"]
 
 
-def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[str, Tensor]:
-    """`num` codes from each of three laws, shape (num, latent_dim), in the dtype and on the device of `train_codes`.
+def sampling_laws(train_codes: Any, *, prior: Any = None, num: int = 4000, seed: int = 0) -> dict[str, Tensor]:
+    """`num` codes from each of three distributions, (num, latent_dim), in the dtype and on the device of `train_codes`.
 
     "gaussian": the full-covariance Gaussian with the training codes' mean and covariance; "box": uniform between their
-    0.5 and 99.5 % quantiles, dimension by dimension; "prior": N(0, I) whatever the training codes are. Raises
-    ValueError for other shapes.
+    0.5 and 99.5 % quantiles, dimension by dimension; "prior": a distribution of one code that is given, or N(0, I),
+    whatever the training codes are. Raises ValueError for other shapes.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.sampling import sampling_laws
@@ -32,10 +32,11 @@ def sampling_laws(train_codes: Any, *, num: int = 4000, seed: int = 0) -> dict[s
     shape = (checks.whole("num", num, bytes_each=32 * array.shape[1]), array.shape[1])
     whitening = Whitening.fit(array)
     low, high = np.quantile(array, [0.005, 0.995], axis=0)
+    of_prior = draws_of(prior, shape, seed, "codes") if prior is not None else generator(seed, 5).standard_normal(shape)
     laws = {
         "gaussian": whitening.loc + generator(seed, 3).standard_normal(shape) @ whitening.scale_tril.T,
         "box": low + (high - low) * generator(seed, 4).random(shape),
-        "prior": generator(seed, 5).standard_normal(shape),
+        "prior": of_prior,
     }
     return {name: torch.from_numpy(codes).to(like.device, like.dtype) for name, codes in laws.items()}
 

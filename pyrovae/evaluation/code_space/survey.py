@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from pyrovae import checks
 from pyrovae.data import Split
 from pyrovae.evaluation.code_space.activity import active_units
 from pyrovae.evaluation.code_space.aggregate import aggregate
-from pyrovae.evaluation.code_space.codes import decoded, encoded, posterior_draws
+from pyrovae.evaluation.code_space.codes import decoded, encoded, posteriors, prior_of
 from pyrovae.evaluation.code_space.crispness import crispness
 from pyrovae.evaluation.code_space.holes import holes
 from pyrovae.evaluation.code_space.judge import Judge
-from pyrovae.evaluation.code_space.rate import rate_identity
+from pyrovae.evaluation.code_space.rate import rate_identity, rate_of_posteriors
 from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
 from pyrovae.evaluation.code_space.sampling import control_images, sampling_laws
 from pyrovae.evaluation.code_space.separation import separation
 from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
 from pyrovae.evaluation.code_space.whitening import Whitening
+from pyrovae.models.means import is_diagonal_normal, is_standard_normal, mean_of
+from pyrovae.models.particles import is_point
+from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["code_space"]
+
+OF_RATE = "rate, mutual_information, kl_aggregate"
 
 
 @checks.allocating
@@ -35,9 +43,15 @@ def code_space(
     `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training images alone. A plain
     name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
     item; `samples_` of decoded draws from the Gaussian fitted to the training codes; `pixel_` of pixels in place of the
-    judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". A pair
-    without p(x) has no rate, and its aggregate is that of its codes; one whose q(z | x) is no diagonal Normal has no
-    rate either. The null of the aggregate is the same for every `seed`.
+    judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". The null
+    of the aggregate is the same for every `seed`.
+
+    The rate is E_q[log q(z | x) - log p(z)] under the pair's own prior, the codes "prior" are drawn from it, and the
+    raw aggregate is held against it. Prior and posterior may be of any kind: where the rate has no closed form it comes
+    from draws, with `rate_monte_carlo_se`. What cannot be had is left out, and the attribute "left_out" says so: a pair
+    without p(x) has no rate, and its aggregate is that of its codes, held against N(0, I); one whose q(z | x) is a
+    point has none either; one whose q(z | x) has no density but at its own draws has no mutual information. Raises
+    TypeError for a pair that does not encode and decode.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -47,10 +61,15 @@ def code_space(
     >>> result.hole_fraction.sizes["law"]
     3
     """
+    if absent := [name for name in ("encode", "decode") if not hasattr(pair, name)]:
+        raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
+    prior = prior_of(pair) if pair.is_normalized else None
+    if prior is not None and is_standard_normal(prior):
+        prior = None  # its closed forms
     train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
     train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
     real = test.x[:]
-    laws = sampling_laws(train_codes, num=num_codes, seed=seed)
+    laws = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
     samples = {law: decoded(pair, codes) for law, codes in laws.items()}
     control = control_images(test_images, test.y, num=num_codes, seed=seed)
     pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
@@ -83,29 +102,53 @@ def code_space(
         "pixel_": [hole_statistics(lambda images: images.flatten(1))],
         "samples_": [crispness(samples["gaussian"], real, paired=False)],
     }
+    left_out = ""
     if pair.is_normalized:
-        train_draws, _, _ = posterior_draws(pair, train.x, stream(seed, "train draws"))
-        test_draws, loc, scale = posterior_draws(pair, test.x, stream(seed, "test draws"))
+        of_train = posteriors(pair, train.x, stream(seed, "train draws"))
+        of_test = posteriors(pair, test.x, stream(seed, "test draws"))
+        train_draws, test_draws = _codes(of_train), _codes(of_test)
+        rate, left_out = _rate(pair, of_test, prior, seed)
         parts[""] += [
-            aggregate(test_draws, train_codes=train_draws).rename(num_items="aggregate_items"),
+            aggregate(test_draws, train_codes=train_draws, prior=prior).rename(num_items="aggregate_items"),
             active_units(test_codes),
-            *([] if scale is None else [rate_identity(loc, scale, test_draws)]),
+            *rate,
         ]
         parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
     else:
+        left_out = f"{OF_RATE}, active_units, draws_: the pair has no p(x)"
         parts[""] += [aggregate(test_codes, train_codes=train_codes).rename(num_items="aggregate_items")]
-    return _merged(parts)
+    result = _merged(parts)
+    return result.assign_attrs(left_out=left_out) if left_out else result
+
+
+def _codes(drawn: list[tuple[Any, Tensor]]) -> Tensor:
+    return torch.cat([z.cpu() for _, z in drawn])
+
+
+def _rate(pair: Any, drawn: list[tuple[Any, Tensor]], prior: Any, seed: int) -> tuple[list[xr.Dataset], str]:
+    """The rate and its two parts under `prior`, None for N(0, I); and what is left out of them, and why."""
+    if any(is_point(q) for q, _ in drawn):
+        return [], f"{OF_RATE}: q(z | x) is a point, and its rate is infinite"
+    if prior is None and all(is_diagonal_normal(q) for q, _ in drawn):
+        loc = torch.cat([mean_of(q).cpu() for q, _ in drawn])
+        scale = torch.cat([q.stddev.cpu() for q, _ in drawn])
+        return [rate_identity(loc, scale, _codes(drawn))], ""
+    space = Workspace(pair, checks=None)
+    rate = rate_of_posteriors(drawn, prior_of(pair), turn=space.turn, seed=seed)
+    if "mutual_information" in rate:
+        return [rate], ""
+    return [rate], "mutual_information, kl_aggregate: q(z | x) has a density at its own draws alone"
 
 
 def _merged(parts: dict[str, list[xr.Dataset]]) -> xr.Dataset:
     import xarray as xr
 
-    found = []
+    summaries = []
     for prefix, datasets in parts.items():
         for dataset in datasets:
-            small = dataset.drop_dims([d for d in ("item", "pair", "sample") if d in dataset.dims])
-            found.append(_prefixed(prefix, small))
-    return xr.merge(found, compat="no_conflicts", join="outer", combine_attrs="drop_conflicts")
+            summary = dataset.drop_dims([d for d in ("item", "pair", "sample") if d in dataset.dims])
+            summaries.append(_prefixed(prefix, summary))
+    return xr.merge(summaries, compat="no_conflicts", join="outer", combine_attrs="drop_conflicts")
 
 
 def _prefixed(prefix: str, dataset: xr.Dataset) -> xr.Dataset:
