@@ -1,0 +1,44 @@
+"""Checks at the boundary: what a user hands in is looked at once, and named when it does not fit.
+
+Every error says which argument, what was expected, what came and what to do. No model, data set or device here.
+"""
+
+from pyrovae.checks.allocation import NotEnoughMemoryError, affordable, allocating
+from pyrovae.checks.arguments import MOST, SEEDS, choice, device, path, positive, seed, sequence, sizes, warn, whole
+from pyrovae.checks.arrays import array, parts_of, unmasked
+from pyrovae.checks.class_labels import labels, several_classes
+from pyrovae.checks.rounded import held, require_held, require_held_in_groups, require_within, tell_of_rounding
+from pyrovae.checks.shapes import as_given, items
+from pyrovae.checks.supports import lives_in_unit, support, support_once_rounded
+
+__all__ = [
+    "MOST",
+    "SEEDS",
+    "NotEnoughMemoryError",
+    "affordable",
+    "allocating",
+    "array",
+    "as_given",
+    "choice",
+    "device",
+    "held",
+    "items",
+    "labels",
+    "lives_in_unit",
+    "parts_of",
+    "path",
+    "positive",
+    "require_held",
+    "require_held_in_groups",
+    "require_within",
+    "seed",
+    "sequence",
+    "several_classes",
+    "sizes",
+    "support",
+    "support_once_rounded",
+    "tell_of_rounding",
+    "unmasked",
+    "warn",
+    "whole",
+]

@@ -1,0 +1,202 @@
+"""Single arguments: numbers, words, sizes, seeds, paths and devices; and warnings at the caller's line."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import math
+import numbers
+import operator
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pyrovae
+from pyrovae.checks.allocation import affordable
+from pyrovae.warned import Gathered, gathering
+
+__all__ = ["MOST", "SEEDS", "choice", "device", "path", "positive", "seed", "sequence", "sizes", "warn", "whole"]
+
+MOST = 2**63 - 1  # what torch and NumPy count with
+
+SEEDS = 2**128  # as many bits as NumPy draws for a seed of its own
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`; otherwise list them and name the closest.
+
+    >>> from pyrovae.checks import choice
+    >>> choice("schedule", "cosine", ["constant", "cosine"])
+    'cosine'
+    >>> choice("schedule", "cosin", ["constant", "cosine"])
+    Traceback (most recent call last):
+        ...
+    ValueError: schedule must be one of 'constant', 'cosine', got 'cosin'; did you mean 'cosine'?
+    """
+    known = list(options)
+    if isinstance(value, str) and value in known:
+        return value
+    close = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside the package that led here, or tell whoever gathers warnings."""
+    if (found := gathering()) is not None:
+        found.append(Gathered(message, category))
+        return
+    homes = tuple(os.path.join(home, "") for home in (os.path.dirname(pyrovae.__file__), torch.__path__[0]))
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(homes):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def whole(
+    name: str,
+    value: Any,
+    *,
+    least: int = 1,
+    most: int = MOST,
+    bytes_each: int = 0,
+    device: torch.device | None = None,
+) -> int:
+    """Return `value` as an int of at least `least` and at most `most`.
+
+    `bytes_each`: what one of that many takes; a number of them that `device` cannot hold is refused (`affordable`).
+
+    >>> from pyrovae.checks import whole
+    >>> whole("latent_dim", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: latent_dim must be an integer of at least 1, got 0
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+    if result < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
+    if result > most:
+        bound = f"{most:,}" if most < 2**31 else f"2^{most.bit_length()} - 1"
+        raise ValueError(f"{name} must be an integer of at most {bound}, got {_short(result)}")
+    affordable(f"{name}={result:,}", result * bytes_each, "take a smaller number", device=device)
+    return result
+
+
+def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
+    """Return a seed as an int: from 0 to 2^128 - 1, or to `most` where another library's generator takes it as it is.
+
+    >>> from pyrovae.checks import seed
+    >>> seed(2**64, most=2**64 - 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: seed must be an integer of at most 2^64 - 1, got 18446744073709551616
+    """
+    return whole(name, value, least=0, most=most)
+
+
+def _short(value: Any) -> str:
+    """A value for an error's words, which a number of a thousand digits would drown."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def path(name: str, value: Any) -> Path:
+    """Return `value` as a path, a leading ~ as the home folder; what no file system can hold is refused.
+
+    >>> from pyrovae.checks import path
+    >>> path("checkpoint", "a\\0b")
+    Traceback (most recent call last):
+        ...
+    ValueError: checkpoint must be the path of a file or folder, got 'a\\x00b', which holds a NUL character
+    """
+    expected = f"{name} must be the path of a file or folder, got {_short(value)}"
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(expected)
+    if not text:
+        raise ValueError(expected)
+    if "\0" in text:
+        raise ValueError(f"{expected}, which holds a NUL character")
+    try:
+        found = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{expected}, and this machine has no user of that name, so no home folder") from None
+    try:
+        os.lstat(found)
+    except UnicodeEncodeError:
+        raise ValueError(f"{expected}, which has characters that no file's name can have here") from None
+    except OSError as error:  # no such file, or none that may be looked at, is for the caller to judge
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+            raise ValueError(f"{expected}: {error.strerror}") from None
+    return found
+
+
+def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
+    """Return a shape or list of widths as ints of at least 1; an empty one is refused where `one` is needed.
+
+    >>> from pyrovae.checks import sizes
+    >>> sizes("event_shape", [1, 28, 28])
+    (1, 28, 28)
+    >>> sizes("event_shape", 8)
+    Traceback (most recent call last):
+        ...
+    TypeError: event_shape must be a sequence of sizes such as (8,), got 8
+    """
+    found = tuple(whole(name, size) for size in sequence(name, value))
+    if one and not found:
+        raise ValueError(f"{name} must name at least one size, got (); an item of one number has shape (1,)")
+    return found
+
+
+def sequence(name: str, value: Any) -> Sequence[Any]:
+    """Return a shape or a list of widths as it is, its entries not looked at."""
+    # bytes are a sequence of integers too, and nobody means a shape by them
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
+        hint = f"; tuple({name}) makes one" if isinstance(value, np.ndarray | Tensor) and value.ndim == 1 else ""
+        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}{hint}")
+    return value
+
+
+def positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a finite float above zero (or from zero on, with `zero`)."""
+    expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        result = math.inf
+    if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
+        raise ValueError(f"{name} must be {expected}, got {_short(value)}")
+    return result
+
+
+def device(name: str | torch.device) -> torch.device:
+    """The torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
+    there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name == "auto":
+        return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")
+    available = f"available here: {', '.join(there)}"
+    try:
+        found = torch.device(name)
+    except (RuntimeError, TypeError, ValueError):
+        close = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["auto", "cpu", "cuda"], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}{hint}") from None
+    if f"{found.type}:{found.index or 0}" not in ("cpu:0", *there):
+        raise ValueError(f"device {str(name)!r} cannot be used; {available}")
+    return found

@@ -1,0 +1,129 @@
+"""Arrays, tensors, frames and splits as a user hands them in, as tensors of what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.checks.rounded import held
+
+__all__ = ["array", "is_missing", "parts_of", "unmasked"]
+
+
+def unmasked(x: object, name: str) -> None:
+    """Refuse a masked array, torch's masked tensor and a list of such, whose mask would be lost."""
+    parts = x if isinstance(x, list | tuple) else [x]
+    if any(isinstance(one, np.ma.MaskedArray) or type(one).__name__ == "MaskedTensor" for one in parts):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
+        )
+
+
+def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
+    """The items and labels of a split of a data set; for anything else, that itself and None."""
+    if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
+        return x, None
+    if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):
+        raise TypeError(f"{name} is a whole {type(x).__name__}: give one part of it, {name}.train or {name}.test")
+    return (x.x, x.y) if hasattr(x, "x") and hasattr(x, "y") else (x, None)
+
+
+def array(x: Any, name: str) -> Tensor:
+    """`x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
+
+    Of a split of a data set the items. Raises TypeError for what is not a dense array of real numbers, and names the
+    column of a table that is none.
+    """
+    x = parts_of(x, name)[0]
+    unmasked(x, name)
+    if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
+        raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
+    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
+        x = torch.stack(list(x))
+    if hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
+        view, read = x, getattr(x, "exactly", None)  # a memory-mapped view, in the dtype of its source where it tells
+        x = view[:] if read is None else read(slice(None))
+        if not isinstance(x, Tensor | np.ndarray):
+            matrix = f", {name}.X" if hasattr(view, "X") else ""
+            raise TypeError(
+                f"{name} must be an array of numbers, and {name}[:] of this {type(view).__name__} is none: give its "
+                f"array{matrix}"
+            )
+    if isinstance(x, Tensor):
+        tensor = x
+    elif hasattr(x, "columns") and hasattr(x, "dtypes"):
+        tensor = _of_table(x, name)
+    else:
+        try:
+            # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
+            array = np.array(x, order="C")
+            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        except (TypeError, ValueError) as error:
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
+    if tensor.dtype.is_complex:
+        raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
+    return _signed(tensor, name)
+
+
+def _signed(tensor: Tensor, name: str) -> Tensor:
+    """Unsigned integers of more than 8 bits as int64: torch has no maximum of them."""
+    if tensor.dtype in (torch.uint16, torch.uint32):
+        return tensor.long()
+    if tensor.dtype != torch.uint64:
+        return tensor
+    signed = tensor.view(torch.int64)
+    if tensor.numel() and int(signed.min()) < 0:
+        raise ValueError(
+            f"{name} holds integers of 2**63 and over (torch.uint64), which neither int64 nor float64 holds: subtract "
+            "an offset, or make them float64 yourself where 53 bits are enough"
+        )
+    return signed
+
+
+def _of_table(frame: Any, name: str) -> Tensor:
+    """A data frame's columns side by side, (N, D); the one that holds no numbers is named."""
+    columns = []
+    for label in list(frame.columns):
+        column, called = frame[label], f"column {label!r} of {name}"
+        if getattr(column, "ndim", 1) != 1:
+            raise TypeError(f"{name} has several columns named {label!r}: give each a name of its own")
+        kind, values = getattr(column, "dtype", "unknown"), np.asarray(column)
+        if values.dtype.kind in "mM":
+            raise TypeError(
+                f"{called} holds dates or times ({kind}): make numbers of them, such as the seconds since the first"
+            )
+        absent = values.dtype.kind in "fO" and not isinstance(kind, np.dtype) and any(map(is_missing, values))
+        if values.dtype.kind not in "biuf" or absent:
+            if absent or any(map(is_missing, values)):
+                raise TypeError(
+                    f"{called} ({kind}) has missing entries (NA or None): fill them, or make the column float, where "
+                    "NaN means missing"
+                )
+            raise TypeError(f"{called} ({kind}) holds no numbers: encode it as numbers, or drop it")
+        columns.append(_signed(torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))), called))
+    if not columns:
+        return torch.empty((len(frame), 0), dtype=torch.float32)
+    dtype = columns[0].dtype
+    for column in columns:
+        dtype = torch.promote_types(dtype, column.dtype)
+    if dtype.is_floating_point and any(not column.dtype.is_floating_point for column in columns):
+        dtype = torch.float64  # which holds more integers
+    sides = [
+        held(column[:, None], dtype, name=f"{name}[{label!r}]")
+        for column, label in zip(columns, frame.columns, strict=True)
+    ]
+    return torch.cat(sides, 1)
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, NaT, or pandas' NA, which is neither equal to itself nor unequal."""
+    if value is None:
+        return True
+    try:
+        return not bool(value == value)
+    except (TypeError, ValueError):
+        return True

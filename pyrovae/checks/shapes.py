@@ -1,0 +1,100 @@
+"""Items as they came: their shape, and whether they are finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.checks.arrays import array
+from pyrovae.checks.rounded import PART, held
+
+__all__ = ["as_given", "items", "refuse_bytes"]
+
+
+def items(
+    x: Any,
+    event_shape: tuple[int, ...],
+    *,
+    name: str = "x",
+    dtype: torch.dtype | None = None,
+    missing: bool = False,
+    first: int = 0,
+    hint: str = "drop or impute them first",
+) -> Tensor:
+    """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
+
+    With `missing`, NaN is let through (and only NaN). `first` is the number of the first item, where `x` is a part.
+    What comes is looked at as it came, before it is cast. Raises ValueError for an empty array, another shape, uint8
+    over 1, values that are not finite and values that `dtype` does not hold (see `pyrovae.rounding`); TypeError for
+    what is not an array of real numbers.
+    """
+    tensor = as_given(x, event_shape, name=name, missing=missing, first=first, hint=hint)
+    return held(tensor, dtype or torch.get_default_dtype(), name=name)
+
+
+def as_given(
+    x: Any,
+    event_shape: tuple[int, ...],
+    *,
+    name: str = "x",
+    missing: bool = False,
+    first: int = 0,
+    hint: str = "drop or impute them first",
+) -> Tensor:
+    """`x` as `items` checks it, in the dtype that it came in."""
+    tensor = array(x, name)
+    expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
+    if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
+        hint = ""
+        size = math.prod(event_shape)
+        if tensor.ndim and tensor.numel() and tensor.numel() % size == 0:
+            if tuple(tensor.shape) == tuple(event_shape):
+                hint = f"; one item is {name}[None]"
+            elif tensor.numel() // size == len(tensor):
+                hint = _shape_hint(name, tuple(tensor.shape[1:]), tuple(event_shape))
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}{hint}")
+    if len(tensor) == 0:
+        raise ValueError(f"{name} is empty: expected shape {expected} with N of at least 1, got {tuple(tensor.shape)}")
+    if tensor.dtype == torch.uint8 and int(tensor.max()) > 1:
+        refuse_bytes(tensor, name)
+    if tensor.dtype.is_floating_point and not _all_finite(tensor.detach(), missing):
+        bad = ~_passes(tensor, missing)
+        where = torch.nonzero(bad)[0].tolist()
+        where[0] += first
+        raise ValueError(
+            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; {hint}"
+        )
+    return tensor
+
+
+def refuse_bytes(tensor: Tensor, name: str) -> None:
+    raise ValueError(
+        f"{name} looks like 0..255 integers; divide by 255 (min {int(tensor.min())}, max {int(tensor.max())}, "
+        f"{tensor.dtype})" + ("; int64 where they are counts" if tensor.dtype == torch.uint8 else "")
+    )
+
+
+def _all_finite(x: Tensor, missing: bool) -> bool:
+    # the ends carry NaN and infinity: an eighth of the time of a mask
+    if all(bool(end.isfinite()) for end in torch.aminmax(x)):
+        return True
+    return missing and all(bool(_passes(part, missing).all()) for part in x.split(PART))
+
+
+def _passes(x: Tensor, missing: bool) -> Tensor:
+    return ~torch.isinf(x) if missing else torch.isfinite(x)
+
+
+def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What would make the items fit: a reshape only where it keeps every entry in its place."""
+    without_ones = [tuple(size for size in shape if size != 1) for shape in (given, wanted)]
+    if len(given) == 1 or len(wanted) == 1 or without_ones[0] == without_ones[1]:
+        return f"; {name}.reshape({(-1, *wanted)}) would fit"
+    if (given[-1], *given[:-1]) == wanted and len(wanted) > 2:
+        return f"; the channels are last here: {name}.movedim(-1, 1) would fit (np.moveaxis({name}, -1, 1))"
+    if sorted(given) == sorted(wanted):
+        return "; the axes are in another order: transpose them, for a reshape would mix the entries"
+    return ""

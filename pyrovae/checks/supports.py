@@ -1,0 +1,65 @@
+"""Where the entries of items may lie under a likelihood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae.checks.rounded import PART, wider
+from pyrovae.checks.shapes import refuse_bytes
+
+__all__ = ["lives_in_unit", "support", "support_once_rounded"]
+
+
+def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
+    """Refuse values that have no density under a likelihood: grey under Bernoulli, over 1 under a unit interval.
+
+    NaN (a missing entry) is not looked at.
+    """
+    if _inside(x, constraint):
+        return
+    seen = x[~torch.isnan(x)]
+    least, most = float(seen.min()), float(seen.max())
+    inside = least >= 0 and most <= 1
+    if not x.dtype.is_floating_point and lives_in_unit(constraint) and 0 <= least <= most <= 255:
+        refuse_bytes(x, name)
+    if constraint is constraints.boolean and inside:
+        grey = (seen > 0) & (seen < 1)
+        share = f"{float(grey.float().mean()):.1%} lie"
+        if share.startswith("0.0%"):  # one faint value
+            share = f"{int(grey.sum())} of {seen.numel()}, such as {float(seen[grey][0]):g}, lie"
+        raise ValueError(
+            f"{name} has grey values ({share} strictly between 0 and 1) and a {family} likelihood has no "
+            "density there; binarise (fit(..., binarize=True) or pyrovae.data.binarize(x)), or take "
+            "likelihood='continuous_bernoulli' or 'normal'"
+        )
+    fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
+    raise ValueError(
+        f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}); "
+        f"scale {name} to [0, 1] or take a likelihood that fits: {fitting}"
+    )
+
+
+def lives_in_unit(constraint: object) -> bool:
+    """Whether it is the support of a likelihood of values from 0 to 1."""
+    return constraint is constraints.boolean or constraint is constraints.unit_interval
+
+
+def support_once_rounded(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
+    """Refuse values that a cast has moved out of an open support, as 1e-50 to 0."""
+    if not _inside(x, constraint):
+        raise ValueError(
+            f"{name} lies inside the support of the {family} likelihood, but not once it is rounded to {x.dtype}: "
+            f"{wider(x.dtype)}scale {name}"
+        )
+
+
+def _inside(x: Tensor, constraint: constraints.Constraint) -> bool:
+    return all(bool((constraint.check(part) | part.isnan()).all()) for part in x.split(PART))
+
+
+def _shown(value: float) -> str:
+    """A value in few digits, or in full where these would put it inside, as with 1.000000001."""
+    short = f"{value:g}"
+    return repr(value) if float(short) in (0.0, 1.0) and float(short) != value else short
