@@ -102,11 +102,11 @@ class TestRegister:
         with pytest.raises(ValueError, match=here):
 
             @pyrovae.register("mine", kind="likelihood")
-            class Other(nn.Module):
+            class Other(pyrovae.Normal):
                 pass
 
         with pytest.raises(ValueError, match=r"'normal' is pyrovae\.models\.parts\.normal\.Normal, and cannot be"):
-            pyrovae.register("normal", kind="likelihood")(type("Own", (nn.Module,), {"__module__": "somewhere"}))
+            pyrovae.register("normal", kind="likelihood")(type("Own", (pyrovae.Normal,), {"__module__": "somewhere"}))
         assert registered("likelihood")["normal"] is pyrovae.Normal
         pyrovae.register("mine", kind="prior")(
             type("Own", (pyrovae.StandardNormal,), {})
@@ -153,16 +153,42 @@ class TestRegister:
         assert "a" not in registered(kind)
 
     def test_a_part_without_a_constructor_takes_no_arguments(self):
-        made = type("Part", (nn.Module,), {})
+        made = type("Part", (nn.Module,), {"support": constraints.real, "forward": lambda self, loc: None})
         assert pyrovae.register("a", kind="likelihood")(made) is made
         with pytest.raises(ValueError, match=r"made as Part\(latent_dim\) .* takes \(\)"):
             pyrovae.register("a", kind="prior")(made)
 
     @pytest.mark.parametrize("count", [0, 1.5, "2", -1])
     def test_a_number_of_parameters_is_a_whole_number(self, count):
-        made = type("Part", (nn.Module,), {"num_parameters": count})
+        made = type("Part", (pyrovae.Bernoulli,), {"num_parameters": count})
         with pytest.raises((TypeError, ValueError), match="num_parameters of likelihood 'a' must be"):
             pyrovae.register("a", kind="likelihood")(made)
+
+    @pytest.mark.parametrize(
+        ("kind", "members", "words"),
+        [
+            ("likelihood", {"forward": lambda self, loc: None}, "Part must have a support, the constraint that an"),
+            ("likelihood", {"support": constraints.real}, "Part has no forward, which gives its distribution"),
+            (
+                "likelihood",
+                {"support": constraints.real, "forward": lambda self, loc, scale: None},
+                r"forward of Part must take 1 arguments beside self, and it takes \(self, loc, scale\); num_parameters",
+            ),
+            (
+                "prior",
+                {"forward": lambda self, x: None},
+                r"must take 0 arguments beside self, and it takes \(self, x\)$",
+            ),
+            ("posterior", {"forward": lambda self: None}, r"must take 1 arguments beside self, and it takes \(self\)$"),
+        ],
+    )
+    def test_what_a_part_lacks_is_named_where_it_is_registered(self, kind, members, words):
+        def constructor(self, network=None, features=None, latent_dim=None):
+            super(made, self).__init__()
+
+        made = type("Part", (nn.Module,), {"__init__": constructor, **members})
+        with pytest.raises(ValueError, match=words):
+            pyrovae.register("a", kind=kind)(made)
 
     @pytest.mark.parametrize("kind", ["likelihood", "posterior", "prior"])
     def test_an_unknown_name_lists_those_that_there_are(self, kind):

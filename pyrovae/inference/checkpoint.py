@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyrovae import checks, ranks
 from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
+from pyrovae.inference.allocation import AtMost
 from pyrovae.models import registry
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
 from pyrovae.models.scopes import copied
@@ -145,8 +146,8 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
             raise CheckpointError(
                 f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts){why}"
             )
-        with torch.device("meta"):  # looked at before anything is allocated
-            sketch = _build(manifest["recipe"], folder, len(manifest["tensors"]))
+        size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else 0
+        sketch = _sketch(manifest["recipe"], folder, size, len(manifest["tensors"]))
         _same(_architecture(sketch), manifest, folder)
         tensors = _weights(folder, manifest, sketch, strict=True)
         pair = _build(manifest["recipe"], folder)
@@ -296,8 +297,7 @@ def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
     """The builder and its arguments as JSON has them; else None, and why they would not build this very pair."""
     try:
         recipe = json.loads(json.dumps(registry.described(pair)))
-        with torch.device("meta"):
-            again = _build(recipe, Path())
+        again = _sketch(recipe, Path(), sum(t.nbytes for t in _tensors(pair).values() if isinstance(t, Tensor)))
     except (TypeError, CheckpointError) as error:
         return None, str(error)
     same = (
@@ -313,6 +313,19 @@ def _digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of the manifest but for its own."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sketch(recipe: Any, folder: Path, size: int, tensors: int = MOST_TENSORS) -> Pair:
+    """The pair of a recipe, to be looked at: without memory where its parts can be made so, else within bounds.
+
+    `size`: the bytes of its weights, some times which it may take.
+    """
+    try:
+        with torch.device("meta"):
+            return _build(recipe, folder, tensors)
+    except CheckpointError:  # the constructor of a part may need values, which no tensor on this device has
+        with AtMost(checks.CHEAP + 8 * size):
+            return _build(recipe, folder, tensors)
 
 
 def _build(recipe: Any, folder: Path, tensors: int = MOST_TENSORS) -> Pair:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.networks import ConvDecoder, ConvEncoder
-from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.normal import Normal
 from pyrovae.models.parts.point_mass import PointMass
 from pyrovae.models.registry import register
@@ -85,9 +85,9 @@ def mlp_ae(
     torch.Size([4, 2])
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
-    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation)
-    chosen = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
-    return AE(Likelihood(decoder, chosen, shape), PointMass(*mlp_trunk(shape, widths, activation), latent_dim))
+    entries = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation, entries)
+    return AE(Likelihood(decoder, entries, shape), PointMass(*mlp_trunk(shape, widths, activation), latent_dim))
 
 
 @register("conv_ae", kind="builder")
@@ -110,6 +110,6 @@ def conv_ae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
-    decoder = ConvDecoder(encoder, latent_dim)
-    chosen = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else family(likelihood, of_images=True)
-    return AE(Likelihood(decoder, chosen, encoder.event_shape), PointMass(encoder, encoder.features, latent_dim))
+    entries = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else family(likelihood, of_images=True)
+    decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
+    return AE(Likelihood(decoder, entries, encoder.event_shape), PointMass(encoder, encoder.features, latent_dim))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "require_room"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "require_room", "with_parameters"]
 
 FLOAT_BYTES = 4  # of a weight, at the least
 
@@ -110,7 +110,7 @@ class ConvDecoder(nn.Module):
     """The encoder's layers turned round: (..., latent_dim) -> (..., C, H, W), no activation after the last.
 
     A linear layer, then transposed 3x3 convolutions with the encoder's strides in reverse; each lands on the
-    encoder's own pixel size, odd ones included.
+    encoder's own pixel size, odd ones included. With several parameters a pixel, (..., num_parameters, C, H, W).
 
     >>> import torch
     >>> from pyrovae.models.networks import ConvDecoder, ConvEncoder
@@ -118,13 +118,14 @@ class ConvDecoder(nn.Module):
     torch.Size([4, 3, 7, 9])
     """
 
-    def __init__(self, encoder: ConvEncoder, latent_dim: int) -> None:
+    def __init__(self, encoder: ConvEncoder, latent_dim: int, num_parameters: int = 1) -> None:
         super().__init__()
         self.event_shape = encoder.event_shape
         self.in_shape = (encoder.channels[-1], *encoder.sizes[-1])
+        self._out_shape = with_parameters(self.event_shape, num_parameters)
         require_room({"latent_dim": latent_dim, "event_shape": self.event_shape}, [latent_dim, encoder.features])
         self.linear = nn.Linear(latent_dim, encoder.features)
-        widths = (*reversed(encoder.channels), self.event_shape[0])
+        widths = (*reversed(encoder.channels), num_parameters * self.event_shape[0])
         layers: list[nn.Module] = []
         for (before, after), (small, large), stride in zip(
             pairwise(widths), pairwise(reversed(encoder.sizes)), reversed(encoder.strides), strict=True
@@ -139,7 +140,12 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         batch = z.shape[:-1]
         image = self.linear(z).reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
-        return self.layers(image).contiguous().reshape(*batch, *self.event_shape)
+        return self.layers(image).contiguous().reshape(*batch, *self._out_shape)
+
+
+def with_parameters(event_shape: tuple[int, ...], num_parameters: int) -> tuple[int, ...]:
+    """What a decoder gives for one code: the event shape, with an axis for the parameters where there are several."""
+    return event_shape if num_parameters == 1 else (num_parameters, *event_shape)
 
 
 def require_room(arguments: Mapping[str, object], sizes: Sequence[int], *, each: int = 1) -> None:

@@ -71,6 +71,7 @@ Kind = Literal["likelihood", "prior", "posterior", "builder"]
 
 KINDS = ("likelihood", "prior", "posterior", "builder")
 CONTRACTS = {"likelihood": (), "prior": ("latent_dim",), "posterior": ("network", "features", "latent_dim")}
+CALLED_WITH = {"prior": 0, "posterior": 1}  # so many arguments
 PLACES = {kind: "pyrovae.models" if kind == "builder" else "pyrovae.models.parts" for kind in KINDS}
 
 _TABLE: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
@@ -127,7 +128,7 @@ def register(name: str, *, kind: Kind) -> Callable[[T], T]:
     return decorate
 
 
-def registered(kind: Kind) -> dict[str, Any]:
+def registered(kind: str) -> dict[str, Any]:
     """What is registered as `kind`, by name: the package's own, and whatever the process has registered so far.
 
     >>> from pyrovae.models.registry import registered
@@ -143,13 +144,13 @@ def registered(kind: Kind) -> dict[str, Any]:
     return dict(sorted(_TABLE[kind].items()))
 
 
-def lookup(kind: Kind, name: Any) -> Any:
+def lookup(kind: str, name: Any) -> Any:
     """The class or function that is registered under `name`; ValueError, listing the names, for an unknown one."""
     known = registered(kind)
     return known[checks.choice(kind, name, known)]
 
 
-def make(kind: Kind, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
+def make(kind: str, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
     """The part that is asked for: a module as it is, or one made by the class that is registered under a name."""
     if isinstance(asked, nn.Module):
         return asked
@@ -215,20 +216,18 @@ def remade(part: Any, **changes: Any) -> Any:
 def build(recipe: Any) -> Any:
     """What a recipe describes. Raises ValueError for a name that nothing is registered under, and what is no recipe."""
     kind, name, arguments = _read(recipe)
-    known = registered(kind)  # type: ignore[arg-type]
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(
-            f"unknown {kind} {name!r}; known: {', '.join(known)}. A part or builder of your own must be registered "
-            "first: import the module that does so"
-        )
-    return known[name](**{argument: _built(value) for argument, value in arguments.items()})
+    _require_known(kind, name)
+    for argument, value in arguments.items():
+        if kind == "builder" and argument in KINDS and isinstance(value, str):
+            _require_known(argument, value)
+    return registered(kind)[name](**{argument: _built(value) for argument, value in arguments.items()})
 
 
 def completed(recipe: Any) -> Any:
     """A recipe as it would be written today: arguments that came later have their defaults, and older words are new."""
     try:
         kind, name, arguments = _read(recipe)
-        maker = registered(kind)[name]  # type: ignore[arg-type]
+        maker = registered(kind)[name]
         known = _signature(maker).parameters
     except (ValueError, KeyError, TypeError, RecursionError):
         return recipe
@@ -241,6 +240,15 @@ def completed(recipe: Any) -> Any:
     if kind == "builder":
         return {"builder": name, **defaults, **given}
     return {"kind": kind, "name": name, "arguments": {**defaults, **given}}
+
+
+def _require_known(kind: str, name: Any) -> None:
+    known = registered(kind)
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(
+            f"unknown {kind} {name!r}; known: {', '.join(known)}. One of your own must be registered first: import the "
+            "module that does so"
+        )
 
 
 def _completed(value: Any) -> Any:
@@ -393,9 +401,26 @@ def _require_registrable(name: str, kind: str, made: Any) -> None:
             f"{kind} {name!r} is made as {made.__name__}({', '.join(contract)}) where a builder is given its name, and "
             f"its constructor takes {signature}: other arguments must have defaults"
         ) from None
-    count = getattr(made, "num_parameters", 1)
-    if kind == "likelihood" and not isinstance(count, property):
-        checks.whole(f"num_parameters of likelihood {name!r}", count)
+    if kind == "likelihood" and not hasattr(made, "support"):
+        raise ValueError(
+            f"likelihood {name!r}: {made.__name__} must have a support, the constraint that an entry meets, such as "
+            "support = torch.distributions.constraints.real in the class"
+        )
+    count: Any = CALLED_WITH.get(kind, getattr(made, "num_parameters", 1))
+    if isinstance(count, property):  # it depends on the arguments, as the number of categories may
+        return
+    count = checks.whole(f"num_parameters of likelihood {name!r}", count, least=0 if kind == "prior" else 1)
+    forward: Any = made.forward
+    if forward is nn.Module.forward:
+        raise ValueError(f"{kind} {name!r}: {made.__name__} has no forward, which gives its distribution")
+    try:
+        inspect.signature(forward).bind(*range(count + 1))
+    except TypeError:
+        hint = "; num_parameters says how many an entry has" if kind == "likelihood" else ""
+        raise ValueError(
+            f"{kind} {name!r}: forward of {made.__name__} must take {count} arguments beside self, and it takes "
+            f"{inspect.signature(forward)}{hint}"
+        ) from None
 
 
 def _signature(made: Any) -> inspect.Signature:
@@ -411,7 +436,7 @@ def table() -> str:
     """The registered parts as a table in Markdown, as it stands in `docs/parts.md`."""
     lines = ["| kind | name | class | what it is | arguments |", "|---|---|---|---|---|"]
     for kind in KINDS[:-1]:
-        for name, part in sorted(registered(kind).items()):  # type: ignore[arg-type]
+        for name, part in sorted(registered(kind).items()):
             if not part.__module__.startswith("pyrovae."):
                 continue  # a user's own
             own = list(_signature(part).parameters.values())[len(CONTRACTS[kind]) :]

@@ -18,9 +18,9 @@ from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.means import mean_of
-from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room, with_parameters
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
-from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.registry import lookup, make, register
 from pyrovae.models.scopes import evaluating, evaluation_mode
@@ -186,8 +186,10 @@ def mlp_vae(
 ) -> VAE:
     """A VAE of fully connected networks; the decoder's hidden layers are the encoder's turned round.
 
-    `likelihood` is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale) or a family module
-    such as `Normal(scale=0.626)`. Raises ValueError for sizes below 1 and for unknown names.
+    `likelihood`, `posterior` and `prior` are names, or modules. `likelihood` is "bernoulli", "continuous_bernoulli",
+    "normal" (identity mean, learned scale), a name that you have registered, or a family module such as
+    `Normal(scale=0.626)`; the decoder has as many outputs an entry as the family has parameters. Raises ValueError for
+    sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import mlp_vae
@@ -195,10 +197,11 @@ def mlp_vae(
     torch.Size([5, 3])
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
-    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation)
+    entries = family(likelihood)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation, entries)
     return VAE(
         make("prior", prior, latent_dim),
-        Likelihood(decoder, family(likelihood), shape),
+        Likelihood(decoder, entries, shape),
         _posterior(posterior, lambda: mlp_trunk(shape, widths, activation), latent_dim),
     )
 
@@ -225,11 +228,12 @@ def conv_vae(
     torch.Size([2, 3, 9, 7])
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
+    entries = family(likelihood, of_images=True)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
-    decoder = ConvDecoder(encoder, latent_dim)
+    decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
     return VAE(
         make("prior", prior, latent_dim),
-        Likelihood(decoder, family(likelihood, of_images=True), encoder.event_shape),
+        Likelihood(decoder, entries, encoder.event_shape),
         _posterior(posterior, lambda: (encoder, encoder.features), latent_dim),
     )
 
@@ -255,10 +259,13 @@ def linear_vae(
     torch.Size([4, 2])
     """
     features, latent_dim = checks.whole("features", features), checks.whole("latent_dim", latent_dim)
-    require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, features])
-    decoder = nn.Linear(latent_dim, features)
+    entries = family(likelihood)
+    count = num_parameters_of(entries)
+    require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, count * features])
+    several = count > 1
+    decoder = MLP((latent_dim,), (count, features), hidden_dims=()) if several else nn.Linear(latent_dim, features)
     code_prior = make("prior", prior, latent_dim)
-    p_of_x = Likelihood(decoder, family(likelihood), (features,))
+    p_of_x = Likelihood(decoder, entries, (features,))
     if posterior is None:
         return VAE(code_prior, p_of_x, LinearNormal(features, latent_dim))
     return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (nn.Identity(), features), latent_dim))
@@ -276,17 +283,21 @@ def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module
 
 
 def mlp_decoder(
-    event_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str
+    event_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, entries: nn.Module
 ) -> tuple[tuple[int, ...], tuple[int, ...], nn.Module]:
-    """The checked event shape and widths, and the decoder whose hidden layers are those widths turned round."""
+    """The checked event shape and widths, and the decoder whose hidden layers are those widths turned round.
+
+    It has an output for each parameter of an entry, as the family `entries` says.
+    """
     shape, widths = checks.sizes("event_shape", event_shape), checks.sizes("hidden_dims", hidden_dims, one=False)
     if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
+    out_shape = with_parameters(shape, num_parameters_of(entries))
     require_room(
         {"event_shape": shape, "latent_dim": latent_dim, "hidden_dims": widths},
-        [math.prod(shape), *widths, latent_dim, *widths[::-1], math.prod(shape)],
+        [math.prod(shape), *widths, latent_dim, *widths[::-1], math.prod(out_shape)],
     )
-    return shape, widths, MLP((latent_dim,), shape, hidden_dims=widths[::-1], activation=activation)
+    return shape, widths, MLP((latent_dim,), out_shape, hidden_dims=widths[::-1], activation=activation)
 
 
 def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:

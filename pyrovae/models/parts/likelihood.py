@@ -16,7 +16,7 @@ from pyrovae import checks
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.scopes import evaluation_mode
 
-__all__ = ["Likelihood"]
+__all__ = ["Likelihood", "num_parameters_of"]
 
 
 class Likelihood(nn.Module):
@@ -26,6 +26,9 @@ class Likelihood(nn.Module):
     each item, come to it as one batch, so that batch normalisation and `view(-1, ...)` are right. `family` is
     `Bernoulli()`, `ContinuousBernoulli()`, `Normal(...)` or any module from a tensor of that shape to a distribution of
     independent entries, with a `support`.
+
+    A family whose `num_parameters` is K > 1, as a mean and a scale of each entry, is called with K tensors of that
+    shape. The network then gives (N, K, *event_shape), or a tuple of K tensors; ValueError for another number.
 
     >>> import torch
     >>> from torch import nn
@@ -54,7 +57,7 @@ class Likelihood(nn.Module):
         return stated or ("mass" if self.support.is_discrete else "density")
 
     def forward(self, z: Tensor) -> TorchDistribution:
-        p = as_pyro(self.family(self._decoded(z)))
+        p = as_pyro(self.family(*self._arguments(z)))
         # a network of another shape would broadcast against the items without a word
         if p.batch_shape != (*z.shape[:-1], *self.event_shape):
             raise ValueError(
@@ -74,10 +77,27 @@ class Likelihood(nn.Module):
             natural = getattr(self.family, "natural_parameter", None)
             if natural is None:
                 return self(z[:, None]).log_prob(x)
-            p = self.family(self._decoded(z))
+            p = self.family(*self._arguments(z))
         at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)
         product = natural(p).flatten(1) @ x.flatten(1).T
         return product + at_zero[:, None] + self.family.log_base(p, x).flatten(1).sum(-1)
+
+    def _arguments(self, z: Tensor) -> tuple[Any, ...]:
+        """What the network gives for codes (..., latent_dim), one tensor for each parameter of an entry."""
+        given = self._decoded(z)
+        count = num_parameters_of(self.family)
+        if count == 1:
+            return (given,)
+        if isinstance(given, tuple | list) and len(given) == count:
+            return tuple(given)
+        wanted = (*z.shape[:-1], count, *self.event_shape)
+        if isinstance(given, Tensor) and given.shape == wanted:
+            return given.unbind(-1 - len(self.event_shape))
+        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"{len(given)} of them"
+        raise ValueError(
+            f"{type(self.family).__name__} has {count} parameters an entry: the likelihood's network must give shape "
+            f"{wanted}, or a tuple of {count} tensors, for codes of shape {tuple(z.shape)}, got {got}"
+        )
 
     def _decoded(self, z: Tensor) -> Any:
         """What the network gives for codes (..., latent_dim), which it sees as one batch (N, latent_dim)."""
@@ -92,3 +112,9 @@ class Likelihood(nn.Module):
             return part.reshape(*leading, *part.shape[1:]) if rows else part
 
         return tree_map(unflattened, given)
+
+
+def num_parameters_of(family: nn.Module) -> int:
+    """How many parameters an entry has, by the family's `num_parameters`; 1 where it does not say."""
+    count: int = getattr(family, "num_parameters", 1)
+    return count
