@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, ranks
+from pyrovae.checks.allocation import CHEAP
 from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
 from pyrovae.inference.allocation import AtMost
@@ -324,7 +325,7 @@ def _sketch(recipe: Any, folder: Path, size: int, tensors: int = MOST_TENSORS) -
         with torch.device("meta"):
             return _build(recipe, folder, tensors)
     except CheckpointError:  # the constructor of a part may need values, which no tensor on this device has
-        with AtMost(checks.CHEAP + 8 * size):
+        with AtMost(CHEAP + 8 * size):
             return _build(recipe, folder, tensors)
 
 
