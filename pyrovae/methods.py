@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pyrovae.inference.bayesian import NUTS
+from pyrovae.inference.closed_form import ClosedForm
 from pyrovae.inference.discriminative import LBFGS
 from pyrovae.inference.em import EM
-from pyrovae.inference.generative import ClosedForm
 from pyrovae.inference.method import Method, Task, methods_of, register
 from pyrovae.inference.svi.options import SVI
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.inference import discriminative, em  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.bayesian import SVIOfParameters
-from pyrovae.inference.generative import PerClass
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
+from pyrovae.inference.per_class import PerClass
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
 from pyrovae.models.pair import Pair, as_module

@@ -1,0 +1,95 @@
+"""Normal densities of classes by the closed form of their maximum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+from pyrovae.inference import em
+from pyrovae.inference.generative import ClassFit, MethodOfClasses
+from pyrovae.inference.history import History
+from pyrovae.inference.method import Method, Task
+
+__all__ = ["ClosedForm"]
+
+
+@dataclass(frozen=True)
+class ClosedForm(MethodOfClasses):
+    """Normal densities of classes in closed form: means, covariances and class frequencies are those of the items.
+
+    Args:
+        tol: of EM, by which unlabelled items enter, in nats per item.
+        max_iterations: of EM.
+
+    Raises ValueError for an option that is out of its range.
+
+    >>> from pyrovae.methods import ClosedForm
+    >>> ClosedForm()
+    ClosedForm(tol=1e-06, max_iterations=1000)
+    """
+
+    name: ClassVar[str] = "closed_form"
+    title: ClassVar[str] = "closed form"
+    belongs_to: ClassVar[str] = "GenerativeClassifier"
+
+    tol: float = 1e-6
+    max_iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        em.EM(tol=self.tol, max_iterations=self.max_iterations)  # which checks them
+
+    def refuse(self, name: str, value: Any, others: Iterable[Method]) -> None:
+        try:
+            super().refuse(name, value, others)
+        except ValueError:
+            raise ValueError(
+                f"{name} has no use here: normal classes are fitted in closed form; leave it out"
+            ) from None
+
+    def run(self, task: Task) -> History:
+        """Take the maximum of the likelihood, by EM where there are unlabelled items."""
+        climbing = em.EM(tol=self.tol, max_iterations=self.max_iterations)
+        for name in ("tol", "max_iterations"):
+            if task.unlabeled is None and getattr(self, name) != getattr(ClosedForm, name):
+                raise ValueError(f"{name} has no use here: normal classes are fitted in closed form; leave it out")
+        return _NormalClasses(task, climbing).run()
+
+
+class _NormalClasses(ClassFit):
+    """One M-step from the labels is the maximum."""
+
+    @torch.no_grad()
+    def labelled(self) -> History:
+        start = time.perf_counter()
+        classifier = self.copy.to(self.items.device).double()
+        densities = classifier.densities
+        weight = nn.functional.one_hot(self.number, classifier.num_classes)
+        flat = self.items.flatten(1)
+        everything = flat if self.unlabeled is None else torch.cat([flat, self.unlabeled.flatten(1)])
+        densities.measure(flat, [weight], whole=everything)
+        held = densities.maximize(flat, weight)
+        if not classifier.prior_is_given:
+            classifier.logits.copy_(weight.double().mean(0).log())
+        seconds = time.perf_counter() - start
+        if self.unlabeled is None:
+            self.warn_of_floor(held, self.items)
+        log_joint = classifier.log_joint_table(self.items.double()).gather(1, self.number[:, None])
+        row = {"loss": -float(log_joint.mean()), **self.judged(), "seconds": seconds}
+        return History.from_rows([row], self.config(held) | {"method": "closed form", "unlabeled_items": 0})
+
+    def maximized(self, items: Tensor, share: Tensor) -> Tensor:
+        held: Tensor = self.copy.densities.maximize(items.flatten(1), share)
+        return held
+
+    def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
+        em.warn_of_floor(self.copy.densities, held, items, self.names)
+
+    def tell(self) -> None:
+        scale: Any = lambda: self.copy.densities.conditional_scale  # noqa: E731
+        checks.tell_of_rounding(self.given, self.items, self.number, self.names, scale)

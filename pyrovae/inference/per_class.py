@@ -1,0 +1,119 @@
+"""Densities of classes one by one, each by its own method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.inference import em
+from pyrovae.inference.closed_form import ClosedForm
+from pyrovae.inference.generative import ClassFit, MethodOfClasses
+from pyrovae.inference.history import History, joined
+from pyrovae.inference.method import Method, Task, chosen, options_of, register
+from pyrovae.inference.svi.options import SVI
+from pyrovae.models.classifiers import GenerativeClassifier
+from pyrovae.models.classifiers.densities import NormalDensities
+from pyrovae.models.mixture import GaussianMixture
+from pyrovae.seeding import stream
+from pyrovae.warned import gathered
+
+__all__ = ["PerClass"]
+
+
+@dataclass(frozen=True)
+class PerClass(MethodOfClasses):
+    """Each class's density on the items of the class, by the density's own method and with its options.
+
+    Unlabelled items enter by EM, where the densities are mixtures.
+    """
+
+    name: ClassVar[str] = "per_class"
+    title: ClassVar[str] = "each density's own method"
+    belongs_to: ClassVar[str] = "GenerativeClassifier"
+
+    handed_on: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, options: Mapping[str, Any], others: Iterable[Method] = ()) -> PerClass:
+        """Options of SVI and EM are handed on, but for those at their defaults."""
+        known = options_of(SVI()) | options_of(em.EM())
+        for name, value in options.items():
+            if name not in known:
+                self.refuse(name, value, others)
+        named = {name: value for name, value in options.items() if name in known and value != known[name]}
+        return PerClass({**self.handed_on, **named})
+
+    def run(self, task: Task) -> History:
+        """Fit class by class."""
+        climbing = em.EM().with_options({k: v for k, v in self.handed_on.items() if k in options_of(em.EM())})
+        return _ClassByClass(task, climbing, self.handed_on).run()
+
+
+class _ClassByClass(ClassFit):
+    """Each density on the items of its class, by the method that it has."""
+
+    def __init__(self, task: Task, climbing: em.EM, handed_on: Mapping[str, Any]) -> None:
+        self.handed_on = handed_on
+        super().__init__(task, climbing)
+
+    def require_fitting(self, counts: Tensor) -> None:
+        super().require_fitting(counts)
+        parts = self.classifier.densities.parts
+        for name, part, count in zip(self.class_names.tolist(), parts, counts.tolist(), strict=True):
+            if isinstance(part, GaussianMixture) and count < part.num_components:
+                raise ValueError(
+                    f"class {name!r} has {count} items for {part.num_components} components: give more items of it, or "
+                    "fewer components"
+                )
+        if self.unlabeled is not None and not all(isinstance(part, GaussianMixture) for part in parts):
+            kinds = sorted({type(part).__name__ for part in parts})
+            raise ValueError(
+                f"unlabeled items enter by EM, which is for Gaussian densities, and these are {', '.join(kinds)}: "
+                "leave unlabeled out"
+            )
+
+    def labelled(self) -> History:
+        """Each density in turn; what its fit warns of names the class."""
+        histories = {}
+        for c, name in enumerate(self.copy.names.tolist()):
+            validation = None
+            if self.held_out is not None and bool((self.held_out[1] == c).any()):
+                validation = self.held_out[0][self.held_out[1] == c]
+            density = self.copy.densities.parts[c]
+            task = replace(
+                self.task,
+                pair=density,
+                x=self.items[self.number == c],
+                y=None,
+                validation=validation,
+                unlabeled=None,
+                seed=stream(self.task.seed, "class", c),
+            )
+            with gathered() as warnings:
+                histories[name] = chosen(density, None, self.handed_on).run(task)
+            for one in warnings:
+                checks.warn(f"{self.names[c]}: {one.message}", one.category)
+        return joined(histories)
+
+    def maximized(self, items: Tensor, share: Tensor) -> Tensor:
+        held = []
+        for c, part in enumerate(self.copy.densities.parts):
+            within = part.log_joint_table(items).softmax(-1)
+            held.append(part.maximize(items, share[:, c, None] * within).any())
+        return torch.stack(held)
+
+    def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
+        if held.any():
+            names = ", ".join(self.names[c] for c in held.nonzero().flatten().tolist())
+            checks.warn(f"the variance floor holds up a component of {names}", em.VarianceFloorWarning)
+
+
+def _by_densities(classifier: GenerativeClassifier) -> tuple[Method, ...]:
+    return (ClosedForm(),) if isinstance(classifier.densities, NormalDensities) else (PerClass(),)
+
+
+register(GenerativeClassifier, ClosedForm(), PerClass(), order=_by_densities)

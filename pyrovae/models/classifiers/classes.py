@@ -1,0 +1,86 @@
+"""What classifiers share: the names of classes, their numbers, and decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.models.listing import Listed
+from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.registry import note
+
+__all__ = ["Classifier", "nameable", "named_classes", "numbered"]
+
+
+class Classifier(Listed):
+    """Names of classes, and decisions from `predict_log_proba`."""
+
+    event_shape: tuple[int, ...]
+    names: np.ndarray  # sorted: class number c is names[c]
+    names_are_given: bool  # or found by a fit: a later one keeps to them
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.names)
+
+    @property
+    def classes_(self) -> Tensor | np.ndarray:
+        """The classes in the order of columns: an int64 tensor of integers, a NumPy array of other names."""
+        return torch.from_numpy(self.names.astype(np.int64)) if self.names.dtype.kind in "iu" else self.names
+
+    def predict_log_proba(self, x: Any) -> Tensor:
+        """log p(y | x), shape (N, C), in nats; columns as in `classes_`."""
+        raise NotImplementedError
+
+    def predict(self, x: Any, **options: Any) -> Tensor | np.ndarray:
+        """The likeliest class of each item, in the form of `classes_`, (N,); `options` as of `predict_log_proba`."""
+        with torch.no_grad():
+            number = self.predict_log_proba(x, **options).argmax(-1)
+        classes = self.classes_
+        return classes.to(number.device)[number] if isinstance(classes, Tensor) else classes[number.cpu().numpy()]
+
+    def numbers(self, y: Any, count: int, *, name: str = "y") -> Tensor:
+        """The classes of `count` labels as their numbers; ValueError for one that is no class of this classifier."""
+        return numbered(self.names, y, count, name=name).to(dtype_and_device(self)[1])
+
+    def rename(self, names: np.ndarray) -> None:
+        """Give the classes these names, sorted and as many, as a fit finds them in its labels."""
+        self.names, self.names_are_given = names, True
+        note(self, classes=names.tolist())
+
+
+def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tensor:
+    """`count` labels as their places in `names`; ValueError for one that is not there."""
+    labels = checks.labels(y, count, name=name)
+    known = {value: number for number, value in enumerate(names.tolist())}
+    strange = sorted({repr(value) for value in labels.tolist() if value not in known})
+    if strange:
+        raise ValueError(
+            f"{name} has labels that are no class here: {', '.join(strange[:5])}; classes: "
+            f"{', '.join(map(repr, names.tolist()[:20]))}"
+        )
+    return torch.tensor([known[value] for value in labels.tolist()])
+
+
+def nameable(names: np.ndarray, what: str) -> np.ndarray:
+    """Names of classes as a saved classifier can have them; TypeError for what is no number and no string."""
+    if names.dtype.kind == "T":
+        names = names.astype(str)
+    if names.dtype.kind not in "biufU":
+        raise TypeError(f"{what} must be numbers or strings, got {names.dtype}: .astype(str) makes names of them")
+    return names
+
+
+def named_classes(classes: Any, count: int) -> np.ndarray:
+    """The sorted names of `count` classes; 0 to `count` - 1 where none are given."""
+    if classes is None:
+        return np.arange(count)
+    names = nameable(np.unique(np.asarray(classes)), "classes")
+    if len(names) != count:
+        raise ValueError(f"classes must be {count} different names, got {list(classes)}")
+    return names
