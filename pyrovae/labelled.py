@@ -22,7 +22,7 @@ def labelled(
 ) -> xr.Dataset:
     """A data set of `variables`, each of them (values, long name, units, *dimensions).
 
-    A long name or unit that is empty is left out. `coords` and `attributes` are those of the data set.
+    A long name or unit that is None is left out. `coords` and `attributes` are those of the data set.
 
     >>> from pyrovae.labelled import labelled
     >>> found = labelled({"height": ([1.5, 1.7], "height of a person", "m", "person")}, {"person": ["a", "b"]})
@@ -34,5 +34,5 @@ def labelled(
     data = {}
     for name, (values, long_name, units, *dims) in variables.items():
         described = {"long_name": long_name, "units": units}
-        data[name] = (dims, np.asarray(values), {key: text for key, text in described.items() if text})
+        data[name] = (dims, np.asarray(values), {key: text for key, text in described.items() if text is not None})
     return xr.Dataset(data, coords=coords, attrs=attributes)

@@ -13,6 +13,7 @@ from scipy import stats
 
 import pyrovae
 from pyrovae.evaluation import calibration
+from pyrovae.evaluation.holm import adjusted
 
 
 def faulty(pair, change):
@@ -129,7 +130,7 @@ def test_the_anderson_darling_distribution_against_its_table_and_simulation():
 
 
 def test_holm_against_a_worked_case():
-    assert np.allclose(calibration._holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    assert np.allclose(adjusted([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
 
 
 def test_batches_and_counts(monkeypatch, exact_linear_pair):
@@ -177,7 +178,7 @@ def test_what_is_refused(exact_linear_pair):
         pyrovae.calibrate(exact_linear_pair, num_simulations=19)
     with pytest.raises(ValueError, match="test must be one of 'anderson-darling', 'chi-square'"):
         pyrovae.calibrate(exact_linear_pair, test="ks")
-    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
         pyrovae.calibrate(exact_linear_pair, level=2.0)
     with pytest.raises(ValueError, match=r"calibrate needs a p\(x\)"):
         pyrovae.calibrate(pyrovae.mlp_ae((3,)))

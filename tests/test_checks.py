@@ -280,3 +280,15 @@ def test_a_split_is_its_items_and_a_table_with_columns_x_and_y_is_none():
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]})
     assert checks.items(table, (2,)).tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, -0.1, 95, math.nan, math.inf, 10**400, "0.9", None, True, [0.5]])
+def test_a_probability_lies_strictly_between_0_and_1(value):
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, got "):
+        checks.probability("level", value)
+
+
+def test_a_probability_of_any_real_type_is_a_float():
+    for value in (0.25, np.float32(0.25), np.float64(0.25)):
+        assert checks.probability("level", value) == 0.25
+        assert type(checks.probability("level", value)) is float

@@ -750,7 +750,7 @@ HALVES = np.repeat([0, 1], 10)
         (lambda: sampling_laws(CODES, num=0), "num must be an integer of at least 1, got 0"),
         (lambda: control_images(IMAGES, HALVES * 0), "labels must hold at least 2 classes"),
         (lambda: holes(CODES, CODES[:4], CODES), "num_neighbors must be at most the 4 items of train, got 5"),
-        (lambda: holes(CODES, CODES, CODES, quantile=1.0), "quantile must lie between 0 and 1, got 1.0"),
+        (lambda: holes(CODES, CODES, CODES, quantile=1.0), "quantile must lie strictly between 0 and 1, got 1.0"),
         (lambda: holes({"box": CODES[:, :1]}, CODES, CODES), r"samples\['box'\] must have the 2 features"),
         (lambda: aggregate(CODES, train_codes=CODES[:2]), "train_codes must have more items than dimensions"),
         (lambda: aggregate(CODES, train_codes=CODES, seed=-1), "seed must be an integer of at least 0, got -1"),

@@ -4,7 +4,20 @@ Every error says which argument, what was expected, what came and what to do. No
 """
 
 from pyrovae.checks.allocation import NotEnoughMemoryError, affordable, allocating
-from pyrovae.checks.arguments import MOST, SEEDS, choice, device, path, positive, seed, sequence, sizes, warn, whole
+from pyrovae.checks.arguments import (
+    MOST,
+    SEEDS,
+    choice,
+    device,
+    path,
+    positive,
+    probability,
+    seed,
+    sequence,
+    sizes,
+    warn,
+    whole,
+)
 from pyrovae.checks.arrays import array, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
 from pyrovae.checks.rounded import held, require_held, require_held_in_groups, require_within, tell_of_rounding
@@ -28,6 +41,7 @@ __all__ = [
     "parts_of",
     "path",
     "positive",
+    "probability",
     "require_held",
     "require_held_in_groups",
     "require_within",

@@ -22,7 +22,20 @@ import pyrovae
 from pyrovae.checks.allocation import affordable
 from pyrovae.warned import Gathered, gathering
 
-__all__ = ["MOST", "SEEDS", "choice", "device", "path", "positive", "seed", "sequence", "sizes", "warn", "whole"]
+__all__ = [
+    "MOST",
+    "SEEDS",
+    "choice",
+    "device",
+    "path",
+    "positive",
+    "probability",
+    "seed",
+    "sequence",
+    "sizes",
+    "warn",
+    "whole",
+]
 
 MOST = 2**63 - 1  # what torch and NumPy count with
 
@@ -183,6 +196,21 @@ def positive(name: str, value: Any, *, zero: bool = False) -> float:
     if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
         raise ValueError(f"{name} must be {expected}, got {_short(value)}")
     return result
+
+
+def probability(name: str, value: Any) -> float:
+    """Return `value` as a float strictly between 0 and 1, as a level or a quantile's probability is.
+
+    >>> from pyrovae.checks import probability
+    >>> probability("level", 95)
+    Traceback (most recent call last):
+        ...
+    ValueError: level must lie strictly between 0 and 1, got 95
+    """
+    number: Any = value if isinstance(value, numbers.Real) else math.nan
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {_short(value)}")
+    return float(number)
 
 
 def device(name: str | torch.device) -> torch.device:

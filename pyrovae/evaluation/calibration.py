@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.evaluation import holm
 from pyrovae.evaluation.session import Session
 from pyrovae.labelled import labelled
 from pyrovae.models.layers import rows_within
@@ -105,8 +106,7 @@ def calibrate(
     checks.whole("num_draws", num_draws, bytes_each=each)
     checks.choice("test", test, ("anderson-darling", "chi-square"))
     checks.seed(seed)
-    if not 0 < checks.positive("level", level) < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    checks.probability("level", level)
     session.require_continuous()
     session.protocol |= {"seed": seed, "pair_sha256": session.pair_sha256}
     simulated: list[dict[str, Tensor]] = []
@@ -147,13 +147,12 @@ def _tested(
     quantities = [*(f"latent[{j}]" for j in range(size)), "log p(x | z)"]
     check = _anderson_darling if test == "anderson-darling" else _chi_square
     results = [check(column) for column in columns["uniform"].T]
-    adjusted = _holm(np.array([p for _, p in results]))
     score = columns["score"]
     statistics, p_values = zip(*results, strict=True)
     tests = {
         "statistic": (statistics, "statistic of the test of uniform ranks", "1", "quantity"),
         "p_value": (p_values, "p-value", "1", "quantity"),
-        "p_adjusted": (adjusted, "p-value, Holm's over the quantities", "1", "quantity"),
+        "p_adjusted": (holm.adjusted(p_values), "p-value, Holm's over the quantities", "1", "quantity"),
         "bias": (
             score.mean(0),
             "mean of (z - E_q z) / sd_q: 0 where q is right",
@@ -197,12 +196,3 @@ def _chi_square(u: np.ndarray) -> tuple[float, float]:
     counts = np.bincount(np.minimum((20 * u).astype(int), 19), minlength=20)
     result = stats.chisquare(counts)
     return float(result.statistic), float(result.pvalue)
-
-
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Adjusted p-values: the smallest level at which Holm's procedure rejects each."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(steps, 1)
-    return adjusted

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pyrovae import checks
+from pyrovae.labelled import Variable, labelled
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,8 +40,6 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
     >>> dict(pyrovae.predictions(classifier, digits.test.x, digits.test.y).sizes)
     {'item': 360, 'label': 10}
     """
-    import xarray as xr
-
     x, of_split = checks.parts_of(x)
     if (y is None) == (of_split is None):
         raise ValueError("predictions judges labelled items: give x and y, or a split that has both")
@@ -57,21 +56,20 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
             log_proba = classifier.predict_log_proba(x, **options)
             error = torch.zeros_like(log_proba)
     table, spread = (t.double().cpu().numpy() for t in (log_proba, error))
-    at, names = np.arange(count), classifier.names
-    nats = {"units": "nats"}
-    variables = {
-        "log_proba": (("item", "label"), table, nats),
-        "se": (("item", "label"), spread, nats),
-        "y": ("item", names[number]),
-        "predicted": ("item", names[table.argmax(1)]),
-        "log_proba_y": ("item", table[at, number], nats),
-        "log_proba_y_se": ("item", spread[at, number], nats),
+    item, names = np.arange(count), classifier.names
+    variables: dict[str, Variable] = {
+        "log_proba": (table, None, "nats", "item", "label"),
+        "se": (spread, None, "nats", "item", "label"),
+        "y": (names[number], None, None, "item"),
+        "predicted": (names[table.argmax(1)], None, None, "item"),
+        "log_proba_y": (table[item, number], None, "nats", "item"),
+        "log_proba_y_se": (spread[item, number], None, "nats", "item"),
     }
     if flagged is not None:
         unreliable = flagged.cpu().numpy()
-        variables["unreliable"] = (("item", "label"), unreliable)
-        variables["log_proba_y_unreliable"] = ("item", unreliable[at, number])
-    return xr.Dataset(variables, {"item": at, "label": names}, {"classifier": type(classifier).__name__})
+        variables["unreliable"] = (unreliable, None, None, "item", "label")
+        variables["log_proba_y_unreliable"] = (unreliable[item, number], None, None, "item")
+    return labelled(variables, {"item": item, "label": names}, {"classifier": type(classifier).__name__})
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +130,10 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     >>> round(found["accuracy"], 3), round(found["log_loss"], 3)
     (0.667, 0.415)
     """
-    import xarray as xr
     from scipy import stats
 
     checks.whole("bins", bins, most=MOST_BINS)
-    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    quantile = float(stats.norm.ppf(0.5 + checks.probability("level", level) / 2))
     log_proba, number = _table(table)
     count = len(number)
     hit = log_proba.argmax(1) == number
@@ -162,8 +159,8 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     monte_carlo = math.sqrt(float((spread**2).sum())) / count
     columns["monte_carlo"] = np.array([monte_carlo if name == "log_loss" else 0.0 for name in rows])
     units = {"accuracy": "1", "log_loss": "nats per item", "brier": "1", "ece": "1"}
-    metrics = xr.Dataset(
-        {name: ("metric", values) for name, values in columns.items()},
+    metrics = labelled(
+        {name: (values, None, None, "metric") for name, values in columns.items()},
         {"metric": list(rows), "units": ("metric", list(units.values()))},
         {"items": count, "level": level, "bins": bins},
     )
@@ -186,10 +183,9 @@ def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> 
     >>> found["count"].values.tolist(), found.accuracy.values.tolist()
     ([1, 1, 1], [0.0, 1.0, 1.0])
     """
-    import xarray as xr
     from scipy import stats
 
-    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    quantile = float(stats.norm.ppf(0.5 + checks.probability("level", level) / 2))
     log_proba, number = _table(table)
     hit, confidence = log_proba.argmax(1) == number, np.exp(log_proba.max(1))
     bin_of = _bin(confidence, checks.whole("bins", bins, most=MOST_BINS))
@@ -200,7 +196,7 @@ def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> 
     names = ("confidence", "accuracy", "lower", "upper", "count")
     columns = dict(zip(names, np.array(rows).T, strict=True))
     columns["count"] = columns["count"].astype(int)
-    return xr.Dataset({name: ("bin", values) for name, values in columns.items()}, {"bin": np.unique(bin_of)})
+    return labelled({name: (values, None, None, "bin") for name, values in columns.items()}, {"bin": np.unique(bin_of)})
 
 
 @dataclass(frozen=True)
@@ -232,7 +228,7 @@ def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
     from sklearn.metrics import roc_auc_score
 
     inside, outside = (_scores(name, value) for name, value in (("usual", usual), ("strange", strange)))
-    quantile = float(stats.norm.ppf(0.5 + _level(level) / 2))
+    quantile = float(stats.norm.ppf(0.5 + checks.probability("level", level) / 2))
     truth = np.repeat([1, 0], [len(inside), len(outside)])
     # ranks take infinite scores too, which roc_auc_score refuses
     rank = stats.rankdata(np.concatenate([inside, outside]))
@@ -254,12 +250,6 @@ def _end(value: float, n: int, m: int, level: float) -> tuple[float, float]:
     """Where no pair is in the other order the spread says nothing: the Clopper-Pearson end for the fewer items."""
     far = ((1 - level) / 2) ** (1 / min(n, m))
     return (far, 1.0) if value == 1 else (0.0, 1 - far)
-
-
-def _level(level: float) -> float:
-    if not isinstance(level, float | np.floating) or not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
-    return float(level)
 
 
 def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyrovae import checks
+from pyrovae.evaluation import holm
+from pyrovae.labelled import labelled
+
 if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike
@@ -27,8 +31,7 @@ def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tupl
     from scipy import stats
 
     d = _differences("differences", differences)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
+    confidence = checks.probability("confidence", confidence)
     mean = float(d.mean())
     if len(d) == 1:
         return mean, -np.inf, np.inf
@@ -56,7 +59,6 @@ def verdicts(
     >>> result.verdict.values.tolist()
     ['holds', 'does not hold']
     """
-    import xarray as xr
     from scipy import stats
 
     if set(effects) != set(smallest):
@@ -74,12 +76,7 @@ def verdicts(
         distance = abs(d.mean() - smallest[name])
         score = distance / spread if spread > 0 else (np.inf if distance > 0 else 0.0)
         p_values[name] = float(2 * stats.t.sf(score, max(len(d) - 1, 1)))
-    levels, alpha, failed = {}, 1 - confidence, None
-    for rank, name in enumerate(sorted(names, key=p_values.__getitem__)):
-        level = failed or alpha / (len(names) - rank)
-        levels[name] = level
-        if p_values[name] >= level:
-            failed = level
+    levels = dict(zip(names, holm.levels(list(p_values.values()), 1 - confidence).tolist(), strict=True))
     rows = {name: paired_interval(data[name], confidence=1 - levels[name]) for name in names}
 
     def verdict(name: str) -> str:
@@ -96,7 +93,7 @@ def verdicts(
         "replicates": [len(data[n]) for n in names],
         "verdict": [verdict(n) for n in names],
     }
-    return xr.Dataset({k: ("claim", v) for k, v in columns.items()}, coords={"claim": names})
+    return labelled({name: (values, None, None, "claim") for name, values in columns.items()}, {"claim": names})
 
 
 def _differences(name: str, values: ArrayLike) -> np.ndarray:

@@ -148,7 +148,7 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
     encoder = difference(test.pointwise.amortization, train.pointwise.amortization)
     decoder = difference(train.pointwise.evidence, test.pointwise.evidence)
     values = {"encoder": encoder[0], "encoder_se": encoder[1], "decoder": decoder[0], "decoder_se": decoder[1]}
-    return labelled({name: (value, "", "nats") for name, value in values.items()})
+    return labelled({name: (value, None, "nats") for name, value in values.items()})
 
 
 class _Search:
@@ -297,6 +297,6 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
         variables[name] = (columns[name], f"best q's {name}", "1", "item", "latent_dim")
     if "unreliable" in evidence.pointwise:  # the evidence, and with it gap and approximation gap
         flags = evidence.pointwise["unreliable"]
-        variables["unreliable"] = (flags, flags.attrs.get("long_name", ""), flags.attrs.get("units", ""), "item")
+        variables["unreliable"] = (flags, flags.attrs.get("long_name"), flags.attrs.get("units"), "item")
     attributes = {**protocol, "evidence": evidence.kind, "evidence_bound": evidence.bound or ""}
     return labelled(variables, {"item": np.arange(len(log_p))}, attributes)

@@ -260,13 +260,13 @@ class Session:
         return variables
 
 
-def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str | None, str | None]:
     """What a column is, and its unit; nothing is said of one that has no words."""
     if name in words:
         return words[name]
     of = "value" if name == "se" else name.removesuffix("_se")
     if of == name:
-        return ("", "nats") if name == "value" else ("", "")
+        return (None, "nats") if name == "value" else (None, None)
     long_name, unit = words.get(of, (of, "nats"))
     return f"standard error of the {long_name}", unit
 

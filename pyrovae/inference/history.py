@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyrovae.labelled import labelled
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -88,13 +90,8 @@ _UNITS = {
 
 
 def curves(rows: list[dict[str, float]]) -> xr.Dataset:
-    import xarray as xr
-
-    def column(name: str) -> tuple[str, list[float], dict[str, str]]:
-        long_name, units = _UNITS.get(name, (name, ""))
-        return ("epoch", [row[name] for row in rows], {"long_name": long_name, "units": units})
-
-    return xr.Dataset({name: column(name) for name in rows[0]}, coords={"epoch": range(len(rows))})
+    columns = {name: ([row[name] for row in rows], *_UNITS.get(name, (name, "")), "epoch") for name in rows[0]}
+    return labelled(columns, {"epoch": range(len(rows))})
 
 
 def joined(histories: dict[Any, History]) -> History:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
+from pyrovae.checks import probability
 from pyrovae.plotting.shared import COLOURS, LINES, MARKERS, SERIES, new_axes, spread, titled, vector, whole
 
 __all__ = ["bound_curve", "coverage_curve", "gap_histogram", "rank_histogram"]
@@ -106,8 +107,7 @@ def rank_histogram(
     values = vector("uniform", uniform)
     if values.min() < 0 or values.max() > 1:
         raise ValueError(f"uniform must lie in [0, 1], got {values.min():g} to {values.max():g}")
-    if not isinstance(confidence, float) or not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
+    probability("confidence", confidence)
     count = whole("bins", bins)
     ax = new_axes(ax, (4.6, 3.2))
     counts, edges = np.histogram(values, bins=count, range=(0, 1))
@@ -138,8 +138,7 @@ def coverage_curve(
     """
     if not uniform:
         raise ValueError("uniform is empty: expected a dict of quantity to ranks")
-    if not isinstance(confidence, float) or not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")
+    probability("confidence", confidence)
     claimed = np.linspace(0, 1, 101)
     ax = new_axes(ax, (4.4, 4.2))
     sizes = []

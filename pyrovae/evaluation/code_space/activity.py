@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyrovae import checks
 from pyrovae.evaluation.code_space.arrays import as_codes
 from pyrovae.labelled import labelled
+from pyrovae.models import activity
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["active_units"]
 
 
-def active_units(loc: Any, *, threshold: float = 0.01) -> xr.Dataset:
+def active_units(loc: Any, *, threshold: float = activity.ACTIVE_VARIANCE) -> xr.Dataset:
     """The number of code dimensions whose posterior mean varies over the items: Var_x E[z_d | x] > `threshold`.
 
     `loc` has shape (N, latent_dim); the variance has N - 1 below it. Raises ValueError for other shapes and a single
@@ -28,8 +29,7 @@ def active_units(loc: Any, *, threshold: float = 0.01) -> xr.Dataset:
     if len(means) < 2:
         raise ValueError(f"loc must hold at least 2 items to have a variance, got {len(means)}")
     limit = checks.positive("threshold", threshold, zero=True)
-    variance = means.var(0, ddof=1)
-    active = int((variance > limit).sum())
+    active, variance = activity.active_units(means, limit)
     return labelled(
         {
             "active_units": (active, f"dimensions with a variance above {limit:g}", "dimensions"),

@@ -66,8 +66,7 @@ def aggregate(
     checks.whole("num_items", num_items, least=2)
     checks.whole("num_null", num_null, bytes_each=32)
     checks.whole("num_projections", num_projections, bytes_each=8 * (train.shape[1] + min(len(test), num_items)))
-    if not 0 < checks.positive("level", level) < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    checks.probability("level", level)
     if len(train) <= train.shape[1] or len(test) < 2:
         raise ValueError(
             "train_codes must have more items than dimensions, and codes at least 2 items; "

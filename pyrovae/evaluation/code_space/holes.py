@@ -45,9 +45,8 @@ def holes(
     >>> float(holes(grid + 1000, grid, grid).hole_fraction), float(holes(grid, grid, grid).coverage)
     (1.0, 1.0)
     """
-    reference, radius_of = as_features(train, "train"), checks.positive("quantile", quantile)
-    if radius_of >= 1:
-        raise ValueError(f"quantile must lie between 0 and 1, got {quantile!r}")
+    reference = as_features(train, "train")
+    quantile = checks.probability("quantile", quantile)
     require_at_most("num_neighbors", num_neighbors, len(reference), "train")
     queries = as_features(test, "test", reference.shape[1])
     laws = samples if isinstance(samples, Mapping) else {"samples": samples}
@@ -56,7 +55,7 @@ def holes(
     drawn = {name: as_features(features, f"samples[{name!r}]", reference.shape[1]) for name, features in laws.items()}
 
     test_distance = _kth_distance(queries, reference, num_neighbors)
-    radius = float(np.quantile(test_distance, radius_of))
+    radius = float(np.quantile(test_distance, quantile))
     distance = {name: _kth_distance(features, reference, num_neighbors) for name, features in drawn.items()}
     covered = {name: _kth_distance(queries, features, 1) <= radius for name, features in drawn.items()}
     fraction = [float((far > radius).mean()) for far in distance.values()]

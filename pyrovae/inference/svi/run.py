@@ -20,7 +20,8 @@ from pyrovae.inference.method import Task
 from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.trial import Sites, try_shapes
-from pyrovae.inference.svi.validation import ACTIVE_VARIANCE, active_units
+from pyrovae.inference.svi.validation import active_units
+from pyrovae.models.activity import ACTIVE_VARIANCE
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, has_global_latents
 from pyrovae.models.scopes import Store

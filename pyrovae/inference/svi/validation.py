@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from pyrovae.inference.items import EVALUATION_BATCH, Items
+from pyrovae.models import activity
 from pyrovae.models.pair import particles
 from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.loop import Loop
 
-__all__ = ["ACTIVE_VARIANCE", "active_units", "validated"]
+__all__ = ["active_units", "validated"]
 
 log = logging.getLogger(__name__)
-
-ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5: a unit is active if Var_x E_q[z | x] exceeds this
 
 
 def validated(loop: Loop, source: Items) -> dict[str, float]:
@@ -64,4 +63,4 @@ def active_units(loop: Loop) -> int | None:
     if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
         return None
     codes = torch.cat(parts)
-    return int((codes.var(0) > ACTIVE_VARIANCE).sum())
+    return activity.active_units(codes.detach().double().cpu().numpy())[0]
