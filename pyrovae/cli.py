@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import hashlib
+import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from pyrovae import choices
 
 __all__ = ["main"]
 
+PARTS = ("likelihood", "prior", "posterior")
 COMPILE = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -38,7 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--root", help="where the MNIST family lies")
     fit.add_argument("--download", action="store_true", help="fetch it where it does not")
     fit.add_argument("--network", choices=("mlp", "conv", "linear"), default="mlp")
-    fit.add_argument("--likelihood", help="bernoulli, continuous_bernoulli or normal")
+    for part in PARTS:
+        fit.add_argument(f"--{part}", metavar="NAME", help=f"{', '.join(choices.names(part))}, or a --plugin's")
+    fit.add_argument(
+        "--plugin", metavar="FILE.py", action="append", default=[], help="run a file that registers parts of your own"
+    )
     fit.add_argument("--latent-dim", type=int, default=2)
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=[400], help="of --network mlp")
     fit.add_argument("--binarize", action="store_true", help="draw binary items from grey ones in each epoch")
@@ -53,7 +65,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run_plugin(file: str) -> None:
+    """Run a user's file, which registers parts; whatever it raises is a line that says where."""
+    path = Path(file)
+    if path.suffix != ".py":
+        raise ValueError(f"--plugin {file} is no .py file")
+    if not path.is_file():
+        raise FileNotFoundError(f"--plugin {file} does not exist")
+    whole = str(path.resolve())
+    name = f"pyrovae_plugin_{path.stem}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    spec: Any = importlib.util.spec_from_file_location(name, whole)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # what lies beside it may be imported
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == whole]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = "" if line is None else f", line {line}"
+        words = " ".join(str(error).split())
+        raise ValueError(f"--plugin {file}{where}: {type(error).__name__}: {words}") from error
+
+
+def _require_names(options: argparse.Namespace) -> None:
+    """Refuse the name of a part that nothing is registered under."""
+    for kind in PARTS:
+        asked = getattr(options, kind)
+        if asked is None:
+            continue
+        known = choices.names(kind)
+        if options.plugin:
+            from pyrovae.models.registry import registered
+
+            known = list(registered(kind))
+        if asked not in known:
+            close = difflib.get_close_matches(asked.lower(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(
+                f"--{kind} must be one of {', '.join(known)}, or a name that a --plugin registers, got {asked!r}{hint}"
+            )
+
+
 def _fit(options: argparse.Namespace) -> int:
+    for file in options.plugin:
+        _run_plugin(file)
+    _require_names(options)
+
     import torch
 
     import pyrovae
@@ -103,7 +163,7 @@ def _fit(options: argparse.Namespace) -> int:
 def _pair(options: argparse.Namespace, event_shape: tuple[int, ...]) -> Any:
     import pyrovae
 
-    chosen = {} if options.likelihood is None else {"likelihood": options.likelihood}
+    chosen = {kind: getattr(options, kind) for kind in PARTS if getattr(options, kind) is not None}
     if options.network == "linear":
         if len(event_shape) != 1:
             raise ValueError(f"--network linear is for items of one axis, and these have shape {event_shape}")

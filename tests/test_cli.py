@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 import xarray as xr
 
 import pyrovae
+from pyrovae import choices
 from pyrovae.cli import main
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.models.registry import registered
 
 QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binarize"]
 
@@ -48,6 +51,15 @@ def test_files_networks_and_likelihoods(tmp_path):
     [
         (["nothing"], "nothing"),
         (["digits", "--likelihood", "bernouli", "--binarize"], "bernoulli"),
+        (
+            ["digits", "--likelihood", "bernouli"],
+            "or a name that a --plugin registers, got 'bernouli'; did you mean",
+        ),
+        (
+            ["digits", "--prior", "users_mixture"],
+            "--prior must be one of standard, or a name that a",
+        ),
+        (["digits", "--posterior", "users_flow"], "--posterior must be one of diagonal, or a name that"),
         (["digits", "--binarize", "--epochs", "0"], "epochs must be"),
         (["digits"], "binarize"),
         (["digits", "--network", "linear", "--likelihood", "normal"], "items of one axis"),
@@ -57,6 +69,108 @@ def test_errors_are_a_line_and_status_2(tmp_path, capsys, arguments, words):
     assert main(["fit", *arguments, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pyrovae: ") and words in error and "Traceback" not in error
+
+
+PLUGIN = Path(__file__).parent / "users_parts.py"
+ALL = ["--likelihood", "users_student_t", "--prior", "users_mixture", "--posterior", "users_flow"]
+
+
+def command(*arguments):
+    line = [sys.executable, "-W", "ignore", "-m", "pyrovae", "fit", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_users_parts_by_plugin(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32))
+    run = [tmp_path / "x.npy", "--out", tmp_path / "run", "--epochs", "1", "--hidden-dims", "4", "--compile", "no"]
+    without = command(*run, *ALL)
+    assert (without.returncode, without.stdout) == (2, "") and not (tmp_path / "run").exists()
+    assert without.stderr.startswith("pyrovae: --likelihood must be one of bernoulli, continuous_bernoulli, normal, or")
+    done = command(*run, *ALL, "--plugin", PLUGIN)
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads((tmp_path / "run" / "model" / "manifest.json").read_text())["recipe"]
+    assert [recipe[kind] for kind in ("likelihood", "prior", "posterior")] == ALL[1::2]
+    import users_parts
+
+    pair = pyrovae.load(tmp_path / "run")
+    assert isinstance(pair.likelihood.family, users_parts.StudentT) and isinstance(pair.prior, users_parts.Mixture)
+
+
+@pytest.fixture
+def search_path(monkeypatch):
+    """Where modules are looked for, as it was before once the test is over."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.mark.usefixtures("search_path")
+def test_plugins_may_be_several_and_import_what_lies_beside_them(tmp_path):
+    (tmp_path / "beside_the_plugin.py").write_text("WORDS = {'one': 'first', 'two': 'second'}\n")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(
+            "import pyrovae, beside_the_plugin\n"
+            f"@pyrovae.register('plugin_{name}', kind='prior')\n"
+            "class Prior(pyrovae.StandardNormal):\n"
+            f"    word = beside_the_plugin.WORDS['{name}']\n"
+        )
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 3), dtype=np.float32))
+    both = ["--plugin", str(tmp_path / "one.py"), "--plugin", str(tmp_path / "two.py"), "--epochs", "1"]
+    for name, word in {"one": "first", "two": "second"}.items():
+        out = ["--out", str(tmp_path / name), "--network", "linear", "--prior", f"plugin_{name}"]
+        assert main(["fit", str(tmp_path / "x.npy"), *out, *both]) == 0
+        assert pyrovae.load(tmp_path / name).prior.word == word
+
+
+@pytest.mark.usefixtures("search_path")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "plugin.py does not exist"),
+        ("1 +", "plugin.py, line 1: SyntaxError"),
+        ("x = 1\nraise RuntimeError('a\\nb')", "plugin.py, line 2: RuntimeError: a b"),
+        ("import sys\nsys.exit(3)", "plugin.py, line 2: SystemExit: 3"),
+        (
+            "import pyrovae\nclass Normal(pyrovae.Normal): pass\npyrovae.register('normal', kind='likelihood')(Normal)",
+            "plugin.py, line 3: ValueError: likelihood 'normal' is pyrovae.models.parts.normal.Normal, and cannot be",
+        ),
+    ],
+)
+def test_a_plugin_that_does_not_run_is_a_line_and_status_2(tmp_path, capsys, text, words):
+    if text is not None:
+        (tmp_path / "plugin.py").write_text(text)
+    assert main(["fit", "digits", "--out", str(tmp_path / "run"), "--plugin", str(tmp_path / "plugin.py")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pyrovae: --plugin ") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plugin_is_a_py_file(tmp_path, capsys):
+    assert main(["fit", "digits", "--out", str(tmp_path / "run"), "--plugin", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pyrovae: --plugin {tmp_path} is no .py file\n"
+
+
+HELP = """
+import sys
+from pyrovae.cli import main
+try:
+    main(["fit", "--help"])
+finally:
+    print("imported:", [name for name in ("torch", "pyro", "numpy") if name in sys.modules])
+"""
+
+
+def test_help_names_the_parts_without_torch():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("imported: []\n")
+    for kind in ("likelihood", "prior", "posterior"):
+        for name in choices.names(kind):
+            assert name in done.stdout
+
+
+def test_the_names_that_are_read_from_the_source_are_those_of_the_register():
+    for kind in ("likelihood", "prior", "posterior"):
+        ours = [name for name, part in registered(kind).items() if part.__module__.startswith("pyrovae.")]
+        assert choices.names(kind) == ours != []
 
 
 def test_a_file_or_nothing_for_a_folder(tmp_path, capsys):
