@@ -4,7 +4,7 @@
     python analysis/throughput.py --root DIR --work W2 # the convolutions
 
 `DIR` holds MNIST in torchvision's layout. W1: 784-400-20-400-784, softplus, Bernoulli on logits, batches of 256, Adam
-1e-3. W2: the seed's convolutions, a code of two dimensions, Normal(0.626), batches of 128, Adam 5e-4. Each contender
+1e-3. W2: the post's convolutions, a code of two dimensions, Normal(0.626), batches of 128, Adam 5e-4. Each contender
 lives in a process of its own and they take turns, --rounds times --steps batches; ratios are taken within a round,
 and medians and ranges over rounds are printed: the machine is shared. First step and peak memory are told apart. Each
 also trains one epoch of --items images from the same first weights; its mean loss says that all do the same work.

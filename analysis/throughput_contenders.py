@@ -27,7 +27,7 @@ Run = Callable[[Tensor], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Work:
-    """One of the two networks of SPEED.md: a perceptron on binary images, or the seed's convolutions on grey ones."""
+    """The network of a workload, W1 or W2: a perceptron on binary images, or the post's convolutions on grey ones."""
 
     name: str
     latent_dim: int

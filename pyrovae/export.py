@@ -262,8 +262,8 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str,
     """Codes and items with a leading chain of one, in the pair's dtype; and the parts of the bound, (S, N) each."""
     size, event = (1, num_draws, len(x)), tuple(pair.event_shape)
     kind = x.cpu().numpy().dtype
-    found: dict[str, Any] = {n: np.empty((*size, pair.latent_dim), kind) for n in ("latent", "prior_latent")}
-    found |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
+    arrays: dict[str, Any] = {n: np.empty((*size, pair.latent_dim), kind) for n in ("latent", "prior_latent")}
+    arrays |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
     table = {n: np.empty(size[1:]) for n in ("elbo", "rate", "distortion")}
     rows = rows_within(pair, x, MAX_BYTES)
     for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
@@ -277,11 +277,11 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str,
                     z = trace.nodes["latent"]["fn"].sample((len(draws),))
                     items_at_z = simulated(pair, z)
                     parts = None if prefix else scored(pair, part, z)
-                found[f"{prefix}latent"][at] = z.cpu()
-                found[f"{prefix}obs"][at] = items_at_z.cpu()
+                arrays[f"{prefix}latent"][at] = z.cpu()
+                arrays[f"{prefix}obs"][at] = items_at_z.cpu()
                 if parts is not None:
                     here = np.ix_(draws, items)
                     table["elbo"][here] = parts.log_weight.cpu()
                     table["rate"][here] = (parts.log_guide - parts.log_prior).cpu()
                     table["distortion"][here] = (-parts.log_likelihood).cpu()
-    return found | {"table": table}
+    return arrays | {"table": table}

@@ -47,19 +47,19 @@ class Ranks:
 
     def gathered(self, value: Any) -> list[Any]:
         """What each rank has, in their order."""
-        found = [value] * self.size
+        values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """The first one's values in these tensors on every rank."""
         if self.size > 1:
             for x in tensors:
-                own = x.detach().clone(memory_format=torch.contiguous_format)  # broadcast knows nothing of strides
-                dist.broadcast(own, 0)
-                if not torch.equal(own, x):
-                    x.detach().copy_(own)
+                first = x.detach().clone(memory_format=torch.contiguous_format)  # broadcast knows nothing of strides
+                dist.broadcast(first, 0)
+                if not torch.equal(first, x):
+                    x.detach().copy_(first)
 
 
 ALONE = Ranks()
@@ -93,8 +93,8 @@ def distributed() -> Iterator[Ranks]:
     on_cuda = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if on_cuda:
         torch.cuda.set_device(local)
-    own = not dist.is_initialized()
-    if own:
+    starts_group = not dist.is_initialized()
+    if starts_group:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
     token = _ranks.set(Ranks(dist.get_rank(), dist.get_world_size()))
     try:
@@ -102,5 +102,5 @@ def distributed() -> Iterator[Ranks]:
         dist.barrier()  # none leaves while another may still speak to it
     finally:
         _ranks.reset(token)
-        if own:
+        if starts_group:
             dist.destroy_process_group()

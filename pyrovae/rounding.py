@@ -66,11 +66,11 @@ def largest(x: Tensor) -> float:
     x = x.detach()
     if x.dtype == torch.bool:
         return float(x.any())
-    found = _reach(x)
-    if found != found:  # NaN somewhere
+    most = _reach(x)
+    if most != most:  # NaN somewhere
         parts = x.split(max(1, CHUNK // max(1, x[0].numel())))
-        found = max(_reach(part.nan_to_num(0.0, torch.inf, -torch.inf)) for part in parts)
-    return found
+        most = max(_reach(part.nan_to_num(0.0, torch.inf, -torch.inf)) for part in parts)
+    return most
 
 
 def spread(items: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ def lost_columns(read: Read, count: int, dtype: torch.dtype, most: float) -> lis
     sd = (squares / seen.clamp(min=1)).sqrt()
     varies = sd > (CONSTANT * (mean.abs() + sd) if source.is_floating_point else 0.0)
     counted = sd * _doubt(seen).to(sd)
-    found = (varies & (error > TOLERANCE * counted)).nonzero()[:, 0]
-    return [LostColumn(int(open_columns[i]), *(float(value[i]) for value in (mean, sd, error))) for i in found.tolist()]
+    lost = (varies & (error > TOLERANCE * counted)).nonzero()[:, 0]
+    return [LostColumn(int(open_columns[i]), *(float(value[i]) for value in (mean, sd, error))) for i in lost.tolist()]
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -138,11 +138,11 @@ def _moments(parts: Iterator[Tensor] | list[Tensor], origin: Tensor, dtype: torc
         else:
             off = (part.double() - rounded).abs().nan_to_num(0.0)
             value, here = part.double(), (~part.isnan()).sum(0).double()
-        own = value.nansum(0) / here.clamp(min=1)
-        deviation = (value - own).square_().nansum(0)
+        part_mean = value.nansum(0) / here.clamp(min=1)
+        deviation = (value - part_mean).square_().nansum(0)
         total = (seen + here).clamp(min=1)
-        squares += deviation + (own - mean).square() * seen * here / total
-        mean += (own - mean) * here / total
+        squares += deviation + (part_mean - mean).square() * seen * here / total
+        mean += (part_mean - mean) * here / total
         seen, error = seen + here, torch.maximum(error, off.amax(0))
     return (mean + origin.double() if whole else mean), squares, error, seen
 

@@ -25,10 +25,10 @@ _gathering: ContextVar[list[Gathered] | None] = ContextVar("gathering", default=
 @contextmanager
 def gathered() -> Iterator[list[Gathered]]:
     """What this thread warns of by `checks.warn` in the body, in a list and not to the user."""
-    found: list[Gathered] = []
-    token = _gathering.set(found)
+    messages: list[Gathered] = []
+    token = _gathering.set(messages)
     try:
-        yield found
+        yield messages
     finally:
         _gathering.reset(token)
 

@@ -618,5 +618,5 @@ def test_reliability_over_the_diagonal() -> None:
     assert ax.containers[0].lines[0].get_xydata().tolist() == [[0.5, 0.6], [0.9, 0.8]]
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 0.5 to 1.9"):
         plotting.reliability_curve({"a": {**BINS_OF, "confidence": [0.5, 1.9]}})
-    with pytest.raises(ValueError, match="found is empty"):
+    with pytest.raises(ValueError, match="tables is empty"):
         plotting.reliability_curve({})

@@ -63,8 +63,8 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first line outside the package that led here, or tell whoever gathers warnings."""
-    if (found := gathering()) is not None:
-        found.append(Gathered(message, category))
+    if (gathered := gathering()) is not None:
+        gathered.append(Gathered(message, category))
         return
     homes = tuple(os.path.join(home, "") for home in (os.path.dirname(pyrovae.__file__), torch.__path__[0]))
     frame, level = sys._getframe(1), 2
@@ -145,17 +145,17 @@ def path(name: str, value: Any) -> Path:
     if "\0" in text:
         raise ValueError(f"{expected}, which holds a NUL character")
     try:
-        found = Path(text).expanduser()
+        resolved = Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{expected}, and this machine has no user of that name, so no home folder") from None
     try:
-        os.lstat(found)
+        os.lstat(resolved)
     except UnicodeEncodeError:
         raise ValueError(f"{expected}, which has characters that no file's name can have here") from None
     except OSError as error:  # no such file, or none that may be looked at, is for the caller to judge
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
             raise ValueError(f"{expected}: {error.strerror}") from None
-    return found
+    return resolved
 
 
 def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
@@ -169,10 +169,10 @@ def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
         ...
     TypeError: event_shape must be a sequence of sizes such as (8,), got 8
     """
-    found = tuple(whole(name, size) for size in sequence(name, value))
-    if one and not found:
+    counts = tuple(whole(name, size) for size in sequence(name, value))
+    if one and not counts:
         raise ValueError(f"{name} must name at least one size, got (); an item of one number has shape (1,)")
-    return found
+    return counts
 
 
 def sequence(name: str, value: Any) -> Sequence[Any]:
@@ -220,11 +220,11 @@ def device(name: str | torch.device) -> torch.device:
         return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")
     available = f"available here: {', '.join(there)}"
     try:
-        found = torch.device(name)
+        asked = torch.device(name)
     except (RuntimeError, TypeError, ValueError):
         close = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["auto", "cpu", "cuda"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"device must be 'auto' or a torch device, got {name!r}; {available}{hint}") from None
-    if f"{found.type}:{found.index or 0}" not in ("cpu:0", *there):
+    if f"{asked.type}:{asked.index or 0}" not in ("cpu:0", *there):
         raise ValueError(f"device {str(name)!r} cannot be used; {available}")
-    return found
+    return asked

@@ -115,8 +115,8 @@ def require_held_in_groups(
     for number, what in enumerate(words):
         part = given[group == number]
         if len(part):
-            own = None if least is None else partial(least.__getitem__, number)
-            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=own)
+            known = None if least is None else partial(least.__getitem__, number)
+            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=known)
 
 
 def tell_of_rounding(

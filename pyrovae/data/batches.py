@@ -125,8 +125,8 @@ def _parts(
     for start in range(0, len(x), size):
         part = slice(start, min(start + size, len(x)))
         if share is not None:
-            own = share(part.stop - part.start)
-            part = slice(start + own.start, start + own.stop)
+            mine = share(part.stop - part.start)
+            part = slice(start + mine.start, start + mine.stop)
         if index is None:
             yield x[part]
         elif isinstance(x, Tensor) and x.ndim > 2 and x.is_contiguous():  # a third of the time that x[index] takes

@@ -45,9 +45,9 @@ def binarize(
     absent = int(torch.isnan(values).sum())
     seen = values[~torch.isnan(values)] if absent else values
     if absent or bool(seen.min() < 0) or bool(seen.max() > 1):
-        found = f"min {float(seen.min()):g}, max {float(seen.max()):g}" if seen.numel() else "no other value"
+        range_of = f"min {float(seen.min()):g}, max {float(seen.max()):g}" if seen.numel() else "no other value"
         hint = "impute or drop them first" if absent else "scale x to [0, 1] first (8-bit values: divide by 255)"
-        raise ValueError(f"x must lie in [0, 1] to be binarised, got {found} and {absent} NaN; {hint}")
+        raise ValueError(f"x must lie in [0, 1] to be binarised, got {range_of} and {absent} NaN; {hint}")
     values = values.to(x.dtype) if isinstance(x, MappedArray) else values
     if how == "threshold":
         return (values >= 0.5).to(values.dtype)

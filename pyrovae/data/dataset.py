@@ -91,8 +91,8 @@ def assembled(
     order = _channels(parts[0], channels)
     arrays = [_image_axes(array, order) for _, array, _ in parts]
     xs = _items(arrays, [label for label, _, _ in parts])
-    ys, found = _labels(parts)
-    names = found if classes is None else tuple(classes)
+    ys, classes_of_labels = _labels(parts)
+    names = classes_of_labels if classes is None else tuple(classes)
     event_shape = tuple(map(int, xs[0].shape[1:]))
     if len(parts) == 2:
         if xs[1].shape[1:] != xs[0].shape[1:]:

@@ -80,13 +80,13 @@ def _unpacked(path: Path) -> tuple[bytes, bool]:
 
 def idx_files(folder: Path) -> list[Path]:
     """Files whose name says that they hold IDX images or labels, an unpacked one before its .gz."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in visible(folder):
         stem = path.name.removesuffix(".gz").lower()
         kind = "." not in stem or re.search("idx|ubyte", stem)
         if kind and re.search("images|labels", stem) and path.is_file():
-            found.setdefault(stem, path)
-    return list(found.values())
+            files.setdefault(stem, path)
+    return list(files.values())
 
 
 def read_idx_folder(folder: Path, files: Sequence[Path], channels: Literal["first", "last"] | None) -> Dataset:

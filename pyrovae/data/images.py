@@ -126,23 +126,23 @@ class _Folder:
 
 def _looked_through(path: Path, above: tuple[Path, ...] = ()) -> _Folder:
     """A folder and all below it, links followed; hidden files and folders do not count."""
-    real, found = path.resolve(), _Folder(path)
+    real, top = path.resolve(), _Folder(path)
     if real in above:
         raise ValueError(f"{path} is a link to {real}, which holds it: remove the link")
     for entry in visible(path):
         if entry.is_dir():
             folder = _looked_through(entry, (*above, real))
-            (found.folders if folder.images or folder.folders else found.without).append(folder)
+            (top.folders if folder.images or folder.folders else top.without).append(folder)
         elif entry.suffix.lower() in IMAGES:
             if not entry.exists():
                 raise ValueError(f"{entry} is a link to a file that does not exist: remove it, or bring the file back")
-            found.images.append(entry)
+            top.images.append(entry)
         elif entry.is_file():
-            found.others.append(entry)
-    below = [*found.folders, *found.without]
+            top.others.append(entry)
+    below = [*top.folders, *top.without]
     for folder, kind in zip(below, kinds_of([folder.name for folder in below]), strict=True):
         folder.kind = kind
-    return found
+    return top
 
 
 def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:

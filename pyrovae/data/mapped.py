@@ -81,8 +81,8 @@ class MappedArray:
 
     def _chosen(self, index: Any) -> np.ndarray:
         chosen = _index(index)
-        found: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
-        return found
+        rows: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
+        return rows
 
     def __repr__(self) -> str:
         return f"MappedArray({self._source.dtype}, shape {tuple(self.shape)})"

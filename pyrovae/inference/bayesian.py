@@ -82,6 +82,8 @@ class SVIOfParameters(SVI):
     `schedule=None` is a cosine for the 1,500 steps from 0.02 that are the default, and constant otherwise.
     """
 
+    is_shown: ClassVar[bool] = False
+
     epochs: int = 1500
     batch_size: int | None = None
     learning_rate: float = 0.02
@@ -113,13 +115,13 @@ class SVIOfParameters(SVI):
                 "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave "
                 "them out"
             )
-        own = copied(pair)
-        own.keep(None)
-        if not own.started:
-            own.start_at(start(own, items.to(dtype_and_device(own)[1]), task.seed))
-        history = run_svi(replace(task, pair=own, x=items), plan)
+        fitted = copied(pair)
+        fitted.keep(None)
+        if not fitted.started:
+            fitted.start_at(start(fitted, items.to(dtype_and_device(fitted)[1]), task.seed))
+        history = run_svi(replace(task, pair=fitted, x=items), plan)
         pair.keep(None)
-        pair.load_state_dict(own.state_dict())
+        pair.load_state_dict(fitted.state_dict())
         return history
 
 
@@ -146,19 +148,19 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
         weights = plain.weights.clamp(min=1e-2)
         factor = plain.components.scale_tril
         scale = factor.square().sum(-1).sqrt()  # of each row: the standard deviations
-        found = {"weights": weights / weights.sum(), "loc": plain.components.loc}
-        found["scale"] = scale[:, 0] if pair.covariance == "spherical" else scale
-        found["correlation"] = factor / scale[..., None]
+        parameters = {"weights": weights / weights.sum(), "loc": plain.components.loc}
+        parameters["scale"] = scale[:, 0] if pair.covariance == "spherical" else scale
+        parameters["correlation"] = factor / scale[..., None]
         if pair.covariance == "tied":
-            found |= {name: found[name][0] for name in ("scale", "correlation")}
+            parameters |= {name: parameters[name][0] for name in ("scale", "correlation")}
     names = pair.priors()
-    kept = {name: value.detach().to(pair.guide_loc) for name, value in found.items() if name in names}
-    if not all(z.isfinite().all() for z in pair.unconstrained(kept).values()):
+    of_model = {name: value.detach().to(pair.guide_loc) for name, value in parameters.items() if name in names}
+    if not all(z.isfinite().all() for z in pair.unconstrained(of_model).values()):
         raise FloatingPointError(
             f"EM's end cannot be mapped to the real line in {pair.guide_loc.dtype}: standardise x, take "
             "mixture.double(), or another covariance"
         )
-    return kept
+    return of_model
 
 
 def drawn(pair: BayesianGaussianMixture, x: Any, plan: NUTS, seed: int, progress: bool) -> History:
@@ -261,14 +263,14 @@ def relabelled(pair: BayesianGaussianMixture, x: Tensor, draws: dict[str, Tensor
     order = torch.from_numpy(np.stack([linear_sum_assignment(-one)[1] for one in agreement])).to(x.device)
     moved = int((order != torch.arange(order.shape[1], device=x.device)).any(1).sum())
     laws, shape = pair.priors(), table.shape[:2]
-    found = {}
+    renumbered = {}
     for name, value in draws.items():
         if name == "weights" or laws[name].batch_shape:  # one a component
             rows = value.flatten(0, 1)
             index = order.reshape(*order.shape, *[1] * (rows.ndim - 2)).expand_as(rows)
             value = rows.gather(1, index).unflatten(0, shape)
-        found[name] = value
-    return found, moved
+        renumbered[name] = value
+    return renumbered, moved
 
 
 def _diagnostics(draws: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:

@@ -103,17 +103,17 @@ def search(
     items = checked_items(classifier, x)
     names, number = numbered_labels(classifier, y, len(items))
     held_out = held_out_items(classifier, names, validation, items)
-    own = copied(classifier).to(device).double()
+    copy = copied(classifier).to(device).double()
     items, number = items.to(device).double().clone(), number.to(device)  # a clone: no inference tensor
-    scaling = _Scaling(own, items)
+    scaling = _Scaling(copy, items)
     rows: list[dict[str, float]] = []
     start = time.perf_counter()
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.from_numpy(flat).to(device).requires_grad_()
         weights = scaling.weights(free)
-        logits = torch.func.functional_call(own.network, weights, (items,))
-        value = nn.functional.cross_entropy(logits, number) - own.log_prior(weights) / len(items)
+        logits = torch.func.functional_call(copy.network, weights, (items,))
+        value = nn.functional.cross_entropy(logits, number) - copy.log_prior(weights) / len(items)
         (gradient,) = torch.autograd.grad(value, free)
         state["value"] = value.item()
         return state["value"], gradient.cpu().numpy()
@@ -123,28 +123,28 @@ def search(
         if held_out is not None:
             with torch.no_grad():
                 weights = scaling.weights(torch.from_numpy(flat).to(device))
-                table = torch.func.functional_call(own.network, weights, (held_out[0].to(device).double(),))
+                table = torch.func.functional_call(copy.network, weights, (held_out[0].to(device).double(),))
             row["validation_log_loss"] = float(nn.functional.cross_entropy(table, held_out[1].to(device)))
         rows.append({**row, "seconds": time.perf_counter() - start})
 
     state = {"value": math.nan}
     options = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": tol, "ftol": 0.0, "maxcor": 20}
     with _one_blas_thread():  # SciPy's own few numbers: a second thread would only spin
-        found = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
-    value, gradient = loss(found.x)
+        result = minimize(loss, scaling.free(), jac=True, method="L-BFGS-B", callback=note, options=options)
+    value, gradient = loss(result.x)
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss became {value}: scale x, or give a prior_scale")
     steepest = float(np.abs(gradient).max())
     converged = steepest <= max(tol, ROUNDING)
     with torch.no_grad():
-        weights = scaling.weights(torch.from_numpy(found.x).to(device))
-        logits = torch.func.functional_call(own.network, weights, (items,))
+        weights = scaling.weights(torch.from_numpy(result.x).to(device))
+        logits = torch.func.functional_call(copy.network, weights, (items,))
         right = logits.gather(1, number[:, None])
         other = logits.scatter(1, number[:, None], -math.inf).amax(1, keepdim=True)
-        separable = own.prior_scale is None and bool((right > other).all())
+        separable = copy.prior_scale is None and bool((right > other).all())
         classifier.rename(names)
-        for ours, theirs in zip(classifier.network.parameters(), weights.values(), strict=True):
-            ours.copy_(theirs)
+        for parameter, fitted in zip(classifier.network.parameters(), weights.values(), strict=True):
+            parameter.copy_(fitted)
     if separable:
         checks.warn(
             "the weights found classify every training item rightly, so that larger ones are always likelier: the "
@@ -153,9 +153,9 @@ def search(
         )
     elif not converged:
         checks.warn(
-            f"L-BFGS has not converged after {found.nit} iterations: the largest entry of the gradient is "
+            f"L-BFGS has not converged after {result.nit} iterations: the largest entry of the gradient is "
             f"{steepest:.2g} nats an item for standardised x; "
-            + ("raise max_iterations" if found.nit >= max_iterations else "centre and scale the columns of x")
+            + ("raise max_iterations" if result.nit >= max_iterations else "centre and scale the columns of x")
         )
     seconds = np.diff([0.0, *(row["seconds"] for row in rows)])
     rows = [{**row, "seconds": float(took)} for row, took in zip(rows, seconds, strict=True)]
@@ -225,14 +225,14 @@ class _Scaling:
 
     def weights(self, free: Tensor) -> dict[str, Tensor]:
         """The network's own weights, differentiable."""
-        found, start = {}, 0
+        weights, start = {}, 0
         for name, like in self.named.items():
-            found[name] = free[start : start + like.numel()].reshape(like.shape)
+            weights[name] = free[start : start + like.numel()].reshape(like.shape)
             start += like.numel()
         weight, bias = FIRST
-        found[weight] = found[weight] / self.sd
-        found[bias] = found[bias] - found[weight] @ self.mean
-        return found
+        weights[weight] = weights[weight] / self.sd
+        weights[bias] = weights[bias] - weights[weight] @ self.mean
+        return weights
 
 
 def _by_linearity(classifier: DiscriminativeClassifier) -> tuple[Method, ...]:

@@ -89,8 +89,8 @@ def climbed(
     progress: bool,
 ) -> History:
     """Raise the mixture's likelihood of the items of `x` to a maximum, in place."""
-    given = checks.array(x, "x")
-    checked = checked_items(pair, given).to(target)
+    x_given = checks.array(x, "x")
+    checked = checked_items(pair, x_given).to(target)
     items = checked.double()
     held_out = None
     if validation is not None:
@@ -103,19 +103,19 @@ def climbed(
         )
     with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
-        own = copied(pair).to(target).double()
-        labels = [_labels(own, checked, stream(seed, "k-means++", number)) for number in range(options.num_restarts)]
+        start = copied(pair).to(target).double()
+        labels = [_labels(start, checked, stream(seed, "k-means++", number)) for number in range(options.num_restarts)]
         goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
-        if own.components.floor is None:
-            present = [] if labels else [own.log_joint_table(items).softmax(-1)]
-            shares = chain(present, (one_hot(each, pair.num_components) for each in labels))
-            own.components.measure(checked.flatten(1), shares, go_on=goes_on)
+        if start.components.floor is None:
+            present = [] if labels else [start.log_joint_table(items).softmax(-1)]
+            shares = chain(present, (one_hot(labels_of_start, pair.num_components) for labels_of_start in labels))
+            start.components.measure(checked.flatten(1), shares, go_on=goes_on)
         starts, climbs = [], []
-        for each in [None] * goes_on + labels:
-            mixture = copy.deepcopy(own)
+        for labels_of_start in [None] * goes_on + labels:
+            mixture = copy.deepcopy(start)
             climb = _climb(mixture, items, held_out, bar)
-            if each is not None:
-                cluster = one_hot(each, pair.num_components)
+            if labels_of_start is not None:
+                cluster = one_hot(labels_of_start, pair.num_components)
                 if not bool(cluster.any(0).all()):  # a cluster of no items begins as all of them
                     climb.m_step(torch.full_like(cluster, 1 / pair.num_components, dtype=items.dtype))
                 climb.m_step(cluster)
@@ -125,23 +125,23 @@ def climbed(
         values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
         # of starts that end at one point, their components in another order, the first: rounding does not choose
         best = next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
-        found = climbs[best]
-        found.require_finite()
+        winner = climbs[best]
+        winner.require_finite()
         nearest = starts[best].log_joint_table(items).argmax(1)
         names = [f"component {k}" for k in range(pair.num_components)]
         width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
-        checks.require_held_in_groups(given, nearest, names, pair.logits.dtype, least=width)
-        checks.tell_of_rounding(given, checked, nearest, names, lambda: starts[best].components.conditional_scale)
+        checks.require_held_in_groups(x_given, nearest, names, pair.logits.dtype, least=width)
+        checks.tell_of_rounding(x_given, checked, nearest, names, lambda: starts[best].components.conditional_scale)
         pair.load_state_dict(starts[best].state_dict())
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
-    if found.value - kept > LOST:
+    if winner.value - kept > LOST:
         checks.warn(
-            f"in {pair.logits.dtype} the parameters lose {found.value - kept:.2g} nats an item: standardise x, or fit "
+            f"in {pair.logits.dtype} the parameters lose {winner.value - kept:.2g} nats an item: standardise x, or fit "
             "mixture.double()"
         )
-    if not found.converged:
-        warn_not_converged(len(found.rows), options.tol)
-    warn_of_floor(starts[best].components, found.held, items, names)
+    if not winner.converged:
+        warn_not_converged(len(winner.rows), options.tol)
+    warn_of_floor(starts[best].components, winner.held, items, names)
     config = {
         "method": "em",
         **asdict(options),
@@ -153,11 +153,11 @@ def climbed(
         "log_likelihoods": [climb.value for climb in climbs],
         "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
         "iterations": [len(climb.rows) for climb in climbs],
-        "converged": found.converged,
-        "floored_components": found.held.nonzero().flatten().tolist(),
+        "converged": winner.converged,
+        "floored_components": winner.held.nonzero().flatten().tolist(),
         **environment(target),
     }
-    return History.from_rows(found.rows, config)
+    return History.from_rows(winner.rows, config)
 
 
 @dataclass
@@ -230,8 +230,8 @@ def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
     flat = flat / torch.where(scale > 0, scale, math.inf)
     # alone, for scikit-learn limits BLAS to one thread and puts back what it found, which may be another's limit
     with exclusive(), hushed(ConvergenceWarning):  # fewer distinct items than clusters: one stays empty
-        found = KMeans(mixture.num_components, n_init=1, random_state=seed % 2**32).fit(flat.cpu().numpy())
-    return torch.from_numpy(found.labels_).long().to(x.device)
+        clusters = KMeans(mixture.num_components, n_init=1, random_state=seed % 2**32).fit(flat.cpu().numpy())
+    return torch.from_numpy(clusters.labels_).long().to(x.device)
 
 
 def warn_not_converged(iterations: int, tol: float) -> None:

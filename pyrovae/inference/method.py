@@ -83,6 +83,7 @@ class Method:
     title: ClassVar[str]
     belongs_to: ClassVar[str] = ""  # the class of pairs that it is for, as errors call it
     keeps_checkpoints: ClassVar[bool] = False
+    is_shown: ClassVar[bool] = True  # in the signature of fit; not where the options are those of other methods
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -35,6 +35,7 @@ class PerClass(MethodOfClasses):
     name: ClassVar[str] = "per_class"
     title: ClassVar[str] = "each density's own method"
     belongs_to: ClassVar[str] = "GenerativeClassifier"
+    is_shown: ClassVar[bool] = False
 
     handed_on: Mapping[str, Any] = field(default_factory=dict)
 

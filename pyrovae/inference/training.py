@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference import discriminative, em  # noqa: F401  # which state the methods of their pairs
-from pyrovae.inference.bayesian import SVIOfParameters
+from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
-from pyrovae.inference.per_class import PerClass
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
 from pyrovae.models.pair import Pair, as_module
@@ -145,7 +143,7 @@ def _signature() -> inspect.Signature:
     own = list(inspect.signature(fit).parameters.values())[:-1]
     defaults: dict[str, set[Any]] = {}
     for method in every_method():
-        if isinstance(method, PerClass | SVIOfParameters):  # whose options are those of other methods
+        if not method.is_shown:
             continue
         for name, value in options_of(method).items():
             defaults.setdefault(name, set()).add(value)

@@ -77,7 +77,7 @@ def mlp_ae(
 ) -> AE:
     """The autoencoder of `mlp_vae`'s networks; from one state of torch's generator both start from the same weights.
 
-    `likelihood` as in `mlp_vae`; None is `Normal(scale=0.626)`, the seed's squared error.
+    `likelihood` as in `mlp_vae`; None is `Normal(scale=0.626)`, the post's squared error.
 
     >>> import torch
     >>> from pyrovae import mlp_ae
@@ -99,9 +99,9 @@ def conv_ae(
     strides: Sequence[int] = (1, 2, 2, 1),
     likelihood: str | nn.Module | None = None,
 ) -> AE:
-    """The autoencoder of `conv_vae`'s networks; the seed's own model (Foster 2019, chapter 3).
+    """The autoencoder of `conv_vae`'s networks; the post's own model (Foster 2019, chapter 3).
 
-    `likelihood` as in `conv_vae`; None is `Normal(scale=0.626, link="sigmoid")`, the seed's squared error.
+    `likelihood` as in `conv_vae`; None is `Normal(scale=0.626, link="sigmoid")`, the post's squared error.
 
     >>> import torch
     >>> from pyrovae import conv_ae

@@ -135,15 +135,15 @@ class BayesianGaussianMixture(Listed):
         k, d = self.num_components, self.features
         median = like.new_full((), math.log(self.scale_median))
         batch, event = {"full": ([k], 1), "tied": ([], 1), "diagonal": ([k], 1), "spherical": ([k], 0)}[self.covariance]
-        found: dict[str, Any] = {
+        priors: dict[str, Any] = {
             "weights": dist.Dirichlet(like.new_full((k,), self.concentration)),
             "loc": dist.Normal(like.new_full((k, d), self.prior_loc), self.prior_scale).to_event(1),
             "scale": dist.LogNormal(median, self.scale_spread).expand([*batch, *[d] * event]).to_event(event),
         }
         if self.covariance in ("full", "tied") and d > 1:
-            law = dist.LKJCholesky(d, like.new_full((), self.correlation_concentration))
-            found["correlation"] = law.expand(batch)
-        return found
+            correlation = dist.LKJCholesky(d, like.new_full((), self.correlation_concentration))
+            priors["correlation"] = correlation.expand(batch)
+        return priors
 
     def model(self, x: Tensor | None = None, *, size: int = 1, total: int | None = None) -> Tensor:
         """p(parameters) prod_n p(component_n, x_n): observed where `x` is given, else `size` items from the prior.
@@ -186,17 +186,20 @@ class BayesianGaussianMixture(Listed):
 
         That is of the law's batch shape.
         """
-        found, start = {}, 0
+        parameters, start = {}, 0
         for name, law in self.priors(z).items():
             size, transform = _size(law), self._transform(name, law)
             shape = biject_to(law.support).inverse_shape(law.batch_shape + law.event_shape)
             part = z[..., start : start + size].reshape(*z.shape[:-1], *shape)
             value = transform(part)
             jacobian = transform.log_abs_det_jacobian(part, value)
-            own = z.ndim - 1 + len(law.batch_shape)
-            found[name] = value, -(jacobian.flatten(own).sum(-1) if jacobian.ndim > own else jacobian)
+            value_ndim = z.ndim - 1 + len(law.batch_shape)
+            parameters[name] = (
+                value,
+                -(jacobian.flatten(value_ndim).sum(-1) if jacobian.ndim > value_ndim else jacobian),
+            )
             start += size
-        return found
+        return parameters
 
     # draws of the parameters ------------------------------------------------------------------------
 

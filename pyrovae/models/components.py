@@ -127,16 +127,16 @@ class GaussianComponents(nn.Module):
     def num_parameters(self) -> int:
         """How many numbers are free."""
         k, d = self.num_components, self.features
-        own = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diagonal": k * d, "spherical": k}
-        return k * d + own[self.covariance]
+        free_covariances = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diagonal": k * d, "spherical": k}
+        return k * d + free_covariances[self.covariance]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x_n; loc_k, C_k): (N, features) to (N, K), in nats and float64; NaN is missing and integrated out."""
         if x.isnan().any():
-            found = torch.empty(len(x), self.num_components, dtype=torch.float64, device=x.device)
+            table = torch.empty(len(x), self.num_components, dtype=torch.float64, device=x.device)
             for rows, pattern in self.patterns(x):
-                found = found.index_copy(0, rows, pattern.log_prob())
-            return found
+                table = table.index_copy(0, rows, pattern.log_prob())
+            return table
         loc, diagonal = self.loc.double(), self.diagonal
         constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
         whiten = None if self.lower is None else _inverse(self.scale_tril)  # a product is faster than a solution a row
@@ -161,12 +161,16 @@ class GaussianComponents(nn.Module):
         flat, factor = component.flatten(), self.diagonal if self.lower is None else self.scale_tril
         with exclusive():
             noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
-        found = torch.empty_like(noise)
+        items = torch.empty_like(noise)
         for k in flat.unique():
-            here = flat == k
-            own = factor[0 if len(factor) == 1 else k]
-            found[here] = self.loc[k].double() + (noise[here] * own if self.lower is None else noise[here] @ own.mT)
-        return found.to(self.loc).unflatten(0, component.shape) if component.ndim else found[0].to(self.loc)
+            of_component = flat == k
+            component_factor = factor[0 if len(factor) == 1 else k]
+            items[of_component] = self.loc[k].double() + (
+                noise[of_component] * component_factor
+                if self.lower is None
+                else noise[of_component] @ component_factor.mT
+            )
+        return items.to(self.loc).unflatten(0, component.shape) if component.ndim else items[0].to(self.loc)
 
     @torch.no_grad()
     def assign(self, loc: Tensor, covariances: Tensor) -> None:
@@ -342,11 +346,11 @@ class Pattern:
     covariance: Tensor | None  # (K or 1, features, features), where it is no diagonal
 
     def __post_init__(self) -> None:
-        own = self.components
-        self.loc = own.loc.double()
+        components = self.components
+        self.loc = components.loc.double()
         self.dense = self.covariance is not None
         if self.covariance is None:
-            self.scale = own.diagonal.expand(own.num_components, own.features)
+            self.scale = components.diagonal.expand(components.num_components, components.features)
             self.solved = ((self.x - self.loc[:, None, self.seen]) / self.scale[:, None, self.seen]).mT
             self.log_scale = self.scale[:, self.seen].log().sum(-1)
             return
@@ -380,16 +384,16 @@ class Pattern:
 
         x_m + C_ms C_ss^-1 (x_seen - x_s) has the conditional law, without a factor of the conditional covariance.
         """
-        found = drawn[..., ~self.seen].clone()
+        missing = drawn[..., ~self.seen].clone()
         if not self.dense:
-            return found
+            return missing
         for k in component.unique():
             row = 0 if len(self.factor) == 1 else k
             short = (self.x - drawn[..., self.seen]).flatten(0, -2)
             moved = torch.cholesky_solve(short.mT, self.factor[row])
-            here = component == k
-            found[here] += (self.across[row] @ moved).mT.unflatten(0, component.shape)[here]
-        return found
+            of_component = component == k
+            missing[of_component] += (self.across[row] @ moved).mT.unflatten(0, component.shape)[of_component]
+        return missing
 
 
 class Densities(Protocol):
@@ -432,11 +436,11 @@ class Component(TorchDistribution):
 
 def _scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
     """sum_n w_n (x_n - c)(x_n - c)', (D, D)."""
-    found = x.new_zeros(x.shape[1], x.shape[1])
+    total = x.new_zeros(x.shape[1], x.shape[1])
     for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
         away = rows - centre
-        found.addmm_(away.mT, away * part[:, None])
-    return found
+        total.addmm_(away.mT, away * part[:, None])
+    return total
 
 
 def _squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
@@ -501,13 +505,13 @@ def _lifted(covariance: Tensor, floors: Tensor) -> Tensor:
     missing = (2 - 1 / value.clamp(min=0.5)).clamp(min=0.0)  # 1 - s where s < 1
     added = (vector * missing) @ vector.mT
     root = floors.sqrt()
-    found = covariance + added * root[:, None] * root
-    found = (found + found.mT) / 2
-    jitter = EPS * len(found)
-    while bool(torch.linalg.cholesky_ex(found).info):
-        found = found + (jitter * found.diagonal()).diag()
+    raised = covariance + added * root[:, None] * root
+    raised = (raised + raised.mT) / 2
+    jitter = EPS * len(raised)
+    while bool(torch.linalg.cholesky_ex(raised).info):
+        raised = raised + (jitter * raised.diagonal()).diag()
         jitter *= 10
-    return found
+    return raised
 
 
 def _scaled(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:

@@ -101,9 +101,9 @@ class _MixtureLaw(TorchDistribution):
     def variance(self) -> Tensor:
         w, loc = self.mixture.weights[:, None], self.mixture.components.loc
         factor = self.mixture.components.scale_tril
-        own = factor.square().sum(-1).to(loc)  # of each component, or of all
+        within = factor.square().sum(-1).to(loc)  # of each component, or of all
         mean = (w * loc).sum(0)
-        return ((w * (own + (loc - mean).square())).sum(0)).expand(*self.batch_shape, -1)
+        return ((w * (within + (loc - mean).square())).sum(0)).expand(*self.batch_shape, -1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -113,9 +113,9 @@ class _MixtureLaw(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         flat = value.reshape(-1, value.shape[-1])
-        found = self.mixture.log_joint_table(flat).logsumexp(-1).to(value)
+        log_density = self.mixture.log_joint_table(flat).logsumexp(-1).to(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        return found.reshape(value.shape[:-1]).expand(shape)
+        return log_density.reshape(value.shape[:-1]).expand(shape)
 
 
 def _numbers(name: str, value: Any) -> Tensor:

@@ -40,14 +40,14 @@ def checked_items(
     split of a data set. `first`: the number of the first, of items that are a part; None: they are all. `least` as for
     `checks.held`: what the spread of the items is by a fit, where a few that lie close together say too little of it.
     """
-    own = dtype_and_device(pair)[0]
+    pair_dtype = dtype_and_device(pair)[0]
     shape, start = tuple(pair.event_shape), first or 0
     given = checks.as_given(x, shape, name=name, missing=missing, first=start, hint=hint)
     allowed = support or support_of(pair)
     family = type(entries_of(pair)).__name__
     if allowed is not None:
         checks.support(given, allowed, family, name=name)
-    items = checks.held(given, own, name=name, whole=first is None, least=least)
-    if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(given.dtype, own):
+    items = checks.held(given, pair_dtype, name=name, whole=first is None, least=least)
+    if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(given.dtype, pair_dtype):
         checks.support_once_rounded(items, allowed, family, name=name)
-    return items if dtype in (None, own) else given.to(dtype)
+    return items if dtype in (None, pair_dtype) else given.to(dtype)

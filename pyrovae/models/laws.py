@@ -27,12 +27,12 @@ def as_pyro(law: Any) -> Any:
     is_torchs: bool = isinstance(law, torch.distributions.Distribution)
     if not is_torchs or isinstance(law, TorchDistributionMixin):
         return law
-    found: Any = copy.copy(law)
+    converted: Any = copy.copy(law)
     kind: Any = type(law)
-    found.__class__ = _pyro_class(kind)
+    converted.__class__ = _pyro_class(kind)
     if isinstance(law, torch.distributions.Independent):
-        found.base_dist = as_pyro(law.base_dist)
-    return found
+        converted.base_dist = as_pyro(law.base_dist)
+    return converted
 
 
 @cache

@@ -26,9 +26,9 @@ def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
     module, sizes = as_module(pair), []
     with Workspace(module, noise=Noise(0, x.device)).turn():
         for count in (1, 2):  # what grows with the number of codes
-            with seen(module) as found:
+            with seen(module) as watched:
                 particles(pair, x[:1], count)
-            sizes.append(found.sizes)
+            sizes.append(watched.sizes)
     return [two - one for one, two in zip(*sizes, strict=False)]
 
 
@@ -67,7 +67,7 @@ class Seen:
 def seen(module: nn.Module) -> Iterator[Seen]:
     """Watch the parts of a module as the body calls them; the answer is there after it."""
     sampling, answer = _Sampling(), Seen([], [])
-    found: dict[nn.Module, None] = {}
+    called: dict[nn.Module, None] = {}
 
     def enter(part: nn.Module, _: Any) -> None:
         sampling.active.append(part)
@@ -75,7 +75,7 @@ def seen(module: nn.Module) -> Iterator[Seen]:
     def leave(part: nn.Module, _: Any, output: Any) -> None:
         sampling.active.pop()
         if isinstance(output, Tensor):
-            found[part] = None
+            called[part] = None
             answer.sizes.append(output.numel())
 
     parts = [part for part in module.modules() if part is not module and not isinstance(part, torch.jit.ScriptModule)]
@@ -87,6 +87,6 @@ def seen(module: nn.Module) -> Iterator[Seen]:
     finally:
         for hook in hooks:
             hook.remove()
-    plain = [part for part in found if part not in sampling.found]
+    plain = [part for part in called if part not in sampling.found]
     inner = {part for whole in plain for part in whole.modules() if part is not whole}
     answer.networks = [part for part in plain if part not in inner]

@@ -304,14 +304,14 @@ class ConditionalMixture(TorchDistribution):
         with torch.no_grad(), exclusive():
             flat = self.x.flatten(1)
             k = dist.Categorical(self.responsibilities).sample((count,))
-            found = flat.expand(count, *flat.shape).clone()
+            items = flat.expand(count, *flat.shape).clone()
             for rows, pattern in self.mixture.components.patterns(flat):
-                own = k[:, rows]
-                joint = self.mixture.components.draw(own).double()
-                part = found[:, rows]
-                part[..., ~pattern.seen] = pattern.completed(joint, own).to(part)
-                found[:, rows] = part
-        return found.reshape(*sample_shape, *self.x.shape)
+                component = k[:, rows]
+                joint = self.mixture.components.draw(component).double()
+                completed = items[:, rows]
+                completed[..., ~pattern.seen] = pattern.completed(joint, component).to(completed)
+                items[:, rows] = completed
+        return items.reshape(*sample_shape, *self.x.shape)
 
     def log_prob(self, value: Any) -> Tensor:
         given = checks.array(value, "value")

@@ -217,7 +217,7 @@ def conv_vae(
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
 ) -> VAE:
-    """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the seed's network.
+    """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the post's network.
 
     (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
     as an image's is. Raises ValueError for another event shape and for sizes below 1.

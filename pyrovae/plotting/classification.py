@@ -61,10 +61,10 @@ def interval_curves(
     return titled(ax, title)
 
 
-def reliability_curve(found: Mapping[str, Any], *, ax: Axes | None = None, title: str | None = None) -> Axes:
+def reliability_curve(tables: Mapping[str, Any], *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """How often a class is right against the probability that it was given, with intervals; the diagonal is calibrated.
 
-    `found`: name to what `pyrovae.reliability` gives: "confidence", "accuracy", "lower" and "upper", each (B,). Raises
+    `tables`: name to what `pyrovae.reliability` gives: "confidence", "accuracy", "lower" and "upper", each (B,). Raises
     ValueError for no entries and values outside [0, 1].
 
     >>> from pyrovae.plotting import reliability_curve
@@ -72,17 +72,17 @@ def reliability_curve(found: Mapping[str, Any], *, ax: Axes | None = None, title
     >>> reliability_curve({"LDA": bins}).get_ylabel()
     'share that is right'
     """
-    if not found:
-        raise ValueError("found is empty: expected a dict of name to reliability(...)")
+    if not tables:
+        raise ValueError("tables is empty: expected a dict of name to reliability(...)")
     ax = new_axes(ax, (4.4, 4.2))
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, zorder=1)
-    for i, (name, bins) in enumerate(found.items()):
-        x = vector(f"found[{name!r}]['confidence']", bins["confidence"])
+    for i, (name, bins) in enumerate(tables.items()):
+        x = vector(f"tables[{name!r}]['confidence']", bins["confidence"])
         names = ("accuracy", "lower", "upper")
-        columns = [vector(f"found[{name!r}][{c!r}]", bins[c], len(x), of="confidence") for c in names]
+        columns = [vector(f"tables[{name!r}][{c!r}]", bins[c], len(x), of="confidence") for c in names]
         for column in (x, *columns):
             if column.min() < 0 or column.max() > 1:
-                raise ValueError(f"found[{name!r}] must lie in [0, 1], got {column.min():g} to {column.max():g}")
+                raise ValueError(f"tables[{name!r}] must lie in [0, 1], got {column.min():g} to {column.max():g}")
         value, low, high = columns
         bars = [(value - low).clip(min=0), (high - value).clip(min=0)]
         # no lines between bins: those of few items would draw the eye

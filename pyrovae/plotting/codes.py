@@ -63,7 +63,7 @@ def box_grid(codes: Any, n: int = 10, quantiles: tuple[float, float] = (0.005, 0
 
 
 def post_ae_grid() -> np.ndarray:
-    """The grid the seed post decoded with its AE: linspace(-5, 10) by linspace(-5, 6), 10 x 10.
+    """The grid that the post decoded with its AE: linspace(-5, 10) by linspace(-5, 6), 10 x 10.
 
     Shape (100, 2), in the order of `normal_quantile_grid`.
 

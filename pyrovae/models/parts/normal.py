@@ -22,7 +22,7 @@ class Normal(nn.Module):
     """Real values with one scale for all of them: fixed at `scale`, or learned from `initial_scale` where it is None.
 
     A learned scale is floor + exp(log_scale), so the likelihood is bounded however well the items are fitted. `link`
-    "sigmoid" keeps the mean in [0, 1], as the seed's decoder does. Scale 0.626 with squared error SSE gives
+    "sigmoid" keeps the mean in [0, 1], as the post's decoder does. Scale 0.626 with squared error SSE gives
     SSE / (2 * 0.392) + constant: 1,000 times the mean squared error of 784 pixels.
 
     >>> import torch
