@@ -22,6 +22,7 @@ import pyrovae
 from pyrovae.compile.function import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT, pays
 from pyrovae.inference.steps import CompiledFitStep, EagerStep, with_bf16
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.optimizer import OptimizerChoice
 from pyrovae.inference.svi.run import PosteriorCollapseWarning, _require_ties_last
 from pyrovae.models.pair import seen
 
@@ -43,6 +44,10 @@ def quiet_fit(model, x=SOME, *args, **options):
 
 def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def adam(learning_rate):
+    return OptimizerChoice.of("adam", learning_rate)
 
 
 def labels():
@@ -196,14 +201,16 @@ def test_either_step_ends_where_a_gradients_square_does(size, sound, interpreted
         module = nn.Linear(2, 3)
         named = dict(module.named_parameters())
         loss = lambda x, n, module=module: (x * module.weight).sum()  # noqa: E731
-        step = EagerStep(loss, named, 0.1) if make is EagerStep else CompiledFitStep(loss, module, named, 0.1)
+        step = (
+            EagerStep(loss, named, adam(0.1)) if make is EagerStep else CompiledFitStep(loss, module, named, adam(0.1))
+        )
         x = torch.zeros(2)
         if make is CompiledFitStep:
             step.prepare(x, 3)
-        step(0.1, x, 3)
+        step(1.0, x, 3)
         x = torch.tensor([0.0, size])
         before = weights(module)
-        step(0.1, x, 3)
+        step(1.0, x, 3)
         assert step.sound is sound and step.taken == 1 + sound
         assert torch.equal(weights(module), before) is not sound
 
@@ -245,13 +252,15 @@ def by_hand(vae, x, epochs, rate):
         found_inf = None
 
         def __init__(self, loss, named, *_):
-            self.eager = EagerStep(loss, {name: p.detach().clone().requires_grad_() for name, p in named.items()}, rate)
+            self.eager = EagerStep(
+                loss, {name: p.detach().clone().requires_grad_() for name, p in named.items()}, adam(rate)
+            )
             self.loss = loss
 
         def __getattr__(self, name):
             return getattr(self.eager, name)
 
-        def __call__(self, rate, *args):
+        def __call__(self, factor, *args):
             optimizer.zero_grad()
             loss = self.loss(*args)
             loss.backward()
@@ -314,7 +323,7 @@ def test_kernels_of_one_group_write_to_no_memory_twice():
     whole = torch.randn(6)
     named = {"a": whole, "b": whole[:3], "c": torch.ones(2), "d": whole[2:4], "e": whole[3:]}
     named = {name: nn.Parameter(p) for name, p in named.items()}
-    step = EagerStep(lambda: None, named, 0.1)
+    step = EagerStep(lambda: None, named, adam(0.1))
     assert step.order == ["a", "c", "b", "d", "e"]  # each after those that it meets
     assert [len(group["params"]) for group in step.optimizer.param_groups] == [2, 1, 1, 1]
 
@@ -345,14 +354,14 @@ def test_parameters_of_two_kinds_are_summed_over_processes():
         named, summed = dict(two.named_parameters()), []
         reduce = lambda flat, summed=summed: summed.append(flat.dtype)  # noqa: E731
         step = (
-            CompiledFitStep(loss, two, named, 0.1, reduce)
+            CompiledFitStep(loss, two, named, adam(0.1), reduce)
             if make is CompiledFitStep
-            else EagerStep(loss, named, 0.1, reduce)
+            else EagerStep(loss, named, adam(0.1), reduce)
         )
         x = torch.arange(3.0)
         if make is CompiledFitStep:
             step.prepare(x, 3)
-        losses = [float(step(0.1, x, 3)) for _ in range(5)]
+        losses = [float(step(1.0, x, 3)) for _ in range(5)]
         assert summed == [torch.float64] * 5
         found.append((losses, two.a.tolist(), two.b.tolist()))
     for one, other in zip(*found, strict=True):
@@ -733,8 +742,8 @@ def test_the_default_dtype_changes_no_digit(dtype):
 
 def test_more_updates_are_counted_than_float32_counts():
     pair = pyrovae.linear_vae(3, 1)
-    step = EagerStep(lambda x: pair.decode(x).square().sum(), dict(pair.likelihood.named_parameters()), 1e-3)
-    step(1e-3, torch.zeros(2, 1))
+    step = EagerStep(lambda x: pair.decode(x).square().sum(), dict(pair.likelihood.named_parameters()), adam(1e-3))
+    step(1.0, torch.zeros(2, 1))
     step.count.fill_(2**24)
-    step(1e-3, torch.zeros(2, 1))
+    step(1.0, torch.zeros(2, 1))
     assert step.taken == 2**24 + 1

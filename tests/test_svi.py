@@ -172,7 +172,7 @@ class TestSchedules:
 
     def test_the_cosine_ends_near_nothing(self):
         plan = self.plan(schedule="cosine")
-        rates = [plan.rate(step, 60) for step in range(60)]
+        rates = [plan.learning_rate * plan.factor(step, 60) for step in range(60)]
         assert rates[0] == 0.1
         assert rates[30] == pytest.approx(0.05)
         assert 0 < rates[-1] < 1e-4

@@ -8,7 +8,7 @@ import pyro.optim.clipped_adam
 import torch
 from torch import Tensor
 
-__all__ = ["Rule", "register_rule", "rule_of", "ruled"]
+__all__ = ["Rule", "kinds_by_name", "register_rule", "rule_of", "ruled"]
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -154,8 +154,31 @@ _RULES: dict[type[torch.optim.Optimizer], Rule] = {}
 
 
 def register_rule(rule: Rule) -> None:
-    """Let compiled steps take the optimiser `rule.kind`, as a Pyro optimiser of that class."""
+    """Let compiled steps take the optimiser `rule.kind`, also by its class's name: `fit(..., optimizer="adam")`.
+
+    A rule of a class of the same qualified name takes the place of an earlier one; ValueError for another class whose
+    name is taken. CompiledSVI takes it as a Pyro optimiser of the class.
+    """
+    for kind in list(_RULES):
+        if kind.__name__.lower() != rule.kind.__name__.lower() or kind is rule.kind:
+            continue
+        if (kind.__module__, kind.__qualname__) != (rule.kind.__module__, rule.kind.__qualname__):
+            raise ValueError(
+                f"the name {kind.__name__.lower()!r} is taken by {kind.__module__}.{kind.__qualname__}: give "
+                f"{rule.kind.__module__}.{rule.kind.__qualname__} another"
+            )
+        del _RULES[kind]  # that of an earlier run of the same notebook cell
     _RULES[rule.kind] = rule
+
+
+def kinds_by_name() -> dict[str, type[torch.optim.Optimizer]]:
+    """The classes of optimisers that have a rule, by their names in small letters, as `fit(optimizer=...)` takes them.
+
+    >>> from pyrovae.compile.optimizers import kinds_by_name
+    >>> kinds_by_name()["adamw"].__name__
+    'AdamW'
+    """
+    return {kind.__name__.lower(): kind for kind in _RULES}
 
 
 def rule_of(kind: Any) -> Rule | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.compile.clipping import clip_factor, global_norm
 from pyrovae.compile.saved_states import (
     REFUSED,
     Row,
@@ -36,6 +37,7 @@ class Updates:
     Attributes:
         source: where its options come from, and an earlier state of it.
         rule: the optimiser's formulas.
+        clip_norm: the largest norm of all gradients of a step together; None where they are as they come.
         optimizer: the torch optimiser that holds groups and state, so that their layout is torch's own; None before a
             first step.
         named: the parameters by name.
@@ -44,8 +46,8 @@ class Updates:
         sound: whether all losses and gradients so far were finite, a bool scalar.
     """
 
-    def __init__(self, source: OptimizerSource) -> None:
-        self.source, self.rule = source, source.rule
+    def __init__(self, source: OptimizerSource, clip_norm: float | None = None) -> None:
+        self.source, self.rule, self.clip_norm = source, source.rule, clip_norm
         self.named: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps: dict[Tensor, Tensor] = {}
@@ -208,6 +210,10 @@ class Updates:
             if g is not None:
                 square = g.to(torch.promote_types(g.dtype, torch.float32)).square()  # as Adam's floor takes it
                 sound = sound & square.sum().isfinite()
+        if self.clip_norm is not None:
+            norm = global_norm([g for g in gradients if g is not None])
+            sound, factor = sound & norm.isfinite(), clip_factor(norm, self.clip_norm)
+            gradients = [None if g is None else g * factor.to(g.dtype) for g in gradients]
         divided = self._members(params)
         present = {number for number, _ in divided}  # a rate decays in the steps that its parameters are in
         rates = [

@@ -1,9 +1,10 @@
-"""One step of `fit`, loss, gradients and Adam: eagerly or as one compiled graph, in float32 or with bf16 networks."""
+"""One step of `fit`, loss, gradients and update: eagerly or as one compiled graph, in float32 or with bf16 networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,46 +12,69 @@ from torch import Tensor, nn
 
 from pyrovae.argument_checks import argument_checks
 from pyrovae.compile.aliases import is_dense, overlap, overlapping
+from pyrovae.compile.clipping import clip_factor, global_norm
 from pyrovae.compile.errors import CaptureError, other_draws
+from pyrovae.compile.optimizers import rule_of, ruled
+from pyrovae.compile.saved_states import REFUSED
 from pyrovae.compile.sources import FixedOptions
 from pyrovae.compile.step import CompiledStep
 from pyrovae.compile.unrepeatable import no_foreign_draws
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.watching import watched
+from pyrovae.inference.svi.optimizer import HOW, OptimizerChoice
 from pyrovae.models.pair import settings
 from pyrovae.seeding import generators
 
-__all__ = ["CompiledFitStep", "EagerStep", "with_bf16"]
+__all__ = ["CompiledFitStep", "EagerStep", "copied_state", "with_bf16"]
 
 Loss = Callable[..., Tensor]
 Reduce = Callable[[Tensor], Any]  # the sum over processes, in place
 
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which take no step where they are told of infinity
+
+
 class EagerStep:
-    """A step as torch runs it. What is not finite freezes parameters and state from there on."""
+    """A step as torch runs it. What is not finite freezes parameters and state from there on.
+
+    `clip_norm` is the largest norm of all gradients together, after they are summed over processes.
+    """
 
     compiles = replays = 0
 
     def __init__(
-        self, loss: Loss, named: Mapping[str, Tensor], learning_rate: float, reduce: Reduce | None = None
+        self,
+        loss: Loss,
+        named: Mapping[str, Tensor],
+        choice: OptimizerChoice,
+        reduce: Reduce | None = None,
+        clip_norm: float | None = None,
     ) -> None:
-        _require_dense(named)
-        groups = _apart(named)
-        self.loss, self.reduce = loss, reduce
-        self.order = [name for group in groups for name in group]
+        self.loss, self.reduce, self.clip_norm = loss, reduce, clip_norm
+        self.is_fused = _is_fused(choice)
+        if self.is_fused:
+            _require_dense(named)
+        self.order: list[str] = []
+        groups: list[dict[str, Any]] = []
+        for names, options in choice.groups(named):
+            for apart in _apart({name: named[name] for name in names}):
+                self.order += apart
+                groups.append({"params": [named[name] for name in apart], **options})
         self.parameters = [named[name] for name in self.order]
-        each = [{"params": [named[name] for name in group]} for group in groups]
-        self.optimizer = torch.optim.Adam(each, lr=learning_rate, fused=True)
-        # float32 whatever torch's default is: a fused Adam takes no other
+        self.rates = [float(group["lr"]) for group in groups]
+        how = {"fused": True} if self.is_fused else {}
+        self.optimizer = choice.kind(groups, lr=choice.learning_rate, **how)
+        # float32 whatever torch's default is: a fused update takes no other
         self.broken = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
-        self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # by which a fused Adam takes no step
+        if self.is_fused:  # by which it takes no step
+            self.optimizer.found_inf = self.broken
         self.checked = False
         self.count = torch.zeros((), dtype=torch.float64, device=self.broken.device)  # of updates
 
-    def __call__(self, rate: float, *args: Any) -> Tensor:
-        """The loss before the step, a tensor that nobody has waited for."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def __call__(self, factor: float, *args: Any) -> Tensor:
+        """The loss before the step, a tensor that nobody has waited for; `factor` is that of the learning rates."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
         # Pyro's checks cost 0.6 ms a step and see on the first what they would see on any
         with argument_checks(not self.checked):
@@ -62,9 +86,15 @@ class EagerStep:
             loss = self._summed(loss)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         finite = torch.stack([*torch._foreach_norm(gradients), loss]).isfinite().all()
+        if self.clip_norm is not None and gradients:
+            norm = global_norm(gradients)
+            finite &= norm.isfinite()
+            scale = clip_factor(norm, self.clip_norm)
+            torch._foreach_mul_(gradients, [scale.to(g.dtype) for g in gradients])
         self.broken.logical_or_(~finite)
         self.count += 1 - self.broken
-        self.optimizer.step()
+        if self.is_fused or not self.broken:
+            self.optimizer.step()
         return loss
 
     def _summed(self, loss: Tensor) -> Tensor:
@@ -75,7 +105,9 @@ class EagerStep:
         self.reduce(flat)
         *parts, total = flat.split([*(g.numel() for g in grads), 1])
         for p, part in zip(self.parameters, parts, strict=True):
-            p.grad = torch.empty_like(p).copy_(part.view_as(p))  # in p's own order in memory, which a fused Adam takes
+            p.grad = torch.empty_like(p).copy_(
+                part.view_as(p)
+            )  # in p's own order in memory, which a fused update takes
         return total[0].clone()
 
     @property
@@ -89,10 +121,10 @@ class EagerStep:
         return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's, a copy."""
-        found = self.optimizer.state_dict()
-        found["state"] = {i: {k: v.clone() for k, v in own.items()} for i, own in found["state"].items()}
-        return found
+        """The optimiser's, a copy."""
+        saved = self.optimizer.state_dict()
+        saved["state"] = {number: copied_state(state) for number, state in saved["state"].items()}
+        return saved
 
     def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
         """Go on from a state after so many updates, as sound."""
@@ -101,8 +133,19 @@ class EagerStep:
         self.count.fill_(taken)
 
 
+def _is_fused(choice: OptimizerChoice) -> bool:
+    """Whether one kernel updates all parameters of a group: where nobody has asked for another way."""
+    asked_otherwise = choice.options.get("fused") is False or choice.options.get("foreach")
+    return choice.kind in FUSED and not asked_otherwise and not choice.options.get("capturable")
+
+
+def copied_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimiser has of one parameter, copied: tensors and numbers."""
+    return {kind: value.clone() if isinstance(value, Tensor) else deepcopy(value) for kind, value in state.items()}
+
+
 def _require_dense(named: Mapping[str, Tensor]) -> None:
-    """Refuse parameters with gaps in memory: a fused Adam takes them for dense, and writes to the gaps."""
+    """Refuse parameters with gaps in memory: a fused update takes them for dense, and writes to the gaps."""
     for name, p in named.items():
         if not is_dense(p):
             raise ValueError(
@@ -114,7 +157,7 @@ def _require_dense(named: Mapping[str, Tensor]) -> None:
 def _apart(named: Mapping[str, Tensor]) -> list[list[str]]:
     """The names in groups of parameters that share no memory, those that do in their order in groups that follow.
 
-    A fused Adam updates a group by kernels that may run at once, of which one would undo what another wrote.
+    A fused optimiser updates a group by kernels that may run at once, of which one would undo what another wrote.
     """
     names = list(named)
     tied = {names[i] for group in overlapping(list(named.values())) for i in group}
@@ -132,6 +175,7 @@ class CompiledFitStep:
     """The same step as one graph: rounding differs, and nothing else.
 
     A batch of another size than the first's is an epoch's last: its graph runs uncompiled, operation by operation.
+    Raises CaptureError for an optimiser, or an option of one, that no rule of `pyrovae.compile.optimizers` has.
     """
 
     def __init__(
@@ -139,12 +183,15 @@ class CompiledFitStep:
         loss: Loss,
         module: nn.Module,
         named: Mapping[str, Tensor],
-        learning_rate: float,
+        choice: OptimizerChoice,
         reduce: Reduce | None = None,
+        clip_norm: float | None = None,
     ) -> None:
         self.named, self.module = dict(named), module
         self.count = torch.zeros((), dtype=torch.float64, device=next(iter(named.values())).device)  # of updates
-        self.updates = Updates(FixedOptions(torch.optim.Adam, {id(p): {"lr": learning_rate} for p in named.values()}))
+        options = _options_by_parameter(choice, named)
+        self.rates = {parameter: each["lr"] for parameter, each in options.items()}
+        self.updates = Updates(FixedOptions(choice.kind, options), clip_norm)
         functions = [getattr(module, name) for name in ("model", "guide") if hasattr(module, name)]
         self.step = CompiledStep(loss, (module, *functions), self.updates, self._set_up, reduce=reduce)
         self.checked = False
@@ -154,11 +201,11 @@ class CompiledFitStep:
         self.step.prepared(_as_tensors(args), {})
         self.size = args[-1]  # of whole batches
 
-    def __call__(self, rate: float, *args: Any) -> Tensor:
-        """The loss before the step, a tensor that nobody has waited for."""
+    def __call__(self, factor: float, *args: Any) -> Tensor:
+        """The loss before the step, a tensor that nobody has waited for; `factor` is that of the learning rates."""
         take = self.step.prepared(_as_tensors(args), {}, interpret=args[-1] != self.size)
         for group in self.updates.groups:
-            group["lr"] = rate
+            group["lr"] = self.rates[id(group["params"][0])] * factor
         loss = take()
         self.count += self.updates.sound
         return loss
@@ -202,13 +249,33 @@ class CompiledFitStep:
         return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's, a copy."""
+        """The optimiser's, a copy."""
         return self.updates.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
         """Go on from a state after so many updates, as sound."""
         self.updates.load_state_dict(state)
         self.count.fill_(taken)
+
+
+def _options_by_parameter(choice: OptimizerChoice, named: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
+    """Each parameter's options, by its identity; CaptureError for what a compiled step does not know."""
+    if rule_of(choice.kind) is None:
+        raise CaptureError(
+            f"a compiled step has no rule for {choice.kind.__name__}: take {', '.join(ruled())}, or state one by "
+            "pyrovae.compile.optimizers.register_rule, or take compile=False"
+        )
+    by_parameter: dict[int, dict[str, Any]] = {}
+    for names, options in choice.groups(named):
+        for refused in REFUSED:
+            if options.get(refused):
+                raise CaptureError(
+                    f"{refused}={options[refused]!r} of the optimizer is not known to a compiled step: leave it out, "
+                    "or take compile=False"
+                )
+        known = {name: value for name, value in options.items() if name not in HOW}
+        by_parameter |= {id(named[name]): known for name in names}
+    return by_parameter
 
 
 def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:

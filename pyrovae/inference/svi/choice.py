@@ -37,8 +37,9 @@ def chosen_step(
     may = not sites.enumerates and dtype_and_device(loop.pair)[0] != torch.float16
     free = plan.compile == "auto" and before is None
     if plan.compile is True or before or (free and may and pays(steps, work)):
-        step, failed = CompiledFitStep(loop.loss.pure, loop.module, named, plan.learning_rate, reduce), None
+        failed = None
         try:
+            step = CompiledFitStep(loop.loss.pure, loop.module, named, plan.optimizer, reduce, plan.clip_norm)
             given = loop.given(*next(loop.batches(0)))
             with loop.workspace(loop.noise(0), training=True).turn(), loop.precision():
                 step.prepare(*given)
@@ -51,4 +52,4 @@ def chosen_step(
             raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
         if loop.ranks.is_first:
             log.warning("fit runs eagerly%s: %s", ", and rounds otherwise than before" if before else "", reasons[0])
-    return EagerStep(loop.loss, named, plan.learning_rate, reduce)
+    return EagerStep(loop.loss, named, plan.optimizer, reduce, plan.clip_norm)

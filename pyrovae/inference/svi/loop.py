@@ -133,7 +133,7 @@ class Loop:
         row = {
             "loss": float(losses @ sizes) / len(self.source),
             "beta": plan.weight(last, self.steps_per_epoch),
-            "learning_rate": plan.rate(last, plan.epochs * self.steps_per_epoch),
+            "learning_rate": plan.learning_rate * plan.factor(last, plan.epochs * self.steps_per_epoch),
             "seconds": seconds,
         }
         if self.held_out is not None:
@@ -184,8 +184,8 @@ class Loop:
         """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
-        rate = self.plan.rate(self.taken, self.plan.epochs * self.steps_per_epoch)
-        loss = self.take(rate, *self.given(x, y))
+        factor = self.plan.factor(self.taken, self.plan.epochs * self.steps_per_epoch)
+        loss = self.take(factor, *self.given(x, y))
         self.taken += 1
         return loss
 

@@ -12,15 +12,16 @@ import torch
 from pyrovae import checks
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.svi.optimizer import OptimizerChoice
 from pyrovae.inference.svi.run import run
-from pyrovae.models.pair import Pair, dtype_and_device
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["SVI", "Plan"]
 
 
 @dataclass(frozen=True)
 class SVI(Method):
-    """Stochastic variational inference: the negative ELBO is minimised by Adam, batch by batch.
+    """Stochastic variational inference: the negative ELBO is lowered step by step, a batch in each.
 
     The loss is E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], by Pyro's Trace_ELBO, in nats per item, or with
     `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8). A discrete
@@ -29,7 +30,17 @@ class SVI(Method):
     Args:
         epochs: passes over the items. No item is dropped from the last batch.
         batch_size: items in a step; None takes all of them at once.
-        learning_rate: Adam's.
+        learning_rate: the optimiser's, where it does not state its own lr. Both are an error, unless they are equal or
+            this is left at its default.
+        optimizer: "adam", "adamw", "sgd" or "clippedadam" with their default options; a class of torch's or a
+            functools.partial of one, `partial(torch.optim.AdamW, weight_decay=0.1)`; Pyro's own,
+            `pyro.optim.AdamW({"weight_decay": 0.1})`; or torch's object over the pair's trained parameters and no
+            others, whose groups may have options of their own and which takes no step itself. Each fit begins with a
+            new one. Those four can be compiled, and what `pyrovae.compile.optimizers.register_rule` adds; others run
+            eagerly.
+        clip_norm: all gradients of a step are multiplied by min(1, clip_norm / (norm + 1e-6)), where norm is the square
+            root of the sum of their entries' squares, in float32 at least, over all parameters (and after the sum over
+            processes), as by `torch.nn.utils.clip_grad_norm_`. None leaves them as they are.
         schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
         objective: "elbo" or "iwae".
         num_particles: draws per item; None takes 1 for the ELBO and 5 for the importance-weighted bound.
@@ -40,14 +51,15 @@ class SVI(Method):
         compile: take each step, from loss to update, as one compiled graph: rounding differs, and nothing else.
             "auto" does so where steps and shapes say that it saves more than half a minute
             (`pyrovae.compile.function.pays`), and runs eagerly, with a line in the log, without a C++ compiler or for a
-            pair that cannot be one graph. True raises CompilerError or CaptureError then, with everything as it was.
+            pair or an optimiser that cannot be one graph. True raises CompilerError or CaptureError then, with
+            everything as it was.
         precision: "bf16" lets networks, the outermost parts that turn tensors into a tensor, compute in bfloat16 while
             they train; parameters, densities and validation stay in float32.
 
     Raises ValueError or TypeError for an option that is not one of these.
 
     >>> from pyrovae.methods import SVI
-    >>> SVI(epochs=50).epochs
+    >>> SVI(epochs=50, optimizer="adamw", clip_norm=10.0).epochs
     50
     """
 
@@ -58,6 +70,8 @@ class SVI(Method):
     epochs: int = 20
     batch_size: int | None = 256
     learning_rate: float = 1e-3
+    optimizer: Any = "adam"
+    clip_norm: float | None = None
     schedule: Literal["constant", "cosine"] = "constant"
     objective: Literal["elbo", "iwae"] = "elbo"
     num_particles: int | None = None
@@ -76,6 +90,7 @@ class SVI(Method):
             "epochs": checks.whole("epochs", self.epochs),
             "batch_size": None if self.batch_size is None else checks.whole("batch_size", self.batch_size),
             "learning_rate": checks.positive("learning_rate", self.learning_rate),
+            "clip_norm": None if self.clip_norm is None else checks.positive("clip_norm", self.clip_norm),
             "schedule": checks.choice("schedule", self.schedule, ("constant", "cosine")),
             "objective": checks.choice("objective", self.objective, ("elbo", "iwae")),
             "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
@@ -87,8 +102,14 @@ class SVI(Method):
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        self.optimizer_choice()
         if self.objective == "iwae" and (self.beta != 1 or self.warmup):
             raise ValueError("objective='iwae' has no KL term to weigh: leave beta at 1 and warmup at 0")
+
+    def optimizer_choice(self) -> OptimizerChoice:
+        """The optimiser with its options and learning rate; ValueError or TypeError for what is none."""
+        is_default = self.learning_rate == type(self).learning_rate
+        return OptimizerChoice.of(self.optimizer, self.learning_rate, is_default=is_default)
 
     def run(self, task: Task) -> History:
         """Train the pair in place, from where its parameters, or a checkpoint, are."""
@@ -102,6 +123,9 @@ class SVI(Method):
     def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
         """The options as a run of this pair on these items takes them."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SVI)}
+        choice = self.optimizer_choice()
+        choice.groups({name: p for name, p in as_module(pair).named_parameters() if p.requires_grad})
+        options |= {"optimizer": choice, "learning_rate": choice.learning_rate}
         if self.batch_size is None:
             options["batch_size"] = len(x)
         if self.num_particles is None:
@@ -117,19 +141,27 @@ class SVI(Method):
         return Plan(**options, seed=seed)
 
 
+ADAM = OptimizerChoice.of("adam", SVI.learning_rate)
+
+
 @dataclass(frozen=True)
 class Plan(SVI):
     """The options of one run: those that depend on the pair and the items are filled in."""
 
     batch_size: int = 256
     num_particles: int = 1
+    optimizer: OptimizerChoice = ADAM
     seed: int = 0
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step 0..steps-1."""
+    def in_words(self) -> dict[str, Any]:
+        """The options by name, those that are objects in words: what a history and a checkpoint say of the run."""
+        return {**vars(self), "optimizer": str(self.optimizer)}
+
+    def factor(self, step: int, steps: int) -> float:
+        """By what the learning rate of step 0..steps-1 is multiplied."""
         if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def weight(self, step: int, steps_per_epoch: int) -> float:
         """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.compile.aliases import is_writable, same_values
+from pyrovae.compile.optimizers import rule_of
 from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.environment import differences, environment
 from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import CompiledFitStep
+from pyrovae.inference.svi.optimizer import defaults_of
 from pyrovae.models.pair import settings
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Resume"]
 
 log = logging.getLogger(__name__)
+
+STATE = "optimizer."  # before a parameter's name and the kind of state, in the name of a tensor
 
 
 class Resume:
@@ -45,11 +49,16 @@ class Resume:
             raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
         if run is None:
             return None
-        facts, _, tensors = run
+        facts, weights, tensors = run
+        # as versions that had Adam alone called it
+        tensors = {f"{STATE}{name[5:]}" if name.startswith("adam.") else name: t for name, t in tensors.items()}
         free = {"compile"} if loop.plan.compile == "auto" else set()
         free |= set() if loop.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
-        here = {name: value for name, value in vars(loop.plan).items() if name not in free} | self._agreed()
-        before = facts["asked"] | {name: facts[name] for name in self._agreed()} | {"compile": facts["compiled"]}
+        plan = loop.plan.in_words()
+        here = {name: value for name, value in plan.items() if name not in free} | self._agreed()
+        # an option that was not there yet had its default
+        before = type(loop.plan)().in_words() | facts["asked"]
+        before |= {name: facts[name] for name in self._agreed()} | {"compile": facts["compiled"]}
         unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in here.items() if before.get(k) != v]
         if unlike:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
@@ -60,7 +69,7 @@ class Resume:
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
         self._refuse_other_tensors(tensors)
         self._warn_of_differences(facts)
-        return run
+        return facts, weights, tensors
 
     def _agreed(self) -> dict[str, Any]:
         """What a run that goes on has in common with the one before, beside the plan."""
@@ -80,9 +89,12 @@ class Resume:
         named = {name: p for name, p in loop.module.named_parameters() if p.requires_grad}
         expected = {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
         expected |= {f"good.{i}": t for i, t in enumerate(loop.kept)}
-        for name, p in named.items():
-            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
-                expected |= {f"adam.{name}.exp_avg": p, f"adam.{name}.exp_avg_sq": p}
+        rule = rule_of(loop.plan.optimizer.kind)
+        for group in loop.plan.optimizer.groups(named):
+            kinds = () if rule is None else rule.state_of({**defaults_of(rule.kind), **group.options})
+            for name in group.names:
+                if name in optimizer_states(tensors):  # one that no gradient has reached has no state
+                    expected |= {f"{STATE}{name}.{kind}": named[name] for kind in kinds}
         if any(name.startswith("best.") for name in tensors):
             expected |= {f"best.{name}": t for name, t in loop.module.state_dict().items()}
         for name, ours in expected.items():
@@ -122,19 +134,24 @@ class Resume:
         loop.rows, loop.best = facts["rows"], (facts["best"][0], facts["best"][1])
         loop.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
         loop.taken = len(loop.rows) * loop.steps_per_epoch
-        loop.take.load_state_dict(self._adams(tensors), loop.taken)
+        loop.take.load_state_dict(self._optimizer_state(facts, tensors), loop.taken)
         loop.take.checked = True  # on the first step of all
 
-    def _adams(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Adam's state from an earlier run's tensors, each in its parameter's order in memory."""
+    def _optimizer_state(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The optimiser's state from an earlier run's, each tensor in its parameter's order in memory."""
         loop = self.loop
-        state, named = loop.take.state_dict(), dict(loop.module.named_parameters())
-        for i, name in enumerate(loop.take.order):
-            if f"adam.{name}.step" in tensors:  # a parameter that no gradient has reached has no state
-                own = {kind: torch.empty_like(named[name]).detach() for kind in ("exp_avg", "exp_avg_sq")}
-                moments = {kind: value.copy_(tensors[f"adam.{name}.{kind}"]) for kind, value in own.items()}
-                state["state"][i] = {"step": tensors[f"adam.{name}.step"], **moments}
-        return state
+        saved, named = loop.take.state_dict(), dict(loop.module.named_parameters())
+        states, numbers = optimizer_states(tensors), facts.get("optimizer_numbers", {})
+        for number, name in enumerate(loop.take.order):
+            if name not in states and name not in numbers:  # one that no gradient has reached has no state
+                continue
+            state = dict(numbers.get(name, {}))
+            for kind, value in states.get(name, {}).items():
+                if value.shape == named[name].shape:
+                    value = torch.empty_like(named[name]).detach().to(value.dtype).copy_(value)
+                state[kind] = value
+            saved["state"][number] = state
+        return saved
 
     def _facts(self) -> dict[str, Any]:
         """What a run that goes on from here must be told."""
@@ -143,7 +160,7 @@ class Resume:
             self.settings = None
             log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
         return {
-            "asked": vars(loop.plan),
+            "asked": loop.plan.in_words(),
             **self._agreed(),
             "torch": torch.__version__,
             "environment": environment(loop.device) | {"device": loop.device.type},
@@ -151,13 +168,42 @@ class Resume:
             "compiled": isinstance(loop.take, CompiledFitStep),
             "rows": loop.rows,
             "best": loop.best,
+            "optimizer_numbers": self._optimizer_numbers(),
         }
 
+    def _optimizer_numbers(self) -> dict[str, dict[str, float]]:
+        """What of the optimiser's state is no tensor, by parameter."""
+        numbers: dict[str, dict[str, float]] = {}
+        for number, state in self.loop.take.state_dict()["state"].items():
+            name = self.loop.take.order[number]
+            for kind, value in state.items():
+                if isinstance(value, Tensor) or value is None:
+                    continue
+                if not isinstance(value, int | float):
+                    raise TypeError(
+                        f"the optimizer keeps {kind!r} of type {type(value).__name__}, which no checkpoint can have: "
+                        "take another optimizer, or leave checkpoint out"
+                    )
+                numbers.setdefault(name, {})[kind] = value
+        return numbers
+
     def _tensors(self) -> dict[str, Tensor]:
-        """What steps change beside the pair's state: Adam's, buffers that are not saved, the best weights."""
-        loop = self.loop
-        state, order = loop.take.state_dict()["state"], loop.take.order
-        found = {f"adam.{order[i]}.{kind}": value for i, own in state.items() for kind, value in own.items()}
-        found |= {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
-        found |= {f"good.{i}": t for i, t in enumerate(loop.good)}
-        return found | {f"best.{name}": value for name, value in loop.best_weights.items()}
+        """What steps change beside the pair's state: the optimiser's, buffers that are not saved, the best weights."""
+        loop, tensors = self.loop, dict[str, Tensor]()
+        for number, state in loop.take.state_dict()["state"].items():
+            for kind, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{STATE}{loop.take.order[number]}.{kind}"] = value
+        tensors |= {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
+        tensors |= {f"good.{i}": t for i, t in enumerate(loop.good)}
+        return tensors | {f"best.{name}": value for name, value in loop.best_weights.items()}
+
+
+def optimizer_states(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of the optimiser's state, by parameter and kind."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(STATE):
+            name, _, kind = key.removeprefix(STATE).rpartition(".")
+            states.setdefault(name, {})[kind] = value
+    return states

@@ -83,11 +83,10 @@ def run(task: Task, plan: Plan) -> History:
     _warn(plan, rows, active, pair.latent_dim)
     config = {
         "method": "svi",
-        **vars(plan),
+        **plan.in_words(),
         "items": len(source),
         "validation_items": 0 if held_out is None else len(held_out),
         **({} if names is None else {"classes": names.tolist()}),
-        "optimizer": "Adam",
         "device": str(target),
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
@@ -113,7 +112,7 @@ def _start_alike(pair: Pair, plan: Plan, source: Items, held_out: Items | None, 
     if sites.outside or has_global_latents(pair):
         raise ValueError(f"{type(pair).__name__} has a site that all items share: fit it in one process")
     sums = [None if s is None else s.fingerprint for s in (source, held_out)]
-    asked = shared.gathered((sums, plan))
+    asked = shared.gathered((sums, plan.in_words()))
     if any(other != asked[0] for other in asked):
         raise ValueError(f"each process must have the same items and arguments, got {asked}")
     shared.spread([*module.parameters(), *module.buffers()])
