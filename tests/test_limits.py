@@ -13,6 +13,7 @@ import pyrovae
 from pyrovae import checks, memory, plotting
 from pyrovae.data.batches import batches, order
 from pyrovae.evaluation import latent
+from pyrovae.inference.svi.schedule import schedule_of
 from pyrovae.methods import SVI
 from pyrovae.models.networks import MLP
 
@@ -211,7 +212,8 @@ def test_the_rate_of_a_run_without_end(pair):
     options = SVI(epochs=BEYOND - 1, learning_rate=0.01, schedule="cosine", warmup=BEYOND - 1, compile=False)
     plan = options.plan(pair, torch.zeros(1, 1), seed=0)
     steps = plan.epochs * 1000
-    assert [plan.learning_rate * plan.factor(step, steps) for step in (0, steps // 2)] == pytest.approx([0.01, 0.005])
+    schedule = schedule_of(plan, 1000)
+    assert [plan.learning_rate * schedule.factor(step) for step in (0, steps // 2)] == pytest.approx([0.01, 0.005])
     assert plan.weight(0, 1000) == pytest.approx(1 / (plan.epochs * 1000))
 
 

@@ -24,6 +24,7 @@ from pyrovae.data import MappedArray, batches
 from pyrovae.inference.svi import validation
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.run import PosteriorCollapseWarning
+from pyrovae.inference.svi.schedule import schedule_of
 from pyrovae.methods import SVI
 from pyrovae.models.pair import particles
 
@@ -172,7 +173,7 @@ class TestSchedules:
 
     def test_the_cosine_ends_near_nothing(self):
         plan = self.plan(schedule="cosine")
-        rates = [plan.learning_rate * plan.factor(step, 60) for step in range(60)]
+        rates = [plan.learning_rate * schedule_of(plan, 6).factor(step) for step in range(60)]
         assert rates[0] == 0.1
         assert rates[30] == pytest.approx(0.05)
         assert 0 < rates[-1] < 1e-4
@@ -594,7 +595,8 @@ class TestBadInput:
 
     def test_row_33_unknown_names(self):
         self.refuse(
-            "schedule must be one of 'constant', 'cosine', got 'cosin'; did you mean 'cosine'", schedule="cosin"
+            "schedule must be one of 'constant', 'cosine', 'plateau', got 'cosin'; did you mean 'cosine'",
+            schedule="cosin",
         )
         self.refuse("objective must be one of 'elbo', 'iwae'", objective="vae")
         self.refuse("device must be 'auto' or a torch device, got 'gpu'; available here: cpu", device="gpu")

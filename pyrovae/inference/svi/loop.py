@@ -21,6 +21,7 @@ from pyrovae.inference.steps import with_bf16
 from pyrovae.inference.svi.choice import chosen_step
 from pyrovae.inference.svi.diagnosis import refuse_broken_step, refuse_broken_weights
 from pyrovae.inference.svi.resume import Resume
+from pyrovae.inference.svi.schedule import Schedule
 from pyrovae.inference.svi.trial import Sites
 from pyrovae.inference.svi.validation import validated
 from pyrovae.models.pair import Pair, as_module
@@ -51,8 +52,9 @@ class Loop:
         sites: Sites,
         snapshots: Snapshots | None,
         store: Store,
+        schedule: Schedule,
     ) -> None:
-        self.store = store
+        self.store, self.schedule = store, schedule
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.module, self.ranks = as_module(pair), ranks.current()
         self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
@@ -89,6 +91,7 @@ class Loop:
                 self.rows.append(row)
                 bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", *HIGHER_IS_BETTER) if k in row})
                 self.note_score(epoch, row)
+                self.schedule.note(row)
                 if self.resume is not None:
                     self.resume.write(epoch)
                 if self.is_over():
@@ -133,7 +136,7 @@ class Loop:
         row = {
             "loss": float(losses @ sizes) / len(self.source),
             "beta": plan.weight(last, self.steps_per_epoch),
-            "learning_rate": plan.learning_rate * plan.factor(last, plan.epochs * self.steps_per_epoch),
+            "learning_rate": plan.learning_rate * self.schedule.factor(last),
             "seconds": seconds,
         }
         if self.held_out is not None:
@@ -184,8 +187,7 @@ class Loop:
         """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
-        factor = self.plan.factor(self.taken, self.plan.epochs * self.steps_per_epoch)
-        loss = self.take(factor, *self.given(x, y))
+        loss = self.take(self.schedule.factor(self.taken), *self.given(x, y))
         self.taken += 1
         return loss
 

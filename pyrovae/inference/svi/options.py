@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
 from pyrovae.inference.svi.optimizer import OptimizerChoice
 from pyrovae.inference.svi.run import run
+from pyrovae.inference.svi.schedule import checked_schedule, in_words
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["SVI", "Plan"]
@@ -41,7 +42,12 @@ class SVI(Method):
         clip_norm: all gradients of a step are multiplied by min(1, clip_norm / (norm + 1e-6)), where norm is the square
             root of the sum of their entries' squares, in float32 at least, over all parameters (and after the sum over
             processes), as by `torch.nn.utils.clip_grad_norm_`. None leaves them as they are.
-        schedule: "constant", or "cosine" from the learning rate to 0 over the whole run.
+        schedule: "constant"; "cosine", from the learning rate to 0 over the whole run; "plateau", a tenth of the rate
+            after more than 10 epochs without a validation ELBO (a classifier's log-loss; the training loss, where there
+            is no validation) that is better by over 1e-4 nats per item, from the end of the warm-up on; or a function
+            `schedule(step, steps)` of the step, 0 to steps - 1, which gives the factor of the learning rate in it, a
+            finite number above 0. A run that is resumed takes a function that gives the same factors for the steps so
+            far, and refuses another.
         objective: "elbo" or "iwae".
         num_particles: draws per item; None takes 1 for the ELBO and 5 for the importance-weighted bound.
         binarize: draw binary items from grey ones, anew in each epoch; the validation items once.
@@ -72,7 +78,7 @@ class SVI(Method):
     learning_rate: float = 1e-3
     optimizer: Any = "adam"
     clip_norm: float | None = None
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "plateau"] | Callable[[int, int], float] = "constant"
     objective: Literal["elbo", "iwae"] = "elbo"
     num_particles: int | None = None
     binarize: bool = False
@@ -91,7 +97,7 @@ class SVI(Method):
             "batch_size": None if self.batch_size is None else checks.whole("batch_size", self.batch_size),
             "learning_rate": checks.positive("learning_rate", self.learning_rate),
             "clip_norm": None if self.clip_norm is None else checks.positive("clip_norm", self.clip_norm),
-            "schedule": checks.choice("schedule", self.schedule, ("constant", "cosine")),
+            "schedule": checked_schedule(self.schedule),
             "objective": checks.choice("objective", self.objective, ("elbo", "iwae")),
             "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
             "beta": checks.positive("beta", self.beta, zero=True),
@@ -155,13 +161,7 @@ class Plan(SVI):
 
     def in_words(self) -> dict[str, Any]:
         """The options by name, those that are objects in words: what a history and a checkpoint say of the run."""
-        return {**vars(self), "optimizer": str(self.optimizer)}
-
-    def factor(self, step: int, steps: int) -> float:
-        """By what the learning rate of step 0..steps-1 is multiplied."""
-        if self.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * step / steps))
+        return {**vars(self), "optimizer": str(self.optimizer), "schedule": in_words(self.schedule)}
 
     def weight(self, step: int, steps_per_epoch: int) -> float:
         """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""

@@ -64,6 +64,7 @@ class Resume:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
         if len(facts["rows"]) > loop.plan.epochs:
             raise ValueError(f"epochs={loop.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
+        loop.schedule.go_on(facts.get("schedule", {}), len(facts["rows"]) * loop.steps_per_epoch)
         for name, b in loop.module.named_buffers():
             if not is_writable(b) and not same_values(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
@@ -169,6 +170,7 @@ class Resume:
             "rows": loop.rows,
             "best": loop.best,
             "optimizer_numbers": self._optimizer_numbers(),
+            "schedule": loop.schedule.state(),
         }
 
     def _optimizer_numbers(self) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.method import Task
 from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.schedule import Schedule, schedule_of
 from pyrovae.inference.svi.trial import Sites, try_shapes
 from pyrovae.inference.svi.validation import active_units
 from pyrovae.models.activity import ACTIVE_VARIANCE
@@ -52,6 +54,7 @@ def run(task: Task, plan: Plan) -> History:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
         held_out = Items(pair, validation, "validation", plan.binarize, beside=source)
+    schedule = schedule_of(plan, math.ceil(len(source) / plan.batch_size))
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
@@ -69,10 +72,10 @@ def run(task: Task, plan: Plan) -> History:
             sites = Sites.of(pair, source, target, store)
             _require_room(plan, source, sites.elements, target)
             try_shapes(pair, plan, source, held_out, target, sites, store)
-            _start_alike(pair, plan, source, held_out, sites)
+            _start_alike(pair, plan, source, held_out, sites, schedule)
             _refuse_foreign_parameters(module, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store)
+                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule)
                 rows, kept = loop.run(task.progress)
                 active = active_units(loop)
         finally:
@@ -104,7 +107,9 @@ def run(task: Task, plan: Plan) -> History:
     return History.from_rows(rows, config)
 
 
-def _start_alike(pair: Pair, plan: Plan, source: Items, held_out: Items | None, sites: Sites) -> None:
+def _start_alike(
+    pair: Pair, plan: Plan, source: Items, held_out: Items | None, sites: Sites, schedule: Schedule
+) -> None:
     """Refuse what several processes cannot share, and give all of them the first one's weights."""
     shared, module = ranks.current(), as_module(pair)
     if shared.size == 1:
@@ -112,7 +117,7 @@ def _start_alike(pair: Pair, plan: Plan, source: Items, held_out: Items | None, 
     if sites.outside or has_global_latents(pair):
         raise ValueError(f"{type(pair).__name__} has a site that all items share: fit it in one process")
     sums = [None if s is None else s.fingerprint for s in (source, held_out)]
-    asked = shared.gathered((sums, plan.in_words()))
+    asked = shared.gathered((sums, plan.in_words(), schedule.fingerprint()))
     if any(other != asked[0] for other in asked):
         raise ValueError(f"each process must have the same items and arguments, got {asked}")
     shared.spread([*module.parameters(), *module.buffers()])
