@@ -178,6 +178,7 @@ PAGES = (
     "docs/generative_and_discriminative.md",
     "docs/compiled_steps.md",
     "docs/long_runs.md",
+    "docs/training.md",
 )
 
 

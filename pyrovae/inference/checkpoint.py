@@ -186,8 +186,8 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     weights = _weights(folder, manifest, pair, strict=False)
     module = as_module(pair)
     changed = {**module.state_dict(), **dict(module.named_buffers())}
-    # Adam has three tensors a parameter; the last good, the best and the buffers are there once more
-    most = {f"{i}.adam.exp_avg_sq.{name}": value for name, value in changed.items() for i in range(8)}
+    # an optimiser has up to four tensors a parameter; the last good, the best and the buffers are there once more
+    most = {f"{i}.optimizer.momentum_buffer.{name}": value for name, value in changed.items() for i in range(8)}
     tensors = _tensors_of(folder / RUN, facts.get("sha256"), most)
     return facts, weights, tensors
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import ranks
+from pyrovae.inference.callbacks import ProgressBar, Run
 from pyrovae.inference.items import Items
 from pyrovae.inference.objective import Loss
 from pyrovae.inference.snapshots import Snapshots
@@ -24,6 +25,7 @@ from pyrovae.inference.svi.resume import Resume
 from pyrovae.inference.svi.schedule import Schedule
 from pyrovae.inference.svi.trial import Sites
 from pyrovae.inference.svi.validation import validated
+from pyrovae.inference.svi.watchers import Watchers
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.seeding import Noise, stream
@@ -53,6 +55,7 @@ class Loop:
         snapshots: Snapshots | None,
         store: Store,
         schedule: Schedule,
+        progress: bool,
     ) -> None:
         self.store, self.schedule = store, schedule
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
@@ -65,6 +68,9 @@ class Loop:
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
         self.rows = list[dict[str, float]]()  # what each epoch was
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
+        run = Run(pair, plan.epochs, plan.in_words(), self.ranks.is_first, snapshots is not None and snapshots.resume)
+        shown = [ProgressBar()] if progress else []
+        self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
         self.resume = None if snapshots is None else Resume(self, snapshots)
         earlier = None if self.resume is None else self.resume.earlier()
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
@@ -80,26 +86,21 @@ class Loop:
         self.resumed_after = len(self.rows) - 1 if self.rows else None
         self.saved = self.taken, self.state()
 
-    def run(self, progress: bool) -> tuple[list[dict[str, float]], int]:
+    def run(self) -> tuple[list[dict[str, float]], int]:
         """What each epoch was, and the epoch whose weights are in place."""
-        from tqdm import tqdm
-
-        first, last, off = len(self.rows), self.plan.epochs, None if progress and self.ranks.is_first else True
-        with tqdm(range(first, last), initial=first, total=last, unit="epoch", disable=off) as bar:
-            for epoch in () if self.is_over() else bar:
+        with self.watchers.running():
+            while len(self.rows) < self.plan.epochs and not self.is_over():
+                epoch = len(self.rows)
                 row = self.epoch(epoch)
                 self.rows.append(row)
-                bar.set_postfix({k: f"{row[k]:.2f}" for k in ("loss", *HIGHER_IS_BETTER) if k in row})
                 self.note_score(epoch, row)
                 self.schedule.note(row)
+                self.watchers.epoch(row)
                 if self.resume is not None:
                     self.resume.write(epoch)
-                if self.is_over():
-                    break
-        if not self.best_weights:
-            return self.rows, len(self.rows) - 1
-        self.module.load_state_dict(self.best_weights)
-        return self.rows, self.best[1]
+            if self.best_weights:
+                self.module.load_state_dict(self.best_weights)
+        return self.rows, self.best[1] if self.best_weights else len(self.rows) - 1
 
     def note_score(self, epoch: int, row: dict[str, float]) -> None:
         """Keep the weights of the best epoch so far, where the plan asks for them."""
@@ -114,7 +115,9 @@ class Loop:
             self.best, self.best_weights = (score, epoch), deepcopy(self.module.state_dict())
 
     def is_over(self) -> bool:
-        """Whether there has been no better epoch for as long as the plan waits."""
+        """Whether a callback has stopped the run, or no epoch was better for as long as the plan waits."""
+        if self.watchers.run.stopped is not None:
+            return True
         patience = self.plan.patience
         return patience is not None and self.best[1] >= 0 and len(self.rows) - 1 - self.best[1] >= patience
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from pyrovae import checks
+from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
 from pyrovae.inference.svi.optimizer import OptimizerChoice
@@ -42,6 +43,7 @@ class SVI(Method):
         clip_norm: all gradients of a step are multiplied by min(1, clip_norm / (norm + 1e-6)), where norm is the square
             root of the sum of their entries' squares, in float32 at least, over all parameters (and after the sum over
             processes), as by `torch.nn.utils.clip_grad_norm_`. None leaves them as they are.
+        callbacks: objects that are told of the run's begin, epochs and end, and may stop it: `pyrovae.callbacks`.
         schedule: "constant"; "cosine", from the learning rate to 0 over the whole run; "plateau", a tenth of the rate
             after more than 10 epochs without a validation ELBO (a classifier's log-loss; the training loss, where there
             is no validation) that is better by over 1e-4 nats per item, from the end of the warm-up on; or a function
@@ -79,6 +81,7 @@ class SVI(Method):
     optimizer: Any = "adam"
     clip_norm: float | None = None
     schedule: Literal["constant", "cosine", "plateau"] | Callable[[int, int], float] = "constant"
+    callbacks: Sequence[Callback] = ()
     objective: Literal["elbo", "iwae"] = "elbo"
     num_particles: int | None = None
     binarize: bool = False
@@ -98,6 +101,7 @@ class SVI(Method):
             "learning_rate": checks.positive("learning_rate", self.learning_rate),
             "clip_norm": None if self.clip_norm is None else checks.positive("clip_norm", self.clip_norm),
             "schedule": checked_schedule(self.schedule),
+            "callbacks": checked_callbacks(self.callbacks),
             "objective": checks.choice("objective", self.objective, ("elbo", "iwae")),
             "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
             "beta": checks.positive("beta", self.beta, zero=True),
@@ -161,7 +165,12 @@ class Plan(SVI):
 
     def in_words(self) -> dict[str, Any]:
         """The options by name, those that are objects in words: what a history and a checkpoint say of the run."""
-        return {**vars(self), "optimizer": str(self.optimizer), "schedule": in_words(self.schedule)}
+        return {
+            **vars(self),
+            "optimizer": str(self.optimizer),
+            "schedule": in_words(self.schedule),
+            "callbacks": [type(callback).__name__ for callback in self.callbacks],
+        }
 
     def weight(self, step: int, steps_per_epoch: int) -> float:
         """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""

@@ -53,6 +53,7 @@ class Resume:
         # as versions that had Adam alone called it
         tensors = {f"{STATE}{name[5:]}" if name.startswith("adam.") else name: t for name, t in tensors.items()}
         free = {"compile"} if loop.plan.compile == "auto" else set()
+        free |= {"callbacks"}  # those with a state are compared below
         free |= set() if loop.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
         plan = loop.plan.in_words()
         here = {name: value for name, value in plan.items() if name not in free} | self._agreed()
@@ -64,6 +65,7 @@ class Resume:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
         if len(facts["rows"]) > loop.plan.epochs:
             raise ValueError(f"epochs={loop.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
+        loop.watchers.require_same(facts.get("callbacks", []))
         loop.schedule.go_on(facts.get("schedule", {}), len(facts["rows"]) * loop.steps_per_epoch)
         for name, b in loop.module.named_buffers():
             if not is_writable(b) and not same_values(b, tensors[f"buffer.{name}"].to(b.device)):
@@ -136,6 +138,7 @@ class Resume:
         loop.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
         loop.taken = len(loop.rows) * loop.steps_per_epoch
         loop.take.load_state_dict(self._optimizer_state(facts, tensors), loop.taken)
+        loop.watchers.go_on(facts.get("callbacks", []), loop.rows, facts.get("stopped"))
         loop.take.checked = True  # on the first step of all
 
     def _optimizer_state(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -171,6 +174,8 @@ class Resume:
             "best": loop.best,
             "optimizer_numbers": self._optimizer_numbers(),
             "schedule": loop.schedule.state(),
+            "callbacks": loop.watchers.states(),
+            "stopped": loop.watchers.run.stopped,
         }
 
     def _optimizer_numbers(self) -> dict[str, dict[str, float]]:

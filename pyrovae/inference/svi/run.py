@@ -75,8 +75,8 @@ def run(task: Task, plan: Plan) -> History:
             _start_alike(pair, plan, source, held_out, sites, schedule)
             _refuse_foreign_parameters(module, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule)
-                rows, kept = loop.run(task.progress)
+                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule, task.progress)
+                rows, kept = loop.run()
                 active = active_units(loop)
         finally:
             for parameter in module.parameters():
@@ -84,6 +84,9 @@ def run(task: Task, plan: Plan) -> History:
                 parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
             module.to(home)
     _warn(plan, rows, active, pair.latent_dim)
+    ends = [] if loop.watchers.run.stopped is None else [loop.watchers.run.stopped]
+    if kept < len(rows) - 1:
+        ends.append(f"weights of epoch {kept}")
     config = {
         "method": "svi",
         **plan.in_words(),
@@ -101,7 +104,7 @@ def run(task: Task, plan: Plan) -> History:
         "checkpoint": None if snapshots is None else str(snapshots.folder),
         "resumed_after": loop.resumed_after,
         "weights_epoch": kept,
-        "stopped": f"weights of epoch {kept}" if kept < len(rows) - 1 else None,
+        "stopped": "; ".join(ends) if ends else None,
         **environment(target),
     }
     return History.from_rows(rows, config)

@@ -1,0 +1,212 @@
+"""What may watch a fit by SVI, and stop it: a protocol of three calls, a progress bar, a CSV file, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pyrovae import checks
+
+__all__ = ["CSVLog", "Callback", "ProgressBar", "Run", "TensorBoard", "checked_callbacks", "is_stateful", "saved_state"]
+
+SCORES = ("loss", "validation_elbo", "validation_log_loss")  # which the bar shows
+
+
+@dataclass
+class Run:
+    """A fit as its callbacks see it.
+
+    Attributes:
+        pair: the pair that is fitted, on the device of the fit, its present weights in place.
+        epochs: the total that was asked for.
+        config: the options by name, as `History.config` has them.
+        rows: the epochs so far, those before a resume too: "loss", "beta", "learning_rate", "seconds" and what the
+            validation gave, in the units of `History.epochs`.
+        is_first: whether this process speaks for all; the others of `pyrovae.distributed()` write nothing.
+        resume: whether `resume=True` was asked for, so that what an earlier process wrote is this run's own.
+        stopped: why a callback has stopped the run; None where none has.
+    """
+
+    pair: Any
+    epochs: int
+    config: Mapping[str, Any]
+    is_first: bool = True
+    resume: bool = False
+    rows: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
+
+    def stop(self, why: str) -> None:
+        """End the run after this epoch; `History.config["stopped"]` says why."""
+        self.stopped = str(why)
+
+
+class Callback:
+    """Three calls of a fit by SVI, `fit(..., callbacks=[mine])`: a subclass has those that it needs.
+
+    They are called between the steps, in the order in which the callbacks are given, and under several processes in
+    each of them. What they raise ends the fit. A callback that needs more than `run.rows` to go on with a run has
+    `state_dict()` too, which gives a dictionary of what JSON holds (numbers, words, lists; a tensor as `.tolist()`),
+    and `load_state_dict(state)`: its state is in each checkpoint, and is given back before `begin`. Under several
+    processes it is the first one's.
+
+    >>> import pyrovae
+    >>> from pyrovae.callbacks import Callback
+    >>> class Below(Callback):
+    ...     def __init__(self, loss):
+    ...         self.loss = loss
+    ...     def epoch(self, run, row):
+    ...         if row["loss"] < self.loss:
+    ...             run.stop(f"the loss is below {self.loss}")
+    >>> x = pyrovae.data.load("digits").train.x
+    >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
+    >>> history = pyrovae.fit(vae, x, epochs=50, binarize=True, callbacks=[Below(42.0)], progress=False)
+    >>> history.epochs.sizes["epoch"] < 50, history.config["stopped"]
+    (True, 'the loss is below 42.0')
+    """
+
+    def begin(self, run: Run) -> None:
+        """Before the first epoch, or before the next one of a run that goes on."""
+
+    def epoch(self, run: Run, row: dict[str, float]) -> None:
+        """After each epoch, the last of `run.rows`, and before its checkpoint is written."""
+
+    def end(self, run: Run) -> None:
+        """After the last epoch, the best weights in place; also where the run broke off by an error."""
+
+
+class ProgressBar(Callback):
+    """A bar with the loss and the validation's score, where the output is a terminal: what `progress=True` shows."""
+
+    def begin(self, run: Run) -> None:
+        from tqdm import tqdm
+
+        off = None if run.is_first else True  # None: where nobody watches
+        self._bar = tqdm(initial=len(run.rows), total=run.epochs, unit="epoch", disable=off)
+
+    def epoch(self, run: Run, row: dict[str, float]) -> None:
+        self._bar.set_postfix({name: f"{row[name]:.2f}" for name in SCORES if name in row}, refresh=False)
+        self._bar.update()
+
+    def end(self, run: Run) -> None:
+        self._bar.close()
+
+
+class CSVLog(Callback):
+    """A CSV file with a line for each epoch: "epoch" and what `History.epochs` has, every digit of it.
+
+    A file that is there is refused, unless the run is resumed: then it holds the run's epochs and no others. Raises
+    FileExistsError, and OSError where it cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pyrovae
+    >>> from pyrovae.callbacks import CSVLog
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = Path(folder.name, "run.csv")
+    >>> x = pyrovae.data.load("digits").train.x
+    >>> vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(16,))
+    >>> history = pyrovae.fit(vae, x, epochs=2, binarize=True, callbacks=[CSVLog(file)], progress=False)
+    >>> file.read_text().splitlines()[0]
+    'epoch,loss,beta,learning_rate,seconds'
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Path = checks.path("path", path)
+
+    def begin(self, run: Run) -> None:
+        if not run.is_first:
+            return
+        if self.path.exists() and not run.resume:
+            raise FileExistsError(f"{self.path} is there already: name another file for CSVLog, or remove it")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            for number, row in enumerate(run.rows):
+                self._write(file, number, row)
+
+    def epoch(self, run: Run, row: dict[str, float]) -> None:
+        if run.is_first:
+            with self.path.open("a", newline="") as file:
+                self._write(file, len(run.rows) - 1, row)
+
+    def _write(self, file: Any, number: int, row: Mapping[str, float]) -> None:
+        writer = csv.writer(file)
+        if number == 0:
+            writer.writerow(["epoch", *row])
+        writer.writerow([number, *map(repr, row.values())])
+
+
+class TensorBoard(Callback):
+    """Curves for TensorBoard: each number of an epoch by its name, against the epoch.
+
+    Raises ImportError where the package is not installed: `pip install 'pyrovae[tensorboard]'`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder: Path = checks.path("folder", folder)
+        if find_spec("tensorboard") is None:
+            raise ImportError("TensorBoard needs the package tensorboard: pip install 'pyrovae[tensorboard]'")
+
+    def begin(self, run: Run) -> None:
+        self._writer: Any = None
+        if run.is_first:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # what a process that was killed wrote of later epochs is not this run's
+            self._writer = SummaryWriter(str(self.folder), purge_step=len(run.rows) if run.rows else None)
+
+    def epoch(self, run: Run, row: dict[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, len(run.rows) - 1)
+            self._writer.flush()
+
+    def end(self, run: Run) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """The callbacks as a tuple, each with the three calls, and both of a state's or neither."""
+    if isinstance(callbacks, str) or not isinstance(callbacks, list | tuple):
+        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}: give [callback]")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TypeError(f"a callback is an object: give {callback.__name__}(...), not the class")
+        lacking = [name for name in ("begin", "epoch", "end") if not callable(getattr(callback, name, None))]
+        if lacking:
+            raise TypeError(
+                f"{type(callback).__name__} has no {' and no '.join(lacking)}: a callback is a "
+                "pyrovae.callbacks.Callback, or has begin(run), epoch(run, row) and end(run)"
+            )
+        is_stateful(callback)
+    return tuple(callbacks)
+
+
+def is_stateful(callback: Any) -> bool:
+    """Whether it has a state to be kept; TypeError where it could be saved and not loaded, or the other way."""
+    has = [callable(getattr(callback, name, None)) for name in ("state_dict", "load_state_dict")]
+    if any(has) and not all(has):
+        raise TypeError(f"{type(callback).__name__} must have both state_dict() and load_state_dict(state), or neither")
+    return all(has)
+
+
+def saved_state(callback: Any) -> dict[str, Any]:
+    """Its state, as JSON gives it back; TypeError where JSON does not hold it."""
+    state = callback.state_dict()
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{type(callback).__name__}.state_dict() must be a dictionary of what JSON holds ({error}): give numbers, "
+            "words and lists, a tensor as .tolist()"
+        ) from None
+    if not isinstance(copied, dict):
+        raise TypeError(f"{type(callback).__name__}.state_dict() must be a dictionary, got {state!r}")
+    return copied

@@ -1,0 +1,83 @@
+"""The callbacks of one run: called in every process, and of one mind about an error and about stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyrovae.inference.callbacks import Run, is_stateful, saved_state
+from pyrovae.ranks import Ranks
+
+__all__ = ["Watchers"]
+
+
+class Watchers:
+    """The callbacks of a run, and the run as they see it."""
+
+    def __init__(self, callbacks: Sequence[Any], run: Run, ranks: Ranks) -> None:
+        self.callbacks, self.run, self.ranks = list(callbacks), run, ranks
+        self._begun: list[Any] = []
+        self._stateful = [callback for callback in self.callbacks if is_stateful(callback)]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Between `begin` and `end` of each, the latter also where the body or another one raises an error."""
+        try:
+            self._agreed(self._begin)
+            yield
+        finally:
+            for callback in self._begun:
+                callback.end(self.run)
+
+    def _begin(self) -> None:
+        self.states()  # rather before an epoch is trained than after
+        for callback in self.callbacks:
+            callback.begin(self.run)
+            self._begun.append(callback)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Tell all of them of an epoch; where one has stopped the run, in any process, all have."""
+        self.run.rows.append(dict(row))
+
+        def tell() -> None:
+            for callback in self.callbacks:
+                callback.epoch(self.run, dict(row))
+
+        self._agreed(tell)
+        if self.callbacks:
+            self.run.stopped = next((why for why in self.ranks.gathered(self.run.stopped) if why is not None), None)
+
+    def _agreed(self, call: Callable[[], None]) -> None:
+        """What one process's callback raises ends the run in all: one that stops alone leaves the others waiting."""
+        if not self.callbacks:
+            return
+        error: Exception | None = None
+        try:
+            call()
+        except Exception as raised:
+            error = raised
+        messages = [message for message in self.ranks.gathered(error and f"{type(error).__name__}: {error}") if message]
+        if error is not None:
+            raise error
+        if messages:
+            raise RuntimeError(f"a callback of another process raised {messages[0]}")
+
+    def states(self) -> list[dict[str, Any]]:
+        """Of each stateful one: its class and its state."""
+        return [{"class": type(callback).__name__, "state": saved_state(callback)} for callback in self._stateful]
+
+    def require_same(self, saved: Sequence[dict[str, Any]]) -> None:
+        """ValueError where the stateful callbacks are others than those whose states were saved."""
+        before, now = [one["class"] for one in saved], [type(callback).__name__ for callback in self._stateful]
+        if before != now:
+            raise ValueError(
+                f"the run's callbacks with a state were {before or 'none'}, and these are {now or 'none'}: resume with "
+                "the same ones, in their order"
+            )
+
+    def go_on(self, saved: Sequence[dict[str, Any]], rows: Sequence[dict[str, float]], stopped: str | None) -> None:
+        """Be where an earlier run was."""
+        self.run.rows, self.run.stopped = [dict(row) for row in rows], stopped
+        for callback, one in zip(self._stateful, saved, strict=True):
+            callback.load_state_dict(one["state"])
