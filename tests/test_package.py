@@ -179,6 +179,7 @@ PAGES = (
     "docs/compiled_steps.md",
     "docs/long_runs.md",
     "docs/training.md",
+    "docs/parts.md",
 )
 
 

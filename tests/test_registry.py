@@ -18,9 +18,11 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyrovae
+from pyrovae import choices
 from pyrovae.models import registry
 from pyrovae.models.pair import settings
 from pyrovae.models.registry import NotDescribedError, build, completed, described, registered
+from pyrovae.models.registry import table as table_of_parts
 
 STATES = Path(__file__).parent / "states"  # written before there was a register, by the builders of that time
 
@@ -389,3 +391,12 @@ def test_every_part_of_the_package_is_found_without_being_named():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     builders = "BayesianGaussianMixture DiscriminativeClassifier GaussianMixture conv_ae conv_vae gaussian_classifier "
     assert done.stdout.startswith(builders) and done.stdout.strip().endswith("standard")
+
+
+def test_the_documents_table_is_the_registers():
+    page = Path(__file__).parents[1] / "docs" / "parts.md"
+    if not page.is_file():
+        pytest.skip("docs/ is not beside the tests")
+    how = "write it anew: python -c 'from pyrovae.models.registry import table; print(table())'"
+    assert table_of_parts() in page.read_text(), how
+    assert table_of_parts().count("\n") == 1 + sum(len(choices.names(kind)) for kind in registry.CONTRACTS)

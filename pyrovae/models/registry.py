@@ -433,14 +433,14 @@ def _qualified(made: Any) -> str:
 
 
 def table() -> str:
-    """The registered parts as a table in Markdown, as it stands in `docs/parts.md`."""
+    """The package's registered parts as a table in Markdown, as it stands in `docs/parts.md`."""
     lines = ["| kind | name | class | what it is | arguments |", "|---|---|---|---|---|"]
-    for kind in KINDS[:-1]:
-        for name, part in sorted(registered(kind).items()):
+    for kind, contract in CONTRACTS.items():
+        for name, part in registered(kind).items():
             if not part.__module__.startswith("pyrovae."):
                 continue  # a user's own
-            own = list(_signature(part).parameters.values())[len(CONTRACTS[kind]) :]
+            own = list(_signature(part).parameters.values())[len(contract) :]
             arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in own)
-            summary = inspect.getdoc(part).partition("\n")[0]  # type: ignore[union-attr]
-            lines.append(f'| {kind} | `"{name}"` | `{part.__name__}` | {summary} | {arguments} |')
+            summary = str(inspect.getdoc(part)).partition("\n")[0].replace("|", r"\|")
+            lines.append(f'| {kind} | `"{name}"` | `{part.__name__}` | {summary} | {arguments or "none"} |')
     return "\n".join(lines)
