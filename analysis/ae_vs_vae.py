@@ -66,7 +66,8 @@ CLAIMS = [
 # the judge's accuracy lost on reconstructions from the most components tried: half of it would be "cannot"
 PCA_CLAIM = Claim("PCA cannot reconstruct", "judge_accuracy", "real - PCA", 0.5)
 COMPONENTS = (2, 10, 32)
-ARMS = ("main", "seed_scale", "learned", "few_updates", "few_epochs")
+FEW_ARMS = ("few_updates", "few_epochs")  # of few images
+ARMS = ("main", "seed_scale", "learned", *FEW_ARMS)
 # crispness, first minus second: which fit's images, and whose; "few" stands for either arm of few images
 CONTRASTS = {
     "VAE of all - AE of few": (("main", "vae"), ("few", "ae")),
@@ -165,7 +166,7 @@ def noted(note: Path) -> Any:
 
 def measured(pair: Any, budget: Budget, data: Dataset, judge: pyrovae.Judge) -> xr.Dataset:
     """Every statistic of one fit; of few images only what the table of budgets needs."""
-    if budget.arm.startswith("few"):
+    if budget.arm in FEW_ARMS:
         images = pyrovae.decoded(pair, pyrovae.encoded(pair, data.test.x))
         error = pyrovae.reconstruction_error(data.test.x[:], images, mean=data.train.x[:].mean(0))
         return pyrovae.crispness(images, data.test.x[:])[["laplacian_ratio", "squared_error"]].assign(r2=error.r2)
@@ -266,7 +267,7 @@ def effect(claim: Claim, row: xr.Dataset) -> np.ndarray:
 def judged(results: xr.Dataset, pca_lost: np.ndarray) -> dict[str, xr.Dataset]:
     """The verdict on every claim, arm by arm; Holm over the claims of an arm. The claim on PCA stands in main's."""
     found = {}
-    for arm in [a for a in results.arm.values if not a.startswith("few")]:
+    for arm in [a for a in results.arm.values if a not in FEW_ARMS]:
         effects = {c.says: effect(c, results.sel(arm=arm)) for c in CLAIMS}
         effects = {says: e[np.isfinite(e)] for says, e in effects.items() if np.isfinite(e).any()}
         smallest = {c.says: c.smallest for c in CLAIMS if c.says in effects}
@@ -279,7 +280,7 @@ def judged(results: xr.Dataset, pca_lost: np.ndarray) -> dict[str, xr.Dataset]:
 def contrasts(results: xr.Dataset) -> xr.Dataset:
     """How much of "crisper" is the data and how much the model: 95 % t intervals over seeds, by arm of few images."""
     found = []
-    few = [str(arm) for arm in results.arm.values if arm.startswith("few")] if "main" in results.arm else []
+    few = [str(arm) for arm in results.arm.values if arm in FEW_ARMS] if "main" in results.arm else []
     for arm in few:
         crisp = {
             (name, m): results.laplacian_ratio.sel(arm=arm if name == "few" else name, model=m).values

@@ -163,7 +163,7 @@ DEEP = {
     "VAE a class": Kind(partial(vaes, "continuous_bernoulli"), None, vae_fit),
     "VAE a class, binary": Kind(partial(vaes, "bernoulli"), None, vae_fit, lambda x: (x > 0.5).float()),
 }
-MODELS = [name for name in DEEP if not name.startswith("VAE")]
+MODELS = [name for name, kind in DEEP.items() if kind.options is not vae_fit]
 KINDS = {**DEEP, "QDA": Kind(partial(gaussian, "full"), FLOOR)}
 
 

@@ -54,38 +54,42 @@ def to_arviz(
 ) -> Any:
     """The pair and its items for ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
 
-    Of a `BayesianGaussianMixture`, whose parameters have draws, as the last paragraph says; of any other pair, groups
-    for N items, S = `num_draws` and one chain:
+    Of a `BayesianGaussianMixture`, whose parameters have draws, as the last paragraph says; of any
+    other pair, groups for N items, S = `num_draws` and one chain:
 
-    - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x); `posterior_predictive`: "obs" (chain,
-      draw, item, event_0, ...), a draw of p(x | z) at each. `prior` and `prior_predictive`: the same shapes, from p(z).
-    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is given, which is then a
-      coordinate "label" of the items in the other groups (but `log_evidence`: ArviZ 0.x makes no frame of it then).
+    - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x);
+      `posterior_predictive`: "obs" (chain, draw, item, event_0, ...), a draw of p(x | z) at each.
+      `prior` and `prior_predictive`: the same shapes, from p(z).
+    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is
+      given, which is then a coordinate "label" of the items in the other groups (but
+      `log_evidence`: ArviZ 0.x makes no frame of it then).
     - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
-    - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and "distortion", means
-      over these very draws, each with its "_se" (NaN for one draw); "pareto_k", of the weights behind "log_evidence"
-      where it is an importance-weighted bound, else of these draws' (NaN for 20 draws or fewer); "unreliable" where the
-      marginal estimate has it. One value per item, repeated for (chain, draw, item), so that `az.concat`, `sel` and
-      `to_dataframe` treat this group as they do the others: `.isel(chain=0, draw=0)` has it by item.
+    - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and
+      "distortion", means over these very draws, each with its "_se" (NaN for one draw); "pareto_k",
+      of the weights behind "log_evidence" where it is an importance-weighted bound, else of these
+      draws' (NaN for 20 draws or fewer); "unreliable" where the marginal estimate has it. One value
+      per item, repeated for (chain, draw, item), so that `az.concat`, `sel` and `to_dataframe`
+      treat this group as they do the others: `.isel(chain=0, draw=0)` has it by item.
 
-    Each group says when and by what it was made, in ArviZ's words: `created_at`, `creation_library`,
-    `inference_library` and their versions.
+    Each group says when and by what it was made, in ArviZ's words: `created_at`,
+    `creation_library`, `inference_library` and their versions.
 
-    The draws are of q(z | x), independent, in one chain: not MCMC, and R-hat says nothing of them. There is no
-    `log_likelihood` group: codes are an item's own, and PSIS-LOO on log p(x | z) would estimate something else; compare
-    pairs by held-out log p(x). Values keep the pair's dtype, so the two predictive groups take 2 S N D entries of it:
-    pass the items you want to look at.
+    The draws are of q(z | x), independent, in one chain: not MCMC, and R-hat says nothing of them.
+    There is no `log_likelihood` group: codes are an item's own, and PSIS-LOO on log p(x | z) would
+    estimate something else; compare pairs by held-out log p(x). Values keep the pair's dtype, so
+    the two predictive groups take 2 S N D entries of it: pass the items you want to look at.
 
-    `evidence`: an `Estimate` of log p(x) for these items and this pair, as `quadrature`, `ais` or `iwae` gives it; None
-    takes `iwae` with 1,000 particles. Raises ValueError where the pair has no p(x), for labels of another length, and
-    for an estimate of another pair or other items; TypeError for labels that are not numbers or not strings throughout.
+    `evidence`: an `Estimate` of log p(x) for these items and this pair, as `quadrature`, `ais` or
+    `iwae` gives it; None takes `iwae` with 1,000 particles. Raises ValueError where the pair has no
+    p(x), for labels of another length, and for an estimate of another pair or other items;
+    TypeError for labels that are not numbers or not strings throughout.
 
-    A `BayesianGaussianMixture` has `posterior`: "weights" (chain, draw, component), "loc", "scale" and, where there is
-    one, "correlation", draws of NUTS where `fit(..., method="nuts")` left them, all of them, else `num_draws` of its
-    guide; `log_likelihood`: "obs" (chain, draw, item), log p(x_n | parameters), by which `az.loo` and `az.compare`
-    weigh numbers of components against each other (of the guide, where the draws are its: not of the posterior);
-    `posterior_predictive`, as many items at each draw; `observed_data`
-    and `constant_data`.
+    A `BayesianGaussianMixture` has `posterior`: "weights" (chain, draw, component), "loc", "scale"
+    and, where there is one, "correlation", draws of NUTS where `fit(..., method="nuts")` left them,
+    all of them, else `num_draws` of its guide; `log_likelihood`: "obs" (chain, draw, item), log
+    p(x_n | parameters), by which `az.loo` and `az.compare` weigh numbers of components against each
+    other (of the guide, where the draws are its: not of the posterior); `posterior_predictive`, as
+    many items at each draw; `observed_data` and `constant_data`.
 
     >>> import torch
     >>> import pyrovae
@@ -94,8 +98,8 @@ def to_arviz(
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
-    x, of_split = checks.parts_of(x)
-    y = of_split if y is None else y
+    x, labels_of_split = checks.parts_of(x)
+    y = labels_of_split if y is None else y
     num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):
         return _mixture(pair, x, y, num_draws, seed)
@@ -249,10 +253,10 @@ def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str,
 def _labels(y: Any, count: int) -> np.ndarray:
     """Labels that a netCDF file holds: numbers, or strings."""
     array = checks.labels(y, count)
-    given = y if isinstance(y, Sequence) else array.tolist() if array.dtype.kind == "O" else []
-    if len({isinstance(label, str) for label in given}) == 2:
+    as_objects = y if isinstance(y, Sequence) else array.tolist() if array.dtype.kind == "O" else []
+    if len({isinstance(label, str) for label in as_objects}) == 2:
         raise TypeError("y must be all numbers or all strings, got both")
-    array = np.asarray(given) if array.dtype.kind == "O" else array
+    array = np.asarray(as_objects) if array.dtype.kind == "O" else array
     if array.dtype.kind not in "iufbU":
         raise TypeError(f"y must be numbers or strings, got {array.dtype}")
     return array.astype(np.int8) if array.dtype.kind == "b" else array
@@ -269,10 +273,11 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str,
     for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
         part = x[items.to(x.device)]
         with space.turn():
-            laws = [poutine.trace(pair.guide).get_trace(part), poutine.trace(pair.model).get_trace(size=len(part))]
+            of_guide = poutine.trace(pair.guide).get_trace(part)
+            of_model = poutine.trace(pair.model).get_trace(size=len(part))
         for draws in torch.arange(num_draws).split(max(1, rows // len(part))):
             at = np.ix_([0], draws, items)
-            for trace, prefix in zip(laws, ("", "prior_"), strict=True):
+            for trace, prefix in ((of_guide, ""), (of_model, "prior_")):
                 with space.turn():
                     z = trace.nodes["latent"]["fn"].sample((len(draws),))
                     items_at_z = simulated(pair, z)

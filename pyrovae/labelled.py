@@ -22,7 +22,8 @@ def labelled(
 ) -> xr.Dataset:
     """A data set of `variables`, each of them (values, long name, units, *dimensions).
 
-    A long name or unit that is None is left out. `coords` and `attributes` are those of the data set.
+    A long name or unit that is None is left out. `coords` and `attributes` are those of the data
+    set.
 
     >>> from pyrovae.labelled import labelled
     >>> found = labelled({"height": ([1.5, 1.7], "height of a person", "m", "person")}, {"person": ["a", "b"]})

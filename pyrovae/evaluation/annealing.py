@@ -65,22 +65,23 @@ def ais(
 ) -> Estimate:
     """log p(x) by annealed importance sampling with Hamiltonian transitions: a lower bound in expectation.
 
-    From `base`, the prior or q(z | x), to the posterior over `num_steps` densities base(z)^(1 - b) p(x, z)^b with
-    inverse temperatures b from 0 to 1; a chain's weight is the product of the ratios of neighbouring densities at its
-    states, and its mean over chains is an unbiased estimate of p(x) (Neal 2001, section 2; for decoders Wu et al. 2017,
-    section 3). Each density is left by one transition of `num_leapfrog` steps with a Metropolis test. Step sizes, one a
-    temperature, item and direction of the code, are tuned in a pilot run on other random numbers and then frozen, and
-    with `schedule="adaptive"` the temperatures are too, an item's own: adapting them inside the run would void the
-    bound. Chains are combined by log-mean-exp.
+    From `base`, the prior or q(z | x), to the posterior over `num_steps` densities base(z)^(1 - b)
+    p(x, z)^b with inverse temperatures b from 0 to 1; a chain's weight is the product of the ratios
+    of neighbouring densities at its states, and its mean over chains is an unbiased estimate of
+    p(x) (Neal 2001, section 2; for decoders Wu et al. 2017, section 3). Each density is left by one
+    transition of `num_leapfrog` steps with a Metropolis test. Step sizes, one a temperature, item
+    and direction of the code, are tuned in a pilot run on other random numbers and then frozen, and
+    with `schedule="adaptive"` the temperatures are too, an item's own: adapting them inside the run
+    would void the bound. Chains are combined by log-mean-exp.
 
-    From the prior chains find every mode of a posterior. From q(z | x) the way is far shorter where q is good, and a
-    mode that it does not know is silently missed, as it is by `iwae`.
+    From the prior chains find every mode of a posterior. From q(z | x) the way is far shorter where
+    q is good, and a mode that it does not know is silently missed, as it is by `iwae`.
 
-    Returns an `Estimate` with "ess" of the chains' weights, the mean "acceptance", and "unreliable" as for `iwae`,
-    where the chains' log-weights lie so far apart that the bias is likely over the error: more steps are needed. `x`:
-    shape (N, *event_shape); `progress`: a bar where the output is a terminal. The pair has one continuous code an
-    item, its site "latent".
-    Raises ValueError where the pair has no p(x), for values outside the likelihood's support and counts below 1
+    Returns an `Estimate` with "ess" of the chains' weights, the mean "acceptance", and "unreliable"
+    as for `iwae`, where the chains' log-weights lie so far apart that the bias is likely over the
+    error: more steps are needed. `x`: shape (N, *event_shape); `progress`: a bar where the output
+    is a terminal. The pair has one continuous code per item, its site "latent". Raises ValueError
+    where the pair has no p(x), for values outside the likelihood's support and counts below 1
     (leapfrog steps below 5 are allowed, and mix worse).
 
     >>> import torch
@@ -126,15 +127,16 @@ def bdmc(
 ) -> tuple[Estimate, Estimate]:
     """log p(x) of `n` items drawn from the model itself, from below and from above: (lower, upper).
 
-    The lower bound is `ais`; the upper one anneals backwards from the very code that made the item, a draw of p(z | x),
-    and is minus the log-mean-exp of the reversed weights, an upper bound in expectation (Grosse, Ghahramani and Adams
-    2015, section 3.1). Both directions use one table of temperatures and steps, of a pilot run. `upper - lower` is what
-    the annealing can be off by, in the mean and item by item.
+    The lower bound is `ais`; the upper one anneals backwards from the very code that made the item,
+    a draw of p(z | x), and is minus the log-mean-exp of the reversed weights, an upper bound in
+    expectation (Grosse, Ghahramani and Adams 2015, section 3.1). Both directions use one table of
+    temperatures and steps, of a pilot run. `upper - lower` is what the annealing can be off by, in
+    the mean and item by item.
 
-    The upper bound's chains of one item share its code, so their spread says too little: the standard errors of both
-    come from the items, sd / sqrt(n) for the mean, and "se" of a single item is NaN. The items are in "obs" of either
-    estimate's `pointwise`, and their codes in "latent", so that another estimator can be asked about them. Arguments
-    and errors as for `ais`.
+    The upper bound's chains of one item share its code, so their spread says too little: the
+    standard errors of both come from the items, sd / sqrt(n) for the mean, and "se" of a single
+    item is NaN. The items are in "obs" of either estimate's `pointwise`, and their codes in
+    "latent", so that another estimator can be asked about them. Arguments and errors as for `ais`.
 
     >>> import torch
     >>> import pyrovae
@@ -170,7 +172,7 @@ def bdmc(
             upper[-1]["value"] = -upper[-1]["value"]
     for one in (*lower, *upper):
         one["se"] = np.full_like(one["value"], np.nan)
-        del one["unreliable"]  # said of an item's own error, which these have not
+        del one["unreliable"]  # which speaks of an error per item, and there is none here
     event = tuple(f"event_{i}" for i in range(drawn.ndim - 1))
     simulated = {"obs": (("item", *event), drawn), "latent": (("item", "latent_dim"), codes)}
     below, above = _concatenated(lower) | simulated, _concatenated(upper) | simulated
@@ -182,7 +184,7 @@ def bdmc(
 
 
 class _Plan:
-    """What is asked of a run, checked."""
+    """The settings of a run, checked."""
 
     def __init__(
         self, num_chains: int, num_steps: int, num_leapfrog: int, base: str, schedule: str, progress: bool, seed: int
@@ -197,7 +199,7 @@ class _Plan:
         self.batch = 1
 
     def fit_memory(self, pair: Pair, x: Tensor) -> None:
-        """As many items at once as memory allows."""
+        """Set how many items are annealed together, as many as memory allows."""
         rows = rows_within(pair, x, MAX_BYTES)
         self.batch = min(len(x), max(1, min(ROWS, rows) // self.num_chains))
         chains = least_bytes(self.num_chains, rows, MAX_BYTES)
@@ -266,8 +268,8 @@ class _Path:
     def at(self, z: Tensor) -> _State:
         z = z.detach()
         compiled = self.graph is not None and self.graph.fits(self.x, z)
-        found = self.graph(self.x, z) if compiled and self.graph else _joint(self.pair, self.x, z)
-        log_likelihood, log_prior, likelihood_gradient, prior_gradient = found
+        scores = self.graph(self.x, z) if compiled and self.graph else _joint(self.pair, self.x, z)
+        log_likelihood, log_prior, likelihood_gradient, prior_gradient = scores
         if self.from_prior:
             return _State(z, log_prior, log_likelihood, prior_gradient, likelihood_gradient)
         with torch.enable_grad():
@@ -280,7 +282,8 @@ class _Path:
     def moved(self, state: _State, beta: Tensor, step: Tensor, num_leapfrog: int) -> tuple[_State, Tensor]:
         """One Hamiltonian transition that leaves the density at `beta` as it is, and each item's mean acceptance.
 
-        `beta` is of shape (n,), `step` (n, d): a step of its own in each direction is a mass of its own there.
+        `beta` is of shape (n,), `step` (n, d): a step of its own in each direction is a mass of its
+        own there.
         """
         momentum, weight = torch.randn_like(state.z), beta[:, None].to(state.z)
         # of a trajectory's own length: at one length a near normal density comes round to where it started
@@ -308,7 +311,7 @@ def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
 
 
 def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> CompiledFunction | None:
-    """The same for whole batches as a compiled graph, where there are enough of them to pay for it."""
+    """`_joint` of whole batches as a compiled graph, where there are enough of them to pay for it."""
     transitions = SETTLING + PILOT - 1 + runs * (plan.num_steps - 1)
     calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
     if not pays(calls, sum(layer_sizes(pair, x)) * rows):
@@ -336,7 +339,7 @@ def _sigmoid(count: int) -> np.ndarray:
 
 @dataclass
 class _Table:
-    """What a pilot run found, then frozen: inverse temperatures (T + 1, n) and step sizes (T - 1, n, d)."""
+    """Inverse temperatures (T + 1, n) and step sizes (T - 1, n, d), as a pilot run tuned them; then fixed."""
 
     betas: Tensor
     steps: Tensor
@@ -345,8 +348,9 @@ class _Table:
 def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
     """Temperatures and step sizes of a pilot run.
 
-    A step is where the acceptance lies near its aim, in each direction of the code in proportion to the chains' spread
-    there. Temperatures of the adaptive schedule are equally far apart in standard deviations of log p(x, z) / base(z).
+    A step is where the acceptance lies near its aim, in each direction of the code in proportion to
+    the chains' spread there. Temperatures of the adaptive schedule are equally far apart in
+    standard deviations of log p(x, z) / base(z).
     """
     with stage.turn():
         state, grid = path.start(plan.num_chains), _sigmoid(PILOT)
@@ -366,8 +370,8 @@ def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
         deviations.append(state.delta.double().std(0, correction=0).nan_to_num(0.0, 0.0, 0.0))
         stage.tick()
     betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy()).to(path.x.device)
-    found = _interpolated(torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1])
-    return _Table(betas.to(state.z).double(), found.exp().to(state.z))  # as the chains will see them
+    log_steps = _interpolated(torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1])
+    return _Table(betas.to(state.z).double(), log_steps.exp().to(state.z))  # as the chains will see them
 
 
 def _temperatures(plan: _Plan, grid: np.ndarray, deviations: np.ndarray) -> Tensor:

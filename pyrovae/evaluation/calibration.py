@@ -34,9 +34,10 @@ SHOWN = 4  # quantities that fail, in a report's words
 class Calibration:
     """Ranks of the codes that made simulated items among draws of q(z | x): uniform where q is the posterior.
 
-    `pointwise`: over "simulation" and "quantity" (each coordinate of the code, and "log p(x | z)"), "rank" in 0..L and
-    "uniform", the rank made continuous, in (0, 1). `tests`: over "quantity", the statistic, its p-value, Holm's
-    adjusted one, and how far off q is: "bias" in its own standard deviations and "scale_ratio", for the coordinates.
+    `pointwise`: over "simulation" and "quantity" (each coordinate of the code, and "log p(x | z)"),
+    "rank" in 0..L and "uniform", the rank made continuous, in (0, 1). `tests`: over "quantity", the
+    statistic, its p-value, Holm's adjusted one, and how far off q is: "bias" in its own standard
+    deviations and "scale_ratio", for the coordinates.
 
     It speaks of items drawn from the decoder, not of real ones.
     """
@@ -85,12 +86,14 @@ def calibrate(
 ) -> Calibration:
     """Simulation-based calibration of the guide: z from the prior, x from the decoder, its rank under q(z | x).
 
-    The ranks of each coordinate, and of log p(x | z), among `num_draws` draws are uniform on 0..L if q(z | x) is the
-    posterior (Talts et al. 2018, theorem 1; the log-likelihood because coordinates alone cannot see a q that ignores x:
-    Modrak et al. 2023, section 3). Ties are broken at random. `test`: "anderson-darling" on (rank + u) / (L + 1), u
-    uniform, or "chi-square" in 20 bins; Holm over the quantities at `level`.
+    The ranks of each coordinate, and of log p(x | z), among `num_draws` draws are uniform on 0..L
+    if q(z | x) is the posterior (Talts et al. 2018, theorem 1; the log-likelihood because
+    coordinates alone cannot see a q that ignores x: Modrak et al. 2023, section 3). Ties are broken
+    at random. `test`: "anderson-darling" on (rank + u) / (L + 1), u uniform, or "chi-square" in 20
+    bins; Holm over the quantities at `level`.
 
-    Raises ValueError where the pair has no p(x), for counts below 1 (20 simulations, for 20 bins) and unknown tests.
+    Raises ValueError where the pair has no p(x), for counts below 1 (20 simulations, for 20 bins)
+    and unknown tests.
 
     >>> import torch
     >>> import pyrovae

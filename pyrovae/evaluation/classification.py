@@ -25,13 +25,13 @@ RESAMPLES = 1000
 def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Dataset:
     """log p(y | x) of every class for each of N labelled items, by name.
 
-    Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se", its Monte Carlo
-    standard error, 0 where the classifier knows its densities; over "item": "y", the true label, "predicted",
-    "log_proba_y", that of the true label, with "log_proba_y_se". Where evidence says which of its errors cannot be
-    relied on, as `iwae` does, "unreliable" and "log_proba_y_unreliable" say it of these (see
-    `GenerativeClassifier.with_reliability`). `options` go to the classifier, such as
-    `missing=True`. `x` may be a split of a data set, with its labels. ValueError for labels that are no class of the
-    classifier.
+    Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se",
+    its Monte Carlo standard error, 0 where the classifier knows its densities; over "item": "y",
+    the true label, "predicted", "log_proba_y", that of the true label, with "log_proba_y_se". Where
+    evidence says which of its errors cannot be relied on, as `iwae` does, "unreliable" and
+    "log_proba_y_unreliable" say it of these (see `GenerativeClassifier.with_reliability`).
+    `options` go to the classifier, such as `missing=True`. `x` may be a split of a data set, with
+    its labels. ValueError for labels that are no class of the classifier.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -40,11 +40,11 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
     >>> dict(pyrovae.predictions(classifier, digits.test.x, digits.test.y).sizes)
     {'item': 360, 'label': 10}
     """
-    x, of_split = checks.parts_of(x)
-    if (y is None) == (of_split is None):
+    x, labels_of_split = checks.parts_of(x)
+    if (y is None) == (labels_of_split is None):
         raise ValueError("predictions judges labelled items: give x and y, or a split that has both")
     count = len(x)
-    y = of_split if y is None else y
+    y = labels_of_split if y is None else y
     number = classifier.numbers(y, count).cpu().numpy()
     with torch.no_grad():
         flagged = None
@@ -76,10 +76,11 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
 class Scores:
     """Scores of N predictions: `metrics`, an xarray.Dataset over "metric" of value, se, lower and upper; a line each.
 
-    "accuracy", a share; "log_loss", -log p(y | x) in nats; "brier", sum over classes of (p - 1[y])^2, from 0 to 2;
-    "ece", expected calibration error of the likeliest class's probability. `ece_calibrated`: mean and upper end of
-    what calibrated probabilities of this size would show: it is not 0. `unreliable`: of how many items the Monte Carlo
-    error of log p(y | x), and so its share in the log-loss, cannot be relied on.
+    "accuracy", a share; "log_loss", -log p(y | x) in nats; "brier", sum over classes of (p -
+    1[y])^2, from 0 to 2; "ece", expected calibration error of the likeliest class's probability.
+    `ece_calibrated`: mean and upper end of what calibrated probabilities of this size would show:
+    it is not 0. `unreliable`: of how many items the Monte Carlo error of log p(y | x), and so its
+    share in the log-loss, cannot be relied on.
     """
 
     metrics: xr.Dataset
@@ -113,21 +114,23 @@ class Scores:
 def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int = BINS, seed: int = 0) -> Scores:
     """Accuracy, log-loss, Brier score and expected calibration error of `predictions`, each with its interval.
 
-    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their mean over items,
-    which is too narrow where a few wrong items carry the mean and not enough were seen. The calibration error (Guo et
-    al. 2017, section 2; `bins` equal bins of the likeliest class's probability) is biased upwards and has no interval
-    of its own: beside it stand its standard error over 1,000 resamples and what the same probabilities would show if
-    labels were drawn from them (Broecker and Smith 2007).
+    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their
+    mean over items, which is too narrow where a few wrong items carry the mean and not enough were
+    seen. The calibration error (Guo et al. 2017, section 2; `bins` equal bins of the likeliest
+    class's probability) is biased upwards and has no interval of its own: beside it stand its
+    standard error over 1,000 resamples and what the same probabilities would show if labels were
+    drawn from them (Broecker and Smith 2007).
 
-    Raises ValueError for an empty table, labels that are not among its classes and a level outside (0, 1).
+    Raises ValueError for an empty table, labels that are not among its classes and a level outside
+    (0, 1).
 
     >>> import numpy as np
     >>> import xarray as xr
     >>> from pyrovae import classification_scores
     >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1]), "log_proba_y_se": ("item", np.zeros(3))}
-    >>> found = classification_scores(xr.Dataset(given, {"label": [0, 1]}))
-    >>> round(found["accuracy"], 3), round(found["log_loss"], 3)
+    >>> table = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1]), "log_proba_y_se": ("item", np.zeros(3))}
+    >>> scores = classification_scores(xr.Dataset(table, {"label": [0, 1]}))
+    >>> round(scores["accuracy"], 3), round(scores["log_loss"], 3)
     (0.667, 0.415)
     """
     from scipy import stats
@@ -137,11 +140,11 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     log_proba, number = _table(table)
     count = len(number)
     hit = log_proba.argmax(1) == number
-    own = log_proba[np.arange(count), number]
+    of_label = log_proba[np.arange(count), number]  # log p(y | x) of the true label
     proba = np.exp(log_proba)
     brier = ((proba - np.eye(proba.shape[1])[number]) ** 2).sum(1)
     rows = {"accuracy": (float(hit.mean()), math.sqrt(hit.mean() * (1 - hit.mean()) / count), *_wilson(hit, quantile))}
-    for name, each in (("log_loss", -own), ("brier", brier)):
+    for name, each in (("log_loss", -of_label), ("brier", brier)):
         mean, finite = float(each.mean()), bool(np.isfinite(each).all()) and count > 1
         # all alike, as of few items that are all right: their spread says nothing
         se = float(each.std(ddof=1)) / math.sqrt(count) if finite and float(np.ptp(each)) > 0 else math.nan
@@ -171,16 +174,16 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
 def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> xr.Dataset:
     """How often the likeliest class is right, in equal bins of the probability that it is given.
 
-    Returns a Dataset over "bin", those with items alone: "confidence", the mean probability, "accuracy" with Wilson's
-    interval "lower" and "upper", and "count".
+    Returns a Dataset over "bin", those with items alone: "confidence", the mean probability,
+    "accuracy" with Wilson's interval "lower" and "upper", and "count".
 
     >>> import numpy as np
     >>> import xarray as xr
     >>> from pyrovae import reliability
     >>> p = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    >>> given = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1])}
-    >>> found = reliability(xr.Dataset(given, {"label": [0, 1]}))
-    >>> found["count"].values.tolist(), found.accuracy.values.tolist()
+    >>> table = {"log_proba": (("item", "label"), p), "y": ("item", [0, 1, 1])}
+    >>> curve = reliability(xr.Dataset(table, {"label": [0, 1]}))
+    >>> curve["count"].values.tolist(), curve.accuracy.values.tolist()
     ([1, 1, 1], [0.0, 1.0, 1.0])
     """
     from scipy import stats
@@ -191,8 +194,9 @@ def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> 
     bin_of = _bin(confidence, checks.whole("bins", bins, most=MOST_BINS))
     rows = []
     for b in np.unique(bin_of):
-        own = bin_of == b
-        rows.append((confidence[own].mean(), hit[own].mean(), *_wilson(hit[own], quantile), own.sum()))
+        inside = bin_of == b
+        lower, upper = _wilson(hit[inside], quantile)
+        rows.append((confidence[inside].mean(), hit[inside].mean(), lower, upper, inside.sum()))
     names = ("confidence", "accuracy", "lower", "upper", "count")
     columns = dict(zip(names, np.array(rows).T, strict=True))
     columns["count"] = columns["count"].astype(int)
@@ -216,9 +220,10 @@ class Auroc:
 def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
     """The probability that a usual item scores higher than a strange one, ties counted as half.
 
-    `usual`, `strange`: scores of shape (N,) and (M,), such as log p(x) or the largest p(y | x). 0.5 tells nothing;
-    below it the score takes strange items for the more usual ones. Standard error of DeLong et al. (1988), interval on
-    the logit scale. Raises ValueError for scores that are NaN or empty.
+    `usual`, `strange`: scores of shape (N,) and (M,), such as log p(x) or the largest p(y | x). 0.5
+    tells nothing; below it the score takes strange items for the more usual ones. Standard error of
+    DeLong et al. (1988), interval on the logit scale. Raises ValueError for scores that are NaN or
+    empty.
 
     >>> from pyrovae import auroc
     >>> print(auroc([2.0, 3.0, 4.0], [0.0, 1.0, 2.5]))

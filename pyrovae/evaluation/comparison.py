@@ -21,8 +21,8 @@ __all__ = ["paired_interval", "verdicts"]
 def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of paired differences and its Student t interval: d ± t sd(d) / sqrt(n), n - 1 degrees of freedom.
 
-    `differences`: shape (n,), one a unit of replication. For n = 1 the interval is infinite. Raises ValueError for an
-    empty or non-finite array and a confidence outside (0, 1).
+    `differences`: shape (n,), one a unit of replication. For n = 1 the interval is infinite. Raises
+    ValueError for an empty or non-finite array and a confidence outside (0, 1).
 
     >>> from pyrovae import paired_interval
     >>> [round(v, 3) for v in paired_interval([1.0, 2.0, 3.0])]
@@ -44,14 +44,15 @@ def verdicts(
 ) -> xr.Dataset:
     """For each claim whether its effect exceeds the smallest difference of interest, all claims at one error rate.
 
-    `effects[claim]`: shape (n,), a paired difference for each unit of replication, signed so that the claim says it is
-    large; `smallest[claim]`: what it must exceed. A claim *holds* where the interval lies beyond that difference, *does
-    not hold* where it lies wholly below, else one *cannot tell*. Holm's step-down procedure (Holm 1979) sets each
-    interval's level: the claim with the k-th smallest two-sided p-value of "effect = smallest" has alpha / (m - k + 1);
-    from the first that fails on all get that one's level, so interval and verdict always agree.
+    `effects[claim]`: shape (n,), a paired difference for each unit of replication, signed so that
+    the claim says it is large; `smallest[claim]`: what it must exceed. A claim *holds* where the
+    interval lies beyond that difference, *does not hold* where it lies wholly below, else one
+    *cannot tell*. Holm's step-down procedure (Holm 1979) sets each interval's level: the claim with
+    the k-th smallest two-sided p-value of "effect = smallest" has alpha / (m - k + 1); from the
+    first that fails on all get that one's level, so interval and verdict always agree.
 
-    Returns a Dataset over "claim": mean, low, high (at `level`), smallest, p_value, level, replicates, verdict. Raises
-    ValueError for claims without a smallest difference.
+    Returns a Dataset over "claim": mean, low, high (at `level`), smallest, p_value, level,
+    replicates, verdict. Raises ValueError for claims without a smallest difference.
 
     >>> from pyrovae import verdicts
     >>> effects = {"taller": [2.0, 2.1, 1.9, 2.0], "wider": [0.1, -0.2, 0.0, 0.1]}

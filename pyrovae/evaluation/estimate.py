@@ -25,10 +25,11 @@ Bound = Literal["lower", "upper", "exact"]
 class Estimate:
     """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
 
-    `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error) and the estimator's
-    own variables; its attributes say the protocol: estimator, particles or steps, seed, base measure (mass or density,
-    and its scale), the SHA-256 of items and pair, whether the items are all 0 or 1. `str()` is a line for a report; it
-    counts the items whose error cannot be relied on, those of the variable "unreliable" where the estimator has it.
+    `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error)
+    and the estimator's own variables; its attributes say the protocol: estimator, particles or
+    steps, seed, base measure (mass or density, and its scale), the SHA-256 of items and pair,
+    whether the items are all 0 or 1. `str()` is a line for a report; it counts the items whose
+    error cannot be relied on, those of the variable "unreliable" where the estimator has it.
 
     >>> import xarray as xr
     >>> from pyrovae import Estimate
@@ -65,7 +66,8 @@ class Estimate:
     def se(self) -> float:
         """Monte Carlo standard error of the mean with the items held fixed: sqrt(sum se_i^2) / N.
 
-        Where an item's draws depend on each other (`bdmc`), so that its own spread says too little, `se_items`.
+        Where an item's draws depend on each other (`bdmc`), so that its own spread says too little,
+        `se_items`.
         """
         if self.pointwise.attrs.get("se_from_items"):
             return self.se_items
@@ -85,59 +87,72 @@ class Estimate:
     def named(self, *, data: str | None = None, binarization: str | None = None) -> Estimate:
         """The same estimate with the names of its data and of how they were made binary in the protocol."""
         names = {"data": data, "binarization": binarization}
-        return Estimate(self.kind, self.pointwise.assign_attrs({k: v for k, v in names.items() if v is not None}))
+        stated = {name: value for name, value in names.items() if value is not None}
+        return Estimate(self.kind, self.pointwise.assign_attrs(stated))
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
 
-        Raises ValueError where the items or the base measure differ, where both pair and estimator do, and for a
-        difference less another estimate, whose noise they may share.
+        Raises ValueError where the items or the base measure differ, where both pair and estimator
+        do, and for a difference less another estimate, whose noise they may share.
         """
         if not isinstance(other, Estimate):
             return NotImplemented
-        a, b = self.pointwise.attrs, other.pointwise.attrs
-        for attributes in (a, b):
-            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
-                raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
-            if "difference" in attributes:
-                raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
-        if a["base_measure"] != b["base_measure"]:
-            raise ValueError(f"a {a['base_measure']} and a {b['base_measure']} are not measured alike: no difference")
-        if a.get("masked_sites") != b.get("masked_sites"):
-            raise ValueError("the two estimates leave out different masked sites")
-        if a["items_sha256"] != b["items_sha256"]:
-            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
-        if a["pair_sha256"] == b["pair_sha256"]:
-            kind = f"gap {self.kind} - {other.kind}"
-        elif self.kind == other.kind:
-            kind = f"difference in {self.kind}"
-        else:
-            raise ValueError(
-                f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
-                "estimators of one pair, or two pairs under one estimator"
-            )
-        if a["pair_sha256"] != b["pair_sha256"]:
-            mine, theirs = self.settings, other.settings
-            unlike = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-            if unlike:
-                told = ", ".join(f"{name} {mine.get(name)} and {theirs.get(name)}" for name in unlike)
-                raise ValueError(f"two pairs under two estimators: {self.kind} was run with {told}; run both alike")
+        kind = self._kind_of_difference(other)
+        ours, theirs = self.pointwise.attrs, other.pointwise.attrs
         value = self.pointwise["value"] - other.pointwise["value"]
         # the noise of two pairs or two protocols is independent; one estimate less itself has none
-        same = a == b and bool((value == 0).all())
+        same = ours == theirs and bool((value == 0).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
         flags = [one.pointwise["unreliable"] for one in (self, other) if "unreliable" in one.pointwise]
         if flags:
             pointwise["unreliable"] = (flags[0] | flags[-1]) & (not same)
-        both = {k: f"{a.get(k)} - {b.get(k)}" for k in {*a, *b} if a.get(k) != b.get(k)}
-        errors = sorted({*str(a.get("errors")).split(", "), *str(b.get("errors")).split(", ")})
-        pointwise.attrs = {**a, **both, "estimator": kind, "difference": 1, "errors": ", ".join(errors)}
+
+        unlike = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+        both = {name: f"{ours.get(name)} - {theirs.get(name)}" for name in unlike}
+        errors = {*str(ours.get("errors")).split(", "), *str(theirs.get("errors")).split(", ")}
+        protocol = {"estimator": kind, "difference": 1, "errors": ", ".join(sorted(errors))}
+        pointwise.attrs = {**ours, **both, **protocol}
         for name in ("bound", "settings"):
             pointwise.attrs.pop(name, None)
-        if "se_from_items" in both:  # one side's error says too little: so would the difference's
+        if "se_from_items" in both:  # the error of one says too little: so would the difference's
             pointwise.attrs["se_from_items"] = 1
         return Estimate(kind, pointwise)
+
+    def _kind_of_difference(self, other: Estimate) -> str:
+        """What the difference is called; ValueError where the two estimates have none."""
+        ours, theirs = self.pointwise.attrs, other.pointwise.attrs
+        for attributes in (ours, theirs):
+            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
+                raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
+            if "difference" in attributes:
+                raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
+        if ours["base_measure"] != theirs["base_measure"]:
+            raise ValueError(
+                f"a {ours['base_measure']} and a {theirs['base_measure']} are not measured alike: no difference"
+            )
+        if ours.get("masked_sites") != theirs.get("masked_sites"):
+            raise ValueError("the two estimates leave out different masked sites")
+        if ours["items_sha256"] != theirs["items_sha256"]:
+            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
+        if ours["pair_sha256"] == theirs["pair_sha256"]:
+            return f"gap {self.kind} - {other.kind}"
+        if self.kind != other.kind:
+            raise ValueError(
+                f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
+                "estimators of one pair, or two pairs under one estimator"
+            )
+        self._require_alike(other)
+        return f"difference in {self.kind}"
+
+    def _require_alike(self, other: Estimate) -> None:
+        """Refuse estimates of two pairs that were made with different settings."""
+        ours, theirs = self.settings, other.settings
+        unlike = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if unlike:
+            both = ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in unlike)
+            raise ValueError(f"two pairs under two estimators: {self.kind} was run with {both}; run both alike")
 
     def __str__(self) -> str:
         return self.line()
@@ -148,7 +163,7 @@ class Estimate:
         return f", {flagged} unreliable" if flagged else ""
 
     def line(self, *, bits: bool = False) -> str:
-        """A line for a report that says whose error it is; with `bits`, no difference's, in bits per dimension too."""
+        """A line for a report that names its error; with `bits`, in bits per dimension too, if it is no difference."""
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
         errors = set(str(attributes.get("errors", "Monte Carlo")).split(", ")) - {"none"}
         if attributes.get("se_from_items"):
@@ -157,19 +172,22 @@ class Estimate:
         items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
         if "difference" in attributes:
             return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
-        mass = attributes.get("base_measure") == "mass"
-        of = "" if mass else " of a density"
-        extra = f", {self.bits_per_dimension:.4f} bits per dimension{of}" if bits else ""
-        of_what = "log mass" if mass else "log density"
+
+        is_mass = attributes.get("base_measure") == "mass"
+        quantity = "log mass" if is_mass else "log density"
         if masked := attributes.get("masked_sites"):
-            of_what += f" of what the mask leaves of {masked}"
-        return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {of_what}  {items}"
+            quantity += f" of what the mask leaves of {masked}"
+        extra = ""
+        if bits:
+            extra = f", {self.bits_per_dimension:.4f} bits per dimension{'' if is_mass else ' of a density'}"
+        return f"{self.kind}  {self.mean:.3f}{error} nats{extra}, {quantity}  {items}"
 
 
 def pair_hash(pair: Pair) -> str:
     """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' settings.
 
-    A part that counts its calls in a plain attribute is another density at each: keep such counts elsewhere.
+    A part that counts its calls in a plain attribute is another density at each: keep such counts
+    elsewhere.
     """
     module = as_module(pair)
     digest = hashlib.sha256(repr(module).encode())

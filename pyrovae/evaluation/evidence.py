@@ -42,17 +42,19 @@ def elbo(
 ) -> Estimate:
     """The evidence lower bound, per item: E_q[log p(x | z)] - E_q[log q(z | x) - log p(z)] = -(distortion + rate).
 
-    Mean over `num_particles` draws of q(z | x); a lower bound on log p(x) in expectation (Kingma and Welling 2014,
-    eq. 3; rate and distortion as in Alemi et al. 2018, section 2). With `analytic` both expectations in closed form,
-    for linear-Gaussian pairs.
+    Mean over `num_particles` draws of q(z | x); a lower bound on log p(x) in expectation (Kingma
+    and Welling 2014, eq. 3; rate and distortion as in Alemi et al. 2018, section 2). With
+    `analytic` both expectations in closed form, for linear-Gaussian pairs.
 
-    Returns an `Estimate` whose `pointwise` also has "rate" and "distortion" with their standard errors "rate_se" and
-    "distortion_se", all sd / sqrt(K), NaN for one particle; and of the same draws taken as importance weights the
-    effective sample size "ess" and the Pareto shape "pareto_k". `x`: shape (N, *event_shape), cast to the pair's dtype;
-    `max_bytes`: what the decodings of a chunk may take; it changes no draw. The table of draws is a compiled graph
-    where there are so many codes that it pays, and inside `pyrovae.distributed()` each process has its share of the
-    items. Raises ValueError where the pair has no p(x) (`is_normalized` is False) or weights that are not finite, for
-    values outside the likelihood's support, and with `analytic` for a pair that is not linear.
+    Returns an `Estimate` whose `pointwise` also has "rate" and "distortion" with their standard
+    errors "rate_se" and "distortion_se", all sd / sqrt(K), NaN for one particle; and of the same
+    draws taken as importance weights the effective sample size "ess" and the Pareto shape
+    "pareto_k". `x`: shape (N, *event_shape), cast to the pair's dtype; `max_bytes`: what the
+    decodings of a chunk may take; it changes no draw. The table of draws is a compiled graph where
+    there are so many codes that it pays, and inside `pyrovae.distributed()` each process has its
+    share of the items. Raises ValueError where the pair has no p(x) (`is_normalized` is False) or
+    weights that are not finite, for values outside the likelihood's support, and with `analytic`
+    for a pair that is not linear.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x)
@@ -79,22 +81,24 @@ def elbo(
 def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_bytes: int = MAX_BYTES) -> Estimate:
     """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
 
-    exp of it is an unbiased estimate of p(x), so it is a lower bound in expectation, no looser for more particles
-    (Burda, Grosse and Salakhutdinov 2016, theorem 1), and low by about se^2 / 2 where se is small against 1 nat. Where
-    a few weights make up most of the sum it is low by more, up to several times that.
+    exp of it is an unbiased estimate of p(x), so it is a lower bound in expectation, no looser for
+    more particles (Burda, Grosse and Salakhutdinov 2016, theorem 1), and low by about se^2 / 2
+    where se is small against 1 nat. Where a few weights make up most of the sum it is low by more,
+    up to several times that.
 
-    Its standard error "se" is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's lies within 5 % of
-    it, and else the jackknife's, which is right to 10 % for normal log-weights of any spread up to 3 nats
-    (analysis/standard_errors.py) and has no upper end; NaN for K = 1. It says how far another seed would lie, not how
-    far log p(x) does: where the log-weights spread so far that the bias is likely the larger of the two, more draws are
-    needed, or a better guide, and the item is "unreliable" (about 3.8 nats above the median at K = 100, 4.0 at 1,000).
+    Its standard error "se" is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's
+    lies within 5 % of it, and else the jackknife's, which is right to 10 % for normal log-weights
+    of any spread up to 3 nats (analysis/standard_errors.py) and has no upper end; NaN for K = 1. It
+    says how far another seed would lie, not how far log p(x) does: where the log-weights spread so
+    far that the bias is likely the larger of the two, more draws are needed, or a better guide, and
+    the item is "unreliable" (about 3.8 nats above the median at K = 100, 4.0 at 1,000).
 
-    What no draw has seen neither error nor flag can know: a mode of p(z | x) that the guide misses, or a tail of the
-    weights heavier than the drawn ones show, leaves a small error, no flag, and a bound that is far too low. "pareto_k"
-    over 0.7 is a hint of such a tail.
+    What no draw has seen neither error nor flag can know: a mode of p(z | x) that the guide misses,
+    or a tail of the weights heavier than the drawn ones show, leaves a small error, no flag, and a
+    bound that is far too low. "pareto_k" over 0.7 is a hint of such a tail.
 
-    Returns an `Estimate` with "unreliable", "ess" = (sum w)^2 / sum w^2 and "pareto_k". Arguments and errors as for
-    `elbo`.
+    Returns an `Estimate` with "unreliable", "ess" = (sum w)^2 / sum w^2 and "pareto_k". Arguments
+    and errors as for `elbo`.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x[:20])
@@ -116,12 +120,13 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
 def exact(pair: Pair, x: Any) -> Estimate:
     """log p(x) in closed form, in float64: of a linear-Gaussian pair, N(W m + mu, W S W' + s^2 I), and of a mixture.
 
-    x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I) (Tipping and Bishop 1999, section 3.1). The quadratic form is
-    taken at the posterior mean, |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z - m), where no two large terms cancel.
+    x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I) (Tipping and Bishop 1999, section 3.1).
+    The quadratic form is taken at the posterior mean, |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z -
+    m), where no two large terms cancel.
 
     Returns an `Estimate` with standard errors of 0. Raises ValueError for a pair that is neither a
-    `GaussianMixture` nor linear: a likelihood `Normal` with the identity link on a network of linear layers alone, and
-    a normal prior.
+    `GaussianMixture` nor linear: a likelihood `Normal` with the identity link on a network of
+    linear layers alone, and a normal prior.
 
     >>> import torch
     >>> import pyrovae

@@ -28,7 +28,7 @@ __all__ = ["Gaps", "gaps", "overfit"]
 ROWS = 16_384  # codes decoded together while q is sought
 POOL = 256  # draws of the prior, and as many of a wider q, from which starts are taken
 ROUND = 200  # steps between two looks
-SETTLED = 0.01  # nats: what a round may still bring an item
+SETTLED = 0.01  # nats by which a round may still better an item's bound when the search ends
 MAX_BYTES = 2**30
 
 
@@ -36,9 +36,10 @@ MAX_BYTES = 2**30
 class Gaps:
     """log p(x) - ELBO of one pair, split per item, in nats: `pointwise` over "item".
 
-    "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se": the approximation gap is
-    an upper bound (a better q of the family may exist) and the amortisation gap a lower one. Also "evidence", "elbo",
-    "best_elbo", the best q's "loc" and "scale", and "unreliable" where the evidence says it of itself.
+    "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se": the
+    approximation gap is an upper bound (a better q of the family may exist) and the amortisation
+    gap a lower one. Also "evidence", "elbo", "best_elbo", the best q's "loc" and "scale", and
+    "unreliable" where the evidence says it of itself.
     """
 
     pointwise: xr.Dataset
@@ -80,18 +81,19 @@ def gaps(
 ) -> Gaps:
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
 
-    q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1), sought by Adam from
-    `num_starts` starts, the encoder's q among them and the others at well-weighted draws of the prior and of q, with
-    `num_particles` common random numbers (None: 32, or 4 a dimension of the code), in rounds of 200 steps. After the
-    first an item goes on with its best start, until a round brings no item 0.01 nats or there were `max_steps`. On
-    other random numbers it is then held against the encoder's q, and the better is q*; both ELBOs are taken with
+    q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1),
+    sought by Adam from `num_starts` starts, the encoder's q among them and the others at
+    well-weighted draws of the prior and of q, with `num_particles` common random numbers (None: 32,
+    or 4 a dimension of the code), in rounds of 200 steps. After the first an item goes on with its
+    best start, until a round brings no item 0.01 nats or there were `max_steps`. On other random
+    numbers it is then held against the encoder's q, and the better is q*; both ELBOs are taken with
     `num_evaluation` fresh common random numbers, so that no figure is flattered by the search.
 
-    `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais` or `iwae`, which
-    bound it from below, gap and approximation gap are too small by what they miss, and the words say so. Raises
-    ValueError for an ELBO, a difference, an estimate of another pair or other items, starts fewer than 4 or more than
-    513, too few particles to tell the code's directions apart (2 a dimension, and 2), and a guide that is not a
-    diagonal Normal.
+    `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais`
+    or `iwae`, which bound it from below, gap and approximation gap are too small by what they miss,
+    and the words say so. Raises ValueError for an ELBO, a difference, an estimate of another pair
+    or other items, starts fewer than 4 or more than 513, too few particles to tell the code's
+    directions apart (2 a dimension, and 2), and a guide that is not a diagonal Normal.
 
     >>> import torch
     >>> import pyrovae
@@ -134,9 +136,9 @@ def gaps(
 def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
     """How much worse encoder and decoder do on new items: two differences of means, each with a standard error.
 
-    "encoder": amortisation gap on test less that on train (Cremer et al. 2018, section 5.4); "decoder": log p(train) -
-    log p(test). The standard errors "encoder_se" and "decoder_se" are over the items of both sets. Raises ValueError
-    for two pairs.
+    "encoder": amortisation gap on test less that on train (Cremer et al. 2018, section 5.4);
+    "decoder": log p(train) - log p(test). The standard errors "encoder_se" and "decoder_se" are
+    over the items of both sets. Raises ValueError for two pairs.
     """
     if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
         raise ValueError("train and test must be gaps of one pair")
@@ -175,21 +177,21 @@ class _Search:
         base = getattr(q, "base_dist", None)
         if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
             raise ValueError(f"the guide's 'latent' must be a diagonal Normal for its best q to be sought, got {q}")
-        own = torch.stack([q.mean, q.stddev.log()])  # (2, n, d)
+        encoder_q = torch.stack([q.mean, q.stddev.log()])  # (2, n, d)
         with self.space.turn():
-            parameters = torch.cat([own[:, None], self.other_starts(x, own)], 1)  # (2, S, n, d)
+            parameters = torch.cat([encoder_q[:, None], self.other_starts(x, encoder_q)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
         with self.space.turn():
-            noise = torch.randn(self.num_evaluation // 2 + 1, x.shape[0], own.shape[-1], dtype=torch.float32).to(x)
-        chosen = self.bounds(x, torch.cat([own[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
+            noise = _normal(self.num_evaluation // 2 + 1, encoder_q[0]).to(x)
+        chosen = self.bounds(x, torch.cat([encoder_q[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
         item = torch.arange(len(x), device=x.device)
-        best = torch.cat([own[:, None], parameters], 1)[:, chosen, item]
+        best = torch.cat([encoder_q[:, None], parameters], 1)[:, chosen, item]
         with self.space.turn():
-            fresh = torch.randn(self.num_evaluation, x.shape[0], own.shape[-1], dtype=torch.float32).to(x)
-        bounds = self.bounds(x, torch.stack([own, best], 1), fresh)  # (K, 2, n)
+            fresh = _normal(self.num_evaluation, encoder_q[0]).to(x)
+        bounds = self.bounds(x, torch.stack([encoder_q, best], 1), fresh)  # (K, 2, n)
         gain = bounds[:, 1] - bounds[:, 0]
         root = math.sqrt(len(fresh))
-        found = {
+        columns = {
             "elbo": bounds[:, 0].mean(0),
             "elbo_se": bounds[:, 0].std(0) / root,
             "best_elbo": bounds[:, 1].mean(0),
@@ -198,18 +200,18 @@ class _Search:
             "loc": best[0],
             "scale": best[1].exp(),
         }
-        return {name: value.double().cpu().numpy() for name, value in found.items()}
+        return {name: value.double().cpu().numpy() for name, value in columns.items()}
 
-    def other_starts(self, x: Tensor, own: Tensor) -> Tensor:
+    def other_starts(self, x: Tensor, encoder_q: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
         prior = latent_law(self.pair.model, size=len(x)).sample((POOL,))
-        near = own[0] + 2 * own[1].exp() * torch.randn(POOL, *own.shape[1:], dtype=torch.float32).to(own)
+        near = encoder_q[0] + 2 * encoder_q[1].exp() * _normal(POOL, encoder_q[0])
         pool = torch.cat([prior, near])
         table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])
         noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement
         top = noisy.topk(self.num_starts - 1, dim=0).indices
         loc = pool.gather(0, top[..., None].expand(-1, -1, pool.shape[-1]))
-        return torch.stack([loc, own[1].expand_as(loc)])
+        return torch.stack([loc, encoder_q[1].expand_as(loc)])
 
     def climbed(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Each start after Adam on common random numbers; after the first round each item goes on with its best."""
@@ -237,7 +239,8 @@ class _Search:
                 with self.space.turn(), torch.enable_grad():
                     z = free[0] + free[1].exp() * noise
                     bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
-                    (free.grad,) = torch.autograd.grad(-bound.sum(), free)  # the pair's own .grad is the caller's
+                    # the .grad of the pair's parameters is the caller's
+                    (free.grad,) = torch.autograd.grad(-bound.sum(), free)
                 optimizer.step()
         better = self.bounds(x, free.detach(), noise[:, 0]).mean(0) > self.bounds(x, parameters, noise[:, 0]).mean(0)
         return torch.where(better[..., None], free.detach(), parameters)
@@ -258,10 +261,16 @@ class _Search:
         return table.log_likelihood + table.log_prior
 
 
+def _normal(count: int, loc: Tensor) -> Tensor:
+    """Normal noise (count, n, d) for locations (n, d): the same numbers for a pair of either precision."""
+    return torch.randn(count, *loc.shape, dtype=torch.float32).to(loc)
+
+
 def _balanced(count: int, items: int, size: int) -> Tensor:
     """Normal noise (count, items, size) with mean 0 and, where there are draws enough, covariance I exactly.
 
-    A q fitted on it is then exact for a Gaussian posterior, where plain draws let it fit their own scatter.
+    A q fitted on it is then exact for a Gaussian posterior, where plain draws let it fit their own
+    scatter.
     """
     half = torch.randn(max(1, count // 2), items, size, dtype=torch.float64)
     if len(half) > size:

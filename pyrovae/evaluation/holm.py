@@ -30,7 +30,8 @@ def adjusted(p_values: ArrayLike) -> np.ndarray:
 def levels(p_values: ArrayLike, alpha: float) -> np.ndarray:
     """The level at which each hypothesis is tested, shape (m,), for an error rate of `alpha` over all of them.
 
-    The k-th smallest p-value is held against alpha / (m - k + 1); from the first that fails on, all have its level.
+    The k-th smallest p-value is held against alpha / (m - k + 1); from the first that fails on, all
+    have its level.
 
     >>> from pyrovae.evaluation.holm import levels
     >>> levels([0.01, 0.04, 0.03], 0.06).tolist()

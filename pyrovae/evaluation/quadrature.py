@@ -27,7 +27,7 @@ __all__ = ["quadrature"]
 NODES = {1: 15, 2: 7}  # Gauss-Legendre nodes a side of a cell
 ROOTS = 0.4  # side of a first cell, in standard deviations of the prior
 PRIOR_DRAWS = 100_000  # the box of this many draws holds 99.999 % of the prior's mass
-GUIDE_DRAWS = 32  # an item, to see where its code lies
+GUIDE_DRAWS = 32  # per item, to see where its code lies
 ITEMS = 256  # that share one grid
 CHUNK_BYTES = 256 * 2**20
 MAX_VALUES = 30_000_000  # of log p(x, z) at the first nodes, 8 bytes each and some copies
@@ -51,20 +51,23 @@ WORDS = {
 def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 4_000_000) -> Estimate:
     """log p(x), the log of the integral of p(x | z) p(z) over a code of one or two dimensions, within `tol` nats.
 
-    In float64, by Gauss-Legendre rules on cells of a grid that is refined where any item's own error asks for it. A
-    cell's error is the difference between its rule and the sum of its children's, whose value is kept: an over-estimate
-    for smooth decoders, and it sees the kinks of piecewise linear ones. The domain starts from a box with 99.999 % of
-    the prior's mass and from where the guide puts the items' codes; it grows while a cell at its border holds a part of
-    an item's mass that matters. From each local maximum of log p(x, z) among the first nodes, a twentieth of a standard
-    deviation of the prior apart, that may hide a mode, and from each item's code, the grid is refined uphill whatever
-    the first rule says. A mode of a thousandth of the prior's standard deviation may still be missed, and so is one
-    outside the box that neither the guide nor growing mass points to.
+    In float64, by Gauss-Legendre rules on cells of a grid that is refined where any item's own
+    error asks for it. A cell's error is the difference between its rule and the sum of its
+    children's, whose value is kept: an over-estimate for smooth decoders, and it sees the kinks of
+    piecewise linear ones. The domain starts from a box with 99.999 % of the prior's mass and from
+    where the guide puts the items' codes; it grows while a cell at its border holds a part of an
+    item's mass that matters. From each local maximum of log p(x, z) among the first nodes, a
+    twentieth of a standard deviation of the prior apart, that may hide a mode, and from each item's
+    code, the grid is refined uphill whatever the first rule says. A mode of a thousandth of the
+    prior's standard deviation may still be missed, and so is one outside the box that neither the
+    guide nor growing mass points to.
 
-    Returns an `Estimate` whose "se" is the sum of the cells' errors relative to p(x), and with the moments of p(z | x)
-    as "posterior_mean" and "posterior_covariance". Raises ValueError for discrete codes, codes of more dimensions and
-    where the pair has no p(x), and where the first grid of a batch of up to 256 items needs more than `max_evaluations`
-    decodings. No refinement starts after so many; where an item is then not within `tol` it warns, and "se" says how
-    far it came: inf where mass still leaves the grid.
+    Returns an `Estimate` whose "se" is the sum of the cells' errors relative to p(x), and with the
+    moments of p(z | x) as "posterior_mean" and "posterior_covariance". Raises ValueError for
+    discrete codes, codes of more dimensions and where the pair has no p(x), and where the first
+    grid of a batch of up to 256 items needs more than `max_evaluations` decodings. No refinement
+    starts after so many; where an item is then not within `tol` it warns, and "se" says how far it
+    came: inf where mass still leaves the grid.
 
     >>> import torch
     >>> import pyrovae
@@ -178,19 +181,19 @@ class _Rule:
         family = getattr(getattr(pair, "likelihood", None), "family", None)
         self.is_product = getattr(family, "natural_parameter", None) is not None  # of matrices, for all items at once
         self.calls: Counter[Any] = Counter()
-        self.given: dict[Any, list[Tensor]] = {}  # the last of each kind
+        self.last_arguments: dict[Any, list[Tensor]] = {}  # of each kind of call
         self.compiled: CompiledFunction | None = None
-        self.settled = False  # compiled, or found not to be
+        self.settled = False  # whether compiling has been decided on
 
-    def __call__(self, *given: Tensor) -> list[Tensor]:
+    def __call__(self, *arguments: Tensor) -> list[Tensor]:
         if not self.settled:
-            kind = tuple(t.shape for t in given)
+            kind = tuple(each.shape for each in arguments)
             self.calls[kind] += 1
-            self.given[kind] = list(given)
+            self.last_arguments[kind] = list(arguments)
         with self.space.turn():
-            if self.compiled is not None and self.compiled.fits(*given):
-                return self.compiled(*given)
-            return self.integrals(*given)
+            if self.compiled is not None and self.compiled.fits(*arguments):
+                return self.compiled(*arguments)
+            return self.integrals(*arguments)
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
         """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
@@ -209,13 +212,13 @@ class _Rule:
         if self.settled or not self.calls:
             return
         kind, calls = max(self.calls.items(), key=lambda one: one[1] * one[0][1].numel())
-        x, z, *_ = given = self.given[kind]
+        x, z, *_ = arguments = self.last_arguments[kind]
         each = sum(layer_sizes(self.pair, x)) + (len(x) if self.is_product else x.numel())
         if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
             with self.space.turn(), forked(0, x.device):
-                self.compiled = compile_function(self.integrals, given)
+                self.compiled = compile_function(self.integrals, arguments)
             self.settled = True
-            self.given.clear()
+            self.last_arguments.clear()
 
 
 class _Grid:
@@ -274,9 +277,9 @@ class _Grid:
         second = (share[..., None] * cells.second).sum(0)
         covariance = second - mean[..., None] * mean[..., None, :]
         se = torch.where(leaving, math.inf, (error - total).exp())
-        found = {"value": total, "se": se, "mean": mean, "covariance": covariance}
-        found["decodings"] = torch.full((len(self.x),), self.decodings)
-        return {name: value.cpu().numpy() for name, value in found.items()}
+        columns = {"value": total, "se": se, "mean": mean, "covariance": covariance}
+        columns["decodings"] = torch.full((len(self.x),), self.decodings)
+        return {name: value.cpu().numpy() for name, value in columns.items()}
 
     def _root(self, z: Tensor) -> Tensor:
         return (z / self.side).floor().long()
@@ -292,8 +295,8 @@ class _Grid:
         for which in torch.arange(len(level), device=level.device).split(max(1, CHUNK_BYTES // per_cell)):
             side = self.side * 0.5 ** level[which, None]
             z = (index[which] * side)[:, None] + self.nodes * side[:, None]  # (u, m, d)
-            *found, log_joint = self.rule(self.x, z, self.log_weights, side.log().sum(-1))
-            parts.append(found)
+            *moments, log_joint = self.rule(self.x, z, self.log_weights, side.log().sum(-1))
+            parts.append(moments)
             if self.tree is None:
                 self.heights.append(log_joint)
             self.decodings += z.shape[0] * z.shape[1]
@@ -318,9 +321,9 @@ class _Grid:
     def _climbed(self, cells: _Cells) -> _Cells:
         """Refined uphill, from each item's code and from the highest of neighbouring nodes of the first cells.
 
-        A way goes to the highest cell around it and then to that cell's highest child. It ends where the cell's rule
-        sees what is in it, or where even another fall as deep as that from its highest to its lowest node would not
-        lift it to what counts.
+        A way goes to the highest cell around it and then to that cell's highest child. It ends
+        where the cell's rule sees what is in it, or where even another fall as deep as that from
+        its highest to its lowest node would not lift it to what counts.
         """
         self.tree = _Tree(self._keys(cells.level, cells.index), cells.peak, cells.depth)
         item, index, level = self._tops(cells)
@@ -382,11 +385,12 @@ class _Grid:
 
     def _ancestors(self, cells: _Cells, level: Tensor, index: Tensor) -> Tensor:
         """The cells that hold these finer ones."""
-        keys, found = self._keys(cells.level, cells.index), torch.zeros_like(cells.level, dtype=torch.bool)
+        keys = self._keys(cells.level, cells.index)
+        holds = torch.zeros_like(cells.level, dtype=torch.bool)
         for up in range(1, int(level.max()) + 1):
             deep = level >= up
-            found |= torch.isin(keys, self._keys(level[deep] - up, index[deep] >> up))
-        return found
+            holds |= torch.isin(keys, self._keys(level[deep] - up, index[deep] >> up))
+        return holds
 
     def _wider_than_the_guide(self, cells: _Cells) -> Tensor:
         """Cells that hold an item's code and are too wide to see a posterior as narrow as the guide's."""

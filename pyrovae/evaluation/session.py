@@ -32,15 +32,17 @@ BOUNDS = ("lower", "upper", "exact")
 class Session:
     """One evaluation of a pair by one estimator, which adds its formula and nothing else.
 
-    A session is begun with the estimator's name and the pair, and refuses a pair without a p(x) and weights that are no
-    numbers. After the estimator has checked its own arguments, `items` looks at the items. Then either
-    `from_particles` gives what a function makes of the draws of q(z | x), or the estimator draws for itself: `pair` is
-    the pair to compute with, in single precision at least, and `workspace` puts it in evaluation mode, on random
-    numbers of its own, and leaves the caller's modes, generators and parameter store as they were. `estimate` makes the
-    `Estimate` of the values. What the estimator adds to `protocol` is among the attributes of the estimate.
+    A session is begun with the estimator's name and the pair, and refuses a pair without a p(x) and
+    weights that are no numbers. After the estimator has checked its own arguments, `items` looks at
+    the items. Then either `from_particles` gives what a function makes of the draws of q(z | x), or
+    the estimator draws for itself: `pair` is the pair to compute with, in single precision at
+    least, and `workspace` puts it in evaluation mode, on random numbers of its own, and leaves the
+    caller's modes, generators and parameter store as they were. `estimate` makes the `Estimate` of
+    the values. What the estimator adds to `protocol` is among the attributes of the estimate.
 
-    An upper bound in one file, 1/2 log E_q[w^2] with the weight w = p(x, z) / q(z | x) (the chi-square bound of Dieng
-    et al. 2017, section 2; from a finite number of draws it comes out too low, as every logarithm of a mean does):
+    An upper bound in one file, 1/2 log E_q[w^2] with the weight w = p(x, z) / q(z | x) (the
+    chi-square bound of Dieng et al. 2017, section 2; from a finite number of draws it comes out too
+    low, as every logarithm of a mean does):
 
     >>> import torch
     >>> import pyrovae
@@ -62,8 +64,8 @@ class Session:
     >>> upper.bound, (upper - pyrovae.exact(vae, x)).mean > 0
     ('upper', True)
 
-    Raises TypeError for what is no pair; ValueError for a pair that has no p(x) (`is_normalized` is False, or it has
-    draws of its parameters in place of codes) and for weights that are not finite.
+    Raises TypeError for what is no pair; ValueError for a pair that has no p(x) (`is_normalized` is
+    False, or it has draws of its parameters in place of codes) and for weights that are not finite.
     """
 
     def __init__(self, name: str, pair: Pair) -> None:
@@ -98,9 +100,10 @@ class Session:
     def items(self, x: Any) -> Tensor:
         """The items of shape (N, *event_shape), checked, in the pair's dtype and on its device.
 
-        `x`: an array or a split of a data set. Notes in the protocol the SHA-256 of the items and of the pair, whether
-        the items are all 0 or 1, their number and size, and which sites the pair masks. Raises ValueError for items
-        without a density under the pair, and for a pair that a few draws show to be no density of each item.
+        `x`: an array or a split of a data set. Notes in the protocol the SHA-256 of the items and
+        of the pair, whether the items are all 0 or 1, their number and size, and which sites the
+        pair masks. Raises ValueError for items without a density under the pair, and for a pair
+        that a few draws show to be no density of each item.
         """
         pair_sha256, pair = self.pair_sha256, self.pair
         dtype, device = dtype_and_device(pair)
@@ -149,7 +152,8 @@ class Session:
     def noise(self, seed: int, *keys: int | str) -> Noise:
         """Random numbers of this estimator on this pair, from `seed`; other `keys` give others.
 
-        No two estimators and no two pairs share any: an estimate whose draws made the items would be wrong.
+        No two estimators and no two pairs share any: an estimate whose draws made the items would
+        be wrong.
         """
         return Noise(stream(checks.seed(seed), self.name, *keys, self.pair_sha256), self.device)
 
@@ -171,10 +175,11 @@ class Session:
     ) -> dict[str, np.ndarray]:
         """What `reduce` makes of each item's draws of q(z | x), one column of N numbers for each name that it gives.
 
-        `reduce` takes a table of `num_particles` draws for some of the items, float64 of shape (K, n): its
-        log_likelihood, log_prior, log_guide and log_weight, in nats. It gives arrays of shape (n,). The draws do not
-        depend on `max_bytes`, what the decodings of a chunk may take. Inside `pyrovae.distributed()` each process has
-        its share of the items. Checks its own arguments, then the items as `items` does.
+        `reduce` takes a table of `num_particles` draws for some of the items, float64 of shape (K,
+        n): its log_likelihood, log_prior, log_guide and log_weight, in nats. It gives arrays of
+        shape (n,). The draws do not depend on `max_bytes`, what the decodings of a chunk may take.
+        Inside `pyrovae.distributed()` each process has its share of the items. Checks its own
+        arguments, then the items as `items` does.
         """
         # an item's table is reduced as a whole: three columns of its draws, and what they are made of and make
         count = checks.whole("num_particles", num_particles, bytes_each=64, device=self.device)
@@ -221,8 +226,8 @@ class Session:
             settings: which entries of `protocol` must agree for the values of two pairs to be comparable.
             words: what each column is, and its unit; a "value_se" goes without, as the standard error of "value".
 
-        Raises ValueError for columns without "value" or "se", or of another shape, an unknown bound, and settings that
-        are not in the protocol.
+        Raises ValueError for columns without "value" or "se", or of another shape, an unknown
+        bound, and settings that are not in the protocol.
         """
         if bound is not None:
             checks.choice("bound", bound, BOUNDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,26 +16,27 @@ from pyrovae.seeding import forked
 
 __all__ = ["MAX_BYTES", "tables"]
 
-MAX_BYTES = 64 * 2**20  # codes are drawn in the chunks that this much decodes, whatever the caller's is
-LEAST = 100_000  # codes: fewer are not looked at
+MAX_BYTES = 64 * 2**20  # bytes whose decodings set the chunks in which codes are drawn, whatever the caller's are
+LEAST = 100_000  # codes from which on it is asked whether compiling pays
 
 
 def tables(pair: Pair, x: Tensor, num_particles: int, max_bytes: int) -> Iterator[list[Particles]]:
     """The tables of each chunk of items, decoded within `max_bytes`; together they have `num_particles` rows.
 
-    They are the same numbers in the same order, compiled or not and whatever `max_bytes`, but for rounding: codes are
-    drawn as for `MAX_BYTES`, so that memory decides nothing about the noise. The pair is being evaluated, as by
-    `evaluating`, and stays as it is.
+    They are the same numbers in the same order, compiled or not and whatever `max_bytes`, but for
+    rounding: codes are drawn as for `MAX_BYTES`, so that memory decides nothing about the noise.
+    The pair is being evaluated, as by `evaluating`, and stays as it is.
     """
     if not len(x):
         return
     usual = rows_within(pair, x, MAX_BYTES)
     rows = usual if max_bytes == MAX_BYTES else rows_within(pair, x, max_bytes)
-    parts, sizes = x.split(max(1, usual // num_particles)), _sizes(num_particles, usual)
+    parts = x.split(max(1, usual // num_particles))
+    sizes = _sizes(num_particles, usual)
     if rows != usual:
         yield from _decoded_apart(pair, parts, sizes, rows)
         return
-    draw: Callable[[Tensor, int], Particles] = lambda part, size: particles(pair, part, size)  # noqa: E731
+    draw: Callable[[Tensor, int], Particles] = partial(particles, pair)
     calls = sum(len(part) == len(parts[0]) for part in parts) * sizes.count(sizes[0])
     if len(x) * num_particles >= LEAST and _pays(pair, parts[0], sizes[0], calls):
         draw = _compiled(pair, parts[0], sizes[0]) or draw
@@ -73,8 +75,8 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
     """`particles` for batches of this shape, and as torch runs it for others; None where it cannot be one graph."""
 
     def table(part: Tensor) -> list[Tensor]:
-        found = particles(pair, part, num_particles)
-        return [found.log_likelihood, found.log_prior, found.log_guide]
+        scores = particles(pair, part, num_particles)
+        return [scores.log_likelihood, scores.log_prior, scores.log_guide]
 
     with forked(0, x.device):  # what is drawn to capture counts for nothing
         compiled = compile_function(table, [x])
@@ -92,9 +94,9 @@ def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> CompiledFunction 
     """`weighed` for items and codes of this shape, but for the guide's part."""
 
     def table(part: Tensor, *values: Tensor) -> list[Tensor]:
-        given = dict(zip(codes.values, values, strict=True))
-        found = weighed(pair, part, Drawn(given, codes.event_dims, codes.log_guide))
-        return [found.log_likelihood, found.log_prior]
+        by_site = dict(zip(codes.values, values, strict=True))
+        scores = weighed(pair, part, Drawn(by_site, codes.event_dims, codes.log_guide))
+        return [scores.log_likelihood, scores.log_prior]
 
     with forked(0, x.device):
         return compile_function(table, [x, *(value.contiguous() for value in codes.values.values())])

@@ -16,15 +16,15 @@ AGREE = 1.05  # ratio up to which the jackknife confirms the delta method's erro
 def log_mean(log_weight: Tensor) -> dict[str, np.ndarray]:
     """log of the mean of exp over dim 0, "value", its standard error "se", and whether it is "unreliable".
 
-    The error is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's is at most 5 % over it, and else
-    the jackknife's: the delta method takes the log for a straight line over the spread of the mean, which it is not
-    where a few weights make up most of the sum. The jackknife leaves out one weight at a time,
-    (K - 1) / K sum_k (l_k - mean(l))^2 with l_k the estimate without weight k (Efron and Stein 1981), and says how far
-    the estimate rests on one draw.
+    The error is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's is at most 5 %
+    over it, and else the jackknife's: the delta method takes the log for a straight line over the
+    spread of the mean, which it is not where a few weights make up most of the sum. The jackknife
+    leaves out one weight at a time, (K - 1) / K sum_k (l_k - mean(l))^2 with l_k the estimate
+    without weight k (Efron and Stein 1981), and says how far the estimate rests on one draw.
 
-    "unreliable" where the root mean square of the log-weights above their median is over `spread_limit(K)`: then
-    normal log-weights of that spread would give an estimate further below log E[w] than its error says. Also where
-    there is no finite error. NaN and False for one row.
+    "unreliable" where the root mean square of the log-weights above their median is over
+    `spread_limit(K)`: then normal log-weights of that spread would give an estimate further below
+    log E[w] than its error says. Also where there is no finite error. NaN and False for one row.
     """
     count = len(log_weight)
     top = log_weight.max(0).values.nan_to_num(neginf=0.0)  # all weights 0: their mean is
@@ -49,9 +49,10 @@ def log_mean(log_weight: Tensor) -> dict[str, np.ndarray]:
 def spread_limit(count: int) -> float:
     """The spread of log-weights from which a log-mean-exp of `count` draws is flagged.
 
-    For normal log-weights the bias of the log-mean-exp reaches its standard error where their standard deviation is
-    about 2.5 + 0.22 log K (3.1, 3.5, 4.0 at K = 16, 100, 1,000: analysis/standard_errors.py). The factor keeps chance
-    out of it: few draws know their spread badly.
+    For normal log-weights the bias of the log-mean-exp reaches its standard error where their
+    standard deviation is about 2.5 + 0.22 log K (3.1, 3.5, 4.0 at K = 16, 100, 1,000:
+    analysis/standard_errors.py). The factor keeps chance out of it: few draws know their spread
+    badly.
 
     >>> from pyrovae.evaluation.weights import spread_limit
     >>> [round(spread_limit(count), 1) for count in (16, 100, 1000)]
@@ -86,10 +87,11 @@ def effective_size(log_weight: Tensor) -> np.ndarray:
 def pareto_k(log_weight: Tensor) -> np.ndarray:
     """The shape k of a generalised Pareto distribution fitted to each column's largest weights, of shape (K, N).
 
-    The tail is the min(K / 5, 3 sqrt(K)) largest; the estimate is the posterior mean of Zhang and Stephens (2009,
-    section 4), drawn towards 1/2 as by 10 more observations (Vehtari et al. 2024, appendix C). 1/k moments are finite.
-    NaN where the tail has fewer than 5 weights; -inf where they are all equal. Where a quarter of the tail is tied with
-    the weight that it starts from, as rounding ties log-weights far from 0, it starts half-way between two values.
+    The tail is the min(K / 5, 3 sqrt(K)) largest; the estimate is the posterior mean of Zhang and
+    Stephens (2009, section 4), drawn towards 1/2 as by 10 more observations (Vehtari et al. 2024,
+    appendix C). 1/k moments are finite. NaN where the tail has fewer than 5 weights; -inf where
+    they are all equal. Where a quarter of the tail is tied with the weight that it starts from, as
+    rounding ties log-weights far from 0, it starts half-way between two values.
 
     >>> import torch
     >>> from pyrovae.evaluation.weights import pareto_k
@@ -145,7 +147,8 @@ def _generalised_pareto(excess: np.ndarray) -> np.ndarray:
 def _of_tied(log_weight: np.ndarray, tail: int) -> float:
     """The same for one ascending column with ties: its tail starts between two unlike values, near `tail` of them.
 
-    Ties have no excess over a start of their own value, and a quarter of the tail without one says nothing of scale.
+    Ties have no excess over a start of their own value, and a quarter of the tail without one says
+    nothing of scale.
     """
     tied = _resolution(log_weight[-1])
     steps = np.flatnonzero(np.diff(log_weight) > tied) + 1  # where another value begins

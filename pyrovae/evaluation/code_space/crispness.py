@@ -20,14 +20,16 @@ __all__ = ["crispness"]
 def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.Dataset:
     """How sharp `images` are beside the real ones in `reference`.
 
-    The Laplacian of a channel is x[i-1, j] + x[i+1, j] + x[i, j-1] + x[i, j+1] - 4 x[i, j] where all five pixels exist;
-    its variance over positions is averaged over channels, then items; `laplacian_ratio` is that mean over the one of
-    `reference`, with its delta-method standard error over items. `high_frequency_share` is the mean power |FFT|^2 at
-    spatial frequencies with radius above 0.25 cycles a pixel (half the Nyquist frequency) over the mean of all power
-    but that at frequency zero, without a window. Shapes (N, *event) whose last two axes are height and width, of 3
-    pixels and more. With `paired`, item i of one belongs to item i of the other (None: where both shapes are equal;
-    say False of samples), and `squared_error` (its mean) and `squared_error_items` are given, summed over the event.
-    Raises ValueError for other shapes and a reference that is constant.
+    The Laplacian of a channel is x[i-1, j] + x[i+1, j] + x[i, j-1] + x[i, j+1] - 4 x[i, j] where
+    all five pixels exist; its variance over positions is averaged over channels, then items;
+    `laplacian_ratio` is that mean over the one of `reference`, with its delta-method standard error
+    over items. `high_frequency_share` is the mean power |FFT|^2 at spatial frequencies with radius
+    above 0.25 cycles a pixel (half the Nyquist frequency) over the mean of all power but that at
+    frequency zero, without a window. Shapes (N, *event) whose last two axes are height and width,
+    of 3 pixels and more. With `paired`, item i of one belongs to item i of the other (None: where
+    both shapes are equal; say False of samples), and `squared_error` (its mean) and
+    `squared_error_items` are given, summed over the event. Raises ValueError for other shapes and a
+    reference that is constant.
 
     >>> import torch
     >>> from pyrovae import crispness

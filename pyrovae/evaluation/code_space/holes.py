@@ -30,14 +30,16 @@ def holes(
 ) -> xr.Dataset:
     """The share of decoded codes that lie far from everything the model reconstructs.
 
-    All arguments are features, shape (n, *feature): the judge's last hidden layer (`Judge.features`), or pixels. A
-    sample is a hole where its distance to its `num_neighbors`-th nearest training reconstruction, in `train`, exceeds
-    `radius`, the `quantile` of that distance over the test reconstructions, in `test`, all by one model. `base_rate` is
-    the share of `test` beyond it, `coverage` the share of `test` within the radius of some sample, `control_fraction`
-    the share of `control` (see `control_images`) beyond it, which must be larger. Standard errors are binomial, with
-    the radius taken as known. `samples` may be a mapping from a law's name to its features: the results then have a dim
-    "law". `distance` and `radius` are Euclidean (over the root of the number of pixels, an RMSE). Raises ValueError for
-    other shapes and fewer training items than neighbours.
+    All arguments are features, shape (n, *feature): the judge's last hidden layer
+    (`Judge.features`), or pixels. A sample is a hole where its distance to its `num_neighbors`-th
+    nearest training reconstruction, in `train`, exceeds `radius`, the `quantile` of that distance
+    over the test reconstructions, in `test`, all by one model. `base_rate` is the share of `test`
+    beyond it, `coverage` the share of `test` within the radius of some sample, `control_fraction`
+    the share of `control` (see `control_images`) beyond it, which must be larger. Standard errors
+    are binomial, with the radius taken as known. `samples` may be a mapping from the name of a
+    distribution to its features: the results then have a dimension "law". `distance` and `radius`
+    are Euclidean (over the root of the number of pixels, an RMSE). Raises ValueError for other
+    shapes and fewer training items than neighbours.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.holes import holes
@@ -49,10 +51,13 @@ def holes(
     quantile = checks.probability("quantile", quantile)
     require_at_most("num_neighbors", num_neighbors, len(reference), "train")
     queries = as_features(test, "test", reference.shape[1])
-    laws = samples if isinstance(samples, Mapping) else {"samples": samples}
-    if not laws:
+    several = isinstance(samples, Mapping)
+    by_law = samples if several else {"samples": samples}
+    if not by_law:
         raise ValueError("samples must hold the features of at least one law, got an empty mapping")
-    drawn = {name: as_features(features, f"samples[{name!r}]", reference.shape[1]) for name, features in laws.items()}
+    drawn = {}
+    for name, features in by_law.items():
+        drawn[name] = as_features(features, f"samples[{name!r}]", reference.shape[1])
 
     test_distance = _kth_distance(queries, reference, num_neighbors)
     radius = float(np.quantile(test_distance, quantile))
@@ -66,7 +71,6 @@ def holes(
     padded = [np.pad(far, (0, longest - len(far)), constant_values=np.nan) for far in distance.values()]
     fraction_se = [binomial_se(p, len(far)) for p, far in zip(fraction, distance.values(), strict=True)]
     coverage_se = [binomial_se(p, len(queries)) for p in coverage]
-    several = isinstance(samples, Mapping)
     law: tuple[str, ...] = ("law",) if several else ()
 
     def shaped(values: Sequence[Any]) -> Any:
@@ -86,19 +90,20 @@ def holes(
         share = float(far.mean())
         variables["control_fraction"] = (share, "share of the control images that are holes", "1")
         variables["control_fraction_se"] = (binomial_se(share, len(far)), "binomial standard error of that share", "1")
-    return labelled(variables, {"law": list(laws)} if several else {})
+    return labelled(variables, {"law": list(by_law)} if several else {})
 
 
 def _kth_distance(queries: Tensor, reference: Tensor, k: int) -> np.ndarray:
     """The distance of each query to its k-th nearest row of `reference`.
 
-    A matrix product in float32 names candidates, which are measured again by differences. Where rounding in the product
-    could have left a nearer row out (distances small beside the norms), the product is made again in float64.
+    A matrix product in float32 names candidates, which are measured again by differences. Where
+    rounding in the product could have left a nearer row out (distances small beside the norms), the
+    product is made again in float64.
     """
-    found, sure = _kth_of_candidates(queries, reference, k)
+    distances, sure = _kth_of_candidates(queries, reference, k)
     if not bool(sure.all()):
-        found[~sure], _ = _kth_of_candidates(queries[~sure].double(), reference.double(), k)
-    return found.numpy()
+        distances[~sure], _ = _kth_of_candidates(queries[~sure].double(), reference.double(), k)
+    return distances.numpy()
 
 
 def _kth_of_candidates(queries: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,8 @@ __all__ = ["Judge"]
 class Judge:
     """A classifier trained on training images alone and then frozen: a rectified network, given by its weights.
 
-    `weights[i]` has shape (inputs, outputs) and `biases[i]` (outputs,); the last layer gives a logit for each class, or
-    one logit for the second of two.
+    `weights[i]` has shape (inputs, outputs) and `biases[i]` (outputs,); the last layer gives a
+    logit for each class, or one logit for the second of two.
 
     >>> import torch
     >>> from pyrovae import Judge
@@ -49,8 +49,8 @@ class Judge:
     ) -> Judge:
         """Train on images, shape (N, *event), and labels, with scikit-learn's MLPClassifier at its standard settings.
 
-        `max_iter` epochs of batches of 200; None is about 3,000 updates, from 10 to 400 epochs. Raises ValueError for
-        other shapes and a single class.
+        `max_iter` epochs of batches of 200; None is about 3,000 updates, from 10 to 400 epochs.
+        Raises ValueError for other shapes and a single class.
 
         >>> import torch
         >>> from pyrovae import Judge

@@ -30,12 +30,13 @@ def rate_identity(loc: Any, scale: Any, draws: Any) -> xr.Dataset:
 
     Here q(z|x_i) is N(loc_i, diag(scale_i^2)) and p is N(0, I).
 
-    `rate` is closed form. With one draw z_i ~ q(z|x_i) for each item and the exact item mixture q(z) = 1/N sum_j
-    q(z|x_j), `mutual_information` is mean_i [log q(z_i|x_i) - log q(z_i)], which cannot exceed log N
-    (`mutual_information_bound`), and `kl_aggregate` is rate - I. All shapes (N, latent_dim); nats an item. `rate_se` is
-    over items; the other two standard errors, sd / sqrt(N) of the terms, hold for these N items, and too large rather
-    than too small. Raises ValueError for other shapes, a scale that is not positive (a deterministic code: its KL is
-    infinite) and draws that are the means. Hoffman and Johnson 2016, section 2.
+    `rate` is closed form. With one draw z_i ~ q(z|x_i) for each item and the exact item mixture
+    q(z) = 1/N sum_j q(z|x_j), `mutual_information` is mean_i [log q(z_i|x_i) - log q(z_i)], which
+    cannot exceed log N (`mutual_information_bound`), and `kl_aggregate` is rate - I. All shapes (N,
+    latent_dim); nats per item. `rate_se` is over items; the other two standard errors, sd / sqrt(N)
+    of the terms, hold for these N items, and too large rather than too small. Raises ValueError for
+    other shapes, a scale that is not positive (a deterministic code: its KL is infinite) and draws
+    that are the means. Hoffman and Johnson 2016, section 2.
 
     >>> import numpy as np
     >>> from pyrovae.evaluation.code_space.rate import rate_identity
@@ -64,8 +65,8 @@ def rate_identity(loc: Any, scale: Any, draws: Any) -> xr.Dataset:
         for k in range(latent_dim):
             squares += ((rows[:, k, None] - m[:, k]) / s[:, k]).square_()
         mixture.append(torch.logsumexp(squares.mul_(-0.5).sub_(constant), 1) - math.log(n))
-    own = -0.5 * (((draw - m) / s) ** 2).sum(1) - constant
-    information = (own - torch.cat(mixture)).numpy()
+    of_item = -0.5 * (((draw - m) / s) ** 2).sum(1) - constant  # log q(z_i | x_i)
+    information = (of_item - torch.cat(mixture)).numpy()
     return _in_two_parts(rate, np.zeros(n), information)
 
 
@@ -78,13 +79,15 @@ def rate_of_posteriors(
 ) -> xr.Dataset:
     """The same identity for q(z | x) and p(z) of any kind, of which densities and draws are asked and nothing else.
 
-    `drawn`: distributions of codes, each over a batch of items, with one draw for each of its items. The rate is in
-    closed form where torch knows one (`pyrovae.models.means.divergence_of`); else it comes from 128 draws an item, is
-    without bias, and `rate_monte_carlo_se` is its Monte Carlo standard error with the items held fixed. The mutual
-    information takes one draw of as many items as make 16.8 million pairs of draw and item with all N. A q whose
-    density is known at its own draws alone, as a flow's without an inverse, has a rate, and neither of the two parts.
+    `drawn`: distributions of codes, each over a batch of items, with one draw for each of its
+    items. The rate is in closed form where torch knows one (`pyrovae.models.means.divergence_of`);
+    else it comes from 128 draws an item, is without bias, and `rate_monte_carlo_se` is its Monte
+    Carlo standard error with the items held fixed. The mutual information takes one draw of as many
+    items as make 16.8 million pairs of draw and item with all N. A q whose density is known at its
+    own draws alone, as a flow's without an inverse, has a rate, and neither of the two parts.
 
-    `turn`: around each batch, where the distributions must be in a state, as `Workspace.turn` puts them.
+    `turn`: around each batch, where the distributions must be in a state, as `Workspace.turn` puts
+    them.
 
     >>> import torch
     >>> from torch.distributions import Laplace, Independent, Normal
@@ -122,8 +125,8 @@ def _information(drawn: Sequence[tuple[Any, Tensor]], turn: Any, seed: int) -> n
     except (KeyError, NotImplementedError):  # a flow without an inverse
         return None
     table = torch.cat(columns, 1)  # (some, N)
-    own = table[torch.arange(len(some)), torch.from_numpy(some)]
-    information: np.ndarray = (own - (table.logsumexp(1) - math.log(count))).numpy()
+    of_item = table[torch.arange(len(some)), torch.from_numpy(some)]
+    information: np.ndarray = (of_item - (table.logsumexp(1) - math.log(count))).numpy()
     return information
 
 

@@ -21,10 +21,11 @@ __all__ = ["reconstruction_error", "squared_error"]
 def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr.Dataset:
     """How far reconstructions are from their items.
 
-    `squared_error_items` is |x_i - r_i|^2 summed over the event and `squared_error` its mean; `rmse` is the root of the
-    mean over items and pixels; R2 = 1 - sum_i |x_i - r_i|^2 / sum_i |x_i - m|^2 with m the mean image of `x`, or `mean`
-    (the training mean, of an event's shape) where that is given. Both arrays of shape (N, *event). Raises ValueError
-    for other shapes and where every x_i is m.
+    `squared_error_items` is |x_i - r_i|^2 summed over the event and `squared_error` its mean;
+    `rmse` is the root of the mean over items and pixels; R2 = 1 - sum_i |x_i - r_i|^2 / sum_i |x_i
+    - m|^2 with m the mean image of `x`, or `mean` (the training mean, of an event's shape) where
+    that is given. Both arrays of shape (N, *event). Raises ValueError for other shapes and where
+    every x_i is m.
 
     >>> import torch
     >>> from pyrovae import reconstruction_error
@@ -40,8 +41,8 @@ def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr
         raise ValueError(f"reconstruction must have an item for each of x, got {len(fake)} for {len(real)}")
     centre = real.mean(0)
     if mean is not None:
-        given = as_floats(mean, "mean")[None]
-        centre = checks.items(given, real.shape[1:], name="mean", dtype=torch.float64).detach().cpu().numpy()[0]
+        one_item = as_floats(mean, "mean")[None]
+        centre = checks.items(one_item, real.shape[1:], name="mean", dtype=torch.float64).detach().cpu().numpy()[0]
     total = float(((real - centre) ** 2).sum())
     if total <= 0:
         raise ValueError("x must have items that differ from the mean image: R2 divides by that distance")

@@ -18,8 +18,8 @@ IN_PAIRS = 8_000  # of them in distances between two of them
 class Sampled:
     """A distribution of codes by a large sample of it, for codes of which there are `count`.
 
-    Its distances are those of `aggregate` to N(0, I) with the sample in place of the normal distribution: they are off
-    by what a sample of 50,000 leaves, and so is their null.
+    Its distances are those of `aggregate` to N(0, I) with the sample in place of the normal
+    distribution: they are off by what a sample of 50,000 leaves, and so is their null.
     """
 
     def __init__(self, prior: Any, count: int, directions: np.ndarray, seed: int) -> None:

@@ -18,14 +18,15 @@ __all__ = ["control_images", "sampling_laws"]
 def sampling_laws(train_codes: Any, *, prior: Any = None, num: int = 4000, seed: int = 0) -> dict[str, Tensor]:
     """`num` codes from each of three distributions, (num, latent_dim), in the dtype and on the device of `train_codes`.
 
-    "gaussian": the full-covariance Gaussian with the training codes' mean and covariance; "box": uniform between their
-    0.5 and 99.5 % quantiles, dimension by dimension; "prior": a distribution of one code that is given, or N(0, I),
-    whatever the training codes are. Raises ValueError for other shapes.
+    "gaussian": the full-covariance Gaussian with the training codes' mean and covariance; "box":
+    uniform between their 0.5 and 99.5 % quantiles, dimension by dimension; "prior": a distribution
+    of one code that is given, or N(0, I), whatever the training codes are. Raises ValueError for
+    other shapes.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.sampling import sampling_laws
-    >>> laws = sampling_laws(torch.tensor([[0.0], [1.0]]), num=5)
-    >>> list(laws), laws["box"].shape
+    >>> codes = sampling_laws(torch.tensor([[0.0], [1.0]]), num=5)
+    >>> list(codes), codes["box"].shape
     (['gaussian', 'box', 'prior'], torch.Size([5, 1]))
     """
     array, like = as_codes(train_codes, "train_codes"), as_floats(train_codes, "train_codes")
@@ -33,19 +34,19 @@ def sampling_laws(train_codes: Any, *, prior: Any = None, num: int = 4000, seed:
     whitening = Whitening.fit(array)
     low, high = np.quantile(array, [0.005, 0.995], axis=0)
     of_prior = draws_of(prior, shape, seed, "codes") if prior is not None else generator(seed, 5).standard_normal(shape)
-    laws = {
+    drawn = {
         "gaussian": whitening.loc + generator(seed, 3).standard_normal(shape) @ whitening.scale_tril.T,
         "box": low + (high - low) * generator(seed, 4).random(shape),
         "prior": of_prior,
     }
-    return {name: torch.from_numpy(codes).to(like.device, like.dtype) for name, codes in laws.items()}
+    return {name: torch.from_numpy(codes).to(like.device, like.dtype) for name, codes in drawn.items()}
 
 
 def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: int = 0) -> Tensor:
     """`num` pixel averages of two reconstructions of different labels: images that are no digit, shape (num, *event).
 
-    The first of the two is uniform over the items, the second uniform over the items of the other labels. Raises
-    ValueError for a single class.
+    The first of the two is uniform over the items, the second uniform over the items of the other
+    labels. Raises ValueError for a single class.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.sampling import control_images
@@ -63,7 +64,7 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
     order, begin = np.argsort(codes, kind="stable"), np.cumsum(counts) - counts
     checks.whole("num", num, bytes_each=2 * images[0].numel() * images.element_size())
     first = rng.integers(len(images), size=num)
-    own = codes[first]
-    place = rng.integers(len(images) - counts[own])
-    second = order[place + np.where(place >= begin[own], counts[own], 0)]
+    label = codes[first]
+    place = rng.integers(len(images) - counts[label])
+    second = order[place + np.where(place >= begin[label], counts[label], 0)]  # past the items of that label
     return (images[torch.from_numpy(first)] + images[torch.from_numpy(second)]) / 2

@@ -30,12 +30,13 @@ def separation(
 ) -> xr.Dataset:
     """How well whitened codes tell the labels apart: nearest neighbours' accuracy and the silhouette.
 
-    The training codes, shape (N, latent_dim), whiten everything and are the reference; each test code takes the
-    majority label of its `num_neighbors` nearest (a tie goes to the label that sorts first). `knn_accuracy_label` is
-    the same within each test label, `knn_accuracy_se` the binomial standard error over the test items. The silhouette
-    is the mean of (b - a) / max(a, b) over `num_silhouette` test items, taken from each label in proportion to its
-    count (largest remainders), or over all where there are no more. Raises ValueError for other shapes, too few codes
-    and a single class. Silhouette: Rousseeuw 1987, section 2.
+    The training codes, shape (N, latent_dim), whiten everything and are the reference; each test
+    code takes the majority label of its `num_neighbors` nearest (a tie goes to the label that sorts
+    first). `knn_accuracy_label` is the same within each test label, `knn_accuracy_se` the binomial
+    standard error over the test items. The silhouette is the mean of (b - a) / max(a, b) over
+    `num_silhouette` test items, taken from each label in proportion to its count (largest
+    remainders), or over all where there are no more. Raises ValueError for other shapes, too few
+    codes and a single class. Silhouette: Rousseeuw 1987, section 2.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.separation import separation

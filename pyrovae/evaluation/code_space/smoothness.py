@@ -49,17 +49,19 @@ def smoothness(
 ) -> xr.Dataset:
     """Whether near codes decode alike: walks between pairs of codes, and small displacements of the first of each pair.
 
-    Along the straight line from a start code to its end code, in `num_steps` equal steps, s_k is the RMSE between
-    decoded means k - 1 and k. Per pair: `path_length` sum_k s_k, `end_distance` the RMSE between the two ends,
-    `largest_step_share` max_k s_k / sum_k s_k (1 / num_steps for a steady change, 1 for a single jump), `path_ratio`
-    path_length / end_distance and, with a `judge` (a callable from decoded means to labels, or an object whose
-    `predict` is one), `label_switches`. Pairs with end_distance under 1e-3 are dropped (NaN) and counted.
-    `displacement_ratio` is the 95 % quantile over the median, over all pairs, of the RMSE by which a decoding moves
-    when its start code moves by `displacement` whitened units in a direction drawn uniformly.
+    Along the straight line from a start code to its end code, in `num_steps` equal steps, s_k is
+    the RMSE between decoded means k - 1 and k. Per pair: `path_length` sum_k s_k, `end_distance`
+    the RMSE between the two ends, `largest_step_share` max_k s_k / sum_k s_k (1 / num_steps for a
+    steady change, 1 for a single jump), `path_ratio` path_length / end_distance and, with a `judge`
+    (a callable from decoded means to labels, or an object whose `predict` is one),
+    `label_switches`. Pairs with end_distance under 1e-3 are dropped (NaN) and counted.
+    `displacement_ratio` is the 95 % quantile over the median, over all pairs, of the RMSE by which
+    a decoding moves when its start code moves by `displacement` whitened units in a direction drawn
+    uniformly.
 
-    `decode` takes codes, shape (n, latent_dim), in the dtype and on the device of `start_codes`, to decoded means,
-    shape (n, *event); it is called without gradients. Raises ValueError for other shapes and for decoded means that are
-    not finite.
+    `decode` takes codes, shape (n, latent_dim), in the dtype and on the device of `start_codes`, to
+    decoded means, shape (n, *event); it is called without gradients. Raises ValueError for other
+    shapes and for decoded means that are not finite.
 
     >>> import numpy as np
     >>> import torch

@@ -40,17 +40,19 @@ def code_space(
 ) -> xr.Dataset:
     """What a pair's code space is like, measured: one data set of all statistics of this folder.
 
-    `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training images alone. A plain
-    name is the statistic of the codes (posterior means) and test reconstructions; `draws_` of one draw from q(z | x) an
-    item; `samples_` of decoded draws from the Gaussian fitted to the training codes; `pixel_` of pixels in place of the
-    judge's features. Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". The null
+    `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training
+    images alone. A plain name is the statistic of the codes (posterior means) and test
+    reconstructions; `draws_` of one draw from q(z | x) an item; `samples_` of decoded draws from
+    the Gaussian fitted to the training codes; `pixel_` of pixels in place of the judge's features.
+    Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". The null
     of the aggregate is the same for every `seed`.
 
-    The rate is E_q[log q(z | x) - log p(z)] under the pair's own prior, the codes "prior" are drawn from it, and the
-    raw aggregate is held against it. Prior and posterior may be of any kind: where the rate has no closed form it comes
-    from draws, with `rate_monte_carlo_se`. What cannot be had is left out, and the attribute "left_out" says so: a pair
-    without p(x) has no rate, and its aggregate is that of its codes, held against N(0, I); one whose q(z | x) is a
-    point has none either; one whose q(z | x) has no density but at its own draws has no mutual information. Raises
+    The rate is E_q[log q(z | x) - log p(z)] under the pair's own prior, the codes "prior" are drawn
+    from it, and the raw aggregate is held against it. Prior and posterior may be of any kind: where
+    the rate has no closed form it comes from draws, with `rate_monte_carlo_se`. What cannot be had
+    is left out, and the attribute "left_out" says so: a pair without p(x) has no rate, and its
+    aggregate is that of its codes, held against N(0, I); one whose q(z | x) is a point has none
+    either; one whose q(z | x) has no density but at its own draws has no mutual information. Raises
     TypeError for a pair that does not encode and decode.
 
     >>> import pyrovae
@@ -69,8 +71,8 @@ def code_space(
     train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
     train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
     real = test.x[:]
-    laws = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
-    samples = {law: decoded(pair, codes) for law, codes in laws.items()}
+    drawn = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
+    samples = {law: decoded(pair, codes) for law, codes in drawn.items()}
     control = control_images(test_images, test.y, num=num_codes, seed=seed)
     pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
     whitening = Whitening.fit(train_codes)

@@ -17,8 +17,9 @@ __all__ = ["Whitening"]
 class Whitening:
     """The affine map that gives training codes mean 0 and covariance I: w = L^-1 (code - loc), L L' their covariance.
 
-    L is lower triangular (Cholesky), so w does not change at all when each dimension is shifted and rescaled; under any
-    other affine change of the codes it changes by a rotation, which no distance sees.
+    L is lower triangular (Cholesky), so w does not change at all when each dimension is shifted and
+    rescaled; under any other affine change of the codes it changes by a rotation, which no distance
+    sees.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.whitening import Whitening
@@ -34,8 +35,8 @@ class Whitening:
     def fit(cls, codes: Any) -> Whitening:
         """The whitening of `codes`, shape (N, latent_dim), by their mean and their covariance with N - 1 below it.
 
-        A dimension that is constant, or a linear function of those before it, is regularised with a UserWarning that
-        names it. Raises ValueError for fewer than two codes.
+        A dimension that is constant, or a linear function of those before it, is regularised with a
+        UserWarning that names it. Raises ValueError for fewer than two codes.
 
         >>> from pyrovae.evaluation.code_space.whitening import Whitening
         >>> Whitening.fit([[0.0], [2.0], [4.0]]).scale_tril
@@ -54,8 +55,8 @@ class Whitening:
         correlation[constant, :] = correlation[:, constant] = 0.0
         correlation[constant, constant] = 1.0
         dependent = _dependent(correlation)
-        found = {"constant": np.flatnonzero(constant), "linear functions of those before them": dependent}
-        for what, dims in found.items():
+        singular = {"constant": np.flatnonzero(constant), "linear functions of those before them": dependent}
+        for what, dims in singular.items():
             if len(dims):
                 named = ", ".join(map(str, dims[:5])) + (", ..." if len(dims) > 5 else "")
                 warnings.warn(
@@ -80,10 +81,10 @@ class Whitening:
 
 def _dependent(correlation: np.ndarray) -> np.ndarray:
     """The dimensions whose variance given those before them is no more than rounding."""
-    rest, found = correlation.copy(), []
+    rest, dependent = correlation.copy(), []
     for k in range(len(rest)):
         if rest[k, k] <= 1e-10:
-            found.append(k)
+            dependent.append(k)
             continue
         rest = rest - np.outer(rest[:, k], rest[k]) / rest[k, k]
-    return np.array(found, dtype=int)
+    return np.array(dependent, dtype=int)
