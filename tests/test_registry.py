@@ -21,7 +21,7 @@ import pyrovae
 from pyrovae import choices
 from pyrovae.models import registry
 from pyrovae.models.pair import settings
-from pyrovae.models.registry import NotDescribedError, build, completed, described, registered
+from pyrovae.models.registry import NotDescribedError, build, completed, described, note, registered
 from pyrovae.models.registry import table as table_of_parts
 
 STATES = Path(__file__).parent / "states"  # written before there was a register, by the builders of that time
@@ -316,6 +316,9 @@ class TestArguments:
         second = first.with_class_prior([0.25, 0.75])
         assert first.recipe["class_prior"] is None
         assert second.recipe["class_prior"] == [0.25, 0.75]
+        third = copy.copy(second)  # which shares what it does not replace
+        note(third, class_prior=[0.5, 0.5])
+        assert (second.recipe["class_prior"], third.recipe["class_prior"]) == ([0.25, 0.75], [0.5, 0.5])
 
     def test_a_change_that_the_builder_does_not_take_is_named(self, tmp_path):
         @pyrovae.register("two_classes", kind="builder")
@@ -387,10 +390,27 @@ class TestRecipes:
 
 def test_every_part_of_the_package_is_found_without_being_named():
     assert set(registered("likelihood")) >= {"bernoulli", "continuous_bernoulli", "normal"}
-    script = "from pyrovae.models.registry import registered; print(*registered('builder'), *registered('prior'))"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FIRST], capture_output=True, text=True, check=True)
+    refused, found = done.stdout.splitlines()
+    assert refused.startswith("likelihood 'normal' is pyrovae.models.parts.normal.Normal, and cannot be __main__.Mine")
     builders = "BayesianGaussianMixture DiscriminativeClassifier GaussianMixture conv_ae conv_vae gaussian_classifier "
-    assert done.stdout.startswith(builders) and done.stdout.strip().endswith("standard")
+    assert found.startswith(builders) and found.endswith("standard")
+
+
+FIRST = """
+import torch
+import pyrovae
+class Mine(torch.nn.Module):
+    support = torch.distributions.constraints.real
+    def forward(self, loc):
+        return torch.distributions.Normal(loc, 1.0)
+try:
+    pyrovae.register("normal", kind="likelihood")(Mine)  # before any part of the package is imported
+except ValueError as error:
+    print(error)
+from pyrovae.models.registry import registered
+print(*registered("builder"), *registered("prior"))
+"""
 
 
 def test_the_documents_table_is_the_registers():
