@@ -21,6 +21,7 @@ from pyrovae.compile.optimizers import Rule, kinds_by_name, register_rule
 from pyrovae.inference.steps import CompiledFitStep, EagerStep
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.optimizer import OptimizerChoice
+from pyrovae.inference.svi.resume import Resume
 from pyrovae.methods import SVI
 
 AdamW, SGD, RMSprop = torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop
@@ -386,6 +387,31 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(case, tmp_path, interpreted):
     assert history.epochs.loss.values.tolist() == expected.epochs.loss.values.tolist()
     with pytest.raises(ValueError, match=r"this is another: optimizer: '.*' before, 'RMSprop' now"):
         quiet_fit(copy.deepcopy(start), checkpoint=tmp_path / "run", resume=True, **{**options, "optimizer": RMSprop})
+
+
+def test_a_run_of_a_version_that_had_adam_alone_goes_on(tmp_path, monkeypatch):
+    """Its tensors had another name, and its facts nothing of the options that came later."""
+    later = ("optimizer_numbers", "schedule", "callbacks", "stopped")
+    facts_of = Resume._facts
+
+    def facts_as_before(self):
+        facts = facts_of(self)
+        asked = {name: value for name, value in facts["asked"].items() if name not in ("optimizer", "clip_norm")}
+        asked.pop("callbacks")
+        return {name: value for name, value in facts.items() if name not in later} | {"asked": asked}
+
+    whole, again = pair(), pair()
+    expected = quiet_fit(whole, epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyrovae.inference.svi.resume.STATE", "adam.")
+        patch.setattr(Resume, "_facts", facts_as_before)
+        quiet_fit(copy.deepcopy(again), epochs=2, checkpoint=tmp_path / "run")
+    options = {"epochs": 4, "checkpoint": tmp_path / "run", "resume": True}
+    with pytest.raises(ValueError, match="this is another: optimizer: 'Adam' before, 'SGD' now"):
+        quiet_fit(again, optimizer="sgd", **options)
+    history = quiet_fit(again, **options)
+    assert torch.equal(weights(again), weights(whole)) and history.config["resumed_after"] == 1
+    assert history.epochs.loss.values.tolist() == expected.epochs.loss.values.tolist()
 
 
 def test_the_config_says_the_optimizer_in_words():

@@ -119,10 +119,10 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
             with graph.graph.inserting_after(last):
                 last = graph.graph.placeholder(f"held_{len(held)}")
             held.append(value)
-            made = last
+            node_of_value = last
         else:
-            made = next(n for n in graph.graph.nodes if n.op == "placeholder" and n.target == f"held_{place}")
-        node.replace_all_uses_with(made)
+            node_of_value = next(n for n in graph.graph.nodes if n.op == "placeholder" and n.target == f"held_{place}")
+        node.replace_all_uses_with(node_of_value)
         graph.graph.erase_node(node)
         names.add(node.target)
     for name in names:  # which a compiler would take for further inputs, in the same memory

@@ -95,7 +95,7 @@ class Replayed:
                 self._warm_up(function)
                 if not self.holds():
                     raise RuntimeError("it writes to a tensor that lies on the host")
-                if any(not same_values(own, given) for own, given in zip(self._inputs, inputs, strict=True)):
+                if any(not same_values(kept, x) for kept, x in zip(self._inputs, inputs, strict=True)):
                     raise RuntimeError("it writes to an argument")
                 start_anew()
                 called = _followed(lambda: function(*self._inputs), changed)
@@ -122,8 +122,8 @@ class Replayed:
         return all(t._version == version for t, version in self._constants)
 
     def _fill(self, inputs: Sequence[Tensor]) -> None:
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given)
+        for kept, x in zip(self._inputs, inputs, strict=True):
+            kept.copy_(x)
 
     def _replay(self) -> Tensor:
         self._graph.replay()
@@ -149,7 +149,7 @@ def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
     at the end of the recording says only that there was an earlier one, and would take the place of an interrupt.
     """
     here = cuda.current_stream(device)
-    own: BaseException | None = None
+    of_body: BaseException | None = None
 
     def record(graph: Any, pool: Any) -> Any:
         # a stream of its own: torch's is of the device that recorded first
@@ -160,7 +160,7 @@ def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
             try:
                 yield
             except BaseException as error:
-                own = error
+                of_body = error
                 raise
     except BaseException:
         cuda.set_stream(here)
@@ -170,8 +170,8 @@ def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
         with suppress(RuntimeError), record(cuda.CUDAGraph(), None):
             torch.zeros(1, device=device)
         cuda.set_stream(here)
-        if own is not None:
-            raise own from None
+        if of_body is not None:
+            raise of_body from None
         raise
 
 
@@ -196,6 +196,7 @@ def _require_alike(
             raise RuntimeError(f"a replay gives {other.tolist()} where a call gives {one.tolist()}")
     for start, one, other in zip(before, called[1], again[1], strict=True):
         start, one, other = (t.double().nan_to_num() for t in (start, one, other))
-        far, found = (one - start).abs().sum(), (other - start).abs().sum()
-        if (found - far).abs() > MOVED_ALIKE * far:
+        called_distance = (one - start).abs().sum()
+        replayed_distance = (other - start).abs().sum()
+        if (replayed_distance - called_distance).abs() > MOVED_ALIKE * called_distance:
             raise RuntimeError("a replay moves a tensor otherwise than a call does")

@@ -20,10 +20,10 @@ def view_of(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any
     What is read from it is as the last step left it, and what it is given, by a step of its own or a state, is there
     for the next compiled one; so is its "lr".
     """
-    made = _view(rule)([p], **options)
-    made.updates, made.live = updates, True
-    made.pull()
-    return made
+    view = _view(rule)([p], **options)
+    view.updates, view.live = updates, True
+    view.pull()
+    return view
 
 
 @cache
@@ -75,8 +75,8 @@ def _view(rule: Rule) -> Any:
         def state_dict(self) -> dict[str, Any]:
             self.pull()
             state: dict[str, Any] = super().state_dict()
-            own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state["state"].get(0, {}).items()}
-            state["state"] = {0: own} if own else {}
+            of_p = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state["state"].get(0, {}).items()}
+            state["state"] = {0: of_p} if of_p else {}
             return state
 
         def load_state_dict(self, state: dict[str, Any]) -> None:

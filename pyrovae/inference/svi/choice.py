@@ -40,9 +40,9 @@ def chosen_step(
         failed = None
         try:
             step = CompiledFitStep(loop.loss.pure, loop.module, named, plan.optimizer, reduce, plan.clip_norm)
-            given = loop.given(*next(loop.batches(0)))
+            arguments = loop.arguments(*next(loop.batches(0)))
             with loop.workspace(loop.noise(0), training=True).turn(), loop.precision():
-                step.prepare(*given)
+                step.prepare(*arguments)
         except (CaptureError, CompilerError) as error:
             failed = error
         reasons = [reason for reason in loop.ranks.gathered(failed and str(failed)) if reason is not None]

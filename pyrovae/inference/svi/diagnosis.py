@@ -61,7 +61,7 @@ def _place(loop: Loop, step: int) -> str:
 def _broken_gradients(loop: Loop, x: Tensor, y: Tensor | None) -> list[str]:
     """Which parameters' gradients are not finite."""
     with loop.workspace(0, training=True, checks=False).turn(), loop.precision():
-        loop.loss(*loop.given(x, y)).backward()
+        loop.loss(*loop.arguments(x, y)).backward()
     grads = {name: p.grad for name, p in loop.module.named_parameters() if p.grad is not None}
     return [name for name, grad in grads.items() if not grad.norm().isfinite()] or ["a parameter"]
 
@@ -88,8 +88,8 @@ def _broken_terms(loop: Loop, x: Tensor) -> str:
 
 def _replay(loop: Loop, to: int) -> None:
     """Go back to the state before step `to`, or to the earliest that is kept."""
-    loop.taken, (values, own) = loop.saved
+    loop.taken, (values, state) = loop.saved
     torch._foreach_copy_(loop.changed(), values)
-    loop.take.load_state_dict(own, loop.taken)
+    loop.take.load_state_dict(state, loop.taken)
     while loop.taken < to:
         loop.steps(loop.taken // loop.steps_per_epoch, to - loop.taken)

@@ -168,8 +168,8 @@ class Loop:
 
     def noise(self, epoch: int) -> int:
         """The seed of an epoch's draws, of each process's own."""
-        own = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
-        return stream(self.plan.seed, "noise", epoch, *own)
+        process = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
+        return stream(self.plan.seed, "noise", epoch, *process)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """This process's share of an epoch's items and labels, on the device, binary where that is asked for."""
@@ -180,8 +180,8 @@ class Loop:
             x, y = batch.to(self.device), None if label is None else label.to(self.device)
             if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
                 x = torch.bernoulli(x, generator=draws)
-                own = self.ranks.share(len(x))
-                x, y = x[own], None if y is None else y[own]
+                mine = self.ranks.share(len(x))
+                x, y = x[mine], None if y is None else y[mine]
             elif x.is_inference():  # which has no gradient to save it for
                 x = x.clone()
             yield x, y
@@ -190,17 +190,16 @@ class Loop:
         """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
-        loss = self.take(self.schedule.factor(self.taken), *self.given(x, y))
+        loss = self.take(self.schedule.factor(self.taken), *self.arguments(x, y))
         self.taken += 1
         return loss
 
-    def given(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
+    def arguments(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
         """What the loss takes at this step."""
-        weighed, done = (
-            self.plan.beta != 1 or self.plan.warmup,
-            self.taken % self.steps_per_epoch * self.plan.batch_size,
-        )
-        beta = self.plan.weight(self.taken, self.steps_per_epoch) if weighed else None
+        beta = None
+        if self.plan.beta != 1 or self.plan.warmup:
+            beta = self.plan.weight(self.taken, self.steps_per_epoch)
+        done = self.taken % self.steps_per_epoch * self.plan.batch_size
         return x, y, beta, min(self.plan.batch_size, len(self.source) - done)
 
     def precision(self) -> AbstractContextManager[None]:

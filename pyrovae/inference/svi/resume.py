@@ -34,8 +34,8 @@ class Resume:
 
     def __init__(self, loop: Loop, snapshots: Snapshots) -> None:
         self.loop, self.snapshots = loop, snapshots
-        self.told = settings(nn.ModuleList([loop.module]))
-        self.settings: str | None = hashlib.sha256(self.told.encode()).hexdigest()  # None where steps change them
+        self.attributes = settings(nn.ModuleList([loop.module]))
+        self.settings: str | None = hashlib.sha256(self.attributes.encode()).hexdigest()  # None where steps change them
 
     def write(self, epoch: int) -> None:
         """Leave what another process needs to go on after this epoch."""
@@ -103,9 +103,9 @@ class Resume:
         for name, ours in expected.items():
             theirs = tensors.get(name)
             if theirs is None or (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
-                found = "absent" if theirs is None else f"{theirs.dtype} of shape {tuple(theirs.shape)}"
+                saved = "absent" if theirs is None else f"{theirs.dtype} of shape {tuple(theirs.shape)}"
                 raise CheckpointError(
-                    f"the checkpoint's {name!r} is {found}, and this run has {ours.dtype} of shape {tuple(ours.shape)}"
+                    f"the checkpoint's {name!r} is {saved}, and this run has {ours.dtype} of shape {tuple(ours.shape)}"
                 )
 
     def _warn_of_differences(self, facts: dict[str, Any]) -> None:
@@ -126,8 +126,8 @@ class Resume:
     def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         """Be where that run was."""
         loop = self.loop
-        own = loop.module.state_dict(keep_vars=True)
-        pairs = [(own[name], value) for name, value in weights.items()]
+        present = loop.module.state_dict(keep_vars=True)
+        pairs = [(present[name], value) for name, value in weights.items()]
         pairs += [(b, tensors[f"buffer.{name}"]) for name, b in loop.module.named_buffers()]
         pairs += [(t, tensors[f"good.{i}"]) for i, t in enumerate(loop.good)]
         for mine, theirs in pairs:
@@ -160,7 +160,7 @@ class Resume:
     def _facts(self) -> dict[str, Any]:
         """What a run that goes on from here must be told."""
         loop = self.loop
-        if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.told:
+        if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.attributes:
             self.settings = None
             log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
         return {

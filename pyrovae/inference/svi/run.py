@@ -173,13 +173,13 @@ def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
     plain = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor)]
     tensors = list({id(t): t for t in (*module.parameters(), *module.buffers(), *plain)}.values())
     shared = {id(tensors[i]) for group in overlapping(tensors) for i in group}  # memory of its own would untie it
-    own: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous() and id(p) not in shared]
+    reordered: list[nn.Parameter] = [p for p in weights.values() if p.is_contiguous() and id(p) not in shared]
     try:
-        for p in own:
+        for p in reordered:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
         yield
     finally:
-        for p in own:
+        for p in reordered:
             p.data = p.data.contiguous()
 
 

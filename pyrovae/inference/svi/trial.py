@@ -45,7 +45,7 @@ class Sites:
         """By the first two items."""
         module, some = as_module(pair), next(source.batches(2, shuffle=False))[0].to(device)
         space = Workspace(module, training=True, noise=Noise(0, device), store=store)
-        with space.turn(), torch.no_grad(), watched(module), seen(module) as found:
+        with space.turn(), torch.no_grad(), watched(module), seen(module) as layers:
             guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(some)) for fn in (pair.guide, pair.model))
             guide.compute_score_parts()
             stored = bool(pyro.get_param_store())
@@ -57,8 +57,8 @@ class Sites:
             differentiable=all(is_differentiable(site) for site in drawn),
             outside=any(all(frame.name != "data" for frame in site["cond_indep_stack"]) for site in every),
             stored=stored,
-            networks=found.networks,
-            elements=sum(found.sizes) // len(some),
+            networks=layers.networks,
+            elements=sum(layers.sizes) // len(some),
         )
 
 
@@ -106,8 +106,8 @@ def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device,
     """This process's share of it, in training mode."""
     whole = min(plan.batch_size, len(source))
     last = len(source) % whole or whole
-    own = ranks.current().share(last)
-    size, count = own.stop - own.start, plan.num_particles
+    share = ranks.current().share(last)
+    size, count = share.stop - share.start, plan.num_particles
     if not size or (last == whole and size > 1):  # a first batch that fails does so before anything has changed
         return
     module, some = as_module(pair), next(source.batches(size, shuffle=False))[0].to(device)
