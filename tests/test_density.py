@@ -187,3 +187,21 @@ class TestMixturePrior:
         assert ours.prior().expand([3, 4]).sample().shape == (3, 4, 2)
         with pytest.raises(ValueError, match="GaussianMixture of 3 dimensions"):
             pyrovae.as_density(ae, pyrovae.GaussianMixture((3,), 2))
+
+
+class LogNormal(nn.Module):
+    """Positive entries; a transformed distribution of torch's, which states neither mean nor variance."""
+
+    support, base_measure = torch.distributions.constraints.positive, "density"
+
+    def forward(self, loc):
+        normal = torch.distributions.Normal(loc, 1.0)
+        return torch.distributions.TransformedDistribution(normal, [torch.distributions.ExpTransform()])
+
+
+def test_a_likelihood_without_a_variance_is_refused_by_name():
+    ae = pyrovae.mlp_ae((6,), latent_dim=2, likelihood=LogNormal())
+    words = "likelihood must have a mean and a variance, for the guide's scale; that of LogNormal has no closed form"
+    with pytest.raises(ValueError, match=words):
+        pyrovae.as_density(ae, GaussianPrior(torch.zeros(2), torch.eye(2)))
+    assert ae.reconstruct(torch.ones(3, 6)).shape == (3, 6)  # which needs neither

@@ -15,6 +15,7 @@ from pyrovae import checks
 from pyrovae.models.autoencoder import AE
 from pyrovae.models.means import mean_of
 from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.pair import entries_of
 from pyrovae.models.parts.likelihood import Likelihood
 from pyrovae.models.parts.normal import Normal
 from pyrovae.models.registry import remade
@@ -139,8 +140,8 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
 
     `prior`: a module with `latent_dim` and `prior() -> distribution` over one code, which has a variance, such as
     `GaussianPrior.fit(codes)`, or a `GaussianMixture((latent_dim,), K)` fitted to the codes; `scale`: of a Normal
-    likelihood, None for the one the autoencoder has. Raises ValueError for a prior of another shape or without a
-    variance, and for a `scale` where the likelihood is not Normal; TypeError for what is no autoencoder.
+    likelihood, None for the one the autoencoder has. Raises ValueError for a prior of another shape, a prior or
+    likelihood without a variance, and a `scale` where the likelihood is not Normal; TypeError for what is no autoencoder.
 
     >>> import pyrovae
     >>> ae, x = pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").train.x[:100]
@@ -181,6 +182,15 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
         stated = remade(family, scale=checks.positive("scale", scale))
         likelihood = Likelihood(likelihood.network, stated, likelihood.event_shape)
     first = next(iter(ae.parameters()))
+    with torch.no_grad():
+        p_of_x = likelihood(first.new_zeros(1, ae.latent_dim))
+    try:
+        _ = p_of_x.mean, p_of_x.variance
+    except NotImplementedError:
+        raise ValueError(
+            "likelihood must have a mean and a variance, for the guide's scale; that of "
+            f"{type(entries_of(ae)).__name__} has no closed form"
+        ) from None
     return VAE(prior.to(first), likelihood.to(first.device), _CurvatureNormal(ae.posterior, prior, likelihood))
 
 
