@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import with_exact_posterior
+from torch.distributions import AffineTransform
 
 import pyrovae
 from pyrovae.evaluation import gaps
@@ -177,3 +180,36 @@ def test_what_is_refused():
     theirs = pyrovae.gaps(other, x[:2], pyrovae.exact(other, x[:2]), progress=False)
     with pytest.raises(ValueError, match="must be gaps of one pair"):
         pyrovae.overfit(mine, theirs)
+
+
+class Transformed(torch.nn.Module):
+    """The same q(z | x) as a Normal that goes through z -> 1 + 2 z."""
+
+    def __init__(self, posterior):
+        super().__init__()
+        self.posterior = posterior
+
+    def forward(self, x):
+        q = self.posterior(x)
+        base = dist.Normal((q.mean - 1) / 2, q.stddev / 2).to_event(1)
+        return dist.TransformedDistribution(base, [AffineTransform(1.0, 2.0, event_dim=1)])
+
+
+def test_a_guide_that_goes_through_transforms_has_the_gaps_of_the_same_distribution():
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(5, 2)
+    with torch.no_grad():
+        pair.posterior.loc.bias.add_(0.3)
+    x = pair.sample(6, seed=0)
+    exact = pyrovae.exact(pair, x)
+    other = pyrovae.VAE(*(copy.deepcopy(part) for part in (pair.prior, pair.likelihood, Transformed(pair.posterior))))
+    plain = pyrovae.gaps(pair, x, exact, progress=False).pointwise
+    moved = pyrovae.gaps(other, x, pyrovae.exact(other, x), progress=False).pointwise
+    # the families are one: only the random numbers differ, 5 standard errors each
+    for name in ("elbo", "best_elbo", "approximation", "amortization"):
+        error = np.hypot(plain[f"{name}_se"], moved[f"{name}_se"])
+        assert bool((abs(plain[name] - moved[name]) < 5 * error + 0.02).all()), name
+    assert np.allclose(1 + 2 * moved["loc"], plain["loc"], atol=0.05)
+    assert np.allclose(2 * moved["scale"], plain["scale"], atol=0.05)
+    # negative control: the transform's log 4 left out of the density would be seen
+    assert float(abs(plain["best_elbo"] - moved["best_elbo"] + np.log(4)).min()) > 1.0

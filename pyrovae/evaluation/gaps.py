@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import TransformedDistribution
 from tqdm import tqdm
 
 from pyrovae import checks
@@ -82,18 +83,21 @@ def gaps(
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
 
     q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1),
-    sought by Adam from `num_starts` starts, the encoder's q among them and the others at
-    well-weighted draws of the prior and of q, with `num_particles` common random numbers (None: 32,
-    or 4 a dimension of the code), in rounds of 200 steps. After the first an item goes on with its
-    best start, until a round brings no item 0.01 nats or there were `max_steps`. On other random
-    numbers it is then held against the encoder's q, and the better is q*; both ELBOs are taken with
-    `num_evaluation` fresh common random numbers, so that no figure is flattered by the search.
+    or, of a flow, the best one before the transforms that the guide gives the item, which stay as
+    they are; "loc" and "scale" are those of the Normal. It is sought by Adam from `num_starts`
+    starts, the encoder's q among them and the others at well-weighted draws of the prior and of q,
+    with `num_particles` common random numbers (None: 32, or 4 a dimension of the code), in rounds
+    of 200 steps. After the first an item goes on with its best start, until a round brings no item
+    0.01 nats or there were `max_steps`. On other random numbers it is then held against the
+    encoder's q, and the better is q*; both ELBOs are taken with `num_evaluation` fresh common
+    random numbers, so that no figure is flattered by the search.
 
     `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais`
     or `iwae`, which bound it from below, gap and approximation gap are too small by what they miss,
     and the words say so. Raises ValueError for an ELBO, a difference, an estimate of another pair
     or other items, starts fewer than 4 or more than 513, too few particles to tell the code's
-    directions apart (2 a dimension, and 2), and a guide that is not a diagonal Normal.
+    directions apart (2 a dimension, and 2), and a guide that is neither a diagonal Normal nor one
+    that goes through transforms.
 
     >>> import torch
     >>> import pyrovae
@@ -170,14 +174,12 @@ class _Search:
         self.rows, self.space = rows, space
         self.pair, self.num_starts, self.num_particles = pair, num_starts, num_particles
         self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
+        self.transforms: list[Any] = []
 
     def run(self, x: Tensor) -> dict[str, np.ndarray]:
         with self.space.turn():
-            q = latent_law(self.pair.guide, x)
-        base = getattr(q, "base_dist", None)
-        if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
-            raise ValueError(f"the guide's 'latent' must be a diagonal Normal for its best q to be sought, got {q}")
-        encoder_q = torch.stack([q.mean, q.stddev.log()])  # (2, n, d)
+            base, self.transforms = _normal_and_transforms(latent_law(self.pair.guide, x))
+        encoder_q = torch.stack([base.mean, base.stddev.log()])  # (2, n, d)
         with self.space.turn():
             parameters = torch.cat([encoder_q[:, None], self.other_starts(x, encoder_q)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
@@ -204,10 +206,11 @@ class _Search:
 
     def other_starts(self, x: Tensor, encoder_q: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
-        prior = latent_law(self.pair.model, size=len(x)).sample((POOL,))
+        prior = self.pulled(latent_law(self.pair.model, size=len(x)).sample((POOL,)))
         near = encoder_q[0] + 2 * encoder_q[1].exp() * _normal(POOL, encoder_q[0])
-        pool = torch.cat([prior, near])
-        table = torch.cat([self.log_joint(x, part) for part in pool.split(max(1, self.rows // len(x)))])
+        pool = near if prior is None else torch.cat([prior, near])
+        parts = pool.split(max(1, self.rows // len(x)))
+        table = torch.cat([self.log_joint(x, self.pushed(part)[0]) for part in parts])
         noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement
         top = noisy.topk(self.num_starts - 1, dim=0).indices
         loc = pool.gather(0, top[..., None].expand(-1, -1, pool.shape[-1]))
@@ -237,8 +240,10 @@ class _Search:
                 for group in optimizer.param_groups:  # down to a tenth: the last steps settle
                     group["lr"] = self.rate * 0.1 ** (step / ROUND)
                 with self.space.turn(), torch.enable_grad():
-                    z = free[0] + free[1].exp() * noise
+                    z, log_det = self.pushed(free[0] + free[1].exp() * noise)
                     bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
+                    if log_det is not None:
+                        bound = bound + log_det.mean(0).sum(0)
                     # the .grad of the pair's parameters is the caller's
                     (free.grad,) = torch.autograd.grad(-bound.sum(), free)
                 optimizer.step()
@@ -253,12 +258,49 @@ class _Search:
         for part in noise.split(max(1, self.rows // (loc.shape[0] * loc.shape[1]))):
             z = loc + log_scale.exp() * part[:, None]
             with self.space.turn():
-                parts.append(self.log_joint(x, z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+                z, log_det = self.pushed(z)
+                log_joint = self.log_joint(x, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            parts.append(log_joint if log_det is None else log_joint + log_det)
         return (torch.cat(parts) - log_q).double()
+
+    def pushed(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes of draws of a normal distribution, (..., n, d), through the guide's transforms, and their log |det|."""
+        log_det: Tensor | None = None
+        for transform in self.transforms:
+            moved = transform(z)
+            term = transform.log_abs_det_jacobian(z, moved)
+            term = term.sum(-1) if term.ndim == z.ndim else term
+            z, log_det = moved, term if log_det is None else log_det + term
+        return z, log_det
+
+    def pulled(self, z: Tensor) -> Tensor | None:
+        """Where codes come from before the transforms; None where one of these has no inverse."""
+        try:
+            for transform in reversed(self.transforms):
+                z = transform.inv(z)
+        except (NotImplementedError, KeyError):
+            return None
+        return z
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         table = scored(self.pair, x, z, guide=False)
         return table.log_likelihood + table.log_prior
+
+
+def _normal_and_transforms(q: Any) -> tuple[torch.distributions.Normal, list[Any]]:
+    """The diagonal normal distribution that a guide's code starts from, and what it goes through."""
+    transforms: list[Any] = []
+    base = q
+    while not isinstance(base, torch.distributions.Normal) and hasattr(base, "base_dist"):
+        if isinstance(base, TransformedDistribution):
+            transforms[:0] = base.transforms
+        base = base.base_dist
+    if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
+        raise ValueError(
+            "the guide's 'latent' must be a diagonal Normal, or one that goes through transforms, for "
+            f"its best q to be sought, got {q}"
+        )
+    return base, transforms
 
 
 def _normal(count: int, loc: Tensor) -> Tensor:
