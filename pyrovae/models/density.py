@@ -141,7 +141,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
     `prior`: a module with `latent_dim` and `prior() -> distribution` over one code, which has a variance, such as
     `GaussianPrior.fit(codes)`, or a `GaussianMixture((latent_dim,), K)` fitted to the codes; `scale`: of a Normal
     likelihood, None for the one the autoencoder has. Raises ValueError for a prior of another shape, a prior or
-    likelihood without a variance, and a `scale` where the likelihood is not Normal; TypeError for what is no autoencoder.
+    likelihood without a variance, and a `scale` where the likelihood is not Normal; TypeError for what is no AE.
 
     >>> import pyrovae
     >>> ae, x = pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").train.x[:100]
