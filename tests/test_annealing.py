@@ -13,7 +13,7 @@ from conftest import linear_log_prob, needs_compiler
 import pyrovae
 from pyrovae.compile import function
 from pyrovae.evaluation import annealing
-from pyrovae.models.pair import evaluating
+from pyrovae.models.scopes import evaluating
 
 
 def pair(scale=0.4, seed=0, dim=3):

@@ -21,7 +21,7 @@ import pyrovae
 from pyrovae.evaluation import evidence, tables
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.weights import log_mean
-from pyrovae.models.pair import particles, weighed
+from pyrovae.models.particles import particles, weighed
 
 
 def items(n=9):
@@ -495,7 +495,7 @@ def test_weights_that_are_all_zero_have_no_mean_but_minus_infinity():
 
 
 def test_memory_counts_what_layers_hold():
-    from pyrovae.models.pair import rows_within
+    from pyrovae.models.layers import rows_within
 
     wide = rows_within(pyrovae.conv_vae((1, 28, 28)).float(), torch.zeros(1, 1, 28, 28, dtype=torch.float32), 2**30)
     assert 2**30 / (wide * 4 * 28 * 28 * 32) == pytest.approx(6, rel=0.01)  # 32 channels of 28 x 28

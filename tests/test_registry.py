@@ -20,7 +20,7 @@ from torch.distributions import constraints
 import pyrovae
 from pyrovae import choices
 from pyrovae.models import registry
-from pyrovae.models.pair import settings
+from pyrovae.models.fingerprint import settings
 from pyrovae.models.registry import NotDescribedError, build, completed, described, note, registered
 from pyrovae.models.registry import table as table_of_parts
 

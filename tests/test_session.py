@@ -11,7 +11,7 @@ from conftest import linear_log_prob
 
 import pyrovae
 from pyrovae.evaluation import Session, log_mean
-from pyrovae.models.pair import latent_law, scored
+from pyrovae.models.particles import latent_law, scored
 
 
 def cubo(pair, x, *, num_particles=1000, seed=0, settings=()):

@@ -24,7 +24,7 @@ from pyrovae.inference.steps import CompiledFitStep, EagerStep, with_bf16
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.optimizer import OptimizerChoice
 from pyrovae.inference.svi.run import PosteriorCollapseWarning, _require_ties_last
-from pyrovae.models.pair import seen
+from pyrovae.models.layers import seen
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
 TWENTY = SOME[:20]  # whose batches of 5 are all of one size, so that one graph takes them

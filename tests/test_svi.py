@@ -26,7 +26,7 @@ from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.run import PosteriorCollapseWarning
 from pyrovae.inference.svi.schedule import schedule_of
 from pyrovae.methods import SVI
-from pyrovae.models.pair import particles
+from pyrovae.models.particles import particles
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 SOME = SOME.to(torch.get_default_dtype())  # the same numbers in any

@@ -18,7 +18,7 @@ from torch import nn
 import pyrovae
 from pyrovae.inference.objective import Loss
 from pyrovae.methods import SVI
-from pyrovae.models.pair import particles, scored
+from pyrovae.models.particles import particles, scored
 from pyrovae.models.trial import tried
 
 

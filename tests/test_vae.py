@@ -23,7 +23,8 @@ from pyrovae.data import MappedArray
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, PointMass, StandardNormal
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.networks import MLP
-from pyrovae.models.pair import Pair, particles, scored
+from pyrovae.models.pair import Pair
+from pyrovae.models.particles import particles, scored
 
 
 def items(pair, n=7, seed=0):

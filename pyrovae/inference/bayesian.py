@@ -25,8 +25,9 @@ from pyrovae.inference.svi.optimizer import stated_rate
 from pyrovae.inference.svi.options import SVI, Plan
 from pyrovae.inference.svi.run import run as run_svi
 from pyrovae.models.bayesian import BayesianGaussianMixture
+from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import Pair, checked_items, dtype_and_device
+from pyrovae.models.pair import Pair, dtype_and_device
 from pyrovae.models.scopes import Workspace, copied
 from pyrovae.seeding import Noise, forked, stream
 from pyrovae.warned import gathered

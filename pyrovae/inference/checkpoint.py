@@ -21,7 +21,8 @@ from pyrovae.exclusive import exclusive
 from pyrovae.hidden import is_hidden, visible
 from pyrovae.inference.allocation import AtMost
 from pyrovae.models import registry
-from pyrovae.models.pair import Pair, as_module, dtype_and_device, settings
+from pyrovae.models.fingerprint import settings
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.scopes import copied
 
 __all__ = ["CheckpointError", "load", "save"]

@@ -22,7 +22,7 @@ from pyrovae.inference.labels import held_out_items, numbered_labels
 from pyrovae.inference.method import Method, Task, register
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.classifiers import DiscriminativeClassifier
-from pyrovae.models.pair import checked_items
+from pyrovae.models.items import checked_items
 from pyrovae.models.scopes import copied
 
 __all__ = ["LBFGS", "SeparableWarning", "search"]

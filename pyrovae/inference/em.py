@@ -23,8 +23,8 @@ from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
+from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import checked_items
 from pyrovae.models.scopes import copied
 from pyrovae.rounding import spread
 from pyrovae.seeding import stream

@@ -16,7 +16,8 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
-from pyrovae.models.pair import Pair, checked_items, dtype_and_device, entries_of
+from pyrovae.models.items import checked_items
+from pyrovae.models.pair import Pair, dtype_and_device, entries_of
 from pyrovae.rounding import spread
 
 __all__ = ["EVALUATION_BATCH", "Items"]

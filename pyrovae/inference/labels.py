@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks, rounding
 from pyrovae.models.classifiers import nameable, numbered
-from pyrovae.models.pair import checked_items
+from pyrovae.models.items import checked_items
 
 __all__ = ["held_out_items", "numbered_labels"]
 

@@ -22,7 +22,7 @@ class Task:
     """What a call of `fit` asks for, whatever the method is.
 
     `fit` has looked at the seed, the device, and whether labels, unlabelled items and a checkpoint may be given at all.
-    The items are as they came, without gradients: `pyrovae.models.pair.checked_items(pair, x)` makes them a tensor in
+    The items are as they came, without gradients: `pyrovae.models.items.checked_items(pair, x)` makes them a tensor in
     the pair's dtype, or refuses them. A method moves the pair to `device` and back itself, and draws by `seed` alone:
     `pyrovae.models.scopes.Workspace` gives it generators, a parameter store and flags of its own.
 

@@ -12,7 +12,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.inference.elbo import negative_elbo
-from pyrovae.models.pair import Pair, as_module, has_global_latents, particles
+from pyrovae.models.pair import Pair, as_module, has_global_latents
+from pyrovae.models.particles import particles
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.options import Plan

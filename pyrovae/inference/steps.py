@@ -22,7 +22,7 @@ from pyrovae.compile.unrepeatable import no_foreign_draws
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.watching import watched
 from pyrovae.inference.svi.optimizer import HOW, OptimizerChoice
-from pyrovae.models.pair import settings
+from pyrovae.models.fingerprint import settings
 from pyrovae.seeding import generators
 
 __all__ = ["CompiledFitStep", "EagerStep", "copied_state", "with_bf16"]

@@ -16,7 +16,10 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
-from pyrovae.models.pair import ENUMERATED, Listed, checked_items, dtype_and_device, list_parameters, plate_size
+from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.listing import Listed, list_parameters
+from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
 from pyrovae.seeding import forked, stream
 

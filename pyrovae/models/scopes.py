@@ -15,7 +15,6 @@ from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import runtime
 from torch import nn
 
-from pyrovae.argument_checks import argument_checks as validation
 from pyrovae.argument_checks import flags, set_flags
 from pyrovae.exclusive import entered, exclusive
 from pyrovae.seeding import Noise
@@ -30,7 +29,6 @@ __all__ = [
     "is_listing",
     "isolated_store",
     "kept_modes",
-    "validation",
 ]
 
 T = TypeVar("T")

@@ -12,7 +12,9 @@ from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyrovae.models.pair import Pair, Particles, as_module, dtype_and_device, is_point, tabulated, traces, widened
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.particles import Particles, is_point, tabulated, traces
+from pyrovae.models.precision import widened
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.models.pair import has_global_latents, particles
+from pyrovae.models.pair import has_global_latents
+from pyrovae.models.particles import particles
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.loop import Loop

@@ -17,7 +17,7 @@ from pyrovae.inference.environment import differences, environment
 from pyrovae.inference.snapshots import Run, Snapshots
 from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.optimizer import defaults_of
-from pyrovae.models.pair import settings
+from pyrovae.models.fingerprint import settings
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.loop import Loop

@@ -16,7 +16,9 @@ from pyrovae import ranks
 from pyrovae.compile.watching import watched
 from pyrovae.inference.elbo import is_differentiable
 from pyrovae.inference.items import Items
-from pyrovae.models.pair import Pair, as_module, has_global_latents, seen, traces
+from pyrovae.models.layers import seen
+from pyrovae.models.pair import Pair, as_module, has_global_latents
+from pyrovae.models.particles import traces
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.models.trial import tried, unchanged
 from pyrovae.seeding import Noise

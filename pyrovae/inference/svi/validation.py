@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.models import activity
-from pyrovae.models.pair import particles
+from pyrovae.models.particles import particles
 from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
