@@ -12,7 +12,7 @@ from conftest import linear_log_prob, needs_compiler
 
 import pyrovae
 from pyrovae.compile import function
-from pyrovae.evaluation import annealing
+from pyrovae.evaluation import annealing, session
 from pyrovae.models.scopes import evaluating
 
 
@@ -275,7 +275,8 @@ def test_pilot_and_run_are_on_random_numbers_of_their_own(monkeypatch):
     seeds = []
     noise = annealing.Noise
     monkeypatch.setattr(annealing, "ROWS", 4)
-    monkeypatch.setattr(annealing, "Noise", lambda seed, device: seeds.append(seed) or noise(seed, device))
+    for module in (annealing, session):  # of the items, and of the stages
+        monkeypatch.setattr(module, "Noise", lambda seed, device: seeds.append(seed) or noise(seed, device))
     pyrovae.bdmc(pair(), 4, num_steps=3, num_chains=2, progress=False)
     pyrovae.ais(pair(), torch.zeros(4, 6), num_steps=3, num_chains=2, progress=False)
     assert len(seeds) == 1 + 2 * 3 + 2 * 2  # the items; of two batches pilot, forward, backward; pilot and forward
