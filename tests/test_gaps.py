@@ -9,7 +9,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import with_exact_posterior
+from conftest import linear_posterior, with_exact_posterior
 from torch.distributions import AffineTransform
 
 import pyrovae
@@ -50,6 +50,84 @@ def test_the_parts_are_those_of_the_closed_form_and_sum_to_the_gap():
     assert (p.amortization.values > -4 * p.amortization_se.values).all()
     assert "at most" in str(ledger)
     assert "at least" in str(ledger)
+
+
+class Posterior(torch.nn.Module):
+    """q(z | x) by a function of x, with a weight that it does not use."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law, self.weight = law, torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.law(x)
+
+
+def test_a_full_covariance_that_is_the_posterior_is_its_own_best():
+    vae, x = correlated()
+
+    def law(items):
+        exact = linear_posterior(vae, items)
+        return dist.MultivariateNormal(exact.loc, scale_tril=exact.scale_tril.expand(len(items), 2, 2))
+
+    pair = pyrovae.VAE(vae.prior, vae.likelihood, Posterior(law))
+    ledger = pyrovae.gaps(pair, x, pyrovae.exact(pair, x), progress=False)
+    p = ledger.pointwise
+    assert np.abs(p.gap.values).max() < 1e-9  # every weight is p(x)
+    assert not p.amortization.values.any() and not p.amortization_se.values.any()
+    assert "best q among diagonal Normals and q(z | x) itself" in str(ledger)
+    expected = linear_posterior(vae, x).loc.numpy()
+    assert np.abs(p["loc"].values - expected).max() < 5 * float(p["scale"].max()) / 512**0.5
+    assert p.attrs["family"] == gaps.BOTH
+    # control: the best diagonal Normal falls short
+    assert best_diagonal_gap(vae) > 0.5
+
+
+def test_a_flow_of_the_items_own_transforms_is_held_against_the_best_of_its_family(exact_linear_pair):
+    # an affine flow of a normal, half a posterior sd off and half as wide again: its KL is closed, and its best is
+    # the posterior itself, a diagonal Normal
+    pair, x = exact_linear_pair, exact_linear_pair.sample(6, seed=0)
+    sd = linear_posterior(pair, x).variance.sqrt()[0]
+
+    def law(items):
+        base = dist.Normal(linear_posterior(pair, items).loc, sd).to_event(1)
+        loc = linear_posterior(pair, items).loc
+        move = dist.transforms.AffineTransform(0.5 * sd - 0.5 * loc, 1.5)  # loc + sd / 2 + 1.5 sd e
+        return dist.TransformedDistribution(base, [move])
+
+    flow = pyrovae.VAE(pair.prior, pair.likelihood, Posterior(law))
+    ledger = pyrovae.gaps(flow, x, pyrovae.exact(flow, x), progress=False)
+    p = ledger.pointwise
+    kl = 3 * 0.5 * (1.5**2 + 0.5**2 - 1 - 2 * math.log(1.5))
+    # 6 items, 4 standard errors each
+    assert (np.abs(p.gap.values - kl) < 4 * p.gap_se.values).all() and float(p.gap_se.max()) < 0.1 * kl
+    assert (np.abs(p.amortization.values - kl) < 4 * p.amortization_se.values + 0.01).all()
+    assert np.abs(p.approximation.values).max() < 0.01
+    assert "family" not in p.attrs  # which is that of its transform
+
+
+def test_a_flow_without_an_inverse_has_gaps_and_no_annealing_from_it():
+    class Planar(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc, self.planar = torch.nn.Linear(5, 2), dist.transforms.Planar(2)
+
+        def forward(self, x):
+            return dist.TransformedDistribution(dist.Normal(self.loc(x), 0.5).to_event(1), [self.planar])
+
+    torch.manual_seed(0)
+    linear = pyrovae.linear_vae(5, 2)
+    pair = pyrovae.VAE(linear.prior, linear.likelihood, Planar())
+    x = pair.sample(5, seed=0)
+    exact = pyrovae.exact(pair, x)
+    elbo = pyrovae.elbo(pair, x, num_particles=4000)
+    p = pyrovae.gaps(pair, x, exact, progress=False).pointwise
+    error = np.hypot(p.elbo_se.values, elbo.pointwise["se"].values)
+    assert (np.abs(p.elbo.values - elbo.pointwise["value"].values) < 4 * error).all()
+    assert (p.approximation.values > -4 * p.approximation_se.values).all()
+    assert float(p.approximation.mean()) < 0.05  # the posterior is nearly a diagonal Normal
+    with pytest.raises(ValueError, match=r"base='guide' needs the density of q\(z \| x\) at any code"):
+        pyrovae.ais(pair, x, base="guide", num_steps=3, progress=False)
 
 
 def test_an_encoder_that_is_already_best_has_no_amortization_gap(exact_linear_pair):

@@ -274,10 +274,21 @@ class _Path:
             return _State(z, log_prior, log_likelihood, prior_gradient, likelihood_gradient)
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            log_base = self.base.log_prob(leaf)
+            log_base = self.log_base(leaf)
             base_gradient = _slope(log_base, leaf)
         delta = log_likelihood + log_prior - log_base.detach()
         return _State(z, log_base.detach(), delta, base_gradient, likelihood_gradient + prior_gradient - base_gradient)
+
+    def log_base(self, z: Tensor) -> Tensor:
+        """log q(z | x) at any codes; ValueError for a guide that has it at its own draws alone."""
+        try:
+            value: Tensor = self.base.log_prob(z)
+        except (KeyError, NotImplementedError) as error:
+            raise ValueError(
+                "base='guide' needs the density of q(z | x) at any code, and that of this guide, a flow without an "
+                "inverse, is known at its own draws alone: take base='prior'"
+            ) from error
+        return value
 
     def moved(self, state: _State, beta: Tensor, step: Tensor, num_leapfrog: int) -> tuple[_State, Tensor]:
         """One Hamiltonian transition that leaves the density at `beta` as it is, and each item's mean acceptance.

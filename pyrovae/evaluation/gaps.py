@@ -18,7 +18,7 @@ from pyrovae.evaluation.session import Session
 from pyrovae.labelled import Variable, labelled
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
-from pyrovae.models.particles import latent_law, scored
+from pyrovae.models.particles import is_point, latent_law, scored
 from pyrovae.models.scopes import Workspace
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ ROWS = 16_384  # codes decoded together while q is sought
 POOL = 256  # draws of the prior, and as many of a wider q, from which starts are taken
 ROUND = 200  # steps between two looks
 SETTLED = 0.01  # nats by which a round may still better an item's bound when the search ends
+MOMENTS = 512  # draws of a q of another kind, for the mean and spread of the Normal to start from
 MAX_BYTES = 2**30
+BOTH = "diagonal Normals and q(z | x) itself"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,8 @@ class Gaps:
         bound = self.pointwise.attrs["evidence_bound"]
         side = {"lower": "from below ", "upper": "from above "}.get(bound, "")
         caution = "" if bound == "exact" else f", log p(x) itself bounded {side}by {evidence}"
+        if family := self.pointwise.attrs.get("family"):
+            caution += f", best q among {family}"
         if flagged := int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0:
             caution += f", of {flagged} items unreliably"
         at_most = " at most" if bound in ("exact", "upper") else ""
@@ -84,7 +88,9 @@ def gaps(
 
     q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1),
     or, of a flow, the best one before the transforms that the guide gives the item, which stay as
-    they are; "loc" and "scale" are those of the Normal. It is sought by Adam from `num_starts`
+    they are; "loc" and "scale" are those of the Normal. Of any other q(z|x), as one with a full
+    covariance, it is the better of q(z|x) itself, whose ELBO comes from draws of its own, and the
+    best diagonal Normal, and the words say so. It is sought by Adam from `num_starts`
     starts, the encoder's q among them and the others at well-weighted draws of the prior and of q,
     with `num_particles` common random numbers (None: 32, or 4 a dimension of the code), in rounds
     of 200 steps. After the first an item goes on with its best start, until a round brings no item
@@ -96,8 +102,7 @@ def gaps(
     or `iwae`, which bound it from below, gap and approximation gap are too small by what they miss,
     and the words say so. Raises ValueError for an ELBO, a difference, an estimate of another pair
     or other items, starts fewer than 4 or more than 513, too few particles to tell the code's
-    directions apart (2 a dimension, and 2), and a guide that is neither a diagonal Normal nor one
-    that goes through transforms.
+    directions apart (2 a dimension, and 2), and a guide that is a point or not over a vector.
 
     >>> import torch
     >>> import pyrovae
@@ -134,7 +139,8 @@ def gaps(
             parts.append(search.run(part))
             bar.update(len(part))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Gaps(_ledger(columns, evidence, session.protocol | {"seed": seed}))
+    protocol = session.protocol | {"seed": seed} | ({"family": BOTH} if search.is_of_both else {})
+    return Gaps(_ledger(columns, evidence, protocol))
 
 
 def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
@@ -175,17 +181,23 @@ class _Search:
         self.pair, self.num_starts, self.num_particles = pair, num_starts, num_particles
         self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
         self.transforms: list[Any] = []
+        self.is_of_both = False  # whether q(z | x) is of another kind than those that are sought
 
     def run(self, x: Tensor) -> dict[str, np.ndarray]:
         with self.space.turn():
-            base, self.transforms = _normal_and_transforms(latent_law(self.pair.guide, x))
-        encoder_q = torch.stack([base.mean, base.stddev.log()])  # (2, n, d)
+            q = latent_law(self.pair.guide, x)
+        if is_point(q) or len(q.event_shape) != 1:
+            raise ValueError(f"the guide's 'latent' must have a density over a vector for its best q to be sought: {q}")
+        base, self.transforms = _normal_and_transforms(q)
+        self.is_of_both = base is None
+        encoder_q = self.moments(q if base is None else base)
         with self.space.turn():
             parameters = torch.cat([encoder_q[:, None], self.other_starts(x, encoder_q)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
         with self.space.turn():
             noise = _normal(self.num_evaluation // 2 + 1, encoder_q[0]).to(x)
-        chosen = self.bounds(x, torch.cat([encoder_q[:, None], parameters], 1), noise).mean(0).argmax(0)  # (n,)
+        values = self.bounds(x, torch.cat([encoder_q[:, None], parameters], 1), noise).mean(0)  # (1 + S, n)
+        highest, chosen = values.max(0).values, values.argmax(0)
         item = torch.arange(len(x), device=x.device)
         best = torch.cat([encoder_q[:, None], parameters], 1)[:, chosen, item]
         with self.space.turn():
@@ -202,7 +214,47 @@ class _Search:
             "loc": best[0],
             "scale": best[1].exp(),
         }
+        if self.is_of_both:
+            columns |= self.of_both(x, q, encoder_q, highest, columns)
         return {name: value.double().cpu().numpy() for name, value in columns.items()}
+
+    def moments(self, q: Any) -> Tensor:
+        """Mean and log standard deviation of q, (2, n, d): of draws where it is no Normal."""
+        if not self.is_of_both:
+            return torch.stack([q.mean, q.stddev.log()])
+        with self.space.turn():
+            z = q.sample((MOMENTS,))
+        return torch.stack([z.mean(0), z.std(0).log()])
+
+    def of_both(
+        self, x: Tensor, q: Any, encoder_q: Tensor, highest: Tensor, columns: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The columns with q(z | x) itself, of another kind, in place of its moments, and as the best where it is.
+
+        `highest`: the bounds of the best diagonal Normals on the numbers by which they were chosen.
+        """
+        keeps = self.bounds_of(x, q, self.num_evaluation // 2 + 1).mean(0) >= highest
+        bounds = self.bounds_of(x, q, self.num_evaluation)
+        elbo, elbo_se = bounds.mean(0), bounds.std(0) / math.sqrt(len(bounds))
+        best_se = torch.where(keeps, elbo_se, columns["best_elbo_se"])
+        return {
+            "elbo": elbo,
+            "elbo_se": elbo_se,
+            "best_elbo": torch.where(keeps, elbo, columns["best_elbo"]),
+            "best_elbo_se": best_se,
+            "amortization_se": torch.where(keeps, 0.0, torch.hypot(elbo_se, best_se)),
+            "loc": torch.where(keeps[:, None], encoder_q[0], columns["loc"]),
+            "scale": torch.where(keeps[:, None], encoder_q[1].exp(), columns["scale"]),
+        }
+
+    def bounds_of(self, x: Tensor, q: Any, count: int) -> Tensor:
+        """log p(x, z) - log q(z) at `count` draws of q, (count, n)."""
+        parts, rows = [], max(1, self.rows // len(x))
+        for first in range(0, count, rows):
+            with self.space.turn():
+                z = q.sample((min(rows, count - first),))
+                parts.append(self.log_joint(x, z) - q.log_prob(z))
+        return torch.cat(parts).double()
 
     def other_starts(self, x: Tensor, encoder_q: Tensor) -> Tensor:
         """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
@@ -287,20 +339,15 @@ class _Search:
         return table.log_likelihood + table.log_prior
 
 
-def _normal_and_transforms(q: Any) -> tuple[torch.distributions.Normal, list[Any]]:
-    """The diagonal normal distribution that a guide's code starts from, and what it goes through."""
+def _normal_and_transforms(q: Any) -> tuple[torch.distributions.Normal | None, list[Any]]:
+    """The diagonal normal distribution that a guide's code starts from, and what it goes through; None for others."""
     transforms: list[Any] = []
     base = q
     while not isinstance(base, torch.distributions.Normal) and hasattr(base, "base_dist"):
         if isinstance(base, TransformedDistribution):
             transforms[:0] = base.transforms
         base = base.base_dist
-    if not isinstance(base, torch.distributions.Normal) or len(q.event_shape) != 1:
-        raise ValueError(
-            "the guide's 'latent' must be a diagonal Normal, or one that goes through transforms, for "
-            f"its best q to be sought, got {q}"
-        )
-    return base, transforms
+    return (base, transforms) if isinstance(base, torch.distributions.Normal) else (None, [])
 
 
 def _normal(count: int, loc: Tensor) -> Tensor:
