@@ -65,7 +65,8 @@ def as_given(
         where = torch.nonzero(bad)[0].tolist()
         where[0] += first
         raise ValueError(
-            f"{name} must be finite: {int(bad.sum())} NaN or infinite values, the first at {name}{where}; {hint}"
+            f"{name} must be finite: {int(bad.sum())} {'' if missing else 'NaN or '}infinite values, the first at "
+            f"{name}{where}; {'scale or drop them first' if missing else hint}"
         )
     return tensor
 

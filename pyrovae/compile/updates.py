@@ -89,6 +89,9 @@ class Updates:
                 known.add(id(named[name]))
                 fresh[name] = named[name]
         states = {id(p): state for p in fresh.values() if (state := self.source.state(p)) is not None}
+        for name, p in fresh.items():
+            if id(p) in states:
+                require_shapes(name, p, states[id(p)]["state"].get(0, {}))
         for options, params in self._divided(fresh, states):
             self._add_group(options, params)
             for p in params:
@@ -173,14 +176,18 @@ class Updates:
                 "param_groups, or give optim a function of the name"
             )
         group.update(new)
-        state = {kind: value for kind, value in state.items() if value is not None}
+        self._copy_state(p, state)
+
+    def _copy_state(self, p: Tensor, state: dict[str, Any]) -> None:
+        """Give a parameter's state these values, zeros where there is none; a buffer of None has not begun."""
+        present = {kind: value for kind, value in state.items() if value is not None}
         with torch.no_grad():
-            self.steps[p].fill_(float(state.get("step", bool(state))))
+            self.steps[p].fill_(float(present.get("step", bool(present))))
             for kind, value in self._state(p).items():
-                if kind not in state:
+                if kind not in present:
                     value.zero_()
-                elif state[kind] is not value:
-                    value.copy_(state[kind])
+                elif present[kind] is not value:
+                    value.copy_(present[kind])
 
     # the step -----------------------------------------------------------------------------------------
 
@@ -302,7 +309,7 @@ class Updates:
         self.sound.fill_(True)
 
     def _load(self, state: dict[str, Any], wanted: set[str]) -> None:
-        """To the wanted parameters, or nothing where it fits none; what is of parameters to come goes on waiting."""
+        """Give the wanted parameters their rows of a state. All are checked first; rows left over go on waiting."""
         rows = rows_of(state)
         with_rows = [(*owned, row) for owned, row in zip(self._owned(), self._matched(rows), strict=True)]
         for group in self.groups:
@@ -314,18 +321,10 @@ class Updates:
                 raise ValueError(f"the state has momentum {row.options.get('momentum')}, and this {group['momentum']}")
             require_shapes(name, p, row.state)
         self._waiting = state if len(rows) > len(with_rows) else None
-        with torch.no_grad():
-            for name, p, group, row in with_rows:
-                if name not in wanted:
-                    continue
+        for name, p, group, row in with_rows:
+            if name in wanted:
                 group.update({option: value for option, value in row.options.items() if option in group})
-                self.steps[p].fill_(float(row.state.get("step", bool(row.state))))
-                for kind, value in self._state(p).items():
-                    other = row.state.get(kind)
-                    if other is None:
-                        value.zero_()
-                    else:
-                        value.copy_(other)
+                self._copy_state(p, row.state)
 
     def _matched(self, rows: list[Row]) -> list[Row]:
         """The row of each parameter, in the order of `ordered`."""

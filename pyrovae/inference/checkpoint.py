@@ -220,10 +220,11 @@ def _fill(target: Path, fresh: Path) -> None:
     """Move a new state's files into an empty folder: the manifest first, since it says whose folder a kill left."""
     try:
         (target / MANIFEST).unlink(missing_ok=True)
-        for name in (MANIFEST, WEIGHTS):
-            (fresh / name).rename(target / name)
+        for name in (MANIFEST, WEIGHTS, RUN):
+            if (fresh / name).exists():
+                (fresh / name).rename(target / name)
     except BaseException:
-        for name in (MANIFEST, WEIGHTS):
+        for name in (MANIFEST, WEIGHTS, RUN):
             (target / name).unlink(missing_ok=True)
         raise
 

@@ -14,8 +14,8 @@ from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier
-from pyrovae.models.pair import Pair, as_module
+from pyrovae.models.classifiers import GenerativeClassifier
+from pyrovae.models.pair import Pair, as_module, takes_labels
 
 __all__ = ["fit"]
 
@@ -121,7 +121,7 @@ def fit(
     seed, target = checks.seed(seed), checks.device(device)
     if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
         raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
-    learns = isinstance(pair, GenerativeClassifier | DiscriminativeClassifier)
+    learns = takes_labels(pair)
     if of_split is not None and learns:
         if y is not None:
             raise ValueError("x is a split with labels of its own: leave y out, or give x.x and y")

@@ -19,6 +19,7 @@ __all__ = [
     "entries_of",
     "has_global_latents",
     "support_of",
+    "takes_labels",
 ]
 
 
@@ -36,7 +37,7 @@ class Pair(Protocol):
         is_normalized: False where the model has no p(x), as an autoencoder's; estimators of log p(x) refuse it then.
 
     What a pair may have beside these is asked for by the functions of this module, each with its answer for a pair
-    that has none: `has_global_latents`, `support_of`, `entries_of`, `base_measure_of`.
+    that has none: `has_global_latents`, `takes_labels`, `support_of`, `entries_of`, `base_measure_of`.
 
     >>> import pyrovae
     >>> isinstance(pyrovae.mlp_vae((3,)), pyrovae.Pair)
@@ -117,6 +118,15 @@ def as_module(pair: Any) -> nn.Module:
 def has_global_latents(pair: Any) -> bool:
     """Whether the model has unobserved sites that all items share, as the weights of a classifier; by default not."""
     return bool(getattr(pair, "has_global_latents", False))
+
+
+def takes_labels(pair: Any) -> bool:
+    """Whether `fit` needs a label for each item, as a classifier does; by default not.
+
+    Such a pair has `num_classes`, `names` and `names_are_given`, which `rename(names)` sets, `numbers(y, count)` and
+    `predict_log_proba(x)`, as `pyrovae.models.classifiers.Classifier` has.
+    """
+    return bool(getattr(pair, "takes_labels", False))
 
 
 def support_of(pair: Any) -> constraints.Constraint | None:

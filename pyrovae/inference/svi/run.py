@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -16,7 +16,7 @@ from pyrovae.compile.aliases import overlapping
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
-from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.labels import items_and_labels, numbered_labels
 from pyrovae.inference.method import Task
 from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.loop import Loop
@@ -24,8 +24,8 @@ from pyrovae.inference.svi.schedule import Schedule, schedule_of
 from pyrovae.inference.svi.trial import Sites, try_shapes
 from pyrovae.inference.svi.validation import active_units
 from pyrovae.models.activity import ACTIVE_VARIANCE
-from pyrovae.models.classifiers import DiscriminativeClassifier
-from pyrovae.models.pair import Pair, as_module, dtype_and_device, has_global_latents
+from pyrovae.models.classifiers import numbered
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, has_global_latents, takes_labels
 from pyrovae.models.scopes import Store
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def run(task: Task, plan: Plan) -> History:
     module = as_module(pair)
     source, names = Items(pair, task.x, "x", plan.binarize), None
     held_out = None
-    if isinstance(pair, DiscriminativeClassifier):
+    if takes_labels(pair):
         names, source.y = numbered_labels(pair, task.y, len(source))
-        seen_items = source.x if isinstance(source.x, Tensor) else None
-        if (judged := held_out_items(pair, names, validation, seen_items)) is not None:
-            held_out = Items(pair, judged[0], "validation", plan.binarize)
-            held_out.y = judged[1]
+        if validation is not None:
+            items, labels = items_and_labels(validation)
+            held_out = Items(pair, items, "validation", plan.binarize, beside=source)
+            held_out.y = numbered(names, labels, len(held_out), name="validation labels")
         if plan.num_particles > 1:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
@@ -61,8 +61,9 @@ def run(task: Task, plan: Plan) -> History:
     with nullcontext() if snapshots is None else snapshots.held():
         home = dtype_and_device(pair)[1]
         _require_ties_last(module, home, target)
-        if names is not None and isinstance(pair, DiscriminativeClassifier):
-            pair.rename(names)
+        if names is not None:
+            classifier: Any = pair
+            classifier.rename(names)
         try:
             module.to(target)
             for items in (source, held_out):

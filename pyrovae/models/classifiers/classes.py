@@ -19,6 +19,7 @@ __all__ = ["Classifier", "nameable", "named_classes", "numbered"]
 class Classifier(Listed):
     """Names of classes, and decisions from `predict_log_proba`."""
 
+    takes_labels = True
     event_shape: tuple[int, ...]
     names: np.ndarray  # sorted: class number c is names[c]
     names_are_given: bool  # or found by a fit: a later one keeps to them
