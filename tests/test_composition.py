@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.distributions import constraints
 
 import pyrovae
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, LinearNormal, Normal, PointMass, StandardNormal
@@ -204,3 +205,33 @@ def test_a_part_that_zeros_are_no_item_of_is_tried_at_ones():
     pyrovae.VAE(StandardNormal(2), likelihood(), Made(counted(LinearNormal(5, 2))))
     with pytest.raises(ValueError, match=r"posterior\(x\).*\(2,\).*\(3,\)"):
         pyrovae.VAE(StandardNormal(2), likelihood(), Made(counted(LinearNormal(5, 3))))
+
+
+class Counts(nn.Module):
+    """A Poisson likelihood that states a support."""
+
+    def __init__(self, support):
+        super().__init__()
+        self.support = support
+
+    def forward(self, log_rate):
+        return dist.Poisson(log_rate.exp())
+
+
+def test_a_support_with_values_that_have_no_density_is_refused():
+    def pair(support):
+        decoder = Likelihood(nn.Linear(2, 5), Counts(support), (5,))
+        return pyrovae.VAE(StandardNormal(2), decoder, LinearNormal(5, 2))
+
+    with pytest.raises(ValueError, match=r"Counts states the support Real\(\), .*no density at -1.5"):
+        pair(constraints.real)
+    with pytest.raises(ValueError, match=r"no density at 0.25: its own is IntegerGreaterThan"):
+        pair(constraints.nonnegative)
+    pair(constraints.nonnegative_integer)
+    pair(constraints.boolean)  # narrower is the author's to choose
+    counts = torch.tensor([[0.0, 1.0, 2.5, 3.0, 4.0]])
+    words = (
+        r"support of the Counts likelihood, IntegerGreaterThan\(lower_bound=0\), in 1 of 5 values, the first x\[0, 2\]"
+    )
+    with pytest.raises(ValueError, match=words + " = 2.5"):
+        pyrovae.iwae(pair(constraints.nonnegative_integer), counts)

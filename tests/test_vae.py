@@ -602,3 +602,20 @@ def test_a_networks_several_outputs_are_told_from_what_all_codes_share():
     p, z = Likelihood(Two(), Family(), (6,)), torch.randn(3, 2, 2)  # 6 codes, as many as entries
     assert torch.equal(p(z).mean, p.network.linear(z))
     assert torch.equal(p(z).stddev, torch.ones(3, 2, 6))
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        torch.distributions.Poisson(torch.full((3,), 2.0)),
+        torch.distributions.Uniform(torch.zeros(3), 2.0),
+        torch.distributions.Independent(torch.distributions.Poisson(torch.full((3,), 2.0)), 1),
+        torch.distributions.NegativeBinomial(2.0, torch.full((3,), 0.5)),
+        torch.distributions.LogNormal(torch.zeros(3), 1.0),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_a_law_whose_pyro_class_keeps_more_than_torchs_has_the_same_density(plain):
+    law, value = as_pyro(plain), torch.ones(3)
+    assert torch.equal(law.log_prob(value), plain.log_prob(value))
+    assert law.expand((2, *law.batch_shape)).log_prob(value).shape == (2, *law.batch_shape)

@@ -34,6 +34,14 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
             "density there; binarise (fit(..., binarize=True) or pyrovae.data.binarize(x)), or take "
             "likelihood='continuous_bernoulli' or 'normal'"
         )
+    if not lives_in_unit(constraint):
+        outside = ~(constraint.check(x) | x.isnan())
+        where = torch.nonzero(outside)[0].tolist()
+        raise ValueError(
+            f"{name} lies outside the support of the {family} likelihood, {constraint}, in {int(outside.sum())} of "
+            f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; mend these, or take a "
+            "likelihood whose support has them"
+        )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(
         f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}); "

@@ -93,6 +93,9 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
     far that the bias is likely the larger of the two, more draws are needed, or a better guide, and
     the item is "unreliable" (about 3.8 nats above the median at K = 100, 4.0 at 1,000).
 
+    A seed whose draws miss the largest weights gives a value that is low and an error that is small with it: the error
+    is right over seeds, and one seed's mean can lie several of its errors below log p(x).
+
     What no draw has seen neither error nor flag can know: a mode of p(z | x) that the guide misses,
     or a tail of the weights heavier than the drawn ones show, leaves a small error, no flag, and a
     bound that is far too low. "pareto_k" over 0.7 is a hint of such a tail.

@@ -24,8 +24,8 @@ class ClosedForm(MethodOfClasses):
     """Normal densities of classes in closed form: means, covariances and class frequencies are those of the items.
 
     Args:
-        tol: of EM, by which unlabelled items enter, in nats per item.
-        max_iterations: of EM.
+        tol: EM stops when an iteration gains no more than this, in nats per item; used only with unlabelled items.
+        max_iterations: of EM; used only with unlabelled items.
 
     Raises ValueError for an option that is out of its range.
 
@@ -54,22 +54,22 @@ class ClosedForm(MethodOfClasses):
 
     def run(self, task: Task) -> History:
         """Take the maximum of the likelihood, by EM where there are unlabelled items."""
-        climbing = em.EM(tol=self.tol, max_iterations=self.max_iterations)
+        em_options = em.EM(tol=self.tol, max_iterations=self.max_iterations)
         for name in ("tol", "max_iterations"):
             if task.unlabeled is None and getattr(self, name) != getattr(ClosedForm, name):
                 raise ValueError(f"{name} has no use here: normal classes are fitted in closed form; leave it out")
-        return _NormalClasses(task, climbing).run()
+        return _NormalClasses(task, em_options).run()
 
 
 class _NormalClasses(ClassFit):
-    """One M-step from the labels is the maximum."""
+    """With every label known, one M-step is the maximum."""
 
     @torch.no_grad()
-    def labelled(self) -> History:
+    def fit_labelled(self) -> History:
         start = time.perf_counter()
         classifier = self.copy.to(self.items.device).double()
         densities = classifier.densities
-        weight = nn.functional.one_hot(self.number, classifier.num_classes)
+        weight = nn.functional.one_hot(self.class_index, classifier.num_classes)
         flat = self.items.flatten(1)
         everything = flat if self.unlabeled is None else torch.cat([flat, self.unlabeled.flatten(1)])
         densities.measure(flat, [weight], whole=everything)
@@ -79,17 +79,17 @@ class _NormalClasses(ClassFit):
         seconds = time.perf_counter() - start
         if self.unlabeled is None:
             self.warn_of_floor(held, self.items)
-        log_joint = classifier.log_joint_table(self.items.double()).gather(1, self.number[:, None])
+        log_joint = classifier.log_joint_table(self.items.double()).gather(1, self.class_index[:, None])
         row = {"loss": -float(log_joint.mean()), **self.judged(), "seconds": seconds}
         return History.from_rows([row], self.config(held) | {"method": "closed form", "unlabeled_items": 0})
 
-    def maximized(self, items: Tensor, share: Tensor) -> Tensor:
+    def m_step(self, items: Tensor, share: Tensor) -> Tensor:
         held: Tensor = self.copy.densities.maximize(items.flatten(1), share)
         return held
 
     def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
         em.warn_of_floor(self.copy.densities, held, items, self.names)
 
-    def tell(self) -> None:
+    def warn_after_fit(self) -> None:
         scale: Any = lambda: self.copy.densities.conditional_scale  # noqa: E731
-        checks.tell_of_rounding(self.given, self.items, self.number, self.names, scale)
+        checks.tell_of_rounding(self.given, self.items, self.class_index, self.names, scale)

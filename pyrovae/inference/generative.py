@@ -35,11 +35,11 @@ class ClassFit:
     """One fit of the densities of classes, which raises log p(x, y) of labelled and log p(x) of unlabelled items.
 
     All is done on a copy: the classifier changes once, at the end. A subclass says how densities are fitted to labelled
-    items (`labelled`), what an M-step of EM is (`maximized`), and what it cannot take (`require_fitting`).
+    items (`fit_labelled`), what an M-step of EM is (`m_step`), and what it cannot take (`require_fitting`).
     """
 
-    def __init__(self, task: Task, climbing: em.EM) -> None:
-        self.task, self.climbing, self.classifier = task, climbing, task.pair
+    def __init__(self, task: Task, em_options: em.EM) -> None:
+        self.task, self.em_options, self.classifier = task, em_options, task.pair
         self.given = checks.array(task.x, "x")
         self.items = checked_items(self.classifier, self.given).to(task.device)
         class_names, number = numbered_labels(self.classifier, task.y, len(self.items))
@@ -53,22 +53,22 @@ class ClassFit:
         self.require_fitting(torch.bincount(number, minlength=len(class_names)))
         self.copy = copied(self.classifier)
         self.copy.rename(class_names)
-        self.number = number.to(task.device)
+        self.class_index = number.to(task.device)
 
     def run(self) -> History:
         """Fit the copy, and give the classifier its parameters."""
         try:
-            history = self.labelled()
+            history = self.fit_labelled()
             if not self.copy.prior_is_given:
                 with torch.no_grad():
-                    self.copy.logits.copy_((torch.bincount(self.number).double() / len(self.number)).log())
+                    self.copy.logits.copy_((torch.bincount(self.class_index).double() / len(self.class_index)).log())
             if self.unlabeled is not None:
                 history = self.expectation_maximization(self.unlabeled)
         except torch.linalg.LinAlgError as error:
             raise FloatingPointError(
                 f"a covariance could not be factored: scale x, or raise the floor ({error})"
             ) from None
-        self.tell()
+        self.warn_after_fit()
         for part, fitted in zip(self.classifier.modules(), self.copy.modules(), strict=True):
             if isinstance(part, BayesianGaussianMixture) and isinstance(fitted, BayesianGaussianMixture):
                 part.keep(fitted.sampled)
@@ -84,11 +84,11 @@ class ClassFit:
             if not count:
                 raise ValueError(f"y has no item of class {name!r}: leave the class out, or give items of it")
 
-    def labelled(self) -> History:
+    def fit_labelled(self) -> History:
         """Fit the densities to the labelled items."""
         raise NotImplementedError
 
-    def maximized(self, items: Tensor, share: Tensor) -> Tensor:
+    def m_step(self, items: Tensor, share: Tensor) -> Tensor:
         """One M-step over the densities from p(y | x), (n, C); returned: the classes that the floor held up."""
         raise NotImplementedError
 
@@ -96,8 +96,8 @@ class ClassFit:
         """Name the classes, and where known the columns, that the floor holds up."""
         raise NotImplementedError
 
-    def tell(self) -> None:
-        """What is to be said once the fit is over."""
+    def warn_after_fit(self) -> None:
+        """Warn of what the fitted densities show, such as columns that rounding changes."""
 
     # what they share --------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class ClassFit:
         """From the fit to the labelled items: labels are known there, and posterior elsewhere (Nigam et al. 2000)."""
         classifier = self.copy.to(self.items.device).double()
         everything = torch.cat([self.items, unlabeled]).double()
-        known = nn.functional.one_hot(self.number, classifier.num_classes).double()
+        known = nn.functional.one_hot(self.class_index, classifier.num_classes).double()
         count = len(known)
 
         def expected() -> tuple[Tensor, float]:
@@ -114,16 +114,16 @@ class ClassFit:
             total = joint.logsumexp(-1)
             share = (joint - total[:, None]).exp()
             share[:count] = known
-            of_labelled = joint[:count].gather(1, self.number[:, None]).sum()
+            of_labelled = joint[:count].gather(1, self.class_index[:, None]).sum()
             return share, float(of_labelled + total[count:].sum()) / len(everything)
 
         def maximized(share: Tensor) -> Tensor:
-            held = self.maximized(everything, share)
+            held = self.m_step(everything, share)
             if not classifier.prior_is_given:
                 classifier.logits.copy_(share.mean(0).log())
             return held
 
-        plan = self.climbing
+        plan = self.em_options
         with tqdm(unit="iteration", disable=None if self.task.progress else True) as bar:
             climb = em.Climb(expected, maximized, self.judged, bar)
             climb.go_on(plan.tol, plan.max_iterations)

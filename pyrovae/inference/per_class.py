@@ -50,16 +50,16 @@ class PerClass(MethodOfClasses):
 
     def run(self, task: Task) -> History:
         """Fit class by class."""
-        climbing = em.EM().with_options({k: v for k, v in self.handed_on.items() if k in options_of(em.EM())})
-        return _ClassByClass(task, climbing, self.handed_on).run()
+        em_options = em.EM().with_options({k: v for k, v in self.handed_on.items() if k in options_of(em.EM())})
+        return _ClassByClass(task, em_options, self.handed_on).run()
 
 
 class _ClassByClass(ClassFit):
     """Each density on the items of its class, by the method that it has."""
 
-    def __init__(self, task: Task, climbing: em.EM, handed_on: Mapping[str, Any]) -> None:
+    def __init__(self, task: Task, em_options: em.EM, handed_on: Mapping[str, Any]) -> None:
         self.handed_on = handed_on
-        super().__init__(task, climbing)
+        super().__init__(task, em_options)
 
     def require_fitting(self, counts: Tensor) -> None:
         super().require_fitting(counts)
@@ -77,7 +77,7 @@ class _ClassByClass(ClassFit):
                 "leave unlabeled out"
             )
 
-    def labelled(self) -> History:
+    def fit_labelled(self) -> History:
         """Each density in turn; what its fit warns of names the class."""
         histories = {}
         for c, name in enumerate(self.copy.names.tolist()):
@@ -88,7 +88,7 @@ class _ClassByClass(ClassFit):
             task = replace(
                 self.task,
                 pair=density,
-                x=self.items[self.number == c],
+                x=self.items[self.class_index == c],
                 y=None,
                 validation=validation,
                 unlabeled=None,
@@ -100,7 +100,7 @@ class _ClassByClass(ClassFit):
                 checks.warn(f"{self.names[c]}: {one.message}", one.category)
         return joined(histories)
 
-    def maximized(self, items: Tensor, share: Tensor) -> Tensor:
+    def m_step(self, items: Tensor, share: Tensor) -> Tensor:
         held = []
         for c, part in enumerate(self.copy.densities.parts):
             within = part.log_joint_table(items).softmax(-1)

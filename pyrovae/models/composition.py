@@ -1,8 +1,9 @@
-"""Whether a prior, a likelihood and a posterior fit each other, by one look at each as a pair is built."""
+"""Whether a prior, a likelihood and a posterior fit each other: each is called on dummy input as a pair is built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,14 +18,16 @@ from pyrovae.seeding import Noise
 __all__ = ["require_fitting"]
 
 ITEMS = 2
-UNTOLD = (NotImplementedError, torch.linalg.LinAlgError, torch.cuda.OutOfMemoryError)  # of the zeros, not of the parts
+PROBES = (-1.5, -1.0, 0.0, 0.25, 1.0, 1.5, 2.0)  # values that tell real, positive, unit, binary and counts apart
+# errors of a call on zeros or ones that say nothing of the part
+INCONCLUSIVE = (NotImplementedError, torch.linalg.LinAlgError, torch.cuda.OutOfMemoryError)
 
 
 def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool = True) -> None:
-    """Name a part that is no module, that gives no distribution, or one over another shape than the others'.
+    """Raise where a part is no module, gives no distribution, or gives one over another shape than the others take.
 
-    Each part is called at two items or codes of zeros, and where it refuses these at ones: in evaluation mode, without
-    gradients, its buffers and the caller's generators put back. With lazy layers, which a call would give their size,
+    Each part is called on a batch of two zeros, and on ones if that raises, in evaluation mode and without gradients;
+    its buffers and the caller's generators are put back. With lazy layers, which a call would give their size,
     or without `called`, for a pair that calls its parts in a way of its own, the parts are looked at and not called.
     Raises TypeError and ValueError.
     """
@@ -41,17 +44,24 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
             "likelihood must have event_shape, the shape of an item, as Likelihood(network, family, event_shape) has; "
             f"got {type(likelihood).__name__}"
         )
-    code, event = (checks.whole("prior.latent_dim", prior.latent_dim),), tuple(likelihood.event_shape)
+    code_shape = (checks.whole("prior.latent_dim", prior.latent_dim),)
+    item_shape = tuple(likelihood.event_shape)
     tensors = [t for part in parts.values() for t in (*part.parameters(), *part.buffers())]
     if not called or any(is_lazy(t) for t in tensors):
         return
     devices = {t.device for t in tensors if t.device.type == "cuda"}
-    noise, whole = Noise(0, next(iter(devices), None)), nn.ModuleList(parts.values())
+    noise = Noise(0, next(iter(devices), None))
+    whole = nn.ModuleList(parts.values())
+    code, item = _zeros(likelihood, code_shape), _zeros(posterior, item_shape)
+    one_for_each = [(ITEMS,), (1,), ()]  # the last two are broadcast over the items by the plate
     with Workspace(whole, noise=noise).turn(), unchanged(whole):
-        _look("prior()", prior, [], code, [()])
-        batches = [(ITEMS,), (1,), ()]  # a plate makes one of the others
-        _look("likelihood(z)", likelihood, [_zeros(likelihood, code)], event, batches)
-        _look("posterior(x)", posterior, [_zeros(posterior, event)], code, batches)
+        _Call("prior()", prior, None, "a code", code_shape, [()], "StandardNormal(latent_dim) does").check()
+        advice = "Likelihood(network, family, event_shape) makes one of a network"
+        p = _Call("likelihood(z)", likelihood, code, "an item", item_shape, one_for_each, advice).check()
+        if p is not None:
+            _require_true_support(likelihood, p)
+        advice = "DiagonalNormal(network, features, latent_dim) makes one of a network"
+        _Call("posterior(x)", posterior, item, "a code", code_shape, one_for_each, advice).check()
 
 
 def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -60,36 +70,71 @@ def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return next(tensors, torch.empty(())).new_zeros(ITEMS, *shape)
 
 
-def _look(
-    call: str, part: Callable[..., Any], given: list[Tensor], event: tuple[int, ...], batches: list[tuple[int, ...]]
-) -> None:
-    """Refuse a part that gives no distribution over `event`; one that zeros cannot tell of is let be."""
-    at = f" for {call[-2]} of shape {tuple(given[0].shape)}" if given else ""
-    wanted = f"a distribution over {'an item' if call[0] == 'l' else 'a code'}, event shape {event}{at}"
-    try:
+@dataclass(frozen=True)
+class _Call:
+    """A call of a part, and what it must give."""
+
+    words: str  # as errors write it: "likelihood(z)"
+    part: Callable[..., Any]
+    given: Tensor | None
+    over: str
+    event_shape: tuple[int, ...]
+    batch_shapes: list[tuple[int, ...]]
+    advice: str
+
+    def check(self) -> Any:
+        """The distribution that it gives, or an error; None where a call on zeros and ones cannot tell."""
+        wanted = f"{self.words} must give a distribution over {self.over}, event shape {self.event_shape}"
+        if self.given is not None:
+            wanted += f" for {self.words[-2]} of shape {tuple(self.given.shape)}"
+        name = type(self.part).__name__
         try:
-            p = part(*given)
+            p = self._result()
+        except INCONCLUSIVE:
+            return None
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"{wanted}; {name} raised {error}") from error
+        if not all(hasattr(p, member) for member in ("log_prob", "sample", "batch_shape", "event_shape")):
+            shape = f" of shape {tuple(p.shape)}" if isinstance(p, Tensor) else ""
+            raise TypeError(f"{wanted}, as {self.advice}; {name} gave a {type(p).__name__}{shape}")
+        if tuple(p.event_shape) != self.event_shape or tuple(p.batch_shape) not in self.batch_shapes:
+            absent = len(self.event_shape) - len(p.event_shape)
+            advice = f"; .to_event({absent}) may be missing" if absent > 0 else ""
+            raise ValueError(
+                f"{wanted}, and {name} gives event shape {tuple(p.event_shape)} and batch shape "
+                f"{tuple(p.batch_shape)}{advice}"
+            )
+        return p
+
+    def _result(self) -> Any:
+        if self.given is None:
+            return self.part()
+        try:
+            return self.part(self.given)
         except (RuntimeError, ValueError):  # it may be their value: an item without a count, a code of no direction
-            p = part(*map(torch.ones_like, given))
-    except UNTOLD:
+            return self.part(torch.ones_like(self.given))
+
+
+def _require_true_support(likelihood: Any, p: Any) -> None:
+    """Raise where the stated support has values that have no density: items are checked against it alone."""
+    stated: Any = getattr(likelihood, "support", None)
+    try:
+        true: Any = p.support
+    except (NotImplementedError, AttributeError, ValueError):
         return
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{call} must give {wanted}; {type(part).__name__} raised {error}") from error
-    if not all(hasattr(p, name) for name in ("log_prob", "sample", "batch_shape", "event_shape")):
-        shape = f" of shape {tuple(p.shape)}" if isinstance(p, Tensor) else ""
-        raise TypeError(
-            f"{call} must give {wanted}, as {ADVICE[call]}; {type(part).__name__} gave a {type(p).__name__}{shape}"
-        )
-    if tuple(p.event_shape) != event or tuple(p.batch_shape) not in batches:
-        missing = "; .to_event(1) may be missing" if len(p.event_shape) < len(event) else ""
-        raise ValueError(
-            f"{call} must give {wanted}, and {type(part).__name__} gives event shape {tuple(p.event_shape)} and batch "
-            f"shape {tuple(p.batch_shape)}{missing}"
-        )
-
-
-ADVICE = {
-    "prior()": "StandardNormal(latent_dim) does",
-    "likelihood(z)": "Likelihood(network, family, event_shape) makes one of a network",
-    "posterior(x)": "DiagonalNormal(network, features, latent_dim) makes one of a network",
-}
+    while hasattr(true, "base_constraint"):
+        true = true.base_constraint
+    if stated is None or true is stated:
+        return
+    for value in PROBES:
+        try:
+            allowed = bool(stated.check(torch.tensor(value)).all())
+            has_density = bool(true.check(torch.full(tuple(likelihood.event_shape), value)).any())
+        except (NotImplementedError, RuntimeError, ValueError):
+            return
+        if allowed and not has_density:
+            entries = type(getattr(likelihood, "family", likelihood)).__name__
+            raise ValueError(
+                f"{entries} states the support {stated}, and the distribution that it gives has no density at "
+                f"{value:g}: its own is {true}; state that as `support`"
+            )

@@ -37,8 +37,11 @@ def as_pyro(law: Any) -> Any:
 
 @cache
 def _pyro_class(kind: Any) -> Any:
-    """Pyro's class of that name where it is a subclass, else a new one."""
+    """Pyro's class of that name where it is a subclass whose constructor adds nothing, else a new one."""
     known = getattr(dist, kind.__name__, None)
     if isinstance(known, type) and issubclass(known, kind) and issubclass(known, TorchDistributionMixin):
-        return known
+        # that of Poisson and of Uniform sets attributes which an object of torch's class lacks
+        adds = "__init__" in vars(known) and not issubclass(known, torch.distributions.TransformedDistribution)
+        if not adds:
+            return known
     return type(kind.__name__, (kind, TorchDistributionMixin), {})
