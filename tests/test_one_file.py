@@ -234,15 +234,15 @@ class SignSGD(torch.optim.Optimizer):
                     p.sub_(group["lr"] * p.grad.sign())
 
 class SignRule(Rule):
-    kind = SignSGD
+    optimizer_class = SignSGD
     options = frozenset()
     state = ()
 
-    def factors(self, group, rate, count):
+    def scalars(self, group, rate, count):
         return [rate * torch.ones_like(count)]
 
-    def update(self, p, g, state, factors, group):
-        return p - factors[0] * g.sign(), {}
+    def update(self, p, g, state, scalars, group):
+        return p - scalars[0] * g.sign(), {}
 
     def stored_step(self, step):
         return None

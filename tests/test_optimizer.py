@@ -320,13 +320,13 @@ class TestWithoutARule:
                         p.sub_(group["lr"] * (p.grad.sign() + group["pull"] * p))
 
         class SignsRule(Rule):
-            kind, options, state = Signs, frozenset({"pull"}), ()
+            optimizer_class, options, state = Signs, frozenset({"pull"}), ()
 
-            def factors(self, group, rate, count):
+            def scalars(self, group, rate, count):
                 return [rate * torch.ones_like(count)]
 
-            def update(self, p, g, state, factors, group):
-                return p - factors[0] * (g.sign() + group["pull"] * p), {}
+            def update(self, p, g, state, scalars, group):
+                return p - scalars[0] * (g.sign() + group["pull"] * p), {}
 
             def stored_step(self, step):
                 return None
@@ -343,13 +343,17 @@ class TestWithoutARule:
         torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
 
         class Other(Rule):
-            kind = type("Signs", (torch.optim.Optimizer,), {"__module__": "elsewhere", "__qualname__": "Signs"})
+            optimizer_class = type(
+                "Signs", (torch.optim.Optimizer,), {"__module__": "elsewhere", "__qualname__": "Signs"}
+            )
 
         with pytest.raises(ValueError, match="the name 'signs' is taken by"):
             register_rule(Other())
-        SignsRule.kind = type("Signs", (Signs,), {"__module__": Signs.__module__, "__qualname__": Signs.__qualname__})
+        SignsRule.optimizer_class = type(
+            "Signs", (Signs,), {"__module__": Signs.__module__, "__qualname__": Signs.__qualname__}
+        )
         register_rule(SignsRule())  # a cell that runs again
-        assert kinds_by_name()["signs"] is SignsRule.kind
+        assert kinds_by_name()["signs"] is SignsRule.optimizer_class
 
 
 RESUMED = {

@@ -1,4 +1,4 @@
-"""A step of each optimiser as functions of tensors that stand in a graph, over the state that torch's keeps."""
+"""One step of each optimiser as a function of tensors, for compiled graphs; states have the layout of torch's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyro.optim.clipped_adam
 import torch
 from torch import Tensor
 
-__all__ = ["Rule", "kinds_by_name", "register_rule", "rule_of", "ruled"]
+__all__ = ["Rule", "kinds_by_name", "register_rule", "rule_of", "supported_names"]
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -17,24 +17,24 @@ State = dict[str, Tensor]
 class Rule:
     """The update of one parameter by one optimiser of torch's or Pyro's.
 
-    `kind` is the class whose groups and state are kept, so that a state is saved and loaded in its layout. A subclass
-    gives the new value of a parameter and of its state; all else about the optimiser follows from what stands here.
+    `optimizer_class` is the class whose groups and state are kept, so that a state is saved and loaded in its layout.
+    A subclass gives the new value of a parameter and of its state; all else about the optimiser follows from these.
     """
 
-    kind: type[torch.optim.Optimizer]
+    optimizer_class: type[torch.optim.Optimizer]
     options: frozenset[str]  # of a group: those that a graph holds as constants
     state: tuple[str, ...]  # what torch's state has of a parameter, beside the count of steps
-    decouples = False  # whether weights decay apart from the gradient, as AdamW's do
+    decoupled_weight_decay = False  # whether weights decay apart from the gradient, as AdamW's do
 
     def state_of(self, group: Group) -> tuple[str, ...]:
         """The names of the state that a group's options ask for."""
         return self.state
 
-    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
-        """The numbers that are the same for all entries of a parameter, at its `count`-th step, in float64."""
+    def scalars(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        """What all entries of a parameter share at its `count`-th step, such as bias corrections, in float64."""
         raise NotImplementedError
 
-    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+    def update(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
         """The new value of a parameter with gradient `g`, and of its state."""
         raise NotImplementedError
 
@@ -54,62 +54,62 @@ class Rule:
 class Adam(Rule):
     """torch.optim.Adam (Kingma and Ba 2015, algorithm 1): weight decay goes into the gradient."""
 
-    kind: type[torch.optim.Optimizer] = torch.optim.Adam
+    optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam
     options = frozenset({"betas", "eps", "weight_decay"})
     state = ("exp_avg", "exp_avg_sq")
 
-    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+    def scalars(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
         beta1, beta2 = group["betas"]
         return [rate / (1 - beta1**count), (1 - beta2**count).sqrt()]
 
-    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+    def update(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        return self._moved(p, g, state, factors, group)
+        return self._moved(p, g, state, scalars, group)
 
-    def _moved(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+    def _moved(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
         beta1, beta2 = group["betas"]
-        size, root = factors
+        step_size, bias2_sqrt = scalars
         first = state["exp_avg"].lerp(g, 1 - beta1)
         second = state["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
-        moved = p - size * first / (second.sqrt() / root + group["eps"])
+        moved = p - step_size * first / (second.sqrt() / bias2_sqrt + group["eps"])
         return moved, {"exp_avg": first, "exp_avg_sq": second}
 
 
 class AdamW(Adam):
     """torch.optim.AdamW (Loshchilov and Hutter 2019, algorithm 2): weights decay apart from the gradient."""
 
-    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
-    decouples = True
+    optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW
+    decoupled_weight_decay = True
 
-    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
-        return [(1 - rate * group["weight_decay"]).expand_as(count), *super().factors(group, rate, count)]
+    def scalars(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+        return [(1 - rate * group["weight_decay"]).expand_as(count), *super().scalars(group, rate, count)]
 
-    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
-        decayed = p * factors[0] if group["weight_decay"] else p
-        return self._moved(decayed, g, state, factors[1:], group)
+    def update(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        decayed = p * scalars[0] if group["weight_decay"] else p
+        return self._moved(decayed, g, state, scalars[1:], group)
 
 
 class ClippedAdam(Rule):
     """pyro.optim.ClippedAdam: each entry of the gradient is clipped, and the rate decays by `lrd` in each step."""
 
-    kind = pyro.optim.clipped_adam.ClippedAdam
+    optimizer_class = pyro.optim.clipped_adam.ClippedAdam
     options = frozenset({"betas", "eps", "weight_decay", "clip_norm", "lrd", "centered_variance"})
     state = ("exp_avg", "exp_avg_sq")
 
-    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+    def scalars(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
         beta1, beta2 = group["betas"]
         return [rate * group["lrd"] * (1 - beta2**count).sqrt() / (1 - beta1**count)]
 
-    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
+    def update(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
         g = g.clamp(-group["clip_norm"], group["clip_norm"])
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         beta1, beta2 = group["betas"]
         first = state["exp_avg"] * beta1 + g * (1 - beta1)
-        spread = g - first if group["centered_variance"] else g
-        second = state["exp_avg_sq"] * beta2 + spread * spread * (1 - beta2)
-        moved = p - factors[0] * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
+        deviation = g - first if group["centered_variance"] else g
+        second = state["exp_avg_sq"] * beta2 + deviation * deviation * (1 - beta2)
+        moved = p - scalars[0] * first / (second.sqrt() + group["eps"])  # the floor is not corrected for bias
         return moved, {"exp_avg": first, "exp_avg_sq": second}
 
     def next_rate(self, group: Group, rate: Tensor) -> Tensor:
@@ -125,26 +125,26 @@ class ClippedAdam(Rule):
 class SGD(Rule):
     """torch.optim.SGD with its momentum, dampening, Nesterov's step and weight decay."""
 
-    kind = torch.optim.SGD
+    optimizer_class = torch.optim.SGD
     options = frozenset({"weight_decay", "momentum", "dampening", "nesterov"})
     state = ("momentum_buffer",)
 
     def state_of(self, group: Group) -> tuple[str, ...]:
         return self.state if group["momentum"] else ()
 
-    def factors(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
+    def scalars(self, group: Group, rate: Tensor, count: Tensor) -> list[Tensor]:
         return [rate * torch.ones_like(count), count == 1]
 
-    def update(self, p: Tensor, g: Tensor, state: State, factors: list[Tensor], group: Group) -> tuple[Tensor, State]:
-        rate, is_first = factors
+    def update(self, p: Tensor, g: Tensor, state: State, scalars: list[Tensor], group: Group) -> tuple[Tensor, State]:
+        rate, is_first = scalars
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         if not group["momentum"]:
             return p - rate * g, {}
         later = state["momentum_buffer"] * group["momentum"] + g * (1 - group["dampening"])
         buffer = torch.where(is_first, g, later)
-        along = g + group["momentum"] * buffer if group["nesterov"] else buffer
-        return p - rate * along, {"momentum_buffer": buffer}
+        direction = g + group["momentum"] * buffer if group["nesterov"] else buffer
+        return p - rate * direction, {"momentum_buffer": buffer}
 
     def stored_step(self, step: Tensor) -> Any:
         return None
@@ -154,21 +154,21 @@ _RULES: dict[type[torch.optim.Optimizer], Rule] = {}
 
 
 def register_rule(rule: Rule) -> None:
-    """Let compiled steps take the optimiser `rule.kind`, also by its class's name: `fit(..., optimizer="adam")`.
+    """Let compiled steps take `rule.optimizer_class`, also by the name of the class: `fit(..., optimizer="adam")`.
 
     A rule of a class of the same qualified name takes the place of an earlier one; ValueError for another class whose
     name is taken. CompiledSVI takes it as a Pyro optimiser of the class.
     """
     for kind in list(_RULES):
-        if kind.__name__.lower() != rule.kind.__name__.lower() or kind is rule.kind:
+        if kind.__name__.lower() != rule.optimizer_class.__name__.lower() or kind is rule.optimizer_class:
             continue
-        if (kind.__module__, kind.__qualname__) != (rule.kind.__module__, rule.kind.__qualname__):
+        if (kind.__module__, kind.__qualname__) != (rule.optimizer_class.__module__, rule.optimizer_class.__qualname__):
             raise ValueError(
                 f"the name {kind.__name__.lower()!r} is taken by {kind.__module__}.{kind.__qualname__}: give "
-                f"{rule.kind.__module__}.{rule.kind.__qualname__} another"
+                f"{rule.optimizer_class.__module__}.{rule.optimizer_class.__qualname__} another"
             )
-        del _RULES[kind]  # that of an earlier run of the same notebook cell
-    _RULES[rule.kind] = rule
+        del _RULES[kind]  # the class that an earlier run of the same notebook cell made
+    _RULES[rule.optimizer_class] = rule
 
 
 def kinds_by_name() -> dict[str, type[torch.optim.Optimizer]]:
@@ -186,7 +186,7 @@ def rule_of(kind: Any) -> Rule | None:
     return _RULES.get(kind)
 
 
-def ruled() -> list[str]:
+def supported_names() -> list[str]:
     """The names of the optimisers that compiled steps know."""
     return sorted(kind.__name__ for kind in _RULES)
 

@@ -79,7 +79,7 @@ def require_layout(state: dict[str, Any]) -> None:
 
 def require_rule(state: dict[str, Any], rule: Rule) -> None:
     """Refuse the state of an optimiser that steps otherwise than this rule."""
-    expected = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": rule.decouples}
+    expected = {**dict.fromkeys(REFUSED, False), "decoupled_weight_decay": rule.decoupled_weight_decay}
     for group in state["param_groups"]:
         for name, value in expected.items():
             if bool(group.get(name, value)) is not value:
@@ -88,7 +88,7 @@ def require_rule(state: dict[str, Any], rule: Rule) -> None:
         kinds = sorted(kind for kind, value in theirs.items() if kind != "step" and value is not None)
         if kinds and kinds != sorted(rule.state):
             raise ValueError(
-                f"the state of parameter {number} has {kinds}, and {rule.kind.__name__}'s has "
+                f"the state of parameter {number} has {kinds}, and {rule.optimizer_class.__name__}'s has "
                 f"{list(rule.state)}: it is another optimiser's"
             )
 

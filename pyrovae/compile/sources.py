@@ -10,7 +10,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrovae.compile.optimizers import Rule, rule_of, ruled
+from pyrovae.compile.optimizers import Rule, rule_of, supported_names
 from pyrovae.compile.saved_states import require_rule, require_shapes
 from pyrovae.compile.views import view_of
 
@@ -47,7 +47,7 @@ class FixedOptions:
     def __init__(self, kind: type[torch.optim.Optimizer], options: Mapping[int, dict[str, Any]]) -> None:
         rule = rule_of(kind)
         if rule is None:
-            raise TypeError(f"the optimiser must be one of {', '.join(ruled())}, got {kind.__name__}")
+            raise TypeError(f"the optimiser must be one of {', '.join(supported_names())}, got {kind.__name__}")
         self.rule = rule
         self._options = options
 
@@ -78,7 +78,7 @@ class PyroOptimizer:
         kind: Any = getattr(optim, "pt_optim_constructor", None)
         rule = rule_of(kind)
         if type(optim) is not PyroOptim or rule is None:
-            known = ", ".join(ruled())
+            known = ", ".join(supported_names())
             name = getattr(kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
             raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
         self.rule, self._optim = rule, optim

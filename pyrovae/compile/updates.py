@@ -132,7 +132,7 @@ class Updates:
         allowed = {name: value for name, value in options.items() if name in known_here}
         device = params[0].device
         if self.optimizer is None:
-            self.optimizer = self.rule.kind(params, **allowed)
+            self.optimizer = self.rule.optimizer_class(params, **allowed)
             self.sound = torch.ones((), dtype=torch.bool, device=device)
         else:
             self.optimizer.add_param_group({"params": params, **allowed})
@@ -228,22 +228,22 @@ class Updates:
             for number, (rate, group) in enumerate(zip(self.rates, self._groups, strict=True))
         ]
         gradient_of = dict(zip(map(id, params), gradients, strict=True))
-        group_and_factors: dict[int, tuple[Group, list[Tensor]]] = {}
+        group_and_scalars: dict[int, tuple[Group, list[Tensor]]] = {}
         for number, members in divided:
             count = torch.stack([self.steps[p] for p in members]).double() + 1
-            shared = [_once(f) for f in self.rule.factors(self._groups[number], self.rates[number], count)]
+            shared = [_once(f) for f in self.rule.scalars(self._groups[number], self.rates[number], count)]
             for place, p in enumerate(members):
                 each = [f[place] for f in shared]
-                factors = [f.to(p.dtype) if f.is_floating_point() else f for f in each]
-                group_and_factors[id(p)] = self._groups[number], factors
+                scalars = [f.to(p.dtype) if f.is_floating_point() else f for f in each]
+                group_and_scalars[id(p)] = self._groups[number], scalars
         values, states, steps = list[Tensor](), list[Tensor](), list[Tensor]()
         for p in params:
-            group, factors = group_and_factors[id(p)]
+            group, scalars = group_and_scalars[id(p)]
             g, state, step = gradient_of[id(p)], self._state(p), self.steps[p]
             # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
             taken = sound if g is not None else sound & (step > 0)
             g = torch.zeros_like(p) if g is None else g
-            value, new_state = self.rule.update(p, _clipped(g, group), state, factors, group)
+            value, new_state = self.rule.update(p, _clipped(g, group), state, scalars, group)
             value = torch.where(taken, value, p)
             if id(p) in aliased:
                 p.data.copy_(value)

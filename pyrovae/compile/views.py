@@ -15,7 +15,7 @@ __all__ = ["view_of"]
 
 
 def view_of(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any:
-    """An optimiser of the class `rule.kind` for `p` alone, whose state and options are those of `updates`.
+    """An optimiser of the class `rule.optimizer_class` for `p` alone, whose state and options are those of `updates`.
 
     What is read from it is as the last step left it, and what it is given, by a step of its own or a state, is there
     for the next compiled one; so is its "lr".
@@ -28,7 +28,7 @@ def view_of(rule: Rule, updates: Any, p: Tensor, options: dict[str, Any]) -> Any
 
 @cache
 def _view(rule: Rule) -> Any:
-    kind: Any = rule.kind
+    kind: Any = rule.optimizer_class
 
     class View(kind):
         live = False  # whether options and state follow those of `updates`

@@ -14,7 +14,7 @@ from pyrovae.argument_checks import argument_checks
 from pyrovae.compile.aliases import is_dense, overlap, overlapping
 from pyrovae.compile.clipping import clip_factor, global_norm
 from pyrovae.compile.errors import CaptureError, other_draws
-from pyrovae.compile.optimizers import rule_of, ruled
+from pyrovae.compile.optimizers import rule_of, supported_names
 from pyrovae.compile.saved_states import REFUSED
 from pyrovae.compile.sources import FixedOptions
 from pyrovae.compile.step import CompiledStep
@@ -262,8 +262,8 @@ def _options_by_parameter(choice: OptimizerChoice, named: Mapping[str, Tensor]) 
     """Each parameter's options, by its identity; CaptureError for what a compiled step does not know."""
     if rule_of(choice.kind) is None:
         raise CaptureError(
-            f"a compiled step has no rule for {choice.kind.__name__}: take {', '.join(ruled())}, or state one by "
-            "pyrovae.compile.optimizers.register_rule, or take compile=False"
+            f"a compiled step has no rule for {choice.kind.__name__}: take {', '.join(supported_names())}, or state "
+            "one by pyrovae.compile.optimizers.register_rule, or take compile=False"
         )
     by_parameter: dict[int, dict[str, Any]] = {}
     for names, options in choice.groups(named):

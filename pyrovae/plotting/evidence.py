@@ -10,8 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from pyrovae.checks import probability
-from pyrovae.plotting.shared import COLOURS, LINES, MARKERS, SERIES, new_axes, spread, titled, vector, whole
+from pyrovae.plotting.shared import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    SERIES,
+    new_axes,
+    probability,
+    spread,
+    titled,
+    vector,
+    whole,
+)
 
 __all__ = ["bound_curve", "coverage_curve", "gap_histogram", "rank_histogram"]
 

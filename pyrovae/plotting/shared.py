@@ -152,3 +152,10 @@ def checked_images(name: str, values: Any, *, shape: tuple[int, ...] | None = No
 
 def decimal(value: float) -> str:
     return f"{round(float(value), 1) + 0.0:.1f}"  # + 0.0: no "-0.0"
+
+
+def probability(name: str, value: float) -> float:
+    """`value` as a number between 0 and 1; the check imports torch, which drawing alone does not need."""
+    from pyrovae import checks
+
+    return checks.probability(name, value)

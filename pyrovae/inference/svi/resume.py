@@ -94,7 +94,7 @@ class Resume:
         expected |= {f"good.{i}": t for i, t in enumerate(loop.kept)}
         rule = rule_of(loop.plan.optimizer.kind)
         for group in loop.plan.optimizer.groups(named):
-            kinds = () if rule is None else rule.state_of({**defaults_of(rule.kind), **group.options})
+            kinds = () if rule is None else rule.state_of({**defaults_of(rule.optimizer_class), **group.options})
             for name in group.names:
                 if name in optimizer_states(tensors):  # one that no gradient has reached has no state
                     expected |= {f"{STATE}{name}.{kind}": named[name] for kind in kinds}
