@@ -585,6 +585,7 @@ def test_standard_normal_codes_lie_in_the_band_and_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("n", [100, 3000])
+@pytest.mark.slow
 def test_the_excess_is_the_shift_whatever_the_size(n: int) -> None:
     # N(m, I) lies |m| / sqrt(d) from N(0, I) in every sample size; sd of the estimate about 1 / sqrt(n): 5 of them
     codes = np.random.default_rng(3).standard_normal((n, 2))

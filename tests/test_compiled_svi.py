@@ -196,6 +196,7 @@ def test_a_hundred_compiled_and_a_hundred_eager_steps_are_two_hundred_eager_ones
     assert int(again.state_dict()["state"][0]["step"]) == 101
 
 
+@pytest.mark.slow
 def test_a_conjugate_posterior_is_found_with_subsampling_scale_and_mask():
     torch.manual_seed(0)
     n, size = 100, 20
@@ -265,6 +266,7 @@ class TestNotMeanField:
         assert (abs(drawn.mean(0) - expected) < 4.5 * drawn.std(0) / len(drawn) ** 0.5).all()
         assert (abs(drawn.mean(0) / 0.4 - expected) > 4.5 * drawn.std(0) / len(drawn) ** 0.5).any()  # without the scale
 
+    @pytest.mark.slow
     def test_the_posterior_is_found(self):
         svi = CompiledSVI(self.model, self.guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.998}), Trace_ELBO())
         pyro.set_rng_seed(0)

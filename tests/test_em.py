@@ -407,6 +407,7 @@ def test_svi_can_leave_the_floor():
     assert (mixture.covariances > 50).all()
 
 
+@pytest.mark.slow
 def test_svi_reaches_the_maximum_that_em_finds():
     x, _ = problem(7, clusters=2)
     mixture, history = fitted(x, 2)

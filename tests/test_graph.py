@@ -48,6 +48,7 @@ def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_compiled_chains_start_as_eager_ones_and_say_what_they_are(monkeypatch):
     found = {}
     for least in (0, 10**9):

@@ -104,6 +104,7 @@ def test_the_conditional_of_a_linear_pair_is_the_gaussians(exact_linear_pair, en
 
 
 @pytest.mark.usefixtures("float32")
+@pytest.mark.slow
 def test_the_conditional_of_a_bent_pair_is_the_quadratures():
     # 3 rows of 8 or 16 patterns, each pattern's frequency within 4.5 binomial standard errors of a grid's value
     # (false alarm 32 * 7e-6 = 2e-4)

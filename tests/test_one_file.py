@@ -133,6 +133,7 @@ def part(request, tmp_path_factory):
 
 
 class TestAPart:
+    @pytest.mark.slow
     def test_the_bound_is_unbiased_against_quadrature(self, part):
         # E exp(IWAE - log p(x)) = 1: over 400 seeds, within 4 standard errors (false alarm 6e-5 an item, 4 items)
         pair, x = part[2], items()[:4]
@@ -145,6 +146,7 @@ class TestAPart:
         off = (ratios * math.exp(-0.2)).mean(0) - 1
         assert np.abs(off / (ratios.std(0, ddof=1) / math.sqrt(len(ratios)))).max() > 4
 
+    @pytest.mark.slow
     def test_bounds_lie_on_their_sides(self, part):
         pair, x = part[2], items()[:6]
         exact = pyrovae.quadrature(pair, x)

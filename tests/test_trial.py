@@ -404,6 +404,7 @@ def test_codes_that_one_side_alone_draws_are_not_validated(exact_linear_pair):
     assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_known_at_its_last_draws_alone_may_be_a_part_of_the_pair():
     # the trial draws twice, and the second draws are not those that are scored
     class Flow(torch.nn.Module):

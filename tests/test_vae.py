@@ -250,6 +250,7 @@ class TestPyrosOwnTools:
         graph = str(pyro.render_model(vae.model, model_args=(torch.zeros(5, 4),), render_params=True))
         assert "latent -> obs" in graph
 
+    @pytest.mark.slow
     def test_nuts_finds_the_exact_posterior(self, exact_linear_pair):
         # autocorrelation: 4 standard errors from an effective size of at least a tenth of the draws
         x = items(exact_linear_pair, 2)
