@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.inference.checkpoint import MANIFEST, WEIGHTS, CheckpointError, _digest
+from pyrovae.inference.checkpoint import MANIFEST, WEIGHTS, CheckpointError
+from pyrovae.inference.checkpoint.manifest import manifest_digest
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
 
@@ -286,7 +287,7 @@ def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
 
 def forge(folder, manifest):
     """Write a manifest whose own checksum is right."""
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
 
 
 def test_an_interrupt_between_the_renames_keeps_the_earlier_state(tmp_path, monkeypatch):
@@ -680,11 +681,11 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
         pyrovae.load(folder)
     assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
     tracemalloc.stop()
-    monkeypatch.setattr("pyrovae.inference.checkpoint.MOST_TENSORS", count - 1)
+    monkeypatch.setattr("pyrovae.inference.checkpoint.manifest.MOST_TENSORS", count - 1)
     forge(folder, manifest | {"tensors": {f"tensor.number.{i}": "[0]" for i in range(count)}})
     with pytest.raises(CheckpointError, match=r"names no tensors, or more than 4,999"):
         pyrovae.load(folder)
-    monkeypatch.setattr("pyrovae.inference.checkpoint.MANIFEST_BYTES", 1000)
+    monkeypatch.setattr("pyrovae.inference.checkpoint.manifest.MANIFEST_BYTES", 1000)
     with pytest.raises(CheckpointError, match=r"has [\d,]+ bytes, and a manifest at most 1,000"):
         pyrovae.load(folder)
     with pytest.raises(CheckpointError, match=r"a saved state has at most 4,999 tensors and 1,000 bytes"):
@@ -696,7 +697,7 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
 def test_types_that_are_not_named_one_by_one_are_refused(tmp_path, dtypes):
     folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((3,), hidden_dims=(4,)))
     manifest = json.loads((folder / MANIFEST).read_bytes()) | {"dtypes": dtypes}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
     with pytest.raises(CheckpointError, match="is damaged: its dtypes are not named one by one"):
         pyrovae.load(folder)
 
@@ -709,3 +710,18 @@ def test_another_argument_of_a_builder_is_named_with_what_to_do(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         pyrovae.load(folder, like=pyrovae.linear_vae(3, 2).double())
     assert "class: saved GaussianMixture, here VAE" in str(caught.value)
+
+
+def test_a_pair_whose_state_has_more_than_tensors_is_refused_as_like_too(tmp_path):
+    class WithExtraState(MLP):
+        def get_extra_state(self):
+            return "a word"
+
+        def set_extra_state(self, state):
+            pass
+
+    folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((3,), hidden_dims=(4,)))
+    like = pyrovae.mlp_vae((3,), hidden_dims=(4,))
+    like.extra = WithExtraState((3,), (2,))
+    with pytest.raises(TypeError, match=r"'extra\._extra_state' of the pair's state is a str, and a saved state has"):
+        pyrovae.load(folder, like=like)

@@ -17,7 +17,8 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyrovae
-from pyrovae.inference.checkpoint import MANIFEST, CheckpointError, _digest
+from pyrovae.inference.checkpoint import MANIFEST, CheckpointError
+from pyrovae.inference.checkpoint.manifest import manifest_digest
 
 PARTS = {
     "likelihood": {"likelihood": "users_student_t"},
@@ -256,7 +257,7 @@ def test_a_state_that_no_look_without_memory_can_be_had_of_is_built_within_bound
     folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((5,), 2, **SMALL, **ALL))
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["recipe"]["hidden_dims"] = [20_000, 20_000]
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
     with pytest.raises(
         CheckpointError, match=r"does not build: it takes more than .* \(20000, 20000\) alone takes 1.6 GB"
     ):

@@ -23,7 +23,8 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import MappedArray
-from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS, _digest
+from pyrovae.inference.checkpoint import MANIFEST, RUN, WEIGHTS
+from pyrovae.inference.checkpoint.manifest import manifest_digest
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.distributions import DiagonalNormal, Likelihood, StandardNormal
 from pyrovae.models.networks import MLP
@@ -395,7 +396,7 @@ def test_a_runs_tensors_must_be_those_of_the_pair(tmp_path, change):
     save_file({k: v for k, v in tensors.items() if v is not None}, folder / RUN)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["run"]["sha256"] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
     words = {"dtype": "is torch.float64 of shape", "shape": r"of shape \(1,\), and", "absent": "is absent"}[change]
     with pytest.raises(
         pyrovae.CheckpointError, match=rf"the checkpoint's '{name}' {'' if change != 'shape' else '.*'}{words}"

@@ -1,0 +1,136 @@
+"""Reading a saved state: nothing in it is executed, and every byte of it is checked before a pair takes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import checks
+from pyrovae.inference.checkpoint.description import architecture, built_pair, describe, sketched_pair, tied_names
+from pyrovae.inference.checkpoint.manifest import (
+    COMPARED_FIELDS,
+    MANIFEST,
+    RUN,
+    WEIGHTS,
+    CheckpointError,
+    comparable,
+    join_first,
+    names_of_states,
+    read_manifest,
+    require_equal,
+)
+from pyrovae.inference.checkpoint.tensors import checked_weights, read_safetensors
+from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.scopes import copied
+
+__all__ = ["load", "read_run"]
+
+MODEL_FOLDER = "model"  # the folder of the state in that of a run
+
+
+def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
+    """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
+
+    `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
+    a copy of that pair, whose architecture must agree with the saved one. Raises FileNotFoundError, naming the states
+    that lie beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in
+    it), another format version, another architecture (field by field), and weights that are NaN, infinite or of another
+    dtype than the manifest says. Nothing is unpickled, and nothing is read that is larger than the pair.
+
+    >>> from pyrovae import load
+    >>> load("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: nowhere does not exist; no saved state lies in .
+    """
+    folder = _locate_state(checks.path("path", path))
+    manifest = read_manifest(folder)
+    if like is None:
+        recipe = manifest["recipe"]
+        if recipe is None:
+            why = f" ({manifest['by_hand']})" if manifest.get("by_hand") else ""
+            raise CheckpointError(
+                f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts){why}"
+            )
+        size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else 0
+        sketch = sketched_pair(recipe, folder, size, len(manifest["tensors"]))
+        require_equal(architecture(sketch), manifest, folder)
+        tensors = checked_weights(folder, manifest, sketch, strict=True)
+        pair = built_pair(recipe, folder)
+    else:
+        _require_same_architecture(like, manifest, COMPARED_FIELDS, folder)
+        tensors = checked_weights(folder, manifest, like, strict=True)
+        pair = copied(like)
+        _restore_class_names(pair, manifest.get("classes"), folder)
+    if "tied" not in manifest:
+        _require_equal_where_tied(pair, tensors, folder)
+    module = as_module(pair)
+    device = dtype_and_device(pair)[1]
+    module.to(device, getattr(torch, manifest["dtype"]))
+    # each tensor in the type it was saved in; assign=True would do that too, but part what is shared
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        tensor.data = torch.empty_like(tensors[name], device=device)
+    module.load_state_dict(tensors)
+    return pair
+
+
+def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Read the metadata and tensors of a run that `write` was given, and the weights; all of it is checked.
+
+    Raises CheckpointError for a state without a run, a damaged one, and one of another architecture or dtype than the
+    pair's.
+    """
+    manifest = read_manifest(folder)
+    run_metadata = manifest.get("run")
+    if not isinstance(run_metadata, dict):
+        raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
+    _require_same_architecture(pair, manifest, (*COMPARED_FIELDS, "dtype"), folder)
+    weights = checked_weights(folder, manifest, pair, strict=False)
+    module = as_module(pair)
+    changed = {**module.state_dict(), **dict(module.named_buffers())}
+    # an optimiser has up to four tensors a parameter; the last good, the best and the buffers are there once more
+    largest = {f"{i}.optimizer.momentum_buffer.{name}": value for name, value in changed.items() for i in range(8)}
+    tensors = read_safetensors(folder / RUN, run_metadata.get("sha256"), largest)
+    return run_metadata, weights, tensors
+
+
+def _require_same_architecture(pair: Pair, manifest: dict[str, Any], fields: tuple[str, ...], folder: Path) -> None:
+    here = comparable(describe(pair))
+    require_equal({field: here[field] for field in fields}, comparable(manifest), folder)
+
+
+def _require_equal_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuse two tensors of unlike values for one: all that is known where a manifest does not say what is tied."""
+    for name, first_name in tied_names(pair).items():
+        if not torch.equal(tensors[name], tensors[first_name]):
+            raise CheckpointError(
+                f"{folder} holds another architecture: {first_name} and {name} are one here and differ in the saved "
+                "state"
+            )
+
+
+def _restore_class_names(pair: Any, classes: list[Any] | None, folder: Path) -> None:
+    """Give a classifier the saved names of its classes; where it was given other names, the state is refused."""
+    if classes is None or not hasattr(pair, "names"):
+        return
+    if pair.names_are_given and pair.names.tolist() != classes:
+        require_equal({"classes": pair.names.tolist()}, {"classes": classes}, folder)
+    pair.rename(np.array(classes))
+
+
+def _locate_state(path: Path) -> Path:
+    """The folder of the state that is meant: the path itself, or the folder `model` in that of a run."""
+    if not path.exists():
+        names = names_of_states(path.parent) if path.parent.is_dir() else []
+        there = f"saved states beside it: {join_first(names)}" if names else f"no saved state lies in {path.parent}"
+        raise FileNotFoundError(f"{path} does not exist; {there}")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file, and a saved state is a folder (nothing was unpickled)")
+    if (path / MANIFEST).is_file() or not (path / MODEL_FOLDER / MANIFEST).is_file():
+        return path
+    return path / MODEL_FOLDER
