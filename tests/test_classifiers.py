@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 import sys
 import warnings
@@ -480,6 +481,43 @@ class TestGenerative:
         assert history.epochs.loss.shape == (2, 30)
         assert float((ours.predict(x) == y).float().mean()) > 0.95
         assert ours.sample(1, 4, seed=0).shape == (4, 1, 8, 8)
+
+    def test_a_densitys_own_method_has_its_own_options_and_defaults(self):
+        class Short(pyrovae.VAE):
+            """A pair whose default is three epochs."""
+
+        class Shifted(pyrovae.VAE):
+            """A pair with a method of its own."""
+
+        @dataclasses.dataclass(frozen=True)
+        class Fill(pyrovae.methods.Method):
+            name = "fill"
+            shift: float = 0.0
+
+            def run(self, task):
+                with torch.no_grad():
+                    for parameter in task.pair.parameters():
+                        parameter.fill_(self.shift)
+                return pyrovae.History.from_rows([{"loss": 0.0}], {"method": self.name})
+
+        pyrovae.methods.register(Short, pyrovae.methods.SVI(epochs=3))
+        pyrovae.methods.register(Shifted, Fill())
+        x, y = problem(23, n=60, classes=2)
+
+        def classifier(kind):
+            parts = [pyrovae.linear_vae(3, 1) for _ in range(2)]
+            pairs = {k: kind(part.prior, part.likelihood, part.posterior) for k, part in enumerate(parts)}
+            return pyrovae.GenerativeClassifier(pairs, evidence=pyrovae.iwae)
+
+        quiet = {"progress": False, "device": "cpu"}
+        assert pyrovae.fit(classifier(Short), x, y, **quiet).epochs.sizes["epoch"] == 3
+        usual = pyrovae.methods.SVI().epochs
+        assert pyrovae.fit(classifier(Short), x, y, epochs=usual, **quiet).epochs.sizes["epoch"] == usual
+        ours = classifier(Shifted)
+        pyrovae.fit(ours, x, y, shift=0.25, **quiet)
+        assert all(bool((parameter == 0.25).all()) for parameter in ours.densities.parameters())
+        with pytest.raises(ValueError, match="epochs is an argument of SVI, and this fit is by fill"):
+            pyrovae.fit(ours, x, y, epochs=2, **quiet)
 
     def test_validation_items_go_to_their_class(self):
         x, y = problem(19, n=200, classes=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ __all__ = ["ClassFit", "MethodOfClasses"]
 
 class MethodOfClasses(Method):
     """What the methods of a generative classifier have in common."""
+
+    takes_unlabeled: ClassVar[bool] = True
 
     def refuse_checkpoint(self, name: str) -> None:
         raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")

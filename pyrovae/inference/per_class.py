@@ -17,7 +17,7 @@ from pyrovae.inference.history import History, joined
 from pyrovae.inference.method import Method, Task, chosen, options_of, register
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.classifiers import GenerativeClassifier
-from pyrovae.models.classifiers.densities import NormalDensities
+from pyrovae.models.classifiers.densities import ClassDensities, NormalDensities
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.seeding import stream
 from pyrovae.warned import gathered
@@ -38,15 +38,16 @@ class PerClass(MethodOfClasses):
     is_shown: ClassVar[bool] = False
 
     handed_on: Mapping[str, Any] = field(default_factory=dict)
+    methods_of_densities: tuple[Method, ...] = (SVI(), em.EM())
 
     def with_options(self, options: Mapping[str, Any], others: Iterable[Method] = ()) -> PerClass:
-        """Options of SVI and EM are handed on, but for those at their defaults."""
-        known = options_of(SVI()) | options_of(em.EM())
+        """Options of the densities' methods are handed on; each density then refuses what its own does not have."""
+        known = {name for method in self.methods_of_densities for name in options_of(method)}
         for name, value in options.items():
             if name not in known:
                 self.refuse(name, value, others)
-        named = {name: value for name, value in options.items() if name in known and value != known[name]}
-        return PerClass({**self.handed_on, **named})
+        handed_on = {name: value for name, value in options.items() if name in known}
+        return replace(self, handed_on={**self.handed_on, **handed_on})
 
     def run(self, task: Task) -> History:
         """Fit class by class."""
@@ -114,7 +115,12 @@ class _ClassByClass(ClassFit):
 
 
 def _by_densities(classifier: GenerativeClassifier) -> tuple[Method, ...]:
-    return (ClosedForm(),) if isinstance(classifier.densities, NormalDensities) else (PerClass(),)
+    densities = classifier.densities
+    if isinstance(densities, NormalDensities):
+        return (ClosedForm(),)
+    parts = densities.parts if isinstance(densities, ClassDensities) else []
+    defaults = {type(part): chosen(part, None, {}) for part in parts}
+    return (PerClass(methods_of_densities=(SVI(), em.EM(), *defaults.values())),)
 
 
 register(GenerativeClassifier, ClosedForm(), PerClass(), order=_by_densities)

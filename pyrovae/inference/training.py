@@ -14,7 +14,6 @@ from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.classifiers import GenerativeClassifier
 from pyrovae.models.pair import Pair, as_module, takes_labels
 
 __all__ = ["fit"]
@@ -119,7 +118,7 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
     seed, target = checks.seed(seed), checks.device(device)
-    if unlabeled is not None and not isinstance(pair, GenerativeClassifier):
+    if unlabeled is not None and not way.takes_unlabeled:
         raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
     learns = takes_labels(pair)
     if of_split is not None and learns:
@@ -179,4 +178,6 @@ def _without_gradients(x: Any) -> Any:
     if isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x):
         return type(x)(_without_gradients(one) for one in x)
     items, labels = checks.parts_of(x)
-    return (_without_gradients(items), labels) if labels is not None else x if items is x else _without_gradients(items)
+    if labels is not None:
+        return _without_gradients(items), labels
+    return x if items is x else _without_gradients(items)
