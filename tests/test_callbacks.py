@@ -22,8 +22,10 @@ class Noted(Callback):
 
     def __init__(self):
         self.calls = []
+        self.labels = []
 
     def begin(self, run):
+        self.labels.append(run.label)
         self.calls.append(("begin", len(run.rows), run.epochs, run.stopped))
 
     def epoch(self, run, row):
@@ -32,6 +34,13 @@ class Noted(Callback):
 
     def end(self, run):
         self.calls.append(("end", len(run.rows), run.stopped, weights(run.pair)))
+
+
+def classes(labels):
+    """A linear VAE for each class."""
+    torch.manual_seed(0)
+    densities = {label: pyrovae.linear_vae(12, 1) for label in labels}
+    return pyrovae.GenerativeClassifier(densities, evidence=pyrovae.exact)
 
 
 class StopAfter(Callback):
@@ -236,6 +245,28 @@ class TestCSV:
         quiet_fit(pair(), epochs=4, checkpoint=tmp_path / "run", resume=True, callbacks=[CSVLog(file)])
         assert file.read_text() == before
 
+    def test_a_classifiers_densities_are_told_apart(self, tmp_path):
+        file = tmp_path / "run.csv"
+        log = CSVLog(file)
+        labels = ["a", "b"]
+        y = [labels[n % 2] for n in range(23)]
+        only_b = SOME.flatten(1)[:5], ["b"] * 5
+        history = quiet_fit(classes(labels), SOME.flatten(1), y, validation=only_b, epochs=2, callbacks=[log])
+        with file.open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        assert [(row["class"], row["epoch"]) for row in rows] == [("a", "0"), ("a", "1"), ("b", "0"), ("b", "1")]
+        for row in rows:
+            at = history.epochs.sel(label=row["class"], epoch=int(row["epoch"]))
+            assert float(row["loss"]) == float(at.loss)
+            expected = "" if row["class"] == "a" else repr(float(at.validation_elbo))
+            assert row["validation_elbo"] == expected
+        before, other = file.read_text(), classes(labels)
+        start = weights(other)
+        for again in (log, CSVLog(file)):  # another fit, with the same object too
+            with pytest.raises(FileExistsError, match="is there already"):
+                quiet_fit(other, SOME.flatten(1), y, epochs=2, callbacks=[again])
+        assert file.read_text() == before and torch.equal(weights(other), start)
+
 
 class TestTensorBoard:
     def test_without_the_package_it_says_what_to_install(self, monkeypatch, tmp_path):
@@ -255,6 +286,19 @@ class TestTensorBoard:
             points = curves.Scalars(name)
             assert [point.step for point in points] == [0, 1, 2, 3]
             assert [point.value for point in points] == pytest.approx(history.epochs[name].values, rel=1e-6)
+
+    def test_a_classifiers_densities_have_curves_of_their_own(self, tmp_path):
+        pytest.importorskip("tensorboard")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        y = torch.arange(23) % 2
+        callbacks = [TensorBoard(tmp_path / "curves")]
+        history = quiet_fit(classes((0, 1)), SOME.flatten(1), y, epochs=2, callbacks=callbacks)
+        curves = EventAccumulator(str(tmp_path / "curves"))
+        curves.Reload()
+        for label in (0, 1):
+            points = curves.Scalars(f"loss/class {label}")
+            assert [point.value for point in points] == pytest.approx(history.epochs.loss.sel(label=label).values)
 
 
 def test_the_bar_shows_the_epochs_and_the_scores(monkeypatch):
@@ -276,6 +320,9 @@ def test_the_bar_shows_the_epochs_and_the_scores(monkeypatch):
     history = quiet_fit(pair(), callbacks=[ProgressBar()], validation=SOME)
     assert "3/3" in terminal.text and f"loss={float(history.epochs.loss[-1]):.2f}" in terminal.text
     assert f"validation_elbo={float(history.epochs.validation_elbo[-1]):.2f}" in terminal.text
+    assert "class" not in terminal.text
+    quiet_fit(classes(("a", "b")), SOME.flatten(1), ["a", "b"] * 11 + ["a"], callbacks=[ProgressBar()])
+    assert "class 'a'" in terminal.text and "class 'b'" in terminal.text
 
 
 @pytest.mark.slow
@@ -312,11 +359,9 @@ def test_processes_stop_together_and_the_first_one_writes(tmp_path):
     assert len(lines[0]) == len(lines[1]) == 3
 
 
-def test_a_mixture_of_classes_hands_them_on():
+def test_a_classifier_hands_them_on_to_each_class():
     y = torch.arange(23) % 2
-    torch.manual_seed(0)
-    densities = {label: pyrovae.linear_vae(12, 1) for label in (0, 1)}
     noted = Noted()
-    classifier = pyrovae.GenerativeClassifier(densities, evidence=pyrovae.exact)
-    quiet_fit(classifier, SOME.flatten(1), y, epochs=2, callbacks=[noted])
+    quiet_fit(classes((0, 1)), SOME.flatten(1), y, epochs=2, callbacks=[noted])
+    assert noted.labels == [0, 1]
     assert [call[0] for call in noted.calls] == ["begin", "epoch", "epoch", "end"] * 2

@@ -251,10 +251,23 @@ def test_the_rate_is_the_options_unless_the_optimizer_states_its_own():
         assert history.config["learning_rate"] == expected == float(history.epochs.learning_rate[0])
     with pytest.raises(ValueError, match=r"learning_rate=0.2 and the optimizer's lr=0.1 differ: leave one of them out"):
         SVI(optimizer=pyro.optim.Adam({"lr": 0.1}), learning_rate=0.2)
+    # the default, where somebody states it, is a rate like any other
+    differ = r"learning_rate={} and the optimizer's lr=0.1 differ: leave one of them out"
+    with pytest.raises(ValueError, match=differ.format("0.001")):
+        quiet_fit(pair(), optimizer=partial(SGD, lr=0.1), learning_rate=1e-3)
+    with pytest.raises(ValueError, match=differ.format("0.001")):
+        SVI(learning_rate=1e-3).with_options({"optimizer": partial(SGD, lr=0.1)})
+    assert SVI(optimizer=partial(SGD, lr=0.1)).with_options({"epochs": 2}).optimizer_choice().learning_rate == 0.1
+    assert repr(SVI().learning_rate) == "0.001" == repr(copy.deepcopy(SVI()).learning_rate)
     posterior = pyrovae.BayesianGaussianMixture((2,), 2).double()
     x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)).double()
     history = quiet_fit(posterior, x, method="svi", epochs=2, batch_size=None, optimizer=partial(SGD, lr=1e-4))
     assert history.config["learning_rate"] == 1e-4
+    with pytest.raises(ValueError, match=differ.format("0.02")):
+        quiet_fit(posterior, x, method="svi", optimizer=partial(SGD, lr=0.1), learning_rate=0.02)
+    classes = pyrovae.GenerativeClassifier({c: pyrovae.linear_vae(3, 1) for c in (0, 1)}, evidence=pyrovae.exact)
+    with pytest.raises(ValueError, match=differ.format("0.001")):
+        quiet_fit(classes, torch.zeros(9, 3), [0, 1, 1] * 3, optimizer=partial(SGD, lr=0.1), learning_rate=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, options_of, register
-from pyrovae.inference.svi.optimizer import stated_rate
+from pyrovae.inference.svi.optimizer import DefaultRate, stated_rate
 from pyrovae.inference.svi.options import SVI, Plan
 from pyrovae.inference.svi.run import run as run_svi
 from pyrovae.models.bayesian import BayesianGaussianMixture
@@ -88,7 +88,7 @@ class SVIOfParameters(SVI):
 
     epochs: int = 1500
     batch_size: int | None = None
-    learning_rate: float = 0.02
+    learning_rate: float = DefaultRate(0.02)
     schedule: Any = None
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class SVIOfParameters(SVI):
 
     def _as_svi(self) -> SVI:
         options = options_of(self)
-        if self.learning_rate == SVIOfParameters.learning_rate:
+        if isinstance(self.learning_rate, DefaultRate):
             options["learning_rate"] = stated_rate(self.optimizer) or self.learning_rate
         if self.schedule is None:
             # at a constant rate the guide's mean still moves by a seventh of its sd

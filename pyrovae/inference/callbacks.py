@@ -31,6 +31,8 @@ class Run:
         is_first: whether this process speaks for all; the others of `pyrovae.distributed()` write nothing.
         resume: whether `resume=True` was asked for, so that what an earlier process wrote is this run's own.
         stopped: why a callback has stopped the run; None where none has.
+        label: the class whose density is fitted, where a classifier's are fitted one by one, each a run with a begin
+            and an end of its own; else None.
     """
 
     pair: Any
@@ -40,6 +42,7 @@ class Run:
     resume: bool = False
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
+    label: Any = None
 
     def stop(self, why: str) -> None:
         """End the run after this epoch; `History.config["stopped"]` says why."""
@@ -87,7 +90,8 @@ class ProgressBar(Callback):
         from tqdm import tqdm
 
         off = None if run.is_first else True  # None: where nobody watches
-        self._bar = tqdm(initial=len(run.rows), total=run.epochs, unit="epoch", disable=off)
+        words = None if run.label is None else f"class {run.label!r}"
+        self._bar = tqdm(desc=words, initial=len(run.rows), total=run.epochs, unit="epoch", disable=off)
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:
         self._bar.set_postfix({name: f"{row[name]:.2f}" for name in SCORES if name in row}, refresh=False)
@@ -100,8 +104,9 @@ class ProgressBar(Callback):
 class CSVLog(Callback):
     """A CSV file with a line for each epoch: "epoch" and what `History.epochs` has, every digit of it.
 
-    A file that is there is refused, unless the run is resumed: then it holds the run's epochs and no others. Raises
-    FileExistsError, and OSError where it cannot be written.
+    A file that is there is refused, unless the run is resumed: then it holds the run's epochs and no others. Where the
+    densities of a classifier are fitted one by one, a first column, "class", says whose epoch it is, and a class that
+    has no validation items has an empty place there. Raises FileExistsError, and OSError where it cannot be written.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -119,32 +124,56 @@ class CSVLog(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = checks.path("path", path)
+        self._labels: list[Any] = []  # the classes that the file has
+        self._lines: list[dict[str, str]] = []
 
     def begin(self, run: Run) -> None:
         if not run.is_first:
             return
+        if run.label is not None and self._labels and run.label not in self._labels:
+            self._labels.append(run.label)  # the next class of the same fit
+            return
         if self.path.exists() and not run.resume:
             raise FileExistsError(f"{self.path} is there already: name another file for CSVLog, or remove it")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            for number, row in enumerate(run.rows):
-                self._write(file, number, row)
+        self._labels = [] if run.label is None else [run.label]
+        self._lines = [_line(run, number, row) for number, row in enumerate(run.rows)]
+        self._write_all()
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:
-        if run.is_first:
+        if not run.is_first:
+            return
+        line = _line(run, len(run.rows) - 1, row)
+        columns = self._columns()
+        self._lines.append(line)
+        if columns and line.keys() <= set(columns):
             with self.path.open("a", newline="") as file:
-                self._write(file, len(run.rows) - 1, row)
+                csv.DictWriter(file, columns).writerow(line)
+        else:
+            self._write_all()
 
-    def _write(self, file: Any, number: int, row: Mapping[str, float]) -> None:
-        writer = csv.writer(file)
-        if number == 0:
-            writer.writerow(["epoch", *row])
-        writer.writerow([number, *map(repr, row.values())])
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(name for line in self._lines for name in line))
+
+    def _write_all(self) -> None:
+        columns = self._columns()
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            if columns:
+                writer.writeheader()
+            writer.writerows(self._lines)
+
+
+def _line(run: Run, number: int, row: Mapping[str, float]) -> dict[str, str]:
+    """An epoch as CSV has it, every digit of it."""
+    whose = {} if run.label is None else {"class": str(run.label)}
+    return {**whose, "epoch": str(number)} | {name: repr(value) for name, value in row.items()}
 
 
 class TensorBoard(Callback):
     """Curves for TensorBoard: each number of an epoch by its name, against the epoch.
 
+    Where the densities of a classifier are fitted one by one, its class is in the name: "loss/class 3".
     Raises ImportError where the package is not installed: `pip install 'pyrovae[tensorboard]'`.
     """
 
@@ -163,8 +192,9 @@ class TensorBoard(Callback):
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:
         if self._writer is not None:
+            whose = "" if run.label is None else f"/class {run.label}"
             for name, value in row.items():
-                self._writer.add_scalar(name, value, len(run.rows) - 1)
+                self._writer.add_scalar(f"{name}{whose}", value, len(run.rows) - 1)
             self._writer.flush()
 
     def end(self, run: Run) -> None:

@@ -36,6 +36,7 @@ class Task:
         progress: whether to show a bar where the output is a terminal.
         seed: the seed of all noise.
         snapshots: where to leave states, for a method that keeps checkpoints; else None.
+        label: the class whose density this is, where a classifier's are fitted one by one; else None.
     """
 
     pair: Any
@@ -47,6 +48,7 @@ class Task:
     progress: bool
     seed: int
     snapshots: Snapshots | None
+    label: Any = None
 
 
 class Method:

@@ -94,6 +94,7 @@ class _ClassByClass(ClassFit):
                 validation=validation,
                 unlabeled=None,
                 seed=stream(self.task.seed, "class", c),
+                label=name,
             )
             with gathered() as warnings:
                 histories[name] = chosen(density, None, self.handed_on).run(task)

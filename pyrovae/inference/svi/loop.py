@@ -16,6 +16,7 @@ from torch import Tensor
 from pyrovae import ranks
 from pyrovae.inference.callbacks import ProgressBar, Run
 from pyrovae.inference.items import Items
+from pyrovae.inference.method import Task
 from pyrovae.inference.objective import Loss
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.inference.steps import with_bf16
@@ -55,7 +56,7 @@ class Loop:
         snapshots: Snapshots | None,
         store: Store,
         schedule: Schedule,
-        progress: bool,
+        task: Task,
     ) -> None:
         self.store, self.schedule = store, schedule
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
@@ -68,8 +69,9 @@ class Loop:
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
         self.rows = list[dict[str, float]]()  # what each epoch was
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
-        run = Run(pair, plan.epochs, plan.in_words(), self.ranks.is_first, snapshots is not None and snapshots.resume)
-        shown = [ProgressBar()] if progress else []
+        resume = snapshots is not None and snapshots.resume
+        run = Run(pair, plan.epochs, plan.in_words(), self.ranks.is_first, resume, label=task.label)
+        shown = [ProgressBar()] if task.progress else []
         self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
         self.resume = None if snapshots is None else Resume(self, snapshots)
         earlier = None if self.resume is None else self.resume.earlier()

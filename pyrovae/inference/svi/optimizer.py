@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.compile.optimizers import kinds_by_name
 
-__all__ = ["HOW", "Group", "OptimizerChoice", "defaults_of", "stated_rate"]
+__all__ = ["HOW", "DefaultRate", "Group", "OptimizerChoice", "defaults_of", "stated_rate"]
 
 HOW = {"foreach", "fused", "capturable"}  # an update is computed, by which its numbers change in rounding alone
 WAYS = (
     "give a name, a class such as torch.optim.AdamW, functools.partial(torch.optim.AdamW, weight_decay=0.01), "
     "pyro.optim.AdamW({...}), or torch's optimiser over the pair's parameters"
 )
+
+
+class DefaultRate(float):
+    """A learning rate that nobody has stated: an optimiser's own lr takes its place."""
 
 
 class Group(NamedTuple):
@@ -48,8 +52,8 @@ class OptimizerChoice:
     bound: torch.optim.Optimizer | None = None
 
     @classmethod
-    def of(cls, optimizer: Any, learning_rate: float, *, is_default: bool = False) -> OptimizerChoice:
-        """What `fit(optimizer=..., learning_rate=...)` asks for; `is_default`: nobody has named this rate.
+    def of(cls, optimizer: Any, learning_rate: float) -> OptimizerChoice:
+        """What `fit(optimizer=..., learning_rate=...)` asks for; a `DefaultRate` gives way to the optimiser's own lr.
 
         Raises ValueError or TypeError for what is no optimiser, for options that it does not take, and for two rates.
         """
@@ -57,12 +61,12 @@ class OptimizerChoice:
         own_rate = options.pop("lr", None)
         if own_rate is not None:
             own_rate = checks.positive("the optimizer's lr", float(own_rate))
-            if not is_default and own_rate != learning_rate:
+            if not isinstance(learning_rate, DefaultRate) and own_rate != learning_rate:
                 raise ValueError(
                     f"learning_rate={learning_rate:g} and the optimizer's lr={own_rate:g} differ: leave one of them out"
                 )
             learning_rate = own_rate
-        choice = cls(kind, options, learning_rate, bound)
+        choice = cls(kind, options, float(learning_rate), bound)
         choice._require_valid()
         return choice
 

@@ -13,7 +13,7 @@ from pyrovae import checks
 from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register
-from pyrovae.inference.svi.optimizer import OptimizerChoice
+from pyrovae.inference.svi.optimizer import DefaultRate, OptimizerChoice
 from pyrovae.inference.svi.run import run
 from pyrovae.inference.svi.schedule import checked_schedule, in_words
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
@@ -33,7 +33,7 @@ class SVI(Method):
         epochs: passes over the items. No item is dropped from the last batch.
         batch_size: items in a step; None takes all of them at once.
         learning_rate: the optimiser's, where it does not state its own lr. Both are an error, unless they are equal or
-            this is left at its default.
+            nobody states this one.
         optimizer: "adam", "adamw", "sgd" or "clippedadam" with their default options; a class of torch's or a
             functools.partial of one, `partial(torch.optim.AdamW, weight_decay=0.1)`; Pyro's own,
             `pyro.optim.AdamW({"weight_decay": 0.1})`; or torch's object over the pair's trained parameters and no
@@ -77,7 +77,7 @@ class SVI(Method):
 
     epochs: int = 20
     batch_size: int | None = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = DefaultRate(1e-3)
     optimizer: Any = "adam"
     clip_norm: float | None = None
     schedule: Literal["constant", "cosine", "plateau"] | Callable[[int, int], float] = "constant"
@@ -110,6 +110,8 @@ class SVI(Method):
             "compile": compiled,
             "precision": checks.choice("precision", self.precision, ("float32", "bf16")),
         }
+        if isinstance(self.learning_rate, DefaultRate):
+            checked["learning_rate"] = self.learning_rate
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         self.optimizer_choice()
@@ -118,8 +120,7 @@ class SVI(Method):
 
     def optimizer_choice(self) -> OptimizerChoice:
         """The optimiser with its options and learning rate; ValueError or TypeError for what is none."""
-        is_default = self.learning_rate == type(self).learning_rate
-        return OptimizerChoice.of(self.optimizer, self.learning_rate, is_default=is_default)
+        return OptimizerChoice.of(self.optimizer, self.learning_rate)
 
     def run(self, task: Task) -> History:
         """Train the pair in place, from where its parameters, or a checkpoint, are."""

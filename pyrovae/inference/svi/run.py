@@ -76,7 +76,7 @@ def run(task: Task, plan: Plan) -> History:
             _start_alike(pair, plan, source, held_out, sites, schedule)
             _refuse_foreign_parameters(module, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule, task.progress)
+                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule, task)
                 rows, kept = loop.run()
                 active = active_units(loop)
         finally:
