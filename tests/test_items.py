@@ -96,3 +96,7 @@ def test_labels_length_and_shape_count():
     wide = pyrovae.mlp_vae((1, 3), hidden_dims=(4,), likelihood="normal")
     prints.append(Items(wide, x[:, None], "x", False).fingerprint)
     assert len(set(prints)) == len(prints)
+    late = Items(PAIR, x, "x", False)
+    assert late.fingerprint == prints[0]
+    late.y = y
+    assert late.fingerprint == prints[1]

@@ -11,7 +11,7 @@ from torch import nn
 
 import pyrovae
 from pyrovae.models.pair import as_module, base_measure_of, entries_of, has_global_latents, support_of
-from pyrovae.models.particles import simulated
+from pyrovae.models.particles import latent_law, simulated
 
 ITEMS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 
@@ -168,6 +168,22 @@ class TestWhatAPairStates:
     def test_items_are_drawn_at_the_site_obs(self):
         with pytest.raises(ValueError, match="site 'obs', and that of ByHand has 'x': name the observed site 'obs'"):
             simulated(ByHand(observed="x"), torch.zeros(2, 3, 2))
+
+    @pytest.mark.parametrize(
+        "estimate",
+        [
+            lambda pair: pyrovae.bdmc(pair, 3, num_steps=2),
+            lambda pair: pyrovae.calibrate(pair, num_simulations=20),
+            lambda pair: pyrovae.to_arviz(pair, ITEMS[:3]),
+        ],
+    )
+    def test_every_estimator_that_draws_items_says_so(self, estimate):
+        with pytest.raises(ValueError, match="site 'obs', and that of ByHand has 'x': name the observed site 'obs'"):
+            estimate(ByHand(observed="x"))
+
+    def test_a_code_is_drawn_at_the_site_latent(self, with_two_codes):
+        with pytest.raises(ValueError, match=r"site 'latent', and TwoCodes.model has 'slope', 'shift': name"):
+            latent_law(with_two_codes.model, size=1)
 
     def test_items_of_another_shape_than_stated_are_named(self):
         assert simulated(ByHand(), torch.zeros(2, 4, 2)).shape == (2, 4, 3)

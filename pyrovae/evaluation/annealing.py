@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
 from pyrovae.models.pair import Pair, as_module
-from pyrovae.models.particles import latent_law, scored
+from pyrovae.models.particles import drawn_jointly, latent_law, scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, stream
 
@@ -152,8 +151,7 @@ def bdmc(
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
     noise = Noise(stream(seed, "bdmc items", session.pair_sha256), session.device)
     with session.workspace(noise, checks=None).turn():
-        trace = poutine.trace(session.pair.model).get_trace(size=n)
-        codes, drawn = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
+        codes, drawn = drawn_jointly(session.pair, n)
     items = session.items(drawn)
     session.protocol |= plan.protocol() | {"items": f"{n} draws from the model, seed {seed}"}
     plan.fit_memory(session.pair, items)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from scipy import stats
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from pyrovae.evaluation.session import Session
 from pyrovae.labelled import labelled
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
-from pyrovae.models.particles import latent_law, scored
+from pyrovae.models.particles import drawn_jointly, latent_law, scored
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -115,7 +114,7 @@ def calibrate(
     simulated: list[dict[str, Tensor]] = []
     space = session.workspace(session.noise(seed))
     with space.turn():
-        item = poutine.trace(session.pair.model).get_trace(size=1).nodes["obs"]["value"]
+        _, item = drawn_jointly(session.pair, 1)
     session.try_on(item)
     batch = max(1, min(ROWS, rows_within(session.pair, item, MAX_BYTES)) // (num_draws + 1))
     for start in range(0, num_simulations, batch):
@@ -126,8 +125,7 @@ def calibrate(
 
 
 def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
-    trace = poutine.trace(pair.model).get_trace(size=count)
-    z, x = trace.nodes["latent"]["value"], trace.nodes["obs"]["value"]
+    z, x = drawn_jointly(pair, count)
     q = latent_law(pair.guide, x)
     codes = torch.cat([z[None], q.sample((num_draws,))])  # (L + 1, n, d)
     heights = scored(pair, x, codes, guide=False).log_likelihood

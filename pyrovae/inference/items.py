@@ -77,14 +77,20 @@ class Items:
             self.x = self.x.to(device)
             self.y = None if self.y is None else self.y.to(device)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash that other items or labels would not have; of a large memory map, by rows spread over it."""
+        digest = self._digest_of_items.copy()
+        digest.update(b"" if self.y is None else self.y.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _digest_of_items(self) -> Any:
+        """A SHA-256 of shape and entries, to which the labels, which are set later, are added."""
         digest = hashlib.sha256(repr((len(self), tuple(self.x.shape))).encode())
         for part in self._looked_at():
             digest.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-        digest.update(b"" if self.y is None else self.y.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return digest
 
     def _looked_at(self) -> Iterator[Tensor]:
         """All items, or so many of a memory map, the first and the last among them, as can be read in a moment."""

@@ -23,6 +23,7 @@ __all__ = [
     "Drawn",
     "Particles",
     "drawn",
+    "drawn_jointly",
     "is_point",
     "latent_law",
     "particles",
@@ -146,7 +147,21 @@ def weighed(pair: Pair, x: Tensor, codes: Drawn) -> Particles:
 
 def latent_law(fn: Any, *given: Any, **named: Any) -> Any:
     """The distribution at site "latent" of a pair's model or guide, called with the rest."""
-    return poutine.trace(fn).get_trace(*given, **named).nodes["latent"]["fn"]
+    trace = poutine.trace(fn).get_trace(*given, **named)
+    if "latent" not in trace.nodes:
+        others = [name for name in prune_subsample_sites(trace).stochastic_nodes if name != "obs"]
+        raise ValueError(
+            f"a code is drawn at the site 'latent', and {getattr(fn, '__qualname__', 'what was given')} has "
+            f"{', '.join(map(repr, others)) or 'no unobserved site'}: name the site of the code 'latent'"
+        )
+    return trace.nodes["latent"]["fn"]
+
+
+def drawn_jointly(pair: Pair, count: int) -> tuple[Tensor, Tensor]:
+    """Codes and the items drawn at them, from the model: (count, latent_dim) and (count, *event_shape)."""
+    trace = poutine.trace(pair.model).get_trace(size=count)
+    items = _items_drawn(pair, trace, batch_dims=1)
+    return trace.nodes["latent"]["value"], items
 
 
 def simulated(pair: Pair, z: Tensor) -> Tensor:
@@ -156,7 +171,11 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
         with pyro.plate("particles", len(z), dim=-2):
             return pair.model(size=z.shape[1])
 
-    trace = poutine.trace(poutine.replay(run, trace=_at(z))).get_trace()
+    return _items_drawn(pair, poutine.trace(poutine.replay(run, trace=_at(z))).get_trace(), batch_dims=2)
+
+
+def _items_drawn(pair: Pair, trace: poutine.Trace, batch_dims: int) -> Tensor:
+    """What a trace of the model drew at the site "obs", of the pair's event shape after so many dimensions."""
     if "obs" not in trace.nodes:
         drawn = [name for name in prune_subsample_sites(trace).stochastic_nodes if name != "latent"]
         raise ValueError(
@@ -164,10 +183,10 @@ def simulated(pair: Pair, z: Tensor) -> Tensor:
             f"{', '.join(map(repr, drawn)) or 'no other site than its code'}: name the observed site 'obs'"
         )
     value: Tensor = trace.nodes["obs"]["value"]
-    if tuple(value.shape[2:]) != tuple(pair.event_shape):
+    if tuple(value.shape[batch_dims:]) != tuple(pair.event_shape):
         raise ValueError(
             f"{type(pair).__name__} states event_shape {tuple(pair.event_shape)}, and its model draws items of shape "
-            f"{tuple(value.shape[2:])}"
+            f"{tuple(value.shape[batch_dims:])}"
         )
     return value
 
