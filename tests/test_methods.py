@@ -17,6 +17,7 @@ from torch import nn
 import pyrovae
 from pyrovae import methods
 from pyrovae.inference import method as table
+from pyrovae.inference import training
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -237,6 +238,68 @@ class TestAMethodOfOnesOwn:
         with pytest.raises(TypeError, match=r"Silent\.run must return a History"):
             pyrovae.fit(Mean(), X, method=Silent())
         assert Silent.title == "silent"
+
+    def test_two_of_one_name_are_refused(self, open_table):
+        @dataclass(frozen=True)
+        class Mine(methods.SVI):
+            extra: int = 1
+
+        @dataclass(frozen=True)
+        class Named(methods.SVI):
+            name: ClassVar[str] = "named"
+
+        twice = r"two methods of Mean are called 'svi' \(SVI and {}\): leave one out, or give a subclass a name"
+        with pytest.raises(ValueError, match=twice.format("SVI")):
+            methods.register(Mean, methods.SVI(epochs=2), methods.SVI(epochs=7))
+        with pytest.raises(ValueError, match=twice.format("Mine")):
+            methods.register(Mean, methods.SVI(), Mine())
+        assert methods.methods_of(Mean()) == {"svi": methods.SVI()}
+        methods.register(Mean, methods.SVI(), order=lambda pair: [methods.SVI(), Mine()])
+        with pytest.raises(ValueError, match=twice.format("Mine")):
+            pyrovae.fit(Mean(), X)
+        methods.register(Mean, methods.SVI(epochs=2), Named(epochs=3))
+        assert pyrovae.fit(Mean(), X, **QUIET).epochs.sizes["epoch"] == 2
+        assert pyrovae.fit(Mean(), X, method="named", **QUIET).epochs.sizes["epoch"] == 3
+        with pytest.raises(ValueError, match=r"tol is an argument of EM or .*, and this fit is by named: leave it out"):
+            pyrovae.fit(Mean(), X, method="named", tol=1.0)
+        methods.register(Mean, Mine(epochs=4))  # alone it stands for SVI
+        assert pyrovae.fit(Mean(), X, method="svi", **QUIET).epochs.sizes["epoch"] == 4
+
+    @pytest.mark.parametrize("protocol", [pyrovae.Pair, pyrovae.LatentPair, pyrovae.Density])
+    def test_a_protocol_is_no_class_of_pairs(self, open_table, protocol):
+        message = f"kind must be the class of the pairs, and {protocol.__name__} is a protocol"
+        with pytest.raises(TypeError, match=message):
+            methods.register(protocol, methods.SVI(epochs=1))
+
+        class Explicit(Mean, pyrovae.Pair):
+            pass
+
+        methods.register(Explicit, methods.SVI(epochs=1))
+        assert pyrovae.fit(Explicit(), X, **QUIET).epochs.sizes["epoch"] == 1
+
+    def test_an_option_may_be_an_array(self, open_table):
+        @dataclass(frozen=True, eq=False)
+        class Weighted(methods.Method):
+            name: ClassVar[str] = "weighted"
+            weights: object = dataclasses.field(default_factory=lambda: torch.ones(3))
+            counts: object = dataclasses.field(default_factory=lambda: np.ones(3))
+            seed: int = 0  # as an argument of fit is called
+
+            def run(self, task):
+                return pyrovae.History.from_rows([{"loss": float(self.weights.sum())}], {})
+
+        methods.register(Mean, methods.SVI(), Weighted())
+        given = {"weights": (torch.ones(3), torch.zeros(3)), "counts": (np.ones(3), np.zeros(3))}
+        for name, (default, other) in given.items():
+            pyrovae.fit(Mean(), X, epochs=1, **{name: default}, **QUIET)  # which changes nothing
+            for value in (other, other[:2], other[0], [0.0]):
+                with pytest.raises(ValueError, match=f"{name} is an argument of weighted, and this fit is by SVI"):
+                    pyrovae.fit(Mean(), X, **{name: value})
+        history = pyrovae.fit(Mean(), X, method="weighted", weights=torch.full((3,), 2.0))
+        assert float(history.epochs.loss[0]) == 6.0
+        parameters = training._signature().parameters  # of a process that registers it before it asks for fit
+        assert parameters["weights"].default.tolist() == [1.0] * 3
+        assert parameters["seed"] == inspect.signature(pyrovae.fit).parameters["seed"]
 
     def test_a_pair_that_says_nothing_has_svi(self):
         assert methods.methods_of(Mean()) == {"svi": methods.SVI()}

@@ -14,7 +14,7 @@ from pyrovae import checks
 from pyrovae.inference.history import History
 from pyrovae.inference.snapshots import Snapshots
 
-__all__ = ["Method", "Task", "chosen", "every_method", "methods_of", "options_of", "register"]
+__all__ = ["Method", "Task", "chosen", "every_method", "is_same_value", "methods_of", "options_of", "register"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Method:
     """A method of finding a pair's parameters. A subclass is a frozen dataclass: its fields are options of `fit`.
 
     It checks its options when it is made. What depends on the pair or on the items it checks in `run`, before it
-    changes anything; `run(task)` returns a `History`.
+    changes anything; `run(task)` returns a `History`. An option that `fit` is given as None is one that is left out:
+    where None means something, it is the default.
 
     Attributes of the class:
-        name: what `fit(method=...)` takes.
+        name: what `fit(method=...)` takes; a subclass that a pair has beside its parent needs one of its own.
         title: what errors call it; `name` where it is left out.
         keeps_checkpoints: whether it leaves states in `task.snapshots`; False where it is left out.
         takes_unlabeled: whether it reads `task.unlabeled`; False where it is left out, and `fit` then refuses them.
@@ -91,7 +92,8 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not hasattr(cls, "title"):
+        own = vars(cls)
+        if "title" not in own and ("name" in own or not hasattr(cls, "title")):
             cls.title = getattr(cls, "name", cls.__name__)
 
     def run(self, task: Task) -> History:
@@ -116,7 +118,7 @@ class Method:
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             own = ", ".join(options_of(self)) or "none"
             raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {own}")
-        if all(value != options_of(owner)[name] for owner in owners):
+        if not any(is_same_value(value, options_of(owner)[name]) for owner in owners):
             whose = " or ".join(dict.fromkeys(owner.title for owner in owners))
             raise ValueError(f"{name} is an argument of {whose}, and this fit is by {self.title}: leave it out")
 
@@ -139,16 +141,34 @@ def register(kind: type, *methods: Method, order: Order | None = None) -> None:
     """State the methods of a class of pairs, the default first; a subclass has them too, unless it states its own.
 
     Where they depend on the pair, `order(pair)` gives those that this pair has. `object` stands for all other pairs.
-    A pair may have a method with defaults of its own: `register(MyPair, SVI(epochs=100))`.
+    A pair may have a method with defaults of its own: `register(MyPair, SVI(epochs=100))`. Each has a name of its own.
     """
     whatever: Any = kind
     if not isinstance(whatever, type):
         raise TypeError(f"kind must be the class of the pairs, got {kind!r}")
+    if getattr(whatever, "_is_protocol", False):
+        raise TypeError(
+            f"kind must be the class of the pairs, and {kind.__name__} is a protocol, which no pair need be made from: "
+            "name your own class, or object for all pairs that have no methods of their own"
+        )
+    _TABLE[kind] = tuple(_by_name(kind, methods).values()), order
+
+
+def _by_name(kind: type, methods: Sequence[Method]) -> dict[str, Method]:
+    """The methods of a class of pairs by their names, of which none may stand twice."""
     if not methods:
         raise ValueError(f"give at least one method of {kind.__name__}, the default first")
+    by_name: dict[str, Method] = {}
     for method in methods:
         _require_method(method)
-    _TABLE[kind] = methods, order
+        if method.name in by_name:
+            both = " and ".join(type(one).__name__ for one in (by_name[method.name], method))
+            raise ValueError(
+                f"two methods of {kind.__name__} are called {method.name!r} ({both}): leave one out, or give a "
+                "subclass a name of its own"
+            )
+        by_name[method.name] = method
+    return by_name
 
 
 def _require_method(method: Any) -> None:
@@ -167,7 +187,7 @@ def _require_method(method: Any) -> None:
 def methods_of(pair: Any) -> dict[str, Method]:
     """The methods that a pair has, by name, the default first."""
     methods, order = next(_TABLE[kind] for kind in type(pair).__mro__ if kind in _TABLE)
-    return {method.name: method for method in (methods if order is None else order(pair))}
+    return _by_name(type(pair), methods if order is None else order(pair))
 
 
 def every_method() -> list[Method]:
@@ -183,6 +203,19 @@ def options_of(method: Method) -> dict[str, Any]:
     """The options of a method and their values in it."""
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     return {field.name: getattr(method, field.name) for field in fields}
+
+
+def is_same_value(value: Any, other: Any) -> bool:
+    """Whether two values of an option are equal, arrays in every entry."""
+    if value is other:
+        return True
+    if getattr(value, "shape", None) != getattr(other, "shape", None):
+        return False
+    try:
+        equal = value == other
+        return bool(equal.all() if hasattr(equal, "all") else equal)
+    except (TypeError, ValueError, RuntimeError):  # of what has no one truth value
+        return False
 
 
 def chosen(pair: Any, method: str | Method | None, options: Mapping[str, Any]) -> Method:

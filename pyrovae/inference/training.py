@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
-from pyrovae.inference.method import Method, Task, chosen, every_method, options_of
+from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.pair import Pair, as_module, takes_labels
 
@@ -141,15 +141,17 @@ def fit(
 def _signature() -> inspect.Signature:
     """The arguments of `fit` with the options of every method in place of `**options`."""
     own = list(inspect.signature(fit).parameters.values())[:-1]
-    defaults: dict[str, set[Any]] = {}
+    taken = {parameter.name for parameter in own}  # an option of such a name is given by the method alone
+    defaults: dict[str, Any] = {}
     for method in every_method():
         if not method.is_shown:
             continue
         for name, value in options_of(method).items():
-            defaults.setdefault(name, set()).add(value)
+            if name not in taken:
+                agree = is_same_value(defaults.setdefault(name, value), value)
+                defaults[name] = value if agree else None
     options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values.pop() if len(values) == 1 else None)
-        for name, values in defaults.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()
     ]
     return inspect.Signature([*own, *options], return_annotation="History")
 
