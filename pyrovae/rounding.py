@@ -1,4 +1,4 @@
-"""Whether numbers that come in more digits than a dtype has keep their meaning in it.
+"""Whether a dtype with fewer digits than the numbers have still holds them well enough for a density.
 
 The rule: a dtype holds a column where rounding moves none of its entries by more than a thousandth of the column's
 standard deviation. That is so wherever no entry is further from 0 than 16,000 standard deviations (float32), and means
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LostColumn", "is_wider", "largest", "lost_columns", "spread"]
+__all__ = ["LostColumn", "is_wider", "largest", "lost_columns", "spread", "spread_as_in"]
 
 TOLERANCE = 1e-3  # of a column's standard deviation, that rounding may move an entry by
 CONSTANT = 2.0**-46  # of a column's largest entry: such a spread may be rounding's in float64
@@ -76,6 +76,15 @@ def largest(x: Tensor) -> float:
 def spread(items: Tensor) -> Tensor:
     """The standard deviation of each column of items in a dtype that holds them; (D,), in float64."""
     return items.detach().flatten(1).double().var(0, correction=0).sqrt()
+
+
+def spread_as_in(reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of items that gives the spread of `reference` whatever they are.
+
+    It is for items from the source of `reference` that are few and lie close together: by themselves they say too
+    little of how wide that source is.
+    """
+    return lambda _: spread(reference)
 
 
 def _reach(x: Tensor) -> float:

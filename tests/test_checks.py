@@ -51,19 +51,19 @@ def test_positive(value):
 
 def test_items_are_copied_cast_and_checked():
     x = np.arange(6, dtype=np.float64).reshape(2, 3)[::-1]
-    tensor = checks.items(x, (3,), dtype=torch.float32)
+    tensor = checks.checked_array(x, (3,), dtype=torch.float32)
     assert tensor.dtype == torch.float32
     assert tensor.tolist() == [[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]]
     with pytest.raises(
         ValueError, match=r"x must have shape \(N, 1, 3\), got \(2, 3\); x.reshape\(\(-1, 1, 3\)\) would fit"
     ):
-        checks.items(x, (1, 3))
+        checks.checked_array(x, (1, 3))
     with pytest.raises(ValueError, match=r"x must have shape \(N, 3\), got \(3,\); one item is x\[None\]"):
-        checks.items(x[0], (3,))
+        checks.checked_array(x[0], (3,))
     with pytest.raises(TypeError, match="x must be an array of numbers"):
-        checks.items(np.array(["a", "b"]), ())
+        checks.checked_array(np.array(["a", "b"]), ())
     with pytest.raises(TypeError, match="x must be an array of numbers"):
-        checks.items([[1, 2, 3], [1]], (3,))
+        checks.checked_array([[1, 2, 3], [1]], (3,))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_items_are_copied_cast_and_checked():
 )
 def test_a_reshape_is_advised_only_where_it_keeps_every_entry_in_its_place(given, wanted, hint):
     with pytest.raises(ValueError, match=hint) as error:
-        checks.items(np.zeros(given), wanted)
+        checks.checked_array(np.zeros(given), wanted)
     assert ("reshape((" in str(error.value)) == ("reshape" in hint and "transpose" not in hint)
 
 
@@ -89,7 +89,7 @@ def test_a_sparse_array_is_to_be_made_dense():
 
     for sparse in (scipy.sparse.eye(3, format="csr"), torch.eye(3).to_sparse()):
         with pytest.raises(TypeError, match="x is a sparse array: make it dense first"):
-            checks.items(sparse, (3,))
+            checks.checked_array(sparse, (3,))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("cdua", "cuda"), ("gpu", "cuda"), ("CPU ", "cpu")])
@@ -100,24 +100,24 @@ def test_an_unknown_device_is_answered_with_the_closest(name, meant):
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64, ">f4", ">i8", np.longlong])
 def test_numbers_of_every_kind(kind):
-    assert checks.items(np.array([[0, 1]], dtype=kind), (2,)).tolist() == [[0.0, 1.0]]
-    assert checks.items(np.array([[0, 100]], dtype=kind), (2,)).tolist() == [[0.0, 100.0]]  # counts, say
+    assert checks.checked_array(np.array([[0, 1]], dtype=kind), (2,)).tolist() == [[0.0, 1.0]]
+    assert checks.checked_array(np.array([[0, 100]], dtype=kind), (2,)).tolist() == [[0.0, 100.0]]  # counts, say
 
 
 def test_what_would_lose_its_meaning_is_refused():
     with pytest.raises(TypeError, match="masked array, whose mask would be lost"):
-        checks.items(np.ma.masked_array([[1.0, 2.0]], [[True, False]]), (2,))
+        checks.checked_array(np.ma.masked_array([[1.0, 2.0]], [[True, False]]), (2,))
     with pytest.raises(TypeError, match="array of real numbers"):
-        checks.items(np.array([[1j, 0]]), (2,))
+        checks.checked_array(np.array([[1j, 0]]), (2,))
 
 
 def test_missing_entries_are_let_through_only_where_asked():
     x = torch.tensor([[1.0, math.nan]])
-    assert torch.isnan(checks.items(x, (2,), missing=True)[0, 1])
+    assert torch.isnan(checks.checked_array(x, (2,), allow_nan=True)[0, 1])
     with pytest.raises(ValueError, match=r"1 NaN or infinite values, the first at x\[0, 1\]"):
-        checks.items(x, (2,))
+        checks.checked_array(x, (2,))
     with pytest.raises(ValueError, match=r"the first at x\[0, 0\]"):
-        checks.items(torch.tensor([[math.inf, math.nan]]), (2,), missing=True)
+        checks.checked_array(torch.tensor([[math.inf, math.nan]]), (2,), allow_nan=True)
 
 
 def test_support_says_what_would_fit():
@@ -161,12 +161,12 @@ def test_devices():
 def test_a_value_beyond_the_dtypes_range_is_no_infinity_that_came(missing):
     x = torch.tensor([[1e300, 0.0]], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"values of up to 1e\+300, and torch.float32 ends at 3.4e\+38") as error:
-        checks.items(x, (2,), dtype=torch.float32, missing=missing)
+        checks.checked_array(x, (2,), dtype=torch.float32, allow_nan=missing)
     assert "infinite" not in str(error.value)
     for kind in (torch.float32, torch.bfloat16):  # the second has fewer digits and a wider range
         with pytest.raises(ValueError, match=r"torch.float16 ends at 6.55e"):
-            checks.items(torch.tensor([[1e5, 0.0]], dtype=kind), (2,), dtype=torch.float16)
-    assert checks.items(x, (2,), dtype=torch.float64) is x
+            checks.checked_array(torch.tensor([[1e5, 0.0]], dtype=kind), (2,), dtype=torch.float16)
+    assert checks.checked_array(x, (2,), dtype=torch.float64) is x
 
 
 def test_a_column_that_float32_does_not_hold_is_named_with_its_figures():
@@ -175,22 +175,23 @@ def test_a_column_that_float32_does_not_hold_is_named_with_its_figures():
     x[:, 1, 1:] -= 4.5e6
     named = r"torch.float32 does not hold x: .* one column, x\[:, 1, 0\] \(mean 4500000.*0.0961\), by up to 0.247, .*"
     with pytest.raises(ValueError, match=named + r"pair.double\(\) of a pair\), or subtract.*x - x.mean\(0\)"):
-        checks.items(x, (2, 3), dtype=torch.float32)
+        checks.checked_array(x, (2, 3), dtype=torch.float32)
     # integers, whose mean torch does not take, and numbers of no axis but the items'
     with pytest.raises(ValueError, match=r"one column, t \(mean 1.7641152e\+12, .* as in t - t\[0\]"):
-        checks.items(1_764_115_200_000 + torch.arange(300), (), name="t", dtype=torch.float32)
+        checks.checked_array(1_764_115_200_000 + torch.arange(300), (), name="t", dtype=torch.float32)
     for far in (x, x.numpy(), x.tolist()):
-        assert torch.equal(checks.items(far, (2, 3), dtype=torch.float64), x)
+        assert torch.equal(checks.checked_array(far, (2, 3), dtype=torch.float64), x)
 
 
 def test_integers_that_nothing_here_holds():
     far = np.array([[2**63 + 5, 1]], np.uint64)
     for x in (far, torch.from_numpy(far)):
         with pytest.raises(ValueError, match=r"x holds integers of 2\*\*63 and over \(torch.uint64\)"):
-            checks.items(x, (2,))
-    assert checks.items(torch.from_numpy(far - np.uint64(6) * (far > 1)), (2,), dtype=torch.float64)[0, 0] == 2.0**63
+            checks.checked_array(x, (2,))
+    near = torch.from_numpy(far - np.uint64(6) * (far > 1))
+    assert checks.checked_array(near, (2,), dtype=torch.float64)[0, 0] == 2.0**63
     with pytest.raises(ValueError, match=r"torch.float64 does not hold x"):
-        checks.items(2**60 + torch.arange(40).reshape(20, 2), (2,), dtype=torch.float64)
+        checks.checked_array(2**60 + torch.arange(40).reshape(20, 2), (2,), dtype=torch.float64)
 
 
 def test_uint8_alone_is_taken_for_pixels():
@@ -198,9 +199,9 @@ def test_uint8_alone_is_taken_for_pixels():
     with pytest.raises(
         ValueError, match=r"looks like 0\.\.255 integers; divide by 255 .*; int64 where they are counts"
     ):
-        checks.items(x.astype(np.uint8), (2,))
+        checks.checked_array(x.astype(np.uint8), (2,))
     for kind in (np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float32):
-        assert checks.items((x % 101).astype(kind), (2,)).tolist() == [[0.0, 99.0], [3.0, 7.0]]
+        assert checks.checked_array((x % 101).astype(kind), (2,)).tolist() == [[0.0, 99.0], [3.0, 7.0]]
     # where the likelihood lives on [0, 1] they can be nothing else
     with pytest.raises(
         ValueError, match=r"looks like 0\.\.255 integers; divide by 255 \(min 0, max 200, torch.int64\)$"
@@ -241,23 +242,23 @@ def test_columns_of_a_table_that_are_no_numbers_are_named():
         ("score", r"\(Float64\) has missing entries"),
     ):
         with pytest.raises(TypeError, match=f"column '{column}' of x .*{words}" if words[0] == "\\" else words):
-            checks.items(table[["height", column]], (2,))
+            checks.checked_array(table[["height", column]], (2,))
     whole = checks.array(table[["rank", "rank"]].set_axis(["a", "b"], axis=1), "x")
     assert whole.dtype == torch.int64
     assert whole[1].tolist() == [2**53 + 1] * 2
-    assert checks.items(table[["height"]], (1,), dtype=torch.float32).tolist() == [[1.5], [2.5]]
+    assert checks.checked_array(table[["height"]], (1,), dtype=torch.float32).tolist() == [[1.5], [2.5]]
     partly = pd.DataFrame({"a": [1.5, math.nan], "b": [1, 2]})  # NaN in a column of NumPy's own is a missing entry
-    assert checks.items(partly, (2,), missing=True).isnan().tolist() == [[False, False], [True, False]]
+    assert checks.checked_array(partly, (2,), allow_nan=True).isnan().tolist() == [[False, False], [True, False]]
     with pytest.raises(ValueError, match=r"1 NaN or infinite values, the first at x\[1, 0\]"):
-        checks.items(partly, (2,))
+        checks.checked_array(partly, (2,))
     # beside a float NumPy would round these without a word
     narrow = pd.DataFrame({"t": 2**25 + np.arange(4), "v": np.zeros(4, np.float32)})
     assert checks.array(narrow, "x")[:, 0].tolist() == [2**25 + i for i in range(4)]  # in float64, not in v's float32
     table = pd.DataFrame({"t": 2**60 + np.arange(50), "v": np.linspace(0, 1, 50)})
     with pytest.raises(ValueError, match=r"torch.float64 does not hold x\['t'\]"):
-        checks.items(table, (2,), dtype=torch.float64)
+        checks.checked_array(table, (2,), dtype=torch.float64)
     with pytest.raises(TypeError, match="several columns named 'v'"):
-        checks.items(table.set_axis(["v", "v"], axis=1), (2,))
+        checks.checked_array(table.set_axis(["v", "v"], axis=1), (2,))
 
 
 def test_an_object_whose_slice_is_no_array_is_named():
@@ -268,20 +269,20 @@ def test_an_object_whose_slice_is_no_array_is_named():
             return self
 
     with pytest.raises(TypeError, match=r"x\[:\] of this Annotated is none: give its array, x.X"):
-        checks.items(Annotated(), (3,))
-    assert checks.items(Annotated().X, (3,)).shape == (2, 3)
+        checks.checked_array(Annotated(), (3,))
+    assert checks.checked_array(Annotated().X, (3,)).shape == (2, 3)
 
 
 def test_a_split_is_its_items_and_a_table_with_columns_x_and_y_is_none():
     split = Split(torch.eye(3), torch.tensor([0, 1, 0]))
-    assert checks.items(split, (3,)) is split.x
+    assert checks.checked_array(split, (3,)) is split.x
     assert checks.parts_of(split) == (split.x, split.y)
     assert checks.parts_of((split.x, split.y)) == ((split.x, split.y), None)
     with pytest.raises(TypeError, match=r"x is a whole Dataset: give one part of it, x.train or x.test"):
-        checks.items(Dataset(split, split, (3,), "eye"), (3,))
+        checks.checked_array(Dataset(split, split, (3,), "eye"), (3,))
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]})
-    assert checks.items(table, (2,)).tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    assert checks.checked_array(table, (2,)).tolist() == [[1.0, 3.0], [2.0, 4.0]]
 
 
 @pytest.mark.parametrize("value", [0, 1, 1.0, -0.1, 95, math.nan, math.inf, 10**400, "0.9", None, True, [0.5]])

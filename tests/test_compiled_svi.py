@@ -927,7 +927,7 @@ class TestFollowed:
         optimizer.step()
         svi = CompiledSVI(model, guide, adam(), Trace_ELBO())
         svi.load_state_dict(optimizer.state_dict())
-        svi.updates.take({f"layer$$${name}": p for name, p in layer.named_parameters()})
+        svi.updates.add_params({f"layer$$${name}": p for name, p in layer.named_parameters()})
         for p in layer.parameters():
             assert torch.equal(svi.updates.optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
 
@@ -936,7 +936,7 @@ class TestFollowed:
         names = [f"p.{kind}" for kind in ("bias", "weight")]
         updates = [Updates(PyroOptimizer(adam())) for _ in range(3)]
         for update, serials in zip(updates, ((1, 2), (9, 10), (9, 10)), strict=True):
-            update.take({f"VAE{n}.{name}": torch.ones(2, requires_grad=True) for n in serials for name in names})
+            update.add_params({f"VAE{n}.{name}": torch.ones(2, requires_grad=True) for n in serials for name in names})
         for i, p in enumerate(updates[0].ordered.values()):
             updates[0].optimizer.state[p]["exp_avg"].fill_(i)
             updates[0].steps[p].fill_(1)

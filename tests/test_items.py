@@ -24,11 +24,11 @@ def fingerprint(x, y=None):
 def test_a_narrow_validation_is_held_against_the_items_of_the_fit(view):
     x = 1.7e9 + 1e7 * np.random.default_rng(0).normal(size=(60, 3))
     narrow = 1.7e9 + np.arange(60.0).reshape(20, 3)  # where float32 has steps of 128
-    found = Items(PAIR, view(narrow), "validation", False, beside=Items(PAIR, x, "x", False))
+    found = Items(PAIR, view(narrow), "validation", False, reference=Items(PAIR, x, "x", False))
     assert torch.equal(found.x[:], torch.from_numpy(narrow).float())
     for beside in (None, Items(PAIR, x / 1e6, "x", False)):  # the control: they are 10 wide
         with pytest.raises(ValueError, match="does not hold validation"):
-            Items(PAIR, view(narrow), "validation", False, beside=beside)
+            Items(PAIR, view(narrow), "validation", False, reference=beside)
     softmax = pyrovae.DiscriminativeClassifier((3,), 2)
     labels = np.arange(60) % 2
     held_out, by = (narrow, labels[:20]), {"method": "svi", "epochs": 1, "compile": False, "progress": False}

@@ -196,7 +196,7 @@ class TestAMethodOfOnesOwn:
         class Other(Mean):
             pass
 
-        methods.register(Mean, Average(prior_items=1.0), methods.SVI(epochs=2))
+        methods.register_methods(Mean, Average(prior_items=1.0), methods.SVI(epochs=2))
         assert list(methods.methods_of(Other())) == ["average", "svi"]
         pair = Other()
         pyrovae.fit(pair, X)

@@ -89,8 +89,9 @@ def test_ordinary_data_is_cast_in_silence_and_bit_for_bit() -> None:
         "one row": rng.normal(1e9, 1.0, size=(1, 60)),
     }
     for what, table in tables.items():
-        cast = checks.items(table, (60,), dtype=torch.float32)
+        cast = checks.checked_array(table, (60,), dtype=torch.float32)
         assert np.array_equal(cast.numpy(), table.astype(np.float32)), what
     x = torch.randn(10, 3, dtype=torch.float32)
-    assert checks.held(x, torch.float32) is x
-    assert checks.items(np.random.default_rng(4).random((50, 9)), (9,), dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert checks.checked_cast(x, torch.float32) is x
+    in_float64 = np.random.default_rng(4).random((50, 9))
+    assert checks.checked_array(in_float64, (9,), dtype=torch.bfloat16).dtype == torch.bfloat16

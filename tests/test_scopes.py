@@ -90,7 +90,7 @@ def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training):
 
     def state():
         modes = [part.training for part in pair.modules()]
-        flags = (*argument_checks.flags(), torch.is_grad_enabled(), scopes.is_listing())
+        flags = (*argument_checks.flags(), torch.is_grad_enabled(), scopes.registers_param_sites())
         return modes, flags, id(vars(pyro.get_param_store())), list(runtime._PYRO_STACK), torch.get_rng_state().tolist()
 
     def interrupted(at):

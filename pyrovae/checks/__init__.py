@@ -20,8 +20,8 @@ from pyrovae.checks.arguments import (
 )
 from pyrovae.checks.arrays import array, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
-from pyrovae.checks.rounded import held, require_held, require_held_in_groups, require_within, tell_of_rounding
-from pyrovae.checks.shapes import as_given, items
+from pyrovae.checks.rounded import checked_cast, require_held, require_held_in_groups, require_within, warn_of_rounding
+from pyrovae.checks.shapes import checked_array, checked_in_own_dtype
 from pyrovae.checks.supports import lives_in_unit, support, support_once_rounded
 
 __all__ = [
@@ -31,11 +31,11 @@ __all__ = [
     "affordable",
     "allocating",
     "array",
-    "as_given",
+    "checked_array",
+    "checked_cast",
+    "checked_in_own_dtype",
     "choice",
     "device",
-    "held",
-    "items",
     "labels",
     "lives_in_unit",
     "parts_of",
@@ -51,8 +51,8 @@ __all__ = [
     "sizes",
     "support",
     "support_once_rounded",
-    "tell_of_rounding",
     "unmasked",
     "warn",
+    "warn_of_rounding",
     "whole",
 ]

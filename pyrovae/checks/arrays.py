@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks.rounded import held
+from pyrovae.checks.rounded import checked_cast
 
 __all__ = ["array", "is_missing", "parts_of", "unmasked"]
 
@@ -113,7 +113,7 @@ def _of_table(frame: Any, name: str) -> Tensor:
     if dtype.is_floating_point and any(not column.dtype.is_floating_point for column in columns):
         dtype = torch.float64  # which holds more integers
     sides = [
-        held(column[:, None], dtype, name=f"{name}[{label!r}]")
+        checked_cast(column[:, None], dtype, name=f"{name}[{label!r}]")
         for column, label in zip(columns, frame.columns, strict=True)
     ]
     return torch.cat(sides, 1)

@@ -1,4 +1,4 @@
-"""Whether a dtype holds what came: its range, and what rounding does to each column."""
+"""Checks before a cast: whether a dtype has the range of the items, and the digits that each column needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyrovae.checks.arguments import warn
 __all__ = [
     "PART",
     "SEEN",
-    "held",
+    "checked_cast",
     "require_held",
     "require_held_in_groups",
     "require_within",
-    "tell_of_rounding",
+    "warn_of_rounding",
     "wider",
 ]
 
@@ -27,27 +27,28 @@ PART = 4096  # items that are looked at together: a mask of all would take as mu
 SEEN = 0.1  # of a standard deviation: rounding by that moves a log-density by some thousandths of a nat
 
 
-def held(
+def checked_cast(
     tensor: Tensor,
     dtype: torch.dtype,
     *,
     name: str = "x",
     whole: bool = True,
-    least: Callable[[Tensor], Tensor] | None = None,
+    least_scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Finite items of shape (N, *event_shape) in `dtype`, where it holds them; NaN is missing.
+    """Cast finite items of shape (N, *event_shape) to `dtype`, where it holds them; NaN is missing.
 
-    Raises ValueError where a value is beyond its range, and where it would round a column by more than a thousandth of
-    the column's standard deviation (see `pyrovae.rounding`). A part of the items, not `whole`, is no measure of that:
-    `require_held` looks at all of them. `least(items)` are the standard deviations, (D,), that a density of such items
-    gives the columns, asked for only where the items by themselves are too close together.
+    Raises ValueError for a value beyond the range of `dtype`, and for a column that it would round by more than a
+    thousandth of the column's standard deviation (see `pyrovae.rounding`). The second check is left out where the items
+    are not `whole`, because a part of them says little of the standard deviation: `require_held` checks all of them.
+    `least_scale(items)` gives the standard deviations, (D,), that a density of such items gives the columns; it is
+    called only where the items by themselves are too close together.
     """
     if tensor.dtype != dtype and rounding.is_wider(tensor.dtype, dtype):
         most = rounding.largest(tensor)
         require_within(most, dtype, name=name)
         if whole:
-            known = None if least is None else lambda: least(tensor.to(dtype))
-            require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name, least=known)
+            of_these = None if least_scale is None else lambda: least_scale(tensor.to(dtype))
+            require_held(tensor.__getitem__, tensor.shape, dtype, most, name=name, least_scale=of_these)
     return tensor.to(dtype)
 
 
@@ -68,16 +69,17 @@ def require_held(
     *,
     name: str = "x",
     of: str = "",
-    least: Callable[[], Tensor] | None = None,
+    least_scale: Callable[[], Tensor] | None = None,
 ) -> None:
     """Refuse items of `shape`, (N, *event_shape), that `dtype` would round by too much; `most` is the largest value.
 
-    `of` says which items they are, `least` which standard deviations, (D,), columns have at the least.
+    `of` names a part of the items in the error, as in " of class 3"; `least_scale()` gives the standard deviations,
+    (D,), that the columns have at the least.
     """
     lost = rounding.lost_columns(read, shape[0], dtype, most)
-    if lost and least is not None:
-        known = least().tolist()
-        lost = [column for column in lost if not column.is_held_by(known[column.column])]
+    if lost and least_scale is not None:
+        scale = least_scale().tolist()
+        lost = [column for column in lost if not column.is_held_by(scale[column.column])]
     if not lost:
         return
     worst = max(lost, key=lambda column: column.error / column.sd)
@@ -96,68 +98,77 @@ def require_held(
 
 
 def require_held_in_groups(
-    given: Tensor,
+    as_given: Tensor,
     group: Tensor,
     words: Sequence[str],
     dtype: torch.dtype,
     *,
-    least: Tensor | None = None,
+    least_scale: Tensor | None = None,
     name: str = "x",
 ) -> None:
     """Refuse items that `dtype` would round by too much for the spread within a group, as of classes far apart.
 
-    `given` as it came, (N, *event_shape); `group`, (N,), the number of each item's; `words` says what each number is.
-    `least`, (groups, D): standard deviations that a model gives the groups at the least.
+    Args:
+        as_given: items of shape (N, *event_shape) in the dtype that they came in.
+        group: the index of each item's group, (N,).
+        words: the name of each group, for errors.
+        dtype: what they are to be cast to.
+        least_scale: standard deviations that a model gives the groups at the least, (groups, D).
+        name: the argument's name, for errors.
     """
-    if not rounding.is_wider(given.dtype, dtype):
+    if not rounding.is_wider(as_given.dtype, dtype):
         return
-    most, group = rounding.largest(given), group.to(given.device)
-    for number, what in enumerate(words):
-        part = given[group == number]
+    most = rounding.largest(as_given)
+    group = group.to(as_given.device)
+    for index, word in enumerate(words):
+        part = as_given[group == index]
         if len(part):
-            known = None if least is None else partial(least.__getitem__, number)
-            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {what}", least=known)
+            of_group = None if least_scale is None else partial(least_scale.__getitem__, index)
+            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {word}", least_scale=of_group)
 
 
-def tell_of_rounding(
-    given: Tensor,
+def warn_of_rounding(
+    as_given: Tensor,
     items: Tensor,
     group: Tensor,
     words: Sequence[str],
-    least: Callable[[], Tensor],
+    least_scale: Callable[[], Tensor],
     *,
     name: str = "x",
 ) -> None:
-    """Warn where rounding is not small beside what the other columns leave of a column's spread in a group.
+    """Warn where rounding is not small beside the standard deviation of a column given the others, within a group.
 
-    `items` are what is left of `given`; `least()`, (groups, D), the standard deviations of each column given the others
-    by a fit. Each column by itself is held, and a density of all of them sees the difference between two.
+    `items` are `as_given` after rounding. `least_scale()` gives the standard deviation of each column given the others
+    under a fit, (groups, D). Each column by itself may pass `require_held`, and a density of all columns still depends
+    on the difference between two of them.
     """
-    if given.dtype == items.dtype or not rounding.is_wider(given.dtype, items.dtype):
+    if as_given.dtype == items.dtype or not rounding.is_wider(as_given.dtype, items.dtype):
         return
     group = group.to(items.device)
     error = torch.zeros(len(words), items[0].numel(), dtype=torch.float64, device=items.device)  # the largest of each
-    for first in range(0, len(given), PART):
+    for first in range(0, len(as_given), PART):
         part = slice(first, first + PART)
-        moved = (given[part].to(items.device).double() - items[part].double()).abs().nan_to_num(0.0).flatten(1)
-        for number in group[part].unique().tolist():
-            error[number] = torch.maximum(error[number], moved[group[part] == number].amax(0))
+        moved = (as_given[part].to(items.device).double() - items[part].double()).abs().nan_to_num(0.0).flatten(1)
+        for index in group[part].unique().tolist():
+            error[index] = torch.maximum(error[index], moved[group[part] == index].amax(0))
     if not bool(error.any()):
         return
-    scale = least()
-    for number, what in enumerate(words):
-        share, here = (error[number] / scale[number].to(error)).nan_to_num(0.0), group == number
-        if float(share.max()) > SEEN and int(here.sum()) > 1:
-            share[rounding.spread(items[here]) == 0] = 0.0  # a constant is held
+    scale = least_scale()
+    for index, word in enumerate(words):
+        share = (error[index] / scale[index].to(error)).nan_to_num(0.0)
+        is_member = group == index
+        if float(share.max()) > SEEN and int(is_member.sum()) > 1:
+            share[rounding.spread(items[is_member]) == 0] = 0.0  # no rounding changes a constant
             if float(share.max()) > SEEN:
-                place = ", ".join(map(str, np.unravel_index(int(share.argmax()), tuple(given.shape[1:]))))
+                place = ", ".join(map(str, np.unravel_index(int(share.argmax()), tuple(as_given.shape[1:]))))
                 warn(
                     f"{items.dtype} rounds {name}[:, {place}] by up to {float(share.max()):.2g} of the standard "
-                    f"deviation that the other columns leave it in {what}, and log-densities are off by that: "
+                    f"deviation that the other columns leave it in {word}, and log-densities are off by that: "
                     f"{wider(items.dtype)}subtract an offset from such columns"
                 )
                 return
 
 
 def wider(dtype: torch.dtype) -> str:
+    """The advice to work in float64, where `dtype` is another; a part of an error."""
     return "" if dtype == torch.float64 else "work in float64 (pair.double() of a pair), or "

@@ -1,4 +1,4 @@
-"""Items as they came: their shape, and whether they are finite."""
+"""Checks of items before they are cast: their shape, and whether they are finite."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks.arrays import array
-from pyrovae.checks.rounded import PART, held
+from pyrovae.checks.rounded import PART, checked_cast
 
-__all__ = ["as_given", "items", "refuse_bytes"]
+__all__ = ["checked_array", "checked_in_own_dtype", "refuse_bytes"]
 
 
-def items(
+def checked_array(
     x: Any,
     event_shape: tuple[int, ...],
     *,
     name: str = "x",
     dtype: torch.dtype | None = None,
-    missing: bool = False,
-    first: int = 0,
+    allow_nan: bool = False,
+    index_offset: int = 0,
     hint: str = "drop or impute them first",
 ) -> Tensor:
-    """`x` as a finite tensor of shape (N, *event_shape) in `dtype`; a view with `len` and slices is read whole.
+    """Check items, and return them as a finite tensor of shape (N, *event_shape) in `dtype`.
 
-    With `missing`, NaN is let through (and only NaN). `first` is the number of the first item, where `x` is a part.
-    What comes is looked at as it came, before it is cast. Raises ValueError for an empty array, another shape, uint8
-    over 1, values that are not finite and values that `dtype` does not hold (see `pyrovae.rounding`); TypeError for
-    what is not an array of real numbers.
+    The values are checked in the dtype that they come in, before they are cast. A view with `len` and slices is read
+    whole. With `allow_nan`, NaN is let through, and infinite values are still refused. Where `x` is a part of more
+    items, `index_offset` is the index of its first item, by which errors count. Raises ValueError for an empty array,
+    another shape, uint8 over 1, values that are not finite and values that `dtype` does not hold (see
+    `pyrovae.rounding`); TypeError for what is not an array of real numbers.
     """
-    tensor = as_given(x, event_shape, name=name, missing=missing, first=first, hint=hint)
-    return held(tensor, dtype or torch.get_default_dtype(), name=name)
+    tensor = checked_in_own_dtype(x, event_shape, name=name, allow_nan=allow_nan, index_offset=index_offset, hint=hint)
+    return checked_cast(tensor, dtype or torch.get_default_dtype(), name=name)
 
 
-def as_given(
+def checked_in_own_dtype(
     x: Any,
     event_shape: tuple[int, ...],
     *,
     name: str = "x",
-    missing: bool = False,
-    first: int = 0,
+    allow_nan: bool = False,
+    index_offset: int = 0,
     hint: str = "drop or impute them first",
 ) -> Tensor:
-    """`x` as `items` checks it, in the dtype that it came in."""
+    """Check items as `checked_array` does, and return them in the dtype that they come in."""
     tensor = array(x, name)
     expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
     if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
@@ -60,37 +61,38 @@ def as_given(
         raise ValueError(f"{name} is empty: expected shape {expected} with N of at least 1, got {tuple(tensor.shape)}")
     if tensor.dtype == torch.uint8 and int(tensor.max()) > 1:
         refuse_bytes(tensor, name)
-    if tensor.dtype.is_floating_point and not _all_finite(tensor.detach(), missing):
-        bad = ~_passes(tensor, missing)
+    if tensor.dtype.is_floating_point and not _all_finite(tensor.detach(), allow_nan):
+        bad = ~_passes(tensor, allow_nan)
         where = torch.nonzero(bad)[0].tolist()
-        where[0] += first
+        where[0] += index_offset
         raise ValueError(
-            f"{name} must be finite: {int(bad.sum())} {'' if missing else 'NaN or '}infinite values, the first at "
-            f"{name}{where}; {'scale or drop them first' if missing else hint}"
+            f"{name} must be finite: {int(bad.sum())} {'' if allow_nan else 'NaN or '}infinite values, the first at "
+            f"{name}{where}; {'scale or drop them first' if allow_nan else hint}"
         )
     return tensor
 
 
 def refuse_bytes(tensor: Tensor, name: str) -> None:
+    """Raise ValueError for values of 0 to 255 where 0 to 1 was expected."""
     raise ValueError(
         f"{name} looks like 0..255 integers; divide by 255 (min {int(tensor.min())}, max {int(tensor.max())}, "
         f"{tensor.dtype})" + ("; int64 where they are counts" if tensor.dtype == torch.uint8 else "")
     )
 
 
-def _all_finite(x: Tensor, missing: bool) -> bool:
+def _all_finite(x: Tensor, allow_nan: bool) -> bool:
     # the ends carry NaN and infinity: an eighth of the time of a mask
     if all(bool(end.isfinite()) for end in torch.aminmax(x)):
         return True
-    return missing and all(bool(_passes(part, missing).all()) for part in x.split(PART))
+    return allow_nan and all(bool(_passes(part, allow_nan).all()) for part in x.split(PART))
 
 
-def _passes(x: Tensor, missing: bool) -> Tensor:
-    return ~torch.isinf(x) if missing else torch.isfinite(x)
+def _passes(x: Tensor, allow_nan: bool) -> Tensor:
+    return ~torch.isinf(x) if allow_nan else torch.isfinite(x)
 
 
 def _shape_hint(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """What would make the items fit: a reshape only where it keeps every entry in its place."""
+    """Advice on how the items can be brought to shape; a reshape only where it keeps every entry in its place."""
     without_ones = [tuple(size for size in shape if size != 1) for shape in (given, wanted)]
     if len(given) == 1 or len(wanted) == 1 or without_ones[0] == without_ones[1]:
         return f"; {name}.reshape({(-1, *wanted)}) would fit"

@@ -127,7 +127,7 @@ class PyroOptimizer:
 
     def _take_rate_of(self, view: Any, updates: Updates) -> None:
         """Take a learning rate that was set in a view; all of its group must have it."""
-        group = updates.of(view.own_groups[0]["params"][0])[0]
+        group = updates.entry(view.own_groups[0]["params"][0])[0]
         members = {id(p) for p in group["params"]}
         views = [other for other in self._views if id(other.own_groups[0]["params"][0]) in members]
         rates = {float(group["lr"] if other.asked is None else other.asked) for other in views}

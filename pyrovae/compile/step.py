@@ -118,7 +118,7 @@ class CompiledStep:
         try:
             with watched(*self.owners) as modules:
                 named, before = self.set_up(args, kwargs)
-            self.updates.take(named)
+            self.updates.add_params(named)
             names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
             trained = self._trained(named)
             with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:

@@ -1,4 +1,4 @@
-"""The parameters, groups and state of an optimiser, as tensors that a graph changes where they are."""
+"""The parameters, groups and state of an optimiser, in tensors that a compiled graph updates in place."""
 
 from __future__ import annotations
 
@@ -32,83 +32,90 @@ Group = dict[str, Any]
 
 
 class Updates:
-    """An optimiser's parameters, groups and state: tensors that a graph changes where they are.
+    """An optimiser's parameters, groups and state, in tensors that a compiled graph updates in place.
 
     Attributes:
-        source: where its options come from, and an earlier state of it.
+        source: what gives the options of each parameter, and its state where the optimiser has stepped before.
         rule: the optimiser's formulas.
-        clip_norm: the largest norm of all gradients of a step together; None where they are as they come.
+        clip_norm: the largest norm of all gradients of a step together; None where they are not clipped.
         optimizer: the torch optimiser that holds groups and state, so that their layout is torch's own; None before a
             first step.
-        named: the parameters by name.
-        steps: how many steps each parameter has taken, float32 scalars.
-        rates: each group's learning rate, float64 scalars.
-        sound: whether all losses and gradients so far were finite, a bool scalar.
+        params_by_name: the parameters.
+        steps: the number of steps that each parameter has taken, float32 scalar tensors.
+        rates: each group's learning rate, float64 scalar tensors.
+        all_finite: whether all losses and gradients so far were finite, a bool scalar tensor.
     """
 
     def __init__(self, source: OptimizerSource, clip_norm: float | None = None) -> None:
         self.source, self.rule, self.clip_norm = source, source.rule, clip_norm
-        self.named: dict[str, Tensor] = {}
+        self.params_by_name: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps: dict[Tensor, Tensor] = {}
         self.rates: list[Tensor] = []
-        self._handed: list[float] = []  # the rates that the graph was handed
-        self._waiting: dict[str, Any] | None = None  # a state of parameters that are still to come
-        self._unloaded: set[str] = set()  # those that came, and have not got theirs
+        self._graph_rates: list[float] = []  # the "lr" of each group when it was last written to `rates`
+        self._waiting: dict[str, Any] | None = None  # a loaded state, some of whose parameters have not been added yet
+        self._unloaded: set[str] = set()  # the names of parameters that were added and still need their loaded state
 
     @property
     def groups(self) -> list[Group]:
-        """The optimiser's groups, their "lr" as it is now."""
+        """The groups of the optimiser, with each "lr" as the last step left it."""
         if self.optimizer is None:
             return []
         for number, (group, rate) in enumerate(zip(self.optimizer.param_groups, self.rates, strict=True)):
-            if self.rule.changes_rate(group) and float(group["lr"]) == self._handed[number]:
-                group["lr"] = self._handed[number] = float(rate)
+            if self.rule.changes_rate(group) and float(group["lr"]) == self._graph_rates[number]:
+                group["lr"] = self._graph_rates[number] = float(rate)
         return self.optimizer.param_groups
 
     @property
     def ordered(self) -> dict[str, Tensor]:
         """The parameters by name, in the order of the state's numbers."""
-        return {name: p for group in self._names() for name, p in group} if self.named else {}
+        return {name: p for group in self._names() for name, p in group} if self.params_by_name else {}
 
     @property
     def options(self) -> Hashable:
-        """What of the groups stands in a graph as a constant."""
+        """The options of the groups that a graph holds as constants."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         constant = self.rule.options | CLIPS
         return tuple([(name, str(value)) for group in groups for name, value in group.items() if name in constant])
 
     # parameters ---------------------------------------------------------------------------------------
 
-    def take(self, named: dict[str, Tensor]) -> None:
-        """Take parameters that were not seen before, in the order of their names, those of like options in a group."""
+    def add_params(self, named: dict[str, Tensor]) -> None:
+        """Add the parameters that are new, in the order of their names; those with equal options form a group.
+
+        Raises RuntimeError where a known name now has another tensor, and ValueError or TypeError, before anything has
+        changed, for a state or an option that does not fit.
+        """
         self._require_same(named)
-        known, fresh = {id(p) for p in self.named.values()}, dict[str, Tensor]()
+        known = {id(p) for p in self.params_by_name.values()}
+        fresh: dict[str, Tensor] = {}
         for name in sorted(named, key=as_numbered):
-            if name not in self.named and id(named[name]) not in known:  # tied ones are one
+            if name not in self.params_by_name and id(named[name]) not in known:  # tied ones are one
                 known.add(id(named[name]))
                 fresh[name] = named[name]
         states = {id(p): state for p in fresh.values() if (state := self.source.state(p)) is not None}
         for name, p in fresh.items():
             if id(p) in states:
                 require_shapes(name, p, states[id(p)]["state"].get(0, {}))
-        for options, params in self._divided(fresh, states):
+        for options, params in self._new_groups(fresh, states):
             self._add_group(options, params)
             for p in params:
                 if id(p) in states:
-                    self.put(p, {}, states[id(p)]["state"].get(0, {}))
-        self.named |= fresh
+                    self.load_one(p, {}, states[id(p)]["state"].get(0, {}))
+        self.params_by_name |= fresh
         self.source.show(self, list(fresh.values()))
         self._unloaded |= set(fresh)
         if self._waiting is not None and self._unloaded:
             self._load(self._waiting, self._unloaded)
         self._unloaded.clear()
 
-    def _divided(self, fresh: dict[str, Tensor], states: dict[int, dict[str, Any]]) -> list[tuple[Group, list[Tensor]]]:
-        """New parameters in groups of like options; those that a waiting state has in several groups apart."""
+    def _new_groups(
+        self, fresh: dict[str, Tensor], states: dict[int, dict[str, Any]]
+    ) -> list[tuple[Group, list[Tensor]]]:
+        """New parameters in groups of equal options; those in several groups of a waiting state stay apart."""
         rows = [] if self._waiting is None else rows_of(self._waiting)
         waiting_group = {name: row.group for row in rows for name in (name_in_module(row.name or ""), row.name)}
-        divided: list[tuple[tuple[Group, int | None], list[Tensor]]] = []
+        groups: list[tuple[tuple[Group, int | None], list[Tensor]]] = []
         for name, p in fresh.items():
             clips = {f"gradient_{kind}": value for kind, value in self.source.clips(p).items()}
             options = {**self.source.options(p), **clips}
@@ -118,28 +125,28 @@ class Updates:
             for refused in REFUSED:
                 if options.get(refused):
                     raise TypeError(f"{refused}={options[refused]!r} is not known to a compiled step: leave it out")
-            like = options, waiting_group.get(name, waiting_group.get(name_in_module(name)))
-            members = next((members for other, members in divided if other == like), None)
+            key = options, waiting_group.get(name, waiting_group.get(name_in_module(name)))
+            members = next((members for other_key, members in groups if other_key == key), None)
             if members is None:
-                divided.append((like, [p]))
+                groups.append((key, [p]))
             else:
                 members.append(p)
-        return [(options, members) for (options, _), members in divided]
+        return [(options, members) for (options, _), members in groups]
 
     def _add_group(self, options: Group, params: list[Tensor]) -> None:
-        """A group of new parameters, as they are before a first step."""
+        """Add a group of new parameters, with the state that they have before a first step."""
         known_here = set(self.source.options(params[0])) | {"lr", "momentum"}
         allowed = {name: value for name, value in options.items() if name in known_here}
         device = params[0].device
         if self.optimizer is None:
             self.optimizer = self.rule.optimizer_class(params, **allowed)
-            self.sound = torch.ones((), dtype=torch.bool, device=device)
+            self.all_finite = torch.ones((), dtype=torch.bool, device=device)
         else:
             self.optimizer.add_param_group({"params": params, **allowed})
         group = self.optimizer.param_groups[-1]
         group.update(options)
         self.rates.append(torch.full((), float(group["lr"]), dtype=torch.float64, device=device))
-        self._handed.append(float(group["lr"]))
+        self._graph_rates.append(float(group["lr"]))
         kinds = self.rule.state_of(group)
         for p in params:
             self.optimizer.state[p] = {kind: torch.zeros_like(p) for kind in kinds}
@@ -147,7 +154,7 @@ class Updates:
 
     def _require_same(self, named: dict[str, Tensor]) -> None:
         for name, p in named.items():
-            if self.named.get(name, p) is not p:
+            if self.params_by_name.get(name, p) is not p:
                 raise RuntimeError(
                     f"parameter {name!r} is another tensor than before: the parameter store was cleared, or the model "
                     "built anew; start anew too"
@@ -159,16 +166,19 @@ class Updates:
                     "was not: start anew"
                 )
 
-    def of(self, p: Tensor) -> tuple[Group, dict[str, Tensor], Tensor]:
-        """A parameter's group, state and count of steps."""
+    def entry(self, p: Tensor) -> tuple[Group, dict[str, Tensor], Tensor]:
+        """The group of a parameter, its state and its number of steps."""
         group = next(group for group in self.groups if any(q is p for q in group["params"]))
         return group, self._state(p), self.steps[p]
 
-    def put(self, p: Tensor, options: dict[str, Any], state: dict[str, Any]) -> None:
-        """Go on from a state of one parameter, with options that are those of all in its group; or ValueError."""
-        group = self.of(p)[0]
+    def load_one(self, p: Tensor, options: dict[str, Any], state: dict[str, Any]) -> None:
+        """Load the state of one parameter, and options for its group.
+
+        Raises ValueError for a state of another shape, and for changed options where the group has more parameters.
+        """
+        group = self.entry(p)[0]
         new = {k: v for k, v in options.items() if k in group and v is not group[k] and v != group[k]}
-        name = next((name for name, q in self.named.items() if q is p), "")
+        name = next((name for name, q in self.params_by_name.items() if q is p), "")
         require_shapes(name, p, state)
         if new and len(group["params"]) > 1:
             raise ValueError(
@@ -179,7 +189,7 @@ class Updates:
         self._copy_state(p, state)
 
     def _copy_state(self, p: Tensor, state: dict[str, Any]) -> None:
-        """Give a parameter's state these values, zeros where there is none; a buffer of None has not begun."""
+        """Copy these values to a parameter's state, and zeros where there is none; a value of None counts as none."""
         present = {kind: value for kind, value in state.items() if value is not None}
         with torch.no_grad():
             self.steps[p].fill_(float(present.get("step", bool(present))))
@@ -192,80 +202,86 @@ class Updates:
     # the step -----------------------------------------------------------------------------------------
 
     def set_rates(self) -> None:
-        """Hand learning rates that were set since to the graph."""
+        """Write the learning rates that were set since the last step to the tensors that the graph reads."""
         self.source.settle(self)
         for number, group in enumerate(self._groups):
-            if float(group["lr"]) != self._handed[number]:
-                self._handed[number] = float(group["lr"])
-                self.rates[number].fill_(self._handed[number])
+            if float(group["lr"]) != self._graph_rates[number]:
+                self._graph_rates[number] = float(group["lr"])
+                self.rates[number].fill_(self._graph_rates[number])
 
     def inputs(self, params: list[Tensor]) -> list[Tensor]:
-        """The tensors that `updated` gives new values of."""
+        """The tensors that a step changes: parameters, states, step counts, `all_finite` and the rates."""
         states = [value for p in params for value in self._state(p).values()]
-        return [*params, *states, *(self.steps[p] for p in params), self.sound, *self.rates]
+        return [*params, *states, *(self.steps[p] for p in params), self.all_finite, *self.rates]
 
     def updated(
         self, loss: Tensor, params: list[Tensor], gradients: list[Tensor | None], aliased: Collection[int] = ()
     ) -> list[Tensor]:
-        """New values of `inputs(params)`; the old ones after what is not finite.
+        """The new values of `inputs(params)` after one step, or the old ones once anything was not finite.
 
         Parameters that share memory with others, by their ids in `aliased`, are written one by one, as by torch's
         optimiser: an update starts from what the one before it left.
         """
-        sound = self.sound & loss.isfinite().all()
+        all_finite = self.all_finite & loss.isfinite().all()
         for g in gradients:
             if g is not None:
                 square = g.to(torch.promote_types(g.dtype, torch.float32)).square()  # as Adam's floor takes it
-                sound = sound & square.sum().isfinite()
+                all_finite = all_finite & square.sum().isfinite()
         if self.clip_norm is not None:
             norm = global_norm([g for g in gradients if g is not None])
-            sound, factor = sound & norm.isfinite(), clip_factor(norm, self.clip_norm)
+            all_finite = all_finite & norm.isfinite()
+            factor = clip_factor(norm, self.clip_norm)
             gradients = [None if g is None else g * factor.to(g.dtype) for g in gradients]
-        divided = self._members(params)
-        present = {number for number, _ in divided}  # a rate decays in the steps that its parameters are in
+        members_of_groups = self._members(params)
+        present = {number for number, _ in members_of_groups}  # a rate decays in the steps that its parameters are in
         rates = [
             self.rule.next_rate(group, rate) if number in present else rate
             for number, (rate, group) in enumerate(zip(self.rates, self._groups, strict=True))
         ]
         gradient_of = dict(zip(map(id, params), gradients, strict=True))
         group_and_scalars: dict[int, tuple[Group, list[Tensor]]] = {}
-        for number, members in divided:
+        for number, members in members_of_groups:
             count = torch.stack([self.steps[p] for p in members]).double() + 1
-            shared = [_once(f) for f in self.rule.scalars(self._groups[number], self.rates[number], count)]
+            vectors = self.rule.scalars(self._groups[number], self.rates[number], count)
+            vectors = [_materialized(vector) for vector in vectors]
             for place, p in enumerate(members):
-                each = [f[place] for f in shared]
-                scalars = [f.to(p.dtype) if f.is_floating_point() else f for f in each]
+                entries = [vector[place] for vector in vectors]
+                scalars = [entry.to(p.dtype) if entry.is_floating_point() else entry for entry in entries]
                 group_and_scalars[id(p)] = self._groups[number], scalars
         values, states, steps = list[Tensor](), list[Tensor](), list[Tensor]()
         for p in params:
             group, scalars = group_and_scalars[id(p)]
             g, state, step = gradient_of[id(p)], self._state(p), self.steps[p]
             # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
-            taken = sound if g is not None else sound & (step > 0)
+            is_updated = all_finite if g is not None else all_finite & (step > 0)
             g = torch.zeros_like(p) if g is None else g
             value, new_state = self.rule.update(p, _clipped(g, group), state, scalars, group)
-            value = torch.where(taken, value, p)
+            value = torch.where(is_updated, value, p)
             if id(p) in aliased:
                 p.data.copy_(value)
                 value = p
             values.append(value)
-            states += [torch.where(taken, new_state[kind], state[kind]) for kind in state]
-            steps.append(torch.where(taken, step + 1, step))
-        rates = [torch.where(sound, new, old) for new, old in zip(rates, self.rates, strict=True)]
-        return [*values, *states, *steps, sound, *rates]
+            states += [torch.where(is_updated, new_state[kind], state[kind]) for kind in state]
+            steps.append(torch.where(is_updated, step + 1, step))
+        rates = [torch.where(all_finite, new, old) for new, old in zip(rates, self.rates, strict=True)]
+        return [*values, *states, *steps, all_finite, *rates]
 
     def _members(self, params: list[Tensor]) -> list[tuple[int, list[Tensor]]]:
-        """Which of the parameters are in each group."""
+        """The numbers of the groups that have any of the parameters, each with those that it has."""
         wanted = {id(p) for p in params}
-        each = [(i, [p for p in group["params"] if id(p) in wanted]) for i, group in enumerate(self._groups)]
-        return [(number, members) for number, members in each if members]
+        groups = []
+        for number, group in enumerate(self._groups):
+            members = [p for p in group["params"] if id(p) in wanted]
+            if members:
+                groups.append((number, members))
+        return groups
 
     # saved states -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's optimiser of the same parameters, named, would give it, numbered as in `ordered`.
+        """The state in the layout of torch's optimisers with named parameters, numbered as in `ordered`.
 
-        What was loaded and waits for parameters that are still to come is in it too.
+        A loaded state of parameters that have not been added yet is part of it.
         """
         if self.optimizer is None:
             if self._waiting is None:
@@ -286,35 +302,37 @@ class Updates:
             saved["state"][number] = state
         if self._waiting is not None:
             rows = rows_of(self._waiting)
-            taken = {row.name for row in self._matched(rows)}
-            left = [row for row in rows if row.name not in taken]
-            for number, row in enumerate(left, len(params)):
+            used = {row.name for row in self._matched(rows)}
+            still_waiting = [row for row in rows if row.name not in used]
+            for number, row in enumerate(still_waiting, len(params)):
                 saved["param_groups"].append({**row.options, "params": [number], "param_names": [row.name]})
                 if row.state:
                     saved["state"][number] = deepcopy(row.state)
         return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` or torch's optimiser of the same parameters gave; before a first step too.
+        """Load a state of `state_dict`, or of torch's optimiser of the same parameters; before a first step too.
 
-        By names where the state has any; what it has of parameters that are still to come waits. Else by numbers.
+        Parameters are matched by name where the state has names, and rows of parameters that have not been added yet
+        wait for them; else they are matched by number. Raises ValueError for another layout, optimiser, name or shape.
         """
         require_layout(state)
         require_rule(state, self.rule)
         if self.optimizer is None:
             self._waiting = deepcopy(state)
             return
-        self._load(deepcopy(state), set(self.named))
+        self._load(deepcopy(state), set(self.params_by_name))
         self._unloaded.clear()
-        self.sound.fill_(True)
+        self.all_finite.fill_(True)
 
     def _load(self, state: dict[str, Any], wanted: set[str]) -> None:
-        """Give the wanted parameters their rows of a state. All are checked first; rows left over go on waiting."""
+        """Load the wanted parameters' rows of a state, after all rows were checked; the rest go on waiting."""
         rows = rows_of(state)
-        with_rows = [(*owned, row) for owned, row in zip(self._owned(), self._matched(rows), strict=True)]
+        entries = zip(self._params_and_groups(), self._matched(rows), strict=True)
+        with_rows = [(name, p, group, row) for (name, p, group), row in entries]
         for group in self.groups:
-            theirs = [row.options for _, _, of_group, row in with_rows if of_group is group]
-            if any(options != theirs[0] for options in theirs):
+            saved_options = [row.options for _, _, of_group, row in with_rows if of_group is group]
+            if any(options != saved_options[0] for options in saved_options):
                 raise ValueError("the state has several groups where this has one: load it before a first step")
         for name, p, group, row in with_rows:
             if bool(row.options.get("momentum")) != bool(group.get("momentum")):
@@ -330,13 +348,16 @@ class Updates:
         """The row of each parameter, in the order of `ordered`."""
         return matched(rows, list(self.ordered), [len(group["params"]) for group in self._groups])
 
-    def _owned(self) -> list[tuple[str, Tensor, Group]]:
-        """Each parameter's name and group."""
-        return [(name, p, group) for group, own in zip(self._groups, self._names(), strict=True) for name, p in own]
+    def _params_and_groups(self) -> list[tuple[str, Tensor, Group]]:
+        """Each parameter with its name and its group, in the order of `ordered`."""
+        rows = []
+        for group, named in zip(self._groups, self._names(), strict=True):
+            rows += [(name, p, group) for name, p in named]
+        return rows
 
     def _names(self) -> list[list[tuple[str, Tensor]]]:
         """The parameters of each group with their names."""
-        names = {p: name for name, p in self.named.items()}
+        names = {p: name for name, p in self.params_by_name.items()}
         return [[(names[p], p) for p in group["params"]] for group in self._groups]
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
@@ -345,20 +366,21 @@ class Updates:
 
     @property
     def _groups(self) -> list[Group]:
-        """The groups without a look at the rates."""
+        """The groups as torch's optimiser has them, whose "lr" may be that of an earlier step."""
         assert self.optimizer is not None
         return self.optimizer.param_groups
 
 
-def _once(x: Tensor) -> Tensor:
-    """The same in memory of its own: a compiled loop over entries that reads it does not compute it for each of them.
+def _materialized(x: Tensor) -> Tensor:
+    """The same values, which inductor computes once, and not again in each loop over entries that reads them.
 
-    As inductor computes what is viewed with given strides before it views it.
+    It computes a tensor in full before it takes a view of it with given strides.
     """
     return x.as_strided(x.shape, x.stride())
 
 
 def _clipped(g: Tensor, group: Group) -> Tensor:
+    """The gradient of one parameter, clipped as Pyro does by its `clip_args`."""
     if "gradient_clip_norm" in group:
         g = g * (group["gradient_clip_norm"] / (g.norm() + 1e-6)).clamp(max=1.0)
     if "gradient_clip_value" in group:

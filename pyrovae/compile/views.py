@@ -52,7 +52,7 @@ def _view(rule: Rule) -> Any:
 
         def pull(self) -> None:
             (p,) = self.own_groups[0]["params"]
-            group, state, step = self.updates.of(p)
+            group, state, step = self.updates.entry(p)
             asked = self.asked
             self.own_groups[0].update(options_of(group))
             if asked is None or self.rate is None:
@@ -70,7 +70,7 @@ def _view(rule: Rule) -> Any:
             (p,) = self.own_groups[0]["params"]
             options = options_of(self.own_groups[0])
             options.pop("lr")
-            self.updates.put(p, options, self.state.get(p, {}))
+            self.updates.load_one(p, options, self.state.get(p, {}))
 
         def state_dict(self) -> dict[str, Any]:
             self.pull()

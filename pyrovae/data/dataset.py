@@ -121,7 +121,7 @@ def _items(arrays: Sequence[np.ndarray], names: Sequence[str]) -> Sequence[Tenso
     if all(isinstance(array, np.memmap) for array in arrays):
         return [MappedArray(array) for array in arrays]
     stored = [
-        checks.as_given(as_stored(array, name), array.shape[1:], name=name)
+        checks.checked_in_own_dtype(as_stored(array, name), array.shape[1:], name=name)
         for array, name in zip(arrays, names, strict=True)
     ]
     dtype = dtype_that_holds(stored, names)

@@ -157,9 +157,9 @@ def dtype_that_holds(parts: Sequence[Tensor], names: Sequence[str]) -> torch.dty
     """float32, or float64 where float32 does not hold one of the parts; ValueError where neither does."""
     for part, name in zip(parts, names, strict=True):
         try:
-            checks.held(part, torch.float32, name=name)
+            checks.checked_cast(part, torch.float32, name=name)
         except ValueError:
             for each, its_name in zip(parts, names, strict=True):
-                checks.held(each, torch.float64, name=its_name)
+                checks.checked_cast(each, torch.float64, name=its_name)
             return torch.float64
     return torch.float32

@@ -108,7 +108,7 @@ class Session:
         pair_sha256, pair = self.pair_sha256, self.pair
         dtype, device = dtype_and_device(pair)
         least = getattr(pair, "least_scale", None)
-        in_full = checked_items(pair, x, dtype=torch.float64, least=least).detach().cpu().contiguous()
+        in_full = checked_items(pair, x, dtype=torch.float64, least_scale=least).detach().cpu().contiguous()
         digest = hashlib.sha256(repr(tuple(in_full.shape)).encode())
         digest.update(in_full.numpy().tobytes())
         self.protocol |= {

@@ -20,7 +20,7 @@ from pyrovae.compile.function import with_gradient
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
-from pyrovae.inference.method import Method, Task, options_of, register
+from pyrovae.inference.method import Method, Task, options_of, register_methods
 from pyrovae.inference.svi.optimizer import DefaultRate, stated_rate
 from pyrovae.inference.svi.options import SVI, Plan
 from pyrovae.inference.svi.run import run as run_svi
@@ -291,4 +291,4 @@ def _diagnostics(draws: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, 
     return r_hat, {name: worst(name, effective_sample_size, torch.min) for name in draws}
 
 
-register(BayesianGaussianMixture, SVIOfParameters(), NUTS())
+register_methods(BayesianGaussianMixture, SVIOfParameters(), NUTS())

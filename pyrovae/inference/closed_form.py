@@ -1,4 +1,4 @@
-"""Normal densities of classes by the closed form of their maximum."""
+"""Normal class densities in closed form, at the maximum of the likelihood."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ __all__ = ["ClosedForm"]
 
 @dataclass(frozen=True)
 class ClosedForm(MethodOfClasses):
-    """Normal densities of classes in closed form: means, covariances and class frequencies are those of the items.
+    """Fit normal class densities in closed form: means, covariances and class frequencies are those of the items.
+
+    Unlabelled items have no closed form, and enter by EM from the fit to the labelled ones.
 
     Args:
-        tol: EM stops when an iteration gains no more than this, in nats per item; used only with unlabelled items.
-        max_iterations: of EM; used only with unlabelled items.
+        tol: EM ends when an iteration gains no more than this, in nats per item; used only with unlabelled items.
+        max_iterations: the largest number of EM iterations; used only with unlabelled items.
 
     Raises ValueError for an option that is out of its range.
 
@@ -53,7 +55,7 @@ class ClosedForm(MethodOfClasses):
             ) from None
 
     def run(self, task: Task) -> History:
-        """Take the maximum of the likelihood, by EM where there are unlabelled items."""
+        """Fit the classifier in place to a maximum of the likelihood, by EM where there are unlabelled items."""
         em_options = em.EM(tol=self.tol, max_iterations=self.max_iterations)
         for name in ("tol", "max_iterations"):
             if task.unlabeled is None and getattr(self, name) != getattr(ClosedForm, name):
@@ -62,7 +64,7 @@ class ClosedForm(MethodOfClasses):
 
 
 class _NormalClasses(ClassFit):
-    """With every label known, one M-step is the maximum."""
+    """A fit of normal class densities: where every label is known, one M-step reaches the maximum."""
 
     @torch.no_grad()
     def fit_labelled(self) -> History:
@@ -73,23 +75,26 @@ class _NormalClasses(ClassFit):
         flat = self.items.flatten(1)
         everything = flat if self.unlabeled is None else torch.cat([flat, self.unlabeled.flatten(1)])
         densities.measure(flat, [weight], whole=everything)
-        held = densities.maximize(flat, weight)
+        at_floor = densities.maximize(flat, weight)
         if not classifier.prior_is_given:
             classifier.logits.copy_(weight.double().mean(0).log())
         seconds = time.perf_counter() - start
         if self.unlabeled is None:
-            self.warn_of_floor(held, self.items)
+            self.warn_of_floor(at_floor, self.items)
         log_joint = classifier.log_joint_table(self.items.double()).gather(1, self.class_index[:, None])
         row = {"loss": -float(log_joint.mean()), **self.judged(), "seconds": seconds}
-        return History.from_rows([row], self.config(held) | {"method": "closed form", "unlabeled_items": 0})
+        return History.from_rows([row], self.config(at_floor) | {"method": "closed form", "unlabeled_items": 0})
 
     def m_step(self, items: Tensor, share: Tensor) -> Tensor:
-        held: Tensor = self.copy.densities.maximize(items.flatten(1), share)
-        return held
+        at_floor: Tensor = self.copy.densities.maximize(items.flatten(1), share)
+        return at_floor
 
-    def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
-        em.warn_of_floor(self.copy.densities, held, items, self.names)
+    def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
+        em.warn_of_floor(self.copy.densities, at_floor, items, self.names)
 
     def warn_after_fit(self) -> None:
-        scale: Any = lambda: self.copy.densities.conditional_scale  # noqa: E731
-        checks.tell_of_rounding(self.given, self.items, self.class_index, self.names, scale)
+        def scale() -> Tensor:
+            conditional_scale: Tensor = self.copy.densities.conditional_scale
+            return conditional_scale
+
+        checks.warn_of_rounding(self.as_given, self.items, self.class_index, self.names, scale)

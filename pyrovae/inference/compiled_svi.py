@@ -127,7 +127,7 @@ class CompiledSVI:
     @property
     def sound(self) -> bool:
         """Whether all losses and gradients so far were finite."""
-        return bool(self.updates.sound) if self.updates.optimizer is not None else True
+        return bool(self.updates.all_finite) if self.updates.optimizer is not None else True
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.labels import held_out_items, numbered_labels
-from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.items import checked_items
@@ -240,4 +240,4 @@ def _by_linearity(classifier: DiscriminativeClassifier) -> tuple[Method, ...]:
     return (LBFGS(), SVI()) if classifier.is_linear else (SVI(), LBFGS())
 
 
-register(DiscriminativeClassifier, LBFGS(), SVI(), order=_by_linearity)
+register_methods(DiscriminativeClassifier, LBFGS(), SVI(), order=_by_linearity)

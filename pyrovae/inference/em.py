@@ -1,4 +1,4 @@
-"""Expectation maximisation for mixtures: restarts, a tolerance in nats, and words where the variance floor acts."""
+"""Expectation maximisation for Gaussian mixtures: restarts, a tolerance in nats, and warnings of the variance floor."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
-from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
 from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.scopes import copied
-from pyrovae.rounding import spread
+from pyrovae.rounding import spread_as_in
 from pyrovae.seeding import stream
 from pyrovae.warned import hushed
 
@@ -38,21 +38,21 @@ SHOWN = 5  # columns and components that a warning names
 
 
 class VarianceFloorWarning(UserWarning):
-    """Variances that the floor holds up: columns that do not vary, or components of too few distinct items."""
+    """The variance floor acts: on columns that do not vary, or on components of too few distinct items."""
 
 
 @dataclass(frozen=True)
 class EM(Method):
-    """Expectation maximisation for a Gaussian mixture.
+    """Expectation maximisation (EM) for a Gaussian mixture.
 
-    It starts from k-means++ on standardised columns, `num_restarts` times, and from the present parameters where a fit
-    or a hand has set them. Each start is climbed until an iteration gains no more than `tol` nats per item, and the
-    best end is kept.
+    It starts from k-means++ on standardised columns, `num_restarts` times, and also from the present parameters where
+    they were set by a fit or by you. From each start it iterates until an iteration raises the log-likelihood by no
+    more than `tol`. The parameters with the highest log-likelihood are kept.
 
     Args:
-        tol: nats per item.
-        max_iterations: of each start.
-        num_restarts: starts from k-means++; 0 goes on from the present parameters alone.
+        tol: the least gain of an iteration, in nats per item, after which another one follows.
+        max_iterations: the largest number of iterations from each start.
+        num_restarts: the number of starts from k-means++; with 0 EM goes on from the present parameters alone.
 
     Raises ValueError for an option that is out of its range.
 
@@ -75,7 +75,7 @@ class EM(Method):
         object.__setattr__(self, "num_restarts", checks.whole("num_restarts", self.num_restarts, least=0))
 
     def run(self, task: Task) -> History:
-        """Raise the mixture's likelihood of the items to a maximum, in place."""
+        """Fit the mixture in place, to a maximum of the likelihood."""
         return climbed(task.pair, task.x, task.validation, self, task.seed, task.device, task.progress)
 
 
@@ -88,14 +88,14 @@ def climbed(
     target: torch.device,
     progress: bool,
 ) -> History:
-    """Raise the mixture's likelihood of the items of `x` to a maximum, in place."""
+    """Fit the mixture to the items of `x` in place by EM, and return the history of the best start."""
     x_given = checks.array(x, "x")
     checked = checked_items(pair, x_given).to(target)
     items = checked.double()
     held_out = None
     if validation is not None:
         # a few of them may lie close together: what they are drawn from is as wide as the items
-        held_out = checked_items(pair, validation, name="validation", least=lambda _: spread(items))
+        held_out = checked_items(pair, validation, name="validation", least_scale=spread_as_in(items))
         held_out = held_out.to(target).double()
     if len(items) < pair.num_components:
         raise ValueError(
@@ -130,8 +130,8 @@ def climbed(
         nearest = starts[best].log_joint_table(items).argmax(1)
         names = [f"component {k}" for k in range(pair.num_components)]
         width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
-        checks.require_held_in_groups(x_given, nearest, names, pair.logits.dtype, least=width)
-        checks.tell_of_rounding(x_given, checked, nearest, names, lambda: starts[best].components.conditional_scale)
+        checks.require_held_in_groups(x_given, nearest, names, pair.logits.dtype, least_scale=width)
+        checks.warn_of_rounding(x_given, checked, nearest, names, lambda: starts[best].components.conditional_scale)
         pair.load_state_dict(starts[best].state_dict())
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
     if winner.value - kept > LOST:
@@ -141,7 +141,7 @@ def climbed(
         )
     if not winner.converged:
         warn_not_converged(len(winner.rows), options.tol)
-    warn_of_floor(starts[best].components, winner.held, items, names)
+    warn_of_floor(starts[best].components, winner.at_floor, items, names)
     config = {
         "method": "em",
         **asdict(options),
@@ -154,7 +154,7 @@ def climbed(
         "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
         "iterations": [len(climb.rows) for climb in climbs],
         "converged": winner.converged,
-        "floored_components": winner.held.nonzero().flatten().tolist(),
+        "floored_components": winner.at_floor.nonzero().flatten().tolist(),
         **environment(target),
     }
     return History.from_rows(winner.rows, config)
@@ -162,10 +162,11 @@ def climbed(
 
 @dataclass
 class Climb:
-    """One start and what EM made of it, whatever the model is.
+    """The iterations of EM from one start, whatever the model is.
 
-    `e_step` gives what the M-step needs and the objective, nats an item; `m_step` takes it and says what the floor held
-    up; `judged` gives the rows of held-out items.
+    `e_step` returns each item's responsibilities and the objective in nats per item. `m_step` takes the
+    responsibilities and returns which components, or classes, are at the variance floor. `judged` returns the scores of
+    held-out items.
     """
 
     e_step: Callable[[], tuple[Tensor, float]]
@@ -175,15 +176,15 @@ class Climb:
     value: float = -math.inf
     converged: bool = False
     rows: list[dict[str, float]] = field(default_factory=list)
-    held: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
+    at_floor: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
-    def go_on(self, tol: float, most: int) -> None:
-        """Iterate until one iteration gains no more than `tol` nats per item, or there have been `most`."""
+    def go_on(self, tol: float, max_iterations: int) -> None:
+        """Iterate until one iteration gains no more than `tol` nats per item, or there were `max_iterations`."""
         self.converged = False
         share, self.value = self.e_step()
-        while len(self.rows) < most and not self.converged and math.isfinite(self.value):
+        while len(self.rows) < max_iterations and not self.converged and math.isfinite(self.value):
             start, before = time.perf_counter(), self.value
-            self.held = self.m_step(share)
+            self.at_floor = self.m_step(share)
             share, self.value = self.e_step()
             self.converged = self.value - before <= tol
             row = {"loss": -self.value, **self.judged()}
@@ -197,7 +198,7 @@ class Climb:
 
 
 def _climb(mixture: GaussianMixture, x: Tensor, held_out: Tensor | None, bar: tqdm[Any]) -> Climb:
-    def expected() -> tuple[Tensor, float]:
+    def e_step() -> tuple[Tensor, float]:
         joint = mixture.log_joint_table(x)
         total = joint.logsumexp(-1)
         return (joint - total[:, None]).exp(), float(total.mean())
@@ -207,7 +208,7 @@ def _climb(mixture: GaussianMixture, x: Tensor, held_out: Tensor | None, bar: tq
             return {}
         return {"validation_elbo": float(mixture.log_joint_table(held_out).logsumexp(-1).mean())}
 
-    return Climb(expected, lambda share: mixture.maximize(x, share), judged, bar)
+    return Climb(e_step, lambda share: mixture.maximize(x, share), judged, bar)
 
 
 def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
@@ -241,8 +242,8 @@ def warn_not_converged(iterations: int, tol: float) -> None:
     )
 
 
-def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Sequence[str]) -> None:
-    """Say which columns vary by less than the floor, and which components it holds up for another reason."""
+def warn_of_floor(parts: GaussianComponents, at_floor: Tensor, x: Tensor, names: Sequence[str]) -> None:
+    """Warn of columns that vary by less than the variance floor, and of components at the floor for another reason."""
     variance = x.double().flatten(1).var(0, correction=0)
     floors = parts.floors.expand_as(variance)
     still = variance < floors
@@ -254,7 +255,7 @@ def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Seq
             VarianceFloorWarning,
         )
     words = []
-    for k, load, low in _loads(parts, held.nonzero().flatten().tolist()):
+    for k, load, low in _loads(parts, at_floor.nonzero().flatten().tolist()):
         if low > int(still.sum()):
             name = "the tied covariance" if parts.covariance == "tied" else names[k]
             worst = load.masked_fill(still, 0.0).argmax()
@@ -270,7 +271,7 @@ def warn_of_floor(parts: GaussianComponents, held: Tensor, x: Tensor, names: Seq
 
 
 def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """Of each component: how much each column bears of the directions at the floor, and how many these are."""
+    """For each component in `which`: its index, each column's load on the directions at the floor, and their number."""
     if not which:
         return
     if parts.lower is None:
@@ -287,10 +288,10 @@ def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, T
 
 
 def _columns(which: Tensor, x: Tensor) -> str:
-    """Columns as one would index them."""
-    at = np.stack(np.unravel_index(which.cpu().numpy(), tuple(x.shape[1:])), 1)
-    names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in at[:SHOWN].tolist())
-    return names + (f" and {len(at) - SHOWN} more columns" if len(at) > SHOWN else "")
+    """The columns in the words of an index, such as x[:, 0, 3]."""
+    places = np.stack(np.unravel_index(which.cpu().numpy(), tuple(x.shape[1:])), 1)
+    names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in places[:SHOWN].tolist())
+    return names + (f" and {len(places) - SHOWN} more columns" if len(places) > SHOWN else "")
 
 
-register(GaussianMixture, EM(), SVI())
+register_methods(GaussianMixture, EM(), SVI())

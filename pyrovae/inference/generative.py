@@ -1,4 +1,4 @@
-"""Fitting the densities of a generative classifier: what its methods share, and unlabelled items by EM."""
+"""What the methods of a generative classifier share, and EM for its unlabelled items."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ClassFit", "MethodOfClasses"]
 
 
 class MethodOfClasses(Method):
-    """What the methods of a generative classifier have in common."""
+    """A method of a generative classifier; here are the refusals that all of them share."""
 
     takes_unlabeled: ClassVar[bool] = True
 
@@ -34,31 +34,31 @@ class MethodOfClasses(Method):
 
 
 class ClassFit:
-    """One fit of the densities of classes, which raises log p(x, y) of labelled and log p(x) of unlabelled items.
+    """One fit of a generative classifier: it maximises log p(x, y) of labelled plus log p(x) of unlabelled items.
 
-    All is done on a copy: the classifier changes once, at the end. A subclass says how densities are fitted to labelled
-    items (`fit_labelled`), what an M-step of EM is (`m_step`), and what it cannot take (`require_fitting`).
+    The fit works on a copy, and the classifier changes once, at the end. A subclass states how the densities are fitted
+    to labelled items (`fit_labelled`), what an M-step of EM is (`m_step`), and what it refuses (`require_fitting`).
     """
 
     def __init__(self, task: Task, em_options: em.EM) -> None:
         self.task, self.em_options, self.classifier = task, em_options, task.pair
-        self.given = checks.array(task.x, "x")
-        self.items = checked_items(self.classifier, self.given).to(task.device)
-        class_names, number = numbered_labels(self.classifier, task.y, len(self.items))
+        self.as_given = checks.array(task.x, "x")
+        self.items = checked_items(self.classifier, self.as_given).to(task.device)
+        class_names, class_index = numbered_labels(self.classifier, task.y, len(self.items))
         self.class_names = class_names
         self.names = [f"class {name!r}" for name in class_names.tolist()]
-        checks.require_held_in_groups(self.given, number, self.names, self.items.dtype)
+        checks.require_held_in_groups(self.as_given, class_index, self.names, self.items.dtype)
         self.unlabeled: Tensor | None = None
         if task.unlabeled is not None:
             self.unlabeled = checked_items(self.classifier, task.unlabeled, name="unlabeled").to(task.device)
         self.held_out = held_out_items(self.classifier, class_names, task.validation, self.items)
-        self.require_fitting(torch.bincount(number, minlength=len(class_names)))
+        self.require_fitting(torch.bincount(class_index, minlength=len(class_names)))
         self.copy = copied(self.classifier)
         self.copy.rename(class_names)
-        self.class_index = number.to(task.device)
+        self.class_index = class_index.to(task.device)
 
     def run(self) -> History:
-        """Fit the copy, and give the classifier its parameters."""
+        """Fit the copy, then copy its parameters to the classifier."""
         try:
             history = self.fit_labelled()
             if not self.copy.prior_is_given:
@@ -81,7 +81,7 @@ class ClassFit:
     # what a subclass states -------------------------------------------------------------------------
 
     def require_fitting(self, counts: Tensor) -> None:
-        """Refuse what the densities cannot be fitted to; `counts` are the labelled items of each class."""
+        """Raise ValueError where a density cannot be fitted; `counts` are the numbers of labelled items per class."""
         for name, count in zip(self.class_names.tolist(), counts.tolist(), strict=True):
             if not count:
                 raise ValueError(f"y has no item of class {name!r}: leave the class out, or give items of it")
@@ -91,27 +91,30 @@ class ClassFit:
         raise NotImplementedError
 
     def m_step(self, items: Tensor, share: Tensor) -> Tensor:
-        """One M-step over the densities from p(y | x), (n, C); returned: the classes that the floor held up."""
+        """Take one M-step of the densities from p(y | x), (n, C); return which classes are at the floor, (C,)."""
         raise NotImplementedError
 
-    def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
-        """Name the classes, and where known the columns, that the floor holds up."""
+    def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
+        """Warn of the classes, and where known the columns, at the variance floor."""
         raise NotImplementedError
 
     def warn_after_fit(self) -> None:
-        """Warn of what the fitted densities show, such as columns that rounding changes."""
+        """Give the warnings that need the fitted densities, such as one of columns that rounding changes."""
 
     # what they share --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def expectation_maximization(self, unlabeled: Tensor) -> History:
-        """From the fit to the labelled items: labels are known there, and posterior elsewhere (Nigam et al. 2000)."""
+        """Run EM from the fit to the labelled items (Nigam et al. 2000).
+
+        p(y | x) is 1 at the label of a labelled item, and the classifier's posterior for an unlabelled one.
+        """
         classifier = self.copy.to(self.items.device).double()
         everything = torch.cat([self.items, unlabeled]).double()
         known = nn.functional.one_hot(self.class_index, classifier.num_classes).double()
         count = len(known)
 
-        def expected() -> tuple[Tensor, float]:
+        def e_step() -> tuple[Tensor, float]:
             joint = classifier.log_joint_table(everything)
             total = joint.logsumexp(-1)
             share = (joint - total[:, None]).exp()
@@ -119,42 +122,42 @@ class ClassFit:
             of_labelled = joint[:count].gather(1, self.class_index[:, None]).sum()
             return share, float(of_labelled + total[count:].sum()) / len(everything)
 
-        def maximized(share: Tensor) -> Tensor:
-            held = self.m_step(everything, share)
+        def m_step(share: Tensor) -> Tensor:
+            at_floor = self.m_step(everything, share)
             if not classifier.prior_is_given:
                 classifier.logits.copy_(share.mean(0).log())
-            return held
+            return at_floor
 
-        plan = self.em_options
+        options = self.em_options
         with tqdm(unit="iteration", disable=None if self.task.progress else True) as bar:
-            climb = em.Climb(expected, maximized, self.judged, bar)
-            climb.go_on(plan.tol, plan.max_iterations)
+            climb = em.Climb(e_step, m_step, self.judged, bar)
+            climb.go_on(options.tol, options.max_iterations)
         climb.require_finite()
         if not climb.converged:
-            em.warn_not_converged(len(climb.rows), plan.tol)
-        self.warn_of_floor(climb.held, everything)
+            em.warn_not_converged(len(climb.rows), options.tol)
+        self.warn_of_floor(climb.at_floor, everything)
         config = {
             "method": "em",
             "unlabeled_items": len(unlabeled),
             "converged": climb.converged,
-            "tol": plan.tol,
-            "max_iterations": plan.max_iterations,
+            "tol": options.tol,
+            "max_iterations": options.max_iterations,
         }
-        return History.from_rows(climb.rows, self.config(climb.held) | config)
+        return History.from_rows(climb.rows, self.config(climb.at_floor) | config)
 
     @torch.no_grad()
     def judged(self) -> dict[str, float]:
         """The log-loss of the validation items."""
         if self.held_out is None:
             return {}
-        items, number = (part.to(self.items.device) for part in self.held_out)
+        items, class_index = (part.to(self.items.device) for part in self.held_out)
         table = self.copy.log_joint_table(items.double()).log_softmax(-1)
-        return {"validation_log_loss": -float(table.gather(1, number[:, None]).mean())}
+        return {"validation_log_loss": -float(table.gather(1, class_index[:, None]).mean())}
 
-    def config(self, held: Tensor) -> dict[str, Any]:
-        """What the fit was, for its history."""
+    def config(self, at_floor: Tensor) -> dict[str, Any]:
+        """The `config` of the fit's history."""
         names = self.copy.names.tolist()
-        floored = [names[c] for c in held.nonzero().flatten().tolist()] if len(held) > 1 else held.tolist()
+        floored = [names[c] for c in at_floor.nonzero().flatten().tolist()] if len(at_floor) > 1 else at_floor.tolist()
         return {
             "items": len(self.items),
             "classes": names,

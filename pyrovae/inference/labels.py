@@ -1,4 +1,4 @@
-"""The labels that a classifier is fitted to and judged on: their classes, and each label's number."""
+"""The labels that a classifier is fitted to and judged on: the names of their classes, and each label's index."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae import checks, rounding
+from pyrovae import checks
 from pyrovae.models.classifiers import nameable, numbered
 from pyrovae.models.items import checked_items
+from pyrovae.rounding import spread_as_in
 
 __all__ = ["held_out_items", "items_and_labels", "numbered_labels"]
 
 
 def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Tensor]:
-    """The classes' names, from the labels where the classifier takes them from there, and each label's number."""
+    """The names of the classes, and the index of each label's class.
+
+    The names come from the labels, unless the classifier was given names. Raises ValueError where there are no labels,
+    where they have another number of classes than the classifier, and for labels that are no class of it.
+    """
     if y is None:
         raise ValueError(f"{type(classifier).__name__} learns from labels: give fit(classifier, x, y)")
-    found = nameable(checks.several_classes(checks.labels(y, count)), "y")
-    names = classifier.names if classifier.names_are_given else found
+    names_in_y = nameable(checks.several_classes(checks.labels(y, count)), "y")
+    names = classifier.names if classifier.names_are_given else names_in_y
     if len(names) != classifier.num_classes:
         raise ValueError(
             f"y has {len(names)} classes ({', '.join(map(str, names.tolist()[:20]))}) and this "
@@ -29,22 +34,25 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
 
 
 def items_and_labels(validation: Any) -> tuple[Any, Any]:
-    """The validation items of a classifier and their labels, as they came."""
-    two = isinstance(validation, tuple) and len(validation) == 2
-    given, labels = validation if two else checks.parts_of(validation, "validation")
+    """The validation items of a classifier and their labels, as they came, from a pair of both or a split."""
+    is_two = isinstance(validation, tuple) and len(validation) == 2
+    items, labels = validation if is_two else checks.parts_of(validation, "validation")
     if labels is None:
         raise ValueError("validation of a classifier must be (items, labels) or a split that has both")
-    return given, labels
+    return items, labels
 
 
 def held_out_items(
     classifier: Any, names: np.ndarray, validation: Any, items: Tensor | None = None
 ) -> tuple[Tensor, Tensor] | None:
-    """Checked validation items and the numbers of their labels; `items` are those of the fit, in its dtype."""
+    """The checked validation items and the index of each one's class; None where there is no validation.
+
+    `items` are the items of the fit, in its dtype.
+    """
     if validation is None:
         return None
-    given, labels = items_and_labels(validation)
+    as_given, labels = items_and_labels(validation)
     # a few of them may lie close together: what they are drawn from is as wide as the items of the fit
-    least = None if items is None else lambda _: rounding.spread(items)
-    held_out = checked_items(classifier, given, name="validation", least=least)
+    least_scale = None if items is None else spread_as_in(items)
+    held_out = checked_items(classifier, as_given, name="validation", least_scale=least_scale)
     return held_out, numbered(names, labels, len(held_out), name="validation labels")

@@ -1,4 +1,4 @@
-"""What a method of `fit` is, which methods a pair has, and whose each option is."""
+"""The methods of `fit`: what a method is, which methods a pair has, and to which method an option belongs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,28 @@ from pyrovae import checks
 from pyrovae.inference.history import History
 from pyrovae.inference.snapshots import Snapshots
 
-__all__ = ["Method", "Task", "chosen", "every_method", "is_same_value", "methods_of", "options_of", "register"]
+__all__ = [
+    "Method",
+    "Task",
+    "chosen",
+    "every_method",
+    "is_same_value",
+    "methods_of",
+    "options_of",
+    "register",
+    "register_methods",
+]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a call of `fit` asks for, whatever the method is.
+    """The arguments of one call of `fit`, whatever the method is.
 
-    `fit` has looked at the seed, the device, and whether labels, unlabelled items and a checkpoint may be given at all.
-    The items are as they came, without gradients: `pyrovae.models.items.checked_items(pair, x)` makes them a tensor in
-    the pair's dtype, or refuses them. A method moves the pair to `device` and back itself, and draws by `seed` alone:
-    `pyrovae.models.scopes.Workspace` gives it generators, a parameter store and flags of its own.
+    `fit` has checked the seed, the device, and whether labels, unlabelled items and a checkpoint may be given at all.
+    The items are as they came, without gradients: `pyrovae.models.items.checked_items(pair, x)` checks them and makes
+    them a tensor in the pair's dtype. A method moves the pair to `device` and back itself, and its random numbers
+    depend on `seed` alone: `pyrovae.models.scopes.Workspace` gives it generators, a parameter store and flags of its
+    own.
 
     Attributes:
         pair: the pair to fit, in place.
@@ -52,11 +63,11 @@ class Task:
 
 
 class Method:
-    """A method of finding a pair's parameters. A subclass is a frozen dataclass: its fields are options of `fit`.
+    """A method by which `fit` finds a pair's parameters. A subclass is a frozen dataclass whose fields are its options.
 
-    It checks its options when it is made. What depends on the pair or on the items it checks in `run`, before it
-    changes anything; `run(task)` returns a `History`. An option that `fit` is given as None is one that is left out:
-    where None means something, it is the default.
+    A method checks its options when it is made. In `run(task)` it checks what depends on the pair or on the items,
+    before it changes anything, fits the pair in place, and returns a `History`. To `fit`, an option of None is one that
+    is left out: where None has a meaning, it is the default.
 
     Attributes of the class:
         name: what `fit(method=...)` takes; a subclass that a pair has beside its parent needs one of its own.
@@ -101,33 +112,33 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no run(task)")
 
     def with_options(self, options: Mapping[str, Any], others: Iterable[Method] = ()) -> Self:
-        """A copy with these options; one that is not the method's own is refused, `others` being the pair's methods."""
+        """A copy with these options; an option of another method is refused. `others` are the pair's methods."""
         known = options_of(self)
         for name, value in options.items():
             if name not in known:
                 self.refuse(name, value, others)
-        own = {name: value for name, value in options.items() if name in known}
-        return dataclasses.replace(self, **own)  # type: ignore[type-var]
+        changed = {name: value for name, value in options.items() if name in known}
+        return dataclasses.replace(self, **changed)  # type: ignore[type-var]
 
     def refuse(self, name: str, value: Any, others: Iterable[Method]) -> None:
-        """Say whose option this is; one that has its default value there changes nothing, and is let through."""
+        """Raise an error that names the methods with this option; a value that is their default is let through."""
         owners = [method for method in others if name in options_of(method)]
         owners = owners or [method for method in every_method() if name in options_of(method)]
         if not owners:
             close = difflib.get_close_matches(name, options_of(self), n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            own = ", ".join(options_of(self)) or "none"
-            raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {own}")
+            listed = ", ".join(options_of(self)) or "none"
+            raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {listed}")
         if not any(is_same_value(value, options_of(owner)[name]) for owner in owners):
             whose = " or ".join(dict.fromkeys(owner.title for owner in owners))
             raise ValueError(f"{name} is an argument of {whose}, and this fit is by {self.title}: leave it out")
 
     def refuse_checkpoint(self, name: str) -> None:
-        """Say that this method leaves no checkpoint."""
+        """Raise the error of a method that keeps no checkpoints."""
         raise ValueError(f"{name} is an argument of SVI, and this fit is by {self.title}: leave it out")
 
     def refuse_other(self, asked: str, other: Method, pair: Any) -> None:
-        """Say that a pair whose default method this is does not have the other one."""
+        """Raise the error of a pair, with this default method, that does not have the other one."""
         whose = f"for a {other.belongs_to}" if other.belongs_to else "not among its methods"
         raise ValueError(f"method={asked} is {whose}, and this is a {type(pair).__name__}: take {self.name!r}")
 
@@ -137,11 +148,13 @@ Order = Callable[[Any], Sequence[Method]]
 _TABLE: dict[type, tuple[Sequence[Method], Order | None]] = {}
 
 
-def register(kind: type, *methods: Method, order: Order | None = None) -> None:
-    """State the methods of a class of pairs, the default first; a subclass has them too, unless it states its own.
+def register_methods(kind: type, *methods: Method, order: Order | None = None) -> None:
+    """Give a class of pairs its methods of `fit`, the default first.
 
-    Where they depend on the pair, `order(pair)` gives those that this pair has. `object` stands for all other pairs.
-    A pair may have a method with defaults of its own: `register(MyPair, SVI(epochs=100))`. Each has a name of its own.
+    A subclass inherits them, unless it is given its own; `object` stands for all classes without. Where the methods
+    depend on the pair, `order(pair)` returns those of that pair. A class may have a method with other defaults, as in
+    `register_methods(MyPair, SVI(epochs=100))`. The methods of a pair have different names. Raises TypeError for what
+    is no class or no method, and ValueError for no method or two of one name.
     """
     whatever: Any = kind
     if not isinstance(whatever, type):
@@ -171,8 +184,11 @@ def _by_name(kind: type, methods: Sequence[Method]) -> dict[str, Method]:
     return by_name
 
 
+register = register_methods  # the name that it had before
+
+
 def _require_method(method: Any) -> None:
-    """Name what a method lacks."""
+    """Raise TypeError that names what is missing for this to be a method."""
     if isinstance(method, type):
         raise TypeError(f"a method is an object that holds its options: give {method.__name__}(), not the class")
     if not isinstance(method, Method):
@@ -191,12 +207,12 @@ def methods_of(pair: Any) -> dict[str, Method]:
 
 
 def every_method() -> list[Method]:
-    """One of each class of methods that stands in the table."""
-    found: dict[type, Method] = {}
+    """One method of each class of methods that is registered."""
+    by_class: dict[type, Method] = {}
     for methods, _ in _TABLE.values():
         for method in methods:
-            found.setdefault(type(method), method)
-    return list(found.values())
+            by_class.setdefault(type(method), method)
+    return list(by_class.values())
 
 
 def options_of(method: Method) -> dict[str, Any]:
@@ -219,8 +235,8 @@ def is_same_value(value: Any, other: Any) -> bool:
 
 
 def chosen(pair: Any, method: str | Method | None, options: Mapping[str, Any]) -> Method:
-    """The method that is asked for, else the pair's default, with its options; None stands for an option left out."""
-    given = {name: value for name, value in options.items() if value is not None}
+    """The method that is asked for, or the pair's default, with these options; None stands for an option left out."""
+    asked = {name: value for name, value in options.items() if value is not None}
     known = methods_of(pair)
     default = next(iter(known.values()))
     if method is None:
@@ -236,4 +252,4 @@ def chosen(pair: Any, method: str | Method | None, options: Mapping[str, Any]) -
         listed = {type(one) for one in every_method()}
         if type(method) in listed and not any(isinstance(one, type(method)) for one in known.values()):
             default.refuse_other(f"{type(method).__name__}(...)", method, pair)
-    return method.with_options(given, known.values())
+    return method.with_options(asked, known.values())

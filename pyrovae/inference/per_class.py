@@ -1,4 +1,4 @@
-"""Densities of classes one by one, each by its own method."""
+"""Class densities that are fitted one by one, each by its own method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrovae.inference import em
 from pyrovae.inference.closed_form import ClosedForm
 from pyrovae.inference.generative import ClassFit, MethodOfClasses
 from pyrovae.inference.history import History, joined
-from pyrovae.inference.method import Method, Task, chosen, options_of, register
+from pyrovae.inference.method import Method, Task, chosen, options_of, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.models.classifiers import GenerativeClassifier
 from pyrovae.models.classifiers.densities import ClassDensities, NormalDensities
@@ -27,9 +27,9 @@ __all__ = ["PerClass"]
 
 @dataclass(frozen=True)
 class PerClass(MethodOfClasses):
-    """Each class's density on the items of the class, by the density's own method and with its options.
+    """Fit each class's density to the items of the class, by the density's own method and with that method's options.
 
-    Unlabelled items enter by EM, where the densities are mixtures.
+    Where all densities are Gaussian mixtures, unlabelled items enter by EM.
     """
 
     name: ClassVar[str] = "per_class"
@@ -41,7 +41,7 @@ class PerClass(MethodOfClasses):
     methods_of_densities: tuple[Method, ...] = (SVI(), em.EM())
 
     def with_options(self, options: Mapping[str, Any], others: Iterable[Method] = ()) -> PerClass:
-        """Options of the densities' methods are handed on; each density then refuses what its own does not have."""
+        """A copy that hands these options on; a density refuses those that its own method does not have."""
         known = {name for method in self.methods_of_densities for name in options_of(method)}
         for name, value in options.items():
             if name not in known:
@@ -50,13 +50,13 @@ class PerClass(MethodOfClasses):
         return replace(self, handed_on={**self.handed_on, **handed_on})
 
     def run(self, task: Task) -> History:
-        """Fit class by class."""
+        """Fit the classifier in place, one class after another."""
         em_options = em.EM().with_options({k: v for k, v in self.handed_on.items() if k in options_of(em.EM())})
         return _ClassByClass(task, em_options, self.handed_on).run()
 
 
 class _ClassByClass(ClassFit):
-    """Each density on the items of its class, by the method that it has."""
+    """A fit of each density to the items of its class, by the density's default method."""
 
     def __init__(self, task: Task, em_options: em.EM, handed_on: Mapping[str, Any]) -> None:
         self.handed_on = handed_on
@@ -79,7 +79,7 @@ class _ClassByClass(ClassFit):
             )
 
     def fit_labelled(self) -> History:
-        """Each density in turn; what its fit warns of names the class."""
+        """Fit each density in turn; the warnings of its fit name the class."""
         histories = {}
         for c, name in enumerate(self.copy.names.tolist()):
             validation = None
@@ -98,20 +98,20 @@ class _ClassByClass(ClassFit):
             )
             with gathered() as warnings:
                 histories[name] = chosen(density, None, self.handed_on).run(task)
-            for one in warnings:
-                checks.warn(f"{self.names[c]}: {one.message}", one.category)
+            for warning in warnings:
+                checks.warn(f"{self.names[c]}: {warning.message}", warning.category)
         return joined(histories)
 
     def m_step(self, items: Tensor, share: Tensor) -> Tensor:
-        held = []
+        at_floor = []
         for c, part in enumerate(self.copy.densities.parts):
-            within = part.log_joint_table(items).softmax(-1)
-            held.append(part.maximize(items, share[:, c, None] * within).any())
-        return torch.stack(held)
+            responsibility = part.log_joint_table(items).softmax(-1)
+            at_floor.append(part.maximize(items, share[:, c, None] * responsibility).any())
+        return torch.stack(at_floor)
 
-    def warn_of_floor(self, held: Tensor, items: Tensor) -> None:
-        if held.any():
-            names = ", ".join(self.names[c] for c in held.nonzero().flatten().tolist())
+    def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
+        if at_floor.any():
+            names = ", ".join(self.names[c] for c in at_floor.nonzero().flatten().tolist())
             checks.warn(f"the variance floor holds up a component of {names}", em.VarianceFloorWarning)
 
 
@@ -124,4 +124,4 @@ def _by_densities(classifier: GenerativeClassifier) -> tuple[Method, ...]:
     return (PerClass(methods_of_densities=(SVI(), em.EM(), *defaults.values())),)
 
 
-register(GenerativeClassifier, ClosedForm(), PerClass(), order=_by_densities)
+register_methods(GenerativeClassifier, ClosedForm(), PerClass(), order=_by_densities)

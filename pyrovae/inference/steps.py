@@ -111,7 +111,7 @@ class EagerStep:
         return total[0].clone()
 
     @property
-    def sound(self) -> bool:
+    def all_finite(self) -> bool:
         """Whether all losses and gradients so far were finite."""
         return not self.broken
 
@@ -127,7 +127,7 @@ class EagerStep:
         return saved
 
     def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
-        """Go on from a state after so many updates, as sound."""
+        """Go on from a state after so many updates; what was not finite before is forgotten."""
         self.optimizer.load_state_dict(state)
         self.broken.zero_()
         self.count.fill_(taken)
@@ -207,7 +207,7 @@ class CompiledFitStep:
         for group in self.updates.groups:
             group["lr"] = self.rates[id(group["params"][0])] * factor
         loss = take()
-        self.count += self.updates.sound
+        self.count += self.updates.all_finite
         return loss
 
     def _set_up(self, args: Any, _: Any) -> tuple[dict[str, Tensor], Any]:
@@ -239,9 +239,9 @@ class CompiledFitStep:
         return list(self.updates.ordered)
 
     @property
-    def sound(self) -> bool:
+    def all_finite(self) -> bool:
         """Whether all losses and gradients so far were finite."""
-        return bool(self.updates.sound)
+        return bool(self.updates.all_finite)
 
     @property
     def taken(self) -> int:
@@ -253,7 +253,7 @@ class CompiledFitStep:
         return self.updates.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
-        """Go on from a state after so many updates, as sound."""
+        """Go on from a state after so many updates; what was not finite before is forgotten."""
         self.updates.load_state_dict(state)
         self.count.fill_(taken)
 

@@ -17,8 +17,8 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.items import checked_items, plate_size
-from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
 from pyrovae.seeding import forked, stream
@@ -30,7 +30,7 @@ INITIAL_SCALE = 0.05  # of the guide, on the unconstrained parameters
 
 
 @register("BayesianGaussianMixture", kind="builder")
-class BayesianGaussianMixture(Listed):
+class BayesianGaussianMixture(HasParamSites):
     """A Gaussian mixture whose weights, locations and scales have priors; a Pyro pair over parameters and items.
 
     weights ~ Dirichlet(concentration, ..., concentration); in plate "components" loc_kd ~ N(prior_loc, prior_scale^2)
@@ -153,7 +153,7 @@ class BayesianGaussianMixture(Listed):
 
         `total`: of how many items these are a batch: their log-likelihood is scaled to it.
         """
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         values, plate = {}, pyro.plate("components", self.num_components)
         for name, law in self.priors().items():
             with plate if law.batch_shape else nullcontext():
@@ -168,7 +168,7 @@ class BayesianGaussianMixture(Listed):
 
     def guide(self, x: Tensor | None = None, *, size: int = 1, total: int | None = None) -> None:
         """A draw of all parameters from the full-rank normal on the real line."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         z = pyro.sample("unconstrained", self._law(), infer={"is_auxiliary": True})
         laws, plate = self.priors(), pyro.plate("components", self.num_components)
         for name, (value, log_density) in self._constrained(z).items():

@@ -1,4 +1,4 @@
-"""Items as a pair takes them: their shape, finiteness, support and dtype, checked as they came."""
+"""Checks of items against a pair: their shape, finiteness, support and dtype."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["checked_items", "plate_size"]
 
 
 def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int:
-    """How many items a plate is of: those given, or `size` draws of them."""
+    """The size of a plate: the number of items in `x`, or `size` where x is None and items are drawn."""
     return checks.whole("size", size, bytes_each=4 * math.prod(event_shape)) if x is None else len(x)
 
 
@@ -28,26 +28,30 @@ def checked_items(
     name: str = "x",
     dtype: torch.dtype | None = None,
     missing: bool = False,
-    first: int | None = None,
+    index_offset: int | None = None,
     support: constraints.Constraint | None = None,
     hint: str = "drop or impute them first",
-    least: Callable[[Tensor], Tensor] | None = None,
+    least_scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Items that have a density under the pair, in `dtype` (its own where None): shape, finiteness and support.
+    """Check that items have a density under the pair, and return them as a tensor in `dtype`, or in the pair's own.
 
-    All are looked at as they came, and refused where the pair's own dtype does not hold them (`checks.held`).
-    `support` takes the place of the likelihood's own, where the items are to be binarised first. `x` is an array, or a
-    split of a data set. `first`: the number of the first, of items that are a part; None: they are all. `least` as for
-    `checks.held`: what the spread of the items is by a fit, where a few that lie close together say too little of it.
+    Shape, finiteness and support are checked in the dtype that the items come in, and items that the pair's own dtype
+    does not hold are refused (`checks.checked_cast`). `x` is an array or a split of a data set. With `missing`, NaN is
+    an entry that was not seen. `support` takes the place of the likelihood's support, where the items are to be
+    binarised first. `index_offset` is the index of the first item where `x` is a part of more items, and None where `x`
+    is all of them. `least_scale` gives the standard deviations that the columns have at the least (see
+    `checks.checked_cast`): a few items that lie close together say too little of that. Raises ValueError and TypeError
+    that name the argument.
     """
     pair_dtype = dtype_and_device(pair)[0]
-    shape, start = tuple(pair.event_shape), first or 0
-    given = checks.as_given(x, shape, name=name, missing=missing, first=start, hint=hint)
+    as_given = checks.checked_in_own_dtype(
+        x, tuple(pair.event_shape), name=name, allow_nan=missing, index_offset=index_offset or 0, hint=hint
+    )
     allowed = support or support_of(pair)
     family = type(entries_of(pair)).__name__
     if allowed is not None:
-        checks.support(given, allowed, family, name=name)
-    items = checks.held(given, pair_dtype, name=name, whole=first is None, least=least)
-    if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(given.dtype, pair_dtype):
+        checks.support(as_given, allowed, family, name=name)
+    items = checks.checked_cast(as_given, pair_dtype, name=name, whole=index_offset is None, least_scale=least_scale)
+    if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(as_given.dtype, pair_dtype):
         checks.support_once_rounded(items, allowed, family, name=name)
-    return items if dtype in (None, pair_dtype) else given.to(dtype)
+    return items if dtype in (None, pair_dtype) else as_given.to(dtype)

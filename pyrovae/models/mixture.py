@@ -17,8 +17,8 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
 from pyrovae.models.items import checked_items, plate_size
-from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
 from pyrovae.seeding import forked, stream
@@ -30,7 +30,7 @@ MISSING = "pass missing=True where NaN marks what was not seen, or drop or imput
 
 
 @register("GaussianMixture", kind="builder")
-class GaussianMixture(Listed):
+class GaussianMixture(HasParamSites):
     """p(x) = sum_k w_k N(x; loc_k, C_k), as a Pyro pair: "component" ~ w, "obs" ~ N(loc, C) of that component.
 
     The guide is the exact posterior of the component, so that the ELBO is log p(x) and every importance weight equals
@@ -102,7 +102,7 @@ class GaussianMixture(Listed):
 
     def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(component, x): observed where `x` of shape (N, *event_shape) is given, else `size` draws."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         with pyro.plate("components", self.num_components):
             pyro.deterministic("loc", self.components.loc, event_dim=1)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
@@ -111,7 +111,7 @@ class GaussianMixture(Listed):
 
     def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(component | x), exact; without `x` the weights."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
             return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
@@ -245,7 +245,8 @@ class GaussianMixture(Listed):
         self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
 
     def _items(self, x: Any, *, missing: bool = False) -> Tensor:
-        return checked_items(self, x, missing=missing, hint=MISSING, least=self.least_scale).to(self.logits.device)
+        items = checked_items(self, x, missing=missing, hint=MISSING, least_scale=self.least_scale)
+        return items.to(self.logits.device)
 
     @torch.no_grad()
     def least_scale(self, x: Tensor) -> Tensor:
@@ -320,7 +321,7 @@ class ConditionalMixture(TorchDistribution):
         given = checks.array(value, "value")
         if given.shape[given.ndim - len(self.event_shape) :] == self.event_shape:
             flat = given.reshape(-1, *self.event_shape)
-            checks.held(flat, self.x.dtype, name="value", least=self.mixture.least_scale)
+            checks.checked_cast(flat, self.x.dtype, name="value", least_scale=self.mixture.least_scale)
         value = torch.where(self.x.isnan(), given.to(self.x), self.x)
         flat = value.reshape(-1, *self.event_shape)
         whole = self.mixture.log_joint_table(self.mixture._items(flat)).logsumexp(-1)

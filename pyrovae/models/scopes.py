@@ -26,15 +26,15 @@ __all__ = [
     "evaluating",
     "evaluation_mode",
     "hidden",
-    "is_listing",
     "isolated_store",
     "kept_modes",
+    "registers_param_sites",
 ]
 
 T = TypeVar("T")
 
 _END = object()
-_listing: ContextVar[bool] = ContextVar("listing", default=True)
+_registers_param_sites: ContextVar[bool] = ContextVar("registers_param_sites", default=True)
 
 
 class Workspace:
@@ -153,20 +153,20 @@ class Store:
 
     def found(self) -> tuple[dict[str, Any], bool]:
         """The shared one's contents, and whether modules are listed, for `leave`."""
-        return pyro.get_param_store().__dict__, _listing.get()
+        return pyro.get_param_store().__dict__, _registers_param_sites.get()
 
     def enter(self) -> None:
         """Take the shared one's place."""
         pyro.get_param_store().__dict__ = self._contents
         # who holds the module needs no param sites, which cost a tenth of a small step
-        _listing.set(False)
+        _registers_param_sites.set(False)
 
     def leave(self, before: tuple[dict[str, Any], bool]) -> None:
         """Give the place back."""
         shared = pyro.get_param_store()
         if shared.__dict__ is not before[0]:
             self._contents, shared.__dict__ = shared.__dict__, before[0]
-        _listing.set(before[1])
+        _registers_param_sites.set(before[1])
 
 
 def copied(part: T) -> T:
@@ -187,21 +187,21 @@ def hidden() -> Iterator[None]:
         yield
 
 
-def is_listing() -> bool:
-    """Whether modules list their parameters in Pyro's store."""
-    return _listing.get()
+def registers_param_sites() -> bool:
+    """Whether modules register their parameters in Pyro's store at present."""
+    return _registers_param_sites.get()
 
 
 @contextmanager
 def isolated_store() -> Iterator[None]:
-    """Give the body a parameter store of its own, and list no module's parameters in it; the caller's is untouched."""
+    """Run the body with a parameter store of its own, in which modules register nothing; the caller's is untouched."""
     with Store().current():
         yield
 
 
 @contextmanager
 def kept_modes(*parts: nn.Module) -> Iterator[None]:
-    """Each module's own training mode back after the body."""
+    """Put each module back to its training or evaluation mode after the body."""
     with exclusive():
         modes = _Modes(parts)
         before = modes.now()
@@ -213,7 +213,7 @@ def kept_modes(*parts: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(*parts: nn.Module) -> Iterator[None]:
-    """Dropout and the like off for the body, with gradients as they are."""
+    """Run the body with the modules in evaluation mode; gradients are taken or not, as before."""
     with kept_modes(*parts):
         for part in parts:
             part.eval()
@@ -222,7 +222,7 @@ def evaluation_mode(*parts: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*parts: nn.Module) -> Iterator[None]:
-    """Dropout and the like off for the body, and no gradients."""
+    """Run the body with the modules in evaluation mode and without gradients."""
     with evaluation_mode(*parts), torch.no_grad():
         yield
 

@@ -16,10 +16,10 @@ from pyrovae.models.composition import require_fitting
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
-from pyrovae.models.listing import Listed, list_parameters
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room, with_parameters
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.registry import lookup, make, register
@@ -29,7 +29,7 @@ from pyrovae.seeding import Noise, forked, stream
 __all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
 
 
-class LatentVariableModel(Listed):
+class LatentVariableModel(HasParamSites):
     """One code an item: "latent" ~ prior, "obs" ~ likelihood(z); the guide draws "latent" ~ posterior(x).
 
     A part is a module: `prior()`, `likelihood(z)` and `posterior(x)` give distributions over one item's event.
@@ -52,15 +52,15 @@ class LatentVariableModel(Listed):
 
     def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior."""
-        list_parameters(f"{self._site}.likelihood", self.likelihood)
-        list_parameters(f"{self._site}.prior", self.prior)
+        register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
+        register_param_sites(f"{self._site_prefix}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
             z = pyro.sample("latent", as_pyro(self.prior()))
             return pyro.sample("obs", as_pyro(self.likelihood(z)), obs=x)
 
     def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
         """q(z | x); without `x` the prior, which is all that is known of a code then."""
-        list_parameters(f"{self._site}.posterior", self.posterior)
+        register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
             return pyro.sample("latent", as_pyro(self.prior() if x is None else self.posterior(x)))
 
@@ -71,11 +71,11 @@ class LatentVariableModel(Listed):
         form, such as a flow, it is the mean of 512 draws that are always the same.
         """
         dtype, device = dtype_and_device(self)
-        given = checks.as_given(x, self.event_shape)
+        given = checks.checked_in_own_dtype(x, self.event_shape)
         allowed: Any = support_of(self)
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
             checks.support(given, allowed, type(entries_of(self)).__name__)
-        x = checks.held(given, dtype).to(device)
+        x = checks.checked_cast(given, dtype).to(device)
         with evaluation_mode(self):
             return mean_of(self.posterior(x))
 

@@ -64,17 +64,17 @@ def as_codes(x: Any, name: str, latent_dim: int | None = None) -> np.ndarray:
     if codes.ndim != 2 or codes.shape[1] == 0 or latent_dim not in (None, codes.shape[1]):
         hint = f"; {name}.reshape(-1, 1) would fit" if codes.ndim == 1 and latent_dim in (None, 1) else ""
         raise ValueError(f"{name} must have shape {expected}, got {tuple(codes.shape)}{hint}")
-    return checks.items(codes, (codes.shape[1],), name=name, dtype=torch.float64).detach().cpu().numpy()
+    return checks.checked_array(codes, (codes.shape[1],), name=name, dtype=torch.float64).detach().cpu().numpy()
 
 
 def as_images(x: Any, name: str) -> np.ndarray:
     """`x` as finite float64 items of shape (N, *event)."""
-    return checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).detach().cpu().numpy()
+    return checks.checked_array(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).detach().cpu().numpy()
 
 
 def as_features(x: Any, name: str, width: int | None = None) -> Tensor:
     """`x` as finite float32 rows, each item flattened."""
-    rows = checks.items(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).detach().cpu().flatten(1)
+    rows = checks.checked_array(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).detach().cpu().flatten(1)
     if width not in (None, rows.shape[1]):
         raise ValueError(f"{name} must have the {width} features of train, got {rows.shape[1]}")
     return rows

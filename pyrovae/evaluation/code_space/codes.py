@@ -28,7 +28,7 @@ def encoded(pair: Any, x: Any) -> Tensor:
     torch.Size([360, 2])
     """
     if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
-        x = checks.items(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
+        x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
     return _batched(pair, pair.encode, x)
 
 

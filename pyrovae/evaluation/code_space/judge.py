@@ -61,7 +61,7 @@ class Judge:
         from sklearn.neural_network import MLPClassifier
 
         like = as_floats(x, "x")
-        images = checks.items(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
+        images = checks.checked_array(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
         labels = checks.labels(y, len(images))
         checks.several_classes(labels)
         if not hidden_dims:
@@ -91,7 +91,7 @@ class Judge:
         >>> judge.features(torch.tensor([[1.0, -1.0]])).tolist()
         [[1.0, 0.0]]
         """
-        x = checks.items(images, self.event_shape, name="images", dtype=torch.float32).detach().cpu().flatten(1)
+        x = checks.checked_array(images, self.event_shape, name="images", dtype=torch.float32).detach().cpu().flatten(1)
         layers = [(_weight(w), _weight(b)) for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True)]
         parts = []
         with torch.no_grad():

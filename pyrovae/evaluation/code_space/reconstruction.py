@@ -34,15 +34,15 @@ def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr
     0.75
     """
     real = as_images(x, "x")
-    fake = (
-        checks.items(reconstruction, real.shape[1:], name="reconstruction", dtype=torch.float64).detach().cpu().numpy()
-    )
+    decoded = checks.checked_array(reconstruction, real.shape[1:], name="reconstruction", dtype=torch.float64)
+    fake = decoded.detach().cpu().numpy()
     if len(real) != len(fake):
         raise ValueError(f"reconstruction must have an item for each of x, got {len(fake)} for {len(real)}")
     centre = real.mean(0)
     if mean is not None:
         one_item = as_floats(mean, "mean")[None]
-        centre = checks.items(one_item, real.shape[1:], name="mean", dtype=torch.float64).detach().cpu().numpy()[0]
+        checked_mean = checks.checked_array(one_item, real.shape[1:], name="mean", dtype=torch.float64)
+        centre = checked_mean.detach().cpu().numpy()[0]
     total = float(((real - centre) ** 2).sum())
     if total <= 0:
         raise ValueError("x must have items that differ from the mean image: R2 divides by that distance")

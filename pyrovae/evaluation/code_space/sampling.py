@@ -55,7 +55,7 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
             [0.5000]])
     """
     like = as_floats(reconstructions, "reconstructions")
-    images = checks.items(like, tuple(like.shape[1:]), name="reconstructions", dtype=like.dtype)
+    images = checks.checked_array(like, tuple(like.shape[1:]), name="reconstructions", dtype=like.dtype)
     _, codes, counts = np.unique(
         checks.labels(labels, len(images), name="labels", of="reconstructions"), return_inverse=True, return_counts=True
     )

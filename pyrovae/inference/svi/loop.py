@@ -131,7 +131,7 @@ class Loop:
         before = [p.clone() for p in self.good]
         losses = self.steps(epoch).double().cpu()
         self.ranks.spread(list(self.module.buffers()))
-        if not self.take.sound:
+        if not self.take.all_finite:
             refuse_broken_step(self, epoch, losses, before)
         refuse_broken_weights(self)
         sizes = torch.full_like(losses, plan.batch_size)

@@ -12,7 +12,7 @@ import torch
 from pyrovae import checks
 from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
-from pyrovae.inference.method import Method, Task, register
+from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.optimizer import DefaultRate, OptimizerChoice
 from pyrovae.inference.svi.run import run
 from pyrovae.inference.svi.schedule import checked_schedule, in_words
@@ -179,4 +179,4 @@ class Plan(SVI):
         return self.beta if step + 1 >= ramp else self.beta * (step + 1) / ramp
 
 
-register(object, SVI())
+register_methods(object, SVI())

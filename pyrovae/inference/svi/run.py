@@ -48,12 +48,12 @@ def run(task: Task, plan: Plan) -> History:
         names, source.y = numbered_labels(pair, task.y, len(source))
         if validation is not None:
             items, labels = items_and_labels(validation)
-            held_out = Items(pair, items, "validation", plan.binarize, beside=source)
+            held_out = Items(pair, items, "validation", plan.binarize, reference=source)
             held_out.y = numbered(names, labels, len(held_out), name="validation labels")
         if plan.num_particles > 1:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
     elif validation is not None:
-        held_out = Items(pair, validation, "validation", plan.binarize, beside=source)
+        held_out = Items(pair, validation, "validation", plan.binarize, reference=source)
     schedule = schedule_of(plan, math.ceil(len(source) / plan.batch_size))
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():

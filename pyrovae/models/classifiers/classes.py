@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.models.listing import Listed
 from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.param_sites import HasParamSites
 from pyrovae.models.registry import note
 
 __all__ = ["Classifier", "nameable", "named_classes", "numbered"]
 
 
-class Classifier(Listed):
+class Classifier(HasParamSites):
     """Names of classes, and decisions from `predict_log_proba`."""
 
     takes_labels = True

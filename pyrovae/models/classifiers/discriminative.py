@@ -15,9 +15,9 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.classifiers.classes import Classifier, named_classes
 from pyrovae.models.items import checked_items
-from pyrovae.models.listing import list_parameters
 from pyrovae.models.networks import MLP
 from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.registry import register
 from pyrovae.models.scopes import evaluation_mode
 
@@ -104,14 +104,14 @@ class DiscriminativeClassifier(Classifier):
         self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, total: int | None = None
     ) -> None:
         """A point at the parameters for each weight."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         if self.prior_scale is not None:
             for name, value in self.network.named_parameters():
                 pyro.sample(_site(name), dist.Delta(value).to_event(value.ndim))
 
     def _weights(self) -> dict[str, Tensor]:
         """The network's weights: sites under their prior, or the parameters where there is none."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         named = dict(self.network.named_parameters())
         if self.prior_scale is None:
             return named  # type: ignore[return-value]

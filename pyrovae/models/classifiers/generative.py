@@ -18,9 +18,9 @@ from pyrovae.models.classifiers.classes import Classifier, named_classes
 from pyrovae.models.classifiers.densities import DensitiesOfClasses, NormalDensities, OfClasses, of_classes
 from pyrovae.models.components import Component
 from pyrovae.models.items import checked_items, plate_size
-from pyrovae.models.listing import list_parameters
 from pyrovae.models.mixture import MISSING
 from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
 from pyrovae.models.scopes import copied, evaluation_mode
@@ -84,7 +84,7 @@ class GenerativeClassifier(Classifier):
 
     def model(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor:
         """p(label, x): items observed where `x` is given, labels where their numbers `y` (N,) are, else drawn."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
             infer = None if y is not None else ENUMERATED
             label = pyro.sample("label", dist.Categorical(logits=self.logits), obs=y, infer=infer)
@@ -92,7 +92,7 @@ class GenerativeClassifier(Classifier):
 
     def guide(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor | None:
         """p(label | x), exact; without `x` the class prior; nothing where labels are given."""
-        list_parameters(self._site, self)
+        register_param_sites(self._site_prefix, self)
         if y is not None:
             return None
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
@@ -206,7 +206,8 @@ class GenerativeClassifier(Classifier):
         return self.densities.log_prob(x.flatten(1)) + self._log_prior()
 
     def _items(self, x: Any, missing: bool) -> Tensor:
-        return checked_items(self, x, missing=missing, hint=MISSING, least=self.least_scale).to(self.logits.device)
+        items = checked_items(self, x, missing=missing, hint=MISSING, least_scale=self.least_scale)
+        return items.to(self.logits.device)
 
     @torch.no_grad()
     def least_scale(self, x: Tensor) -> Tensor:
