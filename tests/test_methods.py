@@ -85,6 +85,19 @@ def test_the_signature_and_the_docstring_of_fit_have_every_option():
     assert "options" not in parameters and every <= parameters.keys()
 
 
+def test_all_items_make_one_batch_where_all_are_asked_for():
+    x = torch.randn(300, 3, generator=torch.Generator().manual_seed(1))
+    sizes = {256: 256, None: 256, "all": 300}  # None is an option left out
+    for given, expected in sizes.items():
+        one, other = linear(), linear()
+        assert pyrovae.fit(one, x, epochs=1, batch_size=given, **QUIET).config["batch_size"] == expected
+        pyrovae.fit(other, x, epochs=1, batch_size=expected, **QUIET)
+        assert [t.tolist() for t in one.state_dict().values()] == [t.tolist() for t in other.state_dict().values()]
+    method = methods.SVI(epochs=1, batch_size="all")
+    assert pyrovae.fit(linear(), x, method=method, **QUIET).config["batch_size"] == 300
+    assert pyrovae.fit(posterior(), x, epochs=1, **QUIET).config["batch_size"] == 300
+
+
 class TestOptionsThatDoNotFit:
     def test_a_misspelt_one_is_named_with_the_nearest(self):
         with pytest.raises(TypeError, match=r"no method has an option 'epoch' \(did you mean 'epochs'\?\)"):
@@ -129,10 +142,19 @@ class TestOptionsThatDoNotFit:
     def test_none_and_a_default_are_options_left_out(self):
         pyrovae.fit(mixture(), X, epochs=None, beta=1.0, compile="auto", num_restarts=1, **QUIET)
 
+    def test_none_means_nothing_where_it_is_not_the_default(self):
+        """Else `fit(..., option=None)`, which leaves the option out, would be another fit than the method with it."""
+        for method in [kind() for kind in PUBLIC] + list(methods.methods_of(posterior()).values()):
+            for name, default in table.options_of(method).items():
+                if default is not None:
+                    with pytest.raises((TypeError, ValueError), match=name):
+                        dataclasses.replace(method, **{name: None})
+
     @pytest.mark.parametrize(
         ("kind", "options"),
         [
             (methods.SVI, {"epochs": 0}),
+            (methods.SVI, {"batch_size": "most"}),
             (methods.SVI, {"schedule": "cosin"}),
             (methods.SVI, {"objective": "iwae", "beta": 2.0}),
             (methods.EM, {"tol": -1.0}),

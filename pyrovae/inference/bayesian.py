@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyro.infer
@@ -87,7 +87,7 @@ class SVIOfParameters(SVI):
     is_shown: ClassVar[bool] = False
 
     epochs: int = 1500
-    batch_size: int | None = None
+    batch_size: int | Literal["all"] = "all"
     learning_rate: float = DefaultRate(0.02)
     schedule: Any = None
 

@@ -31,7 +31,7 @@ class SVI(Method):
 
     Args:
         epochs: passes over the items. No item is dropped from the last batch.
-        batch_size: items in a step; None takes all of them at once.
+        batch_size: items in a step; "all" takes all of them at once.
         learning_rate: the optimiser's, where it does not state its own lr. Both are an error, unless they are equal or
             nobody states this one.
         optimizer: "adam", "adamw", "sgd" or "clippedadam" with their default options; a class of torch's or a
@@ -76,7 +76,7 @@ class SVI(Method):
     keeps_checkpoints: ClassVar[bool] = True
 
     epochs: int = 20
-    batch_size: int | None = 256
+    batch_size: int | Literal["all"] = 256
     learning_rate: float = DefaultRate(1e-3)
     optimizer: Any = "adam"
     clip_norm: float | None = None
@@ -97,7 +97,7 @@ class SVI(Method):
         compiled = self.compile if isinstance(self.compile, bool) else checks.choice("compile", self.compile, ("auto",))
         checked = {
             "epochs": checks.whole("epochs", self.epochs),
-            "batch_size": None if self.batch_size is None else checks.whole("batch_size", self.batch_size),
+            "batch_size": _checked_batch_size(self.batch_size),
             "learning_rate": checks.positive("learning_rate", self.learning_rate),
             "clip_norm": None if self.clip_norm is None else checks.positive("clip_norm", self.clip_norm),
             "schedule": checked_schedule(self.schedule),
@@ -137,7 +137,7 @@ class SVI(Method):
         choice = self.optimizer_choice()
         choice.groups({name: p for name, p in as_module(pair).named_parameters() if p.requires_grad})
         options |= {"optimizer": choice, "learning_rate": choice.learning_rate}
-        if self.batch_size is None:
+        if self.batch_size == "all":
             options["batch_size"] = len(x)
         if self.num_particles is None:
             options["num_particles"] = 5 if self.objective == "iwae" else 1
@@ -150,6 +150,14 @@ class SVI(Method):
                 f"objective='iwae' needs a p(x), and {type(pair).__name__} has none; take objective='elbo'"
             )
         return Plan(**options, seed=seed)
+
+
+def _checked_batch_size(size: Any) -> int | Literal["all"]:
+    if isinstance(size, str) and size == "all":
+        return "all"
+    if size is None or isinstance(size, str):
+        raise ValueError(f'batch_size must be an integer of at least 1, or "all", got {size!r}')
+    return checks.whole("batch_size", size)
 
 
 ADAM = OptimizerChoice.of("adam", SVI.learning_rate)
