@@ -1,4 +1,4 @@
-"""Checks at the boundary: what a user hands in is looked at once, and named when it does not fit.
+"""Checks of what a user hands in, each made once, where it enters the package.
 
 Every error says which argument, what was expected, what came and what to do. No model, data set or device here.
 """

@@ -1,4 +1,4 @@
-"""Whether memory holds what is asked for, before it is taken; an error in words where it ran out."""
+"""Checks of memory before it is allocated, and an error in words where it ran out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class NotEnoughMemoryError(MemoryError):
 
 
 def allocating(function: Callable[P, T]) -> Callable[P, T]:
-    """Name the function, and what it asked for, where an allocator inside of it runs out of memory."""
+    """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -120,7 +120,7 @@ def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
 
 
 def _short(value: Any) -> str:
-    """A value for an error's words, which a number of a thousand digits would drown."""
+    """A value as an error shows it: short, whatever it is."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
@@ -214,7 +214,7 @@ def probability(name: str, value: Any) -> float:
 
 
 def device(name: str | torch.device) -> torch.device:
-    """The torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
+    """Return the torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if name == "auto":
         return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")

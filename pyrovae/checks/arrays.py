@@ -1,4 +1,4 @@
-"""Arrays, tensors, frames and splits as a user hands them in, as tensors of what came."""
+"""Conversion of arrays, tensors, data frames and splits to tensors, in the dtype that they come in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unmasked(x: object, name: str) -> None:
 
 
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
-    """The items and labels of a split of a data set; for anything else, that itself and None."""
+    """Return the items and labels of a split of a data set; of anything else, the thing itself and None."""
     if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
         return x, None
     if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):
@@ -32,7 +32,7 @@ def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
 
 
 def array(x: Any, name: str) -> Tensor:
-    """`x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
+    """Return `x` as a tensor: a tensor as it is, a view with `len` and slices read whole, any other array copied.
 
     Of a split of a data set the items. Raises TypeError for what is not a dense array of real numbers, and names the
     column of a table that is none.
@@ -85,7 +85,7 @@ def _signed(tensor: Tensor, name: str) -> Tensor:
 
 
 def _of_table(frame: Any, name: str) -> Tensor:
-    """A data frame's columns side by side, (N, D); the one that holds no numbers is named."""
+    """The columns of a data frame as one tensor, (N, D); an error names a column that does not hold numbers."""
     columns = []
     for label in list(frame.columns):
         column, called = frame[label], f"column {label!r} of {name}"

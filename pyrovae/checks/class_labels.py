@@ -1,4 +1,4 @@
-"""Labels of classes."""
+"""Checks of class labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["labels", "several_classes"]
 
 
 def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
-    """`y` as a one-dimensional array with a label for each of `count` items; missing ones and mixtures are refused."""
+    """Return `y` as an array of one label for each of `count` items; missing labels and mixed types are refused."""
     unmasked(y, name)
     if isinstance(y, Tensor):
         y = y.detach().cpu()
@@ -45,7 +45,7 @@ def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
 
 
 def several_classes(y: np.ndarray, *, name: str = "y") -> np.ndarray:
-    """The sorted classes of `y`; one class alone is refused."""
+    """Return the sorted classes of `y`; one class alone is refused."""
     classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(f"{name} must hold at least 2 classes, got only {classes.tolist()}")

@@ -1,4 +1,4 @@
-"""Where the entries of items may lie under a likelihood."""
+"""Checks of items against the support of a likelihood."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
 
 
 def lives_in_unit(constraint: object) -> bool:
-    """Whether it is the support of a likelihood of values from 0 to 1."""
+    """Whether a support is that of a likelihood of values from 0 to 1."""
     return constraint is constraints.boolean or constraint is constraints.unit_interval
 
 

@@ -1,1 +1,1 @@
-"""Models are densities: torch and Pyro only, no data set, device, optimiser, print, path or figure."""
+"""Models: densities on torch and Pyro alone, with no data set, device, optimiser, print, path or figure."""

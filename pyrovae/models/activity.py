@@ -1,4 +1,4 @@
-"""Which dimensions of a code are active: those whose posterior mean varies over the items."""
+"""The active dimensions of a code: those whose posterior mean varies over the items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5: a unit is active if Var_
 
 
 def active_units(means: np.ndarray, threshold: float = ACTIVE_VARIANCE) -> tuple[int, np.ndarray]:
-    """How many dimensions of `means`, (N, latent_dim), have a variance above `threshold`; and those variances.
+    """The number of dimensions of `means`, (N, latent_dim), with a variance above `threshold`, and the variances.
 
     The variances are over two items or more, with N - 1 below them, shape (latent_dim,).
 

@@ -1,4 +1,4 @@
-"""The deterministic autoencoder: a VAE's parts with a point for a code, and no p(x)."""
+"""The deterministic autoencoder: its code is a point, and it has no p(x)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED_SCALE = (
 
 
 class AE(LatentVariableModel):
-    """An autoencoder, trained by the same SVI: the guide is a point and the prior masked, so the loss is -log p(x | z).
+    """An autoencoder as a Pyro pair: the guide is a point and the prior masked, so that the loss is -log p(x | z).
 
     With `Normal(scale=s)` that is SSE / (2 s^2) plus a constant: the squared error, stated as the likelihood it is. It
     puts no density on its codes, so `is_normalized` is False: it has no p(x), and nothing to sample from.
@@ -53,7 +53,7 @@ class AE(LatentVariableModel):
 
 
 class _NoPrior(nn.Module):
-    """A stand-in for the prior an autoencoder does not have: drawn from where it must be, never scored."""
+    """A stand-in for the prior that an autoencoder does not have: codes are drawn from it, and it is never scored."""
 
     loc: Tensor
 
@@ -75,7 +75,7 @@ def mlp_ae(
     activation: str = "softplus",
     likelihood: str | nn.Module | None = None,
 ) -> AE:
-    """The autoencoder of `mlp_vae`'s networks; from one state of torch's generator both start from the same weights.
+    """An autoencoder with the networks of `mlp_vae`; from one state of torch's generator both get the same weights.
 
     `likelihood` as in `mlp_vae`; None is `Normal(scale=0.626)`, the post's squared error.
 
@@ -99,7 +99,7 @@ def conv_ae(
     strides: Sequence[int] = (1, 2, 2, 1),
     likelihood: str | nn.Module | None = None,
 ) -> AE:
-    """The autoencoder of `conv_vae`'s networks; the post's own model (Foster 2019, chapter 3).
+    """An autoencoder with the networks of `conv_vae`: the model of the post (Foster 2019, chapter 3).
 
     `likelihood` as in `conv_vae`; None is `Normal(scale=0.626, link="sigmoid")`, the post's squared error.
 

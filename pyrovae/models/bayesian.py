@@ -1,4 +1,4 @@
-"""The Gaussian mixture with priors on its parameters, and a full-rank normal guide over all of them."""
+"""A Gaussian mixture with priors on its parameters, and a full-rank normal guide over all of them."""
 
 from __future__ import annotations
 
@@ -108,18 +108,18 @@ class BayesianGaussianMixture(HasParamSites):
 
     @property
     def bytes_per_draw(self) -> int:
-        """What one draw of all parameters takes, at the least."""
+        """The least memory that one draw of all parameters takes."""
         return self.guide_loc.numel() * self.guide_loc.element_size()
 
     @property
     def sampled(self) -> dict[str, Tensor] | None:
-        """Draws that NUTS has left, (chain, draw, ...); None where there are none."""
+        """The draws of the parameters that NUTS has left, (chain, draw, ...); None where there are none."""
         if self.sampled_shape is None:
             return None
         return {name: getattr(self, f"sampled_{name}") for name in self.priors()}
 
     def keep(self, draws: dict[str, Tensor] | None) -> None:
-        """Take these draws, or none, as those of the parameters: part of the state, saved and moved with it."""
+        """Keep these draws of the parameters, or none; they are part of the state, saved and moved with it."""
         for name in self.priors(torch.zeros((), device="cpu")):
             self._buffers.pop(f"sampled_{name}", None)
         self.sampled_shape = None if draws is None else tuple(draws["loc"].shape[:2])
@@ -167,7 +167,7 @@ class BayesianGaussianMixture(HasParamSites):
         return flat.unflatten(-1, self.event_shape)
 
     def guide(self, x: Tensor | None = None, *, size: int = 1, total: int | None = None) -> None:
-        """A draw of all parameters from the full-rank normal on the real line."""
+        """Draw all parameters from the full-rank normal distribution of their unconstrained values."""
         register_param_sites(self._site_prefix, self)
         z = pyro.sample("unconstrained", self._law(), infer={"is_auxiliary": True})
         laws, plate = self.priors(), pyro.plate("components", self.num_components)
@@ -181,13 +181,13 @@ class BayesianGaussianMixture(HasParamSites):
         return dist.MultivariateNormal(self.guide_loc, scale_tril=factor)
 
     def _transform(self, name: str, law: Any) -> Any:
-        """From the real line; of a location in units of its prior, so that none of a scale matters to a search."""
+        """The map from the reals to the support of a parameter; a location is in units of its prior."""
         return AffineTransform(self.prior_loc, self.prior_scale) if name == "loc" else biject_to(law.support)
 
     def _constrained(self, z: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each parameter from points of the real line, (..., P), and the log-density there of that map from a flat one.
+        """Each parameter at unconstrained points, (..., P), and the log |det| of the Jacobian of that map.
 
-        That is of the law's batch shape.
+        The latter is of the batch shape of the prior.
         """
         parameters, start = {}, 0
         for name, law in self.priors(z).items():
@@ -207,16 +207,16 @@ class BayesianGaussianMixture(HasParamSites):
     # draws of the parameters ------------------------------------------------------------------------
 
     def unconstrained(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Where on the real line these parameters are mapped to, site by site."""
+        """The unconstrained values of these parameters, site by site."""
         return {name: self._transform(name, law).inv(values[name]) for name, law in self.priors().items()}
 
     def constrained(self, points: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parameters at points of the real line, with any leading shape."""
+        """The parameters at unconstrained points, with any leading shape."""
         return {name: self._transform(name, law)(points[name]) for name, law in self.priors().items()}
 
     @torch.no_grad()
     def start_at(self, values: dict[str, Tensor]) -> None:
-        """Put the guide's location at these parameters, and its scale back to where it began."""
+        """Set the guide's location to these parameters, and its scale to the initial one."""
         self.guide_loc.copy_(torch.cat([z.flatten() for z in self.unconstrained(values).values()]))
         self.guide_log_scale.fill_(math.log(INITIAL_SCALE))
         self.guide_lower.zero_()
@@ -224,7 +224,7 @@ class BayesianGaussianMixture(HasParamSites):
 
     @torch.no_grad()
     def draws(self, n: int = 1000, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the parameters, (chain, draw, ...): those that NUTS has left, all of them, or `n` from the guide."""
+        """Draws of the parameters, (chain, draw, ...): all those that NUTS has left, or `n` draws of the guide."""
         if self.sampled is not None:
             return dict(self.sampled)
         checks.whole("n", n, bytes_each=self.bytes_per_draw)
@@ -269,7 +269,7 @@ class BayesianGaussianMixture(HasParamSites):
         return (values["weights"].log() - constant)[..., None] - 0.5 * square
 
     def potential(self, x: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
-        """-log p(parameters, x) as a function of points on the real line, components summed out: what NUTS moves in.
+        """-log p(parameters, x) as a function of unconstrained points, components summed out: the potential of NUTS.
 
         Equal to what Pyro makes of the model, without its handlers, which cost more than the densities.
         """
@@ -300,14 +300,14 @@ class BayesianGaussianMixture(HasParamSites):
     # what it says of items --------------------------------------------------------------------------
 
     def log_prob(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
-        """log p(x_n | the items it was fitted to), (N,), in nats: the log of the mean density over draws. No gradient.
+        """log p(x_n | fitted items), (N,), in nats: the log of the mean density over the draws. It has no gradient.
 
         A Monte Carlo figure, far from sure where items are far out: `with_standard_error` says how far.
         """
         return self.with_standard_error(x, num_draws=num_draws, seed=seed)[0]
 
     def with_standard_error(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """The same and its standard errors, sd(p) / (mean(p) sqrt(S)), of draws taken as independent."""
+        """`log_prob` and its standard errors, sd(p) / (mean(p) sqrt(S)), which take the draws as independent."""
         checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x))
         table = self.log_likelihood(x, self.draws(num_draws, seed=seed)).flatten(0, 1)
         count = len(table)
@@ -316,7 +316,7 @@ class BayesianGaussianMixture(HasParamSites):
         return value.to(self.guide_loc), error.to(self.guide_loc)
 
     def responsibilities(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
-        """p(component | x, the items it was fitted to), (N, K): the mean over draws, whose labels agree."""
+        """p(component | x, fitted items), (N, K): the mean over the draws, whose labels agree."""
         checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x) * self.num_components)
         return self.tables(x, self.draws(num_draws, seed=seed))[1].mean((0, 1)).to(self.guide_loc)
 
@@ -350,5 +350,5 @@ class BayesianGaussianMixture(HasParamSites):
 
 
 def _size(law: Any) -> int:
-    """How many numbers of the real line a parameter is mapped from."""
+    """The number of unconstrained reals that a parameter is mapped from."""
     return math.prod(biject_to(law.support).inverse_shape(law.batch_shape + law.event_shape))

@@ -72,7 +72,7 @@ class GaussianComponents(nn.Module):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether its parameters are still those that it was built with: random locations, unit covariances."""
+        """Whether the parameters are still the initial ones: random locations and unit covariances."""
         if not torch.equal(self.loc, self.drawn) or bool(self.log_diagonal.any()):
             return False
         return self.lower is None or not bool(self.lower.any())
@@ -125,7 +125,7 @@ class GaussianComponents(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are free."""
+        """The number of free parameters."""
         k, d = self.num_components, self.features
         free_covariances = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diagonal": k * d, "spherical": k}
         return k * d + free_covariances[self.covariance]
@@ -157,7 +157,7 @@ class GaussianComponents(nn.Module):
         return -0.5 * torch.cat(parts) - constant
 
     def draw(self, component: Tensor) -> Tensor:
-        """A draw of each item's component: (...) to (..., features)."""
+        """Draw an item of each component number: (...) to (..., features)."""
         flat, factor = component.flatten(), self.diagonal if self.lower is None else self.scale_tril
         with exclusive():
             noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
@@ -174,7 +174,7 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def assign(self, loc: Tensor, covariances: Tensor) -> None:
-        """Take these locations and covariances, of the shapes of `loc` and `covariances`."""
+        """Set the locations and covariances, of the shapes of `loc` and `covariances`."""
         if self.lower is None:
             scale = covariances.double().sqrt()
             self.log_diagonal.copy_((scale[:, None] if self.covariance == "spherical" else scale).log())
@@ -240,7 +240,7 @@ class GaussianComponents(nn.Module):
     def measure(
         self, x: Tensor, weights: Iterable[Tensor], *, whole: Tensor | None = None, go_on: bool = False
     ) -> None:
-        """Find the scale of each column, of which a floor is a part where none was given.
+        """Measure the scale of each column; where no floor was given, it is a fraction of that.
 
         It is the standard deviation about the components' means under a weight (N, K), the least over `weights`, so
         that clusters that lie far apart do not make it large. Where nothing varies within components it is that of all
@@ -273,7 +273,7 @@ class GaussianComponents(nn.Module):
         self.column_scale.copy_(scale)
 
     def are_over(self, covariances: Tensor, floors: Tensor) -> bool:
-        """Whether C - diag(floors) is positive definite for each of these covariances: of no column's units."""
+        """Whether C - diag(floors) is positive definite for each of these covariances, whatever the columns' units."""
         if self.lower is None:
             return bool((covariances > (floors if covariances.ndim > 1 else floors[0])).all())
         batch = covariances.double().reshape(-1, self.features, self.features)
@@ -281,7 +281,7 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def lower_floors(self, weights: Tensor, covariances: Tensor) -> bool:
-        """Put the floors, which were not given, under these covariances; False where they are not positive definite.
+        """Lower floors that were not given below these covariances; False where one is not positive definite.
 
         A column's scale is that of its mean variance, and less where one of `covariances` has less than the floor.
         """
@@ -298,7 +298,7 @@ class GaussianComponents(nn.Module):
         return True
 
     def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """Covariances with no variance below the floors, which had one, and Cholesky factors of some of them."""
+        """The covariances after their variances are raised to the floors, and the Cholesky factors of some of them."""
         floors = self.floors
         if self.lower is None:
             floors = floors if moments.ndim > 1 else floors[0]
@@ -328,7 +328,7 @@ class GaussianComponents(nn.Module):
         return batch.reshape(moments.shape), held, factors
 
     def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
-        """Items of `x` (N, features; NaN is missing) by what they have in common: rows, and what is seen there."""
+        """The items of `x` (N, features; NaN is missing) by which entries are seen: their rows, and a `Pattern`."""
         kinds, which = torch.unique(~x.isnan(), dim=0, return_inverse=True)
         order = which.argsort(stable=True)
         covariance = None if self.lower is None else self.scale_tril @ self.scale_tril.mT
@@ -404,7 +404,7 @@ class Densities(Protocol):
 
 
 class Component(TorchDistribution):
-    """The law of an item given its component's number."""
+    """The distribution of an item given the number of its component."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
     has_rsample = False
@@ -456,7 +456,7 @@ def _squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
 
 
 def rounding(x: Tensor) -> Tensor:
-    """The standard deviation of each column up to which it may be one number, rounded in its own dtype and in sums."""
+    """The standard deviation of each column that rounding alone may give a constant, (features,)."""
     least, most = x.aminmax(dim=0)
     size = torch.maximum(least.abs(), most.abs()).double()
     eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
@@ -464,7 +464,7 @@ def rounding(x: Tensor) -> Tensor:
 
 
 def _floored(covariance: Tensor, floors: Tensor) -> Tensor:
-    """The Cholesky factor of C with the eigenvalues of F^-1/2 C F^-1/2 raised to 1, F = diag(floors), parts of C's own.
+    """The Cholesky factor of C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1; F = diag(floors).
 
     By a QR decomposition of a root of it: a directions's variance at the floor keeps the digits that C itself has not.
     """
@@ -500,7 +500,7 @@ def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lifted(covariance: Tensor, floors: Tensor) -> Tensor:
-    """C with the eigenvalues of F^-1/2 C F^-1/2 raised to 1, F = diag(floors): what is added is all that is rounded."""
+    """C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1, F = diag(floors); only what is added is rounded."""
     value, vector = share_at_floor(covariance, floors)
     missing = (2 - 1 / value.clamp(min=0.5)).clamp(min=0.0)  # 1 - s where s < 1
     added = (vector * missing) @ vector.mT

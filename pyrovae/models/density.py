@@ -1,4 +1,4 @@
-"""An autoencoder made a density: a prior fitted to its codes, a likelihood stated, and a guide at each code."""
+"""An autoencoder turned into a density: a prior on its codes, a stated likelihood, and a guide at each code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class GaussianPrior(nn.Module):
 
     @classmethod
     def fit(cls, codes: Any) -> GaussianPrior:
-        """The maximum of the likelihood over `codes`, shape (N, latent_dim): their mean and 1/N covariance."""
+        """Fit the prior to `codes`, shape (N, latent_dim), by maximum likelihood: their mean and 1/N covariance."""
         codes = _numbers("codes", codes)
         if codes.ndim != 2 or len(codes) <= codes.shape[1]:
             raise ValueError(
@@ -120,7 +120,7 @@ class _MixtureLaw(TorchDistribution):
 
 
 def _numbers(name: str, value: Any) -> Tensor:
-    """A copy in floating point, on no graph; NaN and infinite values are refused."""
+    """A copy in floating point, apart from any graph; NaN and infinite values are refused."""
     tensor = checks.array(value, name).detach().clone()
     tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
     if not tensor.isfinite().all():
@@ -129,7 +129,7 @@ def _numbers(name: str, value: Any) -> Tensor:
 
 
 def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
-    """A density with an autoencoder's decoder: p(z) is the `prior` on its codes, p(x | z) its likelihood stated.
+    """Turn an autoencoder into a density: p(z) is the `prior` on its codes, and p(x | z) its stated likelihood.
 
     Its log p(x) is what the autoencoder is worth as a generative model, by `quadrature` or `ais`, at this likelihood
     and this prior and no other. The guide is a Normal at the item's code, with the scale that the likelihood's
@@ -195,7 +195,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
 
 
 class _CurvatureNormal(nn.Module):
-    """q(z | x): a Normal at the autoencoder's code, as wide as the posterior's curvature says."""
+    """q(z | x): a Normal at the autoencoder's code, with the scale of the posterior's curvature there."""
 
     def __init__(self, encoder: nn.Module, prior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()

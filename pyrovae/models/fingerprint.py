@@ -1,4 +1,4 @@
-"""What the parts of a module were set to, as words that are the same in every process."""
+"""The settings of the parts of a module as a string that is the same in every process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["settings"]
 
 
 def settings(module: nn.Module) -> str:
-    """What a module's parts were told and their repr and tensors may not show: plain numbers, words, lists of these.
+    """The settings of a module's parts that their repr and tensors may not show: numbers, strings, lists of these.
 
-    The outermost module's own attributes are left out: whose name or notes it bears is no part of its density.
+    The attributes of the outermost module itself are left out: its name and notes are no part of its density.
     """
     parts = [(name, part) for name, part in module.named_modules() if name]
     told = [(name, sorted((k, _plain(v)) for k, v in vars(part).items() if k != "training")) for name, part in parts]
@@ -22,7 +22,7 @@ def settings(module: nn.Module) -> str:
 
 
 def _plain(value: Any) -> str | None:
-    """A setting in words that are the same in every process; None for what is none."""
+    """A setting as a string that is the same in every process; None for what is no setting."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float | str):

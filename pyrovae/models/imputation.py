@@ -1,4 +1,4 @@
-"""Draws of an item's missing entries given its seen ones: independent Markov chains over the code, then p(x | z)."""
+"""Draws of missing entries given the seen ones: independent Markov chains over the code, then p(x | z)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def draw_missing(
 
 
 class _Conditional:
-    """p(z | x_seen) of n items, up to its constant, and what is proposed for it."""
+    """The unnormalised p(z | x_seen) of n items, and the proposals of its Markov chains."""
 
     def __init__(self, prior: Any, likelihood: Any, posterior: Any, x: Tensor, seen: Tensor) -> None:
         self.prior, self.likelihood, self.seen = prior(), likelihood, seen
@@ -107,7 +107,7 @@ class _Conditional:
         self.weights = (1 - EVEN_SHARE) * weights + EVEN_SHARE / MODES  # (MODES, n)
 
     def codes(self, count: int, num_steps: int, space: Workspace) -> Tensor:
-        """`count` draws an item of p(z | x_seen), shape (count, n, latent_dim); each step is a turn."""
+        """`count` draws of p(z | x_seen) per item, shape (count, n, latent_dim); each step is a turn."""
         with space.turn():
             z = self.propose(count)
             density, proposal = self.log_density(z), self.log_proposal(z)
@@ -129,7 +129,7 @@ class _Conditional:
         return torch.where(some_seen, z, others)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
-        """log p(x_seen | z): the missing entries' terms are left out."""
+        """log p(x_seen | z), in which the terms of missing entries are left out."""
         terms = self.likelihood(z).base_dist.log_prob(self.inside)
         return torch.where(self.seen, terms, 0.0).flatten(2).sum(-1)
 

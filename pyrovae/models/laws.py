@@ -1,4 +1,4 @@
-"""Distributions of torch's own as Pyro's, which a site of a model or guide needs."""
+"""Conversion of torch's own distributions to Pyro's, which a site of a model or guide needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["as_pyro"]
 
 
 def as_pyro(law: Any) -> Any:
-    """The same distribution with what Pyro's have, where it is torch's: `to_event`, `mask`, a call that draws.
+    """Give a distribution of torch what Pyro's have: `to_event`, `mask`, a call that draws.
 
     Parameters are shared and gradients flow. Anything else is given back as it is.
 

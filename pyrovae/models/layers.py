@@ -1,4 +1,4 @@
-"""What the layers of a pair put out: how much memory decoding takes, and which parts are plain networks."""
+"""The outputs of the layers of a pair: the memory that decoding takes, and which parts are plain networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 
 
 def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
-    """How many elements each layer puts out for one more code of an item: those of the decoder."""
+    """The number of elements that each layer of the decoder puts out for one more code of an item."""
     module, sizes = as_module(pair), []
     with Workspace(module, noise=Noise(0, x.device)).turn():
         for count in (1, 2):  # what grows with the number of codes
@@ -33,7 +33,7 @@ def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
 
 
 def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
-    """How many codes may be decoded together, at least 1, for what their layers hold to take about `max_bytes`."""
+    """The number of codes, at least 1, whose layers take about `max_bytes` when they are decoded together."""
     widest = max([x[0].numel(), *layer_sizes(pair, x)])
     return max(1, max_bytes // (LAYERS_ALIVE * widest * x.element_size()))
 
@@ -44,7 +44,7 @@ def least_bytes(count: int, rows: int, max_bytes: int) -> int:
 
 
 class _Sampling(Messenger):
-    """Which parts are at work when a site is drawn: no plain network."""
+    """A handler that notes which parts are at work when a site is drawn: these are no plain networks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Sampling(Messenger):
 
 @dataclass
 class Seen:
-    """What parts of a module did: the outermost that turn tensors into a tensor, and how many elements each gave."""
+    """The outermost parts of a module that turn tensors into a tensor, and how many elements each one gave."""
 
     networks: list[nn.Module]
     sizes: list[int]
@@ -65,7 +65,7 @@ class Seen:
 
 @contextmanager
 def seen(module: nn.Module) -> Iterator[Seen]:
-    """Watch the parts of a module as the body calls them; the answer is there after it."""
+    """Watch the parts of a module as the body calls them; the result is complete after the body."""
     sampling, answer = _Sampling(), Seen([], [])
     called: dict[nn.Module, None] = {}
 

@@ -1,4 +1,4 @@
-"""What a distribution over a code may have in closed form, and has by draws otherwise: its mean, its divergence."""
+"""The mean of a distribution over a code and its KL divergence from another: in closed form, or else by draws."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def device_of(q: Any) -> torch.device:
 
 
 def is_diagonal_normal(q: Any) -> bool:
-    """Whether it is a Normal over a vector with independent entries, so that its mean and stddev say all of it.
+    """Whether a distribution is a Normal over a vector with independent entries: mean and stddev then determine it.
 
     >>> import torch
     >>> from pyrovae.models.means import is_diagonal_normal
@@ -107,7 +107,7 @@ def is_diagonal_normal(q: Any) -> bool:
 
 
 def is_standard_normal(p: Any) -> bool:
-    """Whether it is N(0, I) over a vector.
+    """Whether a distribution is N(0, I) over a vector.
 
     >>> import torch
     >>> from pyrovae.models.means import is_standard_normal
@@ -130,14 +130,14 @@ def _dense(q: Any) -> Any:
 
 
 def _leaf(q: Any) -> Any:
-    """The distribution inside of those that only transform, reshape or mask it."""
+    """The innermost distribution, inside those that only transform, reshape or mask it."""
     while isinstance(q, WRAPPERS):
         q = q.base_dist
     return q
 
 
 def _points(q: Any) -> Tensor:
-    """Sobol's points in the open cube, one coordinate an entry of an item: (DRAWS, 1, ..., *entries)."""
+    """Sobol's points in the open cube, one coordinate per entry of an item: (DRAWS, 1, ..., *entries)."""
     leaf = _leaf(q)
     entries = leaf.batch_shape[len(leaf.batch_shape) - len(q.event_shape) :]
     if leaf.event_shape or entries.numel() > torch.quasirandom.SobolEngine.MAXDIM:
@@ -150,7 +150,7 @@ def _points(q: Any) -> Tensor:
 
 
 def _at(q: Any, points: Tensor) -> Tensor:
-    """The draws that these points of the unit cube are."""
+    """The draws that a distribution makes of these points of the unit cube."""
     if not isinstance(q, WRAPPERS):
         z: Tensor = q.icdf(points)
         return z
@@ -161,6 +161,6 @@ def _at(q: Any, points: Tensor) -> Tensor:
 
 
 def _example(q: Any) -> Tensor:
-    """A tensor of the distribution's, of whose type and on whose device it draws."""
+    """A tensor of the distribution, with the dtype and the device of its draws."""
     tensors = [value for value in vars(_leaf(q)).values() if isinstance(value, Tensor)]
     return next((t for t in tensors if t.is_floating_point()), torch.empty(()))

@@ -175,7 +175,7 @@ class GaussianMixture(HasParamSites):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are free."""
+        """The number of free parameters."""
         return self.num_components - 1 + self.components.num_parameters
 
     def bic(self, x: Any) -> float:
@@ -197,7 +197,7 @@ class GaussianMixture(HasParamSites):
 
     @torch.no_grad()
     def assign(self, weights: Tensor, loc: Tensor, covariances: Tensor) -> None:
-        """Take these parameters, as `from_parameters`, in place."""
+        """Set the parameters in place, with the arguments of `from_parameters`."""
         parts = self.components
         given = {"weights": weights, "loc": loc, "covariances": covariances}
         wanted = {"weights": self.logits.shape, "loc": parts.loc.shape, "covariances": parts.covariances.shape}
@@ -226,7 +226,7 @@ class GaussianMixture(HasParamSites):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether its parameters are those that it was built with, which no fit takes for a start."""
+        """Whether the parameters are still the initial ones, from which no fit starts."""
         return self.components.is_fresh and not bool(self.logits.any())
 
     @torch.no_grad()
@@ -262,13 +262,13 @@ class GaussianMixture(HasParamSites):
 
 
 def _is_symmetric(covariances: Tensor) -> bool:
-    """To 1e-6 of what the columns' own scales are."""
+    """Whether matrices are symmetric, to 1e-6 of the columns' scales."""
     root = covariances.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     return bool(((covariances - covariances.mT).abs() <= 1e-6 * root[..., None] * root[..., None, :]).all())
 
 
 class ConditionalMixture(TorchDistribution):
-    """p(x_missing | x_seen) of N items under a mixture, over the whole event: what was seen is fixed.
+    """p(x_missing | x_seen) of N items under a mixture, as a distribution over the whole event with x_seen fixed.
 
     `responsibilities`, (N, K), are p(component | x_seen); `log_seen`, (N,), is log p(x_seen); `mean` and `variance`
     hold the seen values, with variance 0 there. `log_prob(value)` scores the missing entries of `value` alone, in nats:

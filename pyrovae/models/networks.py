@@ -1,4 +1,4 @@
-"""Networks: tensors to tensors, for any number of leading batch dimensions."""
+"""Networks from tensors to tensors, with any number of leading batch dimensions."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The encoder's layers turned round: (..., latent_dim) -> (..., C, H, W), no activation after the last.
+    """The layers of the encoder in reverse: (..., latent_dim) -> (..., C, H, W), without an activation after the last.
 
     A linear layer, then transposed 3x3 convolutions with the encoder's strides in reverse; each lands on the
     encoder's own pixel size, odd ones included. With several parameters a pixel, (..., num_parameters, C, H, W).
@@ -144,12 +144,12 @@ class ConvDecoder(nn.Module):
 
 
 def with_parameters(event_shape: tuple[int, ...], num_parameters: int) -> tuple[int, ...]:
-    """What a decoder gives for one code: the event shape, with an axis for the parameters where there are several."""
+    """The shape that a decoder gives for one code: the event shape, with an axis for several parameters."""
     return event_shape if num_parameters == 1 else (num_parameters, *event_shape)
 
 
 def require_room(arguments: Mapping[str, object], sizes: Sequence[int], *, each: int = 1) -> None:
-    """Refuse layers between these sizes whose weights, `each` for a pair of neighbours, memory does not hold."""
+    """Refuse layers between these sizes whose weights memory does not hold; `each` gives the weights of one layer."""
     weights = each * sum(before * after for before, after in pairwise(sizes))
     told = ", ".join(f"{name}={value}" for name, value in arguments.items())
     checks.affordable(f"{told}: {weights:,} weights", weights * FLOAT_BYTES, "take smaller sizes")

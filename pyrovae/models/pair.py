@@ -1,4 +1,4 @@
-"""What a model/guide pair must have, and what it may have."""
+"""The contracts of a model/guide pair: what it must have, and what it may have."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pair(Protocol):
         """q(z | x)."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What is fitted, as of any module."""
+        """The parameters with their names, as of any `torch.nn.Module`."""
         ...
 
 
@@ -80,7 +80,7 @@ class LatentPair(Pair, Protocol):
 
 @runtime_checkable
 class Density(Protocol):
-    """A density of items that is known, as a mixture's: what a class of a `GenerativeClassifier` needs.
+    """A density of items in closed form, as of a mixture: what a class of a `GenerativeClassifier` needs.
 
     It may have more: `log_prob(x, missing=True)` where NaN is an entry that was not seen, and
     `with_standard_error(x)`, which gives log p(x) and its Monte Carlo standard errors, (N,) each.
@@ -101,7 +101,7 @@ class Density(Protocol):
 
 
 def as_module(pair: Any) -> nn.Module:
-    """The pair as the module that it must be, to be moved, trained and saved; TypeError that says what it lacks."""
+    """The pair as the `torch.nn.Module` that it must be; TypeError says what it lacks."""
     if not isinstance(pair, nn.Module) or not isinstance(pair, Pair):
         needed = ("model", "guide", "event_shape", "latent_dim", "is_normalized")
         lacking = ["" if isinstance(pair, nn.Module) else "is no torch.nn.Module"]
@@ -116,12 +116,12 @@ def as_module(pair: Any) -> nn.Module:
 
 
 def has_global_latents(pair: Any) -> bool:
-    """Whether the model has unobserved sites that all items share, as the weights of a classifier; by default not."""
+    """Whether the model has latent sites that all items share, as the weights of a classifier; False by default."""
     return bool(getattr(pair, "has_global_latents", False))
 
 
 def takes_labels(pair: Any) -> bool:
-    """Whether `fit` needs a label for each item, as a classifier does; by default not.
+    """Whether `fit` needs a label for each item, as for a classifier; False by default.
 
     Such a pair has `num_classes`, `names` and `names_are_given`, which `rename(names)` sets, `numbers(y, count)` and
     `predict_log_proba(x)`, as `pyrovae.models.classifiers.Classifier` has.
@@ -130,25 +130,25 @@ def takes_labels(pair: Any) -> bool:
 
 
 def support_of(pair: Any) -> constraints.Constraint | None:
-    """Where one entry of an item may lie, by the pair's likelihood; None where it does not say."""
+    """The support of one entry of an item under the pair's likelihood; None where it does not say."""
     support: constraints.Constraint | None = getattr(getattr(pair, "likelihood", None), "support", None)
     return support
 
 
 def entries_of(pair: Any) -> Any:
-    """What makes a distribution of one entry, `likelihood.family`; the likelihood itself, or None, without one."""
+    """The family of the likelihood, which makes a distribution of one entry; else the likelihood itself, or None."""
     likelihood = getattr(pair, "likelihood", None)
     return getattr(likelihood, "family", likelihood)
 
 
 def base_measure_of(pair: Any) -> Literal["mass", "density"]:
-    """Whether log p(x) is the logarithm of a probability, or, as where none is told, of a density."""
+    """The base measure of p(x): "mass" where it is a probability, else "density", which is the default."""
     measure: Literal["mass", "density"] = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
     return measure
 
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
-    """Those of the pair's first parameter."""
+    """The dtype and the device of the pair's first parameter."""
     first = next(iter(pair.named_parameters()), None)
     if first is None:
         raise ValueError(f"{type(pair).__name__} has no parameters")

@@ -1,4 +1,4 @@
-"""The one primitive that all evaluation rests on: draws of the code from the guide, scored under model and guide."""
+"""Draws of the code from the guide, scored under model and guide: all evaluation rests on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Particles:
 
 
 def particles(pair: Pair, x: Tensor, num_particles: int, *, allow_scale: bool = True) -> Particles:
-    """Draw `num_particles` codes an item from the guide and score them, under plate "particles" at dim -2.
+    """Draw `num_particles` codes per item from the guide and score them, under plate "particles" at dim -2.
 
     Noise comes from torch's global generator; gradients flow through reparameterised sites. A scale, of
     `poutine.scale` or of a subsampled plate, is a weight in a loss and no part of a density: the tables are those of
@@ -67,7 +67,7 @@ def particles(pair: Pair, x: Tensor, num_particles: int, *, allow_scale: bool = 
 
 
 def traces(pair: Pair, x: Tensor, num_particles: int | None, at: poutine.Trace | None = None) -> tuple[Any, Any]:
-    """The traces of guide and model, drawn or at the values in `at`; None: one draw, without a plate for it."""
+    """The traces of guide and model, at new draws or at the values in `at`; with None, of one draw without a plate."""
     run = _replicated(pair.guide, x, num_particles)
     guide = poutine.trace(run if at is None else poutine.replay(run, trace=at)).get_trace()
     model = poutine.trace(poutine.replay(_replicated(pair.model, x, num_particles), trace=guide)).get_trace()
@@ -81,7 +81,7 @@ def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Tensor, num_particl
 
 
 def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles:
-    """The same tables at given codes `z` of shape (K, N, latent_dim), or (K, 1, latent_dim) for codes all items share.
+    """The tables of `particles` at given codes `z` of shape (K, N, latent_dim), or (K, 1, latent_dim) for all items.
 
     The pair must have one code an item, its site "latent". Without `guide` the encoder is not run and log_guide is 0.
     """
@@ -108,7 +108,7 @@ class Drawn:
     log_guide: Tensor  # (K, N)
 
     def part(self, rows: slice, items: slice) -> Drawn:
-        """Some draws of some items."""
+        """A part of the draws, of a part of the items."""
         values = {}
         for name, value in self.values.items():
             whole: Any = (slice(None),) * self.event_dims[name]
@@ -124,7 +124,7 @@ class Drawn:
 
 
 def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
-    """The codes that `particles` draws, from the same random numbers, to be weighed a part at a time."""
+    """Draw the codes that `particles` draws, from the same random numbers, to be weighed a part at a time."""
     guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
     log_guide = _log_guide(guide, x, (num_particles, len(x)))
     sites = {
@@ -137,7 +137,7 @@ def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
 
 
 def weighed(pair: Pair, x: Tensor, codes: Drawn) -> Particles:
-    """The tables of `particles` for codes that are there already."""
+    """The tables of `particles` for codes that are drawn already."""
     shape, trace = (len(codes.log_guide), len(x)), poutine.Trace()
     for name, value in codes.values.items():
         trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
@@ -192,7 +192,7 @@ def _items_drawn(pair: Pair, trace: poutine.Trace, batch_dims: int) -> Tensor:
 
 
 def require_continuous(pair: Pair, estimator: str) -> None:
-    """Refuse a pair without one continuous code an item: `estimator` moves along it, or integrates over it."""
+    """Refuse a pair without one continuous code per item: `estimator` moves along it, or integrates over it."""
     with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
         trace = prune_subsample_sites(poutine.trace(pair.model).get_trace(size=1))
     site = trace.nodes.get("latent")
@@ -222,7 +222,7 @@ def _replicated(fn: Any, x: Tensor, num_particles: int | None) -> Any:
 
 
 def is_point(fn: Any) -> bool:
-    """Whether it is a Delta, whatever wraps it."""
+    """Whether a distribution is a Delta, whatever wraps it."""
     while not isinstance(fn, Delta) and hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, Delta)
@@ -268,7 +268,7 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
 
 
 def _refuse_scaled(*traces: poutine.Trace) -> None:
-    """Importance weights of scaled sites are those of no density: their mean bounds nothing."""
+    """Refuse scaled sites: importance weights with them are of no density, and their mean bounds nothing."""
     for trace in traces:
         for name, site in prune_subsample_sites(trace).nodes.items():
             scale = site.get("scale", 1.0) if site["type"] == "sample" else 1.0

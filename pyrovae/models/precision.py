@@ -16,7 +16,7 @@ __all__ = ["doubled", "widened"]
 
 
 def widened(pair: Pair) -> Pair:
-    """The pair itself, or a copy in float32 where its parameters are in half precision: too few digits for a sum."""
+    """The pair itself, or a copy in float32 of one in half precision, which has too few digits for sums."""
     dtype = dtype_and_device(pair)[0]
     if dtype in (torch.float32, torch.float64):
         return pair
@@ -25,7 +25,7 @@ def widened(pair: Pair) -> Pair:
 
 
 def doubled(pair: Pair) -> Any:
-    """A copy in float64, with the tensors that its parts hold in plain attributes, lists or distributions, or make."""
+    """A copy in float64, the tensors that its parts hold in plain attributes, lists or distributions included."""
     double: Any = copied(as_module(pair)).double()
     for part in double.modules():
         for name, value in vars(part).items():
@@ -39,7 +39,7 @@ def doubled(pair: Pair) -> Any:
 
 
 class _InFloat64(Messenger):
-    """Cast what a site draws: a distribution of numbers in the code of a model, as Normal(0.0, 1.0), draws float32."""
+    """A handler that casts the draws of sites: a distribution of Python numbers, as Normal(0.0, 1.0), draws float32."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["value"], Tensor) and msg["value"].is_floating_point():
@@ -47,12 +47,12 @@ class _InFloat64(Messenger):
 
 
 def _doubled_output(_: nn.Module, __: Any, output: Any) -> Any:
-    """A distribution of tensors that a part makes when it is called, such as torch.zeros(2)."""
+    """A hook that casts a distribution of tensors that a part makes when it is called, such as torch.zeros(2)."""
     return _doubled(output) if isinstance(output, torch.distributions.Distribution) else output
 
 
 def _doubled(value: Any) -> Any:
-    """A distribution is copied: one that a part gives may be the caller's own, made outside of the pair."""
+    """A copy of a distribution in float64; a part may give one that the caller made outside of the pair."""
     if isinstance(value, nn.Module):
         return value.double()
     if isinstance(value, Tensor):

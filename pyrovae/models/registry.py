@@ -1,4 +1,4 @@
-"""The register of parts and builders by name, and what each was made with, so that a saved state can be built again.
+"""The register of parts and builders by name, and the recipes by which saved pairs are built again.
 
 A part or a builder is registered where it is defined, and nowhere else:
 
@@ -79,7 +79,7 @@ _SEEN: set[str] = set()  # the places whose modules are all imported
 
 
 class NotDescribedError(TypeError):
-    """An object that names and plain values do not describe, and why."""
+    """An object cannot be described by registered names and plain values; the message says why."""
 
 
 def register(name: str, *, kind: Kind) -> Callable[[T], T]:
@@ -129,7 +129,7 @@ def register(name: str, *, kind: Kind) -> Callable[[T], T]:
 
 
 def registered(kind: str) -> dict[str, Any]:
-    """What is registered as `kind`, by name: the package's own, and whatever the process has registered so far.
+    """All that is registered as `kind`, by name: by the package, and by the process so far.
 
     >>> from pyrovae.models.registry import registered
     >>> registered("likelihood")["normal"].__name__
@@ -151,7 +151,7 @@ def lookup(kind: str, name: Any) -> Any:
 
 
 def make(kind: str, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
-    """The part that is asked for: a module as it is, or one made by the class that is registered under a name."""
+    """The part that is asked for: a module as it is, or a new one of the class that is registered under a name."""
     if isinstance(asked, nn.Module):
         return asked
     part: nn.Module = lookup(kind, asked)(*arguments, **options)
@@ -162,7 +162,7 @@ def make(kind: str, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
 
 
 def described(made: Any) -> dict[str, Any]:
-    """The recipe of an object: plain values by which `build` makes another one like it.
+    """The recipe of an object: plain values from which `build` makes an equal one.
 
     Of a pair {"builder": name, **arguments}, of a part {"kind": kind, "name": name, "arguments": arguments}. Raises
     NotDescribedError, which says what is in the way.
@@ -194,7 +194,7 @@ def described(made: Any) -> dict[str, Any]:
 
 
 def recipe_of(made: Any) -> dict[str, Any] | None:
-    """The same, and None for an object that is not described."""
+    """The recipe of an object as of `described`; None where it has none."""
     try:
         return described(made)
     except NotDescribedError:
@@ -202,19 +202,19 @@ def recipe_of(made: Any) -> dict[str, Any] | None:
 
 
 def note(made: nn.Module, **arguments: Any) -> None:
-    """State with which arguments the object would be built as it is now, where a fit or a method has changed it."""
+    """Record the arguments that would build the object as it is now, after a fit or a method has changed it."""
     plain = {name: _plain(value) for name, value in arguments.items()}
     vars(made)["_noted"] = {**vars(made).get("_noted", {}), **plain}
 
 
 def remade(part: Any, **changes: Any) -> Any:
-    """Another part of the same class and arguments but for `changes`; NotDescribedError where these are not known."""
+    """A new part of the same class and arguments, except for `changes`; NotDescribedError where they are not known."""
     recipe = described(part)
     return build({**recipe, "arguments": {**recipe["arguments"], **changes}})
 
 
 def build(recipe: Any) -> Any:
-    """What a recipe describes. Raises ValueError for a name that nothing is registered under, and what is no recipe."""
+    """Build what a recipe describes. Raises ValueError for an unknown name, and for what is no recipe."""
     kind, name, arguments = _read(recipe)
     _require_known(kind, name)
     for argument, value in arguments.items():
@@ -224,7 +224,7 @@ def build(recipe: Any) -> Any:
 
 
 def completed(recipe: Any) -> Any:
-    """A recipe as it would be written today: arguments that came later have their defaults, and older words are new."""
+    """A recipe as it would be written today: later arguments have their defaults, and old names are replaced."""
     try:
         kind, name, arguments = _read(recipe)
         maker = registered(kind)[name]
@@ -281,7 +281,7 @@ def _read(recipe: Any) -> tuple[str, Any, dict[str, Any]]:
 
 
 def _note_arguments(made: Any, kind: str, name: str) -> None:
-    """Let each object of a class keep the arguments that it is made with; a subclass keeps its own where registered."""
+    """Make each object of a class keep the arguments that it is made with; so does a subclass that is registered."""
     original: Any = vars(made).get("__init__")
     if original is not None and hasattr(original, "_noting"):  # the same class, registered again
         original = original.__wrapped__
@@ -327,7 +327,7 @@ def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any
 def _record(
     kind: str, name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Kind, name and arguments in plain values; None where the call is wrong, which it will say itself."""
+    """The kind, name and arguments in plain values; None for a wrong call, which raises its own error."""
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:
@@ -343,7 +343,7 @@ def _record(
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, words and lists as Python's own, copied; a registered part as its recipe; the type's name of others."""
+    """Numbers, strings and lists as copies in Python's types; a registered part as its recipe; else the type's name."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.generic):
@@ -367,14 +367,14 @@ def _plain(value: Any) -> Any:
 
 
 def _hindrance(value: Any) -> str | None:
-    """What of an argument is no plain value."""
+    """The type of what makes an argument no plain value."""
     if isinstance(value, list):
         return next((each for each in map(_hindrance, value) if each is not None), None)
     return value.get("hindrance") if isinstance(value, Mapping) else None
 
 
 def _require_registrable(name: str, kind: str, made: Any) -> None:
-    """Name what stands in the way of an object's registration."""
+    """Raise an error that names what stands in the way of a registration."""
     is_module = isinstance(made, type) and issubclass(made, nn.Module)
     if kind == "builder":
         if not is_module and not inspect.isfunction(made):
@@ -424,7 +424,7 @@ def _require_registrable(name: str, kind: str, made: Any) -> None:
 
 
 def _signature(made: Any) -> inspect.Signature:
-    """The arguments that a class or function takes: none of a class that leaves the constructor to torch's Module."""
+    """The signature of a class or function; it is empty for a class that has the constructor of torch's Module."""
     return inspect.Signature() if getattr(made, "__init__", None) is nn.Module.__init__ else inspect.signature(made)
 
 

@@ -1,4 +1,4 @@
-"""What a computation needs of the state that a whole process shares: put in place for a batch, and taken away again."""
+"""The state that a whole process shares, as a computation needs it: put in place for a batch, and taken away again."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Workspace:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """All of it in place for the body."""
+        """Run the body with all of it in place."""
         with exclusive():
             before = self._found()
             try:
@@ -80,7 +80,7 @@ class Workspace:
                     raise
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
-        """The same values, each of them made in a turn."""
+        """The same values, each one computed in a turn."""
         values = iter(values)
         while True:
             with self.turn():
@@ -130,7 +130,7 @@ class Workspace:
 
 
 class _Found(NamedTuple):
-    """What is the caller's, as a turn finds it."""
+    """The state of the caller, as a turn finds it."""
 
     generators: list[torch.Tensor]
     store: tuple[dict[str, Any], bool]
@@ -142,27 +142,27 @@ class _Found(NamedTuple):
 
 
 class Store:
-    """A parameter store of Pyro's beside the one that all share, in which no module of this package is listed."""
+    """A parameter store beside the global one of Pyro, in which no module of this package registers its parameters."""
 
     def __init__(self) -> None:
         self._contents = vars(ParamStoreDict())
 
     def current(self) -> AbstractContextManager[None]:
-        """In place of the shared one for the body."""
+        """Run the body with this store in place of the global one."""
         return entered(self)
 
     def found(self) -> tuple[dict[str, Any], bool]:
-        """The shared one's contents, and whether modules are listed, for `leave`."""
+        """The contents of the global store, and whether modules register, for `leave`."""
         return pyro.get_param_store().__dict__, _registers_param_sites.get()
 
     def enter(self) -> None:
-        """Take the shared one's place."""
+        """Take the place of the global store."""
         pyro.get_param_store().__dict__ = self._contents
         # who holds the module needs no param sites, which cost a tenth of a small step
         _registers_param_sites.set(False)
 
     def leave(self, before: tuple[dict[str, Any], bool]) -> None:
-        """Give the place back."""
+        """Put the global store back."""
         shared = pyro.get_param_store()
         if shared.__dict__ is not before[0]:
             self._contents, shared.__dict__ = shared.__dict__, before[0]
@@ -170,14 +170,14 @@ class Store:
 
 
 def copied(part: T) -> T:
-    """A deep copy of a module as it is outside of any thread's turn: in its caller's modes, its own `forward`."""
+    """A deep copy of a module as it is outside of any thread's turn, with its caller's modes and its own `forward`."""
     with exclusive():
         return copy.deepcopy(part)
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Keep the sites of the body from the handlers that it runs inside of; alone only where there are any."""
+    """Hide the sites of the body from the handlers that it runs inside of."""
     with exclusive():
         inside = runtime.am_i_wrapped()  # here no other thread's turn has any
     if not inside:
@@ -228,7 +228,7 @@ def evaluating(*parts: nn.Module) -> Iterator[None]:
 
 
 class _Modes:
-    """Whether each module of some trains: read and written without `nn.Module.__setattr__`, which takes longer."""
+    """The training modes of some modules, read and written without `nn.Module.__setattr__`, which takes longer."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         modules = [module for part in parts for module in part.modules()]

@@ -1,4 +1,4 @@
-"""What a few draws show of a pair before its numbers count: masked sites, and draws or items that are mixed."""
+"""Checks of a pair by a few draws: sites that are masked, and draws or items that are mixed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Buffers and plain numbers of the module's parts, such as a count of calls, are put back after the body."""
+    """Put buffers and plain numbers of the module's parts, such as a count of calls, back after the body."""
     plain = [(part, {k: v for k, v in vars(part).items() if isinstance(v, int | float)}) for part in module.modules()]
     buffers = [(b, b.detach().clone()) for b in module.buffers() if _is_writable(b)]
     try:
@@ -87,7 +87,7 @@ def _is_writable(b: Tensor) -> bool:
 def _at(
     pair: Pair, x: Tensor, drawn: poutine.Trace, num_particles: int | None, column: slice = slice(None)
 ) -> Particles:
-    """The tables at the values of all draws, or of the last alone, without a plate of draws."""
+    """The tables at the values of all draws, or at those of the last draw without a plate."""
     at = poutine.Trace()
     for name, site in _samples(drawn).items():
         if not site["is_observed"]:
@@ -109,7 +109,7 @@ def _alike(a: Particles, b: Particles) -> bool:
 
 
 def _require_same_codes(pair: Pair, model: poutine.Trace, guide: poutine.Trace) -> None:
-    """Refuse a site that model or guide alone draws, where the pair has a p(x): p(x, z) / q(z | x) is no weight then.
+    """Refuse a site that only the model or the guide draws, where the pair has a p(x): p(x, z) / q(z | x) is no weight.
 
     A guide may draw it where all other codes are given by it: their points carry the density of what was drawn.
     """
@@ -133,7 +133,7 @@ def _require_same_codes(pair: Pair, model: poutine.Trace, guide: poutine.Trace) 
 
 
 def _require_stated_size(pair: Pair, model: poutine.Trace) -> None:
-    """Refuse a pair whose codes have another size than it states: estimators and exports go by `latent_dim`."""
+    """Refuse a pair whose codes have another size than `latent_dim`, on which estimators and exports rely."""
     site = _samples(model).get("latent")
     shape = () if site is None else tuple(site["fn"].event_shape)
     if len(shape) == 1 and shape[0] != pair.latent_dim:
@@ -161,13 +161,13 @@ def _masked(pair: Pair, model: poutine.Trace, guide: poutine.Trace) -> tuple[str
 
 
 def _samples(trace: poutine.Trace) -> dict[str, Any]:
-    """The sites that count: not what a plate draws, nor values that pyro.deterministic notes."""
+    """The sample sites, without those of plates and of pyro.deterministic."""
     sites = prune_subsample_sites(trace).nodes.items()
     return {n: site for n, site in sites if site["type"] == "sample" and not site["infer"].get("_deterministic")}
 
 
 def _is_masked(site: Any) -> bool:
-    """Whether a mask may leave a part of the site out, one of `poutine.mask` or one of its distribution."""
+    """Whether a mask, of `poutine.mask` or of the distribution, may leave a part of the site out."""
     masks, fn = [site["mask"]], site["fn"]
     while fn is not None:
         masks.append(fn._mask if isinstance(fn, MaskedDistribution) else None)

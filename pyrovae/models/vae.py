@@ -30,7 +30,7 @@ __all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
 
 
 class LatentVariableModel(HasParamSites):
-    """One code an item: "latent" ~ prior, "obs" ~ likelihood(z); the guide draws "latent" ~ posterior(x).
+    """A pair with one code per item: "latent" ~ prior, "obs" ~ likelihood(z); its guide: "latent" ~ posterior(x).
 
     A part is a module: `prior()`, `likelihood(z)` and `posterior(x)` give distributions over one item's event.
     `VAE` and `AE` are this pair with other parts. Raises TypeError and ValueError for parts that do not fit each other.
@@ -59,7 +59,7 @@ class LatentVariableModel(HasParamSites):
             return pyro.sample("obs", as_pyro(self.likelihood(z)), obs=x)
 
     def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """q(z | x); without `x` the prior, which is all that is known of a code then."""
+        """q(z | x); without `x` the prior, since nothing else is known of a code."""
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
             return pyro.sample("latent", as_pyro(self.prior() if x is None else self.posterior(x)))
@@ -184,7 +184,7 @@ def mlp_vae(
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
 ) -> VAE:
-    """A VAE of fully connected networks; the decoder's hidden layers are the encoder's turned round.
+    """A VAE of fully connected networks; the decoder has the encoder's hidden layers in reverse order.
 
     `likelihood`, `posterior` and `prior` are names, or modules. `likelihood` is "bernoulli", "continuous_bernoulli",
     "normal" (identity mean, learned scale), a name that you have registered, or a family module such as
@@ -272,7 +272,7 @@ def linear_vae(
 
 
 def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module:
-    """The likelihood's family by name, or a copy of the module: two pairs built from one would share its scale.
+    """The likelihood's family by name, or a copy of the module, since two pairs must not share a scale.
 
     Of images, a family that is asked for by name has the arguments that its class states for them.
     """
@@ -285,7 +285,7 @@ def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module
 def mlp_decoder(
     event_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, entries: nn.Module
 ) -> tuple[tuple[int, ...], tuple[int, ...], nn.Module]:
-    """The checked event shape and widths, and the decoder whose hidden layers are those widths turned round.
+    """The checked event shape and widths, and the decoder with hidden layers of these widths in reverse order.
 
     It has an output for each parameter of an entry, as the family `entries` says.
     """
@@ -301,14 +301,14 @@ def mlp_decoder(
 
 
 def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:
-    """An encoder up to its last hidden layer, and that layer's width."""
+    """The layers of an encoder up to the last hidden one, and its width."""
     *inner, features = hidden_dims
     trunk = MLP(event_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
     return trunk, features
 
 
 def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:
-    """The posterior; a trunk is made only for one that is asked for by name."""
+    """The posterior; a trunk is built only where it is asked for by name."""
     if isinstance(posterior, nn.Module):
         return posterior
     kind = lookup("posterior", posterior)

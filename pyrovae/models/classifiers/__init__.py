@@ -1,4 +1,4 @@
-"""Classifiers as Pyro pairs: p(y | x) by Bayes' rule from a density of each class, and p(y | x) alone."""
+"""Classifiers as Pyro pairs: by Bayes' rule from a density of each class, or by p(y | x) alone."""
 
 from pyrovae.models.classifiers.classes import Classifier, nameable, numbered
 from pyrovae.models.classifiers.densities import ClassDensities

@@ -1,4 +1,4 @@
-"""What classifiers share: the names of classes, their numbers, and decisions."""
+"""What classifiers share: the names and numbers of classes, and the decision for the likeliest one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Classifier", "nameable", "named_classes", "numbered"]
 
 
 class Classifier(HasParamSites):
-    """Names of classes, and decisions from `predict_log_proba`."""
+    """A classifier: the names of its classes, and decisions from `predict_log_proba`."""
 
     takes_labels = True
     event_shape: tuple[int, ...]
@@ -26,7 +26,7 @@ class Classifier(HasParamSites):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.names)
 
     @property
@@ -46,17 +46,17 @@ class Classifier(HasParamSites):
         return classes.to(number.device)[number] if isinstance(classes, Tensor) else classes[number.cpu().numpy()]
 
     def numbers(self, y: Any, count: int, *, name: str = "y") -> Tensor:
-        """The classes of `count` labels as their numbers; ValueError for one that is no class of this classifier."""
+        """The numbers of the classes of `count` labels; ValueError for a label that is no class of this classifier."""
         return numbered(self.names, y, count, name=name).to(dtype_and_device(self)[1])
 
     def rename(self, names: np.ndarray) -> None:
-        """Give the classes these names, sorted and as many, as a fit finds them in its labels."""
+        """Give the classes these sorted names, one for each class, as a fit takes them from its labels."""
         self.names, self.names_are_given = names, True
         note(self, classes=names.tolist())
 
 
 def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tensor:
-    """`count` labels as their places in `names`; ValueError for one that is not there."""
+    """The places of `count` labels in `names`; ValueError for a label that is not there."""
     labels = checks.labels(y, count, name=name)
     known = {value: number for number, value in enumerate(names.tolist())}
     strange = sorted({repr(value) for value in labels.tolist() if value not in known})

@@ -1,4 +1,4 @@
-"""A density of items for each class: what a generative classifier asks of them, whatever they are."""
+"""The class densities of a generative classifier, of normal distributions or of any others."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class LogDensities(NamedTuple):
 
 
 class DensitiesOfClasses(Protocol):
-    """What a generative classifier asks of its densities, over flat items of shape (N, features)."""
+    """What the densities of a generative classifier must have; items are flat, of shape (N, features)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x_n | class c), (N, C), in nats and float64; NaN is missing."""
         ...
 
     def log_densities(self, x: Tensor) -> LogDensities:
-        """The same with what is known of their errors, each density in evaluation mode."""
+        """log p(x_n | class c) with what is known of its errors; each density is in evaluation mode."""
         ...
 
     def least_scale_nearest(self, x: Tensor, log_joint: Callable[[Tensor], Tensor]) -> Tensor:
@@ -45,15 +45,15 @@ class DensitiesOfClasses(Protocol):
         ...
 
     def draw(self, component: Tensor) -> Tensor:
-        """A draw of each item's class: (...) to (..., features)."""
+        """Draw an item of each class number: (...) to (..., features)."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of all densities, as of any module."""
+        """As `torch.nn.Module` has it, over all densities."""
         ...
 
     def buffers(self) -> Iterator[Tensor]:
-        """Those of all densities, as of any module."""
+        """As `torch.nn.Module` has it, over all densities."""
         ...
 
 
@@ -84,7 +84,7 @@ class ClassDensities(nn.Module):
         return self._stacked(x, nullcontext).value
 
     def log_densities(self, x: Tensor) -> LogDensities:
-        """The same with the errors of what is estimated, each density in evaluation mode."""
+        """log p(x_n | class c) with the errors of what is estimated; each density is in evaluation mode."""
         return self._stacked(x, evaluation_mode)
 
     def _stacked(self, x: Tensor, mode: Callable[..., AbstractContextManager[None]]) -> LogDensities:
@@ -126,14 +126,14 @@ class ClassDensities(nn.Module):
         return LogDensities(value, error, unreliable)
 
     def least_scale_nearest(self, x: Tensor, log_joint: Callable[[Tensor], Tensor]) -> Tensor:
-        """The smallest of mixtures, each at the items that it is nearest to; 0 where a density is no mixture."""
+        """The smallest scale of the mixtures, each at the items nearest to it; 0 where a density is no mixture."""
         if not all(isinstance(part, GaussianMixture) for part in self.parts):
             return torch.zeros(math.prod(self.event_shape), dtype=torch.float64)
         nearest = log_joint(x).argmax(1)
         return torch.stack([self.parts[c].least_scale(x[nearest == c]) for c in nearest.unique().tolist()]).amin(0)
 
     def draw(self, component: Tensor) -> Tensor:
-        """A draw of each item's class, from torch's global generator: (...) to (..., features)."""
+        """Draw an item of each class number by torch's global generator: (...) to (..., features)."""
         classes = component.flatten()
         items: Tensor | None = None
         for c in classes.unique().tolist():
@@ -146,7 +146,7 @@ class ClassDensities(nn.Module):
 
 
 class OfClasses(NamedTuple):
-    """The densities of classes with the classes' names, as a classifier keeps them."""
+    """The class densities and the names of the classes, as a classifier keeps them."""
 
     densities: DensitiesOfClasses
     names: np.ndarray
@@ -155,7 +155,7 @@ class OfClasses(NamedTuple):
 
 
 def of_classes(densities: Mapping[Any, nn.Module], evidence: Callable[..., Any] | None) -> OfClasses:
-    """{label: density} as densities of sorted classes; what is no density, or of another shape, is named."""
+    """The densities of {label: density}, sorted by class; an error names what is no density, or has another shape."""
     names, parts = _sorted(densities)
     for name, part in zip(names.tolist(), parts, strict=True):
         _require_density(name, part, evidence)

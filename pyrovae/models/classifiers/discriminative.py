@@ -70,7 +70,7 @@ class DiscriminativeClassifier(Classifier):
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is softmax regression, whose log posterior is concave."""
+        """Whether the classifier is softmax regression, whose log posterior is concave."""
         return len(self.network.layers) == 1
 
     def model(
@@ -87,7 +87,7 @@ class DiscriminativeClassifier(Classifier):
             return pyro.sample("label", dist.Categorical(logits=self._logits(weights, x)), obs=y)
 
     def _logits(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """(N, C), or (S, ..., N, C) at weights of leading shape (S, ..., 1), as draws that Pyro vectorises have."""
+        """The logits, (N, C), or (S, ..., N, C) at weights of leading shape (S, ..., 1), as of vectorised draws."""
 
         def one(of_one: Mapping[str, Tensor]) -> Tensor:
             return torch.func.functional_call(self.network, dict(of_one), (x,))
@@ -103,14 +103,14 @@ class DiscriminativeClassifier(Classifier):
     def guide(
         self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, total: int | None = None
     ) -> None:
-        """A point at the parameters for each weight."""
+        """A Delta distribution at the parameter for each weight."""
         register_param_sites(self._site_prefix, self)
         if self.prior_scale is not None:
             for name, value in self.network.named_parameters():
                 pyro.sample(_site(name), dist.Delta(value).to_event(value.ndim))
 
     def _weights(self) -> dict[str, Tensor]:
-        """The network's weights: sites under their prior, or the parameters where there is none."""
+        """The network's weights: drawn at sites under their prior, or the parameters where there is no prior."""
         register_param_sites(self._site_prefix, self)
         named = dict(self.network.named_parameters())
         if self.prior_scale is None:
@@ -122,7 +122,7 @@ class DiscriminativeClassifier(Classifier):
         return found
 
     def log_prior(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """log p(weights), of the present ones where none are given, in nats; 0 without a prior."""
+        """log p(weights) in nats, of the present weights where none are given; 0 without a prior."""
         if self.prior_scale is None:
             return next(self.network.parameters()).new_zeros(())
         given: Any = self.network.parameters() if weights is None else weights.values()
@@ -137,6 +137,6 @@ class DiscriminativeClassifier(Classifier):
 
 
 def _site(name: str) -> str:
-    """A parameter's name as a site's: "layers.0.weight" is "weight_0"."""
+    """The site name of a parameter: "layers.0.weight" is "weight_0"."""
     _, layer, kind = name.split(".")
     return f"{kind}_{int(layer) // 2}"

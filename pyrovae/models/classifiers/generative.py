@@ -1,4 +1,4 @@
-"""A classifier by Bayes' rule over a density of each class."""
+"""Classification by Bayes' rule from a density of each class."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class GenerativeClassifier(Classifier):
     # what it says of items --------------------------------------------------------------------------
 
     def log_joint(self, x: Any, *, missing: bool = False) -> Tensor:
-        """log p(y, x) for every class, (N, C), in nats. With `missing` NaN was not seen: log p(y, x_seen)."""
+        """log p(y, x) for every class, (N, C), in nats. With `missing` NaN is an entry not seen: log p(y, x_seen)."""
         return self._decided(self._items(x, missing)).to(self.logits)
 
     def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
@@ -123,7 +123,7 @@ class GenerativeClassifier(Classifier):
         return log_proba, error
 
     def with_reliability(self, x: Any, *, missing: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same, and which of the errors are unreliable, a boolean (N, C); None where no evidence marks its own so.
+        """As `with_standard_error`, and which errors are unreliable, a boolean (N, C); None where that is not known.
 
         Where the evidence of a class c has an unreliable error at an item, so has each log p(y | x) in which it weighs
         by |1[c = y] - p(c | x)| > 1e-6. In those of the other classes it is weighed as if it were 100 of its errors
@@ -156,7 +156,7 @@ class GenerativeClassifier(Classifier):
 
     @property
     def prior_is_given(self) -> bool:
-        """Whether p(y) was asked for, so that no fit takes frequencies in its place."""
+        """Whether p(y) was given, in which case a fit does not replace it by frequencies."""
         return self.given_prior is not None
 
     @property
@@ -165,7 +165,7 @@ class GenerativeClassifier(Classifier):
         return self.logits.softmax(-1)
 
     def with_class_prior(self, class_prior: Mapping[Any, float] | Sequence[float]) -> GenerativeClassifier:
-        """The same densities under another p(y), as for a population where classes are more or less common: no refit.
+        """The same densities under another p(y), as for a population with other class frequencies; nothing is fitted.
 
         A copy: to fit either classifier leaves the other as it is. A later fit keeps this prior.
 
@@ -198,7 +198,7 @@ class GenerativeClassifier(Classifier):
         return self.logits.double().log_softmax(-1)
 
     def _decided(self, x: Tensor) -> Tensor:
-        """The table below, of densities in evaluation mode."""
+        """`log_joint_table`, with the densities in evaluation mode."""
         return self.densities.log_densities(x.flatten(1)).value + self._log_prior()
 
     def log_joint_table(self, x: Tensor) -> Tensor:

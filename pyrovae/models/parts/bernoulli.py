@@ -15,7 +15,7 @@ __all__ = ["Bernoulli"]
 
 @register("bernoulli", kind="likelihood")
 class Bernoulli(nn.Module):
-    """Pixels that are 0 or 1, independent given their logits: log p(x) = x log s(l) + (1 - x) log(1 - s(l)), a mass.
+    """Entries that are 0 or 1, independent given their logits: log p(x) = x log s(l) + (1 - x) log(1 - s(l)), a mass.
 
     >>> import torch
     >>> from pyrovae import Bernoulli
@@ -30,9 +30,9 @@ class Bernoulli(nn.Module):
         return dist.Bernoulli(logits=logits)
 
     def natural_parameter(self, p: TorchDistribution) -> Tensor:
-        """The l of a density proportional to exp(x l)."""
+        """The natural parameter l of a density proportional to exp(x l)."""
         return p.logits
 
     def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
-        """What is left of log p(x) - log p(0) - x l."""
+        """The rest log p(x) - log p(0) - x l, which does not depend on l."""
         return torch.zeros_like(x)

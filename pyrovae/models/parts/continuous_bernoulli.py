@@ -32,11 +32,11 @@ class ContinuousBernoulli(nn.Module):
         return TruncatedExponential(logits)
 
     def natural_parameter(self, p: TorchDistribution) -> Tensor:
-        """The l of a density proportional to exp(x l)."""
+        """The natural parameter l of a density proportional to exp(x l)."""
         return p.logits
 
     def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
-        """What is left of log p(x) - log p(0) - x l."""
+        """The rest log p(x) - log p(0) - x l, which does not depend on l."""
         return torch.zeros_like(x)
 
 
@@ -76,7 +76,7 @@ class TruncatedExponential(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """1/2 + coth(l/2)/2 - 1/l."""
+        """The mean, 1/2 + coth(l/2)/2 - 1/l."""
         small, safe = _split(self.logits)
         series = 0.5 + self.logits * _polynomial(
             self.logits**2, (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
@@ -85,7 +85,7 @@ class TruncatedExponential(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """1/l^2 - 1/(4 sinh^2(l/2))."""
+        """The variance, 1/l^2 - 1/(4 sinh^2(l/2))."""
         small, safe = _split(self.logits)
         tail = torch.exp(-safe.abs())
         series = _polynomial(self.logits**2, (1 / 12, -1 / 240, 1 / 6048, -1 / 172800, 1 / 5322240))

@@ -1,4 +1,4 @@
-"""A network and a family of distributions as p(x | z)."""
+"""The likelihood p(x | z): a network and a family of distributions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Likelihood(nn.Module):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where one entry of an item may lie."""
+        """The support of one entry of an item."""
         return self.family.support
 
     @property
@@ -83,7 +83,7 @@ class Likelihood(nn.Module):
         return product + at_zero[:, None] + self.family.log_base(p, x).flatten(1).sum(-1)
 
     def _arguments(self, z: Tensor) -> tuple[Any, ...]:
-        """What the network gives for codes (..., latent_dim), one tensor for each parameter of an entry."""
+        """The output of the network at codes (..., latent_dim), as one tensor for each parameter of an entry."""
         given = self._decoded(z)
         count = num_parameters_of(self.family)
         if count == 1:
@@ -100,7 +100,7 @@ class Likelihood(nn.Module):
         )
 
     def _decoded(self, z: Tensor) -> Any:
-        """What the network gives for codes (..., latent_dim), which it sees as one batch (N, latent_dim)."""
+        """The output of the network at codes (..., latent_dim), which it sees as one batch (N, latent_dim)."""
         if z.ndim == 2:
             return self.network(z)
         leading = z.shape[:-1]
@@ -115,6 +115,6 @@ class Likelihood(nn.Module):
 
 
 def num_parameters_of(family: nn.Module) -> int:
-    """How many parameters an entry has, by the family's `num_parameters`; 1 where it does not say."""
+    """The number of parameters of an entry, by the family's `num_parameters`; 1 where it does not say."""
     count: int = getattr(family, "num_parameters", 1)
     return count

@@ -1,4 +1,4 @@
-"""The posterior whose mean is linear in the item: that of probabilistic PCA."""
+"""The posterior whose mean is linear in the item, as in probabilistic PCA."""
 
 from __future__ import annotations
 

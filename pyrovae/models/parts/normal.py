@@ -68,11 +68,11 @@ class Normal(nn.Module):
         return dist.Normal(loc.sigmoid() if self.link == "sigmoid" else loc, self.scale.to(loc))
 
     def natural_parameter(self, p: TorchDistribution) -> Tensor:
-        """The l of a density proportional to exp(x l) times a term of x alone."""
+        """The natural parameter l of a density proportional to exp(x l) times a term of x alone."""
         return p.loc / p.scale.square()
 
     def log_base(self, p: TorchDistribution, x: Tensor) -> Tensor:
-        """What is left of log p(x) - log p(0) - x l."""
+        """The rest log p(x) - log p(0) - x l, which does not depend on l."""
         return -0.5 * x.square() / self.scale.to(x).square()
 
     def extra_repr(self) -> str:

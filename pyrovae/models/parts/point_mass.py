@@ -1,4 +1,4 @@
-"""All of a posterior on one point: the code of an autoencoder."""
+"""The posterior with all of its mass on one point, as for the code of an autoencoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["PointMass"]
 
 
 class PointMass(nn.Module):
-    """All of q(z | x) on one point: the code of an autoencoder. Its log-density counts as 0.
+    """A q(z | x) with all of its mass on one point, the code of an autoencoder. Its log-density counts as 0.
 
     >>> import torch
     >>> from torch import nn
