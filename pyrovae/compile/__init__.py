@@ -1,1 +1,1 @@
-"""A function of tensors as one compiled graph: captured, guarded, replayed, with one rule per optimiser."""
+"""Functions of tensors as one compiled graph: capture, guards, replay, and one rule per optimiser."""

@@ -1,4 +1,4 @@
-"""Tensors where they lie: which share memory, and by which one tensor; which can be written to, and hold the same."""
+"""Tensors in memory: which of them share it, as views of which tensor, and which can be written to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 class SharedMemoryError(ValueError):
-    """Tensors share memory in a way that no one tensor covers; `tensors` are these."""
+    """These `tensors` share memory, and no single tensor covers all of them."""
 
     def __init__(self, why: str, tensors: Sequence[Tensor]) -> None:
         super().__init__(why)
@@ -31,7 +31,7 @@ class SharedMemoryError(ValueError):
 
 
 def overlapping(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """The places of tensors whose ranges of bytes meet, group by group; those that lie by themselves are left out.
+    """The indices of tensors whose ranges of bytes overlap, group by group; tensors without an overlap are left out.
 
     A chain is one group: a meets b, b meets c. Views that interleave without a common byte, such as `t[::2]` and
     `t[1::2]`, count as meeting.
@@ -50,12 +50,12 @@ def overlapping(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def overlap(t: Tensor, others: Sequence[Tensor]) -> bool:
-    """Whether a tensor's range of bytes meets that of one of the others."""
+    """Whether a tensor's range of bytes overlaps that of one of the others."""
     return any(0 in group for group in overlapping([t, *others]))
 
 
 def base_of(tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """One flat tensor, the whole storage of these, and where in it each begins, in entries.
+    """One flat tensor over the whole storage of these, and the offset of each in it, in entries.
 
     Raises SharedMemoryError where they are of several dtypes or storages, so that there is none.
     """
@@ -78,7 +78,7 @@ def base_of(tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
 
 
 def views(t: Tensor, size: int, begin: int) -> list[tuple[Any, tuple[Any, ...]]]:
-    """Operators and their further arguments that make a view like `t` of a flat tensor of `size` entries.
+    """The operators, with their further arguments, that make a view like `t` of a flat tensor of `size` entries.
 
     As slices of it, step by step: a compiler follows writes through those, and through `as_strided` it does not.
     Raises SharedMemoryError for a view that is no slice, as one whose rows overlap each other.
@@ -112,7 +112,7 @@ def views(t: Tensor, size: int, begin: int) -> list[tuple[Any, tuple[Any, ...]]]
 
 
 def is_dense(t: Tensor) -> bool:
-    """Whether its entries fill its memory, in whatever order and each by itself."""
+    """Whether the entries of a tensor fill its memory without gaps or repetition, in whatever order."""
     if _extent(t) is None:
         return True
     within = 1
@@ -124,19 +124,19 @@ def is_dense(t: Tensor) -> bool:
 
 
 def is_writable(t: Tensor) -> bool:
-    """Whether new values can be written to all of a tensor where it lies: to one that was expanded they cannot."""
+    """Whether new values can be written to a tensor in place; to an expanded one they cannot."""
     if t.is_inference() or t.layout != torch.strided:
         return False
     return not any(n > 1 and not stride for n, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in every value, NaN in the same places."""
+    """Whether two tensors have the same values, with NaN in the same places."""
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _extent(t: Tensor) -> tuple[str, int, int] | None:
-    """The device, the first byte and the byte after the last; None where there is no memory to share."""
+    """The device, the address of the first byte, and that after the last; None for a tensor without memory."""
     if t.layout != torch.strided or not t.numel() or t.device.type == "meta":
         return None
     entries = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))

@@ -1,4 +1,4 @@
-"""The arguments of a step, taken apart: its tensors are inputs of a graph, and all else is a constant of one."""
+"""The arguments of a step: tensors become inputs of a graph, and everything else a constant of it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FLAT = {Tensor, nn.Parameter, type(None), bool, int, float, str}
 
 
 def flat(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
-    """The tensors and values of arguments, and how they are nested; None where they are not."""
+    """The flat list of tensors and values in the arguments, and their nesting."""
     if not kwargs and all(type(x) in FLAT for x in args):
         return list(args), None
     return pytree.tree_flatten((args, kwargs))
 
 
 def nested(leaves: list[Any], structure: Any) -> tuple[Any, dict[str, Any]]:
-    """The arguments again that `flat` took apart."""
+    """The arguments that `flat` took apart, put together again."""
     if structure is None:
         return leaves, {}
     args, kwargs = pytree.tree_unflatten(leaves, structure)
@@ -34,7 +34,7 @@ def nested(leaves: list[Any], structure: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def kind_of(x: Any) -> Hashable:
-    """What of an argument the graph depends on: a tensor's shape, strides, dtype and device, or another's value.
+    """What a graph depends on in an argument: the shape, strides, dtype and device of a tensor, or the value.
 
     A number, a word, or a function or module, by its identity; else TypeError.
     """

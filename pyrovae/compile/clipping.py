@@ -1,4 +1,4 @@
-"""Gradients scaled down together where their common norm is too large."""
+"""Clipping of gradients by their common norm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_factor(norm: Tensor, clip_norm: float) -> Tensor:
-    """By what all gradients are multiplied: min(1, clip_norm / (norm + 1e-6)), as by `clip_grad_norm_`.
+    """The factor of all gradients: min(1, clip_norm / (norm + 1e-6)), as by `clip_grad_norm_`.
 
     >>> import torch
     >>> from pyrovae.compile.clipping import clip_factor, global_norm

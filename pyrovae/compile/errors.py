@@ -1,4 +1,4 @@
-"""What cannot be one graph, and what could not be compiled, with what to do about it."""
+"""The errors of a capture and of a compilation, with what to do about them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class CompilerError(RuntimeError):
 
 
 def other_draws() -> CaptureError:
-    """A graph cannot repeat draws that are not torch's."""
+    """The error of draws that are not torch's, which a graph cannot repeat."""
     return CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
 
 
 def no_graph(error: Exception) -> CaptureError:
-    """What torch raised during a capture, as an error of the model."""
+    """The CaptureError for an error that torch raised during a capture."""
     return CaptureError(f"the step cannot be one graph ({summary(error)}): keep shapes free of values, {EAGER}")
 
 
 def compiler_error(error: Exception) -> CaptureError | CompilerError:
-    """What a compilation or a first call raised: the compiler's error where it looks like one, else the model's."""
+    """The error of a failed compilation or first call: CompilerError where it looks like one, else CaptureError."""
     line = summary(error)
     if isinstance(error, OSError) or any(word in line for word in ("Cxx", "Cpp", "compiler", "ImportError")):
         return CompilerError(
@@ -37,6 +37,6 @@ def compiler_error(error: Exception) -> CaptureError | CompilerError:
 
 
 def summary(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The type of an error and the first line of its message."""
     first = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {first}"

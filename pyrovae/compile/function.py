@@ -1,4 +1,4 @@
-"""A pure function of tensors, compiled: where that pays, for inputs of one kind, with its gradient where wanted."""
+"""Compiled pure functions of tensors, for inputs of one kind, with their gradient where it is wanted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPILED_IN = 30.0  # s, a step, with nothing cached
 
 
 def pays(steps: int, elements: int) -> bool:
-    """Whether compiled steps save more time than their compilation takes; all layers put out `elements` a step."""
+    """Whether compiled steps save more time than compilation takes, if all layers put out `elements` per step."""
     return steps * (SAVED_A_STEP + SAVED_AN_ELEMENT * elements) > COMPILED_IN
 
 
@@ -54,7 +54,7 @@ def compile_function(function: Callable[..., list[Tensor]], inputs: Sequence[Ten
 
 
 def with_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Callable[[Tensor], Tensor], bool]:
-    """A differentiable function of (P,) to a scalar, its value and gradient compiled together, and whether they are.
+    """A differentiable function of (P,) to a scalar, with value and gradient compiled together, and whether they are.
 
     `function` must have no control flow on values and no randomness. It is captured at `at`, whose shape, dtype and
     device every later argument has. Without a compiler that works the function itself comes back, with a line in the
@@ -73,7 +73,7 @@ def with_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Cal
 
 
 class CompiledFunction:
-    """A captured graph as a function of tensors like `inputs`, which gives a list: compiled, or left to torch.
+    """A captured graph as a function of tensors like `inputs` to a list of tensors: compiled, or run by torch.
 
     Tensors that the graph holds stay where they are and are read there, as are the first `lasting` inputs, which are
     the same tensors in each call and may share memory; its noise is drawn eagerly, from torch's generators and in
@@ -108,11 +108,11 @@ class CompiledFunction:
         return outputs
 
     def fits(self, *inputs: Tensor) -> bool:
-        """Whether these are like those of the capture."""
+        """Whether these inputs are like those of the capture."""
         return _kind(inputs) == self._kind
 
     def _read(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """All inputs of the graph but its noise."""
+        """All inputs of the graph, except its noise."""
         every = [*inputs, *self.held]
         if not self._bases:
             return every
@@ -123,7 +123,7 @@ class CompiledFunction:
 
 
 def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:
-    """The graph through inductor: a function of inputs like these, which gives a list of what the graph does.
+    """Compile a graph by inductor, to a function of inputs like these that returns the list of the graph's outputs.
 
     With `keep_noise` what it draws comes from torch's generators.
     """
@@ -137,7 +137,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Without that logger's warnings, as of a CUDA that is not there and that nobody asked for."""
+    """Run the body without the warnings of a logger, as of a missing CUDA that nobody asked for."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A function of tensors as one graph: captured, and rewritten so that what it holds, shares and draws are inputs."""
+"""Capture of a function of tensors as one graph, in which constants, shared memory and noise are inputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
 
 
 def _masks_to_indices(graph: fx.GraphModule) -> None:
-    """Put numbers in place of masks that depend on no input, as of a triangle: they fix the shape of what they pick."""
+    """Replace masks that depend on no input, as of a triangle, by indices, which fix the shape of the result."""
     for node in list(graph.graph.nodes):
         if node.target not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default):
             continue
@@ -67,30 +67,30 @@ def _masks_to_indices(graph: fx.GraphModule) -> None:
 
 
 def _draws(node: fx.Node) -> bool:
-    """Whether it takes numbers from a random generator."""
+    """Whether a node takes numbers from a random generator."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether it changes one of its arguments."""
+    """Whether a node changes one of its arguments."""
     schema = getattr(node.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable)
 
 
 def is_written(node: fx.Node) -> bool:
-    """Whether it is changed where it lies, or through a view of it."""
+    """Whether a node's tensor is changed in place, or through a view."""
     onward = [user for user in node.users if user.args and user.args[0] is node]
     return any(_writes(user) or (_is_view(user) and is_written(user)) for user in onward)
 
 
 def _is_view(node: fx.Node) -> bool:
-    """Whether it may share memory with its first argument."""
+    """Whether a node may share memory with its first argument."""
     schema = getattr(node.target, "_schema", None)
     return schema is None or any(one.alias_info is not None for one in schema.returns)
 
 
 def _fixed(node: fx.Node) -> Tensor | None:
-    """What a node is whatever the inputs are; None where it depends on them, on a tensor that is held, or on chance."""
+    """The value of a node that is the same for all inputs; None where it depends on inputs, constants or noise."""
     if node.op != "call_function" or _draws(node) or is_written(node):
         return None
     values = {}
@@ -104,7 +104,7 @@ def _fixed(node: fx.Node) -> Tensor | None:
 
 
 def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
-    """Make the tensors that the graph holds inputs of it, after those it has: they keep their addresses.
+    """Make the constants of the graph further inputs of it, so that they keep their addresses.
 
     So a module's buffers are read, and changed, where they are.
     """
@@ -164,7 +164,7 @@ def aliases_to_views(graph: fx.GraphModule, lasting: dict[int, Tensor]) -> tuple
 
 
 def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], Sequence[Tensor]] | None:
-    """Take out what draws from random generators: a function that draws it eagerly, for further inputs of `graph`.
+    """Turn the noise of the graph into further inputs, and return a function that draws it eagerly.
 
     It draws what the captured function would have drawn, in its order. None where a draw depends on a value, and all of
     them stay in the graph.

@@ -1,4 +1,4 @@
-"""What a captured step has seen of modules and memory: what must not have changed for it to be right."""
+"""The state of modules and memory that a captured step relies on, and checks of whether it has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ModuleState", "WrittenMemory", "in_words"]
 
 
 class ModuleState:
-    """What a capture saw of modules and tensors; it holds them, so that no address is given to another.
+    """The modules and tensors that a capture saw; they are kept, so that no other object gets their addresses.
 
     `early`: views from before their base required a gradient, with their versions.
     """
@@ -59,7 +59,7 @@ def _address(p: Tensor) -> tuple[Any, ...]:
 
 
 class WrittenMemory:
-    """The memory that a step writes to: no argument may lie there, which the graph takes for memory of its own.
+    """The memory that a step writes to, in which no argument may lie: the graph takes the two for separate.
 
     `written` are the tensors that it writes to, `lasting` those that keep their addresses, `arguments` the rest.
     """
@@ -94,7 +94,7 @@ class WrittenMemory:
 
 
 def in_words(memory: Sequence[Tensor], named: dict[str, Tensor]) -> str:
-    """The parameters that lie in this memory, and what else does, in words."""
+    """The parameters, and the other tensors, that lie in this memory, for an error."""
     names = [f"parameter {name!r}" for name, p in named.items() if overlap(p, memory)]
     parameters = [p for p in named.values() if overlap(p, memory)]
     places = {(p.data_ptr(), p.shape) for p in parameters}

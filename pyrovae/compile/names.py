@@ -1,4 +1,4 @@
-"""What the names in a model's and a guide's code are bound to, as a graph saw it, and whether it still is so."""
+"""The objects that the names in the code of model and guide are bound to, and checks of whether they still are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Names:
         self._holds = walk.holds
 
     def are_bound_alike(self) -> bool:
-        """Whether all of them are bound to what they were."""
+        """Whether all names are bound to what they were at the capture."""
         try:
             now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
             contents = [*map(attrgetter("cell_contents"), self._cells)]
@@ -56,7 +56,7 @@ class Names:
         return all(map(_alike, now, self._values)) and all(map(_alike, contents, self._contents))
 
     def rebound(self) -> Iterator[tuple[str, Any, Any]]:
-        """The names that are bound to something else by now: in words, with what they were bound to and are."""
+        """The names that are bound to something else now: in words, with the earlier and the present value."""
         now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
         now += map(_content, self._cells)
         for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
@@ -64,7 +64,7 @@ class Names:
                 yield words, before, after
 
     def forget_rebound(self) -> None:
-        """Leave out those that are bound to something else by now."""
+        """Leave out the names that are bound to something else now."""
         same = [_alike(get(key), value) for get, key, value in zip(self._gets, self._keys, self._values, strict=True)]
         kept = [_alike(_content(cell), value) for cell, value in zip(self._cells, self._contents, strict=True)]
         for rows in (self._gets, self._keys, self._values):
@@ -75,7 +75,7 @@ class Names:
 
 
 def _content(cell: CellType) -> Any:
-    """What a variable of an enclosing function is bound to; the cell itself where it is to nothing."""
+    """The value of a variable of an enclosing function; the cell itself where it has none."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -83,7 +83,7 @@ def _content(cell: CellType) -> Any:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """The same object, or plain values that are equal: by type too, NaN to itself."""
+    """Whether two values are the same object, or plain values of one type that are equal, NaN to itself."""
     if a is b:
         return True
     if type(a) is not type(b):

@@ -27,12 +27,12 @@ cuda: Any = torch.cuda
 
 
 def replays(device: torch.device) -> bool:
-    """Whether functions on such a device can be recorded."""
+    """Whether functions on this device can be recorded."""
     return device.type == "cuda"
 
 
 def pool_of(device: torch.device) -> Any:
-    """Memory for several recordings on a device; None where there are none."""
+    """The memory that several recordings on a device share; None where it has no recordings."""
     return cuda.graph_pool_handle() if replays(device) else None
 
 
@@ -58,7 +58,7 @@ def replayed(
 
 
 class Replayed:
-    """A recorded function: inputs are copied to where it reads them; it draws anew each time, by torch's generator.
+    """A recorded function: its inputs are copied to where it reads them, and each call draws new noise by torch.
 
     Before it is used, some replays are held against as many calls from the same state: what they return, and how far
     they move each of `changed`. Raises RuntimeError where they differ, as where the recording is empty, and where it
@@ -118,7 +118,7 @@ class Replayed:
             return self._replay()
 
     def holds(self) -> bool:
-        """Whether what went into the recording is as it was."""
+        """Whether everything that went into the recording is as it was."""
         return all(t._version == version for t, version in self._constants)
 
     def _fill(self, inputs: Sequence[Tensor]) -> None:
@@ -130,7 +130,7 @@ class Replayed:
         return self._output.clone()  # which the next replay writes over
 
     def _warm_up(self, function: Callable[..., Tensor]) -> None:
-        """On a stream of its own, as a recording is."""
+        """Run the function on a stream of its own, as a recording does."""
         here, side = cuda.current_stream(), cuda.Stream()
         side.wait_stream(here)
         with cuda.stream(side):
@@ -141,7 +141,7 @@ class Replayed:
 
 @contextmanager
 def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
-    """The body is recorded; where that fails, stream, generator and allocator of the device are made usable again.
+    """Record the body; where that fails, make stream, generator and allocator of the device usable again.
 
     A recording that breaks off leaves its stream as the current one, the generator as if it were still recorded, so
     that the next draw raises, and the allocator at the pool, which no other recording may take then. A recording that
@@ -176,13 +176,13 @@ def _recording(graph: Any, pool: Any, device: torch.device) -> Iterator[None]:
 
 
 def _leave(pool: Any, device: torch.device) -> None:
-    """The allocator ends its part of a recording, as torch does it where a recording ends."""
+    """End the allocator's part of a recording, as torch does where a recording ends."""
     torch._C._cuda_endAllocateToPool(device.index, pool)
     torch._C._cuda_releasePool(device.index, pool)
 
 
 def _followed(call: Callable[[], Tensor], changed: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """What some calls give, and what they make of `changed`."""
+    """The results of some calls, and the values that they leave in `changed`."""
     return [call().clone() for _ in range(COMPARED)], [t.clone() for t in changed]
 
 

@@ -1,4 +1,4 @@
-"""States of torch's optimisers, read row by row: what each has of one parameter, and whose row is whose."""
+"""States of torch's optimisers, read parameter by parameter, and the matching of their rows to parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFUSED = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")  #
 
 
 class Row(NamedTuple):
-    """What a state has of one parameter."""
+    """The part of a state that belongs to one parameter."""
 
     name: str | None
     group: int
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def rows_of(state: dict[str, Any]) -> list[Row]:
-    """The rows of a state in torch's layout, by its numbers."""
+    """The rows of a state in torch's layout, one for each parameter, in the order of its numbers."""
     rows = []
     for number, group in enumerate(state["param_groups"]):
         names = group.get("param_names") or [None] * len(group["params"])
@@ -94,19 +94,19 @@ def require_rule(state: dict[str, Any], rule: Rule) -> None:
 
 
 def require_shapes(name: str | None, p: Tensor, state: dict[str, Any]) -> None:
-    """ValueError where a state's tensors are not of the parameter's shape: a smaller one would be spread over it."""
+    """Refuse a state whose tensors are not of the parameter's shape: a smaller one would be broadcast to it."""
     for kind, value in state.items():
         if kind != "step" and isinstance(value, Tensor) and value.shape != p.shape:
             raise ValueError(f"{kind!r} of {name!r} has shape {tuple(value.shape)}, and it has {tuple(p.shape)}")
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """A torch optimiser's options in a group: without its parameters, and what is Pyro's to clip."""
+    """The options of a group that belong to torch's optimiser: without its parameters, and Pyro's clipping."""
     return {k: v for k, v in group.items() if k not in ("params", "param_names") and not k.startswith("gradient_")}
 
 
 def name_in_module(name: str) -> str:
-    """What a module calls a parameter: without Pyro's name of the module, or a pair's, which has a serial number."""
+    """The name of a parameter in its module, without the prefix of Pyro, or of a pair, which has a serial number."""
     return re.sub(r"^(.*\$\$\$|[A-Z]\w*?\d+\.)", "", name)
 
 

@@ -1,4 +1,4 @@
-"""Where a compiled step has its optimiser from: options that are fixed, or one of Pyro's, which sees the state."""
+"""The source of a compiled step's optimiser: fixed options, or an optimiser of Pyro that shows the state."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class OptimizerSource(Protocol):
     rule: Rule
 
     def options(self, p: Tensor) -> dict[str, Any]:
-        """A parameter's options, as the optimiser's constructor takes them."""
+        """The options of a parameter, as the optimiser's constructor takes them."""
 
     def clips(self, p: Tensor) -> dict[str, Any]:
-        """How a parameter's gradient is clipped by itself: "clip_norm", "clip_value"."""
+        """The clipping of one parameter's gradient: "clip_norm", "clip_value"."""
 
     def state(self, p: Tensor) -> dict[str, Any] | None:
         """The state that the optimiser has of a parameter, in torch's layout; None where it has taken no step."""
 
     def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
-        """Be told of parameters whose steps are taken from now on."""
+        """Take note of parameters whose steps are taken from now on."""
 
     def settle(self, updates: Updates) -> None:
-        """Hand over what was set in the optimiser since the last step."""
+        """Pass on what was set in the optimiser since the last step."""
 
 
 class FixedOptions:
-    """Options by the parameter's identity, of an optimiser that nobody else looks at."""
+    """Fixed options by the identity of a parameter, of an optimiser that is not shown elsewhere."""
 
     def __init__(self, kind: type[torch.optim.Optimizer], options: Mapping[int, dict[str, Any]]) -> None:
         rule = rule_of(kind)
@@ -68,7 +68,7 @@ class FixedOptions:
 
 
 class PyroOptimizer:
-    """A Pyro optimiser, whose own state is taken, and through which the present one is seen and set.
+    """A Pyro optimiser: its state is taken over, and the present state is seen and set through it.
 
     Attributes:
         retired: whether another one's views stand in it, which has the state then.
@@ -94,7 +94,7 @@ class PyroOptimizer:
         return clips
 
     def state(self, p: Tensor) -> dict[str, Any] | None:
-        """What was loaded and waits, or is of steps that were taken elsewhere."""
+        """The state that was loaded into the optimiser, or that its own steps left there."""
         name = pyro.get_param_store().param_name(p)
         state: dict[str, Any] | None = self._optim._state_waiting_to_be_consumed.get(name)
         theirs = self._optim.optim_objs.get(p)
@@ -110,7 +110,7 @@ class PyroOptimizer:
         return state
 
     def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
-        """Let Pyro's optimiser see the state of these, where its store knows them by name."""
+        """Show Pyro's optimiser the state of these parameters, where its store knows them by name."""
         for p in params:
             if pyro.get_param_store().param_name(p) is not None:
                 view = view_of(self.rule, updates, p, self.options(p))

@@ -1,4 +1,4 @@
-"""Loss, gradients and update of a step as one compiled graph, captured anew where it would no longer be right."""
+"""The loss, gradients and update of a step as one compiled graph, captured again where it is no longer right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
 
 class CompiledStep:
-    """One step of a loss as one graph for each kind of arguments, captured when they first come.
+    """The step of a loss as a compiled graph for each kind of arguments, captured at their first call.
 
     `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
     `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
@@ -58,7 +58,7 @@ class CompiledStep:
         self._rebound: str | None = None  # a name by which the last capture differs from the one before
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
-        """The step for these arguments, ready to be taken: a call gives the loss before it, without waiting for it.
+        """Prepare the step for these arguments; a call of the result takes it and returns the loss, without waiting.
 
         With `interpret` the graph runs as torch does, operation by operation, where it was not compiled before. Raises
         CaptureError or CompilerError, with everything as it was.
@@ -101,7 +101,7 @@ class CompiledStep:
         )
 
     def _known(self, key: Hashable) -> Variant | None:
-        """The variant that is right for these; None where another joins them."""
+        """The variant that is right now; None where a new one must be captured."""
         known = self._variants.get(key, [])
         variant = next((variant for variant in known if variant.holds()), None)
         if variant is None:
@@ -153,7 +153,7 @@ class CompiledStep:
         return variant
 
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
-        """The parameters of this loss that require a gradient, in the order of the optimiser's."""
+        """The parameters of this loss that require a gradient, in the optimiser's order."""
         reached = {id(p) for p in named.values()}  # by whichever name, where they are tied
         trained = [p for p in self.updates.ordered.values() if id(p) in reached and p.requires_grad]
         if not trained:
@@ -167,7 +167,7 @@ class CompiledStep:
         checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
 
     def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
-        """Refuse names that the evaluation has bound anew where the loss depends on them, and leave out the others."""
+        """Refuse names that the evaluation has assigned again, where the loss depends on them; forget the others."""
         held = {id(t) for piece in pieces for t in piece.function.held}
         rebound = list(names.rebound())
         names.forget_rebound()
@@ -242,7 +242,7 @@ class CompiledStep:
 
 
 def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:
-    """What the pieces write to, apart from which these arguments are."""
+    """The memory that the pieces write to; CaptureError where arguments lie in it."""
     written = [t for piece in pieces for t in piece.function.written]
     lasting = [t for piece in pieces for t in (*piece.fixed, *piece.function.held)]
     memory = WrittenMemory(written, lasting, arguments, named)
@@ -251,7 +251,7 @@ def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tenso
 
 
 def _write_back(graph: fx.GraphModule) -> None:
-    """End the graph with its new values in place of the old: outputs after the first belong to the first inputs."""
+    """Let the graph write its new values to its first inputs, to which the outputs after the loss belong."""
     nodes = list(graph.graph.nodes)
     output = nodes[-1]
     outputs: Any = output.args[0]

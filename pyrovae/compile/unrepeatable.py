@@ -1,4 +1,4 @@
-"""What a graph cannot repeat, refused as it happens: values that Python looks at, and draws that are not torch's."""
+"""Handlers that refuse what a graph cannot repeat: values that Python reads, and draws that are not torch's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Reading(TorchFunctionMode):
 
 
 def _is_argument_check(frame: Any) -> bool:
-    """Whether a distribution asks there whether its arguments, or a value of its own, are within their support.
+    """Whether the read is a distribution's check of its arguments, or of a value, against their support.
 
     One that was made elsewhere, or with validate_args=True, does so whatever the default is; its flag is left alone,
     for it may be in use by others.

@@ -1,4 +1,4 @@
-"""One variant of a compiled step: its graphs for arguments of one kind, and whether they are still right."""
+"""A variant of a compiled step: its graphs for arguments of one kind, and checks of whether they are still right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Piece", "Variant", "try_out", "unnoticed"]
 
 @dataclass
 class Variant:
-    """A step for arguments of one kind, and what must not have changed for it to be the right one.
+    """A step for arguments of one kind, with everything that must not have changed since its capture.
 
     Attributes:
         pieces: the graph, or the two between which gradients are summed over processes.
@@ -55,7 +55,7 @@ class Variant:
         self._is_fresh = True
 
     def record(self, arguments: list[Tensor], pool: Any) -> None:
-        """Make it one CUDA graph for tensors like these, on a device that has such; nothing else changes."""
+        """Record the step as one CUDA graph for tensors like these, where the device has such graphs."""
         if self.reduce is None:
             fixed, held = self.pieces[0].fixed, self.pieces[0].function.held
             changed = [*fixed, *(t for t in held if t.device == fixed[0].device and is_writable(t))]
@@ -85,18 +85,18 @@ class Variant:
         return self.pieces[1]([summed])
 
     def holds(self) -> bool:
-        """Whether all that it has seen is as it was."""
+        """Whether everything that the capture saw is as it was."""
         store = pyro.get_param_store()._params
         is_stored = all(store.get(name) is p for name, p in self._stored.items())
         return is_stored and self.state.is_as_it_was() and self.names.are_bound_alike()
 
     def may_hold(self) -> bool:
-        """Whether the parameters are still where they were; one whose flag differs may come back."""
+        """Whether the parameters are still where they were, so that the variant may become right again."""
         return self.state.may_return()
 
 
 class Piece:
-    """A captured graph of tensors that keep their addresses, then of others, then of what it draws itself.
+    """A captured graph: its inputs are tensors that keep their addresses, then others, then its noise.
 
     A view of a parameter that was made before that required a gradient passes none on until the parameter is written
     to, and then does, as torch has it: `early` are such views and their versions.
@@ -116,7 +116,7 @@ class Piece:
                 setattr(graph, name, t.detach())
 
     def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
-        """Compile it, or leave it to torch, operation by operation; `named` are the parameters, for what is said."""
+        """Compile the graph, or leave it to torch, operation by operation; `named` are the parameters, for errors."""
         inputs = [*self.fixed, *self.others]
         try:
             self.function = CompiledFunction(self.graph, inputs, compile=not interpret, lasting=len(self.fixed))
@@ -130,12 +130,12 @@ class Piece:
 
 
 def _is_early(t: Tensor) -> bool:
-    """Whether it is a view from before its base required a gradient, and passes none on as yet."""
+    """Whether a tensor is a view that was made before its base required a gradient, and does not pass one on."""
     return t._base is not None and t._base.requires_grad and t.requires_grad and t.grad_fn is None
 
 
 def try_out(pieces: list[Piece], arguments: list[Tensor]) -> None:
-    """Run them once, with all that they write to put back: some compiled code fails only as it is called."""
+    """Run the pieces once and restore all that they write to: some compiled code fails only when it is called."""
     every = [t for piece in pieces for t in (*piece.fixed, *piece.function.held, *piece.others)]
     kept = [(t, t.clone()) for t in (*every, *arguments) if is_writable(t)]
     try:
@@ -152,5 +152,5 @@ def try_out(pieces: list[Piece], arguments: list[Tensor]) -> None:
 
 
 def unnoticed(params: Sequence[Tensor]) -> Any:
-    """Autograd does not hear of writes to these: those of compiled code it never does."""
+    """Hide writes to these tensors from autograd, which does not see those of compiled code either."""
     return torch.autograd._unsafe_preserve_version_counter(tuple(params))

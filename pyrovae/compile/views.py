@@ -1,4 +1,4 @@
-"""One parameter's optimiser, as Pyro keeps one for each: a view of the state that compiled steps change."""
+"""The optimiser that Pyro keeps for each parameter, as a view of the state that compiled steps change."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _view(rule: Rule) -> Any:
 
         @property
         def asked(self) -> Any:
-            """A rate that was set here; None where it is as it was."""
+            """A learning rate that was set in this view; None where none was."""
             rate = self.own_groups[0]["lr"]
             return None if rate is self.rate else rate
 

@@ -1,4 +1,4 @@
-"""The way along names from a model's code: the globals, cells, defaults and attributes that its functions read."""
+"""A walk along the names in a model's code: the globals, cells, defaults and attributes that its functions read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STANDARD = os.path.dirname(str(os.__file__)) + os.sep
 
 
 class Walk:
-    """All names that functions and modules reach, from function to function.
+    """All names that functions and modules reach, directly or through functions that they call.
 
     Attributes:
         names: by holder and name, in words, and how what it is bound to is read.
@@ -62,7 +62,7 @@ class Walk:
         self.attributes()
 
     def value(self, value: Any) -> None:
-        """Follow what a name is bound to."""
+        """Follow the value that a name is bound to."""
         if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
             return
         for kind, parts in PARTS.items():  # which are followed as they are now
@@ -147,7 +147,7 @@ class Walk:
         self.read |= dict.fromkeys(read_attributes)
 
     def attributes(self) -> None:
-        """Of all objects, those that some code reads; what is found there is followed too."""
+        """The attributes of all objects that some code reads; their values are followed too."""
         done: dict[int, int] = {}
         while any(done.get(i) != len(self.read) for i in range(len(self.objects))):
             for i, owner in enumerate(list(self.objects)):
@@ -157,7 +157,7 @@ class Walk:
                         self.attribute(owner, name)
 
     def attribute(self, owner: Any, name: str) -> None:
-        """One that the user's code reads, of an object it may belong to."""
+        """Follow an attribute that the user's code reads, of an object that it may belong to."""
         words = f"{name!r} of {_called(owner)}"
         if isinstance(owner, type):
             holder = next((c for c in owner.__mro__ if name in vars(c) and not _is_library(c)), None)
@@ -255,7 +255,7 @@ def _read(code: CodeType) -> tuple[tuple[str, ...], ...]:
 
 @functools.cache
 def _in_library(path: str) -> bool:
-    """Whether code lies in torch, Pyro, NumPy, this package or Python itself: no user's."""
+    """Whether code belongs to torch, Pyro, NumPy, this package or Python, and is not a user's."""
     if path.startswith(LIBRARIES) or path.startswith("<frozen"):
         return True
     return path.startswith(STANDARD) and not _is_installed(path)
@@ -267,7 +267,7 @@ def _is_installed(path: str) -> bool:
 
 
 def _folders(functions: Sequence[Any]) -> tuple[str, ...]:
-    """Where the packages lie that functions, or the classes of their objects, are of."""
+    """The folders of the packages of functions, or of the classes of their objects."""
     places: list[str] = []
     for function in functions:
         while isinstance(function, functools.partial):
@@ -280,7 +280,7 @@ def _folders(functions: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _table(value: Any) -> dict[str, Any]:
-    """The attributes of an object's own."""
+    """The attributes of an object itself, without those of its class."""
     try:
         return vars(value)
     except Exception:  # it has none; and some answer every name with an error of their own

@@ -1,4 +1,4 @@
-"""The modules that run while a step is captured, and the sample site that it has come to."""
+"""Records of the modules that run while a step is captured, and of the last sample site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["LastSite", "watched"]
 
 @contextmanager
 def watched(*functions: Any) -> Iterator[list[nn.Module]]:
-    """The modules that are called, and those that the functions are or belong to; their buffers are put back."""
+    """Record the modules that the body calls, and those that the functions are or belong to; restore their buffers."""
     buffers: dict[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]] = {}
     here = threading.get_ident()
 
@@ -72,7 +72,7 @@ class LastSite(Messenger):
         self.name = msg["name"]
 
     def depends_on_value(self) -> CaptureError:
-        """The course of the model depends on a value there."""
+        """The error of a model whose control flow depends on a value at this site."""
         where = f"at or after site {self.name!r}" if self.name else "before the first site"
         return CaptureError(
             f"{where} the course of model or guide depends on a value (`if`, `.item()`, "

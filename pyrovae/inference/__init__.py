@@ -1,1 +1,1 @@
-"""Inference finds parameters: `fit`, its `History`, and saved states."""
+"""Inference, which finds parameters: `fit`, its `History`, and saved states."""

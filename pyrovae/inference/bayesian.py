@@ -1,4 +1,4 @@
-"""Draws of a mixture's parameters by Pyro's NUTS, from where EM ends, their labels in one order."""
+"""Draws of a mixture's parameters by Pyro's NUTS, from the end of EM, with their labels in one order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMPILED_FROM = 2000  # transitions over all chains, from where a compiled poten
 
 @dataclass(frozen=True)
 class NUTS(Method):
-    """Draws of a Bayesian mixture's parameters by the No-U-Turn sampler, from where EM ends.
+    """Draw the parameters of a Bayesian mixture by the No-U-Turn sampler, from the end of EM.
 
     Args:
         num_chains: chains, one after the other.
@@ -71,7 +71,7 @@ class NUTS(Method):
             object.__setattr__(self, name, checks.whole(name, getattr(self, name)))
 
     def run(self, task: Task) -> History:
-        """Draw the parameters; the draws are the pair's from then on."""
+        """Draw the parameters, and keep the draws in the pair."""
         items = checked_items(task.pair, task.x)
         _refuse_validation(task)
         return drawn(task.pair, items, self, task.seed, task.progress)
@@ -79,7 +79,7 @@ class NUTS(Method):
 
 @dataclass(frozen=True)
 class SVIOfParameters(SVI):
-    """SVI for the parameters of a Bayesian mixture: all items in each step, from where EM ends or the guide is.
+    """SVI for the parameters of a Bayesian mixture, with all items in each step, from the end of EM or the guide.
 
     `schedule=None` is a cosine for the 1,500 steps from 0.02 that are the default, and constant otherwise.
     """
@@ -105,11 +105,11 @@ class SVIOfParameters(SVI):
         return SVI(**options)
 
     def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
-        """As SVI's, with the schedule filled in."""
+        """The plan of SVI, with the schedule filled in."""
         return self._as_svi().plan(pair, x, seed)
 
     def run(self, task: Task) -> History:
-        """Fit the guide on a copy: the pair changes once, at the end."""
+        """Fit the guide of a copy; the pair changes once, at the end."""
         pair = task.pair
         items = checked_items(pair, task.x)
         _refuse_validation(task)
@@ -135,7 +135,7 @@ def _refuse_validation(task: Task) -> None:
 
 
 def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tensor]:
-    """Parameters that EM finds for the plain mixture, kept off the borders of their supports."""
+    """The parameters that EM finds for the plain mixture, moved away from the borders of their supports."""
     if len(x) < pair.num_components:
         raise ValueError(
             f"x has {len(x)} items for {pair.num_components} components: give more items, or fewer components"
@@ -168,7 +168,7 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
 
 
 def drawn(pair: BayesianGaussianMixture, x: Any, plan: NUTS, seed: int, progress: bool) -> History:
-    """Draw the parameters, chain by chain; the draws are the pair's from then on."""
+    """Draw the parameters, chain by chain, and keep the draws in the pair."""
     items = checked_items(pair, x).to(dtype_and_device(pair)[1])
     each = pair.bytes_per_draw * plan.num_draws
     checks.affordable(
@@ -229,7 +229,7 @@ def drawn(pair: BayesianGaussianMixture, x: Any, plan: NUTS, seed: int, progress
 
 
 def _chain(kernel: pyro.infer.NUTS, centre: Tensor, plan: NUTS, space: Workspace, progress: bool) -> Tensor:
-    """The draws of one chain, (S, P), about `centre`: what Pyro's MCMC does, with a turn for each transition.
+    """The draws of one chain, (S, P), about `centre`, as by Pyro's MCMC, with a turn for each transition.
 
     MCMC itself puts handlers on and the checks off until its last draw, for all threads.
     """
@@ -247,13 +247,13 @@ def _chain(kernel: pyro.infer.NUTS, centre: Tensor, plan: NUTS, space: Workspace
 
 
 def _parts(flat: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The points of the real line that are laid end to end in (..., P), site by site."""
+    """The unconstrained values of each site, which are concatenated in (..., P)."""
     each = flat.split([z.numel() for z in like.values()], -1)
     return {name: part.unflatten(-1, z.shape) for (name, z), part in zip(like.items(), each, strict=True)}
 
 
 def relabelled(pair: BayesianGaussianMixture, x: Tensor, draws: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """The draws with each one's components permuted to agree best with those of the likeliest draw, and how many moved.
+    """The draws, their components permuted to agree best with the likeliest draw, and how many draws that changed.
 
     The agreement of component j there with k here is the sum over items of the product of their responsibilities; the
     permutation is the best assignment (Papastamoulis and Iliopoulos 2010, with probabilities for allocations).

@@ -29,7 +29,7 @@ __all__ = ["CaptureError", "CompiledSVI", "CompilerError"]
 
 
 class CompiledSVI:
-    """Pyro's SVI whose step, from the loss to the update, is one compiled graph: `svi.step(*args, **kwargs)` as there.
+    """Pyro's SVI with a step that is one compiled graph from loss to update: `svi.step(*args, **kwargs)`.
 
     `model` and `guide`: of static structure, every site of the guide reparameterised; nothing of Python or NumPy that
     depends on the value of a tensor. Networks by `pyro.module` or as `PyroModule`, constrained parameters, autoguides,
@@ -89,7 +89,7 @@ class CompiledSVI:
         self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """One step; the loss before it, as Pyro's SVI returns it."""
+        """Take one step, and return the loss before it as Pyro's SVI does."""
         loss = float(self.step_tensor(*args, **kwargs))
         if not self.sound:
             raise FloatingPointError(
@@ -100,7 +100,7 @@ class CompiledSVI:
         return loss
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One step; the loss as a scalar tensor, without waiting for it."""
+        """Take one step, and return the loss as a scalar tensor, without waiting for it."""
         with exclusive():
             return self._stepped(args, kwargs)
 
@@ -121,7 +121,7 @@ class CompiledSVI:
 
     @property
     def compiles(self) -> int:
-        """How many graphs were compiled so far."""
+        """The number of graphs that were compiled so far."""
         return self._step.compiles
 
     @property
@@ -172,7 +172,7 @@ class CompiledSVI:
             put_back(before)
 
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-        """By eager, validated evaluations: the parameters by name, and the generators as the first step finds them."""
+        """The parameters by name, and the generators' state at the first step, by eager, validated evaluations."""
         loss = self.loss
         with torch.enable_grad(), argument_checks(True), watched(self.model, self.guide):
             for guide in _autoguides(self.guide):

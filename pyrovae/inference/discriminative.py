@@ -36,7 +36,7 @@ _limited: Any = None
 
 
 class SeparableWarning(UserWarning):
-    """Classes that the rule found separates without an error: the likelihood of softmax regression has no maximum.
+    """The classes are separated without an error, so that the likelihood of softmax regression has no maximum.
 
     Where only some classes or some items can be separated there is none either, and that is not seen: give a
     `prior_scale`.
@@ -45,7 +45,7 @@ class SeparableWarning(UserWarning):
 
 @dataclass(frozen=True)
 class LBFGS(Method):
-    """The mode of a discriminative classifier's posterior by L-BFGS, on all items at once.
+    """Find the mode of a discriminative classifier's posterior by L-BFGS, on all items at once.
 
     Args:
         tol: of the gradient's largest entry, in nats per item for standardised columns.
@@ -70,7 +70,7 @@ class LBFGS(Method):
         object.__setattr__(self, "tol", checks.positive("tol", self.tol))
 
     def run(self, task: Task) -> History:
-        """Bring the classifier to the mode, in place."""
+        """Fit the classifier in place, to the mode."""
         return search(
             task.pair,
             task.x,
@@ -92,7 +92,7 @@ def search(
     max_iterations: int,
     device: torch.device,
 ) -> History:
-    """The mode of p(weights | x, y) by L-BFGS on all items in float64: the only one, for softmax regression.
+    """Find the mode of p(weights | x, y) by L-BFGS on all items in float64; softmax regression has only one.
 
     The loss is -(log p(y | x, weights) + log p(weights)) / N. The search is in the weights of standardised columns,
     under the prior of the weights of x itself, so that the columns' units do not matter; it has converged where no
@@ -177,7 +177,7 @@ def search(
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """BLAS in one thread until the last of those that are inside has left: the limit is the whole process's."""
+    """Run the body with BLAS in one thread; the limit is the process's, and ends with the last body inside."""
     global _inside, _limited
     with exclusive():
         if not _inside:
@@ -215,7 +215,7 @@ class _Scaling:
         self.named = {name: p.detach() for name, p in classifier.network.named_parameters()}
 
     def free(self) -> np.ndarray:
-        """Where the search starts: the present weights, there."""
+        """The present weights in these coordinates, at which the search starts."""
         named = dict(self.named)
         weight, bias = FIRST
         named[bias] = named[bias] + named[weight] @ self.mean

@@ -17,7 +17,7 @@ __all__ = ["PARTICLES", "is_differentiable", "negative_elbo"]
 
 
 def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """The loss as a tensor, differentiable: Pyro's, without a look at its value."""
+    """The loss of Pyro as a differentiable tensor, whose value is never read."""
     particle, total = PARTICLES[type(loss)], torch.zeros((), dtype=torch.float32)
     for model_trace, guide_trace in loss._get_traces(model, guide, args, kwargs):
         _require_reparameterized(model_trace, guide_trace)
@@ -36,7 +36,7 @@ def _trace_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
 
 
 def _mean_field_elbo(model_trace: Any, guide_trace: Any) -> Tensor:
-    """The same with a site's closed-form KL divergence where the two laws have one."""
+    """The ELBO with the closed-form KL divergence of a site, where its two distributions have one."""
     elbo = torch.zeros((), dtype=torch.float32)
     for site in _samples(model_trace):
         if site["is_observed"]:
@@ -68,7 +68,7 @@ def _samples(trace: Any) -> Iterator[Any]:
 
 
 def is_differentiable(site: Any) -> bool:
-    """Whether all of a draw's gradient goes through its value, and none by a score function."""
+    """Whether the gradient of a draw goes through its value alone, and not by a score function."""
     return getattr(site["fn"], "has_rsample", False) and is_identically_zero(site["score_parts"].score_function)
 
 

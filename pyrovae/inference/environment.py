@@ -1,4 +1,4 @@
-"""What decides, beside seed and arguments, how a run's sums are rounded: libraries, threads and processor."""
+"""The environment that decides how a run's sums are rounded: libraries, threads and processor."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What is known of both and not alike, in words."""
+    """The entries that both environments have and that differ, in words."""
     return [f"{k} {before[k]} before, {now[k]} now" for k in now if k in before and before[k] != now[k]]

@@ -1,4 +1,4 @@
-"""`History`: what a fit did, epoch by epoch, and everything the run was."""
+"""`History`: the record of a fit, epoch by epoch, and its configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["History", "curves", "joined"]
 
 @dataclass(frozen=True, eq=False)  # a Dataset has no one truth value
 class History:
-    """What a fit did: `epochs`, an xarray.Dataset over "epoch", and `config`, everything the run was.
+    """The record of a fit: `epochs`, an xarray.Dataset over "epoch", and `config`, its options and environment.
 
     Variables: `loss`, nats an item, the objective's own (at that epoch's beta); `validation_elbo`, nats an item, at
     beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
@@ -95,7 +95,7 @@ def curves(rows: list[dict[str, float]]) -> xr.Dataset:
 
 
 def joined(histories: dict[Any, History]) -> History:
-    """Fits of several classes as one, over "label"; shorter ones are NaN where they have ended."""
+    """The fits of several classes as one history, over "label"; after the end of a shorter one it is NaN."""
     import xarray as xr
 
     names = xr.Variable("label", list(histories))

@@ -52,7 +52,7 @@ class Loss:
         return self._of(self.elbo.differentiable_loss, x, y, beta, size)
 
     def pure(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
-        """The same without a look at its value, for a graph; sites without a reparameterised draw are refused."""
+        """The loss without a read of its value, for a graph; sites without a reparameterised draw are refused."""
         return self._of(partial(negative_elbo, self.elbo), x, y, beta, size)
 
     def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the epochs of a run leave in a folder, so that another process goes on from there, bit for bit."""
+"""The states that a run leaves in a folder after its epochs, from which another process goes on, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Snapshots:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the folder for this run, or refuse it before anything is changed."""
+        """Lock the folder for this run, or refuse it before anything is changed."""
         with contextlib.ExitStack() as stack:
             error = None
             try:
@@ -83,7 +83,7 @@ class Snapshots:
             raise BlockingIOError(f"another process trains in checkpoint={self.folder}: wait for it to end") from None
 
     def _epochs(self) -> list[int]:
-        """Those that are there, the newest first."""
+        """The epochs whose states are there, the newest first."""
         found = [NAME.fullmatch(p.name) for p in self.folder.iterdir()]
         return sorted((int(one[1]) for one in found if one), reverse=True)
 
@@ -91,7 +91,7 @@ class Snapshots:
         return self.folder / f"epoch-{epoch:06d}"
 
     def newest(self, pair: Pair) -> Run | None:
-        """The last epoch that is whole, None where there is none; CheckpointError where all that are there are not."""
+        """Read the last complete epoch; None where there are no epochs, CheckpointError where none is complete."""
         require_writable(pair)  # rather before an epoch is trained than after
         errors: list[Exception] = []
         for epoch in self._epochs():
@@ -111,7 +111,7 @@ class Snapshots:
         return None
 
     def write(self, epoch: int, pair: Pair, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """What there is after `epoch`; of those before it, one stays."""
+        """Write the state after `epoch`, and remove all earlier ones but the last."""
         error = None
         if self.ranks.is_first:
             try:
@@ -126,7 +126,7 @@ class Snapshots:
             raise error or CheckpointError(f"{self._of(epoch)} could not be written by the first process")
 
     def _clean(self, epoch: int) -> None:
-        """Remove what is older than the epoch before, and what a run that was killed had not finished."""
+        """Remove the states before the previous epoch, and those that a killed run has left unfinished."""
         old = [self._of(one) for one in self._epochs() if one <= epoch - KEPT]
         unfinished = [p for p in self.folder.iterdir() if p.name.startswith(".epoch-") and OURS.fullmatch(p.name)]
         for path in (*old, *unfinished):

@@ -35,7 +35,7 @@ FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which take no 
 
 
 class EagerStep:
-    """A step as torch runs it. What is not finite freezes parameters and state from there on.
+    """An eager step, as torch runs it. Once a loss or gradient is not finite, parameters and state stay as they are.
 
     `clip_norm` is the largest norm of all gradients together, after they are summed over processes.
     """
@@ -72,7 +72,7 @@ class EagerStep:
         self.count = torch.zeros((), dtype=torch.float64, device=self.broken.device)  # of updates
 
     def __call__(self, factor: float, *args: Any) -> Tensor:
-        """The loss before the step, a tensor that nobody has waited for; `factor` is that of the learning rates."""
+        """Take a step, and return the loss before it as a tensor, without waiting; `factor` scales learning rates."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -98,7 +98,7 @@ class EagerStep:
         return loss
 
     def _summed(self, loss: Tensor) -> Tensor:
-        """Gradients and loss summed over processes in one tensor."""
+        """Sum gradients and loss over processes, in one tensor."""
         assert self.reduce is not None
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1).to(grads[0].dtype)])
@@ -117,11 +117,11 @@ class EagerStep:
 
     @property
     def taken(self) -> int:
-        """How many updates there were."""
+        """The number of updates so far."""
         return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's, a copy."""
+        """A copy of the optimiser's state."""
         saved = self.optimizer.state_dict()
         saved["state"] = {number: copied_state(state) for number, state in saved["state"].items()}
         return saved
@@ -134,13 +134,13 @@ class EagerStep:
 
 
 def _is_fused(choice: OptimizerChoice) -> bool:
-    """Whether one kernel updates all parameters of a group: where nobody has asked for another way."""
+    """Whether one kernel updates all parameters of a group, which is so unless another way was asked for."""
     asked_otherwise = choice.options.get("fused") is False or choice.options.get("foreach")
     return choice.kind in FUSED and not asked_otherwise and not choice.options.get("capturable")
 
 
 def copied_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimiser has of one parameter, copied: tensors and numbers."""
+    """A copy of an optimiser's state of one parameter, of tensors and numbers."""
     return {kind: value.clone() if isinstance(value, Tensor) else deepcopy(value) for kind, value in state.items()}
 
 
@@ -155,7 +155,7 @@ def _require_dense(named: Mapping[str, Tensor]) -> None:
 
 
 def _apart(named: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names in groups of parameters that share no memory, those that do in their order in groups that follow.
+    """The names in groups of parameters that share no memory; those that do are in successive groups, in order.
 
     A fused optimiser updates a group by kernels that may run at once, of which one would undo what another wrote.
     """
@@ -172,7 +172,7 @@ def _apart(named: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 class CompiledFitStep:
-    """The same step as one graph: rounding differs, and nothing else.
+    """The step of `EagerStep` as one compiled graph, with which only rounding differs.
 
     A batch of another size than the first's is an epoch's last: its graph runs uncompiled, operation by operation.
     Raises CaptureError for an optimiser, or an option of one, that no rule of `pyrovae.compile.optimizers` has.
@@ -202,7 +202,7 @@ class CompiledFitStep:
         self.size = args[-1]  # of whole batches
 
     def __call__(self, factor: float, *args: Any) -> Tensor:
-        """The loss before the step, a tensor that nobody has waited for; `factor` is that of the learning rates."""
+        """Take a step, and return the loss before it as a tensor, without waiting; `factor` scales learning rates."""
         take = self.step.prepared(_as_tensors(args), {}, interpret=args[-1] != self.size)
         for group in self.updates.groups:
             group["lr"] = self.rates[id(group["params"][0])] * factor
@@ -225,17 +225,17 @@ class CompiledFitStep:
 
     @property
     def compiles(self) -> int:
-        """How many graphs were compiled."""
+        """The number of compiled graphs."""
         return self.step.compiles
 
     @property
     def replays(self) -> int:
-        """How many graphs are replayed as CUDA graphs."""
+        """The number of graphs that are replayed as CUDA graphs."""
         return self.step.replays
 
     @property
     def order(self) -> list[str]:
-        """The parameters' names as the state numbers them."""
+        """The names of the parameters, in the order of their numbers in the state."""
         return list(self.updates.ordered)
 
     @property
@@ -245,11 +245,11 @@ class CompiledFitStep:
 
     @property
     def taken(self) -> int:
-        """How many updates there were."""
+        """The number of updates so far."""
         return int(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's, a copy."""
+        """A copy of the optimiser's state."""
         return self.updates.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], taken: int) -> None:
@@ -279,7 +279,7 @@ def _options_by_parameter(choice: OptimizerChoice, named: Mapping[str, Tensor]) 
 
 
 def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Numbers as inputs of a graph, not constants of it; filled in on the device, to which nothing is sent."""
+    """Turn numbers into tensors, which are inputs of a graph and no constants; nothing is sent to the device."""
     device = args[0].device
     return tuple(torch.full((), a, dtype=torch.float64, device=device) if isinstance(a, float) else a for a in args)
 
@@ -289,7 +289,7 @@ def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
 
 @contextmanager
 def with_bf16(parts: Sequence[nn.Module]) -> Iterator[None]:
-    """Let these compute their products in bfloat16; what they give, and their parameters, are as before."""
+    """Let these networks compute products in bfloat16 in the body; their outputs and parameters stay in float32."""
     own = [vars(part).get("forward") for part in parts]  # an instance may have one
     for part in parts:
         part.forward = _in_bf16(part.forward)

@@ -1,4 +1,4 @@
-"""`fit`: the one door to every way of finding a pair's parameters."""
+"""`fit`, which finds the parameters of a pair by any method."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _items_of(validation: Any) -> Any:
 
 
 def _without_gradients(x: Any) -> Any:
-    """`x`, apart from a graph that it may be part of: a fit is no function of its items."""
+    """`x` detached from any graph: a fit is no differentiable function of its items."""
     if isinstance(x, Tensor):
         return x.detach()
     if isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x):

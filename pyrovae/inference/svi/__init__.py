@@ -1,1 +1,1 @@
-"""Stochastic variational inference: its options, the loop over epochs, going on with a run, and what is said of it."""
+"""Stochastic variational inference: its options, the loop over epochs, resumed runs, and the diagnosis of failures."""

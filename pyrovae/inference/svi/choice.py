@@ -1,4 +1,4 @@
-"""Whether the steps of a fit are taken eagerly or as one compiled graph."""
+"""The choice between eager steps and one compiled graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def chosen_step(
     loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before: bool | None
 ) -> EagerStep | CompiledFitStep:
-    """The step as the plan asks for it, or as it was before, or, where the choice is free, by the work to do.
+    """The step as the plan asks for it, or as in the run that goes on; else the one that is faster for this work.
 
     `before` says whether an earlier run, with which this one goes on, took compiled steps; None where there is none.
     """

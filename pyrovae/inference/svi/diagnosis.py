@@ -1,4 +1,4 @@
-"""Where a fit broke: which loss, gradient or weight is not finite, with the last good weights in place."""
+"""The diagnosis of a fit that broke: which loss, gradient or weight is not finite, after the last good step."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ADVICE = "the weights are those of the last finite loss: lower learning_rate or 
 
 
 def refuse_broken_step(loop: Loop, epoch: int, losses: Tensor, before: list[Tensor]) -> None:
-    """After an epoch with a loss or gradient that is not finite: say which, the last good weights in place.
+    """Raise the error of an epoch with a loss or gradient that is not finite, with the last good weights in place.
 
-    `before`: those before the last step of the epoch before.
+    `before` are the weights and buffers before the last step of the previous epoch.
     """
     broken = loop.take.taken  # as many updates were good
     place, batch = _place(loop, broken), broken % loop.steps_per_epoch
@@ -41,7 +41,7 @@ def refuse_broken_step(loop: Loop, epoch: int, losses: Tensor, before: list[Tens
 
 
 def refuse_broken_weights(loop: Loop) -> None:
-    """After an epoch: the loss that would show them may never be computed."""
+    """Raise the error of weights that are not finite after an epoch, which no later loss might show."""
     if torch.stack([p.isfinite().all() for p in loop.trained]).all():
         torch._foreach_copy_(loop.started, loop.changed())
         return
@@ -60,7 +60,7 @@ def _place(loop: Loop, step: int) -> str:
 
 
 def _broken_gradients(loop: Loop, x: Tensor, y: Tensor | None) -> list[str]:
-    """Which parameters' gradients are not finite."""
+    """The names of the parameters whose gradients are not finite."""
     with loop.workspace(0, training=True, checks=False).turn(), loop.precision():
         loop.loss(*loop.arguments(x, y)).backward()
     grads = {name: p.grad for name, p in loop.module.named_parameters() if p.grad is not None}
@@ -68,7 +68,7 @@ def _broken_gradients(loop: Loop, x: Tensor, y: Tensor | None) -> list[str]:
 
 
 def _broken_terms(loop: Loop, x: Tensor) -> str:
-    """Which parts of the loss are not finite, by this process's share."""
+    """The parts of the loss that are not finite, in this process's share of the batch."""
     if not len(x):
         return "a sum over processes is not finite"
     if has_global_latents(loop.pair):

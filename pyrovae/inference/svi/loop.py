@@ -89,7 +89,7 @@ class Loop:
         self.saved = self.taken, self.state()
 
     def run(self) -> tuple[list[dict[str, float]], int]:
-        """What each epoch was, and the epoch whose weights are in place."""
+        """Run the epochs; return the row of each, and the epoch whose weights are in place at the end."""
         with self.watchers.running():
             while len(self.rows) < self.plan.epochs and not self.is_over():
                 epoch = len(self.rows)
@@ -117,7 +117,7 @@ class Loop:
             self.best, self.best_weights = (score, epoch), deepcopy(self.module.state_dict())
 
     def is_over(self) -> bool:
-        """Whether a callback has stopped the run, or no epoch was better for as long as the plan waits."""
+        """Whether a callback has stopped the run, or the score has not improved for `patience` epochs."""
         if self.watchers.run.stopped is not None:
             return True
         patience = self.plan.patience
@@ -149,7 +149,7 @@ class Loop:
         return row
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
-        """An epoch's steps, or the first of them: their losses, which nobody has waited for."""
+        """Take the steps of an epoch, or the first of them, and return their losses without waiting for them."""
         losses, batches = list[Tensor](), islice(self.batches(epoch), most)
         # what a user's own source waits for may be another thread: its batches are read between turns
         held = TURN if isinstance(self.source.x, Tensor) else 0.0
@@ -164,12 +164,12 @@ class Loop:
         return torch.stack(losses)
 
     def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
-        """For turns of this fit; its steps say themselves whether they are checked."""
+        """A workspace for turns of this fit; its steps decide themselves whether Pyro checks them."""
         noise = Noise(seed, self.device)
         return Workspace(self.module, training=training, noise=noise, checks=checks, store=self.store)
 
     def noise(self, epoch: int) -> int:
-        """The seed of an epoch's draws, of each process's own."""
+        """The seed of an epoch's noise, which is another one in each process."""
         process = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
         return stream(self.plan.seed, "noise", epoch, *process)
 
@@ -189,7 +189,7 @@ class Loop:
             yield x, y
 
     def step(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """One batch: loss, gradients, update; no update from a loss or a gradient that is not finite, nor after it."""
+        """Take one step: loss, gradients, update. Nothing is updated once a loss or a gradient is not finite."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
         loss = self.take(self.schedule.factor(self.taken), *self.arguments(x, y))
@@ -197,7 +197,7 @@ class Loop:
         return loss
 
     def arguments(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
-        """What the loss takes at this step."""
+        """The arguments of the loss at this step."""
         beta = None
         if self.plan.beta != 1 or self.plan.warmup:
             beta = self.plan.weight(self.taken, self.steps_per_epoch)
@@ -205,13 +205,13 @@ class Loop:
         return x, y, beta, min(self.plan.batch_size, len(self.source) - done)
 
     def precision(self) -> AbstractContextManager[None]:
-        """That of the networks, in training alone."""
+        """The precision of the networks, which holds in training alone."""
         return with_bf16(self.networks) if self.networks else nullcontext()
 
     def state(self) -> tuple[list[Tensor], dict[str, Any]]:
-        """All that steps change, copied."""
+        """A copy of all that steps change."""
         return [t.clone() for t in self.changed()], self.take.state_dict()
 
     def changed(self) -> list[Tensor]:
-        """Parameters and buffers, where they are."""
+        """The parameters and buffers themselves."""
         return [t.detach() for t in self.kept]

@@ -1,4 +1,4 @@
-"""The options of stochastic variational inference, and what a run makes of them."""
+"""The options of stochastic variational inference, and the plan that a run makes of them."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class Plan(SVI):
     seed: int = 0
 
     def in_words(self) -> dict[str, Any]:
-        """The options by name, those that are objects in words: what a history and a checkpoint say of the run."""
+        """The options by name, with objects in words, as histories and checkpoints have them."""
         return {
             **vars(self),
             "optimizer": str(self.optimizer),

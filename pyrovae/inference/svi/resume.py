@@ -1,4 +1,4 @@
-"""A run that goes on where an earlier one ended: what both have in common, and what an epoch leaves behind."""
+"""The resumption of a run: what is written after each epoch, and the checks of a run that goes on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATE = "optimizer."  # before a parameter's name and the kind of state, in the 
 
 
 class Resume:
-    """The snapshots of one loop: where it begins, and what it leaves after each epoch."""
+    """The snapshots of one loop: those it goes on from, and those it writes after each epoch."""
 
     def __init__(self, loop: Loop, snapshots: Snapshots) -> None:
         self.loop, self.snapshots = loop, snapshots
@@ -38,11 +38,11 @@ class Resume:
         self.settings: str | None = hashlib.sha256(self.attributes.encode()).hexdigest()  # None where steps change them
 
     def write(self, epoch: int) -> None:
-        """Leave what another process needs to go on after this epoch."""
+        """Write what another process needs to go on after this epoch."""
         self.snapshots.write(epoch, self.loop.pair, self._facts(), self._tensors())
 
     def earlier(self) -> Run | None:
-        """What an earlier run left, unless something else is asked for now; nothing is changed."""
+        """Read the state of an earlier run; ValueError where this run has other options. Nothing is changed."""
         loop = self.loop
         run = self.snapshots.newest(loop.pair)
         if len(set(loop.ranks.gathered(None if run is None else len(run[0]["rows"])))) > 1:
@@ -75,7 +75,7 @@ class Resume:
         return facts, weights, tensors
 
     def _agreed(self) -> dict[str, Any]:
-        """What a run that goes on has in common with the one before, beside the plan."""
+        """What a resumed run must have in common with the earlier one, apart from the plan."""
         loop = self.loop
         classes = getattr(loop.pair, "classes_", None)
         return {
@@ -87,7 +87,7 @@ class Resume:
         }
 
     def _refuse_other_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """A run's tensors are those of this pair, one for one: none would be cast or spread over another."""
+        """Refuse tensors of another name, shape or dtype than this run has: none is cast or broadcast."""
         loop = self.loop
         named = {name: p for name, p in loop.module.named_parameters() if p.requires_grad}
         expected = {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
@@ -109,7 +109,7 @@ class Resume:
                 )
 
     def _warn_of_differences(self, facts: dict[str, Any]) -> None:
-        """What is no argument, and makes other bits all the same."""
+        """Warn of differences in the environment that change the rounding of sums."""
         loop = self.loop
         now, settings_before = environment(loop.device), facts.get("settings", self.settings)
         unlike = differences(facts.get("environment", {"torch": facts["torch"]}), now | {"device": loop.device.type})
@@ -124,7 +124,7 @@ class Resume:
             )
 
     def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-        """Be where that run was."""
+        """Restore the loop to the end of that run."""
         loop = self.loop
         present = loop.module.state_dict(keep_vars=True)
         pairs = [(present[name], value) for name, value in weights.items()]
@@ -142,7 +142,7 @@ class Resume:
         loop.take.checked = True  # on the first step of all
 
     def _optimizer_state(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """The optimiser's state from an earlier run's, each tensor in its parameter's order in memory."""
+        """The optimiser's state of an earlier run, with each tensor in its parameter's memory order."""
         loop = self.loop
         saved, named = loop.take.state_dict(), dict(loop.module.named_parameters())
         states, numbers = optimizer_states(tensors), facts.get("optimizer_numbers", {})
@@ -158,7 +158,7 @@ class Resume:
         return saved
 
     def _facts(self) -> dict[str, Any]:
-        """What a run that goes on from here must be told."""
+        """What a resumed run must know, apart from tensors."""
         loop = self.loop
         if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.attributes:
             self.settings = None
@@ -179,7 +179,7 @@ class Resume:
         }
 
     def _optimizer_numbers(self) -> dict[str, dict[str, float]]:
-        """What of the optimiser's state is no tensor, by parameter."""
+        """The numbers in the optimiser's state, by parameter."""
         numbers: dict[str, dict[str, float]] = {}
         for number, state in self.loop.take.state_dict()["state"].items():
             name = self.loop.take.order[number]
@@ -195,7 +195,7 @@ class Resume:
         return numbers
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What steps change beside the pair's state: the optimiser's, buffers that are not saved, the best weights."""
+        """The tensors beside the pair's state: of the optimiser, of unsaved buffers, and of the best weights."""
         loop, tensors = self.loop, dict[str, Tensor]()
         for number, state in loop.take.state_dict()["state"].items():
             for kind, value in state.items():
@@ -207,7 +207,7 @@ class Resume:
 
 
 def optimizer_states(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of the optimiser's state, by parameter and kind."""
+    """The tensors of the optimiser's state, by parameter and by their name in it."""
     states: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(STATE):

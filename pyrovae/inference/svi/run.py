@@ -35,11 +35,11 @@ __all__ = ["PosteriorCollapseWarning", "run"]
 
 
 class PosteriorCollapseWarning(UserWarning):
-    """Units of the code that carry nothing of the item: their posterior is the prior."""
+    """Some dimensions of the code carry no information of the item: their posterior is the prior."""
 
 
 def run(task: Task, plan: Plan) -> History:
-    """Train a pair as the plan says, a classifier by its labels; from where earlier snapshots end."""
+    """Train a pair as the plan says, a classifier on its labels; with snapshots, from the end of the last one."""
     pair, validation, target, snapshots = task.pair, task.validation, task.device, task.snapshots
     module = as_module(pair)
     source, names = Items(pair, task.x, "x", plan.binarize), None
@@ -128,7 +128,7 @@ def _start_alike(
 
 
 def _refuse_foreign_parameters(module: nn.Module, parameters: Store) -> None:
-    """A `pyro.param` that is no parameter of the module would never be trained."""
+    """Refuse a `pyro.param` that is no parameter of the module: it would never be trained."""
     owned = {id(p) for p in module.parameters()}
     with parameters.current():
         store = pyro.get_param_store()
@@ -141,7 +141,7 @@ def _refuse_foreign_parameters(module: nn.Module, parameters: Store) -> None:
 
 
 def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:
-    """Refuse more draws than memory holds, before a step: the layers' output of all of a batch's is kept."""
+    """Refuse, before a step, more draws than memory holds: the outputs of the layers are kept for a whole batch."""
     batch = min(plan.batch_size, len(source))
     checks.affordable(
         f"num_particles={plan.num_particles:,} for batches of {batch:,} items",
@@ -152,7 +152,7 @@ def _require_room(plan: Plan, source: Items, elements: int, device: torch.device
 
 
 def _require_ties_last(module: nn.Module, home: torch.device, target: torch.device) -> None:
-    """ValueError where parameters or buffers share memory and a move to another device would give each its own."""
+    """Refuse a move to another device that would separate parameters or buffers that share memory."""
     here, there = (torch.empty(0, device=device).device for device in (home, target))
     if (here.type, here.index or 0) == (there.type, there.index or 0):
         return
@@ -168,7 +168,7 @@ def _require_ties_last(module: nn.Module, home: torch.device, target: torch.devi
 
 @contextmanager
 def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Weights of convolutions in the order in memory that is faster for them, where a user has chosen no other."""
+    """Put weights of convolutions in the faster memory order for the body, where a user has chosen no other."""
     layers = [m for m in module.modules() if wanted and type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
     weights = {id(p): p for p in (m._parameters.get("weight") for m in layers) if p is not None}
     plain = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor)]

@@ -1,4 +1,4 @@
-"""What a pair's sites and shapes show before the first step of a fit."""
+"""Checks of a pair's sites and shapes before the first step of a fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sites:
-    """What a look at a pair's model and guide shows, as they run in training."""
+    """The sites of a pair's model and guide, as they run in training."""
 
     enumerates: bool  # a site is summed out rather than drawn
     differentiable: bool  # every draw of the guide is, through its value alone
@@ -44,7 +44,7 @@ class Sites:
 
     @classmethod
     def of(cls, pair: Pair, source: Items, device: torch.device, store: Store) -> Sites:
-        """By the first two items."""
+        """Find the sites by the first two items."""
         module, some = as_module(pair), next(source.batches(2, shuffle=False))[0].to(device)
         space = Workspace(module, training=True, noise=Noise(0, device), store=store)
         with space.turn(), torch.no_grad(), watched(module), seen(module) as layers:
@@ -96,7 +96,7 @@ def try_shapes(
 
 
 def _tell_of_tables(pair: Pair, x: Tensor, is_first: bool) -> None:
-    """A pair by hand may train as it is and be refused by every estimator afterwards: say so while it costs nothing."""
+    """Warn of a pair by hand that can be trained, and that every estimator would refuse afterwards."""
     try:
         tried(pair, x, items_apart=False)
     except (RuntimeError, ValueError, IndexError) as error:
@@ -105,7 +105,7 @@ def _tell_of_tables(pair: Pair, x: Tensor, is_first: bool) -> None:
 
 
 def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device, store: Store) -> None:
-    """This process's share of it, in training mode."""
+    """Try this process's share of the last batch, in training mode."""
     whole = min(plan.batch_size, len(source))
     last = len(source) % whole or whole
     share = ranks.current().share(last)

@@ -1,4 +1,4 @@
-"""What an epoch's weights are worth on held-out items, and which units of the code are active after the last."""
+"""The score of held-out items after an epoch, and the active units of the code after the last epoch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def validated(loop: Loop, source: Items) -> dict[str, float]:
-    """The validation items' ELBO at beta = 1, or their log-loss, with the same binary items and noise each epoch.
+    """The ELBO of the validation items at beta = 1, or their log-loss, with the same noise in each epoch.
 
     Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
     """
@@ -48,7 +48,7 @@ def log_score(loop: Loop, x: Tensor, label: Tensor | None) -> float:
 
 
 def active_units(loop: Loop) -> int | None:
-    """How many dimensions of the posterior mean vary over the items; None for a point code, and where it fails."""
+    """The number of dimensions of the posterior mean that vary over the items; None for a point code."""
     encode = getattr(loop.pair, "encode", None)
     if encode is None or not loop.pair.is_normalized or len(loop.source) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The callbacks of one run: called in every process, and of one mind about an error and about stopping."""
+"""The callbacks of one run, called in every process; an error or a stop in one process holds for all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Watchers"]
 
 
 class Watchers:
-    """The callbacks of a run, and the run as they see it."""
+    """The callbacks of a run, and the `Run` that they are given."""
 
     def __init__(self, callbacks: Sequence[Any], run: Run, ranks: Ranks) -> None:
         self.callbacks, self.run, self.ranks = list(callbacks), run, ranks
@@ -22,7 +22,7 @@ class Watchers:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Between `begin` and `end` of each, the latter also where the body or another one raises an error."""
+        """Call each `begin` before the body and each `end` after it, also where the body or a callback raises."""
         try:
             self._agreed(self._begin)
             yield
@@ -37,7 +37,7 @@ class Watchers:
             self._begun.append(callback)
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Tell all of them of an epoch; where one has stopped the run, in any process, all have."""
+        """Call `epoch` of each; a stop in one process stops the run in all."""
         self.run.rows.append(dict(row))
 
         def tell() -> None:
@@ -49,7 +49,7 @@ class Watchers:
             self.run.stopped = next((why for why in self.ranks.gathered(self.run.stopped) if why is not None), None)
 
     def _agreed(self, call: Callable[[], None]) -> None:
-        """What one process's callback raises ends the run in all: one that stops alone leaves the others waiting."""
+        """End the run in all processes where a callback raises in one, since the others would wait for ever."""
         if not self.callbacks:
             return
         error: Exception | None = None
@@ -64,11 +64,11 @@ class Watchers:
             raise RuntimeError(f"a callback of another process raised {messages[0]}")
 
     def states(self) -> list[dict[str, Any]]:
-        """Of each stateful one: its class and its state."""
+        """The class and the state of each stateful callback."""
         return [{"class": type(callback).__name__, "state": saved_state(callback)} for callback in self._stateful]
 
     def require_same(self, saved: Sequence[dict[str, Any]]) -> None:
-        """ValueError where the stateful callbacks are others than those whose states were saved."""
+        """Refuse stateful callbacks that are others than those whose states were saved."""
         before, now = [one["class"] for one in saved], [type(callback).__name__ for callback in self._stateful]
         if before != now:
             raise ValueError(
@@ -77,7 +77,7 @@ class Watchers:
             )
 
     def go_on(self, saved: Sequence[dict[str, Any]], rows: Sequence[dict[str, float]], stopped: str | None) -> None:
-        """Be where an earlier run was."""
+        """Restore the callbacks to the end of an earlier run."""
         self.run.rows, self.run.stopped = [dict(row) for row in rows], stopped
         for callback, one in zip(self._stateful, saved, strict=True):
             callback.load_state_dict(one["state"])
