@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,12 @@ import xarray as xr
 
 import pyrovae
 from pyrovae import choices
-from pyrovae.cli import main
+from pyrovae.cli import DATA_SETS, DEFAULT_PARTS, SVI_OPTIONS, main
+from pyrovae.compile.optimizers import kinds_by_name
+from pyrovae.data.named import MNIST_FAMILY
+from pyrovae.inference.method import options_of
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.methods import SVI
 from pyrovae.models.registry import registered
 
 QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binarize"]
@@ -49,7 +55,10 @@ def test_files_networks_and_likelihoods(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing"], "nothing"),
+        (["nothing"], "DATA must be digits, mnist, fashion-mnist, kmnist or a file or folder, and there is no nothing"),
+        (["minst"], "there is no minst; did you mean mnist?"),
+        (["digits", "--optimizer", "adan"], "--optimizer must be one of adam, adamw, clippedadam, sgd, or a name that"),
+        (["digits", "--binarize", "--clip-norm", "-1"], "clip_norm must be"),
         (["digits", "--likelihood", "bernouli", "--binarize"], "bernoulli"),
         (
             ["digits", "--likelihood", "bernouli"],
@@ -69,6 +78,22 @@ def test_errors_are_a_line_and_status_2(tmp_path, capsys, arguments, words):
     assert main(["fit", *arguments, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pyrovae: ") and words in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()  # nor in the way of the next try
+
+
+def test_what_was_there_before_a_run_that_failed_stays(tmp_path):
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    assert main(["fit", "digits", "--out", str(tmp_path / "run")]) == 2  # grey digits
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+    deep = tmp_path / "new" / "newer" / "run"
+    assert main(["fit", "digits", "--out", str(deep)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_missing_is_called_as_the_help_calls_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit"])
+    assert "the following arguments are required: DATA, --out" in capsys.readouterr().err
 
 
 PLUGIN = Path(__file__).parent / "users_parts.py"
@@ -167,10 +192,84 @@ def test_help_names_the_parts_without_torch():
             assert name in done.stdout
 
 
-def test_the_names_that_are_read_from_the_source_are_those_of_the_register():
+def test_the_names_that_are_read_from_the_source_are_those_of_the_registers():
     for kind in ("likelihood", "prior", "posterior"):
         ours = [name for name, part in registered(kind).items() if part.__module__.startswith("pyrovae.")]
         assert choices.names(kind) == ours != []
+    ours = [name for name, kind in kinds_by_name().items() if kind.__module__.startswith(("torch.", "pyro."))]
+    assert choices.names("optimizer") == sorted(ours) != []
+
+
+def test_the_options_that_are_read_from_the_source_are_svis():
+    known = choices.svi_options()
+    assert known == choices.imported_svi_options()
+    assert {name: option.default for name, option in known.items()} == options_of(SVI())
+    assert known["schedule"].words == ("constant", "cosine", "plateau")
+    assert SVI_OPTIONS.keys() <= known.keys()
+
+
+def test_help_shows_defaults_and_how_a_file_is_split(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "it is split 80 / 20 by a fixed permutation" in text
+    for name in SVI_OPTIONS:
+        default = options_of(SVI())[name]
+        shown = re.findall(rf"--{name.replace('_', '-')} [NAMEX]+ .*?\(default: (.*?)\)", text)
+        assert shown == ["none" if default is None else str(default)]
+    parameters = inspect.signature(pyrovae.mlp_vae).parameters
+    assert f"--network mlp (default: {parameters['hidden_dims'].default[0]})" in text
+    assert f"a code (default: {parameters['latent_dim'].default})" in text
+    for part, default in DEFAULT_PARTS.items():
+        assert default.split(";")[0] == parameters[part].default and f"(default: {default})" in text
+    assert inspect.signature(pyrovae.linear_vae).parameters["likelihood"].default == "normal"
+    assert ("digits", *MNIST_FAMILY) == DATA_SETS
+
+
+def test_optimizer_schedule_and_clip_norm_are_the_functions(tmp_path):
+    more = ["--optimizer", "sgd", "--schedule", "cosine", "--clip-norm", "0.5", "--learning-rate", "0.01"]
+    assert main(["fit", "digits", "--out", str(tmp_path / "run"), *QUICK, *more]) == 0
+    digits = pyrovae.data.load("digits")
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((1, 8, 8), 2, hidden_dims=(16,))
+    options = {"epochs": 2, "batch_size": 300, "binarize": True, "progress": False, "learning_rate": 0.01}
+    options |= {"optimizer": "sgd", "schedule": "cosine", "clip_norm": 0.5}
+    pyrovae.fit(vae, digits.train.x, validation=digits.test.x, **options)
+    saved = pyrovae.load(tmp_path / "run")
+    assert all(torch.equal(p, q) for p, q in zip(saved.parameters(), vae.parameters(), strict=True))
+
+
+COUNTS = """
+import torch
+from torch import nn
+from torch.distributions import Poisson, constraints
+import pyrovae
+
+
+@pyrovae.register("poisson_of_the_test", kind="likelihood")
+class Counts(nn.Module):
+    support = constraints.nonnegative_integer
+
+    def forward(self, log_rate):
+        return Poisson(log_rate.exp())
+"""
+
+
+@pytest.mark.usefixtures("search_path")
+def test_bytes_are_counts_where_the_likelihood_is_one_of_counts(tmp_path):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    counts = np.random.default_rng(0).poisson(4.0, size=(60, 3)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", counts)
+    out = tmp_path / "run"
+    command = ["fit", str(tmp_path / "x.npy"), "--out", str(out), "--epochs", "2", "--hidden-dims", "4"]
+    plugin = ["--plugin", str(tmp_path / "counts.py"), "--likelihood", "poisson_of_the_test"]
+    assert main([*command, *plugin]) == 0
+    split = pyrovae.data.load(tmp_path / "x.npy", scale=False)
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((3,), 2, hidden_dims=(4,), likelihood="poisson_of_the_test")
+    pyrovae.fit(vae, split.train.x, validation=split.test.x, epochs=2, progress=False)
+    saved = pyrovae.load(out)
+    assert all(torch.equal(p, q) for p, q in zip(saved.parameters(), vae.parameters(), strict=True))
 
 
 def test_a_file_or_nothing_for_a_folder(tmp_path, capsys):

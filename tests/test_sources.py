@@ -909,7 +909,7 @@ def test_integers_that_float64_does_not_hold_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"torch.float64 does not hold x.npz:x: .*x.npz:x\[0\]"):
         load(tmp_path / "x.npz")
     data = load(tmp_path / "x.npy")  # mapped: nothing is read yet
-    with pytest.raises(ValueError, match=r"torch.float64 does not hold source"):
+    with pytest.raises(ValueError, match=r"torch.float64 does not hold x.npy"):
         data.train.x[:]
     assert torch.equal(data.train.x.exactly(slice(None)), torch.from_numpy(x[split_of(100)[0]]))
 
@@ -1076,3 +1076,37 @@ def test_binary_bytes_are_pointed_out(tmp_path: Path, kind: type) -> None:
     else:
         with pytest.warns(UserWarning, match="uint8 with no value over 1"):
             load(tmp_path / "x.npy")
+
+
+# whole numbers kept ---------------------------------------------------------------------------------
+
+
+def test_without_scale_bytes_are_the_numbers_that_they_are(tmp_path: Path) -> None:
+    counts = pixels(20, 3)
+    np.save(tmp_path / "x.npy", counts)
+    np.savez(tmp_path / "x.npz", x=counts)
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "train-images-idx2-ubyte").write_bytes(idx(counts))
+    for name in ("x.npy", "x.npz", "idx"):
+        scaled, kept = load(tmp_path / name), load(tmp_path / name, scale=False)
+        for part in ("train", "test"):
+            as_loaded, whole = getattr(scaled, part).x[:], getattr(kept, part).x[:]
+            assert whole.dtype == as_loaded.dtype == torch.float32
+            assert torch.equal(whole, (as_loaded.double() * 255).round().float()) and float(whole.max()) > 1
+    assert sorted(map(tuple, kept.train.x.tolist() + kept.test.x.tolist())) == sorted(map(tuple, counts.tolist()))
+    digits, whole_digits = load("digits"), load("digits", scale=False)
+    assert torch.equal(whole_digits.train.x, digits.train.x * 16)
+
+
+def test_a_view_of_counts_is_one_of_counts_whatever_is_selected() -> None:
+    array = pixels(9, 2)
+    x = MappedArray(array, scale=False)
+    for view in (x, x.reading(torch.float64), x.select(np.arange(9)), x.select(slice(None)).reading(torch.float64)):
+        assert np.array_equal(view[:].numpy(), array) and np.array_equal(view[3].numpy(), array[3])
+        assert np.array_equal(view.exactly([1, 0]).numpy(), array[[1, 0]]) and view.exactly(0).dtype == torch.int16
+
+
+def test_images_have_no_counts(tmp_path: Path) -> None:
+    Image.fromarray(pixels(4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"must hold IDX files where whole numbers are to be kept \(scale=False\)"):
+        load(tmp_path, scale=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, require_numbers
+from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, require_numbers, without_bytes
 
 __all__ = ["Dataset", "Part", "Split", "assembled"]
 
@@ -84,13 +84,15 @@ def assembled(
     parts: Sequence[Part],
     channels: Literal["first", "last"] | None = "first",
     classes: Sequence[str] | None = None,
+    *,
+    scale: bool = True,
 ) -> Dataset:
-    """Training and test part, or one part to be divided, as a data set."""
+    """Training and test part, or one part to be divided, as a data set; with `scale`, uint8 is divided by 255."""
     for label, array, _ in parts:
-        _check_items(array, label)
+        _check_items(array, label, scale)
     order = _channels(parts[0], channels)
     arrays = [_image_axes(array, order) for _, array, _ in parts]
-    xs = _items(arrays, [label for label, _, _ in parts])
+    xs = _items(arrays, [label for label, _, _ in parts], scale)
     ys, classes_of_labels = _labels(parts)
     names = classes_of_labels if classes is None else tuple(classes)
     event_shape = tuple(map(int, xs[0].shape[1:]))
@@ -116,10 +118,12 @@ def _labelled(y: Tensor | None) -> str:
     return "no labels" if y is None else "labelled"
 
 
-def _items(arrays: Sequence[np.ndarray], names: Sequence[str]) -> Sequence[Tensor | MappedArray]:
+def _items(arrays: Sequence[np.ndarray], names: Sequence[str], scale: bool) -> Sequence[Tensor | MappedArray]:
     """Memory maps as views, other arrays as finite tensors of one dtype."""
     if all(isinstance(array, np.memmap) for array in arrays):
-        return [MappedArray(array) for array in arrays]
+        return [MappedArray(array, scale=scale, name=name) for array, name in zip(arrays, names, strict=True)]
+    if not scale:
+        arrays = [without_bytes(array) for array in arrays]
     stored = [
         checks.checked_in_own_dtype(as_stored(array, name), array.shape[1:], name=name)
         for array, name in zip(arrays, names, strict=True)
@@ -128,7 +132,7 @@ def _items(arrays: Sequence[np.ndarray], names: Sequence[str]) -> Sequence[Tenso
     return [tensor.to(dtype).contiguous() for tensor in stored]
 
 
-def _check_items(array: np.ndarray, name: str) -> None:
+def _check_items(array: np.ndarray, name: str, scale: bool) -> None:
     require_numbers(array, name)
     if array.ndim < 2:
         hint = "; reshape it to (N, 1) if each number is an item" if array.ndim else ""
@@ -136,7 +140,7 @@ def _check_items(array: np.ndarray, name: str) -> None:
     if array.size == 0:
         raise ValueError(f"{name} is empty: expected shape (N, *event) with at least one item, got {array.shape}")
     # the first items alone: a mapped file is not read to its end for this
-    if array.dtype == np.uint8 and int(array[:1000].max()) == 1:
+    if scale and array.dtype == np.uint8 and int(array[:1000].max()) == 1:
         warnings.warn(
             f"{name} is uint8 with no value over 1, and is divided by 255 as all uint8 is: 1 becomes 0.0039; save "
             "binary items as bool or float32",

@@ -89,7 +89,9 @@ def idx_files(folder: Path) -> list[Path]:
     return list(files.values())
 
 
-def read_idx_folder(folder: Path, files: Sequence[Path], channels: Literal["first", "last"] | None) -> Dataset:
+def read_idx_folder(
+    folder: Path, files: Sequence[Path], channels: Literal["first", "last"] | None, scale: bool = True
+) -> Dataset:
     """A data set from IDX files that `idx_files` has found in a folder."""
     groups: dict[str, list[Path]] = {}
     for path in files:
@@ -105,4 +107,4 @@ def read_idx_folder(folder: Path, files: Sequence[Path], channels: Literal["firs
     for part in there:
         images, labels = groups[f"{part} images"][0], groups.get(f"{part} labels")
         parts.append(Part(str(images), read_idx(images), read_idx(labels[0]) if labels else None))
-    return assembled(folder.name, parts, channels)
+    return assembled(folder.name, parts, channels, scale=scale)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import checks
 
-__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "require_numbers"]
+__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "require_numbers", "without_bytes"]
 
 # how much of a memory map is looked at to say which dtype holds it
 _MOST_ROWS = 4096
@@ -27,7 +27,8 @@ class MappedArray:
     along the items; uint8 is divided by 255, other numbers are cast to `dtype`: float32, or float64 where float32 does
     not hold them (`pyrovae.rounding` has the rule), as up to 4,096 rows from all over the source say. A fit and the
     estimators look at every row in its source's own dtype. `len`, `shape` and `dtype` are those of the tensor that
-    `x[:]` would be. Raises TypeError for an array of no numbers, a masked array and any other index.
+    `x[:]` would be. `scale=False` keeps uint8 as the whole numbers 0 to 255; `name` is what errors call the source.
+    Raises TypeError for an array of no numbers, a masked array and any other index.
 
     >>> import numpy as np
     >>> from pyrovae.data import MappedArray
@@ -39,11 +40,21 @@ class MappedArray:
     torch.Size([1, 2])
     """
 
-    def __init__(self, source: np.ndarray, rows: Any = None, *, dtype: torch.dtype | None = None) -> None:
-        require_numbers(source, "source")
+    def __init__(
+        self,
+        source: np.ndarray,
+        rows: Any = None,
+        *,
+        dtype: torch.dtype | None = None,
+        scale: bool = True,
+        name: str = "source",
+    ) -> None:
+        require_numbers(source, name)
         if source.ndim == 0:
-            raise ValueError("source must have shape (N, *event), got a single number")
+            raise ValueError(f"{name} must have shape (N, *event), got a single number")
         self._source = source
+        self._scale = scale
+        self._name = name
         self._rows: np.ndarray | None = None if rows is None else np.arange(len(source))[_index(rows)]
         self._dtype = dtype
 
@@ -51,7 +62,7 @@ class MappedArray:
     def dtype(self) -> torch.dtype:
         """float32, or float64 where float32 does not hold the source."""
         if self._dtype is None:
-            self._dtype = _dtype_for(self._source)
+            self._dtype = _dtype_for(self._source, self._name)
         return self._dtype
 
     @property
@@ -77,12 +88,15 @@ class MappedArray:
 
     def reading(self, dtype: torch.dtype) -> MappedArray:
         """The same rows, read as `dtype`, float32 or float64."""
-        return MappedArray(self._source, self._rows, dtype=dtype)
+        return self._like(self._rows, dtype)
+
+    def _like(self, rows: np.ndarray | None, dtype: torch.dtype | None) -> MappedArray:
+        return MappedArray(self._source, rows, dtype=dtype, scale=self._scale, name=self._name)
 
     def _chosen(self, index: Any) -> np.ndarray:
         chosen = _index(index)
         rows: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
-        return rows
+        return rows if self._scale else without_bytes(rows)
 
     def __repr__(self) -> str:
         return f"MappedArray({self._source.dtype}, shape {tuple(self.shape)})"
@@ -96,7 +110,7 @@ class MappedArray:
         torch.Size([2, 3])
         """
         rows = np.arange(len(self)) if self._rows is None else self._rows
-        return MappedArray(self._source, rows[_index(index)].reshape(-1), dtype=self._dtype)
+        return self._like(rows[_index(index)].reshape(-1), self._dtype)
 
 
 def _index(index: Any) -> Any:
@@ -125,6 +139,11 @@ def require_numbers(array: np.ndarray, name: str) -> None:
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
 
 
+def without_bytes(array: np.ndarray) -> np.ndarray:
+    """uint8 as int16, which nothing divides by 255; any other array as it is."""
+    return array.astype(np.int16) if array.dtype == np.uint8 else array
+
+
 def _floats(array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
     # a copy: torch takes no negative strides or foreign byte order, and warns of read-only memory
     wide = dtype == torch.float64 and array.dtype != np.uint8
@@ -142,15 +161,15 @@ def as_stored(array: np.ndarray, name: str = "source") -> Tensor:
     return checks.array(torch.from_numpy(array) if plain else array, name)
 
 
-def _dtype_for(source: np.ndarray) -> torch.dtype:
+def _dtype_for(source: np.ndarray, name: str) -> torch.dtype:
     """float32 or float64, by rows from all over the source: a memory map may be larger than can be read for this."""
     if np.can_cast(source.dtype, np.float32):
         return torch.float32
     count = min(len(source), max(2, min(_MOST_ROWS, _MOST_ENTRIES // max(1, source[:1].size))))
-    rows = as_stored(source[np.linspace(0, len(source) - 1, count).astype(np.intp)])
+    rows = as_stored(source[np.linspace(0, len(source) - 1, count).astype(np.intp)], name)
     if rows.dtype.is_floating_point:
         rows = torch.where(rows.isfinite(), rows, torch.nan)  # who uses the items is told of these
-    return dtype_that_holds([rows], ["source"])
+    return dtype_that_holds([rows], [name])
 
 
 def dtype_that_holds(parts: Sequence[Tensor], names: Sequence[str]) -> torch.dtype:

@@ -19,15 +19,16 @@ MNIST_FAMILY = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KM
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-def digits() -> Dataset:
-    """The 1,797 handwritten digits that come with scikit-learn, over 16."""
+def digits(scale: bool = True) -> Dataset:
+    """The 1,797 handwritten digits that come with scikit-learn, over 16; without `scale` the whole numbers 0 to 16."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return assembled("digits", [Part("digits", bunch.images.astype(np.float32) / 16, bunch.target)])
+    images = bunch.images.astype(np.float32) / (16 if scale else 1)
+    return assembled("digits", [Part("digits", images, bunch.target)])
 
 
-def mnist_family(name: str, root: Path, download: bool) -> Dataset:
+def mnist_family(name: str, root: Path, download: bool, scale: bool = True) -> Dataset:
     """MNIST, Fashion-MNIST or KMNIST from IDX files in the layout of torchvision."""
     raw = root / MNIST_FAMILY[name] / "raw"
     if download and _absent(raw):
@@ -39,7 +40,8 @@ def mnist_family(name: str, root: Path, download: bool) -> Dataset:
         )
     files = [_plain_or_gz(raw / file) for file in MNIST_FILES]
     train_x, train_y, test_x, test_y = map(read_idx, files)
-    return assembled(name, [Part(str(files[0]), train_x, train_y), Part(str(files[2]), test_x, test_y)])
+    parts = [Part(str(files[0]), train_x, train_y), Part(str(files[2]), test_x, test_y)]
+    return assembled(name, parts, scale=scale)
 
 
 def _absent(raw: Path) -> list[str]:

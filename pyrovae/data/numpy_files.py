@@ -19,15 +19,15 @@ from pyrovae.data.images import kind_of
 __all__ = ["read_npy", "read_npz"]
 
 
-def read_npy(path: Path, channels: Literal["first", "last"] | None) -> Dataset:
+def read_npy(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
     """A data set of items alone, memory-mapped."""
     array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
-    return assembled(path.stem, [Part(path.name, array, None)], channels)
+    return assembled(path.stem, [Part(path.name, array, None)], channels, scale=scale)
 
 
-def read_npz(path: Path, channels: Literal["first", "last"] | None) -> Dataset:
+def read_npz(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
     """A data set from an archive of arrays."""
     # opened here, since NumPy leaves a damaged archive open
     with path.open("rb") as file:
@@ -39,7 +39,7 @@ def read_npz(path: Path, channels: Literal["first", "last"] | None) -> Dataset:
         for x, y in _npz_keys(path, keys):
             labels = None if y is None else _numpy(path, partial(archive.__getitem__, y), y)
             parts.append(Part(f"{path.name}:{x}", _numpy(path, partial(archive.__getitem__, x), x), labels))
-    return assembled(path.stem, parts, channels)
+    return assembled(path.stem, parts, channels, scale=scale)
 
 
 def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:

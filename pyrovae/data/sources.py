@@ -24,6 +24,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     channels: Literal["first", "last"] | None = None,
+    scale: bool = True,
 ) -> Dataset:
     """A data set by its name, or from a file or folder: `x` of shape (N, *event_shape), `y` int64 or None.
 
@@ -46,10 +47,11 @@ def load(
     warning: a validation part beside a test, a sibling of the parts, a format that is not read, folders within classes,
     one class alone, classes that only the test part has. A name that may be a part's or a class's is refused.
 
-    uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); other numbers are taken as they are. Items
-    of shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1, 3 or 4
-    and the first is not; `channels` says which it is instead. A source without a split of its own is divided 80 / 20
-    by a permutation of fixed seed. Strings as labels are numbered in sorted order and kept in `classes`.
+    uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); other numbers are taken as they are. With
+    `scale=False`, for counts, uint8 is taken as it is too, and the digits are 0 to 16; a folder of images is refused.
+    Items of shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1,
+    3 or 4 and the first is not; `channels` says which it is instead. A source without a split of its own is divided
+    80 / 20 by a permutation of fixed seed. Strings as labels are numbered in sorted order and kept in `classes`.
 
     Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
     of another length and numbers as labels that are not whole or do not fit int64; FileNotFoundError for missing files;
@@ -65,19 +67,27 @@ def load(
     if channels is not None:
         checks.choice("channels", channels, ["first", "last"])
     if name_or_path == "digits":
-        return digits()
+        return digits(scale)
     if isinstance(name_or_path, str) and name_or_path in MNIST_FAMILY:
-        return mnist_family(name_or_path, checks.path("root", "data" if root is None else root), download)
+        return mnist_family(name_or_path, checks.path("root", "data" if root is None else root), download, scale)
     path = checks.path("name_or_path", name_or_path)
     if path.is_dir():
         files = idx_files(path)
-        return read_idx_folder(path, files, channels) if files else _image_folder(path)
+        if files:
+            return read_idx_folder(path, files, channels, scale)
+        if not scale:
+            raise ValueError(
+                f"{path} must hold IDX files where whole numbers are to be kept (scale=False), for images are read as "
+                "values from 0 to 1: save their pixels as one .npy file of uint8"
+            )
+        return _image_folder(path)
     if path.is_file():
         if path.suffix.lower() not in (".npy", ".npz"):
             raise ValueError(
                 f"{path} must be a .npy or .npz file, or a folder of IDX files or images; archives are not unpacked"
             )
-        return read_npy(path, channels) if path.suffix.lower() == ".npy" else read_npz(path, channels)
+        read = read_npy if path.suffix.lower() == ".npy" else read_npz
+        return read(path, channels, scale)
     if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
         try:
             checks.choice("name_or_path", name_or_path, ["digits", *MNIST_FAMILY])
