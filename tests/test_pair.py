@@ -212,7 +212,7 @@ class TestWhatAPairStates:
         assert not has_global_latents(pair)
         assert support_of(pair) is None
         assert entries_of(pair) is None
-        assert base_measure_of(pair) == "density"
+        assert base_measure_of(pair) is None
         vae = pyrovae.mlp_vae((3,))
         assert str(support_of(vae)) == "Boolean()"
         assert type(entries_of(vae)).__name__ == "Bernoulli"

@@ -173,8 +173,9 @@ class Estimate:
         if "difference" in attributes:
             return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
 
-        is_mass = attributes.get("base_measure") == "mass"
-        quantity = "log mass" if is_mass else "log density"
+        measure = attributes.get("base_measure")
+        is_mass = measure == "mass"
+        quantity = {"mass": "log mass", "mixed": "log mixed density"}.get(str(measure), "log density")
         if masked := attributes.get("masked_sites"):
             quantity += f" of what the mask leaves of {masked}"
         extra = ""

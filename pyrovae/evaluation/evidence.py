@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae import checks
+from pyrovae.evaluation.agreement import agree, few_items, scored_components, scored_few
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.tables import MAX_BYTES
@@ -142,8 +143,12 @@ def exact(pair: Pair, x: Any) -> Estimate:
     if isinstance(session.pair, GaussianMixture):
         with torch.no_grad():
             value = session.pair.log_joint_table(items).logsumexp(-1)
+        _require_model_of_components(session, items)
     else:
-        value = _Linear(session.in_float64(), "exact").log_prob(items.double().flatten(1))
+        double = session.in_float64()
+        linear = _Linear(double, "exact")
+        linear.require_model(session, double, items.double())
+        value = linear.log_prob(items.double().flatten(1))
     columns = {"value": value, "se": np.zeros(len(items))}
     return session.estimate(columns, bound="exact", errors="none", words={"value": ("log p(x)", "nats")})
 
@@ -155,6 +160,21 @@ def _of_weights(log_weight: Tensor) -> dict[str, np.ndarray]:
 def _se(values: Tensor) -> Tensor:
     """Standard error of the mean over particles, dim 0; NaN for one of them."""
     return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def _require_model_of_components(session: Session, items: Tensor) -> None:
+    """Refuse a mixture whose model is another than that of its components, as a subclass may state."""
+    some = few_items(items)
+    mixture: Any = session.pair
+    with torch.no_grad():
+        table = mixture.log_joint_table(some)
+    of_model = scored_components(session, mixture, some)
+    # the table is in float64 and the model in the mixture's dtype
+    close = 1e-6 if of_model.dtype == torch.float64 else 1e-2
+    if not torch.isclose(table.to(of_model), of_model, rtol=close, atol=close, equal_nan=True).all():
+        raise ValueError(
+            f"exact goes by a mixture's components, and the model of {type(mixture).__name__} is another: take iwae"
+        )
 
 
 class _Linear:
@@ -183,6 +203,26 @@ class _Linear:
             self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.weight / self.variance
 
     @torch.no_grad()
+    def require_model(self, session: Session, double: Any, x: Tensor, *, guide: bool = False) -> None:
+        """Refuse a pair whose model is not the linear-Gaussian one of its parts, or whose guide is not its posterior.
+
+        A subclass may state another model, and a network that is linear by its layers may have a hook that is not.
+        """
+        some = few_items(x)
+        z, of_model = scored_few(session, double, some, guide=guide)
+        decoded = self.offset + z @ self.weight.T
+        likelihood = torch.distributions.Normal(decoded[:, None], self.variance.sqrt()).log_prob(some.flatten(1))
+        prior = MultivariateNormal(self.mean, self.covariance).log_prob(z)[:, None]
+        same = agree(likelihood.sum(-1), of_model.log_likelihood) and agree(prior, of_model.log_prior)
+        if guide and same:
+            same = agree(self.pair.posterior(some).log_prob(z[:, None]), of_model.log_guide)
+        if not same:
+            raise ValueError(
+                f"{session.name} goes by the parts of a pair, and {type(self.pair).__name__} states another model or "
+                "guide than they make, or a network that is not linear: take iwae or ais"
+            )
+
+    @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         centred = x - self.offset - self.weight @ self.mean
         z = torch.linalg.solve(self.precision, self.weight.T @ centred.T / self.variance).T
@@ -195,7 +235,9 @@ class _Linear:
 def _analytic_elbo(session: Session, x: Any) -> Estimate:
     items = session.items(x).double()
     session.require_whole("elbo(analytic=True)")
-    parts = _Linear(session.in_float64(), "elbo(analytic=True)")
+    double = session.in_float64()
+    parts = _Linear(double, "elbo(analytic=True)")
+    parts.require_model(session, double, items, guide=True)
     with torch.no_grad():
         moments = _moments(parts.pair.posterior(items))
         if moments is None:

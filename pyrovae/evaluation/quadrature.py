@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
+from pyrovae.evaluation.agreement import agree, few_items, scored_few
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.models.layers import LAYERS_ALIVE, layer_sizes, rows_within
@@ -90,7 +91,8 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     session.require_whole()
     space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
     solved = []
-    rule, parts = _Rule(double, space), items.double().split(ITEMS)
+    rule = _Rule(double, space, by_parts=_goes_by_parts(session, double, items.double()))
+    parts = items.double().split(ITEMS)
     for number, part in enumerate(parts):
         solved += _solved(rule, part, tol, max_evaluations)
         rule.compile_if_it_pays(done=number + 1, left=len(items) // ITEMS - number - 1)
@@ -176,10 +178,11 @@ class _Tree:
 class _Rule:
     """A rule over cells that share their nodes' places, for all items of a batch; compiled once that pays."""
 
-    def __init__(self, pair: Any, space: Workspace) -> None:
-        self.pair, self.space = pair, space
+    def __init__(self, pair: Any, space: Workspace, *, by_parts: bool) -> None:
+        self.pair, self.space, self.by_parts = pair, space, by_parts
         family = getattr(getattr(pair, "likelihood", None), "family", None)
-        self.is_product = getattr(family, "natural_parameter", None) is not None  # of matrices, for all items at once
+        # of matrices, for all items at once
+        self.is_product = by_parts and getattr(family, "natural_parameter", None) is not None
         self.calls: Counter[Any] = Counter()
         self.last_arguments: dict[Any, list[Tensor]] = {}  # of each kind of call
         self.compiled: CompiledFunction | None = None
@@ -197,7 +200,7 @@ class _Rule:
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
         """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
-        log_joint = log_joint_table(self.pair, x, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        log_joint = log_joint_table(self.pair, x, z.flatten(0, 1), by_parts=self.by_parts).unflatten(0, z.shape[:2])
         log_term = log_joint + log_weights[:, None] + log_volume[:, None, None]
         log_mass = log_term.logsumexp(1)
         weight = (log_term - log_mass[:, None]).nan_to_num(-math.inf).exp()
@@ -462,11 +465,23 @@ def particles_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
     return latent_law(pair.guide, x).sample((count,)).to(x)
 
 
-def log_joint_table(pair: Any, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x_n, z_m) for every code and item: (M, d) and (N, *event_shape) to (M, N)."""
+def _goes_by_parts(session: Session, pair: Any, x: Tensor) -> bool:
+    """Whether the table of the pair's likelihood, which is fast, is that of its model; a subclass may state another."""
     table = getattr(getattr(pair, "likelihood", None), "log_prob_table", None)
-    if table is not None:
-        log_likelihood, log_prior = table(z, x), pair.prior().log_prob(z)[:, None]
+    if table is None or not hasattr(pair, "prior"):
+        return False
+    some = few_items(x)
+    z, of_model = scored_few(session, pair, some)
+    with session.workspace(Noise(0, x.device), pair=pair).turn():
+        likelihood, prior = table(z, some), pair.prior().log_prob(z)[:, None]
+    return agree(likelihood, of_model.log_likelihood) and agree(prior, of_model.log_prior)
+
+
+def log_joint_table(pair: Any, x: Tensor, z: Tensor, *, by_parts: bool) -> Tensor:
+    """log p(x_n, z_m) for every code and item: (M, d) and (N, *event_shape) to (M, N)."""
+    if by_parts:
+        log_likelihood = pair.likelihood.log_prob_table(z, x)
+        log_prior = pair.prior().log_prob(z)[:, None]
     else:
         at = scored(pair, x, z[:, None], guide=False)
         log_likelihood, log_prior = at.log_likelihood, at.log_prior

@@ -17,15 +17,20 @@ from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
 from pyrovae.models.items import checked_items
 from pyrovae.models.layers import least_bytes, rows_within
-from pyrovae.models.pair import Pair, as_module, base_measure_of, dtype_and_device, has_global_latents
+from pyrovae.models.pair import Pair, as_module, base_measure_of, dtype_and_device, has_global_latents, support_of
 from pyrovae.models.particles import Particles, require_continuous
 from pyrovae.models.precision import doubled, widened
 from pyrovae.models.scopes import Workspace
-from pyrovae.models.trial import tried
+from pyrovae.models.trial import observed_measure, require_supported, tried
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["Session"]
 
+SCALES = {
+    "mass": "counting measure",
+    "density": "Lebesgue measure in the units of x as given",
+    "mixed": "counting measure of discrete entries, Lebesgue measure of the others in the units of x as given",
+}
 BOUNDS = ("lower", "upper", "exact")
 
 
@@ -72,6 +77,7 @@ class Session:
         _require_density(pair, name)
         self.name = name
         self.protocol: dict[str, Any] = {}
+        self.base_measure = ""
         self._given = pair
 
     @cached_property
@@ -125,10 +131,16 @@ class Session:
     def try_on(self, items: Tensor) -> None:
         """Score a few draws of a few items, and note in the protocol the observed sites that the pair masks.
 
-        Raises ValueError where they show that the pair gives no density of each item.
+        Raises ValueError where they show that the pair gives no density of each item, and for items outside of what
+        the observed sites of a pair by hand can be.
         """
         if masked := tried(self.pair, items):
             self.protocol["masked_sites"] = ", ".join(masked)
+        by_parts = _goes_by_parts(self.pair)
+        if not by_parts or support_of(self.pair) is None:  # no support has been held against the items
+            require_supported(self.pair, items, rows_within(self.pair, items, MAX_BYTES))
+        stated = base_measure_of(self.pair) if by_parts else None
+        self.base_measure = stated or observed_measure(self.pair, items)
 
     def require_whole(self, estimator: str | None = None) -> None:
         """Refuse a pair with masked sites, for an estimator that goes by prior and likelihood: they know of no mask."""
@@ -234,8 +246,8 @@ class Session:
         if unknown := [name for name in settings if name not in self.protocol]:
             raise ValueError(f"settings must name entries of the protocol, and {', '.join(unknown)} is none of them")
         variables = self._variables(columns, words or {})
-        measure = base_measure_of(self.pair)
-        scale = "counting measure" if measure == "mass" else "Lebesgue measure in the units of x as given"
+        measure = self.base_measure
+        scale = SCALES[checks.choice("base_measure", measure, SCALES)]
         attributes = {
             "estimator": kind or self.name,
             "bound": bound or "",
@@ -302,6 +314,12 @@ def _require_density(pair: Pair, estimator: str) -> None:
             "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
         )
     _require_finite(module, estimator)
+
+
+def _goes_by_parts(pair: Any) -> bool:
+    """Whether the pair's model is that of its likelihood, which states its support and its measure."""
+    is_made = getattr(pair, "is_made_of_parts", None)
+    return is_made is not None and bool(is_made("model"))
 
 
 def _require_finite(module: nn.Module, estimator: str) -> None:

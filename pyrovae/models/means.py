@@ -6,9 +6,17 @@ import math
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, TransformedDistribution, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+    kl_divergence,
+)
 
 from pyrovae import checks
 from pyrovae.models.particles import is_point
@@ -18,6 +26,7 @@ __all__ = ["device_of", "divergence_of", "is_diagonal_normal", "is_standard_norm
 
 DRAWS = 512  # of the fixed noise: a power of 2, for Sobol's points
 ELEMENTS = 2**22  # of the draws that are made together
+HAVE_MEANS = (Bernoulli, Delta, MultivariateNormal, Normal)  # whatever their parameters; nothing is looked at
 WRAPPERS = (TransformedDistribution, Independent, MaskedDistribution, ExpandedDistribution)
 
 
@@ -27,7 +36,7 @@ def mean_of(q: Any) -> Tensor:
     A normalising flow has none. The draws are then always the same, differentiable, and leave the caller's generators
     alone. A transformed diagonal Normal, or any base of independent entries with a quantile function, is drawn at
     Sobol's points, the same for each item: an item's mean does not depend on the items beside it. Another `q` is drawn
-    from a fixed seed.
+    from a fixed seed. Raises ValueError for a continuous distribution that has no mean, such as a Cauchy.
 
     >>> import torch
     >>> from pyrovae.models.means import mean_of
@@ -38,9 +47,17 @@ def mean_of(q: Any) -> Tensor:
     """
     try:
         mean: Tensor = q.mean
-        return mean
     except NotImplementedError:
-        pass
+        return _mean_of_draws(q)
+    leaf = _leaf(q)
+    if isinstance(leaf, HAVE_MEANS) or not mean.isnan().any() or not _is_finite(leaf):
+        return mean
+    if leaf.support.is_discrete:  # torch states NaN for the mean of a Categorical
+        return _mean_of_draws(q)
+    raise ValueError(f"{type(leaf).__name__} has no mean with these parameters: look at draws, or at their median")
+
+
+def _mean_of_draws(q: Any) -> Tensor:
     shape = torch.Size([*q.batch_shape, *q.event_shape])
     rows = max(1, ELEMENTS // max(1, shape.numel()))
     try:
@@ -63,7 +80,7 @@ def divergence_of(q: Any, p: Any, *, num_draws: int = 128, seed: int = 0) -> tup
 
     >>> import torch
     >>> from pyrovae.models.means import divergence_of
-    >>> from torch.distributions import Independent, Normal
+    >>> from torch.distributions import Bernoulli, Independent, Normal
     >>> q, p = (Independent(Normal(torch.zeros(3, 2), scale), 1) for scale in (1.0, 2.0))
     >>> divergence_of(q, p)  # 2 (log 2 + 1/8 - 1/2)
     (tensor([0.6363, 0.6363, 0.6363]), tensor([0., 0., 0.]))
@@ -97,7 +114,7 @@ def is_diagonal_normal(q: Any) -> bool:
 
     >>> import torch
     >>> from pyrovae.models.means import is_diagonal_normal
-    >>> from torch.distributions import Independent, MultivariateNormal, Normal
+    >>> from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
     >>> is_diagonal_normal(Independent(Normal(torch.zeros(2), 1.0), 1))
     True
     >>> is_diagonal_normal(MultivariateNormal(torch.zeros(2), torch.eye(2)))
@@ -111,7 +128,7 @@ def is_standard_normal(p: Any) -> bool:
 
     >>> import torch
     >>> from pyrovae.models.means import is_standard_normal
-    >>> from torch.distributions import Independent, Normal
+    >>> from torch.distributions import Bernoulli, Independent, Normal
     >>> [is_standard_normal(Independent(Normal(torch.zeros(2), scale), 1)) for scale in (1.0, 2.0)]
     [True, False]
     """
@@ -134,6 +151,11 @@ def _leaf(q: Any) -> Any:
     while isinstance(q, WRAPPERS):
         q = q.base_dist
     return q
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all parameters of a distribution are numbers."""
+    return all(bool(value.isfinite().all()) for value in vars(leaf).values() if isinstance(value, Tensor))
 
 
 def _points(q: Any) -> Tensor:

@@ -141,9 +141,10 @@ def entries_of(pair: Any) -> Any:
     return getattr(likelihood, "family", likelihood)
 
 
-def base_measure_of(pair: Any) -> Literal["mass", "density"]:
-    """The base measure of p(x): "mass" where it is a probability, else "density", which is the default."""
-    measure: Literal["mass", "density"] = getattr(getattr(pair, "likelihood", None), "base_measure", "density")
+def base_measure_of(pair: Any) -> Literal["mass", "density", "mixed"] | None:
+    """The base measure of p(x), by the likelihood: "mass" where p(x) is a probability; None where nothing is said."""
+    measure: Literal["mass", "density", "mixed"] | None
+    measure = getattr(getattr(pair, "likelihood", None), "base_measure", None)
     return measure
 
 

@@ -164,6 +164,11 @@ def drawn_jointly(pair: Pair, count: int) -> tuple[Tensor, Tensor]:
     return trace.nodes["latent"]["value"], items
 
 
+def observed_law(pair: Pair, z: Tensor) -> Any:
+    """The distribution at site "obs" of a pair's model at given codes, (N, latent_dim)."""
+    return poutine.trace(poutine.replay(pair.model, trace=_at(z))).get_trace(size=len(z)).nodes["obs"]["fn"]
+
+
 def simulated(pair: Pair, z: Tensor) -> Tensor:
     """Items drawn from the model at given codes: (K, N, latent_dim) to (K, N, *event_shape)."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
+from torch.distributions import Independent
 
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.particles import Particles, is_point, tabulated, traces
@@ -18,7 +20,7 @@ from pyrovae.models.precision import widened
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
-__all__ = ["tried", "unchanged"]
+__all__ = ["observed_measure", "require_supported", "tried", "unchanged"]
 
 DRAWS, ITEMS = 2, 3  # unlike, so that a network that takes one axis for another gives another number, or none
 
@@ -60,6 +62,65 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
         if not same and _alike(table, _at(pair, some, guide, draws)):
             raise ValueError(_advice(pair, f"gives other log-densities {together} than at one of them alone"))
     return masked
+
+
+def require_supported(pair: Pair, x: Tensor, rows: int) -> None:
+    """Refuse observed values outside of their distribution's support to which it gives a log-density all the same.
+
+    Estimators run without the checks of torch's distributions, and a Bernoulli has a plausible number for 0.5. Of each
+    item one draw is looked at, `rows` items together. A log-density of -inf is what such a value has, and is let
+    through; so are entries that a mask leaves out. Raises ValueError that names the site and the value.
+    """
+    module = as_module(pair)
+    for part in x.split(rows):
+        with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
+            try:
+                _, model = traces(pair, part, None)
+            except (RuntimeError, ValueError, IndexError):
+                return  # where the table is made it says so itself
+            for name, site in _samples(model).items():
+                if site["is_observed"]:
+                    _require_inside(name, site)
+
+
+def _require_inside(name: str, site: Any) -> None:
+    """Refuse a site's value where its distribution has no density and states one."""
+    leaf, masks = site["fn"], [(site["mask"], site["fn"].event_dim)]
+    while isinstance(leaf, Independent | MaskedDistribution | ExpandedDistribution):
+        if isinstance(leaf, MaskedDistribution):
+            masks.append((leaf._mask, leaf.event_dim))
+        leaf = leaf.base_dist
+    value = site["value"]
+    try:
+        wrong = ~leaf.support.check(value)
+    except NotImplementedError:
+        return  # a support that depends on what it does not tell
+    if not wrong.any():
+        return
+    with suppress(RuntimeError, ValueError, IndexError):  # a Categorical looks its value up, and finds none
+        wrong = wrong & (leaf.log_prob(value) != -math.inf)
+    for mask, event_dim in masks:
+        if isinstance(mask, Tensor):
+            wrong = wrong & mask.reshape(*mask.shape, *[1] * (event_dim - leaf.event_dim))
+        elif mask is False:
+            return
+    if wrong.any():
+        first = torch.nonzero(wrong)[0].tolist()
+        entry = value.expand(*wrong.shape, *leaf.event_shape)[tuple(first)]
+        shown = f"{entry.item():g}" if entry.ndim == 0 else "a value"
+        raise ValueError(
+            f"site {name!r} is observed at {shown} (entry {first}), outside of the support of its "
+            f"{type(leaf).__name__}, which has no density there: give items that lie inside"
+        )
+
+
+def observed_measure(pair: Pair, x: Tensor) -> str:
+    """What log p(x) is taken against, by the supports of the observed sites: "mass", "density", or "mixed"."""
+    module = as_module(pair)
+    with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
+        _, model = traces(pair, x[:1], None)
+    discrete = {bool(site["fn"].support.is_discrete) for site in _samples(model).values() if site["is_observed"]}
+    return "mixed" if len(discrete) > 1 else "mass" if discrete == {True} else "density"
 
 
 @contextmanager

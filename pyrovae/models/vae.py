@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -20,10 +20,11 @@ from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room, with_parameters
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
+from pyrovae.models.particles import latent_law, observed_law
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.registry import lookup, make, register
-from pyrovae.models.scopes import evaluating, evaluation_mode
+from pyrovae.models.scopes import evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
@@ -77,7 +78,10 @@ class LatentVariableModel(HasParamSites):
             checks.support(given, allowed, type(entries_of(self)).__name__)
         x = checks.checked_cast(given, dtype).to(device)
         with evaluation_mode(self):
-            return mean_of(self.posterior(x))
+            if self.is_made_of_parts("guide"):
+                return mean_of(self.posterior(x))
+            with isolated_store():
+                return mean_of(latent_law(self.guide, x))
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
@@ -89,11 +93,19 @@ class LatentVariableModel(HasParamSites):
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         with evaluation_mode(self):
-            return mean_of(self.likelihood(z))
+            if self.is_made_of_parts("model"):
+                return mean_of(self.likelihood(z))
+            with isolated_store():
+                law = observed_law(self, z.reshape(-1, self.latent_dim))
+            return mean_of(law).reshape(*z.shape[:-1], *self.event_shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
         return self.decode(self.encode(x))
+
+    def is_made_of_parts(self, name: Literal["model", "guide"]) -> bool:
+        """Whether `model` or `guide` is that of this class, which the parts make; a subclass may state its own."""
+        return getattr(getattr(self, name), "__func__", None) is getattr(LatentVariableModel, name)
 
     def _count(self, x: Tensor | None, size: int) -> int:
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
@@ -139,7 +151,11 @@ class VAE(LatentVariableModel):
         checks.whole("n", n, bytes_each=dtype.itemsize * (self.latent_dim + math.prod(self.event_shape)), device=device)
         key = None if seed is None else stream(checks.seed(seed), "sample")
         with evaluating(self), forked(key, device):
-            p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
+            if self.is_made_of_parts("model"):
+                p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
+            else:
+                with isolated_store():
+                    p = observed_law(self, latent_law(self.model, size=n).sample())
             return mean_of(p) if mean else p.sample()
 
     @checks.allocating
@@ -161,6 +177,12 @@ class VAE(LatentVariableModel):
         >>> draws.shape, draws[:, 0, 0]
         (torch.Size([5, 2, 3]), tensor([1., 1., 1., 1., 1.]))
         """
+        for name in ("model", "guide"):
+            if not self.is_made_of_parts(name):
+                raise ValueError(
+                    f"impute goes by prior, likelihood and posterior, and {type(self).__name__} states a {name} of its "
+                    "own: sample from its posterior by pyro.infer.MCMC with pyro.poutine.condition"
+                )
         checks.whole("num_draws", num_draws)
         checks.whole("num_steps", num_steps)
         checks.seed(seed)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data import MappedArray
-from pyrovae.models.pair import LatentPair, dtype_and_device
+from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
@@ -59,7 +59,7 @@ def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
     for i in range(0, len(x), BATCH):
         with space.turn():
             items = x[i : i + BATCH].to(device, dtype)
-            q = pair.posterior(items) if isinstance(pair, LatentPair) else latent_law(pair.guide, items)
+            q = pair.posterior(items) if _is_made_of_parts(pair, "guide") else latent_law(pair.guide, items)
             drawn.append((q, q.sample()))
     return drawn
 
@@ -67,4 +67,10 @@ def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
 def prior_of(pair: Any) -> Any:
     """p(z), the distribution of one code."""
     with Workspace(pair, noise=Noise(0), checks=None).turn():
-        return pair.prior() if isinstance(pair, LatentPair) else latent_law(pair.model, size=1)
+        return pair.prior() if _is_made_of_parts(pair, "model") else latent_law(pair.model, size=1)
+
+
+def _is_made_of_parts(pair: Any, name: str) -> bool:
+    """Whether a pair's `model` or `guide` is what prior, likelihood and posterior make, by its class."""
+    told = getattr(pair, "is_made_of_parts", None)
+    return told is not None and bool(told(name))

@@ -1,0 +1,55 @@
+"""Whether a formula that goes by a pair's parts is that of its model, which may be another than its parts make."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.session import Session
+from pyrovae.models.particles import Drawn, Particles, latent_law, scored, weighed
+from pyrovae.seeding import Noise, stream
+
+__all__ = ["agree", "few_items", "scored_components", "scored_few"]
+
+CODES = 8
+ITEMS = 8
+ABSOLUTE = 1e-6  # nats; the pairs are in float64
+RELATIVE = 1e-9  # of a log-density, which may be a sum of large terms
+
+
+def few_items(x: Tensor) -> Tensor:
+    """Some items of `x`, spread evenly over it."""
+    return x[:: -(-len(x) // ITEMS)]
+
+
+def scored_few(
+    session: Session, double: torch.nn.Module, x: Tensor, *, guide: bool = False
+) -> tuple[Tensor, Particles]:
+    """Codes of shape (M, latent_dim), half from the prior and half from the guide, and the tables (M, N) at them.
+
+    The tables are those of the pair's own model, and with `guide` those of its guide, whatever its parts are. `double`
+    is the pair in float64.
+    """
+    noise = Noise(stream(0, session.name, "agreement"), x.device)
+    with session.workspace(noise, pair=double).turn(), torch.no_grad():
+        of_prior = latent_law(double.model, size=1).sample((CODES // 2,))[:, 0].to(x)
+        of_guide = latent_law(double.guide, x[: CODES // 2]).sample().to(x)
+        codes = torch.cat([of_prior, of_guide])
+        return codes, scored(double, x, codes[:, None].expand(-1, len(x), -1), guide=guide)  # type: ignore[arg-type]
+
+
+def scored_components(session: Session, mixture: torch.nn.Module, x: Tensor) -> Tensor:
+    """log p(component, x) of a mixture by its own model: (N, num_components)."""
+    count: int = mixture.num_components  # type: ignore[assignment]
+    with session.workspace(Noise(0, x.device), pair=mixture).turn(), torch.no_grad():
+        component = torch.arange(count, device=x.device)[:, None].expand(count, len(x))
+        at = weighed(mixture, x, Drawn({"component": component}, {"component": 0}, torch.zeros(count, len(x)).to(x)))  # type: ignore[arg-type]
+        return (at.log_likelihood + at.log_prior).T
+
+
+def agree(table: Tensor, of_model: Tensor) -> bool:
+    """Whether two tables of log-densities, in nats, differ by no more than rounding does."""
+    if table.shape != of_model.shape:
+        table, of_model = torch.broadcast_tensors(table, of_model)
+    same = torch.isclose(table, of_model, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+    return bool(same.all())
