@@ -13,14 +13,14 @@ from torch.distributions import kl_divergence
 
 from pyrovae.compile.errors import EAGER, CaptureError
 
-__all__ = ["PARTICLES", "is_differentiable", "negative_elbo"]
+__all__ = ["PARTICLES", "is_differentiable", "negative_elbo", "require_reparameterized"]
 
 
 def negative_elbo(loss: Any, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
     """The loss of Pyro as a differentiable tensor, whose value is never read."""
     particle, total = PARTICLES[type(loss)], torch.zeros((), dtype=torch.float32)
     for model_trace, guide_trace in loss._get_traces(model, guide, args, kwargs):
-        _require_reparameterized(model_trace, guide_trace)
+        require_reparameterized(model_trace, guide_trace)
         total = total - particle(model_trace, guide_trace) / loss.num_particles
     return total
 
@@ -72,7 +72,8 @@ def is_differentiable(site: Any) -> bool:
     return getattr(site["fn"], "has_rsample", False) and is_identically_zero(site["score_parts"].score_function)
 
 
-def _require_reparameterized(model_trace: Any, guide_trace: Any) -> None:
+def require_reparameterized(model_trace: Any, guide_trace: Any) -> None:
+    """CaptureError for a site that is summed out, or whose gradient is a score function's in whole or in part."""
     for trace in (guide_trace, model_trace):
         for site in _samples(trace):
             if site["infer"].get("enumerate"):

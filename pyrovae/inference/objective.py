@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyrovae.inference.elbo import negative_elbo
+from pyrovae.inference.elbo import negative_elbo, require_reparameterized
 from pyrovae.models.pair import Pair, as_module, has_global_latents
-from pyrovae.models.particles import particles
+from pyrovae.models.particles import refuse_scaled, score_functions, tabulated, traces
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.options import Plan
@@ -49,18 +50,19 @@ class Loss:
         """
         if self.differentiable:
             return self.pure(x, y, beta, size)
+        if self.plan.objective == "iwae":
+            return self._importance_weighted(x, size)
         return self._of(self.elbo.differentiable_loss, x, y, beta, size)
 
     def pure(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """The loss without a read of its value, for a graph; sites without a reparameterised draw are refused."""
+        if self.plan.objective == "iwae":
+            return self._importance_weighted(x, size, pure=True)
         return self._of(partial(negative_elbo, self.elbo), x, y, beta, size)
 
     def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         if not len(x):  # fewer items than processes
-            return 0.0 * torch.stack([p.sum() for p in as_module(self.pair).parameters() if p.requires_grad]).sum()
-        if self.plan.objective == "iwae":
-            table = particles(self.pair, x, self.plan.num_particles, allow_scale=False).log_weight
-            return (len(x) * math.log(self.plan.num_particles) - table.logsumexp(0).sum()) / size
+            return self._nothing()
         model, guide = self.pair.model, self.pair.guide
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
@@ -68,3 +70,47 @@ class Loss:
             loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
             return loss
         return elbo(model, guide, x) / size
+
+    def _importance_weighted(self, x: Tensor, size: int, *, pure: bool = False) -> Tensor:
+        """-log mean_k p(x, z_k) / q(z_k | x), of each item; its gradient is right whatever draws the guide has."""
+        if not len(x):
+            return self._nothing()
+        count = self.plan.num_particles
+        guide, model = traces(self.pair, x, count)
+        refuse_scaled(model, guide)
+        log_weight = tabulated(model, guide, x, count).log_weight
+        bound = log_weight.logsumexp(0)
+        loss = (len(x) * math.log(count) - bound.sum()) / size
+        if self.differentiable:
+            return loss
+        score = score_functions(guide, x, count)
+        if pure:
+            require_reparameterized(prune_subsample_sites(model), prune_subsample_sites(guide))
+        signal = (bound.detach() - math.log(count)) - _baseline(log_weight.detach())
+        return loss - (signal * (score - score.detach())).sum() / size  # the value stays
+
+    def _nothing(self) -> Tensor:
+        """The loss of no items, zero, and a function of all parameters."""
+        return 0.0 * torch.stack([p.sum() for p in as_module(self.pair).parameters() if p.requires_grad]).sum()
+
+
+def _baseline(log_weight: Tensor) -> Tensor:
+    """The bound with each draw's weight replaced by the others' geometric mean, (K, N) (Mnih and Rezende 2016, eq. 10).
+
+    It is no function of that draw, so that taking it from the signal of its score function leaves the gradient's mean
+    as it is, and most of its variance goes. Zero where the others say nothing.
+    """
+    count = len(log_weight)
+    if count == 1:
+        return torch.zeros_like(log_weight)
+    # sums over the draws before and after each, as a difference of sums would have rounding of the draw's own
+    downwards, upwards = log_weight, log_weight.flip(0)
+    none = torch.full_like(log_weight[:1], -math.inf)
+    before = torch.cat([none, downwards.logcumsumexp(0)[:-1]])
+    after = torch.cat([none, upwards.logcumsumexp(0)[:-1]]).flip(0)
+    zero = torch.zeros_like(log_weight[:1])
+    sum_before = torch.cat([zero, downwards.cumsum(0)[:-1]])
+    sum_after = torch.cat([zero, upwards.cumsum(0)[:-1]]).flip(0)
+    geometric_mean = (sum_before + sum_after) / (count - 1)
+    baseline = torch.logaddexp(torch.logaddexp(before, after), geometric_mean) - math.log(count)
+    return baseline.where(baseline.isfinite(), torch.zeros_like(baseline))

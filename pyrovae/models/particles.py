@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,9 @@ __all__ = [
     "is_point",
     "latent_law",
     "particles",
+    "refuse_scaled",
     "require_continuous",
+    "score_functions",
     "scored",
     "simulated",
     "tabulated",
@@ -52,17 +55,15 @@ class Particles:
         return self.log_likelihood + self.log_prior - self.log_guide
 
 
-def particles(pair: Pair, x: Tensor, num_particles: int, *, allow_scale: bool = True) -> Particles:
+def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
     """Draw `num_particles` codes per item from the guide and score them, under plate "particles" at dim -2.
 
     Noise comes from torch's global generator; gradients flow through reparameterised sites. A scale, of
     `poutine.scale` or of a subsampled plate, is a weight in a loss and no part of a density: the tables are those of
     the sites without it. A mask leaves out what it masks. Any pair will do whose sites all lie in one plate "data" of
-    the items' size; ValueError for another, and for a scaled site without `allow_scale`.
+    the items' size; ValueError for another.
     """
     guide, model = traces(pair, x, num_particles)
-    if not allow_scale:
-        _refuse_scaled(model, guide)
     return tabulated(model, guide, x, num_particles)
 
 
@@ -233,17 +234,43 @@ def is_point(fn: Any) -> bool:
     return isinstance(fn, Delta)
 
 
-def _log_guide(trace: poutine.Trace, x: Tensor, shape: tuple[int, int]) -> Tensor:
+def score_functions(guide: poutine.Trace, x: Tensor, num_particles: int) -> Tensor:
+    """What of log q(z | x) a draw's distribution depends on and its value does not carry: a table (K, N).
+
+    The gradient of a draw's expectation has the gradient of this times the integrand beside that through its value. It
+    is log q(z | x) of a draw that is not reparameterised, and 0 of one that is.
+    """
+    guide.compute_score_parts()
+    return _log_guide(guide, x, (num_particles, len(x)), _score_function)
+
+
+def _log_prob(site: Any) -> Tensor:
+    log_prob: Tensor = site["unscaled_log_prob"]
+    return log_prob
+
+
+def _score_function(site: Any) -> Tensor:
+    value = site["score_parts"].score_function
+    return value if isinstance(value, Tensor) else torch.zeros_like(site["unscaled_log_prob"])
+
+
+SiteTerm = Callable[[Any], Tensor]
+
+
+def _log_guide(trace: poutine.Trace, x: Tensor, shape: tuple[int, int], term: SiteTerm = _log_prob) -> Tensor:
     """The log-density of a guide's draws, with its `pyro.factor` where a code is a point that draws were turned into.
 
     A factor beside a draw that has a density of its own is a term of a loss, as a scale is.
     """
-    log_guide = _total(trace, False, x, shape)
+    log_guide = _total(trace, False, x, shape, term)
     codes = [site for site in trace.nodes.values() if site["type"] == "sample" and not site["is_observed"]]
-    return log_guide + _total(trace, True, x, shape) if any(is_point(site["fn"]) for site in codes) else log_guide
+    is_turned = any(is_point(site["fn"]) for site in codes)
+    return log_guide + _total(trace, True, x, shape, term) if is_turned else log_guide
 
 
-def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, int]) -> Tensor:
+def _total(
+    trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, int], term_of: SiteTerm = _log_prob
+) -> Tensor:
     """The log-densities of a trace's observed, or of its other sites, summed: a table of `shape`."""
     trace = prune_subsample_sites(trace)
     trace.compute_log_prob()
@@ -262,7 +289,7 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
                 "scores no given item; write pyro.plate('data', len(x)) and leave batches to fit"
             )
         # a scale weighs a site in a loss: the density is the one without it
-        term = scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
+        term = scale_and_mask(term_of(site), 1.0, site["mask"])
         if term.ndim > 2 or any(a not in (1, b) for a, b in zip(term.shape[::-1], shape[::-1], strict=False)):
             raise ValueError(
                 f"site {name!r} has log-densities of shape {tuple(term.shape)}, where one per draw and item would "
@@ -272,7 +299,7 @@ def _total(trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, in
     return value
 
 
-def _refuse_scaled(*traces: poutine.Trace) -> None:
+def refuse_scaled(*traces: poutine.Trace) -> None:
     """Refuse scaled sites: importance weights with them are of no density, and their mean bounds nothing."""
     for trace in traces:
         for name, site in prune_subsample_sites(trace).nodes.items():

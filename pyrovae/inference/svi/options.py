@@ -26,8 +26,9 @@ class SVI(Method):
     """Stochastic variational inference: the negative ELBO is lowered step by step, a batch in each.
 
     The loss is E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], by Pyro's Trace_ELBO, in nats per item, or with
-    `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8). A discrete
-    site that is marked for enumeration is summed out.
+    `objective="iwae"` the negative importance-weighted bound of `num_particles` (Burda et al. 2016, eq. 8). For the
+    ELBO a discrete site that is marked for enumeration is summed out. Draws without a gradient through their value have
+    score functions: Pyro's for the ELBO, and for the bound those of Mnih and Rezende (2016, eq. 10).
 
     Args:
         epochs: passes over the items. No item is dropped from the last batch.

@@ -71,6 +71,7 @@ def run(task: Task, plan: Plan) -> History:
                     items.move(target)
             store = Store()
             sites = Sites.of(pair, source, target, store)
+            _require_guided(pair, plan, sites)
             _require_room(plan, source, sites.elements, target)
             try_shapes(pair, plan, source, held_out, target, sites, store)
             _start_alike(pair, plan, source, held_out, sites, schedule)
@@ -137,6 +138,16 @@ def _refuse_foreign_parameters(module: nn.Module, parameters: Store) -> None:
         raise ValueError(
             f"pyro.param {foreign[0]!r} is not among the pair's parameters(), and fit trains those alone: make it "
             "an nn.Parameter of the module, or train with pyro.infer.SVI"
+        )
+
+
+def _require_guided(pair: Pair, plan: Plan, sites: Sites) -> None:
+    """ValueError where importance weights would have a site's density in the model and none in the guide."""
+    if plan.objective == "iwae" and sites.unguided:
+        raise ValueError(
+            f"objective='iwae' weighs draws by p(x, z) / q(z | x), and site {sites.unguided[0]!r} of the model is not "
+            f"in the guide of {type(pair).__name__}: draw it there too, sum it out in the model by hand, or take "
+            "objective='elbo', which sums out what is marked for enumeration"
         )
 
 

@@ -37,6 +37,7 @@ class Sites:
 
     enumerates: bool  # a site is summed out rather than drawn
     differentiable: bool  # every draw of the guide is, through its value alone
+    unguided: list[str]  # unobserved sites of the model that the guide has not
     outside: bool  # a site lies outside of the plate "data"
     stored: bool  # there are parameters in Pyro's store
     networks: list[nn.Module]
@@ -52,11 +53,13 @@ class Sites:
             guide.compute_score_parts()
             stored = bool(pyro.get_param_store())
         drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
+        of_guide = [*drawn, *(guide.nodes[name] for name in guide.observation_nodes)]  # a pyro.factor is observed
         latent = [*drawn, *(model.nodes[name] for name in model.stochastic_nodes)]
         every = [*latent, *(model.nodes[name] for name in model.observation_nodes)]
         return cls(
             enumerates=any(site["infer"].get("enumerate") == "parallel" for site in latent),
-            differentiable=all(is_differentiable(site) for site in drawn),
+            differentiable=all(is_differentiable(site) for site in of_guide),
+            unguided=[name for name in model.stochastic_nodes if name not in guide.nodes],
             outside=any(all(frame.name != "data" for frame in site["cond_indep_stack"]) for site in every),
             stored=stored,
             networks=layers.networks,
