@@ -409,7 +409,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(case, tmp_path, interpreted):
 def test_a_run_of_a_version_that_had_adam_alone_goes_on(tmp_path, monkeypatch):
     """Its tensors had another name, and its facts nothing of the options that came later."""
     later = ("optimizer_numbers", "schedule", "callbacks", "stopped")
-    facts_of = Resume._facts
+    facts_of = Resume._run_metadata
 
     def facts_as_before(self):
         facts = facts_of(self)
@@ -421,7 +421,7 @@ def test_a_run_of_a_version_that_had_adam_alone_goes_on(tmp_path, monkeypatch):
     expected = quiet_fit(whole, epochs=4)
     with monkeypatch.context() as patch:
         patch.setattr("pyrovae.inference.svi.resume.STATE", "adam.")
-        patch.setattr(Resume, "_facts", facts_as_before)
+        patch.setattr(Resume, "_run_metadata", facts_as_before)
         quiet_fit(copy.deepcopy(again), epochs=2, checkpoint=tmp_path / "run")
     options = {"epochs": 4, "checkpoint": tmp_path / "run", "resume": True}
     with pytest.raises(ValueError, match="this is another: optimizer: 'Adam' before, 'SGD' now"):

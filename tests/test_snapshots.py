@@ -439,7 +439,7 @@ def test_a_copy_of_the_folder_goes_on_as_well(tmp_path):
 def test_one_run_at_a_time(tmp_path):
     whole = fitted()
     fitted(tmp_path / "run", epochs=2)
-    with Snapshots(tmp_path / "run", True).held(), pytest.raises(BlockingIOError, match="another process trains in"):
+    with Snapshots(tmp_path / "run", True).locked(), pytest.raises(BlockingIOError, match="another process trains in"):
         fitted(tmp_path / "run", resume=True)
     (tmp_path / "run" / ".DS_Store").write_text("")  # what a file manager leaves is no reason to stop
     assert same_run(whole, fitted(tmp_path / "run", resume=True))

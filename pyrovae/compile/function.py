@@ -80,8 +80,8 @@ class CompiledFunction:
     eager's order. Without `compile` torch runs the graph, operation by operation.
 
     Attributes:
-        held: the tensors that the graph holds.
-        written: those of the inputs and of `held` that a call writes to.
+        constants: the tensors that the graph holds, as further inputs of it.
+        written: those of the inputs and of `constants` that a call writes to.
         is_compiled: whether it is compiled.
     """
 
@@ -89,10 +89,10 @@ class CompiledFunction:
         self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True, lasting: int = 0
     ) -> None:
         self._kind = _kind(inputs)
-        self.held = constants_to_inputs(graph)
-        fixed = dict(enumerate(inputs[:lasting])) | dict(enumerate(self.held, len(inputs)))
+        self.constants = constants_to_inputs(graph)
+        fixed = dict(enumerate(inputs[:lasting])) | dict(enumerate(self.constants, len(inputs)))
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        both = zip([*inputs, *self.held], placeholders, strict=True)
+        both = zip([*inputs, *self.constants], placeholders, strict=True)
         self.written = [t for t, node in both if is_written(node)]
         self._gone, self._bases = aliases_to_views(graph, fixed)
         self._draw_noise = without_noise(graph, inputs[0].device)
@@ -113,7 +113,7 @@ class CompiledFunction:
 
     def _read(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """All inputs of the graph, except its noise."""
-        every = [*inputs, *self.held]
+        every = [*inputs, *self.constants]
         if not self._bases:
             return every
         return [t for i, t in enumerate(every) if i not in self._gone] + self._bases

@@ -108,17 +108,17 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
 
     So a module's buffers are read, and changed, where they are.
     """
-    held, names = list[Tensor](), set[str]()
+    constants, names = list[Tensor](), set[str]()
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
     for node in list(graph.graph.nodes):
         if node.op != "get_attr":
             continue
         value = operator.attrgetter(node.target)(graph)
-        place = next((i for i, other in enumerate(held) if other is value), None)
+        place = next((i for i, other in enumerate(constants) if other is value), None)
         if place is None:
             with graph.graph.inserting_after(last):
-                last = graph.graph.placeholder(f"held_{len(held)}")
-            held.append(value)
+                last = graph.graph.placeholder(f"held_{len(constants)}")
+            constants.append(value)
             node_of_value = last
         else:
             node_of_value = next(n for n in graph.graph.nodes if n.op == "placeholder" and n.target == f"held_{place}")
@@ -129,7 +129,7 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
         if hasattr(graph, name):
             delattr(graph, name)
     graph.recompile()
-    return held
+    return constants
 
 
 def aliases_to_views(graph: fx.GraphModule, lasting: dict[int, Tensor]) -> tuple[list[int], list[Tensor]]:

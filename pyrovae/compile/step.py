@@ -130,11 +130,11 @@ class CompiledStep:
             if not interpret:
                 with unnoticed(trained):
                     try_out(pieces, arguments)
-            held = [t for piece in pieces for t in piece.function.held if t.layout == torch.strided]
-            if any(t.is_conj() or t.is_neg() for t in held):
+            constants = [t for piece in pieces for t in piece.function.constants if t.layout == torch.strided]
+            if any(t.is_conj() or t.is_neg() for t in constants):
                 raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
             early = [view for piece in pieces for view in piece.early]
-            state = ModuleState(modules, [*named.values(), *held], early)
+            state = ModuleState(modules, [*named.values(), *constants], early)
             variant = Variant(pieces, self.reduce, named, state, memory, names, moved, self._written)
             self._pool = self._pool or pool_of(trained[0].device)
             with unnoticed(trained):
@@ -168,10 +168,10 @@ class CompiledStep:
 
     def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
         """Refuse names that the evaluation has assigned again, where the loss depends on them; forget the others."""
-        held = {id(t) for piece in pieces for t in piece.function.held}
+        constant_ids = {id(t) for piece in pieces for t in piece.function.constants}
         rebound = list(names.rebound())
         names.forget_rebound()
-        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in held]
+        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in constant_ids]
         if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
             losses = []
             for _ in range(2):
@@ -244,7 +244,7 @@ class CompiledStep:
 def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:
     """The memory that the pieces write to; CaptureError where arguments lie in it."""
     written = [t for piece in pieces for t in piece.function.written]
-    lasting = [t for piece in pieces for t in (*piece.fixed, *piece.function.held)]
+    lasting = [t for piece in pieces for t in (*piece.fixed, *piece.function.constants)]
     memory = WrittenMemory(written, lasting, arguments, named)
     memory.require_apart(arguments)
     return memory

@@ -57,9 +57,9 @@ class Variant:
     def record(self, arguments: list[Tensor], pool: Any) -> None:
         """Record the step as one CUDA graph for tensors like these, where the device has such graphs."""
         if self.reduce is None:
-            fixed, held = self.pieces[0].fixed, self.pieces[0].function.held
-            changed = [*fixed, *(t for t in held if t.device == fixed[0].device and is_writable(t))]
-            self.replay = replayed(self._run, arguments, changed, held, pool)
+            fixed, constants = self.pieces[0].fixed, self.pieces[0].function.constants
+            changed = [*fixed, *(t for t in constants if t.device == fixed[0].device and is_writable(t))]
+            self.replay = replayed(self._run, arguments, changed, constants, pool)
 
     def __call__(self, leaves: list[Any]) -> Tensor:
         arguments = [x for x in leaves if isinstance(x, Tensor)]
@@ -136,7 +136,7 @@ def _is_early(t: Tensor) -> bool:
 
 def try_out(pieces: list[Piece], arguments: list[Tensor]) -> None:
     """Run the pieces once and restore all that they write to: some compiled code fails only when it is called."""
-    every = [t for piece in pieces for t in (*piece.fixed, *piece.function.held, *piece.others)]
+    every = [t for piece in pieces for t in (*piece.fixed, *piece.function.constants, *piece.others)]
     kept = [(t, t.clone()) for t in (*every, *arguments) if is_writable(t)]
     try:
         pieces[0](arguments)

@@ -99,21 +99,23 @@ class Estimate:
         if not isinstance(other, Estimate):
             return NotImplemented
         kind = self._kind_of_difference(other)
-        ours, theirs = self.pointwise.attrs, other.pointwise.attrs
+        attributes, other_attributes = self.pointwise.attrs, other.pointwise.attrs
         value = self.pointwise["value"] - other.pointwise["value"]
         # the noise of two pairs or two protocols is independent; one estimate less itself has none
-        same = ours == theirs and bool((value == 0).all())
+        same = attributes == other_attributes and bool((value == 0).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
         flags = [one.pointwise["unreliable"] for one in (self, other) if "unreliable" in one.pointwise]
         if flags:
             pointwise["unreliable"] = (flags[0] | flags[-1]) & (not same)
 
-        unlike = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
-        both = {name: f"{ours.get(name)} - {theirs.get(name)}" for name in unlike}
-        errors = {*str(ours.get("errors")).split(", "), *str(theirs.get("errors")).split(", ")}
+        both = {}
+        for name in {*attributes, *other_attributes}:
+            if attributes.get(name) != other_attributes.get(name):
+                both[name] = f"{attributes.get(name)} - {other_attributes.get(name)}"
+        errors = {*str(attributes.get("errors")).split(", "), *str(other_attributes.get("errors")).split(", ")}
         protocol = {"estimator": kind, "difference": 1, "errors": ", ".join(sorted(errors))}
-        pointwise.attrs = {**ours, **both, **protocol}
+        pointwise.attrs = {**attributes, **both, **protocol}
         for name in ("bound", "settings"):
             pointwise.attrs.pop(name, None)
         if "se_from_items" in both:  # the error of one says too little: so would the difference's
@@ -122,21 +124,20 @@ class Estimate:
 
     def _kind_of_difference(self, other: Estimate) -> str:
         """What the difference is called; ValueError where the two estimates have none."""
-        ours, theirs = self.pointwise.attrs, other.pointwise.attrs
-        for attributes in (ours, theirs):
-            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*attributes}:
+        attributes, other_attributes = self.pointwise.attrs, other.pointwise.attrs
+        for each in (attributes, other_attributes):
+            if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*each}:
                 raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
-            if "difference" in attributes:
+            if "difference" in each:
                 raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
-        if ours["base_measure"] != theirs["base_measure"]:
-            raise ValueError(
-                f"a {ours['base_measure']} and a {theirs['base_measure']} are not measured alike: no difference"
-            )
-        if ours.get("masked_sites") != theirs.get("masked_sites"):
+        if attributes["base_measure"] != other_attributes["base_measure"]:
+            measures = f"a {attributes['base_measure']} and a {other_attributes['base_measure']}"
+            raise ValueError(f"{measures} are not measured alike: no difference")
+        if attributes.get("masked_sites") != other_attributes.get("masked_sites"):
             raise ValueError("the two estimates leave out different masked sites")
-        if ours["items_sha256"] != theirs["items_sha256"]:
+        if attributes["items_sha256"] != other_attributes["items_sha256"]:
             raise ValueError("the two estimates are of different items: give both the same x, in the same order")
-        if ours["pair_sha256"] == theirs["pair_sha256"]:
+        if attributes["pair_sha256"] == other_attributes["pair_sha256"]:
             return f"gap {self.kind} - {other.kind}"
         if self.kind != other.kind:
             raise ValueError(
@@ -148,10 +149,10 @@ class Estimate:
 
     def _require_alike(self, other: Estimate) -> None:
         """Refuse estimates of two pairs that were made with different settings."""
-        ours, theirs = self.settings, other.settings
-        unlike = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        settings, other_settings = self.settings, other.settings
+        unlike = [name for name in {**settings, **other_settings} if settings.get(name) != other_settings.get(name)]
         if unlike:
-            both = ", ".join(f"{name} {ours.get(name)} and {theirs.get(name)}" for name in unlike)
+            both = ", ".join(f"{name} {settings.get(name)} and {other_settings.get(name)}" for name in unlike)
             raise ValueError(f"two pairs under two estimators: {self.kind} was run with {both}; run both alike")
 
     def __str__(self) -> str:

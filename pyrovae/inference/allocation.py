@@ -37,19 +37,19 @@ class AtMost(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given, named = tree_map(_on_meta, (args, kwargs))
-        if "device" in named:
-            named["device"] = torch.device("meta")
+        meta_args, meta_kwargs = tree_map(_on_meta, (args, kwargs))
+        if "device" in meta_kwargs:
+            meta_kwargs["device"] = torch.device("meta")
         try:
-            made = func(*given, **named)
+            result = func(*meta_args, **meta_kwargs)
         except (RuntimeError, NotImplementedError, TypeError):  # an operation that asks for values
-            made = None
-        self._count(made, tree_leaves((given, named)))
+            result = None
+        self._count(result, tree_leaves((meta_args, meta_kwargs)))
         return func(*args, **kwargs)
 
-    def _count(self, made: Any, given: Iterable[Any]) -> None:
-        seen = {t.untyped_storage()._cdata for t in given if isinstance(t, Tensor)}
-        for tensor in tree_leaves(made):
+    def _count(self, result: Any, inputs: Iterable[Any]) -> None:
+        seen = {t.untyped_storage()._cdata for t in inputs if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
             if not isinstance(tensor, Tensor) or tensor.untyped_storage()._cdata in seen:
                 continue  # a view, or what is changed in place
             size = tensor.untyped_storage().nbytes()

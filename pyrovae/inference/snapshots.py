@@ -26,13 +26,13 @@ KEPT = 2  # epochs: one more than is needed, should the newest be damaged
 NAME = re.compile(r"epoch-(\d{6,})")
 OURS = re.compile(r"epoch-\d{6,}|\.epoch-\d{6,}-(new|old)-.*|\.lock")
 
-Run = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]  # facts, the pair's weights, other tensors
+Run = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]  # metadata, the pair's weights, other tensors
 
 
 class Snapshots:
     """A folder with a saved state of each of the last epochs; `load(folder / "epoch-000012")` reads one alone.
 
-    One run at a time: `held()` keeps others out until it ends, or the process does.
+    One run at a time: `locked()` keeps others out until it ends, or the process does.
     """
 
     def __init__(self, folder: str | os.PathLike[str], resume: bool) -> None:
@@ -41,7 +41,7 @@ class Snapshots:
         self.damaged: list[int] = []  # epochs that were found so
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the folder for this run, or refuse it before anything is changed."""
         with contextlib.ExitStack() as stack:
             error = None
@@ -60,13 +60,13 @@ class Snapshots:
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint={self.folder} is a file: name a folder")
-        held = sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
-        holds_run = any(NAME.fullmatch(name) for name in held)
+        names = sorted(p.name for p in self.folder.iterdir()) if self.folder.exists() else []
+        holds_run = any(NAME.fullmatch(name) for name in names)
         if holds_run and not self.resume:
             raise FileExistsError(
                 f"checkpoint={self.folder} holds a run: resume=True goes on with it, or name another folder"
             )
-        foreign = [name for name in held if not OURS.fullmatch(name) and not is_hidden(name)]
+        foreign = [name for name in names if not OURS.fullmatch(name) and not is_hidden(name)]
         if foreign and not holds_run:
             raise FileExistsError(
                 f"checkpoint={self.folder} holds {foreign[0]!r}, which is no run's: remove it, or name another folder"
@@ -84,8 +84,8 @@ class Snapshots:
 
     def _epochs(self) -> list[int]:
         """The epochs whose states are there, the newest first."""
-        found = [NAME.fullmatch(p.name) for p in self.folder.iterdir()]
-        return sorted((int(one[1]) for one in found if one), reverse=True)
+        matches = [NAME.fullmatch(p.name) for p in self.folder.iterdir()]
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def _of(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch:06d}"
@@ -96,28 +96,28 @@ class Snapshots:
         errors: list[Exception] = []
         for epoch in self._epochs():
             try:
-                found = read_run(self._of(epoch), pair)
+                run = read_run(self._of(epoch), pair)
             except ArchitectureError:
                 raise
             except (CheckpointError, OSError) as error:
                 errors.append(error)
                 self.damaged.append(epoch)
                 continue
-            for one in errors:
-                log.warning("goes on from epoch %d: %s", epoch, one)
-            return found
+            for error_before in errors:
+                log.warning("goes on from epoch %d: %s", epoch, error_before)
+            return run
         if errors:
             raise errors[0]
         return None
 
-    def write(self, epoch: int, pair: Pair, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def write(self, epoch: int, pair: Pair, run_metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Write the state after `epoch`, and remove all earlier ones but the last."""
         error = None
         if self.ranks.is_first:
             try:
                 if epoch in self.damaged:  # the run goes on from an epoch before it
                     shutil.rmtree(self._of(epoch))
-                write(self._of(epoch), pair, (facts, tensors))
+                write(self._of(epoch), pair, (run_metadata, tensors))
             except Exception as caught:
                 error = caught
             else:

@@ -215,10 +215,10 @@ class CompiledFitStep:
         if not self.checked:
             if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in self.named.values()):
                 raise CaptureError("a parameter has hooks on its gradient's accumulation, of which a graph has none")
-            told = settings(nn.ModuleList([self.module]))
+            settings_before = settings(nn.ModuleList([self.module]))
             with torch.enable_grad(), argument_checks(True), watched(*self.step.owners), no_foreign_draws(other_draws):
                 self.step.loss(*args)
-            if settings(nn.ModuleList([self.module])) != told:
+            if settings(nn.ModuleList([self.module])) != settings_before:
                 raise CaptureError("an attribute of a module changes in each step, and a graph would keep it as it is")
             self.checked = True
         return self.named, before
@@ -290,13 +290,13 @@ def _as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
 @contextmanager
 def with_bf16(parts: Sequence[nn.Module]) -> Iterator[None]:
     """Let these networks compute products in bfloat16 in the body; their outputs and parameters stay in float32."""
-    own = [vars(part).get("forward") for part in parts]  # an instance may have one
+    own_forwards = [vars(part).get("forward") for part in parts]  # an instance may have one
     for part in parts:
         part.forward = _in_bf16(part.forward)
     try:
         yield
     finally:
-        for part, forward in zip(parts, own, strict=True):
+        for part, forward in zip(parts, own_forwards, strict=True):
             if forward is None:
                 del part.forward
             else:

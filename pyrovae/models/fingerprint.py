@@ -17,8 +17,10 @@ def settings(module: nn.Module) -> str:
     The attributes of the outermost module itself are left out: its name and notes are no part of its density.
     """
     parts = [(name, part) for name, part in module.named_modules() if name]
-    told = [(name, sorted((k, _plain(v)) for k, v in vars(part).items() if k != "training")) for name, part in parts]
-    return repr([(name, [(k, v) for k, v in rows if v is not None and k[0] != "_"]) for name, rows in told])
+    rows_by_part = [
+        (name, sorted((k, _plain(v)) for k, v in vars(part).items() if k != "training")) for name, part in parts
+    ]
+    return repr([(name, [(k, v) for k, v in rows if v is not None and k[0] != "_"]) for name, rows in rows_by_part])
 
 
 def _plain(value: Any) -> str | None:

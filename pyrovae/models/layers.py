@@ -49,10 +49,10 @@ class _Sampling(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.active: list[nn.Module] = []
-        self.found: set[nn.Module] = set()
+        self.parts_that_draw: set[nn.Module] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
-        self.found.update(self.active)
+        self.parts_that_draw.update(self.active)
 
 
 @dataclass
@@ -87,6 +87,6 @@ def seen(module: nn.Module) -> Iterator[Seen]:
     finally:
         for hook in hooks:
             hook.remove()
-    plain = [part for part in called if part not in sampling.found]
+    plain = [part for part in called if part not in sampling.parts_that_draw]
     inner = {part for whole in plain for part in whole.modules() if part is not whole}
     answer.networks = [part for part in plain if part not in inner]

@@ -152,12 +152,12 @@ class Loop:
         """Take the steps of an epoch, or the first of them, and return their losses without waiting for them."""
         losses, batches = list[Tensor](), islice(self.batches(epoch), most)
         # what a user's own source waits for may be another thread: its batches are read between turns
-        held = TURN if isinstance(self.source.x, Tensor) else 0.0
+        least_turn = TURN if isinstance(self.source.x, Tensor) else 0.0
         # an epoch's random numbers do not depend on those of the epochs before
         space = self.workspace(self.noise(epoch), training=True)
         for batch in batches:
             with space.turn(), self.precision():
-                end = time.perf_counter() + held
+                end = time.perf_counter() + least_turn
                 losses.append(self.step(*batch))
                 while time.perf_counter() < end and (following := next(batches, None)) is not None:
                     losses.append(self.step(*following))
@@ -182,8 +182,8 @@ class Loop:
             x, y = batch.to(self.device), None if label is None else label.to(self.device)
             if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
                 x = torch.bernoulli(x, generator=draws)
-                mine = self.ranks.share(len(x))
-                x, y = x[mine], None if y is None else y[mine]
+                share_of_batch = self.ranks.share(len(x))
+                x, y = x[share_of_batch], None if y is None else y[share_of_batch]
             elif x.is_inference():  # which has no gradient to save it for
                 x = x.clone()
             yield x, y

@@ -99,9 +99,9 @@ class OptimizerChoice:
         if self.bound is None:
             return [Group(list(named), {**self.options, "lr": self.learning_rate})]
         names = {id(p): name for name, p in named.items()}
-        held = [p for group in self.bound.param_groups for p in group["params"]]
-        foreign = [tuple(p.shape) for p in held if id(p) not in names]
-        absent = [name for name, p in named.items() if all(p is not q for q in held)]
+        bound_params = [p for group in self.bound.param_groups for p in group["params"]]
+        foreign = [tuple(p.shape) for p in bound_params if id(p) not in names]
+        absent = [name for name, p in named.items() if all(p is not q for q in bound_params)]
         if foreign or absent:
             parts = []
             if foreign:

@@ -39,7 +39,7 @@ class Resume:
 
     def write(self, epoch: int) -> None:
         """Write what another process needs to go on after this epoch."""
-        self.snapshots.write(epoch, self.loop.pair, self._facts(), self._tensors())
+        self.snapshots.write(epoch, self.loop.pair, self._run_metadata(), self._tensors())
 
     def earlier(self) -> Run | None:
         """Read the state of an earlier run; ValueError where this run has other options. Nothing is changed."""
@@ -49,30 +49,32 @@ class Resume:
             raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
         if run is None:
             return None
-        facts, weights, tensors = run
+        run_metadata, weights, tensors = run
         # as versions that had Adam alone called it
         tensors = {f"{STATE}{name[5:]}" if name.startswith("adam.") else name: t for name, t in tensors.items()}
-        free = {"compile"} if loop.plan.compile == "auto" else set()
-        free |= {"callbacks"}  # those with a state are compared below
-        free |= set() if loop.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
+        may_differ = {"compile"} if loop.plan.compile == "auto" else set()
+        may_differ |= {"callbacks"}  # those with a state are compared below
+        may_differ |= set() if loop.plan.schedule == "cosine" else {"epochs"}  # down which the rate goes to 0
         plan = loop.plan.in_words()
-        here = {name: value for name, value in plan.items() if name not in free} | self._agreed()
+        now = {name: value for name, value in plan.items() if name not in may_differ} | self._agreed()
         # an option that was not there yet had its default
-        before = type(loop.plan)().in_words() | facts["asked"]
-        before |= {name: facts[name] for name in self._agreed()} | {"compile": facts["compiled"]}
-        unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in here.items() if before.get(k) != v]
+        before = type(loop.plan)().in_words() | run_metadata["asked"]
+        before |= {name: run_metadata[name] for name in self._agreed()} | {"compile": run_metadata["compiled"]}
+        unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in now.items() if before.get(k) != v]
         if unlike:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
-        if len(facts["rows"]) > loop.plan.epochs:
-            raise ValueError(f"epochs={loop.plan.epochs} is the total, and the run has {len(facts['rows'])} already")
-        loop.watchers.require_same(facts.get("callbacks", []))
-        loop.schedule.go_on(facts.get("schedule", {}), len(facts["rows"]) * loop.steps_per_epoch)
+        if len(run_metadata["rows"]) > loop.plan.epochs:
+            raise ValueError(
+                f"epochs={loop.plan.epochs} is the total, and the run has {len(run_metadata['rows'])} already"
+            )
+        loop.watchers.require_same(run_metadata.get("callbacks", []))
+        loop.schedule.go_on(run_metadata.get("schedule", {}), len(run_metadata["rows"]) * loop.steps_per_epoch)
         for name, b in loop.module.named_buffers():
             if not is_writable(b) and not same_values(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
         self._refuse_other_tensors(tensors)
-        self._warn_of_differences(facts)
-        return facts, weights, tensors
+        self._warn_of_differences(run_metadata)
+        return run_metadata, weights, tensors
 
     def _agreed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the earlier one, apart from the plan."""
@@ -100,19 +102,20 @@ class Resume:
                     expected |= {f"{STATE}{name}.{kind}": named[name] for kind in kinds}
         if any(name.startswith("best.") for name in tensors):
             expected |= {f"best.{name}": t for name, t in loop.module.state_dict().items()}
-        for name, ours in expected.items():
-            theirs = tensors.get(name)
-            if theirs is None or (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
-                saved = "absent" if theirs is None else f"{theirs.dtype} of shape {tuple(theirs.shape)}"
-                raise CheckpointError(
-                    f"the checkpoint's {name!r} is {saved}, and this run has {ours.dtype} of shape {tuple(ours.shape)}"
-                )
+        for name, tensor in expected.items():
+            saved = tensors.get(name)
+            if saved is None or (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
+                there = "absent" if saved is None else f"{saved.dtype} of shape {tuple(saved.shape)}"
+                here = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                raise CheckpointError(f"the checkpoint's {name!r} is {there}, and this run has {here}")
 
-    def _warn_of_differences(self, facts: dict[str, Any]) -> None:
+    def _warn_of_differences(self, run_metadata: dict[str, Any]) -> None:
         """Warn of differences in the environment that change the rounding of sums."""
         loop = self.loop
-        now, settings_before = environment(loop.device), facts.get("settings", self.settings)
-        unlike = differences(facts.get("environment", {"torch": facts["torch"]}), now | {"device": loop.device.type})
+        now = environment(loop.device) | {"device": loop.device.type}
+        before = run_metadata.get("environment", {"torch": run_metadata["torch"]})
+        unlike = differences(before, now)
+        settings_before = run_metadata.get("settings", self.settings)
         if settings_before is None:
             self.settings = None
         elif settings_before != self.settings:
@@ -123,29 +126,29 @@ class Resume:
                 "run restore what there was before, as with torch.set_num_threads"
             )
 
-    def go_on(self, facts: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    def go_on(self, run_metadata: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         """Restore the loop to the end of that run."""
         loop = self.loop
         present = loop.module.state_dict(keep_vars=True)
         pairs = [(present[name], value) for name, value in weights.items()]
         pairs += [(b, tensors[f"buffer.{name}"]) for name, b in loop.module.named_buffers()]
         pairs += [(t, tensors[f"good.{i}"]) for i, t in enumerate(loop.good)]
-        for mine, theirs in pairs:
-            if not same_values(mine.detach(), theirs.to(mine.device)):
-                mine.detach().copy_(theirs)
+        for present_tensor, saved_tensor in pairs:
+            if not same_values(present_tensor.detach(), saved_tensor.to(present_tensor.device)):
+                present_tensor.detach().copy_(saved_tensor)
         loop.started = [t.clone() for t in loop.changed()]
-        loop.rows, loop.best = facts["rows"], (facts["best"][0], facts["best"][1])
+        loop.rows, loop.best = run_metadata["rows"], (run_metadata["best"][0], run_metadata["best"][1])
         loop.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
         loop.taken = len(loop.rows) * loop.steps_per_epoch
-        loop.take.load_state_dict(self._optimizer_state(facts, tensors), loop.taken)
-        loop.watchers.go_on(facts.get("callbacks", []), loop.rows, facts.get("stopped"))
+        loop.take.load_state_dict(self._optimizer_state(run_metadata, tensors), loop.taken)
+        loop.watchers.go_on(run_metadata.get("callbacks", []), loop.rows, run_metadata.get("stopped"))
         loop.take.checked = True  # on the first step of all
 
-    def _optimizer_state(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def _optimizer_state(self, run_metadata: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The optimiser's state of an earlier run, with each tensor in its parameter's memory order."""
         loop = self.loop
         saved, named = loop.take.state_dict(), dict(loop.module.named_parameters())
-        states, numbers = optimizer_states(tensors), facts.get("optimizer_numbers", {})
+        states, numbers = optimizer_states(tensors), run_metadata.get("optimizer_numbers", {})
         for number, name in enumerate(loop.take.order):
             if name not in states and name not in numbers:  # one that no gradient has reached has no state
                 continue
@@ -157,7 +160,7 @@ class Resume:
             saved["state"][number] = state
         return saved
 
-    def _facts(self) -> dict[str, Any]:
+    def _run_metadata(self) -> dict[str, Any]:
         """What a resumed run must know, apart from tensors."""
         loop = self.loop
         if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.attributes:

@@ -58,7 +58,7 @@ def run(task: Task, plan: Plan) -> History:
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
-    with nullcontext() if snapshots is None else snapshots.held():
+    with nullcontext() if snapshots is None else snapshots.locked():
         home = dtype_and_device(pair)[1]
         _require_ties_last(module, home, target)
         if names is not None:
@@ -164,8 +164,8 @@ def _require_room(plan: Plan, source: Items, elements: int, device: torch.device
 
 def _require_ties_last(module: nn.Module, home: torch.device, target: torch.device) -> None:
     """Refuse a move to another device that would separate parameters or buffers that share memory."""
-    here, there = (torch.empty(0, device=device).device for device in (home, target))
-    if (here.type, here.index or 0) == (there.type, there.index or 0):
+    present_device, target_device = (torch.empty(0, device=device).device for device in (home, target))
+    if (present_device.type, present_device.index or 0) == (target_device.type, target_device.index or 0):
         return
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     names = list(tensors)

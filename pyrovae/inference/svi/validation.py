@@ -27,13 +27,13 @@ def validated(loop: Loop, source: Items) -> dict[str, float]:
 
     Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
     """
-    size, mine = loop.ranks.size, dict[int, float]()
+    size, own_sums = loop.ranks.size, dict[int, float]()
     for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
         if number % size == loop.ranks.rank:
             key = stream(loop.plan.seed, "validation", number)
             with loop.workspace(key, training=False, checks=False).turn():
-                mine[number] = log_score(loop, batch.to(loop.device), label)
-    sums = {number: total for part in loop.ranks.gathered(mine) for number, total in part.items()}
+                own_sums[number] = log_score(loop, batch.to(loop.device), label)
+    sums = {number: total for part in loop.ranks.gathered(own_sums) for number, total in part.items()}
     mean = sum(sums[number] for number in sorted(sums)) / len(source)
     return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
 

@@ -92,12 +92,12 @@ class DiscriminativeClassifier(Classifier):
         def one(of_one: Mapping[str, Tensor]) -> Tensor:
             return torch.func.functional_call(self.network, dict(of_one), (x,))
 
-        own = dict(self.network.named_parameters())
-        lead = torch.broadcast_shapes(*(w.shape[: w.ndim - own[name].ndim] for name, w in weights.items()))
+        parameters = dict(self.network.named_parameters())
+        lead = torch.broadcast_shapes(*(w.shape[: w.ndim - parameters[name].ndim] for name, w in weights.items()))
         if not lead:
             return one(weights)
-        wide = {name: w.expand(*lead, *own[name].shape) for name, w in weights.items()}
-        rows = torch.vmap(one)({name: w.reshape(-1, *own[name].shape) for name, w in wide.items()})
+        expanded = {name: w.expand(*lead, *parameters[name].shape) for name, w in weights.items()}
+        rows = torch.vmap(one)({name: w.reshape(-1, *parameters[name].shape) for name, w in expanded.items()})
         return rows.unflatten(0, lead[:-1]) if len(lead) > 1 else rows
 
     def guide(
@@ -115,11 +115,11 @@ class DiscriminativeClassifier(Classifier):
         named = dict(self.network.named_parameters())
         if self.prior_scale is None:
             return named  # type: ignore[return-value]
-        found = {}
+        weights = {}
         for name, value in named.items():
             law = dist.Normal(torch.zeros_like(value), self.prior_scale).to_event(value.ndim)
-            found[name] = pyro.sample(_site(name), law)
-        return found
+            weights[name] = pyro.sample(_site(name), law)
+        return weights
 
     def log_prior(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """log p(weights) in nats, of the present weights where none are given; 0 without a prior."""
