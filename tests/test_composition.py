@@ -235,3 +235,99 @@ def test_a_support_with_values_that_have_no_density_is_refused():
     )
     with pytest.raises(ValueError, match=words + " = 2.5"):
         pyrovae.iwae(pair(constraints.nonnegative_integer), counts)
+
+
+class OfEntries(nn.Module):
+    """A Poisson whose `support` and count of parameters are as a test says."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, log_rate):
+        return self.make(log_rate.exp())
+
+
+class Poisson(OfEntries):
+    support = constraints.nonnegative_integer
+
+
+class Dependent(OfEntries):
+    support = constraints.dependent
+
+
+class BorrowedProperty(OfEntries):
+    support = dist.Uniform.support
+
+
+class OfWholeItems(OfEntries):
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+
+class InWords(OfEntries):
+    support = "counts"
+
+
+class OwnProperty(OfEntries):
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self):
+        return constraints.nonnegative_integer
+
+
+class Inflated(nn.Module):
+    """A zero-inflated Poisson whose author forgot num_parameters = 2."""
+
+    support = constraints.nonnegative_integer
+
+    def forward(self, log_rate, gate_logits):
+        return dist.ZeroInflatedPoisson(log_rate.exp(), gate_logits=gate_logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        (Dependent(dist.Poisson), "support of Dependent is one that depends on parameters .*state the constraint of"),
+        (BorrowedProperty(dist.Poisson), "support of BorrowedProperty is one that depends on parameters"),
+        (OfWholeItems(dist.Poisson), "support of OfWholeItems is that of whole items"),
+        (InWords(dist.Poisson), "support of InWords must be a constraint, got 'counts'"),
+        (
+            Poisson(lambda rate: dist.Poisson(rate).to_event(1)),
+            r"batch shape \(2, 3\), and gives batch shape \(2,\) and event shape \(3,\): leave .to_event out",
+        ),
+        (Inflated(), r"its forward takes \(log_rate, gate_logits\): set num_parameters = 2 in Inflated"),
+    ],
+)
+def test_a_family_that_does_not_fit_is_told_what_to_change(family, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=family)
+
+
+def test_a_support_that_is_a_property_of_ones_own_is_taken():
+    pair = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=OwnProperty(dist.Poisson))
+    assert pair.likelihood.support is constraints.nonnegative_integer
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Linear(2, 6), r"got \(2, 6\); set num_parameters = 2 in Poisson if .*nn.Unflatten\(-1, \(2, 3\)\)"),
+        (
+            nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (2, 3))),
+            r"got \(2, 2, 3\); set num_parameters = 2 in Poisson if an entry has 2 parameters$",
+        ),
+        (nn.Linear(2, 4), r"got \(2, 4\)$"),
+    ],
+)
+def test_a_network_for_several_parameters_is_told_what_to_state(network, words):
+    with pytest.raises(ValueError, match=words):
+        pyrovae.VAE(StandardNormal(2), Likelihood(network, Poisson(dist.Poisson), (3,)), LinearNormal(3, 2))
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous_bernoulli"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_counts_are_called_counts(likelihood, dtype):
+    counts = torch.tensor([[0, 1, 7], [3, 0, 2]], dtype=dtype)
+    with pytest.raises(ValueError, match=r"\(min 0, max 7\) and is made of whole numbers: take a likelihood of counts"):
+        pyrovae.iwae(pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood), counts)
+    with pytest.raises(ValueError, match=r"\(min 0, max 2\); scale x to \[0, 1\]"):
+        pyrovae.iwae(pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood), torch.tensor([[0.0, 0.5, 2.0]]))

@@ -162,8 +162,9 @@ class TestWhatAPairStates:
         pair = ByHand(latent_dim=5)
         pyrovae.fit(pair, ITEMS, epochs=1, progress=False)
         assert "states latent_dim 5, and its site 'latent' has 2 dimensions" in caplog.text
-        with pytest.raises(ValueError, match="states latent_dim 5"):
-            pyrovae.iwae(pair, ITEMS)
+        for estimate in (pyrovae.iwae, pyrovae.quadrature, pyrovae.ais):
+            with pytest.raises(ValueError, match="states latent_dim 5"):
+                estimate(pair, ITEMS)
 
     def test_items_are_drawn_at_the_site_obs(self):
         with pytest.raises(ValueError, match="site 'obs', and that of ByHand has 'x': name the observed site 'obs'"):

@@ -22,7 +22,7 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     seen = x[~torch.isnan(x)]
     least, most = float(seen.min()), float(seen.max())
     inside = least >= 0 and most <= 1
-    if not x.dtype.is_floating_point and lives_in_unit(constraint) and 0 <= least <= most <= 255:
+    if not x.dtype.is_floating_point and lives_in_unit(constraint) and least >= 0 and 128 <= most <= 255:
         refuse_bytes(x, name)
     if constraint is constraints.boolean and inside:
         grey = (seen > 0) & (seen < 1)
@@ -41,6 +41,13 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
             f"{name} lies outside the support of the {family} likelihood, {constraint}, in {int(outside.sum())} of "
             f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; mend these, or take a "
             "likelihood whose support has them"
+        )
+    if least >= 0 and most > 1 and bool((seen == seen.floor()).all()):
+        raise ValueError(
+            f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}) "
+            "and is made of whole numbers: take a likelihood of counts where they are counts (docs/parts.md has one "
+            f"to register), or {name} > 0; scale {name} to [0, 1] where they are grey values, or take a likelihood "
+            "that fits: 'normal'"
         )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(

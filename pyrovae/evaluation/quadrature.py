@@ -63,6 +63,12 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     prior's standard deviation may still be missed, and so is one outside the box that neither the
     guide nor growing mass points to.
 
+    Each item is scored at each node. With a likelihood that has `natural_parameter`, as `Bernoulli`
+    and `ContinuousBernoulli` have, that is one matrix product for up to 256 items together; any
+    other is called for each item and node, which takes ten to thirty times as long, a tenth of a
+    second and more per item of a few dozen entries with a code of two dimensions. There is no
+    progress bar: the time for a few items says what all of them take.
+
     Returns an `Estimate` whose "se" is the sum of the cells' errors relative to p(x), and with the
     moments of p(z | x) as "posterior_mean" and "posterior_covariance". Raises ValueError for
     discrete codes, codes of more dimensions and where the pair has no p(x), and where the first
@@ -79,15 +85,15 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     session = Session("quadrature", pair)
     double = session.in_float64()  # whose parts all have one dtype, also where a plain tensor of the prior has another
     session.require_continuous(double)
+    if checks.positive("tol", tol) < LEAST_TOL:
+        raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
+    checks.whole("max_evaluations", max_evaluations)
+    items = session.items(x)  # which refuses a size of codes that is stated wrongly
     if pair.latent_dim not in NODES:
         raise ValueError(
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
             "its pareto_k stays under 0.7"
         )
-    if checks.positive("tol", tol) < LEAST_TOL:
-        raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
-    checks.whole("max_evaluations", max_evaluations)
-    items = session.items(x)
     session.require_whole()
     space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
     solved = []

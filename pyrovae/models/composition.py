@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
@@ -44,6 +46,7 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
             "likelihood must have event_shape, the shape of an item, as Likelihood(network, family, event_shape) has; "
             f"got {type(likelihood).__name__}"
         )
+    _require_constraint(likelihood)
     code_shape = (checks.whole("prior.latent_dim", prior.latent_dim),)
     item_shape = tuple(likelihood.event_shape)
     tensors = [t for part in parts.values() for t in (*part.parameters(), *part.buffers())]
@@ -62,6 +65,23 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
             _require_true_support(likelihood, p)
         advice = "DiagonalNormal(network, features, latent_dim) makes one of a network"
         _Call("posterior(x)", posterior, item, "a code", code_shape, one_for_each, advice).check()
+
+
+def _require_constraint(likelihood: Any) -> None:
+    """Refuse a family whose `support` no value of an entry can be checked against."""
+    family = getattr(likelihood, "family", None)
+    if family is None or not hasattr(type(family), "support"):
+        return
+    in_class: Any = inspect.getattr_static(type(family), "support")
+    support: Any = getattr(family, "support", None)  # None also where a property raises AttributeError
+    advice = "state the constraint of one entry, such as support = torch.distributions.constraints.nonnegative_integer"
+    name = type(family).__name__
+    if isinstance(support, constraints.independent):
+        raise ValueError(f"support of {name} is that of whole items, and entries are checked one by one: {advice}")
+    if constraints.is_dependent(support) or (support is None and isinstance(in_class, constraints.dependent_property)):
+        raise ValueError(f"support of {name} is one that depends on parameters (constraints.dependent): {advice}")
+    if not isinstance(support, constraints.Constraint):
+        raise TypeError(f"support of {name} must be a constraint, got {support!r}: {advice}")
 
 
 def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -92,7 +112,7 @@ class _Call:
             p = self._result()
         except INCONCLUSIVE:
             return None
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{wanted}; {name} raised {error}") from error
         if not all(hasattr(p, member) for member in ("log_prob", "sample", "batch_shape", "event_shape")):
             shape = f" of shape {tuple(p.shape)}" if isinstance(p, Tensor) else ""

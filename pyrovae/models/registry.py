@@ -416,7 +416,12 @@ def _require_registrable(name: str, kind: str, made: Any) -> None:
     try:
         inspect.signature(forward).bind(*range(count + 1))
     except TypeError:
-        hint = "; num_parameters says how many an entry has" if kind == "likelihood" else ""
+        taken = [one for one in inspect.signature(forward).parameters.values() if one.default is one.empty]
+        hint = ""
+        if kind == "likelihood":
+            hint = "; num_parameters says how many an entry has"
+            if len(taken) > 1:
+                hint += f": set num_parameters = {len(taken) - 1} in the class"
         raise ValueError(
             f"{kind} {name!r}: forward of {made.__name__} must take {count} arguments beside self, and it takes "
             f"{inspect.signature(forward)}{hint}"

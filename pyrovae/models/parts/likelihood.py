@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,7 @@ class Likelihood(nn.Module):
         super().__init__()
         self.network, self.family = network, family
         self.event_shape = checks.sizes("event_shape", event_shape, one=False)
+        _require_stated_count(family)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -57,12 +59,19 @@ class Likelihood(nn.Module):
         return stated or ("mass" if self.support.is_discrete else "density")
 
     def forward(self, z: Tensor) -> TorchDistribution:
-        p = as_pyro(self.family(*self._arguments(z)))
+        arguments = self._arguments(z)
+        p = as_pyro(self.family(*arguments))
+        if p.event_shape and p.batch_shape != (*z.shape[:-1], *self.event_shape):
+            raise ValueError(
+                f"{type(self.family).__name__} must give a distribution of independent entries, batch shape "
+                f"{(*z.shape[:-1], *self.event_shape)}, and gives batch shape {tuple(p.batch_shape)} and event shape "
+                f"{tuple(p.event_shape)}: leave .to_event out, which Likelihood adds"
+            )
         # a network of another shape would broadcast against the items without a word
         if p.batch_shape != (*z.shape[:-1], *self.event_shape):
             raise ValueError(
                 f"the likelihood's network must give shape (..., {', '.join(map(str, self.event_shape))}) for codes of "
-                f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}"
+                f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}{self._count_hint(z, arguments[0])}"
             )
         return p.to_event(len(self.event_shape))
 
@@ -99,6 +108,23 @@ class Likelihood(nn.Module):
             f"{wanted}, or a tuple of {count} tensors, for codes of shape {tuple(z.shape)}, got {got}"
         )
 
+    def _count_hint(self, z: Tensor, given: Any) -> str:
+        """What to do where the network gives several parameters an entry to a family that states none of them."""
+        lead = tuple(z.shape[:-1])
+        size = math.prod(self.event_shape)
+        if not isinstance(given, Tensor) or hasattr(self.family, "num_parameters"):
+            return ""
+        if tuple(given.shape[:-1]) == lead and given.shape[-1] % size == 0:  # in one row
+            count = given.shape[-1] // size
+            reshape = f", and let the network end with nn.Unflatten(-1, {(count, *self.event_shape)})"
+        elif given.shape[: len(lead)] == lead and tuple(given.shape[len(lead) + 1 :]) == self.event_shape:
+            count = given.shape[len(lead)]
+            reshape = ""
+        else:
+            return ""
+        family = type(self.family).__name__
+        return f"; set num_parameters = {count} in {family} if an entry has {count} parameters{reshape}"
+
     def _decoded(self, z: Tensor) -> Any:
         """The output of the network at codes (..., latent_dim), which it sees as one batch (N, latent_dim)."""
         if z.ndim == 2:
@@ -112,6 +138,22 @@ class Likelihood(nn.Module):
             return part.reshape(*leading, *part.shape[1:]) if rows else part
 
         return tree_map(unflattened, given)
+
+
+def _require_stated_count(family: Any) -> None:
+    """Refuse a family whose `forward` takes another number of parameters than it states, and say what to state."""
+    count = num_parameters_of(family)
+    signature = inspect.signature(getattr(family, "forward", family))
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        needed = sum(each.kind in by_place and each.default is each.empty for each in signature.parameters.values())
+        name = type(family).__name__
+        raise ValueError(
+            f"{name} has {count} parameter{'s' if count > 1 else ''} an entry by its num_parameters, which is 1 where "
+            f"it is left out, and its forward takes {signature}: set num_parameters = {needed} in {name}"
+        ) from None
 
 
 def num_parameters_of(family: nn.Module) -> int:
