@@ -65,6 +65,13 @@ def shifted_evidence(vae, x):
     return MultivariateNormal(bias + weight.sum(1), 4 * weight @ weight.T + torch.eye(3).double()).log_prob(x.double())
 
 
+class Doubled(pyrovae.Bernoulli):
+    """A natural parameter that is not the one of its distribution."""
+
+    def natural_parameter(self, p):
+        return 2 * p.logits
+
+
 OTHERS = {
     "a model of its own": {"kind": Shifted},
     "a family that inherits": {"family": Laplace(scale=1.0)},
@@ -96,6 +103,11 @@ class TestEvidence:
         # a rule of equal steps on a smooth integrand errs by less than any power of the step; a Laplace has kinks
         close = 1e-3 if name == "a family that inherits" else 1e-5
         assert np.abs(values - expected.numpy()).max() < close
+
+    def test_a_wrong_natural_parameter_changes_no_value(self):
+        bits = (X > 0).float()
+        right, wrong = (pyrovae.quadrature(pair(family=family), bits) for family in (pyrovae.Bernoulli(), Doubled()))
+        assert np.abs(wrong.pointwise.value.values - right.pointwise.value.values).max() < 1e-9
 
     @pytest.mark.parametrize("name", OTHERS)
     def test_exact_refuses_what_is_not_linear_and_normal(self, name):

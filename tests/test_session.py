@@ -138,9 +138,28 @@ def test_columns_that_are_no_estimate_are_named(wide):
         session.estimate({"value": np.zeros(3), "se": np.zeros(4)}, bound="lower")
     with pytest.raises(ValueError, match="bound must be one of 'lower', 'upper', 'exact', got 'above'"):
         session.estimate({"value": np.zeros(4), "se": np.zeros(4)}, bound="above")
+    with pytest.raises(ValueError, match="column 'se' of mine has negative standard errors"):
+        session.estimate({"value": np.zeros(4), "se": -np.ones(4)}, bound="lower")
     estimate = session.estimate({"value": torch.zeros(4), "se": torch.zeros(4)}, bound=None, errors="none")
     assert estimate.bound is None
     assert estimate.pointwise["value"].attrs == {"units": "nats"}
+
+
+@pytest.mark.parametrize(
+    ("reduce", "error", "words"),
+    [
+        (lambda table: None, TypeError, "mine must reduce the draws to a dictionary of columns"),
+        (
+            lambda table: {"value": table.log_weight.mean(), "se": 0.0},
+            ValueError,
+            r"'value' has shape \(\) for 4 items",
+        ),
+        (lambda table: {"value": table.log_weight, "se": 0.0}, ValueError, r"'value' has shape \(5, 4\) for 4 items"),
+    ],
+)
+def test_what_is_no_column_an_item_is_named(wide, reduce, error, words):
+    with pytest.raises(error, match=words):
+        Session("mine", wide).from_particles(wide.sample(4, seed=1), reduce, num_particles=5)
 
 
 def test_what_has_no_density_is_refused_in_the_estimators_name():

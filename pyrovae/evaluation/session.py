@@ -211,7 +211,8 @@ class Session:
         space = self.workspace(Noise(key, items.device))
         parts = []
         for chunk in space.each(tables(pair, items[shared.share(len(items))], count, max_bytes)):
-            parts.append({name: _array(column) for name, column in reduce(_joined(chunk)).items()})
+            table = _joined(chunk)
+            parts.append(_checked_columns(self.name, reduce(table), table.log_weight.shape[1]))
         parts = [part for of_rank in shared.gathered(parts) for part in of_rank]
         self.protocol |= {"num_particles": count, "seed": seed}
         if shared.size > 1:
@@ -274,6 +275,8 @@ class Session:
                 shape = ", ".join(["N", *dims[1:]])
                 raise ValueError(f"column {name!r} must have shape ({shape}) for N = {count} items, got {array.shape}")
             variables[name] = (array, *_described(name, words), *dims)
+        if bool((variables["se"][0] < 0).any()):
+            raise ValueError(f"column 'se' of {self.name} has negative standard errors")
         return variables
 
 
@@ -292,6 +295,23 @@ def _joined(chunks: list[Particles]) -> Particles:
     """The draws of the same items, one table below the other, in float64."""
     names = ("log_likelihood", "log_prior", "log_guide")
     return Particles(*(torch.cat([getattr(chunk, name).double() for chunk in chunks]) for name in names))
+
+
+def _checked_columns(estimator: str, columns: Any, count: int) -> dict[str, np.ndarray]:
+    """What an estimator's function made of a table of `count` items, as arrays of that many numbers."""
+    if not isinstance(columns, Mapping):
+        raise TypeError(
+            f"{estimator} must reduce the draws to a dictionary of columns, {{'value': ..., 'se': ...}}, got "
+            f"{type(columns).__name__}"
+        )
+    arrays = {name: np.asarray(_array(column)) for name, column in columns.items()}
+    for name, array in arrays.items():
+        if array.shape != (count,):
+            raise ValueError(
+                f"{estimator} must reduce the draws to one number for each item, dimension 0 being that of the draws: "
+                f"column {name!r} has shape {array.shape} for {count} items"
+            )
+    return arrays
 
 
 def _array(value: Any) -> Any:
