@@ -366,7 +366,7 @@ def test_a_start_without_a_likelihood_does_not_win():
 def test_parameters_that_single_precision_cannot_hold_are_told():
     x, _ = problem(6)
     x = np.concatenate([x, x[:, :1] + 1e-3 * x[:, 1:2]], 1) * 1e4 + 1e5
-    with pytest.warns(UserWarning, match=r"in torch.float32 the parameters lose .* nats an item"):
+    with pytest.warns(UserWarning, match=r"in torch.float32 the parameters lose .* nats per item"):
         pyrovae.fit(pyrovae.GaussianMixture((4,), 1, floor=1e-6).float(), x, num_restarts=1, progress=False)
 
 

@@ -29,7 +29,7 @@ __all__ = ["LBFGS", "SeparableWarning", "search"]
 
 
 FIRST = ("layers.0.weight", "layers.0.bias")
-ROUNDING = 1e-9  # of a gradient in float64, nats an item
+ROUNDING = 1e-9  # of a gradient in float64, nats per item
 
 _inside = 0  # searches that are on
 _limited: Any = None
@@ -154,7 +154,7 @@ def search(
     elif not converged:
         checks.warn(
             f"L-BFGS has not converged after {result.nit} iterations: the largest entry of the gradient is "
-            f"{steepest:.2g} nats an item for standardised x; "
+            f"{steepest:.2g} nats per item for standardised x; "
             + ("raise max_iterations" if result.nit >= max_iterations else "centre and scale the columns of x")
         )
     seconds = np.diff([0.0, *(row["seconds"] for row in rows)])

@@ -32,7 +32,7 @@ from pyrovae.warned import hushed
 
 __all__ = ["EM", "Climb", "VarianceFloorWarning", "climbed", "warn_not_converged", "warn_of_floor"]
 
-LOST = 1e-3  # nats an item that rounding the parameters may cost without a word
+LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
 TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
 SHOWN = 5  # columns and components that a warning names
 
@@ -136,8 +136,8 @@ def climbed(
         kept = float(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).mean())
     if winner.value - kept > LOST:
         checks.warn(
-            f"in {pair.logits.dtype} the parameters lose {winner.value - kept:.2g} nats an item: standardise x, or fit "
-            "mixture.double()"
+            f"in {pair.logits.dtype} the parameters lose {winner.value - kept:.2g} nats per item: standardise x, or "
+            "fit mixture.double()"
         )
     if not winner.converged:
         warn_not_converged(len(winner.rows), options.tol)
@@ -149,7 +149,7 @@ def climbed(
         "items": len(items),
         "validation_items": 0 if held_out is None else len(held_out),
         "device": str(target),
-        # nats an item: of the climb from the present parameters, where these are a start, then of each restart's
+        # nats per item: of the climb from the present parameters, where these are a start, then of each restart's
         "log_likelihoods": [climb.value for climb in climbs],
         "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
         "iterations": [len(climb.rows) for climb in climbs],

@@ -17,8 +17,8 @@ __all__ = ["History", "curves", "joined"]
 class History:
     """The record of a fit: `epochs`, an xarray.Dataset over "epoch", and `config`, its options and environment.
 
-    Variables: `loss`, nats an item, the objective's own (at that epoch's beta); `validation_elbo`, nats an item, at
-    beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
+    Variables: `loss`, nats per item, the objective's own (at that epoch's beta); `validation_elbo`, nats per item,
+    at beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
     epoch's batches and steps alone. An epoch of EM or L-BFGS is an iteration, `loss` in EM is -log p(x) after it, and
     `validation_elbo` is log p(x) itself. A classifier has `validation_log_loss` in its place, -log p(y | x); where its
     densities were fitted one by one, all variables are over "label" too.

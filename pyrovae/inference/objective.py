@@ -35,7 +35,7 @@ class _WeighLatents(Messenger):
 
 
 class Loss:
-    """The negative objective in nats per item, differentiable; `total`: of how many items the batch is one."""
+    """The negative objective of a batch in nats per item, differentiable; `total` is the number of all items."""
 
     def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool, differentiable: bool) -> None:
         self.pair, self.total, self.plan, self.differentiable = pair, total, plan, differentiable
@@ -44,7 +44,7 @@ class Loss:
         self.is_global = has_global_latents(pair)  # their KL term counts once for all items
 
     def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
-        """As Pyro's ELBO gives it, which waits for its value some times; where it may, without.
+        """The loss of a batch: by Pyro's own ELBO, which reads its value, unless it can be had without that.
 
         `size` is that of the whole batch, of which `x` is this process's share.
         """

@@ -81,7 +81,7 @@ def rate_of_posteriors(
 
     `drawn`: distributions of codes, each over a batch of items, with one draw for each of its
     items. The rate is in closed form where torch knows one (`pyrovae.models.means.divergence_of`);
-    else it comes from 128 draws an item, is without bias, and `rate_monte_carlo_se` is its Monte
+    else it comes from 128 draws per item, is without bias, and `rate_monte_carlo_se` is its Monte
     Carlo standard error with the items held fixed. The mutual information takes one draw of as many
     items as make 16.8 million pairs of draw and item with all N. A q whose density is known at its
     own draws alone, as a flow's without an inverse, has a rate, and neither of the two parts.
