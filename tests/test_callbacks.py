@@ -106,6 +106,53 @@ def test_a_stop_ends_the_run_after_its_epoch():
     assert noted.calls[-1][:3] == ("end", 2, "2 epochs are enough")
 
 
+class StopAtOnce(Callback):
+    """In `begin`; of a classifier's densities those of some classes."""
+
+    def __init__(self, labels=None):
+        self.labels = labels
+
+    def begin(self, run):
+        if self.labels is None or run.label in self.labels:
+            run.stop("not now")
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup": 2}, {"validation": SOME, "patience": 1}])
+def test_a_stop_in_begin_ends_the_run_before_an_epoch(options):
+    vae, noted = pair(), Noted()
+    before = weights(vae)
+    history = quiet_fit(vae, callbacks=[StopAtOnce(), noted], **options)
+    assert torch.equal(weights(vae), before)
+    assert history.epochs.sizes["epoch"] == 0 and history.epochs.loss.shape == (0,)
+    assert (history.config["stopped"], history.config["weights_epoch"]) == ("not now", None)
+    assert str(history) == "0 epochs (not now)"
+    assert [call[0] for call in noted.calls] == ["begin", "end"]
+
+
+def test_a_stop_in_begin_ends_a_run_that_goes_on(tmp_path):
+    vae = pair()
+    options = {"checkpoint": tmp_path / "run", "compile": False}
+    expected = quiet_fit(vae, epochs=2, **options)
+    history = quiet_fit(pair(), epochs=5, resume=True, callbacks=[StopAtOnce()], **options)
+    assert history.epochs.loss.values.tolist() == expected.epochs.loss.values.tolist()
+    assert history.config["stopped"] == "not now"
+
+
+def test_a_stop_in_end_changes_nothing():
+    stopping = type("Late", (Callback,), {"end": lambda self, run: run.stop("late")})()
+    assert quiet_fit(pair(), callbacks=[stopping]).config["stopped"] is None
+
+
+def test_a_stop_in_begin_leaves_a_class_as_it_is():
+    x, y = SOME.flatten(1), ["a", "b"] * 11 + ["a"]
+    classifier = classes(("a", "b"))
+    history = quiet_fit(classifier, x, y, epochs=2, callbacks=[StopAtOnce(["a"])])
+    assert history.epochs.loss.sel(label="a").isnull().all() and history.epochs.loss.sel(label="b").notnull().all()
+    assert str(history).startswith("2 classes one by one, loss ")
+    history = quiet_fit(classifier, x, y, epochs=2, callbacks=[StopAtOnce()])
+    assert str(history) == "2 classes one by one, none of them fitted"
+
+
 def test_the_best_weights_are_in_place_at_the_end():
     vae, noted = pair(), Noted()
     rates = {"schedule": lambda step, steps: 1.0 if step < 10 else 1e3}  # after two epochs it only gets worse
@@ -201,14 +248,41 @@ class TestErrors:
         with pytest.raises(TypeError, match=message):
             SVI(callbacks=callbacks)
 
-    @pytest.mark.parametrize("call", ["begin", "epoch", "end"])
+    @pytest.mark.parametrize("call", ["begin", "epoch"])
     def test_an_error_ends_the_fit_and_the_others_are_told(self, call):
         noted = Noted()
         failing = type("Failing", (Callback,), {call: lambda self, *_: 1 // 0})()
         with pytest.raises(ZeroDivisionError):
             quiet_fit(pair(), callbacks=[noted, failing])
         assert noted.calls[-1][0] == "end"
-        assert len(noted.calls) == {"begin": 2, "epoch": 3, "end": 5}[call]
+        assert len(noted.calls) == {"begin": 2, "epoch": 3}[call]
+
+    def test_an_end_that_raises_loses_no_history_and_no_other_end(self):
+        noted, plain, watched = Noted(), pair(), pair()
+        failing = type("Failing", (Callback,), {"end": lambda self, run: 1 // 0})()
+        expected = quiet_fit(plain)
+        with pytest.warns(UserWarning, match=r"Failing\.end raised ZeroDivisionError: .*\. The fit is done") as caught:
+            history = quiet_fit(watched, callbacks=[failing, noted, failing])
+        assert len(caught) == 2 and noted.calls[-1][:2] == ("end", 3)
+        assert torch.equal(weights(plain), weights(watched))
+        assert history.epochs.loss.values.tolist() == expected.epochs.loss.values.tolist()
+
+    def test_an_end_that_raises_is_a_note_on_the_error_that_broke_the_run(self):
+        noted = Noted()
+        calls = {"epoch": lambda self, *_: {}["first"], "end": lambda self, run: 1 // 0}
+        with pytest.raises(KeyError, match="first") as raised:
+            quiet_fit(pair(), callbacks=[type("Failing", (Callback,), calls)(), noted])
+        assert raised.value.__notes__ == ["Failing.end raised ZeroDivisionError: integer division or modulo by zero"]
+        assert noted.calls[-1][0] == "end"
+
+    def test_an_interrupt_of_an_end_is_raised_after_the_others(self):
+        def interrupted(self, run):
+            raise KeyboardInterrupt
+
+        noted = Noted()
+        with pytest.raises(KeyboardInterrupt):
+            quiet_fit(pair(), callbacks=[type("Slow", (Callback,), {"end": interrupted})(), noted])
+        assert noted.calls[-1][:2] == ("end", 3)
 
     def test_the_end_is_told_where_a_fit_breaks_off(self, monkeypatch):
         noted = Noted()
@@ -335,6 +409,10 @@ def test_processes_stop_together_and_the_first_one_writes(tmp_path):
             if ranks.size == 1 or ranks.rank == 1:
                 if len(run.rows) == 2:
                     run.stop("enough")
+    class AtOnce(Callback):
+        def begin(self, run):
+            if ranks.size == 1 or ranks.rank == 1:
+                run.stop("not now")
     class Failing(Callback):
         def epoch(self, run, row):
             if ranks.size == 1 or ranks.rank == 1:
@@ -345,12 +423,14 @@ def test_processes_stop_together_and_the_first_one_writes(tmp_path):
     found["weights"] = weights(model).tolist()
     found["losses"] = history.epochs.loss.values.tolist()
     found["stopped"] = history.config["stopped"]
+    found["at once"] = fit(pair(pyrovae.mlp_ae), epochs=2, callbacks=[AtOnce()]).config["stopped"]
     try:
         fit(pair(pyrovae.mlp_ae), epochs=2, callbacks=[Failing()])
     except (OverflowError, RuntimeError) as error:
         found["error"] = str(error)
     """
     one, two = (in_processes(body, processes, tmp_path) for processes in (1, 2))
+    assert one["at once"] == two["at once"] == "not now"
     assert one["stopped"] == two["stopped"] == "enough" and len(two["losses"]) == 2
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert two["weights"] == pytest.approx(one["weights"], abs=1e-5)

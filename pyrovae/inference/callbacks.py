@@ -45,7 +45,7 @@ class Run:
     label: Any = None
 
     def stop(self, why: str) -> None:
-        """End the run after this epoch; `History.config["stopped"]` says why."""
+        """End the run after this epoch, or in `begin` before the next; `History.config["stopped"]` says why."""
         self.stopped = str(why)
 
 
@@ -53,7 +53,8 @@ class Callback:
     """Three calls of a fit by SVI, `fit(..., callbacks=[mine])`: a subclass has those that it needs.
 
     They are called between the steps, in the order in which the callbacks are given, and under several processes in
-    each of them. What they raise ends the fit. A callback that needs more than `run.rows` to go on with a run has
+    each of them. What `begin` and `epoch` raise ends the fit; what `end` raises is a warning, since the fit is done, or
+    a note on the error that broke the run. A callback that needs more than `run.rows` to go on with a run has
     `state_dict()` too, which gives a dictionary of what JSON holds (numbers, words, lists; a tensor as `.tolist()`),
     and `load_state_dict(state)`: its state is in each checkpoint, and is given back before `begin`. Under several
     processes it is the first one's.

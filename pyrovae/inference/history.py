@@ -39,10 +39,16 @@ class History:
 
     def __str__(self) -> str:
         if "label" in self.epochs.dims:
-            last = [float(curve.dropna("epoch")[-1]) for curve in self.epochs.loss]
+            curves_of_classes = [curve.dropna("epoch") for curve in self.epochs.loss]
+            last = [float(curve[-1]) for curve in curves_of_classes if len(curve)]
+            text = f"{len(curves_of_classes)} classes one by one"
+            if not last:
+                return f"{text}, none of them fitted"
             spans, seconds = f"{min(last):.3f} to {max(last):.3f}", float(self.epochs.seconds.sum())
-            return f"{len(last)} classes one by one, loss {spans} nats per item, {seconds:.1f} s"
+            return f"{text}, loss {spans} nats per item, {seconds:.1f} s"
         count = self.epochs.sizes["epoch"]
+        if not count:
+            return "0 epochs" + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
         kept = self.config.get("weights_epoch", count - 1)
         unit = {"em": "iterations of EM", "lbfgs": "iterations of L-BFGS", "closed form": "step in closed form"}.get(
             self.config.get("method", ""), "epochs"
@@ -90,7 +96,8 @@ _UNITS = {
 
 
 def curves(rows: list[dict[str, float]]) -> xr.Dataset:
-    columns = {name: ([row[name] for row in rows], *_UNITS.get(name, (name, "")), "epoch") for name in rows[0]}
+    names = list(rows[0]) if rows else ["loss"]
+    columns = {name: ([row[name] for row in rows], *_UNITS.get(name, (name, "")), "epoch") for name in names}
     return labelled(columns, {"epoch": range(len(rows))})
 
 

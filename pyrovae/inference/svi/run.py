@@ -105,7 +105,7 @@ def run(task: Task, plan: Plan) -> History:
         "cuda_graphs": loop.take.replays,
         "checkpoint": None if snapshots is None else str(snapshots.folder),
         "resumed_after": loop.resumed_after,
-        "weights_epoch": kept,
+        "weights_epoch": kept if rows else None,
         "stopped": "; ".join(ends) if ends else None,
         **environment(target),
     }
@@ -196,6 +196,8 @@ def _channels_last(module: nn.Module, wanted: bool) -> Iterator[None]:
 
 
 def _warn(plan: Plan, rows: list[dict[str, float]], active: int | None, latent_dim: int) -> None:
+    if not rows:  # a callback has stopped the run before its first epoch
+        return
     if len(rows) < plan.warmup:
         checks.warn(
             f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, at beta = {rows[-1]['beta']:.3g} "

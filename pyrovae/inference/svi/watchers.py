@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pyrovae import checks
 from pyrovae.inference.callbacks import Run, is_stateful, saved_state
 from pyrovae.ranks import Ranks
 
 __all__ = ["Watchers"]
+
+log = logging.getLogger(__name__)
 
 
 class Watchers:
@@ -22,19 +26,44 @@ class Watchers:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Call each `begin` before the body and each `end` after it, also where the body or a callback raises."""
+        """Call each `begin` before the body and each `end` after it, also where the body or a callback raises.
+
+        What an `end` raises keeps no other from its call: it is a note on the error that broke the run, and a warning
+        where the run is whole, since the history of a fit that is done must not be lost.
+        """
         try:
             self._agreed(self._begin)
+            self._stop_together()
             yield
-        finally:
-            for callback in self._begun:
-                callback.end(self.run)
+        except BaseException as error:
+            for message in self._end():
+                error.add_note(message)
+            raise
+        for message in self._end():
+            checks.warn(f"{message}. The fit is done, its weights and its history are whole")
 
     def _begin(self) -> None:
         self.states()  # rather before an epoch is trained than after
         for callback in self.callbacks:
             callback.begin(self.run)
             self._begun.append(callback)
+
+    def _end(self) -> list[str]:
+        """Call `end` of each callback that has begun; returned: what they raised, in words."""
+        stopped, messages = self.run.stopped, list[str]()
+        interrupt: BaseException | None = None
+        for callback in self._begun:
+            try:
+                callback.end(self.run)
+            except Exception as error:
+                messages.append(f"{type(callback).__name__}.end raised {type(error).__name__}: {error}")
+                log.warning("%s", messages[-1], exc_info=error)
+            except BaseException as error:
+                interrupt = error
+        self.run.stopped = stopped  # nothing is left to stop
+        if interrupt is not None:
+            raise interrupt
+        return messages
 
     def epoch(self, row: dict[str, float]) -> None:
         """Call `epoch` of each; a stop in one process stops the run in all."""
@@ -45,6 +74,10 @@ class Watchers:
                 callback.epoch(self.run, dict(row))
 
         self._agreed(tell)
+        self._stop_together()
+
+    def _stop_together(self) -> None:
+        """Stop the run in all processes where a callback stops it in one."""
         if self.callbacks:
             self.run.stopped = next((why for why in self.ranks.gathered(self.run.stopped) if why is not None), None)
 
