@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from pyrovae.models.fingerprint import attributes as other_attributes
 from pyrovae.models.fingerprint import settings
 from pyrovae.models.pair import Pair, as_module
 
@@ -186,14 +187,29 @@ class Estimate:
 
 
 def pair_hash(pair: Pair) -> str:
-    """SHA-256 of what makes the density: the module's structure, parameters, buffers and its parts' settings.
+    """SHA-256 of what makes the density: structure, parameters, buffers, and what the parts keep beside them.
 
-    A part that counts its calls in a plain attribute is another density at each: keep such counts
-    elsewhere.
+    Of a part's attributes count plain values, tensors, dictionaries, distributions, transforms,
+    functions with what they close over, and hooks; of the pair itself too, where its class is a
+    user's (see `pyrovae.models.fingerprint.attributes`, which says what is not seen, as the code
+    of a class). What a call of model or guide writes, such as a count of calls or the last code,
+    does not count, once an estimator has tried the pair on a few items: a density that depends on
+    such a thing is another at each call, and nothing here would show it.
+
+    >>> import pyrovae
+    >>> from pyrovae.evaluation.estimate import pair_hash
+    >>> vae = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=pyrovae.Normal(scale=0.5))
+    >>> before = pair_hash(vae)
+    >>> vae.prior.loc.fill_(1.0)
+    tensor([1., 1.])
+    >>> pair_hash(vae) == before
+    False
     """
     module = as_module(pair)
     digest = hashlib.sha256(repr(module).encode())
-    digest.update(settings(module).encode())
+    digest.update(settings(module, written=False).encode())
+    if others := other_attributes(module):
+        digest.update(repr(sorted(others.items())).encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())

@@ -21,7 +21,7 @@ from pyrovae.models.pair import Pair, as_module, base_measure_of, dtype_and_devi
 from pyrovae.models.particles import Particles, require_continuous
 from pyrovae.models.precision import doubled, widened
 from pyrovae.models.scopes import Workspace
-from pyrovae.models.trial import observed_measure, require_supported, tried
+from pyrovae.models.trial import called, observed_measure, require_supported, tried
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["Session"]
@@ -79,6 +79,7 @@ class Session:
         self.protocol: dict[str, Any] = {}
         self.base_measure = ""
         self._given = pair
+        called(pair)  # before anything else calls it: what its calls write is no part of its hash
 
     @cached_property
     def pair_sha256(self) -> str:
@@ -111,7 +112,7 @@ class Session:
         pair masks. Raises ValueError for items without a density under the pair, and for a pair
         that a few draws show to be no density of each item.
         """
-        pair_sha256, pair = self.pair_sha256, self.pair
+        pair = self.pair
         dtype, device = dtype_and_device(pair)
         least = getattr(pair, "least_scale", None)
         in_full = checked_items(pair, x, dtype=torch.float64, least_scale=least).detach().cpu().contiguous()
@@ -125,7 +126,7 @@ class Session:
         }
         items = in_full.to(device, dtype)
         self.try_on(items)
-        self.protocol["pair_sha256"] = pair_sha256
+        self.protocol["pair_sha256"] = self.pair_sha256
         return items
 
     def try_on(self, items: Tensor) -> None:
@@ -134,7 +135,7 @@ class Session:
         Raises ValueError where they show that the pair gives no density of each item, and for items outside of what
         the observed sites of a pair by hand can be.
         """
-        if masked := tried(self.pair, items):
+        if masked := tried(self._given, items):
             self.protocol["masked_sites"] = ", ".join(masked)
         by_parts = _goes_by_parts(self.pair)
         if not by_parts or support_of(self.pair) is None:  # no support has been held against the items

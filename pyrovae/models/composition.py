@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
+from pyrovae.models.fingerprint import writes_noted
 from pyrovae.models.scopes import Workspace
 from pyrovae.models.trial import unchanged
 from pyrovae.seeding import Noise
@@ -57,7 +58,7 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     whole = nn.ModuleList(parts.values())
     code, item = _zeros(likelihood, code_shape), _zeros(posterior, item_shape)
     one_for_each = [(ITEMS,), (1,), ()]  # the last two are broadcast over the items by the plate
-    with Workspace(whole, noise=noise).turn(), unchanged(whole):
+    with Workspace(whole, noise=noise).turn(), unchanged(whole), writes_noted(whole):
         _Call("prior()", prior, None, "a code", code_shape, [()], "StandardNormal(latent_dim) does").check()
         advice = "Likelihood(network, family, event_shape) makes one of a network"
         p = _Call("likelihood(z)", likelihood, code, "an item", item_shape, one_for_each, advice).check()

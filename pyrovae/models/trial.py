@@ -14,13 +14,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.particles import Particles, is_point, tabulated, traces
 from pyrovae.models.precision import doubled, widened
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
-__all__ = ["observed_measure", "require_supported", "tried", "unchanged"]
+__all__ = ["called", "observed_measure", "require_supported", "tried", "unchanged"]
 
 # how far log-densities may lie apart, in nats and relative to them: in float64, in single precision before float64
 # is asked, and where it cannot be
@@ -36,14 +37,14 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
     `items_apart` items may depend on each other. A pair whose networks draw noise of their own is not compared. The
     pair, Pyro's store and the caller's generators stay as they are. Raises ValueError that says what is wrong.
     """
-    pair = widened(pair)
+    given, pair = as_module(pair), widened(pair)
     module, dtype = as_module(pair), dtype_and_device(pair)[0]
     rows = torch.arange(ITEMS + 1, device=x.device) % len(x)
     more = x[rows].to(dtype)
     some = more[:ITEMS]
     columns = [slice(i, i + 1) for i in range(ITEMS)] if items_apart else [slice(None)]
     together = f"at {draws} draw{'s' if draws > 1 else ''} each of {ITEMS} items together"
-    with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
+    with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module), writes_noted(module, given):
         try:
             guide, model = traces(pair, some, draws)
             with suppress(Exception):  # what is wrong with it is said where the table is made
@@ -154,6 +155,22 @@ def observed_measure(pair: Pair, x: Tensor) -> str:
         _, model = traces(pair, x[:1], None)
     discrete = {bool(site["fn"].support.is_discrete) for site in _samples(model).values() if site["is_observed"]}
     return "mixed" if len(discrete) > 1 else "mass" if discrete == {True} else "density"
+
+
+def called(pair: Pair) -> None:
+    """Draw two items from a pair with a user's parts and call the guide on them, to note what its calls write."""
+    given, pair = as_module(pair), widened(pair)
+    if not has_users_parts(given):
+        return
+    module, device = as_module(pair), dtype_and_device(pair)[1]
+    with (
+        suppress(Exception),  # the estimator will say itself what is wrong
+        Workspace(module, noise=Noise(0, device)).turn(),
+        unchanged(module),
+        writes_noted(module, given),
+    ):
+        drawn = poutine.trace(pair.model).get_trace(size=2)
+        pair.guide(drawn.nodes["obs"]["value"])
 
 
 @contextmanager
