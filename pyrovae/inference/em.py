@@ -22,7 +22,8 @@ from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
-from pyrovae.models.components import GaussianComponents, rounding, share_at_floor
+from pyrovae.models.components import GaussianComponents
+from pyrovae.models.covariance import rounding_scale, share_at_floor
 from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.scopes import copied
@@ -223,7 +224,7 @@ def _labels(mixture: GaussianMixture, x: Tensor, seed: int) -> Tensor:
     flat = flat - flat.mean(0)
     flat = flat - flat.mean(0)  # what rounding left of a mean that is far from 0
     scale = flat.square().mean(0).sqrt()
-    scale = torch.where(scale > rounding(x.flatten(1)), scale, 0.0)
+    scale = torch.where(scale > rounding_scale(x.flatten(1)), scale, 0.0)
     if mixture.components.floor is not None:  # a column that varies by less than its floor weighs as little there
         scale = torch.where(scale > 0, (scale.square() + mixture.components.floor).sqrt(), 0.0)
     if mixture.components.covariance == "spherical":

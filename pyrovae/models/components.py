@@ -14,16 +14,24 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
+from pyrovae.models.covariance import (
+    EPS,
+    FAR,
+    ROWS,
+    factor_above_floor,
+    raised_to_floor,
+    rounding_scale,
+    scaled_squares,
+    scatter,
+    triangular_inverse,
+    weighted_squares,
+)
 
-__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern", "rounding", "share_at_floor"]
+__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern"]
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
-ROWS = 4096  # whose differences from one location stay in a core's cache
-NEAR = 1e5  # squared standard deviations, of which a difference keeps eleven digits
-FAR = 1e4  # total scatter over that within components
 EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
-EPS = torch.finfo(torch.float64).eps
 LIKE = 1e-6  # of a floor: what eigenvalues may lose to rounding in the units that came
 
 
@@ -120,7 +128,7 @@ class GaussianComponents(nn.Module):
         """The standard deviation of each column, given the other columns; (K, features), in float64."""
         each = self.diagonal
         if self.lower is not None:
-            each = _inverse(self.scale_tril).square().sum(-2).rsqrt()
+            each = triangular_inverse(self.scale_tril).square().sum(-2).rsqrt()
         return each.expand(self.num_components, self.features)
 
     @property
@@ -139,7 +147,8 @@ class GaussianComponents(nn.Module):
             return table
         loc, diagonal = self.loc.double(), self.diagonal
         constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
-        whiten = None if self.lower is None else _inverse(self.scale_tril)  # a product is faster than a solution a row
+        # a product with the inverse is faster than solving for each row
+        whiten = None if self.lower is None else triangular_inverse(self.scale_tril)
         if whiten is not None and self.covariance == "tied":  # once for all components
             middle = loc.mean(0)
             loc = (loc - middle) @ whiten[0].mT
@@ -152,7 +161,7 @@ class GaussianComponents(nn.Module):
                 pairs = zip(whiten, loc, strict=True)
                 squares = [((rows - centre) @ one.mT).square().sum(-1) for one, centre in pairs]
             else:
-                squares = list(_scaled(rows, loc, diagonal.reciprocal().expand_as(loc)).mT)
+                squares = list(scaled_squares(rows, loc, diagonal.reciprocal().expand_as(loc)).mT)
             parts.append(torch.stack(squares, -1))
         return -0.5 * torch.cat(parts) - constant
 
@@ -223,17 +232,17 @@ class GaussianComponents(nn.Module):
         lies between it and `loc`; where little would be left of the difference's digits, about each `loc` in turn.
         """
         if self.covariance == "full":
-            return torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)])
+            return torch.stack([scatter(x, weight[:, k], one) for k, one in enumerate(loc)])
         total = weight.sum(0)
         middle = total @ loc / total.sum().clamp(min=EMPTY)
         between = loc - middle
         if self.covariance == "tied":
-            around = _scatter(x, weight.sum(1), middle)
+            around = scatter(x, weight.sum(1), middle)
             within = around - between.mT @ (between * total[:, None])
             if bool((around.diagonal() > FAR * within.diagonal()).any()):
-                within = torch.stack([_scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
+                within = torch.stack([scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
             return within / total.sum()
-        within = _squares(x, weight, loc, middle)
+        within = weighted_squares(x, weight, loc, middle)
         return within.mean(1) if self.covariance == "spherical" else within
 
     @torch.no_grad()
@@ -251,19 +260,19 @@ class GaussianComponents(nn.Module):
         if self.floor is not None:
             return
         whole = x if whole is None else whole
-        columns, noise = whole.double(), rounding(whole)
+        columns, noise = whole.double(), rounding_scale(whole)
         every = torch.ones(len(columns), 1, dtype=columns.dtype, device=columns.device)
         middle = columns.mean(0)
-        square = _squares(columns, every, middle[None], middle)[0] / len(columns)
+        square = weighted_squares(columns, every, middle[None], middle)[0] / len(columns)
         square[~(square.sqrt() > noise)] = 0.0
         if self.covariance == "spherical":
             square = square.mean(0, keepdim=True)
-        noise, x = rounding(x), x.double()
+        noise, x = rounding_scale(x), x.double()
         for weight in weights:
             weight = weight.double()
             total = weight.sum(0)
             loc = weight.mT @ x / total.clamp(min=EMPTY)[:, None]
-            within = _squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / total.sum()
+            within = weighted_squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / total.sum()
             within[~(within.sqrt() > noise)] = 0.0
             within = within.mean(0, keepdim=True) if self.covariance == "spherical" else within
             square = torch.where((within > 0) & (within < square), within, square)
@@ -309,7 +318,7 @@ class GaussianComponents(nn.Module):
         held = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than its eigenvalues
         factors: dict[int, Tensor] = {}
         if held.any() and self.floor is None:
-            factors = {k: _floored(batch[k], floors) for k in held.nonzero().flatten().tolist()}
+            factors = {k: factor_above_floor(batch[k], floors) for k in held.nonzero().flatten().tolist()}
             batch = torch.stack([factors[k] @ factors[k].mT if k in factors else one for k, one in enumerate(batch)])
         elif held.any():
             assert self.floor is not None
@@ -324,7 +333,7 @@ class GaussianComponents(nn.Module):
                 scale = batch[alike].diagonal(dim1=-2, dim2=-1).amax(-1)
                 batch[alike] += EPS * self.features * scale[:, None, None] * eye
             for k in (held & ~alike).nonzero().flatten().tolist():
-                batch[k] = _lifted(batch[k], floors)
+                batch[k] = raised_to_floor(batch[k], floors)
         return batch.reshape(moments.shape), held, factors
 
     def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
@@ -432,99 +441,3 @@ class Component(TorchDistribution):
         shape = torch.broadcast_shapes(self.component.shape, flat.shape[:-1])
         index = self.component.expand(shape)[..., None].long()
         return table.expand(*shape, -1).gather(-1, index)[..., 0]
-
-
-def _scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
-    """sum_n w_n (x_n - c)(x_n - c)', (D, D)."""
-    total = x.new_zeros(x.shape[1], x.shape[1])
-    for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
-        away = rows - centre
-        total.addmm_(away.mT, away * part[:, None])
-    return total
-
-
-def _squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
-    """sum_n w_nk (x_nd - loc_kd)^2, (K, D), loc the weighted means: about one centre as far as digits last."""
-    second = torch.zeros_like(loc)
-    for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
-        second += part.mT @ (rows - middle).square()
-    within = second - weight.sum(0)[:, None] * (loc - middle).square()
-    lost = (second > FAR * within).any(0)  # columns
-    if bool(lost.any()):
-        within[:, lost] = torch.stack([weight[:, k] @ (x[:, lost] - one[lost]).square() for k, one in enumerate(loc)])
-    return within
-
-
-def rounding(x: Tensor) -> Tensor:
-    """The standard deviation of each column that rounding alone may give a constant, (features,)."""
-    least, most = x.aminmax(dim=0)
-    size = torch.maximum(least.abs(), most.abs()).double()
-    eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
-    return torch.where(most > least, max(4 * eps, 4 * EPS * math.sqrt(len(x))) * size, math.inf)
-
-
-def _floored(covariance: Tensor, floors: Tensor) -> Tensor:
-    """The Cholesky factor of C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1; F = diag(floors).
-
-    By a QR decomposition of a root of it: a directions's variance at the floor keeps the digits that C itself has not.
-    """
-    root = floors.sqrt()
-    unit = covariance / root[:, None] / root
-    if not bool(unit.isfinite().all()):
-        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
-    value, vector = torch.linalg.eigh(unit)
-    upper = torch.linalg.qr((vector * value.clamp(min=1.0).sqrt() * root[:, None]).mT).R
-    return (upper * upper.diagonal().sign()[:, None]).mT
-
-
-def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / (1 + s), from the greatest s down, and the vectors of F^-1/2 C F^-1/2 with eigenvalues s; F = diag(floors).
-
-    Those of small s keep all digits, whatever the columns' scales are: (C + F)^-1 comes from a Cholesky factor, whose
-    error in each column is in units of that column, and large s are what is rounded away.
-    """
-    root = floors.sqrt()
-    unit = covariance / root[:, None] / root
-    if not bool(unit.isfinite().all()):
-        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
-    eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
-    jitter = 0.0
-    while True:  # columns that depend on one another leave eigenvalues a hair below 0, in units of these columns
-        factor, info = torch.linalg.cholesky_ex(unit + eye + (jitter * unit.diagonal()).diag())
-        if not bool(info):
-            break
-        jitter = 10 * jitter or EPS * len(unit)
-    inverse = _inverse(factor)
-    value, vector = torch.linalg.eigh(inverse.mT @ inverse)
-    return value, vector
-
-
-def _lifted(covariance: Tensor, floors: Tensor) -> Tensor:
-    """C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1, F = diag(floors); only what is added is rounded."""
-    value, vector = share_at_floor(covariance, floors)
-    missing = (2 - 1 / value.clamp(min=0.5)).clamp(min=0.0)  # 1 - s where s < 1
-    added = (vector * missing) @ vector.mT
-    root = floors.sqrt()
-    raised = covariance + added * root[:, None] * root
-    raised = (raised + raised.mT) / 2
-    jitter = EPS * len(raised)
-    while bool(torch.linalg.cholesky_ex(raised).info):
-        raised = raised + (jitter * raised.diagonal()).diag()
-        jitter *= 10
-    return raised
-
-
-def _scaled(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
-    """sum_d ((x_nd - loc_kd) inverse_kd)^2, (N, K): by matrix products where these keep eleven digits."""
-    middle = loc.mean(0)
-    x, loc, weight = x - middle, loc - middle, inverse.square()
-    whole = x.square() @ weight.mT
-    if not len(x) or float(whole.detach().max()) < NEAR:
-        return (whole - 2 * x @ (loc * weight).mT + (loc.square() * weight).sum(-1)).clamp(min=0.0)
-    return torch.stack([((x - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
-
-
-def _inverse(factor: Tensor) -> Tensor:
-    """L^-1 of lower triangles (K, D, D)."""
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, eye, upper=False)
