@@ -519,6 +519,45 @@ class TestGenerative:
         with pytest.raises(ValueError, match="epochs is an argument of SVI, and this fit is by fill"):
             pyrovae.fit(ours, x, y, epochs=2, **quiet)
 
+    @pytest.mark.parametrize(
+        ("shape", "words"),
+        [
+            ("a column", r"log_prob of a Plain must give one number for each item, shape \(10,\), got \(10, 1\)"),
+            ("entries", r"shape \(10,\), got \(10, 3\): sum the log-densities of an item's entries"),
+            ("a number", r"shape \(10,\), got \(\)"),
+            ("NaN", r"log p\(x\) of a Plain is NaN for 2 items, the first at \[4\]"),
+        ],
+    )
+    def test_a_density_that_gives_no_number_an_item_is_refused(self, shape, words):
+        class Plain(torch.nn.Module):
+            """N(loc, I), told rightly or not."""
+
+            event_shape = (3,)
+
+            def __init__(self, loc, shape="right"):
+                super().__init__()
+                self.loc, self.shape = loc, shape
+
+            def log_prob(self, x):
+                entries = torch.distributions.Normal(self.loc, 1.0).log_prob(x)
+                if self.shape == "NaN":
+                    entries[4:6] = math.nan
+                each = {"a column": entries.sum(-1, keepdim=True), "entries": entries, "a number": entries.sum()}
+                return each.get(self.shape, entries.sum(-1))
+
+            def sample(self, n):
+                return self.loc + torch.randn(n, 3)
+
+        x, _ = problem(29, n=10, classes=2)
+        prior = [0.5, 0.5]
+        right = pyrovae.GenerativeClassifier({0: Plain(0.0), 1: Plain(1.0)}, class_prior=prior)
+        odds = right.log_joint(x).detach().diff(dim=1)[:, 0].numpy()
+        assert np.abs(odds - (x.sum(1) - 1.5)).max() < 1e-5  # log N(x; 1, I) - log N(x; 0, I)
+        wrong = pyrovae.GenerativeClassifier({0: Plain(0.0), 1: Plain(1.0, shape)}, class_prior=prior)
+        for call in (wrong.predict, wrong.log_joint, wrong.predict_log_proba):
+            with pytest.raises(ValueError, match=words):
+                call(x)
+
     def test_validation_items_go_to_their_class(self):
         x, y = problem(19, n=200, classes=2)
         vaes = {k: pyrovae.linear_vae(3, 1) for k in range(2)}

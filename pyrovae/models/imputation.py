@@ -89,6 +89,8 @@ class _Conditional:
     def __init__(self, prior: Any, likelihood: Any, posterior: Any, x: Tensor, seen: Tensor) -> None:
         self.prior, self.likelihood, self.seen = prior(), likelihood, seen
         pool = self.prior.sample((POOL, len(x)))
+        self.is_bounded = _is_bounded(self.prior, pool)
+        self.within = pool[0]  # codes that the prior's density is defined at
         p = likelihood(pool)
         _require_independent(p, x.shape[1:])
         self.inside = torch.where(seen, x, p.sample()[0])  # a draw of p(x) lies in the support; NaN has no place in it
@@ -110,6 +112,8 @@ class _Conditional:
         """`count` draws of p(z | x_seen) per item, shape (count, n, latent_dim); each step is a turn."""
         with space.turn():
             z = self.propose(count)
+            if self.is_bounded:
+                z = torch.where(self._is_within(z)[..., None], z, self.prior.sample(z.shape[:-1]))
             density, proposal = self.log_density(z), self.log_proposal(z)
         for step in range(num_steps):
             walk = step % 2 == 1
@@ -135,7 +139,17 @@ class _Conditional:
 
     def log_density(self, z: Tensor) -> Tensor:
         """log p(z, x_seen)."""
-        return self.prior.log_prob(z) + self.log_likelihood(z)
+        return self.log_prior(z) + self.log_likelihood(z)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log p(z), -inf outside of the prior's support, where some distributions raise an error."""
+        if not self.is_bounded:
+            return self.prior.log_prob(z)
+        within = self._is_within(z)
+        return torch.where(within, self.prior.log_prob(torch.where(within[..., None], z, self.within)), -math.inf)
+
+    def _is_within(self, z: Tensor) -> Tensor:
+        return self.prior.support.check(z)
 
     def propose(self, count: int) -> Tensor:
         """Draws of the independent proposal: the prior, or a Student t at one of the modes."""
@@ -148,7 +162,7 @@ class _Conditional:
         """The log-density of `propose`."""
         half = (DEGREES + z.shape[-1]) / 2
         constant = math.lgamma(half) - math.lgamma(DEGREES / 2) - z.shape[-1] / 2 * math.log(DEGREES * math.pi)
-        terms = [math.log(PRIOR_SHARE) + self.prior.log_prob(z)]
+        terms = [math.log(PRIOR_SHARE) + self.log_prior(z)]
         shapes = zip(self.weights, self.modes, self.precisions, self.axes, self.log_volume, strict=True)
         for weight, mode, precision, axes, log_volume in shapes:
             distance = (((z - mode)[..., None, :] @ axes).squeeze(-2).square() * precision).sum(-1)
@@ -200,6 +214,12 @@ class _Conditional:
         hessian = torch.where(finite[..., None], hessian, 0.0)
         precisions, axes = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
         return value.detach(), torch.where(finite, gradient, 0.0), precisions.clamp(min=self.least_precision), axes
+
+
+def _is_bounded(prior: Any, like: Tensor) -> bool:
+    """Whether there are codes that the prior has no density at."""
+    far = like.new_tensor([[-1e6], [1e6]]).expand(2, like.shape[-1])
+    return not bool(prior.support.check(far).all())
 
 
 def _require_independent(p: Any, event_shape: torch.Size) -> None:

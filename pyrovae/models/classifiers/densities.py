@@ -89,7 +89,10 @@ class ClassDensities(nn.Module):
 
     def _stacked(self, x: Tensor, mode: Callable[..., AbstractContextManager[None]]) -> LogDensities:
         x = x.unflatten(-1, self.event_shape)
-        each = [self._log_density(part, x, mode) for part in self.parts]
+        each = [
+            _checked(self._log_density(part, x, mode), part, x.shape[: x.ndim - len(self.event_shape)])
+            for part in self.parts
+        ]
         value = torch.stack([one.value.double() for one in each], -1)
         errors = [torch.zeros_like(one.value) if one.error is None else one.error for one in each]
         unreliable = None
@@ -143,6 +146,20 @@ class ClassDensities(nn.Module):
             items[of_class] = drawn
         assert items is not None
         return items.unflatten(0, component.shape) if component.ndim else items[0]
+
+
+def _checked(densities: LogDensities, part: nn.Module, batch_shape: torch.Size) -> LogDensities:
+    """One number for each item, which a density of the user's may not give."""
+    kind, value = type(part).__name__, densities.value
+    if value.shape != batch_shape:
+        raise ValueError(
+            f"log_prob of a {kind} must give one number for each item, shape {tuple(batch_shape)}, got "
+            f"{tuple(value.shape)}: sum the log-densities of an item's entries"
+        )
+    if bool(value.isnan().any()):
+        first = value.isnan().nonzero()[0].tolist()
+        raise ValueError(f"log p(x) of a {kind} is NaN for {int(value.isnan().sum())} items, the first at {first}")
+    return densities
 
 
 class OfClasses(NamedTuple):
