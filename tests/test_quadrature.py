@@ -17,6 +17,7 @@ from torch.distributions import MultivariateNormal
 
 import pyrovae
 from pyrovae.compile import function
+from pyrovae.evaluation import cell_rule
 from pyrovae.evaluation import quadrature as module
 
 
@@ -379,7 +380,7 @@ def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):
         function.CompiledFunction, "__call__", lambda self, *given: calls.append(self) or run(self, *given)
     )
     for on in (False, True):
-        monkeypatch.setattr(module, "pays", lambda *work, on=on: on)
+        monkeypatch.setattr(cell_rule, "pays", lambda *work, on=on: on)
         found.append(pyrovae.quadrature(vae, x, tol=1e-5))
     assert len(calls) > 5 and len(set(calls)) == 1
     eager, compiled = found
@@ -391,7 +392,7 @@ def test_a_compiled_rule_gives_the_eager_integrals(monkeypatch, likelihood):
 def test_a_rule_that_cannot_be_compiled_is_tried_once(monkeypatch, caplog):
     vae, x = decoder()
     monkeypatch.setattr(module, "ITEMS", 4)
-    monkeypatch.setattr(module, "pays", lambda *work: True)
+    monkeypatch.setattr(cell_rule, "pays", lambda *work: True)
     monkeypatch.setattr(function, "compile_graph", lambda *given, **options: 1 // 0)
     with caplog.at_level("WARNING", logger="pyrovae"):
         pyrovae.quadrature(vae, x, tol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.compile.function import CompiledFunction, compile_function, pays
-from pyrovae.evaluation.agreement import agree, few_items, scored_few
+from pyrovae.evaluation.cell_rule import CellRule, goes_by_parts
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
-from pyrovae.models.layers import LAYERS_ALIVE, layer_sizes, rows_within
+from pyrovae.models.layers import LAYERS_ALIVE, rows_within
 from pyrovae.models.pair import Pair
-from pyrovae.models.particles import latent_law, scored
-from pyrovae.models.scopes import Workspace
-from pyrovae.seeding import Noise, forked, stream
+from pyrovae.models.particles import latent_law
+from pyrovae.seeding import Noise, stream
 
 __all__ = ["quadrature"]
 
@@ -97,7 +94,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     session.require_whole()
     space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
     solved = []
-    rule = _Rule(double, space, by_parts=_goes_by_parts(session, double, items.double()))
+    rule = CellRule(double, space, by_parts=goes_by_parts(session, double, items.double()))
     parts = items.double().split(ITEMS)
     for number, part in enumerate(parts):
         solved += _solved(rule, part, tol, max_evaluations)
@@ -122,7 +119,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     return session.estimate(variables, bound="exact", errors="grid error", words=WORDS)
 
 
-def _solved(rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
+def _solved(rule: CellRule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
     """The items on one grid, or on several where one would hold too many values."""
     grid = _Grid(rule, x, tol, max_evaluations)
     nodes = len(grid.roots) * len(grid.nodes)
@@ -181,59 +178,10 @@ class _Tree:
         return torch.where(self.keys[rows] == keys, self.peak[rows, item[:, None]], -math.inf)
 
 
-class _Rule:
-    """A rule over cells that share their nodes' places, for all items of a batch; compiled once that pays."""
-
-    def __init__(self, pair: Any, space: Workspace, *, by_parts: bool) -> None:
-        self.pair, self.space, self.by_parts = pair, space, by_parts
-        family = getattr(getattr(pair, "likelihood", None), "family", None)
-        # of matrices, for all items at once
-        self.is_product = by_parts and getattr(family, "natural_parameter", None) is not None
-        self.calls: Counter[Any] = Counter()
-        self.last_arguments: dict[Any, list[Tensor]] = {}  # of each kind of call
-        self.compiled: CompiledFunction | None = None
-        self.settled = False  # whether compiling has been decided on
-
-    def __call__(self, *arguments: Tensor) -> list[Tensor]:
-        if not self.settled:
-            kind = tuple(each.shape for each in arguments)
-            self.calls[kind] += 1
-            self.last_arguments[kind] = list(arguments)
-        with self.space.turn():
-            if self.compiled is not None and self.compiled.fits(*arguments):
-                return self.compiled(*arguments)
-            return self.integrals(*arguments)
-
-    def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
-        """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
-        log_joint = log_joint_table(self.pair, x, z.flatten(0, 1), by_parts=self.by_parts).unflatten(0, z.shape[:2])
-        log_term = log_joint + log_weights[:, None] + log_volume[:, None, None]
-        log_mass = log_term.logsumexp(1)
-        weight = (log_term - log_mass[:, None]).nan_to_num(-math.inf).exp()
-        first = torch.einsum("umn,umd->und", weight, z)
-        second = torch.einsum("umn,umd,ume->unde", weight, z, z)
-        peak = log_joint.amax(1)
-        depth = (peak - log_joint.amin(1)).nan_to_num(0.0)
-        return [log_mass, peak, depth, first, second, log_joint]
-
-    def compile_if_it_pays(self, *, done: int, left: int) -> None:
-        """For the kind that has come most often in the batches so far, by what is to come in those that are left."""
-        if self.settled or not self.calls:
-            return
-        kind, calls = max(self.calls.items(), key=lambda one: one[1] * one[0][1].numel())
-        x, z, *_ = arguments = self.last_arguments[kind]
-        each = sum(layer_sizes(self.pair, x)) + (len(x) if self.is_product else x.numel())
-        if pays(calls * left // done, z.shape[0] * z.shape[1] * each):
-            with self.space.turn(), forked(0, x.device):
-                self.compiled = compile_function(self.integrals, arguments)
-            self.settled = True
-            self.last_arguments.clear()
-
-
 class _Grid:
     """The adaptive grid of one batch of items."""
 
-    def __init__(self, rule: _Rule, x: Tensor, tol: float, max_evaluations: int) -> None:
+    def __init__(self, rule: CellRule, x: Tensor, tol: float, max_evaluations: int) -> None:
         self.rule, self.x, self.tol, self.max_evaluations = rule, x, tol, max_evaluations
         pair = rule.pair
         self.size, self.decodings = pair.latent_dim, 0
@@ -250,8 +198,8 @@ class _Grid:
         self.log_weights = products.log()
         self.children = torch.tensor(list(itertools.product((0, 1), repeat=self.size)), device=x.device)
         with rule.space.turn():
-            prior = pair_prior(pair, x, PRIOR_DRAWS)
-            codes = particles_of_guide(pair, x, GUIDE_DRAWS)
+            prior = _draws_of_prior(pair, x, PRIOR_DRAWS)
+            codes = _draws_of_guide(pair, x, GUIDE_DRAWS)
         self.side = ROOTS * prior.std(0)
         low, high = (self._root(edge) for edge in (prior.amin(0), prior.amax(0)))
         box = torch.cartesian_prod(
@@ -461,35 +409,11 @@ def _distinct(level: Tensor, index: Tensor, item: Tensor) -> tuple[Tensor, Tenso
     return rows[:, 0], rows[:, 1:-1], rows[:, -1]
 
 
-def pair_prior(pair: Any, x: Tensor, count: int) -> Tensor:
+def _draws_of_prior(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the prior, (count, latent_dim)."""
     return latent_law(pair.model, size=1).sample((count,))[:, 0].to(x)
 
 
-def particles_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
+def _draws_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
     """Draws of the guide, (count, N, latent_dim)."""
     return latent_law(pair.guide, x).sample((count,)).to(x)
-
-
-def _goes_by_parts(session: Session, pair: Any, x: Tensor) -> bool:
-    """Whether the table of the pair's likelihood, which is fast, is that of its model; a subclass may state another."""
-    table = getattr(getattr(pair, "likelihood", None), "log_prob_table", None)
-    if table is None or not hasattr(pair, "prior"):
-        return False
-    some = few_items(x)
-    z, of_model = scored_few(session, pair, some)
-    with session.workspace(Noise(0, x.device), pair=pair).turn():
-        likelihood, prior = table(z, some), pair.prior().log_prob(z)[:, None]
-    return agree(likelihood, of_model.log_likelihood) and agree(prior, of_model.log_prior)
-
-
-def log_joint_table(pair: Any, x: Tensor, z: Tensor, *, by_parts: bool) -> Tensor:
-    """log p(x_n, z_m) for every code and item: (M, d) and (N, *event_shape) to (M, N)."""
-    if by_parts:
-        log_likelihood = pair.likelihood.log_prob_table(z, x)
-        log_prior = pair.prior().log_prob(z)[:, None]
-    else:
-        at = scored(pair, x, z[:, None], guide=False)
-        log_likelihood, log_prior = at.log_likelihood, at.log_prior
-    outside = ~(log_prior > -math.inf)  # of the prior's support, where some priors say NaN
-    return torch.where(outside, -math.inf, log_likelihood + log_prior)
