@@ -27,7 +27,7 @@ from torch.distributions.utils import lazy_property
 
 from pyrovae.exclusive import exclusive
 
-__all__ = ["attributes", "differing", "has_users_parts", "settings", "writes_noted"]
+__all__ = ["attributes", "differing", "digests", "has_users_parts", "settings", "writes_noted"]
 
 LIBRARIES = ("pyrovae", "torch", "pyro", "numpy")  # whose private attributes follow from what is shown
 # by which this package knows a module again
@@ -114,6 +114,22 @@ def differing(one: nn.Module, other: nn.Module) -> list[str]:
     return names
 
 
+def digests(module: nn.Module) -> dict[str, list[str]]:
+    """Two digests of each attribute of a user's parts, and of each buffer of theirs outside of the state, by name.
+
+    The first leaves floating-point values out, which another machine may compute with other last bits; neither looks at
+    the code of a function, which another Python compiles otherwise. What calls write is left out.
+    """
+    with exclusive():
+        rough, exact = (_everything(module, users_only=True, how=how) for how in ("rough", "exact"))
+    written = _written_names(module)
+    return {
+        name: [hashlib.sha256(words.encode()).hexdigest()[:12] for words in (rough[name], exact[name])]
+        for name in rough
+        if name not in written
+    }
+
+
 def has_users_parts(module: nn.Module) -> bool:
     """Whether the module or a part of it is of a class from outside this package, torch and Pyro."""
     return any(_is_users(type(part)) for part in module.modules())
@@ -148,16 +164,19 @@ def _attributes_of_each(module: nn.Module, parts: list[nn.Module]) -> list[dict[
     return [{name: describing.words(value) for name, value in _own_attributes(part).items()} for part in parts]
 
 
-def _everything(module: nn.Module) -> dict[str, str]:
+def _everything(module: nn.Module, *, users_only: bool = False, how: str = "whole") -> dict[str, str]:
     """Every attribute of the parts of a module, and of itself where it is a user's; and buffers not in its state."""
-    describing = _Describing(module)
+    describing = _Describing(module, how)
     found: dict[str, str] = {}
     for path, part in module.named_modules():
+        if users_only and not _is_users(type(part)):
+            continue
         values = {name: value for name, value in _own_attributes(part).items() if path and name[0] != "_"}
         if not _is_users(type(part)):
             values = {name: value for name, value in values.items() if _plain(value) is not None}
         values |= _other_attributes(part, outermost=not path)
-        values |= {name: part._buffers.get(name) for name in sorted(part._non_persistent_buffers_set)}
+        if not type(part).__module__.startswith("pyrovae."):  # ours keep in them what a constructor may draw
+            values |= {name: part._buffers.get(name) for name in sorted(part._non_persistent_buffers_set)}
         for name, value in values.items():
             if value is not None:
                 found[f"{path}.{name}".lstrip(".")] = describing.words(value)
@@ -211,7 +230,8 @@ def _is_users(kind: type) -> bool:
 class _Describing:
     """Values in words; a part of the module by its name in it."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, how: str = "whole") -> None:
+        self._floats, self._code = how != "rough", how == "whole"
         self._paths = {id(part): path for path, part in module.named_modules()}
         self._above: list[int] = []  # the objects that hold the one at hand
 
@@ -221,12 +241,14 @@ class _Describing:
             value = value.item()
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
+        if isinstance(value, float | complex) and not self._floats:
+            return type(value).__name__
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return repr(value)
         if isinstance(value, AS_TEXT):
             return f"{type(value).__qualname__} {value}"
         if isinstance(value, Tensor | np.ndarray):
-            return _of_array(value)
+            return _of_array(value, floats=self._floats)
         if id(value) in self._paths:
             return f"part {self._paths[id(value)]!r}"
         if id(value) in self._above or len(self._above) > DEEPEST:
@@ -275,7 +297,8 @@ class _Describing:
         for cell in function.__closure__ or ():
             with suppress(ValueError):  # an empty one
                 held.append(cell.cell_contents)
-        return f"function {self._of_code(function.__code__)} {self.words(held)}"
+        code = self._of_code(function.__code__) if self._code else ""
+        return f"function {code} {self.words(held)}"
 
     def _of_code(self, code: types.CodeType) -> str:
         constants = [self._of_code(c) if isinstance(c, types.CodeType) else self.words(c) for c in code.co_consts]
@@ -293,8 +316,8 @@ class _Describing:
         return f"{rows} {self.words({name: t.detach() for name, t in tensors.items()})}"
 
 
-def _of_array(value: Tensor | np.ndarray) -> str:
-    """Type, shape and the SHA-256 of the values of an array."""
+def _of_array(value: Tensor | np.ndarray, *, floats: bool) -> str:
+    """Type, shape and the SHA-256 of the values of an array; without `floats` those of whole numbers alone."""
     try:
         if isinstance(value, Tensor):
             dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
@@ -308,6 +331,8 @@ def _of_array(value: Tensor | np.ndarray) -> str:
             data = repr(value.tolist()).encode() if value.dtype == object else np.ascontiguousarray(value).tobytes()
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return f"array {type(value).__name__}"
+    if not floats and ("float" in kind or "complex" in kind):
+        return f"array {kind} {shape}"
     return f"array {kind} {shape} {hashlib.sha256(data).hexdigest()}"
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.checks.allocation import CHEAP
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.allocation import AtMost
-from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, MANIFEST, MOST_TENSORS, CheckpointError
+from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, MANIFEST, MOST_TENSORS, CheckpointError, join_first
 from pyrovae.inference.checkpoint.tensors import dtype_names, shape_names, state_dict_of
 from pyrovae.models import registry
-from pyrovae.models.fingerprint import settings
+from pyrovae.models.fingerprint import differing, digests, has_users_parts
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["architecture", "built_pair", "describe", "sketched_pair", "tied_names"]
@@ -31,6 +32,7 @@ def describe(pair: Pair) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "recipe": recipe,
         "by_hand": by_hand,
+        "attributes": digests(as_module(pair)),
         "dtype": str(dtype_and_device(pair)[0]).removeprefix("torch."),
         "dtypes": dtype_names(state_dict_of(pair)),
         **architecture(pair),
@@ -51,7 +53,7 @@ def architecture(pair: Pair) -> dict[str, Any]:
     }
 
 
-def tied_names(pair: Pair) -> dict[str, str]:
+def tied_names(pair: Any) -> dict[str, str]:
     """The further names of a tensor that is in the state more than once, each with the tensor's first name."""
     tied: dict[str, str] = {}
     first_name: dict[int, str] = {}
@@ -63,18 +65,20 @@ def tied_names(pair: Pair) -> dict[str, str]:
     return tied
 
 
-def sketched_pair(recipe: Any, folder: Path, size: int, num_tensors: int = MOST_TENSORS) -> Pair:
+def sketched_pair(
+    recipe: Any, folder: Path, size: int, num_tensors: int = MOST_TENSORS, *, in_full: bool = False
+) -> Pair:
     """The pair of a recipe, to be looked at: without memory where its parts can be made so, else within bounds.
 
-    `size` is the number of bytes of its weights; building it may take a multiple of that. Raises CheckpointError where
-    the recipe does not build.
+    `size` is the number of bytes of its weights; building it may take a multiple of that. With `in_full` its tensors
+    have values. Raises CheckpointError where the recipe does not build.
     """
-    try:
-        with torch.device("meta"):
+    if not in_full:
+        # the constructor of a part may need values, which no tensor on this device has
+        with suppress(CheckpointError), torch.device("meta"):
             return built_pair(recipe, folder, num_tensors)
-    except CheckpointError:  # the constructor of a part may need values, which no tensor on this device has
-        with AtMost(CHEAP + 8 * size):
-            return built_pair(recipe, folder, num_tensors)
+    with AtMost(CHEAP + 8 * size):
+        return built_pair(recipe, folder, num_tensors)
 
 
 def built_pair(recipe: Any, folder: Path, num_tensors: int = MOST_TENSORS) -> Pair:
@@ -97,21 +101,47 @@ def built_pair(recipe: Any, folder: Path, num_tensors: int = MOST_TENSORS) -> Pa
 
 def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
     """The builder and its arguments as JSON has them; else None, and why they would not build this very pair."""
+    module = as_module(pair)
     try:
         recipe = json.loads(json.dumps(registry.described(pair)))
-        values = as_module(pair).state_dict().values()
-        size = sum(t.nbytes for t in values if isinstance(t, Tensor))
-        rebuilt = sketched_pair(recipe, Path(), size)
+        size = sum(t.nbytes for t in module.state_dict().values() if isinstance(t, Tensor))
+        # what a user's part keeps beside its state is compared by its values, which a sketch does not have
+        rebuilt = as_module(sketched_pair(recipe, Path(), size, in_full=has_users_parts(module)))
     except (TypeError, CheckpointError) as error:
         return None, str(error)
-    part_types = [type(part) for part in as_module(pair).modules()]
-    is_same = (
-        [type(part) for part in as_module(rebuilt).modules()] == part_types
-        and repr(rebuilt) == repr(pair)
-        and tied_names(rebuilt) == tied_names(pair)
-        and settings(as_module(rebuilt)) == settings(as_module(pair))
+    part_types = [type(part) for part in module.modules()]
+    is_alike = (
+        [type(part) for part in rebuilt.modules()] == part_types
+        and repr(rebuilt) == repr(module)
+        and tied_names(rebuilt) == tied_names(module)
     )
-    return (recipe, None) if is_same else (None, "a part was changed, or two were tied, after it was built")
+    if not is_alike:
+        return None, "a part was changed, or two were tied, after it was built"
+    names = differing(module, rebuilt.to(dtype_and_device(pair)[0])) + _changed_buffers(module)
+    if names:
+        return None, (
+            f"a part was changed after it was built, or its constructor draws: {join_first(names)} is not in the "
+            "weights, and is not what the constructor makes"
+        )
+    return recipe, None
+
+
+def _changed_buffers(module: nn.Module) -> list[str]:
+    """The buffers outside of the state that a registered part of ours would not be built with."""
+    names = []
+    for path, part in module.named_modules():
+        buffers = part._non_persistent_buffers_set
+        if not path or not buffers or not type(part).__module__.startswith("pyrovae."):
+            continue
+        recipe = registry.recipe_of(part)
+        if recipe is None:
+            continue
+        fresh = dict(registry.build(recipe).named_buffers())
+        for name in sorted(buffers):
+            buffer = part._buffers[name]
+            if buffer is None or not torch.equal(buffer.cpu(), fresh[name].to(buffer.dtype)):
+                names.append(f"{path}.{name}")
+    return names
 
 
 def _num_entries(recipe: Any) -> int:

@@ -25,6 +25,7 @@ from pyrovae.inference.checkpoint.manifest import (
     require_equal,
 )
 from pyrovae.inference.checkpoint.tensors import checked_weights, read_safetensors
+from pyrovae.models.fingerprint import digests
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.scopes import copied
 
@@ -37,10 +38,12 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
 
     `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
-    a copy of that pair, whose architecture must agree with the saved one. Raises FileNotFoundError, naming the states
-    that lie beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in
-    it), another format version, another architecture (field by field), and weights that are NaN, infinite or of another
-    dtype than the manifest says. Nothing is unpickled, and nothing is read that is larger than the pair.
+    a copy of that pair, whose architecture must agree with the saved one; where one of its settings that are no weights
+    has another value, a warning names it. Raises FileNotFoundError, naming the states that lie beside a missing one,
+    and CheckpointError for a damaged or foreign folder (naming the states that lie in it), another format version,
+    another architecture (field by field), weights that are NaN, infinite or of another dtype than the manifest says,
+    and a part that its recipe does not build as it was, as where a constructor draws. Nothing is unpickled, and nothing
+    is read that is larger than the pair.
 
     >>> from pyrovae import load
     >>> load("nowhere")
@@ -72,6 +75,13 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     module = as_module(pair)
     device = dtype_and_device(pair)[1]
     module.to(device, getattr(torch, manifest["dtype"]))
+    if like is not None:
+        _warn_of_other_attributes(pair, manifest, folder)
+    elif names := _unlike(pair, manifest, exact=False):
+        raise CheckpointError(
+            f"{folder} holds a pair that its recipe does not build again: {join_first(names)} came out otherwise, as "
+            "where a constructor draws at random; give load(path, like=pair of the same parts)"
+        )
     # each tensor in the type it was saved in; assign=True would do that too, but part what is shared
     for name, tensor in module.state_dict(keep_vars=True).items():
         tensor.data = torch.empty_like(tensors[name], device=device)
@@ -90,6 +100,7 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     if not isinstance(run_metadata, dict):
         raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
     _require_same_architecture(pair, manifest, (*COMPARED_FIELDS, "dtype"), folder)
+    _warn_of_other_attributes(pair, manifest, folder)
     weights = checked_weights(folder, manifest, pair, strict=False)
     module = as_module(pair)
     changed = {**module.state_dict(), **dict(module.named_buffers())}
@@ -102,6 +113,28 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
 def _require_same_architecture(pair: Pair, manifest: dict[str, Any], fields: tuple[str, ...], folder: Path) -> None:
     here = comparable(describe(pair))
     require_equal({field: here[field] for field in fields}, comparable(manifest), folder)
+
+
+def _warn_of_other_attributes(pair: Pair, manifest: dict[str, Any], folder: Path) -> None:
+    """Say which attributes of a user's parts are not as they were; they are the caller's, and no error."""
+    if names := _unlike(pair, manifest, exact=True):
+        checks.warn(
+            f"{folder} was saved with other values of {join_first(names)} than the pair at hand has, and these are not "
+            "among the weights: the density may be another"
+        )
+
+
+def _unlike(pair: Pair, manifest: dict[str, Any], *, exact: bool) -> list[str]:
+    """The attributes of a user's parts that are not as they were when the state was saved, of those known of both."""
+    here, saved = digests(as_module(pair)), manifest.get("attributes")
+    if not isinstance(saved, dict):  # the first manifests of this format version have none
+        return []
+    names = []
+    for name, both in here.items():
+        before = saved.get(name)
+        if isinstance(before, list) and len(before) == 2 and before[exact] != both[exact]:
+            names.append(name)
+    return names
 
 
 def _require_equal_where_tied(pair: Pair, tensors: dict[str, Tensor], folder: Path) -> None:

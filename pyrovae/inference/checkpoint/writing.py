@@ -32,8 +32,9 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     filled; one that holds anything else is refused (FileExistsError). Hidden files (`.DS_Store`, `Thumbs.db`) count for
     nothing and stay. Inside `distributed()` the first process writes, and the others wait. A pair from a builder can be
     loaded without its code at hand, and so can one with parts of your own, once the module that registers them is
-    imported; one composed by hand needs `load(path, like=...)`. Raises CheckpointError for weights that are NaN or
-    infinite, and TypeError where the pair's state has more than tensors.
+    imported; one composed by hand needs `load(path, like=...)`. So does a pair that would be built as another density,
+    because a setting was changed afterwards, or a constructor draws what is not among the weights. Raises
+    CheckpointError for weights that are NaN or infinite, and TypeError where the pair's state has more than tensors.
 
     >>> import tempfile
     >>> import torch
