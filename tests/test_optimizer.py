@@ -34,11 +34,13 @@ STATED = {
     "Pyro's AdamW": (pyro.optim.AdamW({"weight_decay": 0.3}), partial(AdamW, weight_decay=0.3)),
     "a class": (torch.optim.NAdam, torch.optim.NAdam),
     "no rule": (partial(RMSprop, alpha=0.9), partial(RMSprop, alpha=0.9)),
+    "an option of the constructor": (partial(torch.optim.Adagrad, initial_accumulator_value=0.3),) * 2,
     "Pyro's own": (
         pyro.optim.ClippedAdam({"clip_norm": 0.01}),
         partial(pyro.optim.clipped_adam.ClippedAdam, clip_norm=0.01),
     ),
 }
+WITHOUT_RULE = ("a class", "no rule", "an option of the constructor")
 
 
 class Line(nn.Module):
@@ -101,7 +103,7 @@ def test_an_eager_step_is_torchs_to_the_bit(case):
     assert not torch.allclose(ours[0], other[0], atol=1e-3)
 
 
-@pytest.mark.parametrize("case", [name for name, (given, _) in STATED.items() if name not in ("a class", "no rule")])
+@pytest.mark.parametrize("case", [name for name in STATED if name not in WITHOUT_RULE])
 def test_a_compiled_step_is_the_eager_one(case, interpreted):
     optimizer, _ = STATED[case]
     compiled, eager = by_step(CompiledFitStep, optimizer, 0.05), by_step(EagerStep, optimizer, 0.05)
@@ -235,6 +237,45 @@ class TestTorchsObject:
         optimizer.step()
         with pytest.raises(ValueError, match="optimizer has taken steps, and a fit begins with a new one"):
             quiet_fit(vae, optimizer=optimizer)
+
+    def test_a_state_from_the_constructor_on_is_no_step(self):
+        """As Adagrad has: a new one is the class with its options, and one that has taken a step is refused."""
+        one, two = pair(), pair()
+        options = {"initial_accumulator_value": 0.3}
+        optimizer = torch.optim.Adagrad(one.parameters(), lr=0.01, **options)
+        assert optimizer.state
+        optimizer.state[nn.Parameter(torch.zeros(1))]  # whoever looks makes an empty one
+        quiet_fit(one, optimizer=optimizer, compile=False)
+        quiet_fit(two, optimizer=partial(torch.optim.Adagrad, **options), learning_rate=0.01, compile=False)
+        assert torch.equal(weights(one), weights(two))
+        sum(p.sum() for p in one.parameters()).backward()
+        optimizer.step()
+        with pytest.raises(ValueError, match="optimizer has taken steps, and a fit begins with a new one"):
+            quiet_fit(one, optimizer=optimizer)
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_group_at_rate_zero_stays_wherever_it_stands(self, first):
+        vae = pair()
+        frozen, *moved = vae.parameters()
+        start = frozen.detach().clone()
+        still, moving = {"params": [frozen], "lr": 0.0}, {"params": moved, "lr": 1e-5}
+        optimizer = SGD([still, moving] if first else [moving, still], lr=0.3)
+        history = quiet_fit(vae, optimizer=optimizer, epochs=1, compile=False)
+        assert torch.equal(frozen, start) and not torch.equal(weights(vae), weights(pair()))
+        assert history.config["learning_rate"] == float(history.epochs.learning_rate[0]) == 1e-5
+        expected = pair()
+        next(expected.parameters()).requires_grad_(False)
+        quiet_fit(expected, optimizer="sgd", learning_rate=1e-5, epochs=1, compile=False)
+        assert torch.equal(weights(vae), weights(expected))
+
+    @pytest.mark.parametrize(
+        ("rates", "message"), [((0.0, 0.0), "greater than 0, got 0"), ((0.1, math.inf), "got inf")]
+    )
+    def test_rates_that_no_fit_can_have_are_refused(self, rates, message):
+        first, *rest = pair().parameters()
+        optimizer = SGD([{"params": [first], "lr": rates[0]}, {"params": rest, "lr": rates[1]}], lr=0.3)
+        with pytest.raises(ValueError, match=f"the optimizer's lr must be a finite number .*{message}"):
+            SVI(optimizer=optimizer)
 
 
 def test_the_rate_is_the_options_unless_the_optimizer_states_its_own():

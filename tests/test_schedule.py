@@ -61,6 +61,30 @@ def test_a_function_that_gives_no_factor_is_refused_before_a_step(value):
     assert torch.equal(weights(vae), before)
 
 
+def test_every_step_of_a_long_run_is_looked_at():
+    vae = pair()
+    before = weights(vae)
+    with pytest.raises(ValueError, match=r"schedule\(12345, 100000\) is nan: it must be the factor"):
+        quiet_fit(vae, epochs=20_000, schedule=lambda step, steps: math.nan if step == 12345 else 1.0)
+    assert torch.equal(weights(vae), before)
+
+
+def test_a_factor_that_was_not_looked_at_leaves_the_weights_before_its_step(monkeypatch):
+    """Of a run of more steps than are looked at: here 4 of 15."""
+    monkeypatch.setattr("pyrovae.inference.svi.schedule.LOOKED_AT", 4)
+    asked, vae, expected = [], pair(), pair()
+
+    def late(step, steps):
+        asked.append(step)
+        return math.nan if step == 10 else 0.5
+
+    with pytest.raises(ValueError, match=r"schedule\(10, 15\) is nan"):
+        quiet_fit(vae, schedule=late, compile=False)
+    assert asked[:5] == [0, 4, 8, 12, 14]  # at most as many, and the last
+    quiet_fit(expected, epochs=2, schedule=lambda step, steps: 0.5, compile=False)
+    assert torch.equal(weights(vae), weights(expected))
+
+
 def test_what_is_no_schedule_is_told_what_is():
     with pytest.raises(ValueError, match="schedule must be one of 'constant', 'cosine', 'plateau', got 'plato'"):
         SVI(schedule="plato")

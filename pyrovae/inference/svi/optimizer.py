@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.compile.aliases import same_values
 from pyrovae.compile.optimizers import kinds_by_name
 
 __all__ = ["HOW", "DefaultRate", "Group", "OptimizerChoice", "defaults_of", "stated_rate"]
@@ -42,7 +43,8 @@ class OptimizerChoice:
     Attributes:
         kind: torch.optim.Adam, or another class of such.
         options: what it is made with, but for the learning rate.
-        learning_rate: that of step 0 where the schedule's factor is 1; of the first group where there are several.
+        learning_rate: that of step 0 where the schedule's factor is 1; of the first group whose rate is not 0
+            where there are several.
         bound: an optimiser of torch's that was handed in, whose groups say which parameter has which options.
     """
 
@@ -68,6 +70,10 @@ class OptimizerChoice:
             learning_rate = own_rate
         choice = cls(kind, options, float(learning_rate), bound)
         choice._require_valid()
+        if bound is not None and _has_taken_steps(choice):
+            raise ValueError(
+                "optimizer has taken steps, and a fit begins with a new one: give its class, or a functools.partial"
+            )
         return choice
 
     def _require_valid(self) -> None:
@@ -117,6 +123,16 @@ class OptimizerChoice:
             for group in self.bound.param_groups
         ]
 
+    def made(self, groups: Sequence[Mapping[str, Any]], **how: Any) -> torch.optim.Optimizer:
+        """A new optimiser over groups of parameters with their options.
+
+        Its constructor is told the options too: a class may use one there alone, as Adagrad does the initial value of
+        its sums.
+        """
+        options = self.options if self.bound is None else _constructor_options(self.kind, self.bound.defaults)
+        optimizer: torch.optim.Optimizer = self.kind(list(groups), **{**options, "lr": self.learning_rate, **how})
+        return optimizer
+
     def __str__(self) -> str:
         """In words: the class and the options that are not its defaults, group by group where there are several."""
         if self.bound is None or len(self.bound.param_groups) == 1:
@@ -148,15 +164,14 @@ def _parts(optimizer: Any) -> tuple[type[torch.optim.Optimizer], dict[str, Any],
         known = kinds_by_name()
         return known[checks.choice("optimizer", optimizer, known)], {}, None
     if isinstance(optimizer, torch.optim.Optimizer):
-        if optimizer.state:
-            raise ValueError(
-                "optimizer has taken steps, and a fit begins with a new one: give its class, or a functools.partial"
-            )
-        return type(optimizer), _constructor_options(type(optimizer), optimizer.param_groups[0]), optimizer
+        options = _constructor_options(type(optimizer), optimizer.param_groups[0])
+        if "lr" in options:
+            options["lr"] = _leading_rate(optimizer)
+        return type(optimizer), options, optimizer
     if isinstance(optimizer, PyroOptim):
         return _parts_of_pyros(optimizer)
-    options: dict[str, Any] = {}
     kind: Any = optimizer
+    options = {}
     while isinstance(kind, partial):
         if kind.args:
             raise ValueError("optimizer is a partial with positional arguments: give its options by keyword alone")
@@ -164,6 +179,38 @@ def _parts(optimizer: Any) -> tuple[type[torch.optim.Optimizer], dict[str, Any],
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise TypeError(f"optimizer must be an optimiser of torch's or Pyro's, got {optimizer!r}: {WAYS}")
     return kind, options, None
+
+
+def _leading_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of the first group that moves; 0 where none does."""
+    rates = [checks.positive("the optimizer's lr", float(group["lr"]), zero=True) for group in optimizer.param_groups]
+    return next((rate for rate in rates if rate > 0), 0.0)
+
+
+def _has_taken_steps(choice: OptimizerChoice) -> bool:
+    """Whether its state is another than that of a new one, which some classes have from their constructor on."""
+    assert choice.bound is not None
+    state_of = {p: state for p, state in choice.bound.state.items() if state}
+    if not state_of:
+        return False
+    groups = choice.bound.param_groups
+    new = choice.made([{"params": group["params"], **_constructor_options(choice.kind, group)} for group in groups])
+    new_state_of = {p: state for p, state in new.state.items() if state}
+    if state_of.keys() != new_state_of.keys():
+        return True
+    return any(not _is_same_state(state, new_state_of[p]) for p, state in state_of.items())
+
+
+def _is_same_state(state: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if state.keys() != other.keys():
+        return False
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            if value != other[name]:
+                return False
+        elif value.shape != other[name].shape or not same_values(value, other[name].to(value.device)):
+            return False
+    return True
 
 
 def _parts_of_pyros(optimizer: Any) -> tuple[type[torch.optim.Optimizer], dict[str, Any], None]:

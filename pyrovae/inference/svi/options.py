@@ -49,8 +49,10 @@ class SVI(Method):
             after more than 10 epochs without a validation ELBO (a classifier's log-loss; the training loss, where there
             is no validation) that is better by over 1e-4 nats per item, from the end of the warm-up on; or a function
             `schedule(step, steps)` of the step, 0 to steps - 1, which gives the factor of the learning rate in it, a
-            finite number above 0. A run that is resumed takes a function that gives the same factors for the steps so
-            far, and refuses another.
+            finite number above 0. All of up to 1,000,000 steps are looked at before the first, and of more a million at
+            most, spread evenly: a factor out of range in between raises ValueError at its step, with the weights before
+            it in place. A run that is resumed takes a function that gives the same factors for the steps so far, and
+            refuses another.
         objective: "elbo" or "iwae".
         num_particles: draws per item; None takes 1 for the ELBO and 5 for the importance-weighted bound.
         binarize: draw binary items from grey ones, anew in each epoch; the validation items once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from array import array
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cosine", "Function", "Plateau", "Schedule", "checked_schedule", "in_words", "schedule_of"]
 
-LOOKED_AT = 10_000  # steps, at most, whose factors are looked at before a run
+LOOKED_AT = 1_000_000  # steps, at most, whose factors are looked at before a run
 SCORES = {"validation_elbo": -1.0, "validation_log_loss": 1.0, "loss": 1.0}  # what a plateau is of, as a loss
 
 
@@ -98,9 +99,9 @@ class Function(Schedule):
     def __init__(self, function: Callable[[int, int], float], steps: int) -> None:
         self.function, self.steps = function, steps
         self._digest, self._digested = hashlib.sha256(), 0  # of the factors of steps 0, 1, ... that were taken
-        looked_at = [*range(0, steps, max(1, steps // LOOKED_AT)), steps - 1]
-        values = [self._value(step) for step in looked_at]
-        self._fingerprint = hashlib.sha256(struct.pack(f"<{len(values)}d", *values)).hexdigest()
+        looked_at = [*range(0, steps, -(-steps // LOOKED_AT)), steps - 1]
+        values = array("d", (self._value(step) for step in looked_at))
+        self._fingerprint = hashlib.sha256(values).hexdigest()
 
     def factor(self, step: int) -> float:
         value = self._value(step)
