@@ -63,7 +63,7 @@ class EagerStep:
         self.parameters = [named[name] for name in self.order]
         self.rates = [float(group["lr"]) for group in groups]
         how = {"fused": True} if self.is_fused else {}
-        self.optimizer: Any = choice.made(groups, **how)
+        self.optimizer = choice.made(groups, **how)
         # float32 whatever torch's default is: a fused update takes no other
         self.broken = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
         if self.is_fused:  # by which it takes no step

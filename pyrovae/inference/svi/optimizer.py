@@ -123,15 +123,14 @@ class OptimizerChoice:
             for group in self.bound.param_groups
         ]
 
-    def made(self, groups: Sequence[Mapping[str, Any]], **how: Any) -> torch.optim.Optimizer:
+    def made(self, groups: Sequence[Mapping[str, Any]], **how: Any) -> Any:
         """A new optimiser over groups of parameters with their options.
 
         Its constructor is told the options too: a class may use one there alone, as Adagrad does the initial value of
         its sums.
         """
         options = self.options if self.bound is None else _constructor_options(self.kind, self.bound.defaults)
-        optimizer: torch.optim.Optimizer = self.kind(list(groups), **{**options, "lr": self.learning_rate, **how})
-        return optimizer
+        return self.kind(list(groups), **{**options, "lr": self.learning_rate, **how})
 
     def __str__(self) -> str:
         """In words: the class and the options that are not its defaults, group by group where there are several."""
