@@ -1,4 +1,4 @@
-"""A fitted pair's draws and its evidence as ArviZ's groups: the only file that imports arviz."""
+"""Export of a fitted pair's draws and evidence to ArviZ; the only file that imports arviz."""
 
 from __future__ import annotations
 
@@ -52,44 +52,49 @@ def to_arviz(
     evidence: Estimate | None = None,
     seed: int = 0,
 ) -> Any:
-    """The pair and its items for ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
+    """Export a pair and its items to ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
 
-    Of a `BayesianGaussianMixture`, whose parameters have draws, as the last paragraph says; of any
-    other pair, groups for N items, S = `num_draws` and one chain:
+    A pair with one code per item gives the following groups, for N items of D entries,
+    S = `num_draws` draws and one chain:
 
     - `posterior`: "latent" (chain, draw, item, latent_dim), draws of q(z | x);
-      `posterior_predictive`: "obs" (chain, draw, item, event_0, ...), a draw of p(x | z) at each.
-      `prior` and `prior_predictive`: the same shapes, from p(z).
-    - `observed_data`: "obs" (item, event_0, ...); `constant_data`: "label" (item), where `y` is
-      given, which is then a coordinate "label" of the items in the other groups (but
-      `log_evidence`: ArviZ 0.x makes no frame of it then).
+      `posterior_predictive`: "obs" (chain, draw, item, event_0, ...), a draw of p(x | z) at each of
+      these codes. `prior` and `prior_predictive` have the same shapes, with codes from p(z).
+    - `observed_data`: "obs" (item, event_0, ...). With `y` there is also `constant_data`: "label"
+      (item), and "label" is a coordinate of the items in the other groups. The exception is
+      `log_evidence`, of which ArviZ 0.x could then make no data frame.
     - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
-    - `log_evidence`, in nats: "log_evidence" and "se", the marginal estimate; "elbo", "rate" and
-      "distortion", means over these very draws, each with its "_se" (NaN for one draw); "pareto_k",
-      of the weights behind "log_evidence" where it is an importance-weighted bound, else of these
-      draws' (NaN for 20 draws or fewer); "unreliable" where the marginal estimate has it. One value
-      per item, repeated for (chain, draw, item), so that `az.concat`, `sel` and `to_dataframe`
-      treat this group as they do the others: `.isel(chain=0, draw=0)` has it by item.
+    - `log_evidence`, in nats: "log_evidence" and its standard error "se", the estimate of log p(x);
+      "elbo", "rate" and "distortion", means over the draws in `posterior`, each with its "_se" (NaN
+      for one draw); "pareto_k", of the weights of the estimate if it is an importance-weighted
+      bound, and otherwise of the draws in `posterior` (NaN for 20 draws or fewer); "unreliable" if
+      the estimate has that variable. There is one value per item, repeated over (chain, draw), so
+      that `az.concat`, `sel` and `to_dataframe` treat this group as they do the others;
+      `.isel(chain=0, draw=0)` selects the values per item.
 
-    Each group says when and by what it was made, in ArviZ's words: `created_at`,
+    Each group has the attributes that ArviZ defines for its origin: `created_at`,
     `creation_library`, `inference_library` and their versions.
 
-    The draws are of q(z | x), independent, in one chain: not MCMC, and R-hat says nothing of them.
-    There is no `log_likelihood` group: codes are an item's own, and PSIS-LOO on log p(x | z) would
-    estimate something else; compare pairs by held-out log p(x). Values keep the pair's dtype, so
-    the two predictive groups take 2 S N D entries of it: pass the items you want to look at.
+    The draws of q(z | x) are independent and not from MCMC, so R-hat says nothing about them. There
+    is no `log_likelihood` group: each item has a code of its own, and PSIS-LOO on log p(x | z) would
+    estimate another quantity than log p(x). Compare pairs by log p(x) of held-out items.
+    Values keep the pair's dtype, so the two predictive groups have 2 S N D entries of that dtype;
+    pass only the items that you want to look at.
 
-    `evidence`: an `Estimate` of log p(x) for these items and this pair, as `quadrature`, `ais` or
-    `iwae` gives it; None takes `iwae` with 1,000 particles. Raises ValueError where the pair has no
-    p(x), for labels of another length, and for an estimate of another pair or other items;
-    TypeError for labels that are not numbers or not strings throughout.
+    `evidence` is an `Estimate` of log p(x) for the same pair and items, from `quadrature`, `ais` or
+    `iwae`; None takes `iwae` with 1,000 particles. Raises ValueError for a pair without p(x), for
+    labels of another length, and for an estimate of another pair or other items; TypeError for
+    labels that are neither all numbers nor all strings.
 
-    A `BayesianGaussianMixture` has `posterior`: "weights" (chain, draw, component), "loc", "scale"
-    and, where there is one, "correlation", draws of NUTS where `fit(..., method="nuts")` left them,
-    all of them, else `num_draws` of its guide; `log_likelihood`: "obs" (chain, draw, item), log
-    p(x_n | parameters), by which `az.loo` and `az.compare` weigh numbers of components against each
-    other (of the guide, where the draws are its: not of the posterior); `posterior_predictive`, as
-    many items at each draw; `observed_data` and `constant_data`.
+    A `BayesianGaussianMixture`, whose latent variables are its parameters, gives other groups:
+
+    - `posterior`: "weights" (chain, draw, component), "loc", "scale" and, for a structure that has
+      one, "correlation". After `fit(..., method="nuts")` these are all draws of NUTS; otherwise they
+      are `num_draws` draws of the guide.
+    - `log_likelihood`: "obs" (chain, draw, item), log p(x_n | parameters), with which `az.loo` and
+      `az.compare` compare numbers of components. With draws of the guide they assess the guide's
+      approximation and not the posterior.
+    - `posterior_predictive`: "obs", N items per draw; `observed_data` and `constant_data` as above.
 
     >>> import torch
     >>> import pyrovae
@@ -145,7 +150,7 @@ def to_arviz(
 
 
 def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed: int) -> Any:
-    """Draws of a mixture's parameters, and the log-likelihood of each item at each."""
+    """The groups of a mixture: draws of its parameters, and the log-likelihood of each item at each draw."""
     items = checked_items(pair, x).detach()
     labels = None if y is None else _labels(y, len(items))
     by_nuts = pair.sampled is not None
@@ -181,7 +186,7 @@ def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed
 
 
 def _common(inference: str, seed: int) -> dict[str, Any]:
-    """The attributes of every group."""
+    """The attributes that all groups have."""
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "pyrovae",
@@ -192,14 +197,14 @@ def _common(inference: str, seed: int) -> dict[str, Any]:
         "inference_library_version": pyrovae.__version__,
         "pyro_version": pyro.__version__,
         "torch_version": str(torch.__version__),
-        "seed": str(seed),  # netCDF has no whole numbers over 64 bits
+        "seed": str(seed),  # netCDF has no integers over 64 bits
     }
 
 
 def _tree(
     tree: dict[str, Any], common: dict[str, Any], more: dict[str, dict[str, Any]], labels: np.ndarray | None
 ) -> Any:
-    """Groups of {variable: (dims, values, words, units)} as the installed ArviZ has them, items with their labels."""
+    """Groups of {variable: (dims, values, description, units)} as the installed ArviZ's type, with labels of items."""
     import arviz as az
     import xarray as xr
 
@@ -207,7 +212,7 @@ def _tree(
     if labels is not None:
         label = ("item", labels, {"long_name": "label", "units": "1"})
         for name, group in groups.items():
-            # a group of several variables with one would have no data frame in ArviZ 0.x
+            # with a label, a group of several variables would have no data frame in ArviZ 0.x
             if "item" in group.dims and len(group.data_vars) == 1:
                 groups[name] = group.assign_coords(label=label)
         groups["constant_data"] = _group({"label": (["item"], labels, "label", "1")}, common)
@@ -227,7 +232,7 @@ def _group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: di
 
 
 def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The group's rows: the marginal estimate, and the means over draws of each part of the bound; at every draw."""
+    """The variables of `log_evidence`: the estimate, and means over draws of the bound and its parts, at every draw."""
     words = {"elbo": "evidence lower bound", "rate": "E_q[log q(z | x) - log p(z)]", "distortion": "-E_q[log p(x | z)]"}
     weighted = "pareto_k" in evidence.pointwise
     k = evidence.pointwise["pareto_k"] if weighted else pareto_k(torch.from_numpy(table["elbo"]))
@@ -245,13 +250,13 @@ def _log_evidence(evidence: Estimate, table: dict[str, np.ndarray]) -> dict[str,
     if "unreliable" in evidence.pointwise:
         flags = evidence.pointwise["unreliable"]
         rows["unreliable"] = (["item"], flags, flags.attrs["long_name"], "1")
-    # ArviZ concatenates, selects and tabulates groups by chain and draw, and fails at one without; this takes no memory
+    # ArviZ needs chain and draw to concatenate, select and tabulate groups; broadcasting takes no memory
     at, size = ["chain", "draw"], (1, *table["elbo"].shape)
     return {name: (at + dims, np.broadcast_to(v, size), words, u) for name, (dims, v, words, u) in rows.items()}
 
 
 def _labels(y: Any, count: int) -> np.ndarray:
-    """Labels that a netCDF file holds: numbers, or strings."""
+    """Labels of a type that netCDF can store: numbers or strings."""
     array = checks.labels(y, count)
     as_objects = y if isinstance(y, Sequence) else array.tolist() if array.dtype.kind == "O" else []
     if len({isinstance(label, str) for label in as_objects}) == 2:
@@ -263,7 +268,7 @@ def _labels(y: Any, count: int) -> np.ndarray:
 
 
 def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str, Any]:
-    """Codes and items with a leading chain of one, in the pair's dtype; and the parts of the bound, (S, N) each."""
+    """Codes and items, with a first dimension of one chain, in the pair's dtype; and a table of parts, (S, N) each."""
     size, event = (1, num_draws, len(x)), tuple(pair.event_shape)
     kind = x.cpu().numpy().dtype
     arrays: dict[str, Any] = {n: np.empty((*size, pair.latent_dim), kind) for n in ("latent", "prior_latent")}

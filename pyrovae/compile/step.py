@@ -1,4 +1,4 @@
-"""The loss, gradients and update of a step as one compiled graph, captured again where it is no longer right."""
+"""The loss, gradients and update of a step as one compiled graph, captured again when the graph is outdated."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ from pyrovae.seeding import generators, put_back
 
 __all__ = ["CompiledStep"]
 
-MANY = 8  # compiles, of which the user is told once
+MANY = 8  # compilations, after which the user is warned once
 
 SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
 
 class CompiledStep:
-    """The step of a loss as a compiled graph for each kind of arguments, captured at their first call.
+    """A training step as compiled graphs, one for each kind of arguments, captured when that kind first occurs.
 
-    `loss(*args, **kwargs)` is a scalar; `owners` are the functions that it calls, whose modules are looked at;
-    `updates` has the optimiser; `set_up(args, kwargs)` evaluates the loss eagerly once and gives the parameters by name
-    and the state of the generators that the first step is to find; `settings()` is what else a graph depends on. With
-    `reduce` the step is two graphs, between which it sums one tensor of gradients and loss over processes, in place;
-    without, on a CUDA device, all of it is replayed as a CUDA graph.
+    Args:
+        loss: `loss(*args, **kwargs)` is the scalar to minimise.
+        owners: the functions that `loss` calls; their modules and names are checked for changes at each step.
+        updates: the optimiser and its state.
+        set_up: `set_up(args, kwargs)` evaluates the loss eagerly and returns the parameters by name and the state of
+            the random generators from which the first step starts.
+        settings: `settings()` returns whatever else a graph depends on; a new value leads to a new capture.
+        reduce: sums one tensor, the gradients and the loss, over processes, in place. With it the step is two graphs,
+            before and after the sum. Without it the step is one graph, replayed as a CUDA graph on a CUDA device.
     """
 
     def __init__(
@@ -53,22 +57,22 @@ class CompiledStep:
         self.set_up, self.settings, self.reduce = set_up, settings, reduce
         self.compiles = 0
         self._variants: dict[Hashable, list[Variant]] = {}
-        self._pool: Any = None  # of memory, which its CUDA graphs share
-        self._written = set[int]()  # the parameters, by identity, that steps have written to
-        self._rebound: str | None = None  # a name by which the last capture differs from the one before
+        self._pool: Any = None  # the memory pool that the CUDA graphs share
+        self._written = set[int]()  # the ids of the parameters that steps have written to
+        self._rebound: str | None = None  # a name whose new value made the last capture necessary
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
-        """Prepare the step for these arguments; a call of the result takes it and returns the loss, without waiting.
+        """Prepare a step with these arguments: a function that takes the step and returns the loss, without waiting.
 
-        With `interpret` the graph runs as torch does, operation by operation, where it was not compiled before. Raises
-        CaptureError or CompilerError, with everything as it was.
+        With `interpret`, a graph that was not compiled before runs operation by operation, as torch does in eager
+        mode. Raises CaptureError or CompilerError and then leaves parameters, state and generators as they were.
         """
         leaves, structure = flat(args, kwargs)
         if any(x.requires_grad for x in leaves if isinstance(x, Tensor)):
             raise CaptureError(
                 "an argument carries a gradient, which would end here: compute it in the model, or detach it"
             )
-        # a graph reads memory as it lies, and knows nothing of a conjugate or a sign that is still to be taken
+        # a graph reads raw memory, where torch's lazy conjugates and negatives are not applied yet
         leaves = [x.resolve_conj().resolve_neg() if isinstance(x, Tensor) else x for x in leaves]
         kind = structure, tuple(kind_of(x) for x in leaves)
         variant = self._known((*kind, self._settings()))
@@ -86,7 +90,7 @@ class CompiledStep:
 
     @property
     def replays(self) -> int:
-        """How many variants are replayed as CUDA graphs."""
+        """The number of variants that are replayed as CUDA graphs."""
         return sum(variant.replay is not None for known in self._variants.values() for variant in known)
 
     def _settings(self) -> Hashable:
@@ -101,7 +105,7 @@ class CompiledStep:
         )
 
     def _known(self, key: Hashable) -> Variant | None:
-        """The variant that is right now; None where a new one must be captured."""
+        """The captured variant that is still valid; None if a new one must be captured."""
         known = self._variants.get(key, [])
         variant = next((variant for variant in known if variant.holds()), None)
         if variant is None:
@@ -110,7 +114,8 @@ class CompiledStep:
         return variant
 
     def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> Variant:
-        detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]  # one that comes twice is two
+        # an argument that is passed twice becomes two tensors
+        detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         args, kwargs = nested(detached, structure)
         before = generators()
         arguments = [x for x in detached if isinstance(x, Tensor)]
@@ -139,13 +144,13 @@ class CompiledStep:
             self._pool = self._pool or pool_of(trained[0].device)
             with unnoticed(trained):
                 variant.record(arguments, self._pool)
-            if variant.replay is None:  # a recording that broke off has left it
+            if variant.replay is None:  # a recording that failed leaves its pool unusable
                 self._pool = None
         finally:
             put_back(before)
             with torch.no_grad():
                 for t, version, value in kept:
-                    if t._version != version:  # a model that writes to an argument does so in steps alone
+                    if t._version != version:  # undo what the evaluations wrote: only a step may write to an argument
                         t.copy_(value)
         self.compiles += not interpret
         if self.compiles == MANY + 1:
@@ -154,7 +159,7 @@ class CompiledStep:
 
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
         """The parameters of this loss that require a gradient, in the optimiser's order."""
-        reached = {id(p) for p in named.values()}  # by whichever name, where they are tied
+        reached = {id(p) for p in named.values()}  # tied parameters have several names
         trained = [p for p in self.updates.ordered.values() if id(p) in reached and p.requires_grad]
         if not trained:
             raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
@@ -167,7 +172,7 @@ class CompiledStep:
         checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
 
     def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
-        """Refuse names that the evaluation has assigned again, where the loss depends on them; forget the others."""
+        """Refuse names that the evaluation reassigns and the loss depends on; stop watching other reassigned names."""
         constant_ids = {id(t) for piece in pieces for t in piece.function.constants}
         rebound = list(names.rebound())
         names.forget_rebound()
@@ -188,9 +193,9 @@ class CompiledStep:
     def _pieces(
         self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any
     ) -> tuple[list[Piece], list[Tensor]]:
-        """The whole step, or, where gradients are summed over processes between, what comes before and after that.
+        """The graphs of the step, and the parameters that have a gradient.
 
-        With the parameters that have a gradient.
+        There is one graph, or two if gradients are summed over processes: one before the sum and one after it.
         """
         site, moved = LastSite(), list[Tensor]()
         fixed = self.updates.inputs(trained)
@@ -233,16 +238,16 @@ class CompiledStep:
             return [Piece(first, trained, arguments), Piece(second, fixed, [summed])], moved
         except CaptureError:
             raise
-        except Exception as error:  # of whatever kind: the eager evaluation before had none
+        except Exception as error:  # of any type: the eager evaluation before raised none
             reads = "_local_scalar_dense" in str(error)
             raise (site.depends_on_value() if reads else no_graph(error)) from error
         finally:
-            for p, value in kept:  # an update of those that share memory is taken as it is captured
+            for p, value in kept:  # capturing the update of parameters that share memory changes them
                 p.copy_(value)
 
 
 def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:
-    """The memory that the pieces write to; CaptureError where arguments lie in it."""
+    """The memory that the graphs write to; CaptureError if an argument shares it."""
     written = [t for piece in pieces for t in piece.function.written]
     lasting = [t for piece in pieces for t in (*piece.fixed, *piece.function.constants)]
     memory = WrittenMemory(written, lasting, arguments, named)
@@ -251,7 +256,7 @@ def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tenso
 
 
 def _write_back(graph: fx.GraphModule) -> None:
-    """Let the graph write its new values to its first inputs, to which the outputs after the loss belong."""
+    """Make the graph write the outputs after the loss to its first inputs, in order."""
     nodes = list(graph.graph.nodes)
     output = nodes[-1]
     outputs: Any = output.args[0]

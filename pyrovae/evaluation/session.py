@@ -1,4 +1,4 @@
-"""One evaluation of a pair: what every estimator does beside its own formula, in one place."""
+"""One evaluation of a pair by an estimator: the work that all estimators share apart from their formulas."""
 
 from __future__ import annotations
 
@@ -35,19 +35,23 @@ BOUNDS = ("lower", "upper", "exact")
 
 
 class Session:
-    """One evaluation of a pair by one estimator, which adds its formula and nothing else.
+    """One evaluation of a pair by one estimator, which supplies its formula and nothing else.
 
-    A session is begun with the estimator's name and the pair, and refuses a pair without a p(x) and
-    weights that are no numbers. After the estimator has checked its own arguments, `items` looks at
-    the items. Then either `from_particles` gives what a function makes of the draws of q(z | x), or
-    the estimator draws for itself: `pair` is the pair to compute with, in single precision at
-    least, and `workspace` puts it in evaluation mode, on random numbers of its own, and leaves the
-    caller's modes, generators and parameter store as they were. `estimate` makes the `Estimate` of
-    the values. What the estimator adds to `protocol` is among the attributes of the estimate.
+    An estimator uses a session in this order:
 
-    An upper bound in one file, 1/2 log E_q[w^2] with the weight w = p(x, z) / q(z | x) (the
-    chi-square bound of Dieng et al. 2017, section 2; from a finite number of draws it comes out too
-    low, as every logarithm of a mean does):
+    1. `Session(name, pair)` starts it, and refuses a pair without p(x) or with non-finite weights.
+    2. The estimator checks its own arguments.
+    3. Either `from_particles(x, reduce, ...)` checks the items and applies the function `reduce` to
+       the draws of q(z | x). Or `items(x)` checks the items and the estimator draws for itself: it
+       computes with `pair`, which has at least single precision, inside of `workspace`, which puts
+       the pair in evaluation mode, supplies random numbers, and restores the caller's modes,
+       generators and parameter store afterwards.
+    4. `estimate` makes an `Estimate` of the values. Its attributes include all entries of
+       `protocol`, to which the estimator may add its own.
+
+    As an example, an upper bound, 1/2 log E_q[w^2] with the weight w = p(x, z) / q(z | x) (the
+    chi-square bound of Dieng et al. 2017, section 2). Its value from a finite number of draws is
+    biased downwards, since the logarithm of a mean is:
 
     >>> import torch
     >>> import pyrovae
@@ -69,8 +73,9 @@ class Session:
     >>> upper.bound, (upper - pyrovae.exact(vae, x)).mean > 0
     ('upper', True)
 
-    Raises TypeError for what is no pair; ValueError for a pair that has no p(x) (`is_normalized` is
-    False, or it has draws of its parameters in place of codes) and for weights that are not finite.
+    Raises TypeError for an object that is not a pair; ValueError for a pair without p(x)
+    (`is_normalized` is False, or its latent variables are parameters and not codes) and for weights
+    that are not finite.
     """
 
     def __init__(self, name: str, pair: Pair) -> None:
@@ -79,20 +84,20 @@ class Session:
         self.protocol: dict[str, Any] = {}
         self.base_measure = ""
         self._given = pair
-        called(pair)  # before anything else calls it: what its calls write is no part of its hash
+        called(pair)  # before any other call, so that what a call writes to the pair is excluded from its hash
 
     @cached_property
     def pair_sha256(self) -> str:
-        """The SHA-256 of what makes the pair's density (see `pyrovae.evaluation.estimate.pair_hash`)."""
+        """The SHA-256 of the pair's density, as `pyrovae.evaluation.estimate.pair_hash` computes it."""
         return pair_hash(self._given)
 
     @cached_property
     def pair(self) -> Pair:
-        """The pair to compute with: the one given, or a copy in float32 of one in half precision."""
+        """The pair to compute with: the caller's, or a copy in float32 if that is in half precision."""
         return widened(self._given)
 
     def in_float64(self) -> Any:
-        """A copy of the pair in float64, with whatever its parts hold or make."""
+        """A copy of the pair in float64, including the tensors that its parts hold or create."""
         return doubled(self._given)
 
     @property
@@ -101,16 +106,19 @@ class Session:
         return dtype_and_device(self._given)[1]
 
     def require_continuous(self, pair: Pair | None = None) -> None:
-        """Refuse a pair without one continuous code per item, at the site "latent"; `pair`, if a copy is at work."""
+        """Refuse a pair that does not have one continuous code per item at the site "latent".
+
+        `pair` is checked in place of the session's pair if it is given, as for a copy.
+        """
         require_continuous(self._given if pair is None else pair, self.name)
 
     def items(self, x: Any) -> Tensor:
-        """The items of shape (N, *event_shape), checked, in the pair's dtype and on its device.
+        """Check the items, and return them as a tensor (N, *event_shape) of the pair's dtype and device.
 
-        `x`: an array or a split of a data set. Notes in the protocol the SHA-256 of the items and
-        of the pair, whether the items are all 0 or 1, their number and size, and which sites the
-        pair masks. Raises ValueError for items without a density under the pair, and for a pair
-        that a few draws show to be no density of each item.
+        `x` is an array or a split of a data set. The protocol receives the SHA-256 of the items and
+        of the pair, whether all entries are 0 or 1, the number of items and of their entries, and
+        the sites that the pair masks. Raises ValueError for items that have no density under the
+        pair, and for a pair that on a few draws does not give one density per item.
         """
         pair = self.pair
         dtype, device = dtype_and_device(pair)
@@ -130,28 +138,28 @@ class Session:
         return items
 
     def try_on(self, items: Tensor) -> None:
-        """Score a few draws of a few items, and note in the protocol the observed sites that the pair masks.
+        """Score a few draws for a few items, and record in the protocol the observed sites that the pair masks.
 
-        Raises ValueError where they show that the pair gives no density of each item, and for items outside of what
-        the observed sites of a pair by hand can be.
+        Raises ValueError if the pair does not give one density per item, and for items outside the support of the
+        observed sites of a pair written by hand.
         """
         if masked := tried(self._given, items):
             self.protocol["masked_sites"] = ", ".join(masked)
         by_parts = _goes_by_parts(self.pair)
-        if not by_parts or support_of(self.pair) is None:  # no support has been held against the items
+        if not by_parts or support_of(self.pair) is None:  # the items have not been checked against a support yet
             require_supported(self.pair, items, rows_within(self.pair, items, MAX_BYTES))
         stated = base_measure_of(self.pair) if by_parts else None
         self.base_measure = stated or observed_measure(self.pair, items)
 
     def require_whole(self, estimator: str | None = None) -> None:
-        """Refuse a pair with masked sites, for an estimator that goes by prior and likelihood: they know of no mask."""
+        """Refuse a pair with masked sites, for an estimator that uses prior and likelihood, which ignore masks."""
         if masked := self.protocol.get("masked_sites"):
             raise ValueError(
                 f"{estimator or self.name} needs whole items, and the pair masks {masked}: take iwae or ais"
             )
 
     def require_evidence(self, evidence: Any) -> Estimate:
-        """`evidence`, an estimate of log p(x) for this very pair and these items; anything else is refused."""
+        """Return `evidence` if it is an estimate of log p(x) for this pair and its items; refuse anything else."""
         if not isinstance(evidence, Estimate):
             raise TypeError(f"evidence must be an Estimate of log p(x), got {type(evidence).__name__}")
         attributes = evidence.pointwise.attrs
@@ -163,17 +171,18 @@ class Session:
         return evidence
 
     def noise(self, seed: int, *keys: int | str) -> Noise:
-        """Random numbers of this estimator on this pair, from `seed`; other `keys` give others.
+        """The random numbers of this estimator for this pair, from `seed`; other `keys` give other numbers.
 
-        No two estimators and no two pairs share any: an estimate whose draws made the items would
-        be wrong.
+        No two estimators and no two pairs share random numbers: an estimate would be wrong if its
+        draws were those that generated the items.
         """
         return Noise(stream(checks.seed(seed), self.name, *keys, self.pair_sha256), self.device)
 
     def workspace(self, noise: Noise, *, pair: Any = None, checks: bool | None = False) -> Workspace:
-        """The pair, or the copy of it given, in evaluation mode on `noise`: `with workspace.turn():` for each batch.
+        """A workspace with the pair (or a copy, `pair`) in evaluation mode on `noise`.
 
-        `checks`: those of Pyro and of torch's distributions, on, off, or as they are (None).
+        Evaluate each batch inside `with workspace.turn():`. `checks` switches the argument checks of
+        Pyro and of torch's distributions on or off; None leaves them as they are.
         """
         return Workspace(as_module(self.pair if pair is None else pair), noise=noise, checks=checks)
 
@@ -186,15 +195,16 @@ class Session:
         seed: int = 0,
         max_bytes: int = MAX_BYTES,
     ) -> dict[str, np.ndarray]:
-        """What `reduce` makes of each item's draws of q(z | x), one column of N numbers for each name that it gives.
+        """Draw codes from q(z | x) and reduce the log-densities of each item's draws to columns of N numbers.
 
-        `reduce` takes a table of `num_particles` draws for some of the items, float64 of shape (K,
-        n): its log_likelihood, log_prior, log_guide and log_weight, in nats. It gives arrays of
-        shape (n,). The draws do not depend on `max_bytes`, what the decodings of a chunk may take.
-        Inside `pyrovae.distributed()` each process has its share of the items. Checks its own
-        arguments, then the items as `items` does.
+        `reduce` takes a table with `num_particles` draws for some of the items: its log_likelihood,
+        log_prior, log_guide and log_weight are float64 tensors of shape (K, n), in nats. It returns
+        a dictionary of arrays of shape (n,). The method returns the same names with arrays of shape
+        (N,). `max_bytes` limits the memory of the decodings of a chunk; the draws do not depend on
+        it. Inside `pyrovae.distributed()` each process evaluates its share of the items. The
+        method's arguments are checked first, then the items as by `items`.
         """
-        # an item's table is reduced as a whole: three columns of its draws, and what they are made of and make
+        # an item's table is reduced at once: three columns of draws, their inputs, and the results
         count = checks.whole("num_particles", num_particles, bytes_each=64, device=self.device)
         checks.seed(seed)
         checks.whole("max_bytes", max_bytes)
@@ -206,7 +216,7 @@ class Session:
         shared = ranks.current()
         if any(other != self.protocol for other in shared.gathered(self.protocol)):
             raise ValueError("each process must have the same pair and items, and these differ")
-        # a key of its own for each use: two estimates from one seed share no noise
+        # a separate key for each use, so that two estimates from one seed share no noise
         process = () if shared.size == 1 else (shared.size, shared.rank)
         key = stream(seed, self.name, count, self.pair_sha256, *process)
         space = self.workspace(Noise(key, items.device))
@@ -230,15 +240,15 @@ class Session:
         settings: Sequence[str] = (),
         words: Mapping[str, tuple[str, str]] | None = None,
     ) -> Estimate:
-        """The `Estimate` of `columns`: "value" and its standard error "se", in nats, and any others.
+        """The `Estimate` of `columns`, which are "value" and its standard error "se", in nats, and any others.
 
         Args:
-            columns: each of shape (N,), or a pair of dimensions, "item" the first, and an array of that shape.
-            kind: the name in a report, the estimator's own where it is None.
-            bound: how the values stand to log p(x): "lower", "upper", "exact" or, where that is not known, None.
-            errors: where "se" comes from; "none" where it is 0.
-            settings: which entries of `protocol` must agree for the values of two pairs to be comparable.
-            words: what each column is, and its unit; a "value_se" goes without, as the standard error of "value".
+            columns: arrays of shape (N,), or tuples of the dimensions, "item" first, and an array of that shape.
+            kind: the name in a report; None takes the estimator's name.
+            bound: the relation of the values to log p(x): "lower", "upper", "exact", or None if it is not known.
+            errors: the source of the errors "se"; "none" if they are 0.
+            settings: the entries of `protocol` that must agree for the values of two pairs to be comparable.
+            words: a description and a unit per column; a column "value_se" is described as the error of "value".
 
         Raises ValueError for columns without "value" or "se", or of another shape, an unknown
         bound, and settings that are not in the protocol.
@@ -263,7 +273,7 @@ class Session:
         return Estimate(kind or self.name, labelled(variables, {"item": number}, attributes))
 
     def _variables(self, columns: Mapping[str, Any], words: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-        """Each column with what it is called, its unit and its dimensions."""
+        """Each column as an array with its description, unit and dimensions."""
         if absent := [name for name in ("value", "se") if name not in columns]:
             raise ValueError(f"{self.name} must give columns 'value' and 'se' for each item, and has no {absent[0]!r}")
         if "num_items" not in self.protocol:
@@ -282,7 +292,7 @@ class Session:
 
 
 def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str | None, str | None]:
-    """What a column is, and its unit; nothing is said of one that has no words."""
+    """The description of a column and its unit; None for a column without a description."""
     if name in words:
         return words[name]
     of = "value" if name == "se" else name.removesuffix("_se")
@@ -293,13 +303,13 @@ def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str | N
 
 
 def _joined(chunks: list[Particles]) -> Particles:
-    """The draws of the same items, one table below the other, in float64."""
+    """Chunks of draws for the same items, concatenated over the draws, in float64."""
     names = ("log_likelihood", "log_prior", "log_guide")
     return Particles(*(torch.cat([getattr(chunk, name).double() for chunk in chunks]) for name in names))
 
 
 def _checked_columns(estimator: str, columns: Any, count: int) -> dict[str, np.ndarray]:
-    """What an estimator's function made of a table of `count` items, as arrays of that many numbers."""
+    """The columns that an estimator's function returned for `count` items, checked, as arrays of shape (count,)."""
     if not isinstance(columns, Mapping):
         raise TypeError(
             f"{estimator} must reduce the draws to a dictionary of columns, {{'value': ..., 'se': ...}}, got "
@@ -320,7 +330,7 @@ def _array(value: Any) -> Any:
 
 
 def _require_density(pair: Pair, estimator: str) -> None:
-    """Refuse what is not a pair, a pair that has no p(x), and weights that are no numbers."""
+    """Refuse an object that is not a pair, a pair without p(x), and weights that are not finite."""
     module = as_module(pair)
     if not pair.is_normalized and has_global_latents(pair):
         raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
@@ -338,13 +348,13 @@ def _require_density(pair: Pair, estimator: str) -> None:
 
 
 def _goes_by_parts(pair: Any) -> bool:
-    """Whether the pair's model is that of its likelihood, which states its support and its measure."""
+    """Whether the pair's model is made of its parts, so that the likelihood's support and measure are the model's."""
     is_made = getattr(pair, "is_made_of_parts", None)
     return is_made is not None and bool(is_made("model"))
 
 
 def _require_finite(module: nn.Module, estimator: str) -> None:
-    """Refuse parameters that are NaN or infinite and buffers that are NaN (a mask may well be of -inf)."""
+    """Refuse parameters that are NaN or infinite, and buffers that are NaN; a buffer may be a mask of -inf."""
     tensors: list[tuple[str, str, Tensor]] = [("parameter", *one) for one in module.named_parameters()]
     for kind, name, value in [*tensors, *(("buffer", *one) for one in module.named_buffers())]:
         bad = ~value.isfinite() if kind == "parameter" else value.isnan()

@@ -29,39 +29,47 @@ __all__ = ["CaptureError", "CompiledSVI", "CompilerError"]
 
 
 class CompiledSVI:
-    """Pyro's SVI with a step that is one compiled graph from loss to update: `svi.step(*args, **kwargs)`.
+    """Pyro's SVI with a step that is one compiled graph, from the loss to the update: `svi.step(*args, **kwargs)`.
 
-    `model` and `guide`: of static structure, every site of the guide reparameterised; nothing of Python or NumPy that
-    depends on the value of a tensor. Networks by `pyro.module` or as `PyroModule`, constrained parameters, autoguides,
-    `poutine.scale` and `mask`, and subsampled plates pass, and so do distributions that were made elsewhere, whose own
-    checks run in the evaluations before a capture and not in the graph. `optim`: one of pyro.optim's Adam, AdamW,
-    ClippedAdam or SGD, with clip_args too. A state that it has, or that is loaded before a first step, is taken; its
-    `get_state`, `save` and `optim_objs` show the present one, as `state_dict` does here in torch's layout, and Pyro's
-    SVI may go on with it. `loss`: a `Trace_ELBO` or `TraceMeanField_ELBO` of any number of particles, vectorised or
-    not.
+    Args:
+        model: the model. Its structure is static, and nothing in Python or NumPy depends on the value of a tensor.
+            Networks in `pyro.module` or as a `PyroModule`, constrained parameters, `poutine.scale` and
+            `poutine.mask`, and subsampled plates are supported. So are distributions that are made outside of the
+            model; their own checks run in the evaluations before a capture and not in the graph.
+        guide: the guide, under the same conditions; every site of it is reparameterised. Autoguides are supported.
+        optim: one of pyro.optim's Adam, AdamW, ClippedAdam or SGD, with or without clip_args. A state that it holds,
+            or that is loaded before the first step, is continued. Its `get_state`, `save` and `optim_objs` show the
+            current state in Pyro's layout, with which Pyro's SVI may continue; `state_dict` shows it in torch's.
+        loss: a `Trace_ELBO` or `TraceMeanField_ELBO` with any number of particles, vectorised or not.
+        check_every: compare the loss with the eager one every so many steps; 0 never compares.
 
-    The step is captured once for each shape of its tensor arguments and each value of the others, after evaluations,
-    eager and validated, that change nothing but what they set up, and tensors of its own that the model writes to.
-    Tensors among the arguments, and those that the model reaches where they lie, are inputs of the graph. Parameters
-    that share memory are updated one by one, as eagerly; an argument may not lie in memory that a step writes to.
+    **What is captured.** A graph is captured once for each combination of the shapes of the tensor arguments and the
+    values of the other arguments. The capture is preceded by eager, validated evaluations. They change nothing but
+    what model and guide set up in their first call, and any tensor of its own that the model writes to. The tensor
+    arguments, and the tensors that the model reads from elsewhere, are inputs of the graph. Parameters that share
+    memory are updated one after the other, as in eager mode. An argument must not share memory with a tensor that a
+    step writes to.
 
-    What the names in the code of model and guide, and of the functions that they call by name, are bound to is looked
-    at each step, tensors by identity and numbers by value: globals, variables of enclosing functions, defaults, and
-    attributes of modules, distributions and a user's own objects, those in lists and dicts too. A change captures anew;
-    a name that is bound anew by each evaluation, and that the loss depends on, is refused. Which things a list, a dict
-    or an array holds is as it was at the capture, and so is what functions of installed packages read, other than the
-    model's own: hand it in as an argument; `check_every=n` compares the loss with the eager one every n steps. Modes,
-    hooks, parameters and buffers of modules are looked at each step too. Noise comes from torch's generators in eager's
-    order, so that compiling changes rounding and nothing else; where parameters draw as they are set up in the guide's
-    first call, as AutoIAFNormal's network, steps go on from there, by other numbers than eager's. A first step takes
-    half a minute, or seconds where inductor's cache has the graph.
+    **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
+    and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
+    attributes of modules, of distributions and of a user's own objects, also of those in lists and dictionaries.
+    Tensors are compared by identity and numbers by value. The modes, hooks, parameters and buffers of modules are
+    compared too. A change leads to a new capture. A name to which every evaluation assigns a new value is refused if
+    the loss depends on it. Two kinds of change are not noticed: of the contents of a list, a dictionary or an array,
+    and of what functions of installed packages read (other than the model's own). Pass such values as arguments.
 
-    A loss, or a gradient's norm, that is not finite freezes parameters, state and rates from that step on, and not the
-    buffers of modules: `step` raises FloatingPointError, `step_tensor` goes on without a word until someone looks at
-    `sound`.
+    **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
+    the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
+    network of AutoIAFNormal: the steps continue from the state after that call, and so use other random numbers than
+    Pyro's SVI. The first step takes about half a minute, or seconds if inductor's cache holds the graph.
 
-    Raises CaptureError, naming the site, for what cannot be captured and CompilerError where the compiler fails, both
-    with parameters, buffers, state and generators as they were; TypeError for another optimiser or loss.
+    **Losses that are not finite.** If the loss or the norm of a gradient is not finite, the parameters, the optimiser's
+    state and the learning rates stay as they were before that step, in all later steps too; buffers of modules do
+    not. `step` then raises FloatingPointError. `step_tensor` does not; `sound` tells whether it happened.
+
+    Raises CaptureError, naming the site, for a model or guide that cannot be captured, and CompilerError where the
+    compiler fails; parameters, buffers, optimiser state and generators are left as they were. Raises TypeError for
+    another optimiser or loss.
 
     >>> import pyro
     >>> import pyro.distributions as dist
@@ -89,7 +97,7 @@ class CompiledSVI:
         self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """Take one step, and return the loss before it as Pyro's SVI does."""
+        """Take one step and return the loss before the update, as Pyro's SVI does."""
         loss = float(self.step_tensor(*args, **kwargs))
         if not self.sound:
             raise FloatingPointError(
@@ -100,7 +108,7 @@ class CompiledSVI:
         return loss
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take one step, and return the loss as a scalar tensor, without waiting for it."""
+        """Take one step and return the loss as a scalar tensor, without waiting for the device."""
         with exclusive():
             return self._stepped(args, kwargs)
 
@@ -121,7 +129,7 @@ class CompiledSVI:
 
     @property
     def compiles(self) -> int:
-        """The number of graphs that were compiled so far."""
+        """The number of graphs compiled so far."""
         return self._step.compiles
 
     @property
@@ -136,23 +144,27 @@ class CompiledSVI:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The optimiser's groups, after a first step: read them here each time that an "lr" is looked at or set."""
+        """The optimiser's parameter groups, available after the first step.
+
+        Reading this property brings each "lr" up to date, so read it anew before you look at an "lr" or set one.
+        """
         return self.updates.groups
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss without a step, eagerly, as Pyro's SVI returns it."""
+        """The loss in eager mode, without a step, as Pyro's SVI returns it."""
         with exclusive(), torch.no_grad():
             return float(torch_item(self.loss.loss(self.model, self.guide, *args, **kwargs)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state in torch.optim's layout, with names, parameters in the order of `parameters`."""
+        """The optimiser's state in torch.optim's layout with parameter names, in the order of `parameters`."""
         return self.updates.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, of this or of torch's optimiser, as sound; the parameters are the caller's to load.
+        """Continue from a state of this optimiser or of torch's; `sound` is True again. Parameters are not loaded.
 
-        By names where the state has any, and what it has of parameters that are still to come waits; else by numbers.
-        Raises ValueError for another layout, optimiser, name or shape.
+        Entries are matched by parameter name if the state has names, and by position otherwise. Entries for
+        parameters that do not exist yet are kept until a step creates these parameters. Raises ValueError for another
+        layout, optimiser, name or shape.
         """
         self.updates.load_state_dict(state)
 
@@ -163,7 +175,7 @@ class CompiledSVI:
         return self.loss.num_particles, self.loss.vectorize_particles
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
-        """The loss that the next step's noise gives eagerly."""
+        """The eager loss with the noise of the next step; the generators are put back."""
         before = generators()
         try:
             with argument_checks(False), torch.no_grad(), watched(self.model, self.guide):
@@ -172,7 +184,7 @@ class CompiledSVI:
             put_back(before)
 
     def _set_up(self, args: Any, kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-        """The parameters by name, and the generators' state at the first step, by eager, validated evaluations."""
+        """Evaluate the loss eagerly with validation: the parameters by name, and the generators' state for step one."""
         loss = self.loss
         with torch.enable_grad(), argument_checks(True), watched(self.model, self.guide):
             for guide in _autoguides(self.guide):
@@ -181,12 +193,12 @@ class CompiledSVI:
             if loss.vectorize_particles and loss.max_plate_nesting == math.inf:
                 loss._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
             ends, before = [], generators()
-            for _ in range(2):  # the second sets nothing up
+            for _ in range(2):  # everything is set up by the first evaluation, so the second draws noise alone
                 with poutine.trace(param_only=True) as seen, no_foreign_draws(other_draws):
                     self._negative_elbo(*args, **kwargs)
                 ends.append(generators())
                 put_back(before)
-            if not _alike(*ends):  # what was set up drew: go on from there, so that no number serves twice
+            if not _alike(*ends):  # the set-up drew numbers: continue after them, so that none is used twice
                 before = ends[0]
         sites = (site for site in seen.trace.nodes.values() if site["type"] == "param")
         return {site["name"]: site["value"].unconstrained() for site in sites}, before
@@ -203,6 +215,6 @@ def _autoguides(guide: Any) -> Iterator[Any]:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether torch's generators are at the same place."""
+    """Whether two states of torch's generators are equal."""
     cuda = [torch.equal(x, y) for x, y in zip(a[1] or (), b[1] or (), strict=True)]
     return torch.equal(a[0]["torch"], b[0]["torch"]) and all(cuda)

@@ -31,27 +31,30 @@ __all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Patt
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
-EMPTY = 10 * torch.finfo(torch.float64).eps  # the weight of items below which a component has no moments
-LIKE = 1e-6  # of a floor: what eigenvalues may lose to rounding in the units that came
+EMPTY = 10 * torch.finfo(torch.float64).eps  # total weight below which a component has no moments
+LIKE = 1e-6  # share of a floor that eigenvalues may lose to rounding in the units of the items
 
 
 class GaussianComponents(nn.Module):
-    """K normal densities over `features` numbers: N(loc_k, C_k), with C_k = L_k L_k'.
+    """K normal densities over vectors of `features` entries: N(loc_k, C_k), with C_k = L_k L_k'.
 
-    `covariance`: "full", a C_k each; "tied", one for all; "diagonal"; "spherical", C_k = s_k^2 I. `maximize` keeps
-    C_k - diag(floors) positive semi-definite, and no diagonal entry of L L' ever falls below its column's floor. A
-    `floor` that is given is the floor of every column, in the items' units squared. Where it is None, a column's floor
-    is `relative` times the variance that `measure` found there, and so in that column's own units: no fit depends on
-    units. Until something is measured, and for a column that does not vary, it is `relative` itself.
+    `covariance` is "full" (one C_k per component), "tied" (one for all components), "diagonal" or "spherical"
+    (C_k = s_k^2 I).
 
-    Sums are taken in float64 whatever the parameters' dtype is, and results come back in the parameters'.
+    Variances have a floor per column. `maximize` keeps C_k - diag(floors) positive semi-definite, and no diagonal
+    entry of L L' falls below its column's floor. A `floor` is that of every column, in squared units of the items. If
+    `floor` is None, the floor of a column is `relative` times the variance that `measure` estimated in it; it is then
+    in the column's own units, and no fit depends on the units. Before a measurement, and for a constant column, the
+    floor is `relative` itself.
+
+    Sums are taken in float64 whatever the dtype of the parameters; results have the dtype of the parameters.
     """
 
     loc: nn.Parameter
-    log_diagonal: nn.Parameter  # of L: (K or 1, features or 1)
-    lower: nn.Parameter | None  # of L, below its diagonal
-    drawn: Tensor  # the locations that it was built with
-    column_scale: Tensor  # standard deviations, (features,) or where spherical (1,); 0 where there is none
+    log_diagonal: nn.Parameter  # the log of L's diagonal: (K or 1, features or 1)
+    lower: nn.Parameter | None  # the entries of L below its diagonal; None where L is diagonal
+    drawn: Tensor  # the initial locations
+    column_scale: Tensor  # measured standard deviations, (features,) or, where spherical, (1,); 0 if not measured
 
     def __init__(
         self, features: int, num_components: int, covariance: str, floor: float | None, relative: float
@@ -74,7 +77,7 @@ class GaussianComponents(nn.Module):
         self.log_diagonal = nn.Parameter(torch.zeros(rows, width))
         dense = covariance in ("full", "tied")
         self.register_parameter("lower", nn.Parameter(torch.zeros(rows, features, features)) if dense else None)
-        if floor is None:  # a state of a floor that was given is what it always was
+        if floor is None:  # with a floor, a saved state has the entries that it always had
             self.register_buffer("column_scale", torch.zeros(width))
         self.register_buffer("drawn", self.loc.detach().clone(), persistent=False)
 
@@ -87,7 +90,7 @@ class GaussianComponents(nn.Module):
 
     @property
     def floors(self) -> Tensor:
-        """The least variance of each column, (features,), or of all, (1,), where spherical; in float64."""
+        """The variance floors in float64: (features,), one per column, or (1,) where spherical."""
         if self.floor is not None:
             return self.log_diagonal.new_full(self.log_diagonal.shape[1:], self.floor, dtype=torch.float64)
         square = self.column_scale.double().square()
@@ -95,14 +98,14 @@ class GaussianComponents(nn.Module):
 
     @property
     def diagonal(self) -> Tensor:
-        """L's diagonal, in float64."""
+        """The diagonal of L, at least the root of the floor, in float64."""
         free = self.log_diagonal.double().exp()
         least = free.clamp(min=self.floors.sqrt() if self.floor is None else math.sqrt(self.floor))
-        return free + (least - free).detach()  # a gradient can still lift it
+        return free + (least - free).detach()  # the gradient passes the clamp, so that a step can raise the entry
 
     @property
     def scale_tril(self) -> Tensor:
-        """L, shape (K, features, features) (K is 1 where tied), in float64."""
+        """The Cholesky factors L, shape (K, features, features) with K = 1 where tied, in float64."""
         diagonal = self.diagonal.expand(-1, self.features)
         if self.lower is None:
             return torch.diag_embed(diagonal)
@@ -110,7 +113,7 @@ class GaussianComponents(nn.Module):
 
     @property
     def covariances(self) -> Tensor:
-        """(K, D, D) where full, (D, D) tied, (K, D) diagonal, (K,) spherical."""
+        """The covariances: shape (K, D, D) if full, (D, D) if tied, (K, D) if diagonal, (K,) if spherical."""
         if self.lower is None:
             variance = self.diagonal.square()
             return (variance[:, 0] if self.covariance == "spherical" else variance).to(self.loc)
@@ -119,7 +122,7 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def least_scale(self, which: Tensor) -> Tensor:
-        """The smallest standard deviation of each column, given the other columns, of these components; (features,)."""
+        """The smallest conditional standard deviation of each column over the components `which`; (features,)."""
         return self.conditional_scale[which].amin(0)
 
     @property
@@ -139,7 +142,7 @@ class GaussianComponents(nn.Module):
         return k * d + free_covariances[self.covariance]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x_n; loc_k, C_k): (N, features) to (N, K), in nats and float64; NaN is missing and integrated out."""
+        """log N(x_n; loc_k, C_k) in nats and float64: (N, features) to (N, K). NaN is missing and integrated out."""
         if x.isnan().any():
             table = torch.empty(len(x), self.num_components, dtype=torch.float64, device=x.device)
             for rows, pattern in self.patterns(x):
@@ -147,9 +150,9 @@ class GaussianComponents(nn.Module):
             return table
         loc, diagonal = self.loc.double(), self.diagonal
         constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
-        # a product with the inverse is faster than solving for each row
+        # multiplying by the inverse is faster than solving for each row
         whiten = None if self.lower is None else triangular_inverse(self.scale_tril)
-        if whiten is not None and self.covariance == "tied":  # once for all components
+        if whiten is not None and self.covariance == "tied":  # one product serves all components
             middle = loc.mean(0)
             loc = (loc - middle) @ whiten[0].mT
         parts = []
@@ -166,7 +169,7 @@ class GaussianComponents(nn.Module):
         return -0.5 * torch.cat(parts) - constant
 
     def draw(self, component: Tensor) -> Tensor:
-        """Draw an item of each component number: (...) to (..., features)."""
+        """Draw one item from each of the numbered components: (...) to (..., features)."""
         flat, factor = component.flatten(), self.diagonal if self.lower is None else self.scale_tril
         with exclusive():
             noise = torch.randn(len(flat), self.features, dtype=factor.dtype, device=factor.device)
@@ -183,7 +186,7 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def assign(self, loc: Tensor, covariances: Tensor) -> None:
-        """Set the locations and covariances, of the shapes of `loc` and `covariances`."""
+        """Set the locations and covariances, in the shapes of `self.loc` and `self.covariances`."""
         if self.lower is None:
             scale = covariances.double().sqrt()
             self.log_diagonal.copy_((scale[:, None] if self.covariance == "spherical" else scale).log())
@@ -198,11 +201,13 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The maximum of sum_nk w_nk log N(x_n; loc_k, C_k) under the floor: `x` (N, features), `weight` (N, K).
+        """Set the parameters to the maximum of sum_nk w_nk log N(x_n; loc_k, C_k) subject to the variance floors.
 
-        A component that weighs nothing stays where it was. Returned: which components the floor held up, (K,) bool
-        ((1,) where tied). A maximum under C >= F, the floors' diagonal matrix, is that of the moments M with the
-        eigenvalues of F^-1/2 M F^-1/2 raised to 1.
+        `x` has shape (N, features) and `weight` (N, K). Under the constraint C_k >= F, with F the diagonal matrix of
+        the floors, the maximum is the matrix of weighted second moments M_k with the eigenvalues of
+        F^-1/2 M_k F^-1/2 raised to at least 1. A component of no weight keeps its parameters.
+
+        Returns a boolean tensor, (K,) or (1,) where tied, that says at which components the floor was active.
         """
         if self.floor is None and not bool(self.column_scale.any()):
             self.measure(x, [weight])
@@ -218,7 +223,7 @@ class GaussianComponents(nn.Module):
         moments, held, factors = self._raised(moments)
         before = self.covariances.double()
         self.assign(loc, torch.where(seen.view(-1, *[1] * (before.ndim - 1)) if seen.ndim else seen, moments, before))
-        if factors:  # with the digits that a product of factors has lost
+        if factors:  # they keep the digits that the product of factors has lost
             factor = self.scale_tril
             for k, one in factors.items():
                 factor[k] = one if seen.expand(len(factor))[k] else factor[k]
@@ -226,10 +231,11 @@ class GaussianComponents(nn.Module):
         return held
 
     def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
-        """Weighted sums of squares about `loc`, (K, D, D), (K, D) or (K,); where tied their mean, (D, D).
+        """Weighted sums of squares about `loc`, shape (K, D, D), (K, D) or (K,); where tied, their mean, (D, D).
 
-        Those of diagonal and tied structures are taken about one centre, in one product for all components, less what
-        lies between it and `loc`; where little would be left of the difference's digits, about each `loc` in turn.
+        For diagonal and tied covariances one product gives the sums of all components about one centre, from which
+        the scatter of the locations about that centre is subtracted. Where the subtraction would lose too many digits,
+        the sums are taken about each location in turn.
         """
         if self.covariance == "full":
             return torch.stack([scatter(x, weight[:, k], one) for k, one in enumerate(loc)])
@@ -249,13 +255,15 @@ class GaussianComponents(nn.Module):
     def measure(
         self, x: Tensor, weights: Iterable[Tensor], *, whole: Tensor | None = None, go_on: bool = False
     ) -> None:
-        """Measure the scale of each column; where no floor was given, it is a fraction of that.
+        """Measure the scale of each column, from which its floor follows; with a given `floor` do nothing.
 
-        It is the standard deviation about the components' means under a weight (N, K), the least over `weights`, so
-        that clusters that lie far apart do not make it large. Where nothing varies within components it is that of all
-        items of `whole` (`x` where None); where these do not vary by more than rounding in the dtype that came, there
-        is none. The spherical structure has one for all columns, the root of their mean square. `go_on`: keep an
-        earlier one where that is less, so that the present parameters stay as allowed as they were.
+        The scale of a column is its standard deviation within components: about the components' means under a table
+        of weights (N, K), the smallest over the tables in `weights`. Clusters that are far apart so do not make it
+        large. If a column does not vary within components, its scale is the standard deviation over all items of
+        `whole` (`x` if None). If that is no larger than rounding in the dtype of the items, the column has no scale.
+        The spherical structure has one scale for all columns, the root of their mean square.
+
+        With `go_on`, an earlier scale is kept where it is smaller, so that the current parameters stay feasible.
         """
         if self.floor is not None:
             return
@@ -282,7 +290,7 @@ class GaussianComponents(nn.Module):
         self.column_scale.copy_(scale)
 
     def are_over(self, covariances: Tensor, floors: Tensor) -> bool:
-        """Whether C - diag(floors) is positive definite for each of these covariances, whatever the columns' units."""
+        """Whether C - diag(floors) is positive definite for each of `covariances`, whatever the columns' units."""
         if self.lower is None:
             return bool((covariances > (floors if covariances.ndim > 1 else floors[0])).all())
         batch = covariances.double().reshape(-1, self.features, self.features)
@@ -290,9 +298,9 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def lower_floors(self, weights: Tensor, covariances: Tensor) -> bool:
-        """Lower floors that were not given below these covariances; False where one is not positive definite.
+        """Lower the measured floors below `covariances`; return False if one of these is not positive definite.
 
-        A column's scale is that of its mean variance, and less where one of `covariances` has less than the floor.
+        A column's scale becomes the root of its mean variance, or less if a covariance is below the resulting floor.
         """
         covariances = covariances.double()
         if not self.are_over(covariances, torch.zeros_like(self.column_scale, dtype=torch.float64)):
@@ -307,7 +315,7 @@ class GaussianComponents(nn.Module):
         return True
 
     def _raised(self, moments: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """The covariances after their variances are raised to the floors, and the Cholesky factors of some of them."""
+        """The covariances raised to the floors, where a floor is active, and the Cholesky factors of some by index."""
         floors = self.floors
         if self.lower is None:
             floors = floors if moments.ndim > 1 else floors[0]
@@ -315,7 +323,7 @@ class GaussianComponents(nn.Module):
             return moments.clamp(min=floors), low.flatten(1).any(1) if low.ndim > 1 else low, {}
         batch = moments.reshape(-1, self.features, self.features)
         batch = (batch + batch.mT) / 2
-        held = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than its eigenvalues
+        held = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than eigenvalues
         factors: dict[int, Tensor] = {}
         if held.any() and self.floor is None:
             factors = {k: factor_above_floor(batch[k], floors) for k in held.nonzero().flatten().tolist()}
@@ -324,12 +332,13 @@ class GaussianComponents(nn.Module):
             assert self.floor is not None
             batch = batch.clone()
             scale = batch.diagonal(dim1=-2, dim2=-1).amax(-1)
-            alike = held & (EPS * self.features * scale <= LIKE * self.floor)  # the units that came do
+            # float64 resolves the floor in the units of the items
+            alike = held & (EPS * self.features * scale <= LIKE * self.floor)
             if alike.any():
                 eye = torch.eye(self.features, dtype=batch.dtype, device=batch.device)
                 value, vector = torch.linalg.eigh(batch[alike])
                 batch[alike] = (vector * value.clamp(min=self.floor)[:, None]) @ vector.mT
-                # rounding may leave an eigenvalue a hair below 0 where others are large
+                # rounding may leave an eigenvalue slightly below 0 where others are large
                 scale = batch[alike].diagonal(dim1=-2, dim2=-1).amax(-1)
                 batch[alike] += EPS * self.features * scale[:, None, None] * eye
             for k in (held & ~alike).nonzero().flatten().tolist():
@@ -337,7 +346,7 @@ class GaussianComponents(nn.Module):
         return batch.reshape(moments.shape), held, factors
 
     def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
-        """The items of `x` (N, features; NaN is missing) by which entries are seen: their rows, and a `Pattern`."""
+        """Group items (N, features), NaN where missing, by which entries are seen: the rows and a `Pattern` of each."""
         kinds, which = torch.unique(~x.isnan(), dim=0, return_inverse=True)
         order = which.argsort(stable=True)
         covariance = None if self.lower is None else self.scale_tril @ self.scale_tril.mT
@@ -347,12 +356,12 @@ class GaussianComponents(nn.Module):
 
 @dataclass
 class Pattern:
-    """Items whose entries `seen` (features,) are known, as `x` (n, number seen): everything exact, in float64."""
+    """Items with the same seen entries: the mask `seen` (features,) and the values `x` (n, number seen), in float64."""
 
     components: GaussianComponents
     seen: Tensor
     x: Tensor
-    covariance: Tensor | None  # (K or 1, features, features), where it is no diagonal
+    covariance: Tensor | None  # (K or 1, features, features); None where it is diagonal
 
     def __post_init__(self) -> None:
         components = self.components
@@ -371,16 +380,16 @@ class Pattern:
         self.log_scale = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def _solve(self, away: Tensor) -> Tensor:
-        """L^-1 (x - loc), (K, n, s) to (K, s, n)."""
+        """L^-1 (x - loc) for the seen entries: (K, n, s) to (K, s, n)."""
         return torch.linalg.solve_triangular(self.factor, away.mT, upper=False)
 
     def log_prob(self) -> Tensor:
-        """log N(x_seen; loc_k, C_k) of the seen entries alone, (n, K)."""
+        """log N(x_seen; loc_k, C_k), the marginal density of the seen entries, shape (n, K)."""
         constant = self.log_scale + 0.5 * self.x.shape[1] * math.log(2 * math.pi)
         return (-0.5 * self.solved.square().sum(1) - constant[:, None]).mT
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (K, n, m) and variance (K, 1, m) of the missing entries given the seen ones."""
+        """The conditional mean (K, n, m) and variance (K, 1, m) of the missing entries given the seen entries."""
         loc = self.loc[:, None, ~self.seen]
         if not self.dense:
             count = self.x.shape[0]
@@ -389,9 +398,10 @@ class Pattern:
         return loc + self.solved.mT @ gain, (self.within - gain.square().sum(1))[:, None].clamp(min=0.0)
 
     def completed(self, drawn: Tensor, component: Tensor) -> Tensor:
-        """Draws of the missing entries given the seen ones, (S, n, m), from joint draws (S, n, D) of `component`.
+        """Conditional draws of the missing entries, (S, n, m), made from joint draws (S, n, D) of `component`.
 
-        x_m + C_ms C_ss^-1 (x_seen - x_s) has the conditional law, without a factor of the conditional covariance.
+        For a joint draw (x_m, x_s), x_m + C_ms C_ss^-1 (x_seen - x_s) has the conditional distribution, and no factor
+        of the conditional covariance is needed.
         """
         missing = drawn[..., ~self.seen].clone()
         if not self.dense:
@@ -406,7 +416,7 @@ class Pattern:
 
 
 class Densities(Protocol):
-    """A density for each component or class, over flat items."""
+    """One density per component or class, over flattened items."""
 
     def log_prob(self, x: Tensor) -> Tensor: ...  # (N, features) to (N, K), in float64
     def draw(self, component: Tensor) -> Tensor: ...  # (...) to (..., features)

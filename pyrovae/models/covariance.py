@@ -21,14 +21,14 @@ __all__ = [
     "weighted_squares",
 ]
 
-ROWS = 4096  # whose differences from one location stay in a core's cache
-NEAR = 1e5  # squared standard deviations, of which a difference keeps eleven digits
-FAR = 1e4  # total scatter over that within components
+ROWS = 4096  # rows taken at once: their differences from one location fit in a core's cache
+NEAR = 1e5  # squared distance, in standard deviations, up to which a difference of products keeps eleven digits
+FAR = 1e4  # ratio of total to within-component scatter above which differences are taken directly
 EPS = torch.finfo(torch.float64).eps
 
 
 def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
-    """sum_n w_n (x_n - c)(x_n - c)', (D, D)."""
+    """The weighted scatter matrix sum_n w_n (x_n - c)(x_n - c)', shape (D, D)."""
     total = x.new_zeros(x.shape[1], x.shape[1])
     for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
         away = rows - centre
@@ -37,7 +37,10 @@ def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
 
 
 def weighted_squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
-    """sum_n w_nk (x_nd - loc_kd)^2, (K, D), loc the weighted means: about one centre as far as digits last."""
+    """Weighted sums of squares sum_n w_nk (x_nd - loc_kd)^2, shape (K, D), where `loc` are the weighted means.
+
+    They are computed about one common centre, `middle`, except in columns where the subtraction would lose digits.
+    """
     second = torch.zeros_like(loc)
     for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
         second += part.mT @ (rows - middle).square()
@@ -49,7 +52,7 @@ def weighted_squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> 
 
 
 def rounding_scale(x: Tensor) -> Tensor:
-    """The standard deviation of each column that rounding alone may give a constant, (features,)."""
+    """The largest standard deviation that rounding alone can give a constant column, per column: (features,)."""
     least, most = x.aminmax(dim=0)
     size = torch.maximum(least.abs(), most.abs()).double()
     eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
@@ -59,7 +62,8 @@ def rounding_scale(x: Tensor) -> Tensor:
 def factor_above_floor(covariance: Tensor, floors: Tensor) -> Tensor:
     """The Cholesky factor of C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1; F = diag(floors).
 
-    By a QR decomposition of a root of it: a direction's variance at the floor keeps the digits that C itself has not.
+    The factor comes from a QR decomposition of a square root of the raised matrix. A variance at the floor so keeps its
+    digits, which the product of factors would lose.
     """
     root = floors.sqrt()
     unit = covariance / root[:, None] / root
@@ -71,10 +75,10 @@ def factor_above_floor(covariance: Tensor, floors: Tensor) -> Tensor:
 
 
 def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / (1 + s), from the greatest s down, and the vectors of F^-1/2 C F^-1/2 with eigenvalues s; F = diag(floors).
+    """Eigenvectors of F^-1/2 C F^-1/2, and 1 / (1 + s) for its eigenvalues s in descending order; F = diag(floors).
 
-    Those of small s keep all digits, whatever the columns' scales are: (C + F)^-1 comes from a Cholesky factor, whose
-    error in each column is in units of that column, and large s are what is rounded away.
+    Small eigenvalues keep all their digits whatever the scales of the columns are: (C + F)^-1 comes from a Cholesky
+    factor, whose error in each column is relative to that column, and only large eigenvalues are rounded.
     """
     root = floors.sqrt()
     unit = covariance / root[:, None] / root
@@ -82,7 +86,7 @@ def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
         raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
     eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     jitter = 0.0
-    while True:  # columns that depend on one another leave eigenvalues a hair below 0, in units of these columns
+    while True:  # linearly dependent columns leave eigenvalues slightly below 0, relative to these columns
         factor, info = torch.linalg.cholesky_ex(unit + eye + (jitter * unit.diagonal()).diag())
         if not bool(info):
             break
@@ -93,7 +97,10 @@ def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def raised_to_floor(covariance: Tensor, floors: Tensor) -> Tensor:
-    """C once the eigenvalues of F^-1/2 C F^-1/2 are raised to 1, F = diag(floors); only what is added is rounded."""
+    """C with the eigenvalues of F^-1/2 C F^-1/2 raised to at least 1, F = diag(floors).
+
+    The difference is added to C, so that rounding errors are relative to the difference alone.
+    """
     value, vector = share_at_floor(covariance, floors)
     missing = (2 - 1 / value.clamp(min=0.5)).clamp(min=0.0)  # 1 - s where s < 1
     added = (vector * missing) @ vector.mT
@@ -108,7 +115,10 @@ def raised_to_floor(covariance: Tensor, floors: Tensor) -> Tensor:
 
 
 def scaled_squares(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
-    """sum_d ((x_nd - loc_kd) inverse_kd)^2, (N, K): by matrix products where these keep eleven digits."""
+    """Scaled squared distances sum_d ((x_nd - loc_kd) inverse_kd)^2, shape (N, K).
+
+    They are computed by matrix products where these keep eleven digits, and from the differences otherwise.
+    """
     middle = loc.mean(0)
     x, loc, weight = x - middle, loc - middle, inverse.square()
     whole = x.square() @ weight.mT
@@ -118,6 +128,6 @@ def scaled_squares(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
 
 
 def triangular_inverse(factor: Tensor) -> Tensor:
-    """L^-1 of lower triangles (K, D, D)."""
+    """The inverses of K lower triangular matrices, shape (K, D, D)."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     return torch.linalg.solve_triangular(factor, eye, upper=False)

@@ -9,10 +9,11 @@ A part or a builder is registered where it is defined, and nowhere else:
         def __init__(self, scale=1.0): ...
         def forward(self, loc): ...
 
-From that come the names that builders take, `save` and `load` without code at hand, the choices that an error lists,
-those of the command line, and the table in `docs/parts.md`.
+The registration is the single source of the names that builders accept, of what `save` and `load` need to build a pair
+again, of the choices listed in errors and by the command line, and of the table in `docs/parts.md`.
 
-How a part is made where a builder is given its name, and what it must do (other arguments must have defaults):
+When a builder receives the name of a part, it constructs and calls the part as follows. Any other argument of the
+constructor must have a default.
 
 =============  ======================================  ===========================================================
 kind           constructor                             call
@@ -23,15 +24,15 @@ kind           constructor                             call
 "builder"      any                                     a function that gives a pair, or the class of a pair
 =============  ======================================  ===========================================================
 
-A likelihood has a `support`, the constraint that one entry of an item meets. `num_parameters` says how many parameters
-an entry has, 1 where it is left out: a builder sizes the decoder by it, and `forward` takes one tensor of shape
-(..., *event_shape) for each. What else a part may have, and what is done without it, stands in `docs/parts.md`.
+A likelihood has a `support`, the constraint on one entry of an item. Its `num_parameters`, 1 by default, is the number
+of parameters per entry: a builder sizes the decoder by it, and `forward` takes one tensor of shape (..., *event_shape)
+per parameter. The optional attributes of a part, and their defaults, are listed in `docs/parts.md`.
 
 A prior has `latent_dim`, the size of a code. A posterior's `network` maps items, (N, *event_shape), to (N, features).
 
-The arguments of a constructor are kept as they are given: numbers, words, lists of these, None, and registered parts
-are enough to build it again. Another argument, such as a function or a tensor, makes a pair that `load(path, like=...)`
-alone can read. Nothing that a file names is ever imported: it is looked up here, or refused.
+The arguments of each constructor call are recorded. A part can be built again from numbers, strings, lists of them,
+None and registered parts. A pair with any other argument, such as a function or a tensor, can only be loaded by
+`load(path, like=...)`. Loading never imports what a file names: the name is looked up in this register, or refused.
 """
 
 from __future__ import annotations
@@ -71,23 +72,24 @@ Kind = Literal["likelihood", "prior", "posterior", "builder"]
 
 KINDS = ("likelihood", "prior", "posterior", "builder")
 CONTRACTS = {"likelihood": (), "prior": ("latent_dim",), "posterior": ("network", "features", "latent_dim")}
-CALLED_WITH = {"prior": 0, "posterior": 1}  # so many arguments
+CALLED_WITH = {"prior": 0, "posterior": 1}  # the number of arguments of a call
 PLACES = {kind: "pyrovae.models" if kind == "builder" else "pyrovae.models.parts" for kind in KINDS}
 
 _TABLE: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-_SEEN: set[str] = set()  # the places whose modules are all imported
+_SEEN: set[str] = set()  # the packages whose modules are all imported
 
 
 class NotDescribedError(TypeError):
-    """An object cannot be described by registered names and plain values; the message says why."""
+    """Raised for an object that registered names and plain values cannot describe; the message gives the reason."""
 
 
 def register(name: str, *, kind: Kind) -> Callable[[T], T]:
-    """Register the class or function below under `name`: a part of a pair, or what builds a whole one.
+    """Decorate a class or function to register it under `name`, as a part of a pair or as the builder of a pair.
 
-    The same object written anew, with the same module and qualified name, as when a notebook's cell is run again, takes
-    the earlier one's place. Raises ValueError for another object under a taken name, for a name that is no identifier,
-    an unknown kind and a constructor that a builder could not call; TypeError for what is no class of modules.
+    A new definition with the same module and qualified name replaces the earlier one, as when a notebook cell is run
+    again. Raises ValueError for a name that another object has, for a name that is not an identifier, for an unknown
+    kind and for a constructor that a builder could not call; TypeError for an object that is not a module class
+    (or, for a builder, a function).
 
     >>> import torch
     >>> from torch import nn
@@ -129,7 +131,7 @@ def register(name: str, *, kind: Kind) -> Callable[[T], T]:
 
 
 def registered(kind: str) -> dict[str, Any]:
-    """All that is registered as `kind`, by name: by the package, and by the process so far.
+    """All registered objects of one kind by name: those of the package, and those that this process has registered.
 
     >>> from pyrovae.models.registry import registered
     >>> registered("likelihood")["normal"].__name__
@@ -145,27 +147,27 @@ def registered(kind: str) -> dict[str, Any]:
 
 
 def lookup(kind: str, name: Any) -> Any:
-    """The class or function that is registered under `name`; ValueError, listing the names, for an unknown one."""
+    """The class or function registered under `name`. Raises ValueError, listing the known names, for another name."""
     known = registered(kind)
     return known[checks.choice(kind, name, known)]
 
 
 def make(kind: str, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
-    """The part that is asked for: a module as it is, or a new one of the class that is registered under a name."""
+    """A part from a module, which is returned as it is, or from a name, whose class is called with the arguments."""
     if isinstance(asked, nn.Module):
         return asked
     part: nn.Module = lookup(kind, asked)(*arguments, **options)
     return part
 
 
-# what an object was made with ---------------------------------------------------------------------------
+# the arguments that built an object ---------------------------------------------------------------------------
 
 
 def described(made: Any) -> dict[str, Any]:
-    """The recipe of an object: plain values from which `build` makes an equal one.
+    """The recipe of an object: plain values from which `build` makes an equal object.
 
-    Of a pair {"builder": name, **arguments}, of a part {"kind": kind, "name": name, "arguments": arguments}. Raises
-    NotDescribedError, which says what is in the way.
+    The recipe of a pair is {"builder": name, **arguments}; that of a part is {"kind": kind, "name": name,
+    "arguments": arguments}. Raises NotDescribedError, with the reason, for an object without a recipe.
 
     >>> import pyrovae
     >>> from pyrovae.models.registry import described
@@ -194,7 +196,7 @@ def described(made: Any) -> dict[str, Any]:
 
 
 def recipe_of(made: Any) -> dict[str, Any] | None:
-    """The recipe of an object as of `described`; None where it has none."""
+    """The recipe of an object, as `described` gives it; None if it has none."""
     try:
         return described(made)
     except NotDescribedError:
@@ -202,19 +204,19 @@ def recipe_of(made: Any) -> dict[str, Any] | None:
 
 
 def note(made: nn.Module, **arguments: Any) -> None:
-    """Record the arguments that would build the object as it is now, after a fit or a method has changed it."""
+    """Record new values of an object's arguments, after a fit or a method has changed the object."""
     plain = {name: _plain(value) for name, value in arguments.items()}
     vars(made)["_noted"] = {**vars(made).get("_noted", {}), **plain}
 
 
 def remade(part: Any, **changes: Any) -> Any:
-    """A new part of the same class and arguments, except for `changes`; NotDescribedError where they are not known."""
+    """A new part with the arguments of `part`, except for `changes`. Raises NotDescribedError if it has no recipe."""
     recipe = described(part)
     return build({**recipe, "arguments": {**recipe["arguments"], **changes}})
 
 
 def build(recipe: Any) -> Any:
-    """Build what a recipe describes. Raises ValueError for an unknown name, and for what is no recipe."""
+    """Build the object that a recipe describes. Raises ValueError for an unknown name and for an invalid recipe."""
     kind, name, arguments = _read(recipe)
     _require_known(kind, name)
     for argument, value in arguments.items():
@@ -224,7 +226,7 @@ def build(recipe: Any) -> Any:
 
 
 def completed(recipe: Any) -> Any:
-    """A recipe as it would be written today: later arguments have their defaults, and old names are replaced."""
+    """A recipe in today's form: arguments added since then have their defaults, and old names are replaced."""
     try:
         kind, name, arguments = _read(recipe)
         maker = registered(kind)[name]
@@ -258,14 +260,14 @@ def _completed(value: Any) -> Any:
 
 
 def _built(value: Any) -> Any:
-    """An argument of a recipe, with the parts inside it."""
+    """The value of a recipe's argument, with the parts that it describes built."""
     if isinstance(value, list):
         return [_built(each) for each in value]
     return build(value) if isinstance(value, dict) else value
 
 
 def _read(recipe: Any) -> tuple[str, Any, dict[str, Any]]:
-    """Kind, name and arguments of a recipe."""
+    """The kind, name and arguments of a recipe; ValueError if it is invalid."""
     if isinstance(recipe, dict) and "builder" in recipe:
         return "builder", recipe["builder"], {k: v for k, v in recipe.items() if k != "builder"}
     if isinstance(recipe, dict) and "family" in recipe:  # as likelihoods were written before there was a register
@@ -281,7 +283,7 @@ def _read(recipe: Any) -> tuple[str, Any, dict[str, Any]]:
 
 
 def _note_arguments(made: Any, kind: str, name: str) -> None:
-    """Make each object of a class keep the arguments that it is made with; so does a subclass that is registered."""
+    """Make the instances of a class record the arguments of their constructor; a subclass does once registered."""
     original: Any = vars(made).get("__init__")
     if original is not None and hasattr(original, "_noting"):  # the same class, registered again
         original = original.__wrapped__
@@ -290,14 +292,14 @@ def _note_arguments(made: Any, kind: str, name: str) -> None:
 
     @wraps(inherited if original is None else original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        if type(self) is made:  # before the call: what it notes itself comes after
+        if type(self) is made:  # before the call, in which the constructor may note changes itself
             vars(self)["_made_by"] = _record(kind, name, signature, args, kwargs)
         if original is None:
             super(made, self).__init__(*args, **kwargs)
         else:
             original(self, *args, **kwargs)
 
-    if inherited is nn.Module.__init__:  # which takes (*args, **kwargs) and refuses whatever comes
+    if inherited is nn.Module.__init__:  # its signature is (*args, **kwargs), although it refuses every argument
         only_self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         __init__.__signature__ = inspect.Signature([only_self])  # type: ignore[attr-defined]
     __init__._noting = True  # type: ignore[attr-defined]
@@ -305,13 +307,13 @@ def _note_arguments(made: Any, kind: str, name: str) -> None:
 
 
 def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The builder, whose pairs keep its arguments."""
+    """The builder, wrapped so that its pairs record its arguments."""
     signature = _signature(builder)
 
     @checks.allocating
     @wraps(builder)
     def build_pair(*args: Any, **kwargs: Any) -> Any:
-        with exclusive():  # weights come from torch's generator, which may be another thread's in its turn
+        with exclusive():  # weights come from torch's global generator, which another thread may be using
             pair = builder(*args, **kwargs)
         if not isinstance(pair, nn.Module):
             raise TypeError(f"builder {name!r} must give a torch.nn.Module, and gave a {type(pair).__name__}")
@@ -327,7 +329,7 @@ def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any
 def _record(
     kind: str, name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The kind, name and arguments in plain values; None for a wrong call, which raises its own error."""
+    """The kind, name and arguments in plain values; None for an invalid call, which raises its own error."""
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError:
@@ -343,7 +345,7 @@ def _record(
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, strings and lists as copies in Python's types; a registered part as its recipe; else the type's name."""
+    """A copy in Python's own types; the recipe of a registered part; for any other value, why it is not plain."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.generic):
@@ -367,14 +369,14 @@ def _plain(value: Any) -> Any:
 
 
 def _hindrance(value: Any) -> str | None:
-    """The type of what makes an argument no plain value."""
+    """Why a recorded argument is not a plain value; None if it is one."""
     if isinstance(value, list):
         return next((each for each in map(_hindrance, value) if each is not None), None)
     return value.get("hindrance") if isinstance(value, Mapping) else None
 
 
 def _require_registrable(name: str, kind: str, made: Any) -> None:
-    """Raise an error that names what stands in the way of a registration."""
+    """Raise an error, with the reason, for an object that cannot be registered."""
     is_module = isinstance(made, type) and issubclass(made, nn.Module)
     if kind == "builder":
         if not is_module and not inspect.isfunction(made):
@@ -429,7 +431,7 @@ def _require_registrable(name: str, kind: str, made: Any) -> None:
 
 
 def _signature(made: Any) -> inspect.Signature:
-    """The signature of a class or function; it is empty for a class that has the constructor of torch's Module."""
+    """The signature of a class or function; empty for a class that inherits the constructor of torch's Module."""
     return inspect.Signature() if getattr(made, "__init__", None) is nn.Module.__init__ else inspect.signature(made)
 
 
@@ -438,12 +440,12 @@ def _qualified(made: Any) -> str:
 
 
 def table() -> str:
-    """The package's registered parts as a table in Markdown, as it stands in `docs/parts.md`."""
+    """The package's registered parts as a Markdown table, the one in `docs/parts.md`."""
     lines = ["| kind | name | class | what it is | arguments |", "|---|---|---|---|---|"]
     for kind, contract in CONTRACTS.items():
         for name, part in registered(kind).items():
             if not part.__module__.startswith("pyrovae."):
-                continue  # a user's own
+                continue  # registered by a user
             own = list(_signature(part).parameters.values())[len(contract) :]
             arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in own)
             summary = str(inspect.getdoc(part)).partition("\n")[0].replace("|", r"\|")
