@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ DEFAULT_PARTS = {
 # of SVI, in the order of the help
 SVI_OPTIONS: dict[str, tuple[type, str]] = {
     "epochs": (int, "passes over the training part"),
-    "batch_size": (int, "items in a step"),
+    "batch_size": (int, "items in a step, or {words} of them"),
     "learning_rate": (float, "of the optimizer"),
     "optimizer": (str, "{words}, or a --plugin's"),
     "schedule": (str, "{words}: the learning rate over the run"),
@@ -106,14 +107,24 @@ def _add_svi_options(group: Any) -> None:
     for name, (kind, text) in SVI_OPTIONS.items():
         default = known[name].default
         words = choices.names(name) if name in REGISTERED else list(known[name].words)
-        is_closed = bool(words) and name not in REGISTERED
+        is_closed = kind is str and bool(words) and name not in REGISTERED
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            metavar="NAME" if words else "N" if kind is int else "X",
-            type=kind,
+            metavar={str: "NAME", int: "N", float: "X"}[kind],
+            type=partial(_number_or_word, kind, words) if words and kind is not str else kind,
             choices=words if is_closed else None,
             help=f"{text.format(words=', '.join(words))} (default: {'none' if default is None else default})",
         )
+
+
+def _number_or_word(kind: type, words: list[str], text: str) -> Any:
+    """An argument that is a number, or one of some words."""
+    if text in words:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number or {' or '.join(words)}, got {text!r}") from None
 
 
 def _run_plugin(file: str) -> None:

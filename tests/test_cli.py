@@ -239,6 +239,17 @@ def test_optimizer_schedule_and_clip_norm_are_the_functions(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(saved.parameters(), vae.parameters(), strict=True))
 
 
+def test_a_batch_is_a_number_or_all(tmp_path, capsys):
+    arguments = ["fit", "digits", "--binarize", "--hidden-dims", "4", "--epochs", "1"]
+    for size, number in (("all", 1437), ("700", 700)):
+        assert main([*arguments, "--batch-size", size, "--out", str(tmp_path / size)]) == 0
+        with xr.open_dataset(tmp_path / size / "history.nc", engine="h5netcdf") as written:
+            assert json.loads(written.attrs["config"])["batch_size"] == number
+    with pytest.raises(SystemExit):
+        main([*arguments, "--batch-size", "half", "--out", str(tmp_path / "half")])
+    assert "a number or all, got 'half'" in capsys.readouterr().err
+
+
 COUNTS = """
 import torch
 from torch import nn
