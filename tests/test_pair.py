@@ -214,6 +214,10 @@ class TestWhatAPairStates:
         assert support_of(pair) is None
         assert entries_of(pair) is None
         assert base_measure_of(pair) is None
+        with pytest.raises(TypeError, match="encoded needs a pair with encode, as VAE and AE have, and .* has none"):
+            pyrovae.encoded(pair, torch.zeros(2, *pair.event_shape))
+        with pytest.raises(TypeError, match="decoded needs a pair with decode"):
+            pyrovae.decoded(pair, torch.zeros(2, pair.latent_dim))
         vae = pyrovae.mlp_vae((3,))
         assert str(support_of(vae)) == "Boolean()"
         assert type(entries_of(vae)).__name__ == "Bernoulli"

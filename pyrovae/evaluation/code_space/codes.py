@@ -27,9 +27,10 @@ def encoded(pair: Any, x: Any) -> Tensor:
     >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
+    _method_of(pair, "encode")
     if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
         x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
-    return _batched(pair, pair.encode, x)
+    return _batched(pair, _method_of(pair, "encode"), x)
 
 
 def decoded(pair: Any, z: Tensor) -> Tensor:
@@ -40,7 +41,14 @@ def decoded(pair: Any, z: Tensor) -> Tensor:
     >>> pyrovae.decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
     torch.Size([5, 1, 8, 8])
     """
-    return _batched(pair, pair.decode, z)
+    return _batched(pair, _method_of(pair, "decode"), z)
+
+
+def _method_of(pair: Any, name: str) -> Any:
+    """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
+    if not hasattr(pair, name):
+        raise TypeError(f"{name}d needs a pair with {name}, as VAE and AE have, and {type(pair).__name__} has none")
+    return getattr(pair, name)
 
 
 def _batched(pair: Any, function: Any, x: Any) -> Tensor:
