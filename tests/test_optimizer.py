@@ -322,6 +322,10 @@ def test_the_rate_is_the_options_unless_the_optimizer_states_its_own():
         (partial(SGD, maximize=True), "optimizer has maximize=True, and fit lowers a loss"),
         (torch.optim.LBFGS, "optimizer=LBFGS looks at a loss several times a step"),
         (pyro.optim.ClippedAdam({"lrd": 0.99}), "optimizer has lrd=0.99, a decay of the rate: leave it out, and give"),
+        (
+            type("Searching", (SGD,), {"step": lambda self, closure: closure()}),
+            r"optimizer=Searching has a step\(closure\) that needs its closure",
+        ),
         (pyro.optim.Adam(lambda name: {}), "options from a function of a parameter's name"),
         (pyro.optim.Adam({}, {"clip_norm": 1.0}), "optimizer has clip_args, which clip each parameter by itself"),
         (
@@ -447,9 +451,38 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(case, tmp_path, interpreted):
         quiet_fit(copy.deepcopy(start), checkpoint=tmp_path / "run", resume=True, **{**options, "optimizer": RMSprop})
 
 
+def test_other_groups_and_another_class_of_the_same_name_do_not_go_on(tmp_path):
+    start = pair()
+    names = [name for name, _ in start.named_parameters()]
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    assert len(halves[0]) == len(halves[1])  # so that the words do not tell them apart
+
+    def in_groups(vae, first, second):
+        named = dict(vae.named_parameters())
+        fast, slow = ([named[name] for name in half] for half in (first, second))
+        return SGD([{"params": fast, "lr": 1e-5}, {"params": slow, "lr": 1e-6}])
+
+    one, other = copy.deepcopy(start), copy.deepcopy(start)
+    options = {"checkpoint": tmp_path / "groups", "compile": False}
+    quiet_fit(one, epochs=1, optimizer=in_groups(one, *halves), **options)
+    with pytest.raises(ValueError, match=r"this is another: optimizer_groups: \[\['.*"):
+        quiet_fit(other, epochs=2, resume=True, optimizer=in_groups(other, *halves[::-1]), **options)
+    history = quiet_fit(other, epochs=2, resume=True, optimizer=in_groups(other, *halves), **options)
+    assert history.config["resumed_after"] == 0
+
+    class Mine(SGD):
+        pass
+
+    Mine.__name__ = "SGD"
+    options = {"checkpoint": tmp_path / "class", "learning_rate": 1e-5, "compile": False}
+    quiet_fit(copy.deepcopy(start), epochs=1, optimizer="sgd", **options)
+    with pytest.raises(ValueError, match=r"this is another: optimizer_class: 'SGD' before, 'test_optimizer.*Mine' now"):
+        quiet_fit(copy.deepcopy(start), epochs=2, resume=True, optimizer=Mine, **options)
+
+
 def test_a_run_of_a_version_that_had_adam_alone_goes_on(tmp_path, monkeypatch):
     """Its tensors had another name, and its facts nothing of the options that came later."""
-    later = ("optimizer_numbers", "schedule", "callbacks", "stopped")
+    later = ("optimizer_numbers", "optimizer_class", "optimizer_groups", "schedule", "callbacks", "stopped")
     facts_of = Resume._run_metadata
 
     def facts_as_before(self):

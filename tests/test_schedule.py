@@ -91,6 +91,9 @@ def test_what_is_no_schedule_is_told_what_is():
     with pytest.raises((TypeError, ValueError), match="schedule must be one of"):
         SVI(schedule=3)
 
+    with pytest.raises(TypeError, match=r"schedule=StepLR is a class: give a function schedule\(step, steps\)"):
+        SVI(schedule=torch.optim.lr_scheduler.StepLR)
+
 
 class TestPlateau:
     @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -90,6 +90,12 @@ class OptimizerChoice:
             )
         if issubclass(self.kind, torch.optim.LBFGS):
             raise ValueError("optimizer=LBFGS looks at a loss several times a step, and batches differ: take another")
+        closure = inspect.signature(self.kind.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"optimizer={self.kind.__name__} has a step(closure) that needs its closure, and fit takes step(): "
+                "take another"
+            )
         if "lr" not in inspect.signature(self.kind).parameters:
             raise ValueError(f"optimizer={self.kind.__name__} has no learning rate lr for fit to set: take another")
         try:
@@ -131,6 +137,15 @@ class OptimizerChoice:
         """
         options = self.options if self.bound is None else _constructor_options(self.kind, self.bound.defaults)
         return self.kind(list(groups), **{**options, "lr": self.learning_rate, **how})
+
+    def identity(self, named: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The class and the groups, which the words leave out and a run that goes on has in common with the earlier."""
+        is_known = self.kind.__module__.partition(".")[0] in ("torch", "pyro")
+        groups = self.groups(named)
+        return {
+            "optimizer_class": self.kind.__name__ if is_known else f"{self.kind.__module__}.{self.kind.__qualname__}",
+            "optimizer_groups": [group.names for group in groups] if len(groups) > 1 else None,
+        }
 
     def __str__(self) -> str:
         """In words: the class and the options that are not its defaults, group by group where there are several."""

@@ -59,7 +59,9 @@ class Resume:
         now = {name: value for name, value in plan.items() if name not in may_differ} | self._agreed()
         # an option that was not there yet had its default
         before = type(loop.plan)().in_words() | run_metadata["asked"]
-        before |= {name: run_metadata[name] for name in self._agreed()} | {"compile": run_metadata["compiled"]}
+        # and what earlier versions did not note cannot differ
+        before |= {name: run_metadata.get(name, now[name]) for name in self._agreed()}
+        before |= {"compile": run_metadata["compiled"]}
         unlike = [f"{k}: {before.get(k)!r} before, {v!r} now" for k, v in now.items() if before.get(k) != v]
         if unlike:
             raise ValueError(f"resume=True goes on with the same run, and this is another: {'; '.join(unlike)}")
@@ -86,6 +88,7 @@ class Resume:
             "classes": None if classes is None else [str(name) for name in classes],
             "trained": [name for name, p in loop.module.named_parameters() if p.requires_grad],
             "processes": loop.ranks.size,
+            **loop.plan.optimizer.identity({name: p for name, p in loop.module.named_parameters() if p.requires_grad}),
         }
 
     def _refuse_other_tensors(self, tensors: dict[str, Tensor]) -> None:

@@ -144,6 +144,11 @@ class Function(Schedule):
 
 def checked_schedule(schedule: Any) -> Any:
     """The schedule, where it is a name or may be a function of two numbers."""
+    if isinstance(schedule, type):
+        raise TypeError(
+            f"schedule={schedule.__name__} is a class: give a function schedule(step, steps) of the factor in that "
+            "step, which torch's schedulers are not, or a name"
+        )
     if callable(schedule):
         return schedule
     return checks.choice("schedule", schedule, ("constant", "cosine", "plateau"))
