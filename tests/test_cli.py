@@ -129,6 +129,21 @@ def search_path(monkeypatch):
 
 
 @pytest.mark.usefixtures("search_path")
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_a_plugin_may_import_another(tmp_path, order):
+    part = "import pyrovae\n@pyrovae.register('{0}', kind='prior')\nclass Shifted(pyrovae.StandardNormal):\n    pass\n"
+    names = {"first": f"plugin_first_{order[0]}", "second": f"plugin_second_{order[0]}"}
+    (tmp_path / f"{names['first']}.py").write_text(part.format(names["first"]))
+    (tmp_path / f"{names['second']}.py").write_text(f"import {names['first']}\n" + part.format(names["second"]))
+    plugins = [word for name in order for word in ("--plugin", str(tmp_path / f"{names[name]}.py"))]
+    folder, x = tmp_path / "run", tmp_path / "x.npy"
+    np.save(x, np.random.default_rng(0).random((20, 3), dtype=np.float32))
+    out = ["--out", str(folder), "--network", "linear", "--prior", names["first"], "--epochs", "1"]
+    assert main(["fit", str(x), *out, *plugins]) == 0
+    assert type(pyrovae.load(folder).prior).__name__ == "Shifted"
+
+
+@pytest.mark.usefixtures("search_path")
 def test_plugins_may_be_several_and_import_what_lies_beside_them(tmp_path):
     (tmp_path / "beside_the_plugin.py").write_text("WORDS = {'one': 'first', 'two': 'second'}\n")
     for name in ("one", "two"):

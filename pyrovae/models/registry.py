@@ -39,7 +39,9 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
@@ -87,9 +89,9 @@ def register(name: str, *, kind: Kind) -> Callable[[T], T]:
     """Decorate a class or function to register it under `name`, as a part of a pair or as the builder of a pair.
 
     A new definition with the same module and qualified name replaces the earlier one, as when a notebook cell is run
-    again. Raises ValueError for a name that another object has, for a name that is not an identifier, for an unknown
-    kind and for a constructor that a builder could not call; TypeError for an object that is not a module class
-    (or, for a builder, a function).
+    again, and so does one from the same file under another module name, as `__main__` is. Raises ValueError for a name
+    that another object has, for a name that is not an identifier, for an unknown kind and for a constructor that a
+    builder could not call; TypeError for an object that is not a module class (or, for a builder, a function).
 
     >>> import torch
     >>> from torch import nn
@@ -115,7 +117,7 @@ def register(name: str, *, kind: Kind) -> Callable[[T], T]:
         _require_registrable(name, kind, made)
         is_own = made.__module__.startswith("pyrovae.")
         taken = (_TABLE[kind] if is_own else registered(kind)).get(name)
-        if taken is not None and _qualified(taken) != _qualified(made):
+        if taken is not None and not _is_written_anew(taken, made):
             raise ValueError(
                 f"{kind} {name!r} is {_qualified(taken)}, and cannot be {_qualified(made)} too: choose another name"
             )
@@ -433,6 +435,20 @@ def _require_registrable(name: str, kind: str, made: Any) -> None:
 def _signature(made: Any) -> inspect.Signature:
     """The signature of a class or function; empty for a class that inherits the constructor of torch's Module."""
     return inspect.Signature() if getattr(made, "__init__", None) is nn.Module.__init__ else inspect.signature(made)
+
+
+def _is_written_anew(taken: Any, made: Any) -> bool:
+    """Whether both are the same object of one module, or of one file that was run under two module names."""
+    if _qualified(taken) == _qualified(made):
+        return True
+    files = [_file_of(each) for each in (taken, made)]
+    return taken.__qualname__ == made.__qualname__ and files[0] == files[1] and files[0] is not None
+
+
+def _file_of(made: Any) -> str | None:
+    """The file of the module that an object was defined in; None where there is none."""
+    file = getattr(sys.modules.get(made.__module__), "__file__", None)
+    return None if file is None else os.path.realpath(file)
 
 
 def _qualified(made: Any) -> str:
