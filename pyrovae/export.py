@@ -290,8 +290,8 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str,
                 arrays[f"{prefix}latent"][at] = z.cpu()
                 arrays[f"{prefix}obs"][at] = items_at_z.cpu()
                 if parts is not None:
-                    here = np.ix_(draws, items)
-                    table["elbo"][here] = parts.log_weight.cpu()
-                    table["rate"][here] = (parts.log_guide - parts.log_prior).cpu()
-                    table["distortion"][here] = (-parts.log_likelihood).cpu()
+                    entries = np.ix_(draws, items)
+                    table["elbo"][entries] = parts.log_weight.cpu()
+                    table["rate"][entries] = (parts.log_guide - parts.log_prior).cpu()
+                    table["distortion"][entries] = (-parts.log_likelihood).cpu()
     return arrays | {"table": table}

@@ -119,7 +119,7 @@ class CompiledStep:
         args, kwargs = nested(detached, structure)
         before = generators()
         arguments = [x for x in detached if isinstance(x, Tensor)]
-        kept = [(t, t._version, t.clone()) for t in arguments if is_writable(t)]
+        snapshots = [(t, t._version, t.clone()) for t in arguments if is_writable(t)]
         try:
             with watched(*self.owners) as modules:
                 named, before = self.set_up(args, kwargs)
@@ -149,7 +149,7 @@ class CompiledStep:
         finally:
             put_back(before)
             with torch.no_grad():
-                for t, version, value in kept:
+                for t, version, value in snapshots:
                     if t._version != version:  # undo what the evaluations wrote: only a step may write to an argument
                         t.copy_(value)
         self.compiles += not interpret
@@ -200,7 +200,7 @@ class CompiledStep:
         site, moved = LastSite(), list[Tensor]()
         fixed = self.updates.inputs(trained)
         shared = [trained[i] for group in overlapping(trained) for i in group]
-        kept = [(p.data, p.detach().clone()) for p in shared]
+        snapshots = [(p.data, p.detach().clone()) for p in shared]
 
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with site, no_values_read(site.depends_on_value):
@@ -242,7 +242,7 @@ class CompiledStep:
             reads = "_local_scalar_dense" in str(error)
             raise (site.depends_on_value() if reads else no_graph(error)) from error
         finally:
-            for p, value in kept:  # capturing the update of parameters that share memory changes them
+            for p, value in snapshots:  # capturing the update of parameters that share memory changes them
                 p.copy_(value)
 
 

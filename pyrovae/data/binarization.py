@@ -43,9 +43,11 @@ def binarize(
     if values.numel() == 0:
         raise ValueError(f"x is empty: expected at least one value, got shape {tuple(values.shape)}")
     absent = int(torch.isnan(values).sum())
-    seen = values[~torch.isnan(values)] if absent else values
-    if absent or bool(seen.min() < 0) or bool(seen.max() > 1):
-        range_of = f"min {float(seen.min()):g}, max {float(seen.max()):g}" if seen.numel() else "no other value"
+    present = values[~torch.isnan(values)] if absent else values
+    if absent or bool(present.min() < 0) or bool(present.max() > 1):
+        range_of = "no other value"
+        if present.numel():
+            range_of = f"min {float(present.min()):g}, max {float(present.max()):g}"
         hint = "impute or drop them first" if absent else "scale x to [0, 1] first (8-bit values: divide by 255)"
         raise ValueError(f"x must lie in [0, 1] to be binarised, got {range_of} and {absent} NaN; {hint}")
     values = values.to(x.dtype) if isinstance(x, MappedArray) else values

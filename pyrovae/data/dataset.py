@@ -176,9 +176,9 @@ def _labels(parts: Sequence[Part]) -> tuple[list[Tensor | None], tuple[str, ...]
         None if y is None else checks.labels(y, len(x), name=f"the labels of {label}", of=label)
         for label, x, y in parts
     ]
-    there = [array for array in arrays if array is not None]
-    if there and all(array.dtype.kind in "US" for array in there):
-        strings = [array.astype(str) for array in there]
+    present = [array for array in arrays if array is not None]
+    if present and all(array.dtype.kind in "US" for array in present):
+        strings = [array.astype(str) for array in present]
         names, codes = np.unique(np.concatenate(strings), return_inverse=True)
         pieces = iter(np.split(codes, np.cumsum([len(array) for array in strings])[:-1]))
         encoded = [None if array is None else torch.from_numpy(next(pieces).astype(np.int64)) for array in arrays]

@@ -54,8 +54,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     expected = head + math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         fault = "is truncated" if len(data) < expected else "is too long"
-        got = f"{len(data)} once unpacked" if path.suffix == ".gz" else len(data)
-        raise ValueError(f"{path} {fault}: expected {expected} bytes for shape {shape}, got {got}; {again}")
+        actual = f"{len(data)} once unpacked" if path.suffix == ".gz" else len(data)
+        raise ValueError(f"{path} {fault}: expected {expected} bytes for shape {shape}, got {actual}; {again}")
     if not whole:
         raise ValueError(f"{path} is truncated: the values are there but the checksum after them is not; {again}")
     return np.frombuffer(data, dtype, offset=head).reshape(shape).astype(dtype.newbyteorder("="))
@@ -99,12 +99,12 @@ def read_idx_folder(
         part = "train" if "train" in name else "test" if re.search("test|t10k", name) else "all"
         groups.setdefault(f"{part} {'images' if 'images' in name else 'labels'}", []).append(path)
     several = next((paths for paths in groups.values() if len(paths) > 1), None)
-    there = [part for part in ("train", "test", "all") if f"{part} images" in groups]
-    if several or there not in (["train", "test"], ["train"], ["test"], ["all"]):
+    present = [part for part in ("train", "test", "all") if f"{part} images" in groups]
+    if several or present not in (["train", "test"], ["train"], ["test"], ["all"]):
         listed = ", ".join(path.name for path in several or files)
         raise ValueError(f"{folder} must hold the images of a training and a test part, or of one part, got {listed}")
     parts: list[Part] = []
-    for part in there:
+    for part in present:
         images, labels = groups[f"{part} images"][0], groups.get(f"{part} labels")
         parts.append(Part(str(images), read_idx(images), read_idx(labels[0]) if labels else None))
     return assembled(folder.name, parts, channels, scale=scale)

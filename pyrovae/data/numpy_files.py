@@ -73,8 +73,8 @@ def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
     used = {key for pair in chosen for key in pair}
     unused = [key for key in keys if key not in used and (kind_of(key) or key.lower() in ("x", "y"))]
     if unused:
-        kept = ", ".join(repr(key) for key in keys if key in used)
-        checks.warn(f"of {path} {', '.join(map(repr, unused))} are not used, only {kept}")
+        used_names = ", ".join(repr(key) for key in keys if key in used)
+        checks.warn(f"of {path} {', '.join(map(repr, unused))} are not used, only {used_names}")
     return chosen
 
 

@@ -1,11 +1,11 @@
-"""Evaluation says what a fitted pair is worth: bounds on log p(x), and statistics of its code space."""
+"""Evaluation of fitted pairs: estimates of log p(x), and statistics of the code space."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# resolved on first use, as the package's own names are
+# resolved on first use, like the names of the package
 _HOMES = {
     "Estimate": "pyrovae.evaluation.estimate",
     "Session": "pyrovae.evaluation.session",

@@ -1,4 +1,4 @@
-"""Whether a formula that goes by a pair's parts is that of its model, which may be another than its parts make."""
+"""Checks that a formula which uses a pair's parts agrees with its model, which a subclass may define differently."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["agree", "few_items", "scored_components", "scored_few"]
 
 CODES = 8
 ITEMS = 8
-ABSOLUTE = 1e-6  # nats; the pairs are in float64
-RELATIVE = 1e-9  # of a log-density, which may be a sum of large terms
+ABSOLUTE = 1e-6  # nats, for pairs in float64
+RELATIVE = 1e-9  # relative to a log-density, which may be a sum of large terms
 
 
 def few_items(x: Tensor) -> Tensor:
-    """Some items of `x`, spread evenly over it."""
+    """A few items of `x`, evenly spaced."""
     return x[:: -(-len(x) // ITEMS)]
 
 
 def scored_few(
     session: Session, double: torch.nn.Module, x: Tensor, *, guide: bool = False
 ) -> tuple[Tensor, Particles]:
-    """Codes of shape (M, latent_dim), half from the prior and half from the guide, and the tables (M, N) at them.
+    """Codes (M, latent_dim), half from the prior and half from the guide, and the log-densities (M, N) at them.
 
-    The tables are those of the pair's own model, and with `guide` those of its guide, whatever its parts are. `double`
-    is the pair in float64.
+    The densities are those of the pair's model and, with `guide`, of its guide, and not those of its parts. `double` is
+    the pair in float64.
     """
     noise = Noise(stream(0, session.name, "agreement"), x.device)
     with session.workspace(noise, pair=double).turn(), torch.no_grad():
@@ -39,7 +39,7 @@ def scored_few(
 
 
 def scored_components(session: Session, mixture: torch.nn.Module, x: Tensor) -> Tensor:
-    """log p(component, x) of a mixture by its own model: (N, num_components)."""
+    """log p(component, x) by a mixture's model, shape (N, num_components)."""
     count: int = mixture.num_components  # type: ignore[assignment]
     with session.workspace(Noise(0, x.device), pair=mixture).turn(), torch.no_grad():
         component = torch.arange(count, device=x.device)[:, None].expand(count, len(x))
@@ -48,7 +48,7 @@ def scored_components(session: Session, mixture: torch.nn.Module, x: Tensor) -> 
 
 
 def agree(table: Tensor, of_model: Tensor) -> bool:
-    """Whether two tables of log-densities, in nats, differ by no more than rounding does."""
+    """Whether two tables of log-densities, in nats, agree up to rounding."""
     if table.shape != of_model.shape:
         table, of_model = torch.broadcast_tensors(table, of_model)
     same = torch.isclose(table, of_model, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: log p(x) from below, and on simulated items from both sides."""
+"""Annealed importance sampling: a lower bound on log p(x), and on simulated items an upper bound too."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from pyrovae.seeding import Noise, stream
 
 __all__ = ["ais", "bdmc"]
 
-ROWS = 4096  # chains of all items that move together, where memory allows
+ROWS = 4096  # the number of chains, over all items, that move together if memory allows
 MAX_BYTES = 2**30
-SETTINGS = ("num_chains", "num_leapfrog", "base", "schedule")  # of which the distance from log p(x) depends
-ACCEPTANCE = 0.8  # aimed at by the pilot run, as by NUTS (Hoffman and Gelman 2014, section 3.2)
-JITTER = 0.6, 1.2  # a transition's steps, as shares of those of the table
-PILOT = 200  # temperatures of the pilot; what it finds is interpolated between them
-SETTLING = 30  # transitions at its first
-MEMORY = 0.1  # share of one transition's chains in the spread that the pilot knows of
-PLAIN = 0.1  # share of the sigmoid schedule in the adaptive one
+SETTINGS = ("num_chains", "num_leapfrog", "base", "schedule")  # they determine the distance from log p(x)
+ACCEPTANCE = 0.8  # the target of the pilot run, as in NUTS (Hoffman and Gelman 2014, section 3.2)
+JITTER = 0.6, 1.2  # range of a transition's step size, relative to the tuned one
+PILOT = 200  # temperatures of the pilot run; step sizes are interpolated between them
+SETTLING = 30  # transitions at the first temperature of the pilot run
+MEMORY = 0.1  # weight of the current transition in the running estimate of the chains' spread
+PLAIN = 0.1  # weight of the sigmoid schedule in the adaptive one
 
 WORDS = {
     "unreliable": ("whether the bias probably exceeds the standard error", "1"),
@@ -64,24 +64,29 @@ def ais(
 ) -> Estimate:
     """log p(x) by annealed importance sampling with Hamiltonian transitions: a lower bound in expectation.
 
-    From `base`, the prior or q(z | x), to the posterior over `num_steps` densities base(z)^(1 - b)
-    p(x, z)^b with inverse temperatures b from 0 to 1; a chain's weight is the product of the ratios
-    of neighbouring densities at its states, and its mean over chains is an unbiased estimate of
-    p(x) (Neal 2001, section 2; for decoders Wu et al. 2017, section 3). Each density is left by one
-    transition of `num_leapfrog` steps with a Metropolis test. Step sizes, one a temperature, item
-    and direction of the code, are tuned in a pilot run on other random numbers and then frozen, and
-    with `schedule="adaptive"` the temperatures are too, an item's own: adapting them inside the run
-    would void the bound. Chains are combined by log-mean-exp.
+    Chains move from `base`, the prior or q(z | x), to the posterior through `num_steps` densities
+    proportional to base(z)^(1 - b) p(x, z)^b, with inverse temperatures b from 0 to 1. The weight of
+    a chain is the product of the ratios of successive densities at its states; the mean of the
+    weights over chains is an unbiased estimate of p(x), and its log the value (Neal 2001, section 2;
+    for decoders Wu et al. 2017, section 3). At each density a chain makes one Hamiltonian transition
+    of `num_leapfrog` steps with a Metropolis test.
 
-    From the prior chains find every mode of a posterior. From q(z | x) the way is far shorter where
-    q is good, and a mode that it does not know is silently missed, as it is by `iwae`.
+    A pilot run on separate random numbers tunes a step size per temperature, item and dimension of
+    the code, and with `schedule="adaptive"` the temperatures per item. Both are then fixed, since
+    adapting them inside the run would invalidate the bound.
 
-    Returns an `Estimate` with "ess" of the chains' weights, the mean "acceptance", and "unreliable"
-    as for `iwae`, where the chains' log-weights lie so far apart that the bias is likely over the
-    error: more steps are needed. `x`: shape (N, *event_shape); `progress`: a bar where the output
-    is a terminal. The pair has one continuous code per item, its site "latent". Raises ValueError
-    where the pair has no p(x), for values outside the likelihood's support and counts below 1
-    (leapfrog steps below 5 are allowed, and mix worse).
+    Chains that start from the prior can reach every mode of the posterior. Starting from q(z | x)
+    needs far fewer steps if q is close to the posterior, but a mode that q lacks is missed without a
+    warning, as by `iwae`.
+
+    `x` has shape (N, *event_shape). The pair must have one continuous code per item, at the site
+    "latent". `progress` shows a progress bar if the output is a terminal.
+
+    Returns an `Estimate`, in nats, with the effective sample size "ess" of the chains' weights, the
+    mean "acceptance" of the transitions, and "unreliable" as for `iwae`: the log-weights of the
+    chains are so far apart that the bias probably exceeds the error, and more steps are needed.
+    Raises ValueError for a pair without p(x), for values outside the likelihood's support and for
+    counts below 1 (fewer than 5 leapfrog steps are allowed, but mix worse).
 
     >>> import torch
     >>> import pyrovae
@@ -124,18 +129,19 @@ def bdmc(
     progress: bool = True,
     seed: int = 0,
 ) -> tuple[Estimate, Estimate]:
-    """log p(x) of `n` items drawn from the model itself, from below and from above: (lower, upper).
+    """Bidirectional Monte Carlo: bounds (lower, upper) on log p(x) of `n` items drawn from the model itself.
 
-    The lower bound is `ais`; the upper one anneals backwards from the very code that made the item,
-    a draw of p(z | x), and is minus the log-mean-exp of the reversed weights, an upper bound in
-    expectation (Grosse, Ghahramani and Adams 2015, section 3.1). Both directions use one table of
-    temperatures and steps, of a pilot run. `upper - lower` is what the annealing can be off by, in
-    the mean and item by item.
+    The lower bound is `ais`. For the upper bound, chains are annealed backwards from the code that
+    generated the item, which is an exact draw of p(z | x). Minus the log-mean-exp of the reversed
+    weights is an upper bound in expectation (Grosse, Ghahramani and Adams 2015, section 3.1). Both
+    directions use the temperatures and step sizes of one pilot run. `upper - lower` bounds the error
+    of the annealing, in the mean and per item.
 
-    The upper bound's chains of one item share its code, so their spread says too little: the
-    standard errors of both come from the items, sd / sqrt(n) for the mean, and "se" of a single
-    item is NaN. The items are in "obs" of either estimate's `pointwise`, and their codes in
-    "latent", so that another estimator can be asked about them. Arguments and errors as for `ais`.
+    All backward chains of an item start from the same code, so that their spread underestimates the
+    error. The standard errors of both means are therefore computed over items, as sd / sqrt(n), and
+    "se" per item is NaN. The `pointwise` of either estimate contains the items as "obs" and their
+    codes as "latent", so that other estimators can be applied to them. Arguments and errors are
+    those of `ais`.
 
     >>> import torch
     >>> import pyrovae
@@ -170,7 +176,7 @@ def bdmc(
             upper[-1]["value"] = -upper[-1]["value"]
     for one in (*lower, *upper):
         one["se"] = np.full_like(one["value"], np.nan)
-        del one["unreliable"]  # which speaks of an error per item, and there is none here
+        del one["unreliable"]  # a flag for errors per item, which do not exist here
     event = tuple(f"event_{i}" for i in range(drawn.ndim - 1))
     simulated = {"obs": (("item", *event), drawn), "latent": (("item", "latent_dim"), codes)}
     below, above = _concatenated(lower) | simulated, _concatenated(upper) | simulated
@@ -182,7 +188,7 @@ def bdmc(
 
 
 class _Plan:
-    """The settings of a run, checked."""
+    """The checked settings of a run."""
 
     def __init__(
         self, num_chains: int, num_steps: int, num_leapfrog: int, base: str, schedule: str, progress: bool, seed: int
@@ -197,12 +203,12 @@ class _Plan:
         self.batch = 1
 
     def fit_memory(self, pair: Pair, x: Tensor) -> None:
-        """Set how many items are annealed together, as many as memory allows."""
+        """Set the number of items that are annealed together, as many as memory allows."""
         rows = rows_within(pair, x, MAX_BYTES)
         self.batch = min(len(x), max(1, min(ROWS, rows) // self.num_chains))
         chains = least_bytes(self.num_chains, rows, MAX_BYTES)
         checks.affordable(f"num_chains={self.num_chains:,}", chains, "take fewer", device=x.device)
-        tables = 16 * self.batch * (1 + pair.latent_dim)  # temperatures and steps, in the making and made
+        tables = 16 * self.batch * (1 + pair.latent_dim)  # temperatures and step sizes, during and after tuning
         checks.whole("num_steps", self.num_steps, bytes_each=tables)
 
     def protocol(self) -> dict[str, Any]:
@@ -212,7 +218,7 @@ class _Plan:
 
 @dataclass
 class _Stage:
-    """A part of a run on random numbers of its own: `turn()` around each transition, `tick()` after it."""
+    """A part of a run with its own random numbers: `turn()` encloses each transition, `tick()` follows it."""
 
     turn: Callable[[], AbstractContextManager[None]]
     tick: Callable[[], Any]
@@ -220,7 +226,7 @@ class _Stage:
 
 @contextmanager
 def _running(session: Session, plan: _Plan, *, runs: int) -> Iterator[Callable[[str], _Stage]]:
-    """Stages of a run by their names, each on random numbers of its own, under one progress bar."""
+    """A function that makes stages of a run by name, each with its own random numbers, under one progress bar."""
     batches, stages = math.ceil(session.protocol["num_items"] / plan.batch), count()
     total = batches * (runs * plan.num_steps + PILOT)
     bar = tqdm(total=total, desc=session.name, unit="temperature", disable=None if plan.progress else True)
@@ -236,7 +242,7 @@ def _running(session: Session, plan: _Plan, *, runs: int) -> Iterator[Callable[[
 
 @dataclass
 class _State:
-    """Chains of shape (C, n) and all that one step of theirs needs to know."""
+    """The state of C chains for each of n items: codes (C, n, d), log-densities (C, n) and gradients (C, n, d)."""
 
     z: Tensor
     log_base: Tensor
@@ -245,13 +251,13 @@ class _State:
     delta_gradient: Tensor
 
     def chosen(self, accepted: Tensor, other: _State) -> _State:
-        """`other` where accepted, else this."""
+        """The state `other` where accepted, and this one elsewhere."""
         pairs = zip(vars(other).values(), vars(self).values(), strict=True)
         return _State(*(torch.where(accepted[..., None] if a.ndim == 3 else accepted, a, b) for a, b in pairs))
 
 
 class _Path:
-    """The densities between the base and p(z, x) of n items."""
+    """The densities between the base and p(x, z) for n items."""
 
     def __init__(self, pair: Pair, x: Tensor, base: str, graph: CompiledFunction | None = None) -> None:
         self.pair, self.x, self.graph = pair, x, graph
@@ -278,7 +284,7 @@ class _Path:
         return _State(z, log_base.detach(), delta, base_gradient, likelihood_gradient + prior_gradient - base_gradient)
 
     def log_base(self, z: Tensor) -> Tensor:
-        """log q(z | x) at any codes; ValueError for a guide that has it at its own draws alone."""
+        """log q(z | x) at any codes; ValueError for a guide that knows it at its own draws alone."""
         try:
             value: Tensor = self.base.log_prob(z)
         except (KeyError, NotImplementedError) as error:
@@ -289,13 +295,13 @@ class _Path:
         return value
 
     def moved(self, state: _State, beta: Tensor, step: Tensor, num_leapfrog: int) -> tuple[_State, Tensor]:
-        """One Hamiltonian transition that leaves the density at `beta` as it is, and each item's mean acceptance.
+        """One Hamiltonian transition that leaves the density at `beta` invariant, and each item's mean acceptance.
 
-        `beta` is of shape (n,), `step` (n, d): a step of its own in each direction is a mass of its
-        own there.
+        `beta` has shape (n,) and `step` (n, d). A step size per dimension is equivalent to a diagonal
+        mass matrix.
         """
         momentum, weight = torch.randn_like(state.z), beta[:, None].to(state.z)
-        # of a trajectory's own length: at one length a near normal density comes round to where it started
+        # random lengths: at a fixed length, trajectories in a nearly normal density can return to their start
         step = step * torch.empty_like(state.z[..., :1]).uniform_(*JITTER)
         moving, now = momentum, state
         for _ in range(num_leapfrog):
@@ -310,7 +316,7 @@ class _Path:
 
 
 def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
-    """log p(x | z) and log p(z), (C, n), and the gradient of each, (C, n, d)."""
+    """log p(x | z) and log p(z), shape (C, n), and their gradients in z, shape (C, n, d)."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         table = scored(pair, x, leaf, guide=False)
@@ -320,7 +326,7 @@ def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
 
 
 def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> CompiledFunction | None:
-    """`_joint` of whole batches as a compiled graph, where there are enough of them to pay for it."""
+    """`_joint` for full batches as a compiled graph, if there are enough calls for the compilation to pay off."""
     transitions = SETTLING + PILOT - 1 + runs * (plan.num_steps - 1)
     calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
     if not pays(calls, sum(layer_sizes(pair, x)) * rows):
@@ -333,7 +339,7 @@ def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Compile
 
 
 def _slope(value: Tensor, z: Tensor) -> Tensor:
-    """The gradient with respect to z; 0 where the value does not depend on it, as a uniform prior's does not."""
+    """The gradient with respect to z; 0 if the value does not depend on z, as under a uniform prior."""
     if not value.requires_grad:
         return torch.zeros_like(z)
     (gradient,) = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)
@@ -341,29 +347,29 @@ def _slope(value: Tensor, z: Tensor) -> Tensor:
 
 
 def _sigmoid(count: int) -> np.ndarray:
-    """`count` + 1 inverse temperatures from 0 to 1, closer at both ends (Wu et al. 2017, section 3)."""
+    """`count` + 1 inverse temperatures from 0 to 1, denser at both ends (Wu et al. 2017, section 3)."""
     ramp = 1 / (1 + np.exp(4 - 8 * np.linspace(0, 1, count + 1)))
     return (ramp - ramp[0]) / (ramp[-1] - ramp[0])
 
 
 @dataclass
 class _Table:
-    """Inverse temperatures (T + 1, n) and step sizes (T - 1, n, d), as a pilot run tuned them; then fixed."""
+    """Inverse temperatures (T + 1, n) and step sizes (T - 1, n, d), tuned in a pilot run and then fixed."""
 
     betas: Tensor
     steps: Tensor
 
 
 def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
-    """Temperatures and step sizes of a pilot run.
+    """Temperatures and step sizes, tuned in a pilot run.
 
-    A step is where the acceptance lies near its aim, in each direction of the code in proportion to
-    the chains' spread there. Temperatures of the adaptive schedule are equally far apart in
-    standard deviations of log p(x, z) / base(z).
+    Step sizes are such that the acceptance is near its target, and proportional to the chains'
+    standard deviation in each dimension of the code. The temperatures of the adaptive schedule are
+    equally spaced in standard deviations of log p(x, z) - log base(z).
     """
     with stage.turn():
         state, grid = path.start(plan.num_chains), _sigmoid(PILOT)
-    one = plan.num_chains == 1  # it has no spread
+    one = plan.num_chains == 1  # a single chain has no spread
     spread = torch.ones_like(state.z[0]) if one else state.z.var(0).mean(-1, keepdim=True).expand(state.z.shape[1:])
     log_step = torch.full_like(spread[:, 0], math.log(0.5))
     steps, deviations = [], []
@@ -380,7 +386,7 @@ def _tuned(path: _Path, plan: _Plan, stage: _Stage) -> _Table:
         stage.tick()
     betas = _temperatures(plan, grid, torch.stack(deviations).cpu().numpy()).to(path.x.device)
     log_steps = _interpolated(torch.stack(steps).double(), torch.from_numpy(grid[1:]).to(betas), betas[1:-1])
-    return _Table(betas.to(state.z).double(), log_steps.exp().to(state.z))  # as the chains will see them
+    return _Table(betas.to(state.z).double(), log_steps.exp().to(state.z))  # in the dtype in which the chains use them
 
 
 def _temperatures(plan: _Plan, grid: np.ndarray, deviations: np.ndarray) -> Tensor:
@@ -400,7 +406,7 @@ def _temperatures(plan: _Plan, grid: np.ndarray, deviations: np.ndarray) -> Tens
 
 
 def _interpolated(values: Tensor, grid: Tensor, at: Tensor) -> Tensor:
-    """Item by item, linear between the grid's points and constant beyond: (P, n, d), (P,) and (T, n) to (T, n, d)."""
+    """Linear interpolation per item, constant beyond the grid: (P, n, d), (P,) and (T, n) to (T, n, d)."""
     right = torch.searchsorted(grid, at.contiguous()).clamp(1, len(grid) - 1)
     share = ((at - grid[right - 1]) / (grid[right] - grid[right - 1])).clamp(0, 1)
     item = torch.arange(at.shape[1], device=at.device)
@@ -423,7 +429,7 @@ def _forward(path: _Path, plan: _Plan, table: _Table, stage: _Stage) -> tuple[Te
 
 
 def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, stage: _Stage) -> tuple[Tensor, Tensor]:
-    """Log-weights of 1 / p(x) by chains from a draw of the posterior to the base, the steps in reverse."""
+    """Log-weights (C, n) for 1 / p(x), of chains from a draw of the posterior back to the base; and the acceptance."""
     with stage.turn():
         state = path.at(code.expand(plan.num_chains, *code.shape))
     log_weight, accepted = torch.zeros_like(state.delta, dtype=torch.float64), []

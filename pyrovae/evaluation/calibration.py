@@ -1,4 +1,4 @@
-"""Is q(z | x) the posterior of its own decoder? Ranks of simulated codes say so, without a refit."""
+"""Simulation-based calibration: a test of whether q(z | x) is the posterior of its own decoder, without a refit."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "calibrate"]
 
-ROWS = 16_384  # codes decoded together, where memory allows
+ROWS = 16_384  # codes decoded together, if memory allows
 MAX_BYTES = 2**30
-SHOWN = 4  # quantities that fail, in a report's words
+SHOWN = 4  # the number of failing quantities that a report names
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Ranks of the codes that made simulated items among draws of q(z | x): uniform where q is the posterior.
+    """Ranks of the codes that generated simulated items among draws of q(z | x), uniform if q is the posterior.
 
-    `pointwise`: over "simulation" and "quantity" (each coordinate of the code, and "log p(x | z)"),
-    "rank" in 0..L and "uniform", the rank made continuous, in (0, 1). `tests`: over "quantity", the
-    statistic, its p-value, Holm's adjusted one, and how far off q is: "bias" in its own standard
-    deviations and "scale_ratio", for the coordinates.
+    `pointwise` is a Dataset over "simulation" and "quantity" (each coordinate of the code, and
+    "log p(x | z)"), with "rank" in 0..L and "uniform", the rank made continuous, in (0, 1). `tests`
+    is a Dataset over "quantity" with the test's "statistic", "p_value" and Holm's "p_adjusted". For
+    the coordinates it also has "bias", the mean error of q in units of its standard deviation, and
+    "scale_ratio", the true standard deviation over that of q.
 
-    It speaks of items drawn from the decoder, not of real ones.
+    The result concerns items drawn from the decoder and not real items.
     """
 
     pointwise: xr.Dataset
@@ -46,7 +47,7 @@ class Calibration:
 
     @property
     def passed(self) -> bool:
-        """Whether no quantity is rejected at the level asked for, Holm over the quantities."""
+        """Whether no quantity is rejected at the chosen level, with Holm's correction over the quantities."""
         return not bool((self.tests["p_adjusted"] < self.tests.attrs["level"]).any())
 
     def __str__(self) -> str:
@@ -85,14 +86,15 @@ def calibrate(
 ) -> Calibration:
     """Simulation-based calibration of the guide: z from the prior, x from the decoder, its rank under q(z | x).
 
-    The ranks of each coordinate, and of log p(x | z), among `num_draws` draws are uniform on 0..L
-    if q(z | x) is the posterior (Talts et al. 2018, theorem 1; the log-likelihood because
-    coordinates alone cannot see a q that ignores x: Modrak et al. 2023, section 3). Ties are broken
-    at random. `test`: "anderson-darling" on (rank + u) / (L + 1), u uniform, or "chi-square" in 20
-    bins; Holm over the quantities at `level`.
+    If q(z | x) is the posterior, the rank of each coordinate of the code, and that of log p(x | z),
+    among L = `num_draws` draws is uniform on 0..L (Talts et al. 2018, theorem 1). The log-likelihood
+    is included because the coordinates alone cannot detect a q that ignores x (Modrak et al. 2023,
+    section 3). Ties are broken at random. The `test` of uniformity is "anderson-darling", on
+    (rank + u) / (L + 1) with u uniform, or "chi-square", in 20 bins. Holm's correction over the
+    quantities has the error rate `level`.
 
-    Raises ValueError where the pair has no p(x), for counts below 1 (20 simulations, for 20 bins)
-    and unknown tests.
+    Raises ValueError for a pair without p(x), for fewer than 20 simulations or 1 draw, and for an
+    unknown test.
 
     >>> import torch
     >>> import pyrovae
@@ -136,7 +138,7 @@ def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
     nan = torch.full_like(truth[:, :1], math.nan)
     try:
         score = torch.cat([((z - q.mean) / q.stddev).double(), nan], -1)
-    except NotImplementedError:  # a flow has no mean to tell
+    except NotImplementedError:  # a flow has no closed-form mean
         score = torch.full_like(truth, math.nan)
     return {"rank": rank, "uniform": (rank + torch.rand_like(truth)) / (num_draws + 1), "score": score}
 
@@ -175,7 +177,7 @@ def _tested(
 
 
 def _anderson_darling(u: np.ndarray) -> tuple[float, float]:
-    """A^2 against the uniform, all parameters known, and its p-value (Marsaglia and Marsaglia 2004, section 2)."""
+    """A^2 for the standard uniform distribution, and its p-value (Marsaglia and Marsaglia 2004, section 2)."""
     ordered, count = np.sort(u), len(u)
     odd = 2 * np.arange(1, count + 1) - 1
     statistic = -count - np.mean(odd * (np.log(ordered) + np.log1p(-ordered[::-1])))
@@ -183,7 +185,7 @@ def _anderson_darling(u: np.ndarray) -> tuple[float, float]:
 
 
 def _anderson_darling_cdf(z: float) -> float:
-    """The limit's distribution function, to 2e-6 (the formulas adinf of Marsaglia and Marsaglia 2004)."""
+    """The limiting distribution function of A^2, to 2e-6 (the formulas adinf of Marsaglia and Marsaglia 2004)."""
     if z <= 0:
         return 0.0
     if z < 2:

@@ -1,4 +1,4 @@
-"""What a classifier's p(y | x) is worth: scores with intervals, reliability, and strange items told from usual ones."""
+"""Evaluation of a classifier's p(y | x): scores with intervals, reliability, and detection of unusual items."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ if TYPE_CHECKING:
 __all__ = ["Auroc", "Scores", "auroc", "classification_scores", "predictions", "reliability"]
 
 BINS = 15
-MOST_BINS = 10_000  # more have a share each that no table of items fills
+MOST_BINS = 10_000  # more bins than this would nearly all be empty
 RESAMPLES = 1000
 
 
 def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Dataset:
-    """log p(y | x) of every class for each of N labelled items, by name.
+    """log p(y | x) of every class for each of N labelled items, as a labelled Dataset.
 
-    Returns a Dataset over "item" and "label" (its coordinate the classes): "log_proba", nats; "se",
-    its Monte Carlo standard error, 0 where the classifier knows its densities; over "item": "y",
-    the true label, "predicted", "log_proba_y", that of the true label, with "log_proba_y_se". Where
-    evidence says which of its errors cannot be relied on, as `iwae` does, "unreliable" and
-    "log_proba_y_unreliable" say it of these (see `GenerativeClassifier.with_reliability`).
-    `options` go to the classifier, such as `missing=True`. `x` may be a split of a data set, with
-    its labels. ValueError for labels that are no class of the classifier.
+    The variables over "item" and "label", whose coordinate has the classes, are "log_proba" in nats
+    and "se", its Monte Carlo standard error, which is 0 if the classifier knows its densities. Those
+    over "item" are the true label "y", the most probable label "predicted", and "log_proba_y" of the
+    true label with its error "log_proba_y_se". If the classifier's estimator flags errors that are
+    unreliable, as `iwae` does, "unreliable" and "log_proba_y_unreliable" are these flags (see
+    `GenerativeClassifier.with_reliability`).
+
+    `x` may be a split of a data set, which includes the labels. `options` are passed to the
+    classifier, such as `missing=True`. Raises ValueError for labels that are not among the
+    classifier's classes.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -74,13 +77,14 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of N predictions: `metrics`, an xarray.Dataset over "metric" of value, se, lower and upper; a line each.
+    """Scores of N predictions: `metrics`, an xarray.Dataset over "metric" with value, se, lower and upper.
 
-    "accuracy", a share; "log_loss", -log p(y | x) in nats; "brier", sum over classes of (p -
-    1[y])^2, from 0 to 2; "ece", expected calibration error of the likeliest class's probability.
-    `ece_calibrated`: mean and upper end of what calibrated probabilities of this size would show:
-    it is not 0. `unreliable`: of how many items the Monte Carlo error of log p(y | x), and so its
-    share in the log-loss, cannot be relied on.
+    The metrics are "accuracy", a share; "log_loss", the mean of -log p(y | x) in nats; "brier", the
+    mean of the sum over classes of (p - 1[y])^2, from 0 to 2; and "ece", the expected calibration
+    error of the probability of the most probable class. `ece_calibrated` is the mean and the upper
+    limit of the calibration error that calibrated predictions of this number would have, which is
+    not 0. `unreliable` is the number of items whose Monte Carlo error of log p(y | x), and so its
+    share in the log-loss, is unreliable. `str()` has one line per metric.
     """
 
     metrics: xr.Dataset
@@ -114,15 +118,15 @@ class Scores:
 def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int = BINS, seed: int = 0) -> Scores:
     """Accuracy, log-loss, Brier score and expected calibration error of `predictions`, each with its interval.
 
-    Accuracy has Wilson's interval (Wilson 1927); log-loss and Brier score the normal one of their
-    mean over items, which is too narrow where a few wrong items carry the mean and not enough were
-    seen. The calibration error (Guo et al. 2017, section 2; `bins` equal bins of the likeliest
-    class's probability) is biased upwards and has no interval of its own: beside it stand its
-    standard error over 1,000 resamples and what the same probabilities would show if labels were
-    drawn from them (Broecker and Smith 2007).
+    The accuracy has Wilson's interval (Wilson 1927). The log-loss and the Brier score have the normal
+    interval of their mean over items, which is too narrow if a few wrong items dominate the mean and
+    too few of them were seen. The calibration error (Guo et al. 2017, section 2), in `bins` bins of
+    equal width of the probability of the most probable class, is biased upwards and has no
+    interval. It is reported with its standard error over 1,000 resamples, and with the calibration
+    error of the same probabilities if labels are drawn from them (Broecker and Smith 2007).
 
-    Raises ValueError for an empty table, labels that are not among its classes and a level outside
-    (0, 1).
+    Raises ValueError for an empty table, for labels that are not among its classes and for a level
+    outside (0, 1).
 
     >>> import numpy as np
     >>> import xarray as xr
@@ -146,7 +150,7 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
     rows = {"accuracy": (float(hit.mean()), math.sqrt(hit.mean() * (1 - hit.mean()) / count), *_wilson(hit, quantile))}
     for name, each in (("log_loss", -of_label), ("brier", brier)):
         mean, finite = float(each.mean()), bool(np.isfinite(each).all()) and count > 1
-        # all alike, as of few items that are all right: their spread says nothing
+        # equal losses, as of few items that are all classified correctly, have no spread to estimate an error from
         se = float(each.std(ddof=1)) / math.sqrt(count) if finite and float(np.ptp(each)) > 0 else math.nan
         rows[name] = (mean, se, mean - quantile * se, mean + quantile * se)
     confidence, rng = proba.max(1), np.random.default_rng(checks.seed(seed))
@@ -172,10 +176,10 @@ def classification_scores(table: xr.Dataset, *, level: float = 0.95, bins: int =
 
 
 def reliability(table: xr.Dataset, *, bins: int = BINS, level: float = 0.95) -> xr.Dataset:
-    """How often the likeliest class is right, in equal bins of the probability that it is given.
+    """The accuracy of the most probable class against its predicted probability, in bins of equal width.
 
-    Returns a Dataset over "bin", those with items alone: "confidence", the mean probability,
-    "accuracy" with Wilson's interval "lower" and "upper", and "count".
+    Returns a Dataset over "bin", without empty bins: "confidence", the mean probability, "accuracy"
+    with Wilson's interval "lower" and "upper" at `level`, and "count", the number of items.
 
     >>> import numpy as np
     >>> import xarray as xr
@@ -218,12 +222,12 @@ class Auroc:
 
 
 def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
-    """The probability that a usual item scores higher than a strange one, ties counted as half.
+    """The area under the ROC curve: the probability that a usual item scores higher than a strange one.
 
-    `usual`, `strange`: scores of shape (N,) and (M,), such as log p(x) or the largest p(y | x). 0.5
-    tells nothing; below it the score takes strange items for the more usual ones. Standard error of
-    DeLong et al. (1988), interval on the logit scale. Raises ValueError for scores that are NaN or
-    empty.
+    `usual` and `strange` are scores of shape (N,) and (M,), such as log p(x) or the largest p(y | x).
+    Ties count as half. A score that does not separate the two has 0.5; below 0.5 it ranks strange
+    items as the more usual ones. The standard error is that of DeLong et al. (1988) and the interval
+    is on the logit scale. Raises ValueError for scores that are NaN or empty.
 
     >>> from pyrovae import auroc
     >>> print(auroc([2.0, 3.0, 4.0], [0.0, 1.0, 2.5]))
@@ -235,10 +239,10 @@ def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
     inside, outside = (_scores(name, value) for name, value in (("usual", usual), ("strange", strange)))
     quantile = float(stats.norm.ppf(0.5 + checks.probability("level", level) / 2))
     truth = np.repeat([1, 0], [len(inside), len(outside)])
-    # ranks take infinite scores too, which roc_auc_score refuses
+    # ranks exist for infinite scores too, which roc_auc_score refuses
     rank = stats.rankdata(np.concatenate([inside, outside]))
     value = float(roc_auc_score(truth, rank))
-    # each item's own share of the pairs that it wins
+    # for each item, the share of its pairs in which it scores higher, and lower
     wins = (rank[: len(inside)] - stats.rankdata(inside)) / len(outside)
     losses = 1 - (rank[len(inside) :] - stats.rankdata(outside)) / len(inside)
     if min(len(inside), len(outside)) < 2:
@@ -252,13 +256,13 @@ def auroc(usual: Any, strange: Any, *, level: float = 0.95) -> Auroc:
 
 
 def _end(value: float, n: int, m: int, level: float) -> tuple[float, float]:
-    """Where no pair is in the other order the spread says nothing: the Clopper-Pearson end for the fewer items."""
+    """The interval for an AUROC of 0 or 1, which has no spread: the Clopper-Pearson limit for the smaller sample."""
     far = ((1 - level) / 2) ** (1 / min(n, m))
     return (far, 1.0) if value == 1 else (0.0, 1 - far)
 
 
 def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """log p(y | x), (N, C), and the true labels' numbers."""
+    """log p(y | x), shape (N, C), and the index of each true label, shape (N,)."""
     log_proba = table["log_proba"].transpose("item", "label").values
     if not len(log_proba):
         raise ValueError("the predictions are empty: no item to score")
@@ -267,9 +271,9 @@ def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
             f"log_proba has {int(np.isnan(log_proba).sum())} NaN values: the classifier says nothing there"
         )
     place = {name: number for number, name in enumerate(table["label"].values.tolist())}
-    strange = sorted({repr(name) for name in table["y"].values.tolist() if name not in place})
-    if strange:
-        raise ValueError(f"y has labels that are no class of the table: {', '.join(strange[:5])}")
+    unknown = sorted({repr(name) for name in table["y"].values.tolist() if name not in place})
+    if unknown:
+        raise ValueError(f"y has labels that are no class of the table: {', '.join(unknown[:5])}")
     return log_proba, np.array([place[name] for name in table["y"].values.tolist()])
 
 
@@ -287,7 +291,8 @@ def _wilson(hit: np.ndarray, quantile: float) -> tuple[float, float]:
     n, share, q = len(hit), float(hit.mean()), quantile**2
     centre = (share + q / (2 * n)) / (1 + q / n)
     half = quantile / (1 + q / n) * math.sqrt(share * (1 - share) / n + q / (4 * n**2))
-    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))  # rounding may put 1 below 1
+    # rounding may move an end past the share
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Paired comparisons: differences with t intervals, Holm's correction over the claims, a verdict in words."""
+"""Paired comparisons: differences with t intervals, Holm's correction over the claims, and a verdict per claim."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ __all__ = ["paired_interval", "verdicts"]
 
 
 def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of paired differences and its Student t interval: d ± t sd(d) / sqrt(n), n - 1 degrees of freedom.
+    """The mean of paired differences and its Student t interval: d ± t sd(d) / sqrt(n), n - 1 degrees of freedom.
 
-    `differences`: shape (n,), one a unit of replication. For n = 1 the interval is infinite. Raises
-    ValueError for an empty or non-finite array and a confidence outside (0, 1).
+    `differences` has shape (n,), one difference per replicate. For n = 1 the interval is infinite.
+    Returns (mean, low, high) in the units of the differences. Raises ValueError for an array that is
+    empty or not finite and for a confidence outside (0, 1).
 
     >>> from pyrovae import paired_interval
     >>> [round(v, 3) for v in paired_interval([1.0, 2.0, 3.0])]
@@ -42,14 +43,17 @@ def paired_interval(differences: ArrayLike, *, confidence: float = 0.95) -> tupl
 def verdicts(
     effects: Mapping[str, ArrayLike], smallest: Mapping[str, float], *, confidence: float = 0.95
 ) -> xr.Dataset:
-    """For each claim whether its effect exceeds the smallest difference of interest, all claims at one error rate.
+    """Decide for each claim whether its effect exceeds the smallest difference of interest, with one error rate.
 
-    `effects[claim]`: shape (n,), a paired difference for each unit of replication, signed so that
-    the claim says it is large; `smallest[claim]`: what it must exceed. A claim *holds* where the
-    interval lies beyond that difference, *does not hold* where it lies wholly below, else one
-    *cannot tell*. Holm's step-down procedure (Holm 1979) sets each interval's level: the claim with
-    the k-th smallest two-sided p-value of "effect = smallest" has alpha / (m - k + 1); from the
-    first that fails on all get that one's level, so interval and verdict always agree.
+    `effects[claim]` has shape (n,): one paired difference per replicate, signed so that the claim
+    predicts large values. `smallest[claim]` is the difference that the effect must exceed. A claim
+    *holds* if the interval of its effect is above that difference and *does not hold* if it is below;
+    otherwise one *cannot tell*.
+
+    Holm's step-down procedure (Holm 1979) sets the level of each interval. Of m claims, the one with
+    the k-th smallest two-sided p-value for "effect = smallest" has alpha / (m - k + 1); the first
+    that is not rejected, and all after it, have the level of that first one. The intervals therefore
+    always agree with the verdicts.
 
     Returns a Dataset over "claim": mean, low, high (at `level`), smallest, p_value, level,
     replicates, verdict. Raises ValueError for claims without a smallest difference.

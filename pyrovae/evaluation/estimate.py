@@ -1,4 +1,4 @@
-"""A number per item that says how it was made: its standard errors, its protocol, and what it may be compared with."""
+"""Estimates of log p(x) per item, with standard errors, protocol, and the rules by which they may be compared."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Bound = Literal["lower", "upper", "exact"]
 class Estimate:
     """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
 
-    `pointwise`: an xarray.Dataset over "item" with "value", "se" (its Monte Carlo standard error)
-    and the estimator's own variables; its attributes say the protocol: estimator, particles or
-    steps, seed, base measure (mass or density, and its scale), the SHA-256 of items and pair,
-    whether the items are all 0 or 1. `str()` is a line for a report; it counts the items whose
-    error cannot be relied on, those of the variable "unreliable" where the estimator has it.
+    `pointwise` is an xarray.Dataset over "item" with "value", its Monte Carlo standard error "se",
+    and further variables of the estimator. Its attributes are the protocol: the estimator, its
+    particles or steps, the seed, the base measure (mass or density, and its scale), the SHA-256 of
+    the items and of the pair, and whether all entries are 0 or 1. `str()` is a line for a report. It
+    counts the items whose error is unreliable, if the estimator has a variable "unreliable".
 
     >>> import xarray as xr
     >>> from pyrovae import Estimate
@@ -43,16 +43,16 @@ class Estimate:
 
     @property
     def bound(self) -> Bound | None:
-        """How the values stand to log p(x): a bound in expectation, or log p(x) itself; None where that is not known.
+        """The relation of the values to log p(x): "lower" or "upper" bounds in expectation, or "exact".
 
-        A difference of two estimates is no bound.
+        None if the relation is not known; that of a difference of two estimates is None too.
         """
         bound: Any = self.pointwise.attrs.get("bound")
         return bound or None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must agree, beside the estimator, for the values of two pairs to be comparable."""
+        """The settings that must agree, with the estimator, for the values of two pairs to be comparable."""
         attributes = self.pointwise.attrs
         return {
             name: attributes[name] for name in str(attributes.get("settings", "")).split(", ") if name in attributes
@@ -67,8 +67,8 @@ class Estimate:
     def se(self) -> float:
         """Monte Carlo standard error of the mean with the items held fixed: sqrt(sum se_i^2) / N.
 
-        Where an item's draws depend on each other (`bdmc`), so that its own spread says too little,
-        `se_items`.
+        If the draws of an item depend on each other, as in `bdmc`, their spread underestimates the
+        error, and this is `se_items`.
         """
         if self.pointwise.attrs.get("se_from_items"):
             return self.se_items
@@ -76,33 +76,34 @@ class Estimate:
 
     @property
     def se_items(self) -> float:
-        """Standard error of the mean over another draw of items: sd(value) / sqrt(N); NaN for one item."""
+        """Standard error of the mean with the items as a random sample: sd(value) / sqrt(N); NaN for one item."""
         count = self.pointwise.sizes["item"]
         return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
 
     @property
     def bits_per_dimension(self) -> float:
-        """-mean / (D log 2) for items of D entries: a code's length for a mass, none for a density."""
+        """-mean / (D log 2) for items of D entries; it is a code length for a mass, and not for a density."""
         return -self.mean / (self.pointwise.attrs["num_dimensions"] * math.log(2))
 
     def named(self, *, data: str | None = None, binarization: str | None = None) -> Estimate:
-        """The same estimate with the names of its data and of how they were made binary in the protocol."""
+        """The same estimate with the name of the data, and of their binarisation, in the protocol."""
         names = {"data": data, "binarization": binarization}
         stated = {name: value for name, value in names.items() if value is not None}
         return Estimate(self.kind, self.pointwise.assign_attrs(stated))
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The paired difference, item by item: of one pair under two estimators, or of two pairs under one.
+        """The paired difference per item, of one pair under two estimators or of two pairs under one estimator.
 
-        Raises ValueError where the items or the base measure differ, where both pair and estimator
-        do, and for a difference less another estimate, whose noise they may share.
+        Raises ValueError if the items or the base measures differ, if both the pairs and the
+        estimators differ, and if one of the two is itself a difference, since the noise of the two
+        may then be dependent.
         """
         if not isinstance(other, Estimate):
             return NotImplemented
         kind = self._kind_of_difference(other)
         attributes, other_attributes = self.pointwise.attrs, other.pointwise.attrs
         value = self.pointwise["value"] - other.pointwise["value"]
-        # the noise of two pairs or two protocols is independent; one estimate less itself has none
+        # the noise of two pairs or two protocols is independent; an estimate less itself is exactly 0
         same = attributes == other_attributes and bool((value == 0).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
@@ -119,12 +120,12 @@ class Estimate:
         pointwise.attrs = {**attributes, **both, **protocol}
         for name in ("bound", "settings"):
             pointwise.attrs.pop(name, None)
-        if "se_from_items" in both:  # the error of one says too little: so would the difference's
+        if "se_from_items" in both:  # if the error of one is too small, so would be that of the difference
             pointwise.attrs["se_from_items"] = 1
         return Estimate(kind, pointwise)
 
     def _kind_of_difference(self, other: Estimate) -> str:
-        """What the difference is called; ValueError where the two estimates have none."""
+        """The name of the difference; ValueError if the two estimates are not comparable."""
         attributes, other_attributes = self.pointwise.attrs, other.pointwise.attrs
         for each in (attributes, other_attributes):
             if missing := {"base_measure", "items_sha256", "pair_sha256"} - {*each}:
@@ -149,7 +150,7 @@ class Estimate:
         return f"difference in {self.kind}"
 
     def _require_alike(self, other: Estimate) -> None:
-        """Refuse estimates of two pairs that were made with different settings."""
+        """Refuse estimates of two pairs with different settings."""
         settings, other_settings = self.settings, other.settings
         unlike = [name for name in {**settings, **other_settings} if settings.get(name) != other_settings.get(name)]
         if unlike:
@@ -160,12 +161,12 @@ class Estimate:
         return self.line()
 
     def _flagged(self) -> str:
-        """How many items have an unreliable error, in words; empty where none has."""
+        """The number of items with an unreliable error, as part of a report; empty if there are none."""
         flagged = int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0
         return f", {flagged} unreliable" if flagged else ""
 
     def line(self, *, bits: bool = False) -> str:
-        """A line for a report that names its error; with `bits`, in bits per dimension too, if it is no difference."""
+        """A line for a report, with the kind of error; with `bits` also in bits per dimension, but for a difference."""
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
         errors = set(str(attributes.get("errors", "Monte Carlo")).split(", ")) - {"none"}
         if attributes.get("se_from_items"):
@@ -187,14 +188,15 @@ class Estimate:
 
 
 def pair_hash(pair: Pair) -> str:
-    """SHA-256 of what makes the density: structure, parameters, buffers, and what the parts keep beside them.
+    """SHA-256 of all that determines a pair's density: its structure, parameters, buffers and other attributes.
 
-    Of a part's attributes count plain values, tensors, dictionaries, distributions, transforms,
-    functions with what they close over, and hooks; of the pair itself too, where its class is a
-    user's (see `pyrovae.models.fingerprint.attributes`, which says what is not seen, as the code
-    of a class). What a call of model or guide writes, such as a count of calls or the last code,
-    does not count, once an estimator has tried the pair on a few items: a density that depends on
-    such a thing is another at each call, and nothing here would show it.
+    The attributes of a part that count are plain values, tensors, dictionaries, distributions,
+    transforms, functions with the variables that they close over, and hooks. Those of the pair
+    itself count if its class is a user's. `pyrovae.models.fingerprint.attributes` lists what is not
+    seen, such as the code of a class. Attributes to which a call of model or guide writes, such as a
+    count of calls or the last code, do not count after an estimator has tried the pair on a few
+    items. A density that depends on such an attribute changes from call to call, which the hash
+    cannot show.
 
     >>> import pyrovae
     >>> from pyrovae.evaluation.estimate import pair_hash

@@ -23,7 +23,7 @@ from pyrovae.models.particles import Particles
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
-PARETO_LIMIT = 0.7  # above it importance weights have no useful mean (Vehtari et al. 2024, section 2.4)
+PARETO_LIMIT = 0.7  # above it the mean of importance weights is of no use (Vehtari et al. 2024, section 2.4)
 
 OF_ELBO = {
     "value": ("evidence lower bound", "nats"),
@@ -43,19 +43,22 @@ def elbo(
 ) -> Estimate:
     """The evidence lower bound, per item: E_q[log p(x | z)] - E_q[log q(z | x) - log p(z)] = -(distortion + rate).
 
-    Mean over `num_particles` draws of q(z | x); a lower bound on log p(x) in expectation (Kingma
-    and Welling 2014, eq. 3; rate and distortion as in Alemi et al. 2018, section 2). With
-    `analytic` both expectations in closed form, for linear-Gaussian pairs.
+    The expectations are means over `num_particles` draws of q(z | x). The estimate is a lower bound
+    on log p(x) in expectation (Kingma and Welling 2014, eq. 3; rate and distortion as in Alemi et
+    al. 2018, section 2). With `analytic` both expectations are in closed form, which is possible for
+    linear-Gaussian pairs.
 
-    Returns an `Estimate` whose `pointwise` also has "rate" and "distortion" with their standard
-    errors "rate_se" and "distortion_se", all sd / sqrt(K), NaN for one particle; and of the same
-    draws taken as importance weights the effective sample size "ess" and the Pareto shape
-    "pareto_k". `x`: shape (N, *event_shape), cast to the pair's dtype; `max_bytes`: what the
-    decodings of a chunk may take; it changes no draw. The table of draws is a compiled graph where
-    there are so many codes that it pays, and inside `pyrovae.distributed()` each process has its
-    share of the items. Raises ValueError where the pair has no p(x) (`is_normalized` is False) or
-    weights that are not finite, for values outside the likelihood's support, and with `analytic`
-    for a pair that is not linear.
+    `x` has shape (N, *event_shape) and is cast to the pair's dtype. `max_bytes` limits the memory of
+    the decodings of a chunk; the draws do not depend on it. The draws are scored by a compiled graph
+    if there are enough of them for the compilation to pay off. Inside `pyrovae.distributed()` each
+    process evaluates its share of the items.
+
+    Returns an `Estimate`, in nats, whose `pointwise` also has "rate" and "distortion" with their
+    standard errors "rate_se" and "distortion_se", all sd / sqrt(K) and NaN for one particle. It has
+    the effective sample size "ess" and the Pareto shape "pareto_k" of the same draws' importance
+    weights. Raises ValueError for a pair without p(x) (`is_normalized` is False) or with weights
+    that are not finite, for values outside the likelihood's support, and with `analytic` for a pair
+    that is not linear.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x)
@@ -82,27 +85,28 @@ def elbo(
 def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_bytes: int = MAX_BYTES) -> Estimate:
     """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
 
-    exp of it is an unbiased estimate of p(x), so it is a lower bound in expectation, no looser for
-    more particles (Burda, Grosse and Salakhutdinov 2016, theorem 1), and low by about se^2 / 2
-    where se is small against 1 nat. Where a few weights make up most of the sum it is low by more,
-    up to several times that.
+    Its exponential is an unbiased estimate of p(x). The bound is therefore a lower bound in
+    expectation, which more particles can only tighten (Burda, Grosse and Salakhutdinov 2016, theorem
+    1). Its bias is about -se^2 / 2 if se is small against 1 nat, and up to several times as large if
+    a few weights make up most of the sum.
 
-    Its standard error "se" is the delta method's, sd(w) / (mean(w) sqrt(K)), where the jackknife's
-    lies within 5 % of it, and else the jackknife's, which is right to 10 % for normal log-weights
-    of any spread up to 3 nats (analysis/standard_errors.py) and has no upper end; NaN for K = 1. It
-    says how far another seed would lie, not how far log p(x) does: where the log-weights spread so
-    far that the bias is likely the larger of the two, more draws are needed, or a better guide, and
-    the item is "unreliable" (about 3.8 nats above the median at K = 100, 4.0 at 1,000).
+    The standard error "se" is that of the delta method, sd(w) / (mean(w) sqrt(K)), if the jackknife
+    agrees with it within 5 %, and otherwise that of the jackknife. The latter is accurate to 10 %
+    for normal log-weights with a standard deviation of up to 3 nats (analysis/standard_errors.py),
+    and can be infinite. For K = 1 it is NaN.
 
-    A seed whose draws miss the largest weights gives a value that is low and an error that is small with it: the error
-    is right over seeds, and one seed's mean can lie several of its errors below log p(x).
+    The error measures the variation between seeds and not the distance to log p(x). An item is
+    "unreliable" if its log-weights spread so far that the bias probably exceeds the error (about 3.8
+    nats above the median for K = 100, 4.0 for 1,000); take more draws, or a better guide. If the
+    draws of a seed miss the largest weights, both the value and its error are too small: the error
+    is accurate on average over seeds, but the mean of one seed can be several errors below log p(x).
 
-    What no draw has seen neither error nor flag can know: a mode of p(z | x) that the guide misses,
-    or a tail of the weights heavier than the drawn ones show, leaves a small error, no flag, and a
-    bound that is far too low. "pareto_k" over 0.7 is a hint of such a tail.
+    Neither the error nor the flag can detect what no draw has seen. If the guide misses a mode of
+    p(z | x), or if the tail of the weights is heavier than that of the drawn weights, the bound is
+    far too low with a small error and no flag. A "pareto_k" over 0.7 suggests such a tail.
 
-    Returns an `Estimate` with "unreliable", "ess" = (sum w)^2 / sum w^2 and "pareto_k". Arguments
-    and errors as for `elbo`.
+    Returns an `Estimate`, in nats, with "unreliable", "ess" = (sum w)^2 / sum w^2 and "pareto_k".
+    Arguments and errors are those of `elbo`.
 
     >>> import pyrovae
     >>> x = pyrovae.data.binarize(pyrovae.data.load("digits").test.x[:20])
@@ -122,15 +126,16 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
 
 @checks.allocating
 def exact(pair: Pair, x: Any) -> Estimate:
-    """log p(x) in closed form, in float64: of a linear-Gaussian pair, N(W m + mu, W S W' + s^2 I), and of a mixture.
+    """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
 
-    x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I) (Tipping and Bishop 1999, section 3.1).
-    The quadratic form is taken at the posterior mean, |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z -
-    m), where no two large terms cancel.
+    A linear-Gaussian pair has x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I), so that x has
+    the distribution N(W m + mu, W S W' + s^2 I) (Tipping and Bishop 1999, section 3.1). Its quadratic
+    form is computed at the posterior mean z of the code, as |x - mu - W z|^2 / s^2 + (z - m)' S^-1
+    (z - m), in which no large terms cancel.
 
-    Returns an `Estimate` with standard errors of 0. Raises ValueError for a pair that is neither a
-    `GaussianMixture` nor linear: a likelihood `Normal` with the identity link on a network of
-    linear layers alone, and a normal prior.
+    Returns an `Estimate`, in nats, with standard errors of 0. Raises ValueError for a pair that is
+    neither a `GaussianMixture` nor linear-Gaussian. A linear-Gaussian pair has a `Normal` likelihood
+    with the identity link, a decoder network that consists of linear layers, and a normal prior.
 
     >>> import torch
     >>> import pyrovae
@@ -158,12 +163,12 @@ def _of_weights(log_weight: Tensor) -> dict[str, np.ndarray]:
 
 
 def _se(values: Tensor) -> Tensor:
-    """Standard error of the mean over particles, dim 0; NaN for one of them."""
+    """The standard error of the mean over particles, dim 0; NaN for one particle."""
     return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
 def _require_model_of_components(session: Session, items: Tensor) -> None:
-    """Refuse a mixture whose model is another than that of its components, as a subclass may state."""
+    """Refuse a mixture whose model, as a subclass may define, is not that of its components."""
     some = few_items(items)
     mixture: Any = session.pair
     with torch.no_grad():
@@ -178,7 +183,7 @@ def _require_model_of_components(session: Session, items: Tensor) -> None:
 
 
 class _Linear:
-    """The parts of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
+    """The parameters of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
 
     def __init__(self, double: Any, estimator: str) -> None:
         self.pair = double.eval()
@@ -206,7 +211,7 @@ class _Linear:
     def require_model(self, session: Session, double: Any, x: Tensor, *, guide: bool = False) -> None:
         """Refuse a pair whose model is not the linear-Gaussian one of its parts, or whose guide is not its posterior.
 
-        A subclass may state another model, and a network that is linear by its layers may have a hook that is not.
+        A subclass may define another model, and a network of linear layers may have a hook that is not linear.
         """
         some = few_items(x)
         z, of_model = scored_few(session, double, some, guide=guide)
@@ -226,10 +231,10 @@ class _Linear:
     def log_prob(self, x: Tensor) -> Tensor:
         centred = x - self.offset - self.weight @ self.mean
         z = torch.linalg.solve(self.precision, self.weight.T @ centred.T / self.variance).T
-        rest = (centred - z @ self.weight.T).square().sum(-1) / self.variance
+        residual = (centred - z @ self.weight.T).square().sum(-1) / self.variance
         prior = (z * torch.linalg.solve(self.covariance, z.T).T).sum(-1)
         log_det = x.shape[1] * self.variance.log() + torch.logdet(self.covariance) + torch.logdet(self.precision)
-        return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + rest + prior)
+        return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + residual + prior)
 
 
 def _analytic_elbo(session: Session, x: Any) -> Estimate:
@@ -244,10 +249,10 @@ def _analytic_elbo(session: Session, x: Any) -> Estimate:
             raise ValueError("elbo(analytic=True) needs a normal posterior")
         loc, covariance = (moment.double() for moment in moments)
         rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
-        rest = (items.flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
+        residual = (items.flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
         spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.weight, covariance)
         size = items[0].numel()
-        distortion = 0.5 * (size * torch.log(2 * math.pi * parts.variance) + (rest + spread) / parts.variance)
+        distortion = 0.5 * (size * torch.log(2 * math.pi * parts.variance) + (residual + spread) / parts.variance)
     zero = torch.zeros_like(rate)
     columns = {"value": -(distortion + rate), "se": zero, "rate": rate, "rate_se": zero}
     columns |= {"distortion": distortion, "distortion_se": zero}
@@ -261,7 +266,7 @@ def _is_linear(network: nn.Module) -> bool:
 
 
 def _moments(distribution: Any) -> tuple[Tensor, Tensor] | None:
-    """Mean and covariance of a normal distribution over a vector; None for any other."""
+    """The mean and covariance of a normal distribution over a vector; None for any other distribution."""
     if isinstance(distribution, MultivariateNormal):
         return distribution.mean, distribution.covariance_matrix
     base = getattr(distribution, "base_dist", None)

@@ -1,4 +1,4 @@
-"""Where an ELBO falls short of log p(x): what the family of q cannot do, and what the encoder does not find in it."""
+"""The gap between log p(x) and the ELBO, split into the limits of the family of q and those of the encoder."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Gaps", "gaps", "overfit"]
 
-ROWS = 16_384  # codes decoded together while q is sought
-POOL = 256  # draws of the prior, and as many of a wider q, from which starts are taken
-ROUND = 200  # steps between two looks
-SETTLED = 0.01  # nats by which a round may still better an item's bound when the search ends
-MOMENTS = 512  # draws of a q of another kind, for the mean and spread of the Normal to start from
+ROWS = 16_384  # codes decoded together in the search for q
+POOL = 256  # draws of the prior, and as many of a widened q, among which starts are chosen
+ROUND = 200  # steps per round
+SETTLED = 0.01  # nats; the search ends after a round that improves no item by as much
+MOMENTS = 512  # draws of a q of another family, whose mean and spread start the search
 MAX_BYTES = 2**30
 BOTH = "diagonal Normals and q(z | x) itself"
 
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """log p(x) - ELBO of one pair, split per item, in nats: `pointwise` over "item".
+    """The gap log p(x) - ELBO of one pair, split per item, in nats: a dataset `pointwise` over "item".
 
-    "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se": the
-    approximation gap is an upper bound (a better q of the family may exist) and the amortisation
-    gap a lower one. Also "evidence", "elbo", "best_elbo", the best q's "loc" and "scale", and
-    "unreliable" where the evidence says it of itself.
+    "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se". The
+    approximation gap is an upper bound, since a better q of the family may exist, and the
+    amortisation gap a lower bound. Other variables are "evidence", "elbo", "best_elbo", the "loc"
+    and "scale" of the best q, and "unreliable" if the evidence has it.
     """
 
     pointwise: xr.Dataset
 
     def mean(self, name: str) -> tuple[float, float]:
-        """Mean over items and its Monte Carlo standard error, the items held fixed."""
+        """The mean over items of a variable, and its Monte Carlo standard error with the items held fixed."""
         value, se = self.pointwise[name], self.pointwise[f"{name}_se"]
         return float(value.mean(skipna=False)), float(np.sqrt((se**2).sum(skipna=False))) / len(value)
 
@@ -86,23 +86,26 @@ def gaps(
 ) -> Gaps:
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
 
-    q* is the best diagonal Normal for the item alone (Cremer, Li and Duvenaud 2018, section 3.1),
-    or, of a flow, the best one before the transforms that the guide gives the item, which stay as
-    they are; "loc" and "scale" are those of the Normal. Of any other q(z|x), as one with a full
-    covariance, it is the better of q(z|x) itself, whose ELBO comes from draws of its own, and the
-    best diagonal Normal, and the words say so. It is sought by Adam from `num_starts`
-    starts, the encoder's q among them and the others at well-weighted draws of the prior and of q,
-    with `num_particles` common random numbers (None: 32, or 4 a dimension of the code), in rounds
-    of 200 steps. After the first an item goes on with its best start, until a round brings no item
-    0.01 nats or there were `max_steps`. On other random numbers it is then held against the
-    encoder's q, and the better is q*; both ELBOs are taken with `num_evaluation` fresh common
-    random numbers, so that no figure is flattered by the search.
+    q* is the best diagonal Normal for each item (Cremer, Li and Duvenaud 2018, section 3.1), with
+    parameters "loc" and "scale". If q(z|x) is a flow from a diagonal Normal, q* is the best Normal
+    before the flow, whose transforms for the item are kept. For any other q(z|x), such as one with a
+    full covariance, q* is the better of q(z|x) itself, whose ELBO is estimated from its own draws,
+    and the best diagonal Normal; `str()` then names both.
 
-    `evidence`: log p(x) of the same pair and items, as `exact` or `quadrature` gives it. With `ais`
-    or `iwae`, which bound it from below, gap and approximation gap are too small by what they miss,
-    and the words say so. Raises ValueError for an ELBO, a difference, an estimate of another pair
-    or other items, starts fewer than 4 or more than 513, too few particles to tell the code's
-    directions apart (2 a dimension, and 2), and a guide that is a point or not over a vector.
+    The search uses Adam with `num_particles` common random numbers (None: 4 per dimension of the
+    code, and at least 32) from `num_starts` starts: the encoder's q, and draws of the prior and of a
+    widened q that are chosen in proportion to p(x, z). It proceeds in rounds of 200 steps. After the
+    first round each item continues from its best start; the search ends when a round improves no
+    item by 0.01 nats, or after `max_steps`. The result is compared with the encoder's q on other
+    random numbers, and the better one is q*. Both ELBOs are estimated with `num_evaluation` fresh
+    common random numbers, so that the search does not bias them.
+
+    `evidence` is log p(x) of the same pair and items, from `exact` or `quadrature`. If it is from
+    `ais` or `iwae`, which are lower bounds, the gap and the approximation gap are too small by the
+    error of the bound, and `str()` says so. Raises ValueError for evidence that is an ELBO, a
+    difference, or an estimate of another pair or other items, for fewer than 4 or more than 513
+    starts, for fewer than 2 (d + 1) particles for codes of d dimensions, and for a guide that is a
+    point mass or not a distribution over a vector.
 
     >>> import torch
     >>> import pyrovae
@@ -118,7 +121,8 @@ def gaps(
     session = Session("gaps", pair)
     checks.whole("num_starts", num_starts, least=4, most=2 * POOL + 1)
     num_particles = max(32, 4 * pair.latent_dim) if num_particles is None else num_particles
-    each = 8 * pair.latent_dim + 4 * math.prod(pair.event_shape)  # of one code, where all of an item's move together
+    # bytes per code; all codes of an item are decoded together
+    each = 8 * pair.latent_dim + 4 * math.prod(pair.event_shape)
     checks.whole("num_particles", num_particles, least=2 * (pair.latent_dim + 1), bytes_each=num_starts * each)
     checks.whole("num_evaluation", num_evaluation, least=2, bytes_each=8 * (pair.latent_dim + num_starts))
     checks.whole("max_steps", max_steps, least=2)
@@ -144,11 +148,12 @@ def gaps(
 
 
 def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
-    """How much worse encoder and decoder do on new items: two differences of means, each with a standard error.
+    """How much worse encoder and decoder are on new items: two differences of means with their standard errors.
 
-    "encoder": amortisation gap on test less that on train (Cremer et al. 2018, section 5.4);
-    "decoder": log p(train) - log p(test). The standard errors "encoder_se" and "decoder_se" are
-    over the items of both sets. Raises ValueError for two pairs.
+    "encoder" is the mean amortisation gap on test less that on train (Cremer et al. 2018, section
+    5.4); "decoder" is the mean log p(x) on train less that on test; both are in nats per item. The
+    standard errors "encoder_se" and "decoder_se" are over the items of both sets. Raises ValueError
+    if the two are gaps of different pairs.
     """
     if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
         raise ValueError("train and test must be gaps of one pair")
@@ -164,7 +169,7 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
 
 
 class _Search:
-    """The best q of the family, item by item."""
+    """The search for the best q of the family, per item."""
 
     def __init__(
         self,
@@ -181,7 +186,7 @@ class _Search:
         self.pair, self.num_starts, self.num_particles = pair, num_starts, num_particles
         self.num_evaluation, self.max_steps, self.rate = num_evaluation, max_steps, rate
         self.transforms: list[Any] = []
-        self.is_of_both = False  # whether q(z | x) is of another kind than those that are sought
+        self.is_of_both = False  # whether q(z | x) is of another family than the q that are searched
 
     def run(self, x: Tensor) -> dict[str, np.ndarray]:
         with self.space.turn():
@@ -219,7 +224,7 @@ class _Search:
         return {name: value.double().cpu().numpy() for name, value in columns.items()}
 
     def moments(self, q: Any) -> Tensor:
-        """Mean and log standard deviation of q, (2, n, d): of draws where it is no Normal."""
+        """The mean and log standard deviation of q, shape (2, n, d); estimated from draws if it is not a Normal."""
         if not self.is_of_both:
             return torch.stack([q.mean, q.stddev.log()])
         with self.space.turn():
@@ -229,9 +234,9 @@ class _Search:
     def of_both(
         self, x: Tensor, q: Any, encoder_q: Tensor, highest: Tensor, columns: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The columns with q(z | x) itself, of another kind, in place of its moments, and as the best where it is.
+        """Replace the columns by those of q(z | x) itself, which is also q* where its bound is the higher one.
 
-        `highest`: the bounds of the best diagonal Normals on the numbers by which they were chosen.
+        `highest` are the bounds of the best diagonal Normals on the random numbers by which they were chosen.
         """
         keeps = self.bounds_of(x, q, self.num_evaluation // 2 + 1).mean(0) >= highest
         bounds = self.bounds_of(x, q, self.num_evaluation)
@@ -248,7 +253,7 @@ class _Search:
         }
 
     def bounds_of(self, x: Tensor, q: Any, count: int) -> Tensor:
-        """log p(x, z) - log q(z) at `count` draws of q, (count, n)."""
+        """log p(x, z) - log q(z) at `count` draws of q, shape (count, n)."""
         parts, rows = [], max(1, self.rows // len(x))
         for first in range(0, count, rows):
             with self.space.turn():
@@ -257,19 +262,20 @@ class _Search:
         return torch.cat(parts).double()
 
     def other_starts(self, x: Tensor, encoder_q: Tensor) -> Tensor:
-        """At draws of the prior and of a widened q, each taken with its share of p(x, z): (2, S - 1, n, d)."""
+        """Starts at draws of the prior and of a widened q, chosen in proportion to p(x, z): shape (2, S - 1, n, d)."""
         prior = self.pulled(latent_law(self.pair.model, size=len(x)).sample((POOL,)))
         near = encoder_q[0] + 2 * encoder_q[1].exp() * _normal(POOL, encoder_q[0])
         pool = near if prior is None else torch.cat([prior, near])
         parts = pool.split(max(1, self.rows // len(x)))
         table = torch.cat([self.log_joint(x, self.pushed(part)[0]) for part in parts])
-        noisy = table - (-torch.rand_like(table).log()).log()  # Gumbel: without replacement
+        # with Gumbel noise the largest values are a sample without replacement
+        noisy = table - (-torch.rand_like(table).log()).log()
         top = noisy.topk(self.num_starts - 1, dim=0).indices
         loc = pool.gather(0, top[..., None].expand(-1, -1, pool.shape[-1]))
         return torch.stack([loc, encoder_q[1].expand_as(loc)])
 
     def climbed(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """Each start after Adam on common random numbers; after the first round each item goes on with its best."""
+        """The parameters after Adam on common random numbers; each item keeps its best start after the first round."""
         with self.space.turn():
             noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(x)[:, None]
         item = torch.arange(len(x), device=x.device)
@@ -289,21 +295,21 @@ class _Search:
             free = parameters.clone().requires_grad_()
             optimizer = torch.optim.Adam([free], lr=self.rate)
             for step in range(ROUND):
-                for group in optimizer.param_groups:  # down to a tenth: the last steps settle
+                for group in optimizer.param_groups:  # decays to a tenth, so that the last steps settle
                     group["lr"] = self.rate * 0.1 ** (step / ROUND)
                 with self.space.turn(), torch.enable_grad():
                     z, log_det = self.pushed(free[0] + free[1].exp() * noise)
                     bound = self.log_joint(x, z.flatten(0, 1)).mean(0) * free.shape[1] + free[1].sum((0, -1))
                     if log_det is not None:
                         bound = bound + log_det.mean(0).sum(0)
-                    # the .grad of the pair's parameters is the caller's
+                    # backward() would add to the .grad of the pair's parameters
                     (free.grad,) = torch.autograd.grad(-bound.sum(), free)
                 optimizer.step()
         better = self.bounds(x, free.detach(), noise[:, 0]).mean(0) > self.bounds(x, parameters, noise[:, 0]).mean(0)
         return torch.where(better[..., None], free.detach(), parameters)
 
     def bounds(self, x: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
-        """log p(x, z) - log q(z) at each noise, (K, S, n), for parameters (2, S, n, d) and noise (K, n, d)."""
+        """log p(x, z) - log q(z), shape (K, S, n), for parameters (2, S, n, d) and noise (K, n, d)."""
         loc, log_scale = parameters
         log_q = (-0.5 * noise.square() - 0.5 * math.log(2 * math.pi)).sum(-1)[:, None] - log_scale.sum(-1)
         parts = []
@@ -316,7 +322,7 @@ class _Search:
         return (torch.cat(parts) - log_q).double()
 
     def pushed(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes of draws of a normal distribution, (..., n, d), through the guide's transforms, and their log |det|."""
+        """Draws of a Normal, (..., n, d), after the guide's transforms; and the log |det| of these, or None."""
         log_det: Tensor | None = None
         for transform in self.transforms:
             moved = transform(z)
@@ -326,7 +332,7 @@ class _Search:
         return z, log_det
 
     def pulled(self, z: Tensor) -> Tensor | None:
-        """Where codes come from before the transforms; None where one of these has no inverse."""
+        """Codes before the guide's transforms; None if one of the transforms has no inverse."""
         try:
             for transform in reversed(self.transforms):
                 z = transform.inv(z)
@@ -340,7 +346,7 @@ class _Search:
 
 
 def _normal_and_transforms(q: Any) -> tuple[torch.distributions.Normal | None, list[Any]]:
-    """The diagonal normal distribution that a guide's code starts from, and what it goes through; None for others."""
+    """The diagonal Normal that a guide transforms, and its transforms; None and no transforms for another guide."""
     transforms: list[Any] = []
     base = q
     while not isinstance(base, torch.distributions.Normal) and hasattr(base, "base_dist"):
@@ -351,15 +357,15 @@ def _normal_and_transforms(q: Any) -> tuple[torch.distributions.Normal | None, l
 
 
 def _normal(count: int, loc: Tensor) -> Tensor:
-    """Normal noise (count, n, d) for locations (n, d): the same numbers for a pair of either precision."""
+    """Normal noise (count, n, d) for locations (n, d), with the same numbers in float32 and float64."""
     return torch.randn(count, *loc.shape, dtype=torch.float32).to(loc)
 
 
 def _balanced(count: int, items: int, size: int) -> Tensor:
-    """Normal noise (count, items, size) with mean 0 and, where there are draws enough, covariance I exactly.
+    """Normal noise (count, items, size) with sample mean 0 and, given enough draws, sample covariance I.
 
-    A q fitted on it is then exact for a Gaussian posterior, where plain draws let it fit their own
-    scatter.
+    The q that is fitted on such noise is exact for a Gaussian posterior; on plain draws it would
+    also fit their sampling error.
     """
     half = torch.randn(max(1, count // 2), items, size, dtype=torch.float64)
     if len(half) > size:
@@ -393,7 +399,7 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
         variables[f"{name}_se"] = (errors[name], f"standard error of {words}", "nats", "item")
     for name in ("loc", "scale"):
         variables[name] = (columns[name], f"best q's {name}", "1", "item", "latent_dim")
-    if "unreliable" in evidence.pointwise:  # the evidence, and with it gap and approximation gap
+    if "unreliable" in evidence.pointwise:  # then the gap and the approximation gap are unreliable too
         flags = evidence.pointwise["unreliable"]
         variables["unreliable"] = (flags, flags.attrs.get("long_name"), flags.attrs.get("units"), "item")
     attributes = {**protocol, "evidence": evidence.kind, "evidence_bound": evidence.bound or ""}

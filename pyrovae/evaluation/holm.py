@@ -1,4 +1,4 @@
-"""Holm's step-down procedure (Holm 1979): several tests or intervals at one error rate for all of them."""
+"""Holm's step-down procedure (Holm 1979): several tests or intervals with one error rate for all of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def adjusted(p_values: ArrayLike) -> np.ndarray:
 def levels(p_values: ArrayLike, alpha: float) -> np.ndarray:
     """The level at which each hypothesis is tested, shape (m,), for an error rate of `alpha` over all of them.
 
-    The k-th smallest p-value is held against alpha / (m - k + 1); from the first that fails on, all
-    have its level.
+    The k-th smallest of m p-values is compared with alpha / (m - k + 1). The first that is not
+    rejected, and all larger ones, have the level of that first one.
 
     >>> from pyrovae.evaluation.holm import levels
     >>> levels([0.01, 0.04, 0.03], 0.06).tolist()

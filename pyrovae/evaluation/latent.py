@@ -1,4 +1,4 @@
-"""The statistics of `pyrovae.evaluation.code_space` under the address that they had before."""
+"""The earlier import path of the statistics in `pyrovae.evaluation.code_space`."""
 
 from pyrovae.evaluation.code_space.activity import active_units
 from pyrovae.evaluation.code_space.aggregate import aggregate

@@ -1,4 +1,4 @@
-"""Tables of particles for many items, each a compiled graph where there are enough of them to pay for it."""
+"""Tables of particles for many items, by a compiled graph if there are enough for the compilation to pay off."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pyrovae.seeding import forked
 
 __all__ = ["MAX_BYTES", "tables"]
 
-MAX_BYTES = 64 * 2**20  # bytes whose decodings set the chunks in which codes are drawn, whatever the caller's are
-LEAST = 100_000  # codes from which on it is asked whether compiling pays
+MAX_BYTES = 64 * 2**20  # sets the chunks in which codes are drawn, whatever the caller's `max_bytes` is
+LEAST = 100_000  # the smallest number of codes for which a compilation is considered
 
 
 def tables(pair: Pair, x: Tensor, num_particles: int, max_bytes: int) -> Iterator[list[Particles]]:
-    """The tables of each chunk of items, decoded within `max_bytes`; together they have `num_particles` rows.
+    """For each chunk of items, tables that together have `num_particles` rows, decoded within `max_bytes`.
 
-    They are the same numbers in the same order, compiled or not and whatever `max_bytes`, but for
-    rounding: codes are drawn as for `MAX_BYTES`, so that memory decides nothing about the noise.
-    The pair is being evaluated, as by `evaluating`, and stays as it is.
+    Up to rounding, the values and their order depend neither on compilation nor on `max_bytes`:
+    codes are drawn in the chunks that `MAX_BYTES` sets, so that the noise does not depend on
+    memory. The pair must be in evaluation mode, as in `Workspace.turn`, and is not changed.
     """
     if not len(x):
         return
@@ -49,10 +49,10 @@ def _sizes(count: int, most: int) -> list[int]:
 
 
 def _decoded_apart(pair: Pair, parts: Sequence[Tensor], sizes: Sequence[int], rows: int) -> Iterator[list[Particles]]:
-    """The tables for codes drawn part by part, the draws of one in `sizes`, and decoded `rows` codes at a time."""
+    """The tables for codes that are drawn per part, in `sizes`, and decoded `rows` codes at a time."""
     count, items, compiled = sum(sizes), sum(map(len, parts)), None
     each, at_once = max(1, rows // count), min(rows, count)
-    together = max(1, each // len(parts[0]))  # parts whose codes are decoded at once
+    together = max(1, each // len(parts[0]))  # the number of parts whose codes are decoded together
     for first in range(0, len(parts), together):
         group = parts[first : first + together]
         x = torch.cat(list(group))
@@ -67,18 +67,18 @@ def _decoded_apart(pair: Pair, parts: Sequence[Tensor], sizes: Sequence[int], ro
 
 
 def _pays(pair: Pair, x: Tensor, num_particles: int, calls: int) -> bool:
-    """Whether so many tables of this shape pay for a compilation."""
+    """Whether a compilation pays off for so many tables of this shape."""
     return pays(calls, sum(layer_sizes(pair, x)) * len(x) * num_particles)
 
 
 def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, int], Particles] | None:
-    """`particles` for batches of this shape, and as torch runs it for others; None where it cannot be one graph."""
+    """`particles`, compiled for batches of this shape and eager for others; None if it cannot be captured."""
 
     def table(part: Tensor) -> list[Tensor]:
         scores = particles(pair, part, num_particles)
         return [scores.log_likelihood, scores.log_prior, scores.log_guide]
 
-    with forked(0, x.device):  # what is drawn to capture counts for nothing
+    with forked(0, x.device):  # the draws of the capture are discarded
         compiled = compile_function(table, [x])
     if compiled is None:
         return None
@@ -91,7 +91,7 @@ def _compiled(pair: Pair, x: Tensor, num_particles: int) -> Callable[[Tensor, in
 
 
 def _compiled_decoding(pair: Pair, x: Tensor, codes: Drawn) -> CompiledFunction | None:
-    """`weighed` for items and codes of this shape, but for the guide's part."""
+    """`weighed`, compiled for items and codes of this shape, without the density of the guide."""
 
     def table(part: Tensor, *values: Tensor) -> list[Tensor]:
         by_site = dict(zip(codes.values, values, strict=True))

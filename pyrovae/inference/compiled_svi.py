@@ -90,8 +90,10 @@ class CompiledSVI:
         self, model: Callable[..., Any], guide: Callable[..., Any], optim: Any, loss: ELBO, *, check_every: int = 0
     ) -> None:
         if type(loss) not in PARTICLES:
-            got = type(loss).__name__
-            raise TypeError(f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {got}: pyro.infer.SVI takes others")
+            name = type(loss).__name__
+            raise TypeError(
+                f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {name}: pyro.infer.SVI takes others"
+            )
         self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
         self.updates, self.taken = Updates(PyroOptimizer(optim)), 0
         self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)

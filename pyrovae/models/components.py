@@ -213,22 +213,23 @@ class GaussianComponents(nn.Module):
             self.measure(x, [weight])
         x, weight = x.double(), weight.double()
         total = weight.sum(0)
-        seen = total > EMPTY
-        loc = torch.where(seen[:, None], weight.mT @ x / total.clamp(min=EMPTY)[:, None], self.loc.double())
+        has_weight = total > EMPTY
+        loc = torch.where(has_weight[:, None], weight.mT @ x / total.clamp(min=EMPTY)[:, None], self.loc.double())
         moments = self._moments(x, weight, loc)
         if self.covariance == "tied":
-            seen = seen.any()
+            has_weight = has_weight.any()
         else:
             moments = moments / total.clamp(min=EMPTY).view(-1, *[1] * (moments.ndim - 1))
-        moments, held, factors = self._raised(moments)
+        moments, at_floor, factors = self._raised(moments)
         before = self.covariances.double()
-        self.assign(loc, torch.where(seen.view(-1, *[1] * (before.ndim - 1)) if seen.ndim else seen, moments, before))
+        is_updated = has_weight.view(-1, *[1] * (before.ndim - 1)) if has_weight.ndim else has_weight
+        self.assign(loc, torch.where(is_updated, moments, before))
         if factors:  # they keep the digits that the product of factors has lost
             factor = self.scale_tril
             for k, one in factors.items():
-                factor[k] = one if seen.expand(len(factor))[k] else factor[k]
+                factor[k] = one if has_weight.expand(len(factor))[k] else factor[k]
             self._take_factor(factor)
-        return held
+        return at_floor
 
     def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
         """Weighted sums of squares about `loc`, shape (K, D, D), (K, D) or (K,); where tied, their mean, (D, D).
@@ -323,17 +324,17 @@ class GaussianComponents(nn.Module):
             return moments.clamp(min=floors), low.flatten(1).any(1) if low.ndim > 1 else low, {}
         batch = moments.reshape(-1, self.features, self.features)
         batch = (batch + batch.mT) / 2
-        held = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than eigenvalues
+        at_floor = torch.linalg.cholesky_ex(batch - floors.diag()).info > 0  # cheaper than eigenvalues
         factors: dict[int, Tensor] = {}
-        if held.any() and self.floor is None:
-            factors = {k: factor_above_floor(batch[k], floors) for k in held.nonzero().flatten().tolist()}
+        if at_floor.any() and self.floor is None:
+            factors = {k: factor_above_floor(batch[k], floors) for k in at_floor.nonzero().flatten().tolist()}
             batch = torch.stack([factors[k] @ factors[k].mT if k in factors else one for k, one in enumerate(batch)])
-        elif held.any():
+        elif at_floor.any():
             assert self.floor is not None
             batch = batch.clone()
             scale = batch.diagonal(dim1=-2, dim2=-1).amax(-1)
             # float64 resolves the floor in the units of the items
-            alike = held & (EPS * self.features * scale <= LIKE * self.floor)
+            alike = at_floor & (EPS * self.features * scale <= LIKE * self.floor)
             if alike.any():
                 eye = torch.eye(self.features, dtype=batch.dtype, device=batch.device)
                 value, vector = torch.linalg.eigh(batch[alike])
@@ -341,9 +342,9 @@ class GaussianComponents(nn.Module):
                 # rounding may leave an eigenvalue slightly below 0 where others are large
                 scale = batch[alike].diagonal(dim1=-2, dim2=-1).amax(-1)
                 batch[alike] += EPS * self.features * scale[:, None, None] * eye
-            for k in (held & ~alike).nonzero().flatten().tolist():
+            for k in (at_floor & ~alike).nonzero().flatten().tolist():
                 batch[k] = raised_to_floor(batch[k], floors)
-        return batch.reshape(moments.shape), held, factors
+        return batch.reshape(moments.shape), at_floor, factors
 
     def patterns(self, x: Tensor) -> Iterator[tuple[Tensor, Pattern]]:
         """Group items (N, features), NaN where missing, by which entries are seen: the rows and a `Pattern` of each."""

@@ -177,10 +177,10 @@ def described(made: Any) -> dict[str, Any]:
     0.5
     """
     kind_of_it = type(made).__name__
-    own = vars(made).get("_made_by")
-    if own is None:
+    record = vars(made).get("_made_by")
+    if record is None:
         raise NotDescribedError(f"{kind_of_it} is not registered")
-    kind, name, known = own["kind"], own["name"], own["arguments"]
+    kind, name, known = record["kind"], record["name"], record["arguments"]
     present = _TABLE[kind].get(name)
     if isinstance(present, type) and present is not type(made):
         raise NotDescribedError(f"{kind_of_it} was registered anew as {kind} {name!r} after this one was made")
@@ -240,10 +240,10 @@ def completed(recipe: Any) -> Any:
         for argument, parameter in known.items()
         if parameter.default is not parameter.empty
     }
-    given = {argument: _completed(value) for argument, value in arguments.items()}
+    completed_arguments = {argument: _completed(value) for argument, value in arguments.items()}
     if kind == "builder":
-        return {"builder": name, **defaults, **given}
-    return {"kind": kind, "name": name, "arguments": {**defaults, **given}}
+        return {"builder": name, **defaults, **completed_arguments}
+    return {"kind": kind, "name": name, "arguments": {**defaults, **completed_arguments}}
 
 
 def _require_known(kind: str, name: Any) -> None:
@@ -462,8 +462,8 @@ def table() -> str:
         for name, part in registered(kind).items():
             if not part.__module__.startswith("pyrovae."):
                 continue  # registered by a user
-            own = list(_signature(part).parameters.values())[len(contract) :]
-            arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in own)
+            options = list(_signature(part).parameters.values())[len(contract) :]
+            arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in options)
             summary = str(inspect.getdoc(part)).partition("\n")[0].replace("|", r"\|")
             lines.append(f'| {kind} | `"{name}"` | `{part.__name__}` | {summary} | {arguments or "none"} |')
     return "\n".join(lines)

@@ -206,17 +206,17 @@ def learning_curve(
     at = vector("epochs", epochs)
     if not curves:
         raise ValueError("curves is empty: expected a dict of name to values, such as {'loss': history.epochs['loss']}")
-    kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    finite_curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, values in curves.items():
         curve = vector(f"curves[{name!r}]", values, len(at), of="epochs", finite=False)
-        there = np.isfinite(curve)
-        if not there.any():
+        finite = np.isfinite(curve)
+        if not finite.any():
             raise ValueError(
                 f"curves[{name!r}] must have a finite value, got NaN or infinity {len(curve)} times; drop it"
             )
-        kept[name] = at[there], curve[there]
+        finite_curves[name] = at[finite], curve[finite]
     ax = new_axes(ax, (5.6, 3.6))
-    for i, (name, (x, y)) in enumerate(kept.items()):
+    for i, (name, (x, y)) in enumerate(finite_curves.items()):
         # points where they can be told apart; one point alone would be no line
         marker = MARKERS[i % len(MARKERS)] if len(x) <= 40 else ""
         colour, line = SERIES[i % len(SERIES)], LINES[i % len(LINES)]

@@ -115,12 +115,12 @@ def decoded_grid(
     ax = new_axes(ax, _sheet_size(array, n_rows, n_cols))
     centres, middles = _draw_sheet(ax, array, n_rows, n_cols)
     if across is not None:
-        kept = _some(n_cols)
-        ax.set_xticks(centres[kept], [decimal(v) for v in across[kept]], fontsize=7)
+        ticks = _some(n_cols)
+        ax.set_xticks(centres[ticks], [decimal(v) for v in across[ticks]], fontsize=7)
         ax.set_xlabel("latent 1")
     if down is not None:
-        kept = _some(n_rows)
-        ax.set_yticks(middles[kept], [decimal(v) for v in down[kept]], fontsize=7)
+        ticks = _some(n_rows)
+        ax.set_yticks(middles[ticks], [decimal(v) for v in down[ticks]], fontsize=7)
         ax.set_ylabel("latent 2")
     ax.tick_params(length=2)
     return titled(ax, title)

@@ -80,5 +80,5 @@ def prior_of(pair: Any) -> Any:
 
 def _is_made_of_parts(pair: Any, name: str) -> bool:
     """Whether a pair's `model` or `guide` is what prior, likelihood and posterior make, by its class."""
-    told = getattr(pair, "is_made_of_parts", None)
-    return told is not None and bool(told(name))
+    made_of_parts = getattr(pair, "is_made_of_parts", None)
+    return made_of_parts is not None and bool(made_of_parts(name))

@@ -81,10 +81,10 @@ class Whitening:
 
 def _dependent(correlation: np.ndarray) -> np.ndarray:
     """The dimensions whose variance given those before them is no more than rounding."""
-    rest, dependent = correlation.copy(), []
-    for k in range(len(rest)):
-        if rest[k, k] <= 1e-10:
+    residual, dependent = correlation.copy(), []
+    for k in range(len(residual)):
+        if residual[k, k] <= 1e-10:
             dependent.append(k)
             continue
-        rest = rest - np.outer(rest[:, k], rest[k]) / rest[k, k]
+        residual = residual - np.outer(residual[:, k], residual[k]) / residual[k, k]
     return np.array(dependent, dtype=int)
