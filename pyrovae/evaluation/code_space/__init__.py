@@ -1,7 +1,7 @@
 """The code space in numbers, one statistic a file: arrays and callables in, a labelled data set out.
 
-Codes are compared up to affine change: whitened by the pair's own training codes. `code_space`
-takes all of them of one fitted pair; the other files know no model.
+Codes are compared up to affine maps: they are whitened by the pair's own training codes. The function
+`code_space` computes all statistics of one fitted pair; the other files depend on no model.
 """
 
 from pyrovae.evaluation.code_space.codes import decoded, encoded

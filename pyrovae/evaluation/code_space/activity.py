@@ -1,4 +1,4 @@
-"""How many dimensions of a code vary over the items."""
+"""The number of code dimensions that vary over the items."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["active_units"]
 def active_units(loc: Any, *, threshold: float = activity.ACTIVE_VARIANCE) -> xr.Dataset:
     """The number of code dimensions whose posterior mean varies over the items: Var_x E[z_d | x] > `threshold`.
 
-    `loc` has shape (N, latent_dim); the variance has N - 1 below it. Raises ValueError for other
-    shapes and a single item. Burda et al. 2016, section 5.
+    `loc` has shape (N, latent_dim); the variance has the divisor N - 1. Raises ValueError for another
+    shape and for a single item. Burda et al. 2016, section 5.
 
     >>> from pyrovae import active_units
     >>> int(active_units([[0.0, 1.0], [1.0, 1.0]]).active_units)

@@ -34,29 +34,29 @@ def aggregate(
 ) -> xr.Dataset:
     """How far the codes, as a whole, are from the prior: raw, and from N(0, I) when whitened by the training codes.
 
-    `codes` are test codes, shape (N, latent_dim), of which `num_items` (or all) are taken without
-    replacement; for a VAE both arguments are one draw for each item. `prior` is a distribution of
-    one code, or None for N(0, I), of which the rest speaks: raw codes are held against 50,000 draws
-    of another prior, in place of the closed forms, and their null samples are draws of it. Over dim
-    "codes" ("raw", "whitened"):
+    `codes` are test codes, shape (N, latent_dim), of which at most `num_items` are taken, without
+    replacement. For a VAE both arguments are one draw of q(z | x) per item. `prior` is the
+    distribution of one code, and None is N(0, I), for which the formulas below hold. Raw codes are
+    compared with another prior by 50,000 draws of it in place of the closed forms, and their null
+    samples are draws of it too. The variables over dim "codes" ("raw", "whitened") are:
 
     - `sliced_w2`: root of the mean over `num_projections` directions u of W2^2 between the
       projections u'z and N(0, 1), each exact: mean x^2 + 1 - 2 sum_i x_(i) [phi(q_{i-1}) -
       phi(q_i)], q_i = Phi^-1(i/n) (slices: Bonneel et al. 2015);
-    - `sliced_w2_excess`: root of W2^2 less its mean over the Gaussian samples below (0 where that
-      is negative): what is left of the distance when the size of the sample is taken out;
+    - `sliced_w2_excess`: root of W2^2 less its mean over the Gaussian samples below (0 if that is
+      negative): the distance beyond that of a finite sample;
     - `energy_distance`: 2 E|z - g| - E|z - z'| - E|g - g'| with g ~ N(0, I), the first term in
       closed form and the second over pairs of different items, so that its mean is 0 under N(0, I)
       (Szekely and Rizzo 2005);
-    - `ks`: the largest difference between the distribution of Phi(z_d) and the uniform one, by
-      dimension; `ks_max` the largest of these.
+    - `ks`: the largest difference between the distribution functions of Phi(z_d) and of the uniform
+      distribution, per dimension; `ks_max` is the largest of these.
 
     `sliced_w2_null` and `ks_max_null` are the central `level` bands of `num_null` Gaussian samples
     of the same size, and the p-values are (1 + number at or above the observed) / (1 + num_null).
-    For whitened codes the null samples are whitened by a Gaussian training sample of this size too.
-    Directions come from `seed` alone; whitened codes are defined up to a rotation (see
-    `Whitening`), so their `ks` holds for these axes only. Raises ValueError for other shapes and
-    for no more training codes than dimensions.
+    For whitened codes, the null samples are whitened by a Gaussian sample of the size of the
+    training codes. The directions depend on `seed` alone. Whitened codes are defined up to a
+    rotation (see `Whitening`), so their `ks` is that of one choice of axes. Raises ValueError for
+    other shapes and if there are not more training codes than dimensions.
 
     >>> import numpy as np
     >>> from pyrovae.evaluation.code_space.aggregate import aggregate
@@ -154,7 +154,7 @@ def _energy_distance(codes: np.ndarray) -> float:
     return float(2 * to_normal - torch.pdist(torch.from_numpy(codes)).mean() - 2 * unit)
 
 
-# the null depends on sizes and seed alone, and a study asks for the same one at every replication
+# the null depends on sizes and seed alone; a study needs the same one in every replication
 @functools.lru_cache(maxsize=16)
 def _aggregate_null(
     n: int, latent_dim: int, num_train: int, num_null: int, num_projections: int, seed: int
@@ -166,7 +166,7 @@ def _aggregate_null(
     freedom = num_train - 1 - np.arange(latent_dim)
     for i in range(num_null):
         sample = rng.standard_normal((n, latent_dim))
-        # mean and Cholesky factor of the training sample have known distributions (Bartlett): it is not drawn itself
+        # draw the mean and Cholesky factor of the training sample from their distributions (Bartlett), not the sample
         loc = rng.standard_normal(latent_dim) / math.sqrt(num_train)
         tril = np.tril(rng.standard_normal((latent_dim, latent_dim)), -1) + np.diag(np.sqrt(rng.chisquare(freedom)))
         whitened = np.linalg.solve(tril / math.sqrt(num_train - 1), (sample - loc).T).T

@@ -1,4 +1,4 @@
-"""What the statistics of a code space share: arrays as they need them, and standard errors."""
+"""Helpers of the code-space statistics: checked arrays, random numbers and standard errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def generator(seed: int, stream: int) -> np.random.Generator:
 
 
 def draws_of(prior: Any, shape: tuple[int, int], seed: int, purpose: str) -> np.ndarray:
-    """Codes drawn from a distribution of one code, shape (count, latent_dim), float64; no caller's generator moves."""
+    """Codes drawn from a distribution of one code, shape (count, latent_dim), float64, with generators restored."""
     with forked(stream(checks.seed(seed), "draws of a prior", purpose), device_of(prior)):
         codes: Tensor = prior.sample((shape[0],))
     return codes.reshape(shape).double().cpu().numpy()
@@ -45,7 +45,7 @@ def as_numpy(x: Any) -> np.ndarray:
 
 
 def as_floats(x: Any, name: str) -> Tensor:
-    """`x` as a floating tensor, its own dtype where it has one, to learn shape, dtype and device from."""
+    """`x` as a floating-point tensor, in its own dtype if that is one; used for its shape, dtype and device."""
     checks.unmasked(x, name)
     if isinstance(x, Tensor):
         tensor = x.detach()

@@ -1,4 +1,4 @@
-"""Codes of many items and images of many codes, in batches; the distributions that codes come from."""
+"""Codes of many items and decoded means of many codes, in batches; the prior and posterior distributions."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ BATCH = 1024
 
 
 def encoded(pair: Any, x: Any) -> Tensor:
-    """The codes of all items in batches, shape (N, latent_dim), on the CPU; `x` an array, a memory-mapped view
-    or a split.
+    """The codes of all items, computed in batches: shape (N, latent_dim), on the CPU.
+
+    `x` is an array, a memory-mapped view or a split of a data set.
 
     >>> import pyrovae
     >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
     _method_of(pair, "encode")
-    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # looked at once, and not batch by batch
+    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # checked once and not per batch
         x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
     return _batched(pair, _method_of(pair, "encode"), x)
 
 
 def decoded(pair: Any, z: Tensor) -> Tensor:
-    """The decoded means of all codes in batches, shape (N, *event_shape), on the CPU.
+    """The decoded means of all codes, computed in batches: shape (N, *event_shape), on the CPU.
 
     >>> import torch
     >>> import pyrovae
@@ -61,7 +62,7 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
 
 
 def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
-    """q(z | x) of each batch of items, with one draw for each of them, (n, latent_dim), on the pair's device."""
+    """q(z | x) of each batch of items with one draw per item, (n, latent_dim), on the pair's device."""
     dtype, device = dtype_and_device(pair)
     drawn, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
     for i in range(0, len(x), BATCH):
@@ -79,6 +80,6 @@ def prior_of(pair: Any) -> Any:
 
 
 def _is_made_of_parts(pair: Any, name: str) -> bool:
-    """Whether a pair's `model` or `guide` is what prior, likelihood and posterior make, by its class."""
+    """Whether the class of a pair makes its `model` or `guide` from prior, likelihood and posterior."""
     made_of_parts = getattr(pair, "is_made_of_parts", None)
     return made_of_parts is not None and bool(made_of_parts(name))

@@ -1,4 +1,4 @@
-"""How sharp images are beside the real ones: the Laplacian's variance and the share of high frequencies."""
+"""The sharpness of images relative to real ones: variance of the Laplacian and share of high frequencies."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["crispness"]
 
 
 def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.Dataset:
-    """How sharp `images` are beside the real ones in `reference`.
+    """The sharpness of `images` relative to the real ones in `reference`.
 
     The Laplacian of a channel is x[i-1, j] + x[i+1, j] + x[i, j-1] + x[i, j+1] - 4 x[i, j] where
-    all five pixels exist; its variance over positions is averaged over channels, then items;
-    `laplacian_ratio` is that mean over the one of `reference`, with its delta-method standard error
-    over items. `high_frequency_share` is the mean power |FFT|^2 at spatial frequencies with radius
-    above 0.25 cycles a pixel (half the Nyquist frequency) over the mean of all power but that at
-    frequency zero, without a window. Shapes (N, *event) whose last two axes are height and width,
-    of 3 pixels and more. With `paired`, item i of one belongs to item i of the other (None: where
-    both shapes are equal; say False of samples), and `squared_error` (its mean) and
-    `squared_error_items` are given, summed over the event. Raises ValueError for other shapes and a
-    reference that is constant.
+    all five pixels exist. Its variance over positions is averaged over channels and then items;
+    `laplacian_ratio` is the ratio of that mean to the mean of `reference`, with its delta-method
+    standard error over items. `high_frequency_share` is the power |FFT|^2 at spatial frequencies of
+    radius above 0.25 cycles per pixel (half the Nyquist frequency), as a share of all power except
+    that at frequency zero; no window is applied.
+
+    Both arrays have shape (N, *event), whose last two axes are height and width, of at least 3
+    pixels. With `paired`, item i of `images` is compared with item i of `reference`: the result also
+    has the squared errors summed over the event, `squared_error_items`, and their mean,
+    `squared_error`. The default None pairs arrays of equal shape; pass False for samples. Raises
+    ValueError for other shapes and for a reference of constant images.
 
     >>> import torch
     >>> from pyrovae import crispness
@@ -71,14 +73,14 @@ def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.
 
 
 def _laplacian_variance(x: np.ndarray) -> np.ndarray:
-    """Per item, the variance of the five-point Laplacian over its valid positions, averaged over channels."""
+    """The variance of the five-point Laplacian over valid positions, averaged over channels, per item."""
     inner = x[..., 1:-1, 1:-1]
     laplacian = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:] - 4 * inner
     return laplacian.var((-2, -1)).reshape(len(x), -1).mean(1)
 
 
 def _power(x: np.ndarray) -> tuple[float, float]:
-    """Sums over items of the power at high frequencies, and at all but zero."""
+    """The power at high frequencies and at all frequencies but zero, each summed over items."""
     height, width = x.shape[-2:]
     vertical, horizontal = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)
     high = np.hypot(vertical, horizontal) > 0.25

@@ -30,16 +30,19 @@ def holes(
 ) -> xr.Dataset:
     """The share of decoded codes that lie far from everything the model reconstructs.
 
-    All arguments are features, shape (n, *feature): the judge's last hidden layer
-    (`Judge.features`), or pixels. A sample is a hole where its distance to its `num_neighbors`-th
-    nearest training reconstruction, in `train`, exceeds `radius`, the `quantile` of that distance
-    over the test reconstructions, in `test`, all by one model. `base_rate` is the share of `test`
-    beyond it, `coverage` the share of `test` within the radius of some sample, `control_fraction`
-    the share of `control` (see `control_images`) beyond it, which must be larger. Standard errors
-    are binomial, with the radius taken as known. `samples` may be a mapping from the name of a
-    distribution to its features: the results then have a dimension "law". `distance` and `radius`
-    are Euclidean (over the root of the number of pixels, an RMSE). Raises ValueError for other
-    shapes and fewer training items than neighbours.
+    All arguments are features of images decoded by one model, shape (n, *feature): the judge's last
+    hidden layer (`Judge.features`), or pixels. The distance of a sample is that to its
+    `num_neighbors`-th nearest training reconstruction, in `train`. The sample is a hole if its
+    distance exceeds `radius`, the `quantile` of the distances of the test reconstructions, in `test`.
+
+    `hole_fraction` is the share of samples that are holes, `base_rate` the share of `test` beyond the
+    radius, and `coverage` the share of `test` within the radius of some sample. `control_fraction` is
+    the share of `control` (see `control_images`) beyond the radius, which must be larger than the
+    base rate for the measure to be valid. Standard errors are binomial, with the radius taken as
+    known. `distance` and `radius` are Euclidean; divided by the root of the number of pixels, they
+    are an RMSE. `samples` may be a mapping from the names of distributions to features; the results
+    then have a dimension "law". Raises ValueError for other shapes and for fewer training items than
+    neighbours.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.holes import holes
@@ -96,9 +99,9 @@ def holes(
 def _kth_distance(queries: Tensor, reference: Tensor, k: int) -> np.ndarray:
     """The distance of each query to its k-th nearest row of `reference`.
 
-    A matrix product in float32 names candidates, which are measured again by differences. Where
-    rounding in the product could have left a nearer row out (distances small beside the norms), the
-    product is made again in float64.
+    A matrix product in float32 selects candidates, whose distances are then computed from differences
+    in float64. If rounding in the product may have excluded a nearer row, as for distances that are
+    small relative to the norms, the product is repeated in float64.
     """
     distances, sure = _kth_of_candidates(queries, reference, k)
     if not bool(sure.all()):
@@ -107,7 +110,7 @@ def _kth_distance(queries: Tensor, reference: Tensor, k: int) -> np.ndarray:
 
 
 def _kth_of_candidates(queries: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k-th distance among the rows that look nearest, and whether no other row can be nearer."""
+    """The k-th smallest distance among the candidates, and whether rounding cannot have excluded a nearer row."""
     centre = reference.mean(0)
     rows = reference - centre
     squares = rows.square().sum(1)

@@ -1,4 +1,4 @@
-"""A classifier trained on training images alone and then frozen, to judge decoded ones."""
+"""A classifier trained on the training images alone and then frozen, by which decoded images are judged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["Judge"]
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A classifier trained on training images alone and then frozen: a rectified network, given by its weights.
+    """A frozen classifier, trained on the training images alone: a network of rectified layers, given by its weights.
 
-    `weights[i]` has shape (inputs, outputs) and `biases[i]` (outputs,); the last layer gives a
-    logit for each class, or one logit for the second of two.
+    `weights[i]` has shape (inputs, outputs) and `biases[i]` (outputs,). The last layer gives
+    one logit per class or, for two classes, one logit for the second.
 
     >>> import torch
     >>> from pyrovae import Judge
@@ -47,10 +47,10 @@ class Judge:
     def fit(
         cls, x: Any, y: Any, *, seed: int = 0, hidden_dims: tuple[int, ...] = (256, 64), max_iter: int | None = None
     ) -> Judge:
-        """Train on images, shape (N, *event), and labels, with scikit-learn's MLPClassifier at its standard settings.
+        """Train on images, shape (N, *event), and labels, with scikit-learn's MLPClassifier in its default settings.
 
-        `max_iter` epochs of batches of 200; None is about 3,000 updates, from 10 to 400 epochs.
-        Raises ValueError for other shapes and a single class.
+        Training takes `max_iter` epochs of batches of 200 items; None takes about 3,000 updates, in
+        10 to 400 epochs. Raises ValueError for other shapes and for a single class.
 
         >>> import torch
         >>> from pyrovae import Judge
@@ -117,7 +117,7 @@ class Judge:
         return torch.softmax(logits, 1).numpy()
 
     def predict(self, images: Any) -> np.ndarray:
-        """The most probable class of each image, shape (n,), as in the labels it was trained with.
+        """The most probable class of each image, shape (n,), in the type of the training labels.
 
         >>> import numpy as np
         >>> import torch
@@ -129,7 +129,7 @@ class Judge:
         return self.classes_[self.predict_proba(images).argmax(1)]
 
     def accuracy(self, images: Any, labels: Any) -> xr.Dataset:
-        """The share of images given their label, with its binomial standard error.
+        """The share of images that are given their label, with its binomial standard error.
 
         >>> import numpy as np
         >>> import torch

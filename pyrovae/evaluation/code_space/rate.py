@@ -1,4 +1,4 @@
-"""The rate, and its two parts: what a code tells of its item, and how far all codes are from the prior."""
+"""The rate and its two parts: the mutual information of code and item, and the distance of all codes to the prior."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["rate_identity", "rate_of_posteriors"]
 
-TOGETHER = 2**22  # entries of codes whose densities are taken together
-PAIRS = 2**24  # of draws and items: of so many the density of each draw under each item is taken
+TOGETHER = 2**22  # entries of codes whose densities are computed together
+PAIRS = 2**24  # the largest number of pairs of a draw and an item at which densities are computed
 
 
 def rate_identity(loc: Any, scale: Any, draws: Any) -> xr.Dataset:
     """The rate in two parts: mean KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z)).
 
-    Here q(z|x_i) is N(loc_i, diag(scale_i^2)) and p is N(0, I).
+    Here q(z|x_i) is N(loc_i, diag(scale_i^2)) and p(z) is N(0, I).
 
-    `rate` is closed form. With one draw z_i ~ q(z|x_i) for each item and the exact item mixture
-    q(z) = 1/N sum_j q(z|x_j), `mutual_information` is mean_i [log q(z_i|x_i) - log q(z_i)], which
-    cannot exceed log N (`mutual_information_bound`), and `kl_aggregate` is rate - I. All shapes (N,
-    latent_dim); nats per item. `rate_se` is over items; the other two standard errors, sd / sqrt(N)
-    of the terms, hold for these N items, and too large rather than too small. Raises ValueError for
-    other shapes, a scale that is not positive (a deterministic code: its KL is infinite) and draws
-    that are the means. Hoffman and Johnson 2016, section 2.
+    `rate` is computed in closed form. `mutual_information` is mean_i [log q(z_i|x_i) - log q(z_i)],
+    with one draw z_i ~ q(z|x_i) per item and the mixture over all items q(z) = 1/N sum_j q(z|x_j). It
+    cannot exceed log N (`mutual_information_bound`). `kl_aggregate` is rate - I. All arguments have
+    shape (N, latent_dim), and all results are in nats per item. `rate_se` is the standard error over
+    items. The other two standard errors, sd / sqrt(N) of the terms, are Monte Carlo errors for the
+    given items, and conservative. Raises ValueError for other shapes, for a scale that is not
+    positive (a deterministic code, whose KL is infinite) and for draws that equal the means. Hoffman
+    and Johnson 2016, section 2.
 
     >>> import numpy as np
     >>> from pyrovae.evaluation.code_space.rate import rate_identity
@@ -61,7 +62,7 @@ def rate_identity(loc: Any, scale: Any, draws: Any) -> xr.Dataset:
     mixture = []
     for rows in torch.split(draw, max(1, TOGETHER // n)):
         squares = torch.zeros(len(rows), n, dtype=torch.float64)
-        # differences first: a product expanded into three loses every digit where scales are small
+        # from differences: the expanded square would lose all digits where scales are small
         for k in range(latent_dim):
             squares += ((rows[:, k, None] - m[:, k]) / s[:, k]).square_()
         mixture.append(torch.logsumexp(squares.mul_(-0.5).sub_(constant), 1) - math.log(n))
@@ -77,17 +78,18 @@ def rate_of_posteriors(
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The same identity for q(z | x) and p(z) of any kind, of which densities and draws are asked and nothing else.
+    """The same identity for any q(z | x) and p(z) from which one can draw and whose densities are known.
 
-    `drawn`: distributions of codes, each over a batch of items, with one draw for each of its
-    items. The rate is in closed form where torch knows one (`pyrovae.models.means.divergence_of`);
-    else it comes from 128 draws per item, is without bias, and `rate_monte_carlo_se` is its Monte
-    Carlo standard error with the items held fixed. The mutual information takes one draw of as many
-    items as make 16.8 million pairs of draw and item with all N. A q whose density is known at its
-    own draws alone, as a flow's without an inverse, has a rate, and neither of the two parts.
+    `drawn` is a list of distributions of codes, each over a batch of items, with one draw per item.
+    The rate is computed in closed form if torch has one (`pyrovae.models.means.divergence_of`).
+    Otherwise it is an unbiased estimate from 128 draws per item, and `rate_monte_carlo_se` is its
+    Monte Carlo standard error with the items held fixed. The mutual information uses one draw per
+    item, for as many items as give at most 16.8 million pairs of a draw and an item. For a q whose
+    density is known at its own draws alone, such as a flow without an inverse, there is a rate but
+    neither of its two parts.
 
-    `turn`: around each batch, where the distributions must be in a state, as `Workspace.turn` puts
-    them.
+    `turn` encloses the computations of each batch, for distributions that depend on the state of
+    their modules, as `Workspace.turn` does.
 
     >>> import torch
     >>> from torch.distributions import Laplace, Independent, Normal
@@ -108,7 +110,7 @@ def rate_of_posteriors(
 
 
 def _information(drawn: Sequence[tuple[Any, Tensor]], turn: Any, seed: int) -> np.ndarray | None:
-    """log q(z_i | x_i) - log q(z_i) of some items; None where a density is known at its own draws alone."""
+    """log q(z_i | x_i) - log q(z_i) for some items; None if a density is known at its own draws alone."""
     codes = torch.cat([z for _, z in drawn])
     count = len(codes)
     some = np.sort(generator(seed, 10).permutation(count)[: max(1, PAIRS // count)])
@@ -131,7 +133,7 @@ def _information(drawn: Sequence[tuple[Any, Tensor]], turn: Any, seed: int) -> n
 
 
 def _in_two_parts(rate: np.ndarray, noise: np.ndarray, information: np.ndarray | None) -> xr.Dataset:
-    """The rate of each item, its Monte Carlo standard error, and some items' terms of the mutual information."""
+    """The Dataset made of each item's rate, its Monte Carlo error, and terms of the mutual information."""
     variables = {
         "rate": (rate.mean(), "mean KL(q(z|x) || p(z))", "nats"),
         "rate_se": (math.sqrt(squared_se(rate)), "standard error of the rate over items", "nats"),

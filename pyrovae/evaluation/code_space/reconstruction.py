@@ -1,4 +1,4 @@
-"""How far reconstructions are from their items."""
+"""Errors of reconstructions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["reconstruction_error", "squared_error"]
 
 
 def reconstruction_error(x: Any, reconstruction: Any, *, mean: Any = None) -> xr.Dataset:
-    """How far reconstructions are from their items.
+    """Errors of reconstructions: squared error, root mean squared error, and R2.
 
-    `squared_error_items` is |x_i - r_i|^2 summed over the event and `squared_error` its mean;
-    `rmse` is the root of the mean over items and pixels; R2 = 1 - sum_i |x_i - r_i|^2 / sum_i |x_i
-    - m|^2 with m the mean image of `x`, or `mean` (the training mean, of an event's shape) where
-    that is given. Both arrays of shape (N, *event). Raises ValueError for other shapes and where
-    every x_i is m.
+    `squared_error_items` is |x_i - r_i|^2, summed over the event, and `squared_error` its mean over
+    items. `rmse` is the root of the mean over items and pixels. `r2` is 1 - sum_i |x_i - r_i|^2 /
+    sum_i |x_i - m|^2, where m is `mean`, of the event's shape (usually the training mean), and by
+    default the mean of `x`. Both arrays have shape (N, *event). Raises ValueError for other shapes
+    and if every x_i equals m.
 
     >>> import torch
     >>> from pyrovae import reconstruction_error

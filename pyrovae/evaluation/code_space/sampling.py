@@ -1,4 +1,4 @@
-"""Where codes are drawn from to be decoded, and images that are no digit, as a control."""
+"""The distributions from which codes are drawn to be decoded, and control images that resemble no class."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["control_images", "sampling_laws"]
 def sampling_laws(train_codes: Any, *, prior: Any = None, num: int = 4000, seed: int = 0) -> dict[str, Tensor]:
     """`num` codes from each of three distributions, (num, latent_dim), in the dtype and on the device of `train_codes`.
 
-    "gaussian": the full-covariance Gaussian with the training codes' mean and covariance; "box":
-    uniform between their 0.5 and 99.5 % quantiles, dimension by dimension; "prior": a distribution
-    of one code that is given, or N(0, I), whatever the training codes are. Raises ValueError for
-    other shapes.
+    "gaussian" is the Gaussian with the mean and the full covariance of the training codes. "box" is
+    uniform between their 0.5 % and 99.5 % quantiles in each dimension. "prior" is `prior`, a
+    distribution of one code, or N(0, I) by default, and does not depend on the training codes.
+    Raises ValueError for other shapes.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.sampling import sampling_laws
@@ -43,10 +43,11 @@ def sampling_laws(train_codes: Any, *, prior: Any = None, num: int = 4000, seed:
 
 
 def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: int = 0) -> Tensor:
-    """`num` pixel averages of two reconstructions of different labels: images that are no digit, shape (num, *event).
+    """`num` control images, shape (num, *event): pixel averages of two reconstructions with different labels.
 
-    The first of the two is uniform over the items, the second uniform over the items of the other
-    labels. Raises ValueError for a single class.
+    The first reconstruction is uniform over all items, and the second uniform over the items with
+    other labels. The averages of digits, for instance, resemble no digit. Raises ValueError for a
+    single class.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.sampling import control_images
@@ -66,5 +67,5 @@ def control_images(reconstructions: Any, labels: Any, *, num: int = 4000, seed: 
     first = rng.integers(len(images), size=num)
     label = codes[first]
     place = rng.integers(len(images) - counts[label])
-    second = order[place + np.where(place >= begin[label], counts[label], 0)]  # past the items of that label
+    second = order[place + np.where(place >= begin[label], counts[label], 0)]  # skip the items with the first label
     return (images[torch.from_numpy(first)] + images[torch.from_numpy(second)]) / 2

@@ -1,4 +1,4 @@
-"""How well codes tell the labels apart: nearest neighbours and the silhouette."""
+"""How well codes separate the labels: nearest neighbours and the silhouette."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def separation(
     num_silhouette: int = 2000,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How well whitened codes tell the labels apart: nearest neighbours' accuracy and the silhouette.
+    """How well whitened codes separate the labels: the accuracy of nearest neighbours, and the silhouette.
 
-    The training codes, shape (N, latent_dim), whiten everything and are the reference; each test
-    code takes the majority label of its `num_neighbors` nearest (a tie goes to the label that sorts
-    first). `knn_accuracy_label` is the same within each test label, `knn_accuracy_se` the binomial
-    standard error over the test items. The silhouette is the mean of (b - a) / max(a, b) over
-    `num_silhouette` test items, taken from each label in proportion to its count (largest
-    remainders), or over all where there are no more. Raises ValueError for other shapes, too few
-    codes and a single class. Silhouette: Rousseeuw 1987, section 2.
+    All codes, shape (N, latent_dim), are whitened by the training codes. Each test code is given the
+    majority label of its `num_neighbors` nearest training codes; a tie goes to the label that sorts
+    first. `knn_accuracy` is the share of correct labels, `knn_accuracy_se` its binomial standard
+    error over the test items, and `knn_accuracy_label` the accuracy within each label. The silhouette
+    is the mean of (b - a) / max(a, b) (Rousseeuw 1987, section 2) over `num_silhouette` test items,
+    or all if there are fewer, taken from each label in proportion to its count (by largest
+    remainders). Raises ValueError for other shapes, too few codes and a single class.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.separation import separation
@@ -57,7 +57,7 @@ def separation(
     checks.whole("num_silhouette", num_silhouette, least=2)
     whitening = Whitening.fit(train)
     train, test = whitening(train), whitening(test)
-    with exclusive():  # scikit-learn limits BLAS to one thread and puts back what it found
+    with exclusive():  # scikit-learn limits BLAS to one thread and restores the limit afterwards
         right = KNeighborsClassifier(num_neighbors).fit(train, train_y).predict(test) == test_y
     chosen = _stratified(test_y, num_silhouette, generator(seed, 0))
     kinds = len(np.unique(test_y[chosen]))
@@ -81,11 +81,11 @@ def separation(
 
 
 def _stratified(labels: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """`num` indices with each label's share to the nearest whole item (largest remainders), or all of them."""
+    """`num` indices, or all if there are fewer, with the labels in proportion to their counts (largest remainders)."""
     if len(labels) <= num:
         return np.arange(len(labels))
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # integers throughout: shares in floating point can miss an exact tie
+    # in integers, since rounded shares can miss an exact tie
     take, remainder = np.divmod(counts * num, len(labels))
     take[np.argsort(-remainder, kind="stable")[: num - take.sum()]] += 1
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(codes == c))[:k] for c, k in enumerate(take)]))

@@ -1,4 +1,4 @@
-"""Whether near codes decode alike: walks between codes, and small displacements."""
+"""Whether nearby codes have similar decodings: walks between codes, and small displacements."""
 
 from __future__ import annotations
 
@@ -47,19 +47,21 @@ def smoothness(
     whitening: Whitening,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Whether near codes decode alike: walks between pairs of codes, and small displacements of the first of each pair.
+    """Whether nearby codes have similar decodings: walks between pairs of codes, and small displacements of codes.
 
-    Along the straight line from a start code to its end code, in `num_steps` equal steps, s_k is
-    the RMSE between decoded means k - 1 and k. Per pair: `path_length` sum_k s_k, `end_distance`
-    the RMSE between the two ends, `largest_step_share` max_k s_k / sum_k s_k (1 / num_steps for a
-    steady change, 1 for a single jump), `path_ratio` path_length / end_distance and, with a `judge`
-    (a callable from decoded means to labels, or an object whose `predict` is one),
-    `label_switches`. Pairs with end_distance under 1e-3 are dropped (NaN) and counted.
-    `displacement_ratio` is the 95 % quantile over the median, over all pairs, of the RMSE by which
-    a decoding moves when its start code moves by `displacement` whitened units in a direction drawn
-    uniformly.
+    A walk goes along the straight line from a start code to its end code, in `num_steps` equal steps;
+    s_k is the RMSE between decoded means k - 1 and k. The statistics per pair are `path_length` =
+    sum_k s_k; `end_distance`, the RMSE between the decodings of the two ends; `largest_step_share` =
+    max_k s_k / sum_k s_k, which is 1 / num_steps for a steady change and 1 for a single jump; and
+    `path_ratio` = path_length / end_distance. With a `judge`, which is a function from decoded means
+    to labels or an object with such a method `predict`, `label_switches` counts the changes of the
+    label. Pairs with an end_distance under 1e-3 are dropped (NaN) and counted.
 
-    `decode` takes codes, shape (n, latent_dim), in the dtype and on the device of `start_codes`, to
+    `displacement_ratio` is a ratio of quantiles over all pairs, 95 % over the median, of the RMSE
+    between the decodings of a start code and of the same code moved by `displacement` whitened units
+    in a uniformly random direction.
+
+    `decode` maps codes, shape (n, latent_dim), in the dtype and on the device of `start_codes`, to
     decoded means, shape (n, *event); it is called without gradients. Raises ValueError for other
     shapes and for decoded means that are not finite.
 
@@ -136,7 +138,7 @@ def smoothness(
 
 
 def _decoded(decode: Callable[[Tensor], Any], codes: Tensor) -> Tensor:
-    """The decoded means of `codes`, on the CPU, looked at."""
+    """The decoded means of `codes` on the CPU, checked to be finite and of the right number."""
     with torch.no_grad():
         images = decode(codes)
     images = images.detach().cpu() if isinstance(images, Tensor) else torch.as_tensor(images)

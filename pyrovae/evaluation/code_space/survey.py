@@ -1,4 +1,4 @@
-"""Every statistic of a code space for one fitted pair with images: its codes, reconstructions and samples."""
+"""All statistics of the code space of one fitted pair of images: of its codes, reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -38,22 +38,24 @@ OF_RATE = "rate, mutual_information, kl_aggregate"
 def code_space(
     pair: Any, train: Split, test: Split, judge: Judge, *, num_codes: int = 4000, num_pairs: int = 500, seed: int = 0
 ) -> xr.Dataset:
-    """What a pair's code space is like, measured: one data set of all statistics of this folder.
+    """All statistics of the code space of one fitted pair, in one Dataset.
 
-    `train` and `test` hold images (N, C, H, W) and labels; `judge` was trained on the training
-    images alone. A plain name is the statistic of the codes (posterior means) and test
-    reconstructions; `draws_` of one draw from q(z | x) an item; `samples_` of decoded draws from
-    the Gaussian fitted to the training codes; `pixel_` of pixels in place of the judge's features.
-    Dimensions: "law" (how codes were drawn), "label", "codes" (raw or whitened), "source". The null
-    of the aggregate is the same for every `seed`.
+    `train` and `test` contain images (N, C, H, W) and labels; `judge` must have been trained on the
+    training images alone. A variable without a prefix is a statistic of the codes (posterior means)
+    and of the test reconstructions. The prefix `draws_` marks statistics of one draw of q(z | x) per
+    item, `samples_` those of decoded draws from the Gaussian fitted to the training codes, and
+    `pixel_` those of pixels in place of the judge's features. The dimensions are "law" (the
+    distribution of the codes), "label", "codes" (raw or whitened) and "source". The null
+    distribution of the aggregate does not depend on `seed`.
 
-    The rate is E_q[log q(z | x) - log p(z)] under the pair's own prior, the codes "prior" are drawn
-    from it, and the raw aggregate is held against it. Prior and posterior may be of any kind: where
-    the rate has no closed form it comes from draws, with `rate_monte_carlo_se`. What cannot be had
-    is left out, and the attribute "left_out" says so: a pair without p(x) has no rate, and its
-    aggregate is that of its codes, held against N(0, I); one whose q(z | x) is a point has none
-    either; one whose q(z | x) has no density but at its own draws has no mutual information. Raises
-    TypeError for a pair that does not encode and decode.
+    The rate is E_q[log q(z | x) - log p(z)] under the pair's own prior, from which the codes "prior"
+    are drawn and with which the raw aggregate is compared. Prior and posterior may be of any family:
+    if the rate has no closed form it is estimated from draws, with `rate_monte_carlo_se`.
+
+    Statistics that do not exist are left out, and the attribute "left_out" names them. A pair without
+    p(x) has no rate, and its aggregate compares its codes with N(0, I). A pair whose q(z | x) is a
+    point has no rate either. A pair whose q(z | x) has a density at its own draws alone has no
+    mutual information. Raises TypeError for a pair without `encode` and `decode`.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -67,7 +69,7 @@ def code_space(
         raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
     prior = prior_of(pair) if pair.is_normalized else None
     if prior is not None and is_standard_normal(prior):
-        prior = None  # its closed forms
+        prior = None  # N(0, I), with closed forms
     train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
     train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
     real = test.x[:]
@@ -128,7 +130,7 @@ def _codes(drawn: list[tuple[Any, Tensor]]) -> Tensor:
 
 
 def _rate(pair: Any, drawn: list[tuple[Any, Tensor]], prior: Any, seed: int) -> tuple[list[xr.Dataset], str]:
-    """The rate and its two parts under `prior`, None for N(0, I); and what is left out of them, and why."""
+    """The rate and its two parts under `prior` (None is N(0, I)), and which of them are left out, with the reason."""
     if any(is_point(q) for q, _ in drawn):
         return [], f"{OF_RATE}: q(z | x) is a point, and its rate is infinite"
     if prior is None and all(is_diagonal_normal(q) for q, _ in drawn):

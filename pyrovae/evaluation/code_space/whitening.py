@@ -1,4 +1,4 @@
-"""Codes up to affine change: the map that gives training codes mean 0 and covariance I."""
+"""Whitening: the affine map that gives training codes mean 0 and covariance I."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Whitening"]
 class Whitening:
     """The affine map that gives training codes mean 0 and covariance I: w = L^-1 (code - loc), L L' their covariance.
 
-    L is lower triangular (Cholesky), so w does not change at all when each dimension is shifted and
-    rescaled; under any other affine change of the codes it changes by a rotation, which no distance
-    sees.
+    L is the lower triangular Cholesky factor, so w is invariant when each dimension is shifted and
+    rescaled. Under any other invertible affine map of the codes, w changes by a rotation, which
+    leaves distances unchanged.
 
     >>> import torch
     >>> from pyrovae.evaluation.code_space.whitening import Whitening
@@ -33,10 +33,10 @@ class Whitening:
 
     @classmethod
     def fit(cls, codes: Any) -> Whitening:
-        """The whitening of `codes`, shape (N, latent_dim), by their mean and their covariance with N - 1 below it.
+        """The whitening of `codes`, shape (N, latent_dim), by their mean and their covariance with divisor N - 1.
 
-        A dimension that is constant, or a linear function of those before it, is regularised with a
-        UserWarning that names it. Raises ValueError for fewer than two codes.
+        A dimension that is constant, or a linear function of earlier ones, is regularised, and a
+        UserWarning names it. Raises ValueError for fewer than two codes.
 
         >>> from pyrovae.evaluation.code_space.whitening import Whitening
         >>> Whitening.fit([[0.0], [2.0], [4.0]]).scale_tril
@@ -48,7 +48,7 @@ class Whitening:
         loc = array.mean(0)
         covariance = np.atleast_2d(np.cov(array, rowvar=False))
         scale = np.sqrt(np.diag(covariance))
-        # what rounding alone would leave of a constant column
+        # rounding alone gives a constant column a scale of up to this
         constant = scale <= 1e-12 * np.abs(array).max(0)
         floor = 1e-3 * float(np.sqrt(np.mean(scale[~constant] ** 2))) if not constant.all() else 1.0
         correlation = covariance / np.outer(np.where(constant, 1.0, scale), np.where(constant, 1.0, scale))
@@ -80,7 +80,7 @@ class Whitening:
 
 
 def _dependent(correlation: np.ndarray) -> np.ndarray:
-    """The dimensions whose variance given those before them is no more than rounding."""
+    """The dimensions whose conditional variance, given the earlier ones, is no more than rounding."""
     residual, dependent = correlation.copy(), []
     for k in range(len(residual)):
         if residual[k, k] <= 1e-10:
