@@ -1,4 +1,4 @@
-"""Data sets as arrays, and batches of them: nothing here knows a model."""
+"""Data sets as arrays, and batches of them, independent of any model."""
 
 from pyrovae.data.batches import batches
 from pyrovae.data.binarization import binarize

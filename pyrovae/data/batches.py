@@ -1,4 +1,4 @@
-"""Batches in memory (or memory-mapped) whose order depends on the seed and the epoch alone."""
+"""Batches of in-memory or memory-mapped data, whose order depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def batches(
 ) -> Iterator[Tensor]:
     """One epoch of `x` in batches of `batch_size` items, the last of them smaller where N is no multiple of it.
 
-    Every item comes exactly once, in the order `order(len(x), seed=seed, epoch=epoch)`; with `shuffle=False` in the
-    order of `x`, as slices of it (of a tensor: views). `x` has shape (N, *event) and a batch (n, *event), on the
-    device of `x`. Of a batch of n items `share(n)` says which are read, where several processes divide it. Global
-    generators are neither read nor moved.
+    Every item occurs exactly once, in the order `order(len(x), seed=seed, epoch=epoch)`. With `shuffle=False` the order
+    is that of `x`, and batches are slices of it, so that those of a tensor are views. `x` has shape (N, *event) and a
+    batch (n, *event), on the device of `x`. If several processes divide the batches, `share(n)` is the slice of a batch
+    of n items that this process reads. Global random generators are not used.
 
-    Raises ValueError for an empty `x` and a `batch_size` below 1, TypeError for what is neither tensor nor view.
+    Raises ValueError for an empty `x` and for a `batch_size` below 1; TypeError for an `x` that is neither a tensor nor
+    a MappedArray.
 
     >>> import torch
     >>> from pyrovae.data import batches
@@ -52,15 +53,15 @@ def batches(
     index = order(len(x), seed=seed, epoch=epoch) if shuffle else None
     if index is not None and isinstance(x, Tensor):
         index = index.to(x.device)
-    # a generator of its own, so that the checks above speak at the call and not at the first batch
+    # a separate generator, so that the checks above run at the call and not at the first batch
     return _parts(x, index, size, share)
 
 
 def order(n: int, *, seed: int, epoch: int) -> Tensor:
-    """The permutation of 0..n-1 in which an epoch goes through n items, an int64 tensor of shape (n,).
+    """The order of n items in an epoch: a permutation of 0..n-1, as an int64 tensor of shape (n,).
 
-    It is a function of `n`, `seed` and `epoch` alone, so an epoch can be repeated without those before it. Raises
-    ValueError for `n` below 1 and a negative `seed` or `epoch`.
+    It depends on `n`, `seed` and `epoch` alone, so that an epoch can be repeated without the earlier ones. Raises
+    ValueError for `n` below 1 and for a negative `seed` or `epoch`.
 
     >>> from pyrovae.data.batches import order
     >>> sorted(order(5, seed=0, epoch=1).tolist())
@@ -74,9 +75,9 @@ def order(n: int, *, seed: int, epoch: int) -> Tensor:
 
 
 def ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """The same values, the next `depth` made by a thread while the caller is busy; its errors are raised in turn.
+    """The values of `source`, computed up to `depth` ahead by a thread; its errors are raised in the caller.
 
-    A thread, since a process that is forked after torch has used its own threads may hang.
+    It uses a thread because a process that is forked after torch has started threads can hang.
 
     >>> from pyrovae.data.batches import ahead
     >>> list(ahead(iter([1, 2, 3])))
@@ -129,7 +130,7 @@ def _parts(
             part = slice(start + mine.start, start + mine.stop)
         if index is None:
             yield x[part]
-        elif isinstance(x, Tensor) and x.ndim > 2 and x.is_contiguous():  # a third of the time that x[index] takes
+        elif isinstance(x, Tensor) and x.ndim > 2 and x.is_contiguous():  # three times as fast as x[index]
             yield x.flatten(1).index_select(0, index[part]).unflatten(1, x.shape[1:])
         else:
             yield x[index[part]]

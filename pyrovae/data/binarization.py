@@ -1,4 +1,4 @@
-"""Grey values made 0 or 1."""
+"""Binarisation of grey values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ __all__ = ["binarize"]
 def binarize(
     x: Tensor | MappedArray | np.ndarray, *, how: Literal["sample", "threshold"] = "sample", seed: int = 0
 ) -> Tensor:
-    """Values in [0, 1] made 0 or 1: a draw of Bernoulli(x) each ("sample"), or x >= 0.5 ("threshold").
+    """Binarise values in [0, 1]: by a draw of Bernoulli(x) for each ("sample"), or as x >= 0.5 ("threshold").
 
-    Shape and dtype stay; draws depend on `seed` alone, whatever the device. Raises ValueError for an empty `x`, for
-    NaN and for values outside [0, 1]; TypeError for a masked array. One "sample" for all epochs is the static, one for
-    each the stochastic binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1.
+    Shape and dtype are kept. The draws depend on `seed` alone and not on the device. One "sample" for all epochs is the
+    static binarisation of Burda, Grosse and Salakhutdinov (2016), appendix D and table 1, and a new one per epoch their
+    stochastic binarisation. Raises ValueError for an empty `x`, for NaN and for values outside [0, 1]; TypeError for a
+    masked array.
 
     >>> import torch
     >>> from pyrovae.data import binarize
@@ -31,7 +32,7 @@ def binarize(
     0.25
     """
     checks.choice("how", how, ["sample", "threshold"])
-    seed = checks.seed(seed, most=2**64 - 1)  # torch takes it as it is
+    seed = checks.seed(seed, most=2**64 - 1)  # the range of torch.Generator.manual_seed
     if isinstance(x, Tensor):
         values = x.detach()
     elif isinstance(x, MappedArray):

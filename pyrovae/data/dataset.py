@@ -1,4 +1,4 @@
-"""A data set: a training and a test part, from one array or two, with labels as whole numbers."""
+"""A data set: a training and a test part, from one array or two, with labels as integers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """The items of one part of a data set: `x` of shape (N, *event), `y` int64 of shape (N,) or None.
+    """The items of one part of a data set: `x` of shape (N, *event), and `y`, int64 of shape (N,), or None.
 
-    `fit` and the estimators take it in the place of `x`.
+    `fit` and the estimators accept a split in place of `x`.
 
     >>> import torch
     >>> from pyrovae.data import Split
@@ -46,9 +46,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A training and a test part, the shape of one item, and a name.
+    """A data set with a training and a test part, the shape of an item, and a name.
 
-    `classes` holds the original names where labels were strings: item i belongs to `classes[y[i]]`.
+    If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`.
 
     >>> import torch
     >>> from pyrovae.data import Dataset, Split
@@ -72,9 +72,9 @@ class Dataset:
 
 
 class Part(NamedTuple):
-    """A part of a source."""
+    """The arrays of one part of a data set."""
 
-    name: str  # what errors call it
+    name: str  # the name in errors
     items: np.ndarray
     labels: Any
 
@@ -87,7 +87,7 @@ def assembled(
     *,
     scale: bool = True,
 ) -> Dataset:
-    """Training and test part, or one part to be divided, as a data set; with `scale`, uint8 is divided by 255."""
+    """A data set from a training and a test part, or from one part, which is split; `scale` divides uint8 by 255."""
     for label, array, _ in parts:
         _check_items(array, label, scale)
     order = _channels(parts[0], channels)
@@ -119,7 +119,7 @@ def _labelled(y: Tensor | None) -> str:
 
 
 def _items(arrays: Sequence[np.ndarray], names: Sequence[str], scale: bool) -> Sequence[Tensor | MappedArray]:
-    """Memory maps as views, other arrays as finite tensors of one dtype."""
+    """Memory maps as views, and other arrays as finite tensors of one dtype."""
     if all(isinstance(array, np.memmap) for array in arrays):
         return [MappedArray(array, scale=scale, name=name) for array, name in zip(arrays, names, strict=True)]
     if not scale:
@@ -139,7 +139,7 @@ def _check_items(array: np.ndarray, name: str, scale: bool) -> None:
         raise ValueError(f"{name} must have shape (N, *event), got {array.shape}{hint}")
     if array.size == 0:
         raise ValueError(f"{name} is empty: expected shape (N, *event) with at least one item, got {array.shape}")
-    # the first items alone: a mapped file is not read to its end for this
+    # the first items only, so that a memory-mapped file is not read as a whole
     if scale and array.dtype == np.uint8 and int(array[:1000].max()) == 1:
         warnings.warn(
             f"{name} is uint8 with no value over 1, and is divided by 255 as all uint8 is: 1 becomes 0.0039; save "
@@ -171,7 +171,7 @@ def _image_axes(array: np.ndarray, channels: Literal["first", "last"]) -> np.nda
 
 
 def _labels(parts: Sequence[Part]) -> tuple[list[Tensor | None], tuple[str, ...] | None]:
-    """Labels as int64, and the names of the classes where they were strings."""
+    """Labels as int64, and the names of the classes if the labels were strings."""
     arrays = [
         None if y is None else checks.labels(y, len(x), name=f"the labels of {label}", of=label)
         for label, x, y in parts
@@ -200,7 +200,7 @@ def _labels(parts: Sequence[Part]) -> tuple[list[Tensor | None], tuple[str, ...]
 
 
 def _fit_int64(array: np.ndarray) -> np.ndarray:
-    """Which numbers int64 holds as they are: a cast gives its least number for the others, or wraps round."""
+    """Which numbers int64 represents exactly; a cast would change the others without an error."""
     if array.dtype.kind == "u":
         return array <= np.uint64(2**63 - 1)
     if array.dtype.kind != "f":

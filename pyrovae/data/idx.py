@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and of what is stored like it, and folders of them."""
+"""IDX files, the format of MNIST and similar data sets, and folders of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an IDX file, plain or .gz, in the byte order of this machine.
 
-    Two zero bytes, a code for the dtype, the number of axes, a big-endian uint32 an axis, then the values. Raises
-    ValueError for another magic number and where the file is longer or shorter than its header says. Format:
-    LeCun, Cortes and Burges, "The MNIST database", section "File formats".
+    An IDX file has two zero bytes, a code for the dtype, the number of axes, one big-endian uint32 per axis, and the
+    values (LeCun, Cortes and Burges, "The MNIST database", section "File formats"). Raises ValueError for another magic
+    number and for a file that is longer or shorter than its header states.
 
     >>> import pathlib
     >>> import tempfile
@@ -62,13 +62,13 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _unpacked(path: Path) -> tuple[bytes, bool]:
-    """All bytes of a file, and whether a gzip stream came to its end."""
+    """All bytes of a file, and whether its gzip stream is complete."""
     if path.suffix != ".gz":
         return path.read_bytes(), True
     chunks, whole = [], True
     with gzip.open(path) as file:
         try:
-            # read1 hands out what is there before a cut; read would lose it
+            # read1 returns the data before a cut, which read would lose
             while chunk := file.read1(1 << 20):
                 chunks.append(chunk)
         except EOFError:
@@ -79,7 +79,7 @@ def _unpacked(path: Path) -> tuple[bytes, bool]:
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """Files whose name says that they hold IDX images or labels, an unpacked one before its .gz."""
+    """The files whose names are those of IDX images or labels; an unpacked file takes precedence over its .gz."""
     files: dict[str, Path] = {}
     for path in visible(folder):
         stem = path.name.removesuffix(".gz").lower()
@@ -92,7 +92,7 @@ def idx_files(folder: Path) -> list[Path]:
 def read_idx_folder(
     folder: Path, files: Sequence[Path], channels: Literal["first", "last"] | None, scale: bool = True
 ) -> Dataset:
-    """A data set from IDX files that `idx_files` has found in a folder."""
+    """A data set from the IDX files that `idx_files` lists in a folder."""
     groups: dict[str, list[Path]] = {}
     for path in files:
         name = path.name.lower()

@@ -1,4 +1,4 @@
-"""Folders of images: which files are images, the part and the class that each belongs to, and its pixels."""
+"""Folders of images: the files that are images, the part and the class of each, and their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyrovae.hidden import visible
 __all__ = ["ImagePart", "kind_of", "kinds_of", "read_folder"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-# images too, and not read: where they are left out, it is said
+# formats that are not read: a warning names such files
 UNREAD = (
     *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jfif", ".jpe", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx"),
     *(".svg", ".psd", ".dcm", ".exr", ".hdr", ".raw", ".nef", ".cr2", ".dng", ".arw", ".ico"),
@@ -30,13 +30,13 @@ KINDS: dict[Kind, str] = {
 }
 GLUED = "sets?|data|datasets?|images?|imgs?"  # as in "trainset"
 BESIDE = re.compile(rf"{GLUED}|pics|pictures?|photos?|labels?|targets?|splits?|parts?|folder|dir|x|y")
-IMAGE_FOLDER = "images?|imgs?|jpegimages|pics|pictures?|photos?"  # names that say what a folder holds, and no class
+IMAGE_FOLDER = "images?|imgs?|jpegimages|pics|pictures?|photos?"  # names of folders that are not classes
 WORDS: dict[Kind, str] = {"train": "training", "test": "test", "valid": "validation"}
 
 
 @dataclass(frozen=True)
 class ImagePart:
-    """The images of one part: where they lie, float32 in [0, 1] of shape (N, C, H, W), and the class of each."""
+    """The images of one part: their folder, pixels (N, C, H, W) as float32 in [0, 1], and the class of each."""
 
     folder: Path
     pixels: np.ndarray
@@ -44,7 +44,7 @@ class ImagePart:
 
 
 def kind_of(name: str) -> Kind | None:
-    """The part of a data set that a name is of, in any case, with words such as "set" and "images" beside it.
+    """The part of a data set that a name denotes, in any case and with additional words such as "set" or "images".
 
     >>> from pyrovae.data.images import kind_of
     >>> [kind_of(name) for name in ("Train", "TESTING", "validation_set", "train-images", "val2017", "trainer")]
@@ -55,7 +55,7 @@ def kind_of(name: str) -> Kind | None:
 
 
 def kinds_of(names: Sequence[str]) -> list[Kind | None]:
-    """The part that each of the names in one folder is of: names that differ only in the part are parts as well.
+    """The part that each of the names in one folder denotes; names that differ only in the part denote parts too.
 
     >>> from pyrovae.data.images import kinds_of
     >>> kinds_of(["seg_train", "seg_test", "seg_pred"]), kinds_of(["train_station", "test_tube"])
@@ -73,7 +73,7 @@ def kinds_of(names: Sequence[str]) -> list[Kind | None]:
 
 
 def _read_name(name: str) -> tuple[Kind | None, tuple[str, ...]]:
-    """The part that one word of a name says, None where none or several do, and the name's other words."""
+    """The part that a word of the name denotes, None if no word or several do; and the other words of the name."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # trainA
     words = [word for word in re.split(r"[\W\d_]+", spaced.lower()) if word]
     by_word = {
@@ -87,7 +87,7 @@ def _read_name(name: str) -> tuple[Kind | None, tuple[str, ...]]:
 
 
 def read_folder(root: Path) -> list[ImagePart]:
-    """The one part, or the training and the test part, that a folder of images holds."""
+    """The single part, or the training and the test part, of a folder of images."""
     parts = [_in_part(folder, kind) for folder, kind in _parts(_looked_through(root))]
     listed = [_classes(folder) for folder in parts]
     _say_classes(parts, listed)
@@ -100,14 +100,14 @@ def read_folder(root: Path) -> list[ImagePart]:
 
 @dataclass
 class _Folder:
-    """A folder with what lies in it: images, and folders that have some below them."""
+    """A folder with its images, and with its sub-folders that contain images at any depth."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
     folders: list[_Folder] = field(default_factory=list)
-    without: list[_Folder] = field(default_factory=list)  # folders that have none
-    others: list[Path] = field(default_factory=list)  # files that are no images
-    kind: Kind | None = None  # the part that it is, by its name and those beside it
+    without: list[_Folder] = field(default_factory=list)  # sub-folders without images
+    others: list[Path] = field(default_factory=list)  # files that are not images
+    kind: Kind | None = None  # the part that its name denotes, given the names in the same folder
 
     @property
     def name(self) -> str:
@@ -119,13 +119,13 @@ class _Folder:
             yield from folder.all()
 
     def files(self) -> list[Path]:
-        """The images below, by their paths."""
+        """All images in the folder at any depth, sorted by path."""
         below = [path for folder in self.all() for path in folder.images]
         return sorted(below, key=lambda path: path.relative_to(self.path).as_posix())
 
 
 def _looked_through(path: Path, above: tuple[Path, ...] = ()) -> _Folder:
-    """A folder and all below it, links followed; hidden files and folders do not count."""
+    """A folder and its contents at any depth, following links and ignoring hidden files and folders."""
     real, top = path.resolve(), _Folder(path)
     if real in above:
         raise ValueError(f"{path} is a link to {real}, which holds it: remove the link")
@@ -146,11 +146,11 @@ def _looked_through(path: Path, above: tuple[Path, ...] = ()) -> _Folder:
 
 
 def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
-    """The folders that are the parts of the data set, and which they are: none, where it has none."""
+    """The folders of the parts and the part of each; the root with None if the data set has no parts."""
     below = root
     while not any(folder.kind for folder in below.folders) and not below.images and len(below.folders) == 1:
         (below,) = below.folders
-    if any(folder.kind for folder in below.folders):  # below folders that are alone in theirs
+    if any(folder.kind for folder in below.folders):  # descend through folders that are the only one in their folder
         root = below
     by_kind: dict[Kind, list[_Folder]] = {kind: [] for kind in KINDS}
     rest: list[_Folder] = []
@@ -195,7 +195,7 @@ def _parts(root: _Folder) -> list[tuple[_Folder, Kind | None]]:
 
 
 def _refuse_parts_in_classes(root: _Folder) -> None:
-    """Classes that are split one by one would be read as if they were not."""
+    """Refuse class folders with parts inside, whose parts would otherwise be merged."""
     for folder in root.folders:
         if not folder.images and folder.folders and all(one.kind for one in folder.folders):
             raise ValueError(
@@ -205,11 +205,11 @@ def _refuse_parts_in_classes(root: _Folder) -> None:
 
 
 def _in_part(folder: _Folder, kind: Kind | None) -> _Folder:
-    """Where a part's images or class folders lie: below folders that are alone in theirs."""
+    """The folder with a part's images or class folders, below folders that are the only one in their folder."""
     start = folder
     while not folder.images and len(folder.folders) == 1:
         (only,) = folder.folders
-        if only.images and not (kind and (only.kind == kind or only.name == folder.name)):  # train/train is no class
+        if only.images and not (kind and (only.kind == kind or only.name == folder.name)):  # train/train is not a class
             break
         folder = only
     if folder is not start and not folder.images:
@@ -218,7 +218,7 @@ def _in_part(folder: _Folder, kind: Kind | None) -> _Folder:
 
 
 def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
-    """The images below each class folder by its name, or those of the folder itself under None."""
+    """The images of each class folder by its name, or those of the folder itself under None."""
     if folder.images and folder.folders:
         raise ValueError(
             f"{folder.path} holds images ({folder.images[0].name}, ...) and sub-folders of images "
@@ -257,7 +257,7 @@ def _say_classes(parts: Sequence[_Folder], listed: Sequence[dict[str | None, lis
 
 
 def _say_left_out(parts: Sequence[_Folder]) -> None:
-    """Name what looks like items and is not read."""
+    """Warn of files that look like items and are not read."""
     for part in parts:
         unread = _unread(part)
         if unread:
@@ -271,7 +271,7 @@ def _say_left_out(parts: Sequence[_Folder]) -> None:
 
 
 def _unread(folder: _Folder) -> list[Path]:
-    """The images below in formats that are not read."""
+    """The images in the folder, at any depth, in formats that are not read."""
     return [path for one in folder.all() for path in one.others if path.suffix.lower() in UNREAD]
 
 
@@ -289,7 +289,7 @@ def _few(names: Sequence[str]) -> str:
 def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
     first: Path | None = None
     shape: tuple[int, ...] = ()
-    may_grow = True  # all grey images so far have a palette, which may hold colours as well
+    may_grow = True  # all grey images so far have a palette, so that later ones may have colours
     read: list[np.ndarray] = []
     cut: list[Path] = []
     for classes in listed:
@@ -329,17 +329,17 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _image(file: Path) -> tuple[np.ndarray, bool, bool]:
-    """One image, upright, float32 in [0, 1], shape (1 or 3, height, width); whether by a palette, or cut to 8 bits."""
+    """An upright image, float32 in [0, 1], (1 or 3, height, width); whether it has a palette; whether cut to 8 bits."""
     from PIL import Image, ImageOps
 
     try:
-        # by its contents: an uncompressed TIFF that Pillow maps from its name is garbled where it is turned
+        # as an open file: an uncompressed TIFF that Pillow maps by its name is garbled when rotated
         with file.open("rb") as content, Image.open(content) as opened:
             frames, stored = getattr(opened, "n_frames", 1), str(getattr(opened, "tile", ""))
             opened.load()
         image: Image.Image = opened
         if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)  # as every viewer shows it
+            image = ImageOps.exif_transpose(image)  # upright, as image viewers show it
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be read as an image: {error}; replace or remove it") from error
     if frames != 1:
@@ -350,13 +350,13 @@ def _image(file: Path) -> tuple[np.ndarray, bool, bool]:
         raise ValueError(f"{file} has pixels of mode {image.mode}, of unknown range; save it with 8 bits, or as .npy")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise ValueError(f"{file} has transparent pixels, which have no value; lay it on a background first")
-    cut = re.search(r"(?:RGB[AX]?|LA|CMYK);16", stored) is not None  # Pillow has no such pixels
+    cut = re.search(r"(?:RGB[AX]?|LA|CMYK);16", stored) is not None  # Pillow reads such pixels with 8 bits
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"), dtype=np.float32)[None] / 255, False, cut
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
-    # a grey GIF has a palette like any other
+    # a grey GIF has a palette too
     by_palette = image.mode in ("P", "PA")
     return (pixels[:1] if by_palette and bool((pixels == pixels[:1]).all()) else pixels), by_palette, cut
 
 
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # the EXIF tag

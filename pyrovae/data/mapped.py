@@ -1,4 +1,4 @@
-"""A memory-mapped array as a view with a length and a shape, and numbers of any kind as tensors."""
+"""A view of a memory-mapped array, and conversion of numeric arrays to tensors."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pyrovae import checks
 
 __all__ = ["MappedArray", "as_stored", "dtype_that_holds", "require_numbers", "without_bytes"]
 
-# how much of a memory map is looked at to say which dtype holds it
+# the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
 _MOST_ENTRIES = 2**23
 
 
 class MappedArray:
-    """Rows of an array that stays where it is, read as tensors where they are indexed.
+    """A view of rows of an array or memory map, which are read as tensors when they are indexed.
 
-    `source` is a NumPy array or memory map of shape (N, *event), `rows` the items of it that are seen (all by
-    default). `x[index]` takes an integer, a slice, a one-dimensional array or tensor of integers, or a mask, always
-    along the items; uint8 is divided by 255, other numbers are cast to `dtype`: float32, or float64 where float32 does
-    not hold them (`pyrovae.rounding` has the rule), as up to 4,096 rows from all over the source say. A fit and the
-    estimators look at every row in its source's own dtype. `len`, `shape` and `dtype` are those of the tensor that
-    `x[:]` would be. `scale=False` keeps uint8 as the whole numbers 0 to 255; `name` is what errors call the source.
-    Raises TypeError for an array of no numbers, a masked array and any other index.
+    `source` has shape (N, *event), and `rows` selects items of it, by default all. `x[index]` takes an integer, a
+    slice, a one-dimensional array or tensor of integers, or a mask, along the items. uint8 is divided by 255, or kept
+    as 0 to 255 with `scale=False`. Other numbers are cast to `dtype`; the default is float32, or float64 if float32
+    does not represent them (`pyrovae.rounding` states the rule), judged by up to 4,096 rows from the whole source. A
+    fit and the estimators check every row in the source's own dtype. `len`, `shape` and `dtype` are those of the tensor
+    `x[:]`. `name` is the name of the source in errors. Raises TypeError for an array that is not numeric, for a masked
+    array and for any other type of index.
 
     >>> import numpy as np
     >>> from pyrovae.data import MappedArray
@@ -60,7 +60,7 @@ class MappedArray:
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32, or float64 where float32 does not hold the source."""
+        """float32, or float64 if float32 does not represent the source."""
         if self._dtype is None:
             self._dtype = _dtype_for(self._source, self._name)
         return self._dtype
@@ -77,7 +77,7 @@ class MappedArray:
         return _floats(self._chosen(index), self.dtype)
 
     def exactly(self, index: Any) -> Tensor:
-        """The rows as they are in the source, of whatever dtype; uint8 over 255, in float32. `index` as in `x[index]`.
+        """The rows in the dtype of the source; uint8 is divided by 255, in float32. `index` as in `x[index]`.
 
         >>> import numpy as np
         >>> from pyrovae.data import MappedArray
@@ -87,7 +87,7 @@ class MappedArray:
         return as_stored(self._chosen(index))
 
     def reading(self, dtype: torch.dtype) -> MappedArray:
-        """The same rows, read as `dtype`, float32 or float64."""
+        """The same rows as a view that is read in `dtype`, float32 or float64."""
         return self._like(self._rows, dtype)
 
     def _like(self, rows: np.ndarray | None, dtype: torch.dtype | None) -> MappedArray:
@@ -102,7 +102,7 @@ class MappedArray:
         return f"MappedArray({self._source.dtype}, shape {tuple(self.shape)})"
 
     def select(self, index: Any) -> MappedArray:
-        """A view of some of the rows, nothing read or copied; `index` as in `x[index]`.
+        """A view of some of the rows, without reading or copying them; `index` as in `x[index]`.
 
         >>> import numpy as np
         >>> from pyrovae.data import MappedArray
@@ -140,40 +140,41 @@ def require_numbers(array: np.ndarray, name: str) -> None:
 
 
 def without_bytes(array: np.ndarray) -> np.ndarray:
-    """uint8 as int16, which nothing divides by 255; any other array as it is."""
+    """uint8 as int16, which is not divided by 255 later; any other array unchanged."""
     return array.astype(np.int16) if array.dtype == np.uint8 else array
 
 
 def _floats(array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
-    # a copy: torch takes no negative strides or foreign byte order, and warns of read-only memory
+    # a copy: torch refuses negative strides and foreign byte orders, and warns of read-only memory
     wide = dtype == torch.float64 and array.dtype != np.uint8
     tensor = torch.from_numpy(np.array(array, dtype=np.float64 if wide else np.float32, order="C"))
     return tensor.div_(255).to(dtype) if array.dtype == np.uint8 else tensor
 
 
 def as_stored(array: np.ndarray, name: str = "source") -> Tensor:
-    """A tensor of the array's own dtype, and no copy where torch can do without; uint8 over 255."""
+    """A tensor in the array's own dtype, without a copy if possible; uint8 is divided by 255."""
     if array.dtype == np.uint8:
         return _floats(array)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)  # torch has none of more digits
+        array = array.astype(np.float64)  # torch has no wider floating-point dtype
     plain = array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
     return checks.array(torch.from_numpy(array) if plain else array, name)
 
 
 def _dtype_for(source: np.ndarray, name: str) -> torch.dtype:
-    """float32 or float64, by rows from all over the source: a memory map may be larger than can be read for this."""
+    """float32 or float64, judged by rows from the whole source; a memory map may be too large to be read for this."""
     if np.can_cast(source.dtype, np.float32):
         return torch.float32
     count = min(len(source), max(2, min(_MOST_ROWS, _MOST_ENTRIES // max(1, source[:1].size))))
     rows = as_stored(source[np.linspace(0, len(source) - 1, count).astype(np.intp)], name)
     if rows.dtype.is_floating_point:
-        rows = torch.where(rows.isfinite(), rows, torch.nan)  # who uses the items is told of these
+        # infinite values are refused later, when the items are used
+        rows = torch.where(rows.isfinite(), rows, torch.nan)
     return dtype_that_holds([rows], [name])
 
 
 def dtype_that_holds(parts: Sequence[Tensor], names: Sequence[str]) -> torch.dtype:
-    """float32, or float64 where float32 does not hold one of the parts; ValueError where neither does."""
+    """float32, or float64 if float32 does not represent all parts; ValueError if float64 does not either."""
     for part, name in zip(parts, names, strict=True):
         try:
             checks.checked_cast(part, torch.float32, name=name)

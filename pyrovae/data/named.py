@@ -1,4 +1,4 @@
-"""Data sets by their names: the digits of scikit-learn, and the MNIST family."""
+"""Data sets with names: the digits of scikit-learn, and the MNIST family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-image
 
 
 def digits(scale: bool = True) -> Dataset:
-    """The 1,797 handwritten digits that come with scikit-learn, over 16; without `scale` the whole numbers 0 to 16."""
+    """The 1,797 handwritten digits of scikit-learn, divided by 16; without `scale` as integers from 0 to 16."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -29,7 +29,7 @@ def digits(scale: bool = True) -> Dataset:
 
 
 def mnist_family(name: str, root: Path, download: bool, scale: bool = True) -> Dataset:
-    """MNIST, Fashion-MNIST or KMNIST from IDX files in the layout of torchvision."""
+    """MNIST, Fashion-MNIST or KMNIST from IDX files in torchvision's layout."""
     raw = root / MNIST_FAMILY[name] / "raw"
     if download and _absent(raw):
         _download(name, root, raw)
@@ -53,7 +53,7 @@ def _plain_or_gz(path: Path) -> Path:
 
 
 def _download(name: str, root: Path, raw: Path) -> None:
-    """Have torchvision fetch the files of a data set into its layout."""
+    """Download the files of a data set by torchvision, in its layout."""
     by_hand = f"put the IDX files {', '.join(MNIST_FILES)} (plain or .gz) into {raw.absolute()}"
     try:
         datasets = importlib.import_module("torchvision.datasets")
@@ -61,7 +61,7 @@ def _download(name: str, root: Path, raw: Path) -> None:
         if error.name != "torchvision":
             raise ImportError(_unfit(error, by_hand)) from error
         raise ImportError(f"download=True needs torchvision, which is not there; install it, or {by_hand}") from error
-    except Exception as error:  # a build for another torch fails with RuntimeError, OSError or AttributeError
+    except Exception as error:  # a build for another torch raises RuntimeError, OSError or AttributeError
         raise ImportError(_unfit(error, by_hand)) from error
     kind = getattr(datasets, MNIST_FAMILY[name])
     try:

@@ -1,4 +1,4 @@
-"""NumPy's own files: a .npy of items, memory-mapped, and a .npz of items and labels."""
+"""NumPy's file formats: a .npy of items, memory-mapped, and a .npz of items and labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["read_npy", "read_npz"]
 
 
 def read_npy(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
-    """A data set of items alone, memory-mapped."""
+    """A data set of memory-mapped items without labels, from a .npy file."""
     array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
@@ -28,8 +28,8 @@ def read_npy(path: Path, channels: Literal["first", "last"] | None, scale: bool)
 
 
 def read_npz(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
-    """A data set from an archive of arrays."""
-    # opened here, since NumPy leaves a damaged archive open
+    """A data set from a .npz archive of arrays."""
+    # opened explicitly, since NumPy does not close a damaged archive
     with path.open("rb") as file:
         archive = _numpy(path, partial(np.load, file, allow_pickle=False))
         if isinstance(archive, np.ndarray):
@@ -43,7 +43,7 @@ def read_npz(path: Path, channels: Literal["first", "last"] | None, scale: bool)
 
 
 def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The keys of items and labels, for each part that an archive holds; parts that are not used are named."""
+    """The keys of items and labels for each part of an archive; a warning names the parts that are not used."""
     lower: dict[str, str] = {}
     for key in keys:
         lower.setdefault(key.lower(), key)
@@ -79,7 +79,7 @@ def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def _numpy(path: Path, read: Callable[[], Any], key: str | None = None) -> Any:
-    """What `read` returns; NumPy's errors in words that name the file."""
+    """The result of `read`; NumPy's errors are raised again with the name of the file."""
     what = str(path) if key is None else f"{path}:{key}"
     try:
         return read()

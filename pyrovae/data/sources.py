@@ -1,4 +1,4 @@
-"""`load`: a data set by its name, or from a file or folder."""
+"""The function `load`: a data set by name, or from a file or folder."""
 
 from __future__ import annotations
 
@@ -26,36 +26,43 @@ def load(
     channels: Literal["first", "last"] | None = None,
     scale: bool = True,
 ) -> Dataset:
-    """A data set by its name, or from a file or folder: `x` of shape (N, *event_shape), `y` int64 or None.
+    """Load a data set by name, or from a file or folder: `x` has shape (N, *event_shape), and `y` is int64 or None.
 
-    `x` is float32, or float64 where float32 does not hold what came: where rounding would move an entry by more than a
-    thousandth of its column's standard deviation, as of seconds since 1970 or of a small spread far from 0.
+    `x` is float32, or float64 if float32 is too coarse: if rounding would change an entry by more than a thousandth of
+    its column's standard deviation, as for seconds since 1970 or values with a small spread far from 0. The
+    sources are:
 
-    - "digits": the 1,797 handwritten digits of scikit-learn, over 16, event shape (1, 8, 8).
+    - "digits": the 1,797 handwritten digits of scikit-learn, divided by 16, event shape (1, 8, 8).
     - "mnist", "fashion-mnist", "kmnist": IDX files in the layout of torchvision, `root`/MNIST/raw/... (`root` is
-      "data" by default). torchvision is imported only where files are missing and `download=True` asks for them.
+      "data" by default). torchvision is imported only if files are missing and `download=True`.
     - a folder of IDX files (plain or .gz) with "images" and "labels" in their names, and "train", "test" or "t10k".
-    - a .npy file: items alone, memory-mapped, so that `x` is a `MappedArray` and values are looked at when used.
-    - a .npz file: x and y; or x_train, y_train, x_test, y_test (also train_images, train_labels, ...; train, test).
-    - a folder of images, all grey or all colour (a palette counts as what it shows), of one size: a sub-folder per
-      class, or all in one folder without labels. Sub-folders such as train and test, Training and Testing, train_images
-      and test_images or seg_train and seg_test are the split, or train and validation where there is no test; they and
-      the classes may lie below a folder that is alone in its own. An image is turned as its EXIF orientation says.
+    - a .npy file of items without labels. It is memory-mapped: `x` is a `MappedArray`, whose values are checked when
+      they are used.
+    - a .npz file with x and y, or with x_train, y_train, x_test and y_test (also train_images, train_labels, ...; or
+      train, test).
+    - a folder of images of one size, all grey or all in colour; an image with a palette counts by the colours that it
+      shows. Each class is a sub-folder, or all images are in one folder and have no labels. Sub-folders such as train
+      and test, Training and Testing, train_images and test_images, or seg_train and seg_test are the parts; without a
+      test part, train and validation are. The parts and the classes may be inside of a folder that is the only one in
+      its folder. Images are rotated by their EXIF orientation.
 
-    Classes are numbered in the order of Python's strings: "10" comes before "2", "B" before "a"; `classes` has their
-    names. Of folders, hidden files (`.DS_Store`, `Thumbs.db`, `._a.png`) never count. What is not used is named by a
-    warning: a validation part beside a test, a sibling of the parts, a format that is not read, folders within classes,
-    one class alone, classes that only the test part has. A name that may be a part's or a class's is refused.
+    Folders: classes are numbered in the order of Python's strings ("10" before "2", "B" before "a"), and `classes` has
+    their names. Hidden files (`.DS_Store`, `Thumbs.db`, `._a.png`) are ignored. A warning names whatever is not used or
+    may be a mistake: a validation part if there is a test part, other folders next to the parts, formats that are not
+    read, folders within classes, a single class, and classes that only the test part has. A folder whose name may be
+    that of a part or of a class is refused.
 
-    uint8 is divided by 255 and so are 8-bit images (16-bit ones by 65,535); other numbers are taken as they are. With
-    `scale=False`, for counts, uint8 is taken as it is too, and the digits are 0 to 16; a folder of images is refused.
-    Items of shape (H, W) become (1, H, W), and (H, W, C) becomes (C, H, W), with a warning, where the last axis is 1,
-    3 or 4 and the first is not; `channels` says which it is instead. A source without a split of its own is divided
-    80 / 20 by a permutation of fixed seed. Strings as labels are numbered in sorted order and kept in `classes`.
+    Values: uint8 and 8-bit images are divided by 255, and 16-bit images by 65,535; other numbers are kept. With
+    `scale=False`, for counts, uint8 is kept too and the digits are 0 to 16; a folder of images is then refused. String
+    labels are numbered in sorted order, and `classes` has the strings.
+
+    Shapes: items of shape (H, W) become (1, H, W). Items of shape (H, W, C) are transposed to (C, H, W), with a
+    warning, if the last axis is 1, 3 or 4 and the first is not; `channels` states the order explicitly. A source
+    without a test part is split 80 / 20 by a permutation with a fixed seed.
 
     Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
-    of another length and numbers as labels that are not whole or do not fit int64; FileNotFoundError for missing files;
-    ImportError where a download needs a torchvision that does not import; RuntimeError for a failed download.
+    of another length, and numeric labels that are not integers or do not fit int64; FileNotFoundError for missing
+    files; ImportError if a download needs torchvision and it cannot be imported; RuntimeError for a failed download.
 
     >>> from pyrovae.data import load
     >>> data = load("digits")

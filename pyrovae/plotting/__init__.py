@@ -1,8 +1,9 @@
-"""Figures from arrays: Axes out, or a Figure where several are drawn. The only folder that imports matplotlib.
+"""Figures from arrays. Each function returns Axes, or a Figure if it draws several Axes.
 
-Nothing here trains, samples a model or saves a file, and pyplot is never imported: no backend is chosen, no global
-state touched. Arrays are numpy's or torch's. Without `ax` a new Figure is made; `ax.figure.savefig(path)` writes it.
-Images are (N, H, W) or (N, C, H, W) with C of 1 or 3, in [0, 1]; what lies beyond is clipped, and 0 is black.
+No function trains, samples a model or saves a file. This is the only folder that imports matplotlib, and it never
+imports pyplot, so that no backend is chosen and no global state changes. Arrays are NumPy's or torch's. Without `ax`
+a function makes a new Figure; `ax.figure.savefig(path)` saves it. Images have shape (N, H, W) or (N, C, H, W) with
+C = 1 or 3 and values in [0, 1]; 0 is black, and values outside are clipped.
 """
 
 from pyrovae.plotting.classification import interval_curves, reliability_curve

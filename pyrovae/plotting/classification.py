@@ -1,4 +1,4 @@
-"""Classifiers drawn: scores with their intervals along a condition, and reliability."""
+"""Figures of classifiers: scores with intervals against a condition, and reliability."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def interval_curves(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """One line with intervals as bars for each entry of `curves`: (values, lower, upper), each of shape (M,) as `at`.
+    """One line with interval bars for each entry of `curves`, against the values `at`, shape (M,).
 
-    Points of several curves stand a little apart, so that no bar hides another. `log`: a logarithmic horizontal axis.
-    Raises ValueError for no curves, lengths that differ, values that are not finite or outside their interval, and with
-    `log` for what is not above 0.
+    An entry is (values, lower, upper), each of shape (M,). The curves are shifted a little horizontally, so that no bar
+    hides another. `log` makes the horizontal axis logarithmic. Raises ValueError for no curves, for lengths that
+    differ, for values that are not finite or outside their interval and, with `log`, for `at` that is not above 0.
 
     >>> from pyrovae.plotting import interval_curves
     >>> curve = [0.8, 0.9], [0.7, 0.88], [0.85, 0.92]
@@ -54,7 +54,7 @@ def interval_curves(
         colour = SERIES[i % len(SERIES)]
         ax.errorbar(place, value, bars, fmt=style, color=colour, capsize=2, markersize=4, linewidth=1.3, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-    if log:  # the points themselves, and no powers of ten between them
+    if log:  # ticks at the points, and no powers of ten between them
         ax.set_xticks(x, [f"{value:g}" for value in x])
         ax.minorticks_off()
     ax.legend(frameon=False, fontsize=8)
@@ -62,10 +62,10 @@ def interval_curves(
 
 
 def reliability_curve(tables: Mapping[str, Any], *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """How often a class is right against the probability that it was given, with intervals; the diagonal is calibrated.
+    """Accuracy against predicted probability, with intervals; a calibrated classifier lies on the diagonal.
 
-    `tables`: name to what `pyrovae.reliability` gives: "confidence", "accuracy", "lower" and "upper", each (B,). Raises
-    ValueError for no entries and values outside [0, 1].
+    `tables` maps names to the result of `pyrovae.reliability`: "confidence", "accuracy", "lower" and "upper", each of
+    shape (B,). Raises ValueError for no entries and for values outside [0, 1].
 
     >>> from pyrovae.plotting import reliability_curve
     >>> bins = {"confidence": [0.55, 0.9], "accuracy": [0.5, 0.95], "lower": [0.3, 0.8], "upper": [0.7, 1.0]}
@@ -85,7 +85,7 @@ def reliability_curve(tables: Mapping[str, Any], *, ax: Axes | None = None, titl
                 raise ValueError(f"tables[{name!r}] must lie in [0, 1], got {column.min():g} to {column.max():g}")
         value, low, high = columns
         bars = [(value - low).clip(min=0), (high - value).clip(min=0)]
-        # no lines between bins: those of few items would draw the eye
+        # no lines between bins, which would emphasise bins of few items
         style, colour = MARKERS[i % len(MARKERS)], SERIES[i % len(SERIES)]
         ax.errorbar(x, value, bars, fmt=style, color=colour, capsize=2, markersize=5, elinewidth=1.0, label=name)
     ax.set(xlabel="probability given", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")

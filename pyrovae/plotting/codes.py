@@ -1,4 +1,4 @@
-"""Codes in the plane: grids of them, and scatters by label."""
+"""Codes in the plane: grids of codes, and scatter plots by label."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _MOST_CLASSES = 100
 
 
 def normal_quantile_grid(n: int = 10, low: float = 0.01, high: float = 0.99) -> np.ndarray:
-    """Codes on the standard normal's quantiles: the n probabilities from `low` to `high`, evenly spaced, on both axes.
+    """A grid of codes at standard normal quantiles: n evenly spaced probabilities from `low` to `high` on both axes.
 
-    Shape (n * n, 2), row by row: the top row, with the largest second latent, comes first, and in a row the first
-    latent grows. The seed post decoded this grid with its VAE. Raises ValueError unless 0 < low < high < 1.
+    The result has shape (n * n, 2), row by row: the top row, with the largest second latent, comes first, and within a
+    row the first latent increases. The seed post decoded this grid with its VAE. Raises ValueError unless
+    0 < low < high < 1.
 
     >>> from pyrovae.plotting import normal_quantile_grid
     >>> normal_quantile_grid(3, 0.1, 0.9).round(2)[:4].tolist()
@@ -44,10 +45,10 @@ def normal_quantile_grid(n: int = 10, low: float = 0.01, high: float = 0.99) -> 
 
 
 def box_grid(codes: Any, n: int = 10, quantiles: tuple[float, float] = (0.005, 0.995)) -> np.ndarray:
-    """n x n evenly spaced codes over the box between two quantiles of each of the codes' two dimensions.
+    """A grid of n x n evenly spaced codes over the box between two quantiles of each dimension of `codes`.
 
-    `codes` has shape (N, 2); the answer has shape (n * n, 2) in the order of `normal_quantile_grid`. Raises ValueError
-    for codes of another dimension and quantiles that are not 0 <= low < high <= 1.
+    `codes` has shape (N, 2); the result has shape (n * n, 2), in the order of `normal_quantile_grid`. Raises ValueError
+    for codes of another dimension and for quantiles that do not satisfy 0 <= low < high <= 1.
 
     >>> from pyrovae.plotting import box_grid
     >>> box_grid([[0.0, 0.0], [2.0, 4.0]], 2, (0, 1)).tolist()
@@ -90,11 +91,11 @@ def latent_scatter(
 ) -> Axes:
     """Scatter of two dimensions of the codes, shape (N, d) with d of at least 2, coloured by label.
 
-    With `names` each class is also written at its median, so that colour is not its only carrier; the ten colours
+    With `names` each class is also named at its median, so that it is not identified by colour alone; the ten colours
     repeat from the eleventh class on. The items are drawn in an order shuffled by `seed`, so that no class covers the
-    others by coming last; of more than `max_items` the first of that order are shown, and the figure says so. The axes
-    have one scale where the two ranges differ by less than a factor of 2. Raises ValueError for codes of another
-    shape, labels of another length, missing labels, and more than 100 classes.
+    others because it is drawn last. At most `max_items` are shown, the first in that order, and the figure states how
+    many. The axes have the same scale if their ranges differ by less than a factor of 2. Raises ValueError for codes
+    of another shape, for labels of another length, for missing labels, and for more than 100 classes.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import latent_scatter
@@ -127,7 +128,7 @@ def cdf_scatter(
     names: bool = True,
     seed: int = 0,
 ) -> Axes:
-    """Scatter of the standard normal CDF of two dimensions of the codes, uniform on the square if they are N(0, I).
+    """Scatter of the standard normal CDF of two dimensions of the codes, which is uniform if the codes are N(0, I).
 
     Arguments and errors are those of `latent_scatter`.
 
@@ -172,7 +173,7 @@ def _scatter(
     count = len(points)
     max_items = whole("max_items", max_items, most=sys.maxsize)
     shown = np.random.default_rng(checked_seed(seed)).permutation(count)[:max_items]
-    # only vector files are affected: thousands of marks would make them slow to open
+    # affects vector files alone, which would be slow to open with thousands of marks
     style: dict[str, Any] = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": len(shown) > 2000}
     of = f"{len(shown):,} of {count:,} items" if len(shown) < count else ""
     if labels is None:

@@ -1,4 +1,4 @@
-"""Curves and intervals: learning, rate against distortion, claims, classes."""
+"""Curves and intervals: learning curves, rate against distortion, intervals of claims, values per class."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def interval_plot(
     xlabel: str | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Means with their intervals, a row each from the top, and differences too small to matter shaded.
+    """Means with their intervals, one per row from the top, with the range of irrelevant differences shaded.
 
-    `margins` is the smallest difference of interest, one number or one a row: from reference - margin to reference +
-    margin is shaded. With `normalize` (the default where the margins differ) rows of different units share the axis as
-    (value - reference) / margin, and the shade runs from -1 to 1. `values` writes mean and interval in their own units
-    to the right. Raises ValueError for lengths that differ, intervals without their mean, margins that are not
-    positive and `normalize` without margins.
+    `margins` is the smallest difference of interest, one number or one per row; the shaded range is reference - margin
+    to reference + margin. With `normalize`, the default if the margins differ, the axis shows
+    (value - reference) / margin, so that rows in different units share it, and the shaded range is -1 to 1. `values`
+    writes mean and interval in their own units to the right. Raises ValueError for lengths that differ, for intervals
+    that do not contain their mean, for margins that are not positive and for `normalize` without margins.
 
     >>> from pyrovae.plotting import interval_plot
     >>> ax = interval_plot(["accuracy", "nats"], [0.02, -4.0], [0.01, -9.0], [0.03, 1.0], margins=[0.01, 2.0])
@@ -93,8 +93,8 @@ def interval_plot(
             label="less than the smallest difference of interest",
         )
         for patch in shade:
-            patch.sticky_edges.x.clear()  # so that the shade's own end is seen inside the axes
-    # before the reference, so that the points are lines[0]
+            patch.sticky_edges.x.clear()  # so that the end of the shaded range lies inside the axes
+    # drawn before the reference line, so that the points are lines[0]
     ax.errorbar(
         middle,
         at,
@@ -122,7 +122,7 @@ def interval_plot(
     less = "difference" if reference == 0 else f"(value - {reference:g})"
     ax.set_xlabel(xlabel or (f"{less} / smallest difference of interest" if normalize else "difference"))
     if margin is not None:
-        # placed from outside, so that it never lies over a row
+        # outside of the axes, so that it never covers a row
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8, borderaxespad=0.2)
     return titled(ax, title, pad=22 if margin is not None else None)
 
@@ -140,11 +140,10 @@ def rate_distortion(
 ) -> Axes:
     """Distortion against rate in nats per item, over lines of equal ELBO = -(rate + distortion).
 
-    `rate` and `distortion` have shape (M,) and are joined in their order; `rate_se` and `distortion_se` are drawn as
-    bars of one standard error; `notes` (M), such as each point's beta, are written beside the points. A second call
-    on the same Axes adds a curve.
-    Raises ValueError for lengths that differ, negative standard errors and values that are not finite.
-    Alemi et al., "Fixing a broken ELBO", 2018, section 3.
+    `rate` and `distortion` have shape (M,), and a line joins the points in their order. `rate_se` and `distortion_se`
+    are drawn as bars of one standard error. `notes`, one for each of the M points, such as its beta, are written next
+    to the points. A second call on the same Axes adds a curve. Raises ValueError for lengths that differ, for negative
+    standard errors and for values that are not finite. Alemi et al., "Fixing a broken ELBO", 2018, section 3.
 
     >>> from pyrovae.plotting import rate_distortion
     >>> ax = rate_distortion([5.0, 10.0], [100.0, 90.0], notes=["β = 4", "β = 1"])
@@ -195,8 +194,8 @@ def learning_curve(
 ) -> Axes:
     """One line against the epoch for each entry of `curves`, shape (E,) as `epochs`.
 
-    An epoch where a curve is NaN or infinite (a validation not made) is left out of it, and its neighbours joined.
-    Raises ValueError for no curves, lengths that differ and a curve without a finite value.
+    Epochs at which a curve is NaN or infinite, such as those without a validation, are left out, and the line joins
+    the others. Raises ValueError for no curves, for lengths that differ and for a curve without a finite value.
 
     >>> from pyrovae.plotting import learning_curve
     >>> ax = learning_curve([1, 2, 3], {"loss": [9.0, 7.0, 6.0], "-validation ELBO": [9.5, float("nan"), 7.0]})
@@ -217,7 +216,7 @@ def learning_curve(
         finite_curves[name] = at[finite], curve[finite]
     ax = new_axes(ax, (5.6, 3.6))
     for i, (name, (x, y)) in enumerate(finite_curves.items()):
-        # points where they can be told apart; one point alone would be no line
+        # markers if there are few points; a single point would draw no line
         marker = MARKERS[i % len(MARKERS)] if len(x) <= 40 else ""
         colour, line = SERIES[i % len(SERIES)], LINES[i % len(LINES)]
         ax.plot(x, y, color=colour, linestyle=line, marker=marker, markersize=3.5, label=name)
@@ -236,11 +235,11 @@ def per_class(
     ylabel: str = "value",
     title: str | None = None,
 ) -> Axes:
-    """A dot for each class and each entry of `values`, shape (C,), the entries side by side within a class.
+    """One dot per class for each entry of `values`, shape (C,), with the entries side by side within a class.
 
-    `errors` gives half-lengths of bars, shape (C,), for some or all entries: say in `ylabel` what they are. `classes`
-    are the classes' names, 0 to C - 1 without. Raises ValueError for lengths that differ, negative errors and values
-    that are not finite.
+    `errors` are half-lengths of bars, shape (C,), for some or all entries; state in `ylabel` what they are. `classes`
+    are the names of the classes, by default 0 to C - 1. Raises ValueError for lengths that differ, for negative errors
+    and for values that are not finite.
 
     >>> from pyrovae.plotting import per_class
     >>> ax = per_class({"AE": [0.9, 0.8], "VAE": [0.7, 0.6]}, ylabel="accuracy")
@@ -281,14 +280,14 @@ def _iso_elbo(ax: Axes, curves: list[np.ndarray]) -> None:
         old.remove()
     points = np.concatenate(curves)
     pad = np.maximum(0.12 * np.ptp(points, axis=0), 0.5)
-    # more on the right, where the last point's note goes
+    # more space on the right, for the note of the last point
     low, high = points.min(axis=0) - pad, points.max(axis=0) + pad * (1.8, 1.0)
     x, y = np.meshgrid(*np.linspace(low, high, 50).T)
     levels = MaxNLocator(6).tick_values(-high.sum(), -low.sum())
     lines: QuadContourSet = ax.contour(x, y, -(x + y), levels=levels, colors="#8a8a8a", linewidths=0.7, zorder=1)
-    lines.set(gid="iso-elbo", linestyle="-")  # a monochrome contour below zero would be dashed
+    lines.set(gid="iso-elbo", linestyle="-")  # matplotlib dashes negative contours of one colour
 
-    # each label where its line is furthest from the curves, and not at the border
+    # place each label where its line is furthest from the curves, away from the border
     along = np.linspace(0, 1, 50)[:, None]
     between = [a + along * (b - a) for curve in curves for a, b in pairwise(curve)]
     taken = np.concatenate([*curves, *between])

@@ -1,4 +1,4 @@
-"""What an estimate of log p(x) is worth, drawn: bounds against particles, gaps, ranks and coverage."""
+"""Figures of estimates of log p(x): bounds against particles, gaps, ranks and coverage."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def bound_curve(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Lower bounds in nats per item against the number of particles, with the exact value as a line.
+    """Lower bounds in nats per item against the number of particles, with the exact value as a horizontal line.
 
-    `bounds`: name to (values, standard errors), each of shape (M,) as `particles`; bars are of two standard errors.
-    Raises ValueError for no bounds, lengths that differ, negative standard errors, values that are not finite and
-    fewer than one particle.
+    `bounds` maps names to (values, standard errors), each of the shape (M,) of `particles`; bars show two standard
+    errors. Raises ValueError for no bounds, for lengths that differ, for negative standard errors, for values that are
+    not finite and for fewer than one particle.
 
     >>> from pyrovae.plotting import bound_curve
     >>> ax = bound_curve([1, 10], {"iwae": ([-90.0, -88.0], [0.1, 0.1])}, exact=-87.0)
@@ -70,9 +70,9 @@ def bound_curve(
 
 
 def gap_histogram(gaps: Any, *, bins: int = 20, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """How many items have which gap between an upper and a lower bound, in nats, with the mean and its two errors.
+    """A histogram over items of the gap between upper and lower bound, in nats, with the mean ± two standard errors.
 
-    `gaps` of shape (N,). Raises ValueError for fewer than 2 gaps and values that are not finite.
+    `gaps` has shape (N,). Raises ValueError for fewer than 2 gaps and for values that are not finite.
 
     >>> from pyrovae.plotting import gap_histogram
     >>> ax = gap_histogram([0.1, 0.2, 0.0])
@@ -103,11 +103,11 @@ def rank_histogram(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Ranks of simulated codes, in (0, 1), in `bins`, with the band that a uniform law's counts stay in.
+    """A histogram of the ranks of simulated codes, scaled to (0, 1), with a band for the counts of uniform ranks.
 
-    The band holds each bin's binomial count with probability `confidence`. A hump says that q is too wide, a U that it
-    is too narrow, a slope that it is shifted (Talts et al. 2018, section 4). `uniform` of shape (S,). Raises ValueError
-    for values outside [0, 1].
+    Under uniform ranks the count of each bin, which is binomial, lies in the band with probability `confidence`. A
+    hump indicates that q is too wide, a U that it is too narrow, and a slope that it is shifted (Talts et al. 2018,
+    section 4). `uniform` has shape (S,). Raises ValueError for values outside [0, 1].
 
     >>> from pyrovae.plotting import rank_histogram
     >>> ax = rank_histogram([0.1, 0.4, 0.6, 0.9], bins=2)
@@ -135,11 +135,12 @@ def rank_histogram(
 def coverage_curve(
     uniform: Mapping[str, Any], *, confidence: float = 0.99, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """How often central intervals of q hold the true code, against how often they claim to.
+    """The coverage of the true code by central intervals of q, against their nominal probability.
 
-    `uniform`: quantity to ranks in (0, 1), shape (S,); the central interval of probability c holds a code whose rank
-    lies within c / 2 of 1/2. Below the diagonal q is overconfident. The band is what `confidence` of the curves of a
-    uniform law of S ranks stay in, point by point. Raises ValueError for no quantities and values outside [0, 1].
+    `uniform` maps quantities to ranks in (0, 1), shape (S,); the central interval of probability c contains the codes
+    whose rank is within c / 2 of 1/2. Below the diagonal q is overconfident. The band contains the curve of S uniform
+    ranks with probability `confidence` at each point. Raises ValueError for no quantities and for values outside
+    [0, 1].
 
     >>> from pyrovae.plotting import coverage_curve
     >>> ax = coverage_curve({"latent[0]": [0.1, 0.3, 0.5, 0.7, 0.9]})

@@ -32,11 +32,12 @@ _MOST_IN_A_ROW = 60
 def reconstructions(
     x: Any, rows: Mapping[str, Any], codes: Mapping[str, Any] | None = None, *, labels: Any = None, name: str = "test"
 ) -> Figure:
-    """Images `x` (N of them) in a row, and under them a row of reconstructions for each entry of `rows`.
+    """N images `x` in a row, and below it a row of reconstructions for each entry of `rows`.
 
-    `codes` gives some of the rows' codes, shape (N, d): they are printed under the reconstructions with one decimal,
-    the first two alone where d is over 2. `labels` (N) are printed over the images and `name` beside them. Raises
-    ValueError for images of another shape than x's, lengths that differ and codes of a row that is not there.
+    `codes` may give the codes of some rows, shape (N, d). They are printed under the reconstructions with one decimal;
+    if d is over 2, only the first two dimensions. The N `labels` are printed above the images and `name` to their left.
+    Raises ValueError for reconstructions of another shape than x's, for lengths that differ and for codes of a row that
+    is not in `rows`.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import reconstructions
@@ -97,8 +98,8 @@ def decoded_grid(
 ) -> Axes:
     """n_rows x n_cols images as one sheet, row by row from the top left, as the grids of this module are ordered.
 
-    `x_values` (n_cols, left to right) and `y_values` (n_rows, top to bottom) are the codes of the columns and rows,
-    written beside them. Raises ValueError where the number of images or values does not fit.
+    `x_values`, n_cols of them from left to right, and `y_values`, n_rows of them from top to bottom, are the codes of
+    the columns and rows and label the axes. Raises ValueError if the number of images or values does not match.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import decoded_grid
@@ -138,11 +139,12 @@ def grid_over_scatter(
     max_items: int = 5000,
     seed: int = 0,
 ) -> Figure:
-    """The codes' scatter with a grid drawn over it, and beside it the grid's decoded images the same way round.
+    """A scatter of codes with a grid drawn over it, and to its right the decoded images of the grid, equally oriented.
 
-    `codes` has shape (N, 2), `grid_codes` (R * C, 2) is every pair of C first and R second latents, `images` are their
-    decodings in the order of `grid_codes`, whichever that is: in both panels the first latent grows to the right and
-    the second upward. `labels` may be None. Raises ValueError for codes that are no such grid and lengths that differ.
+    `codes` has shape (N, 2). `grid_codes`, shape (R * C, 2), contains every pair of C first and R second latents in any
+    order, and `images` their decodings in the same order. In both panels the first latent increases to the right and
+    the second upward. `labels` may be None. Raises ValueError for grid codes that are not such a grid and for lengths
+    that differ.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import grid_over_scatter
@@ -179,10 +181,10 @@ def grid_over_scatter(
 def interpolations(
     images: Any, *, titles: Sequence[object] | None = None, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Rows of images on the way between two codes: shape (P, S, H, W) or (P, S, C, H, W), P pairs in S steps.
+    """Rows of images between pairs of codes: shape (P, S, H, W) or (P, S, C, H, W), for P pairs in S steps.
 
-    `titles` (P) are written beside the rows; the axis below is the share of the way, in even steps from 0 to 1.
-    Raises ValueError for another shape, fewer than 2 steps and titles of another length.
+    The P `titles` label the rows. The horizontal axis is the share of the way, in even steps from 0 to 1. Raises
+    ValueError for another shape, for fewer than 2 steps and for titles of another length.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import interpolations
@@ -210,7 +212,7 @@ def interpolations(
 
 
 def sample_sheet(images: Any, *, n_cols: int | None = None, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """All images as one sheet, row by row from the top left; without `n_cols`, about as many rows as columns.
+    """All images as one sheet, row by row from the top left; by default with about as many rows as columns.
 
     >>> import numpy as np
     >>> from pyrovae.plotting import sample_sheet
@@ -239,7 +241,7 @@ def _sheet(images: np.ndarray, n_rows: int, n_cols: int) -> np.ndarray:
 
 
 def _draw_sheet(ax: Axes, images: np.ndarray, n_rows: int, n_cols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the sheet without ticks; the pixel positions of its columns' and rows' centres."""
+    """Draw the sheet without ticks; return the pixel positions of the centres of its columns and of its rows."""
     ax.imshow(_sheet(images, n_rows, n_cols), cmap="gray", vmin=0, vmax=1, origin="upper", interpolation="antialiased")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -250,7 +252,7 @@ def _draw_sheet(ax: Axes, images: np.ndarray, n_rows: int, n_cols: int) -> tuple
 
 
 def _sheet_size(images: np.ndarray, n_rows: int, n_cols: int) -> tuple[float, float]:
-    # a tile of 0.45 inch, less where the sheet would grow past 12 inches
+    # 0.45 inches per tile, or less to keep the sheet within 12 inches
     height, width = images.shape[1:3]
     tile = min(0.45, 12 / n_cols, 12 * width / (n_rows * height))
     return max(1.5, 0.6 + tile * n_cols), max(1.0, 0.6 + tile * n_rows * height / width)

@@ -1,4 +1,4 @@
-"""What every figure shares: colours, new axes, and the arrays a user hands in, checked."""
+"""Helpers of all figures: colours, new axes, and checks of the user's arrays."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = [
 COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-# the same for few curves, those furthest apart in lightness and hue first
+# the same colours in an order for few curves: the most different in lightness and hue come first
 SERIES = tuple(COLOURS[i] for i in (0, 2, 1, 4, 8, 5, 6, 7, 3, 9))
-MOST_MARKS = 10_000  # bins, rows or columns that one figure can show
+MOST_MARKS = 10_000  # the largest number of bins, rows or columns of a figure
 MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", "-.", ":")
 
@@ -60,19 +60,19 @@ def halo() -> withStroke:
 
 
 def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_MARKS) -> int:
-    from pyrovae import checks  # here, as it imports torch and this module need not
+    from pyrovae import checks  # a local import, because it imports torch
 
     return checks.whole(name, value, least=least, most=most)
 
 
 def checked_seed(seed: Any) -> int:
-    from pyrovae import checks  # here, as it imports torch and this module need not
+    from pyrovae import checks  # a local import, because it imports torch
 
     return checks.seed(seed)
 
 
 def checked_labels(y: Any, count: int, *, of: str) -> np.ndarray:
-    from pyrovae import checks  # here, as it imports torch and this module need not
+    from pyrovae import checks  # a local import, because it imports torch
 
     return checks.labels(y, count, name="labels", of=of)
 
@@ -155,7 +155,7 @@ def decimal(value: float) -> str:
 
 
 def probability(name: str, value: float) -> float:
-    """`value` as a number between 0 and 1; the check imports torch, which drawing alone does not need."""
+    """`value`, checked to be between 0 and 1; the import is local because it imports torch."""
     from pyrovae import checks
 
     return checks.probability(name, value)
