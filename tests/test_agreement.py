@@ -169,7 +169,7 @@ class TestCodesAndItems:
 
 
 class ByHand(nn.Module):
-    """Two observed sites at most, of any distributions, over one code an item."""
+    """Two observed sites at most, of any distributions, over one code per item."""
 
     event_shape, latent_dim, is_normalized = (4,), 1, True
 

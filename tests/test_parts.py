@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import users_parts  # a likelihood of two parameters an entry, a prior, and a posterior without a mean
+import users_parts  # a likelihood of two parameters per entry, a prior, and a posterior without a mean
 from conftest import needs_compiler
 from scipy import stats
 from torch import nn
@@ -46,7 +46,7 @@ def fitted():
     return pairs
 
 
-# a decoder of several parameters an entry ---------------------------------------------------------------
+# a decoder of several parameters per entry ---------------------------------------------------------------
 
 
 def parameters_of(pair, z):
@@ -138,7 +138,7 @@ def test_a_network_by_hand_gives_a_tuple_or_an_axis():
 def test_another_number_of_parameters_is_told(network, got):
     likelihood = pyrovae.Likelihood(network, users_parts.StudentT(), (6,))
     words = (
-        rf"StudentT has 2 parameters an entry: .* must give shape \(2, 2, 6\), or a tuple of 2 tensors, .* got {got}"
+        rf"StudentT has 2 parameters per entry: .* must give shape \(2, 2, 6\), or a tuple of 2 tensors, .* got {got}"
     )
     with pytest.raises(ValueError, match=words):
         likelihood(torch.zeros(2, 2))
@@ -147,7 +147,7 @@ def test_another_number_of_parameters_is_told(network, got):
 
 
 class Exponential(nn.Module):
-    """A density of two parameters an entry that is proportional to exp(x l) times a term of x alone."""
+    """A density of two parameters per entry that is proportional to exp(x l) times a term of x alone."""
 
     support, base_measure, num_parameters = constraints.real, "density", 2
 

@@ -292,22 +292,32 @@ def test_loading_in_another_thread_leaves_the_callers_generator_as_it_was(tmp_pa
 
 
 class _Nested(pyrovae.VAE):
-    """A model that calls the package in its own turn."""
+    """A model that calls the package in its own turn, where the class says so."""
+
+    is_calling = False
+    calls = 0
 
     def model(self, x=None, *, size=1):
-        if self.other is not None:
+        if _Nested.is_calling:
+            _Nested.calls += 1
             self.other.sample(2, seed=0)
             pyrovae.iwae(self.other, X[:2], num_particles=2)
         return super().model(x, size=size)
 
 
-def test_a_model_may_call_the_package_in_its_own_turn():
+def test_a_model_may_call_the_package_in_its_own_turn(monkeypatch):
     parts = pyrovae.mlp_vae((4,), hidden_dims=(5,))
-    plain, nested = (_Nested(parts.prior, parts.likelihood, parts.posterior) for _ in range(2))
-    plain.other, nested.__dict__["other"] = None, pyrovae.linear_vae(4, 2)
+    pair = _Nested(parts.prior, parts.likelihood, parts.posterior)
+    pair.__dict__["other"] = pyrovae.linear_vae(4, 2)
     options = {"epochs": 1, "batch_size": 5, "compile": False}
-    assert alike(fitted(plain, X, **options), fitted(nested, X, **options))
-    assert alike(*(values(pyrovae.elbo(pair, X, num_particles=2)) for pair in (plain, nested)))
+
+    def results():
+        return fitted(pair, X, **options), values(pyrovae.elbo(pair, X, num_particles=2))
+
+    plain = results()
+    monkeypatch.setattr(_Nested, "is_calling", True)
+    nested = results()
+    assert all(alike(one, other) for one, other in zip(plain, nested, strict=True)) and _Nested.calls
 
 
 def test_pyros_own_svi_in_another_thread_does_not_wait_for_ever():

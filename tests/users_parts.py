@@ -1,4 +1,4 @@
-"""A user's own parts: a likelihood of two parameters an entry, a prior and a posterior without a mean."""
+"""A user's own parts: a likelihood of two parameters per entry, a prior and a posterior without a mean."""
 
 import math
 

@@ -226,7 +226,7 @@ def _require_independent(p: Any, event_shape: torch.Size) -> None:
     base = getattr(p, "base_dist", None)
     if base is None or base.batch_shape[-len(event_shape) :] != event_shape or base.event_shape:
         raise ValueError(
-            "likelihood must have entries that are independent given the code, one term an entry, to leave out the "
+            "likelihood must have entries that are independent given the code, one term per entry, to leave out the "
             f"missing ones; got {type(p).__name__} with event shape {tuple(p.event_shape)}"
         )
 

@@ -28,7 +28,7 @@ class Pair(Protocol):
     """A Pyro model and its guide, in one `torch.nn.Module`: all that `fit` and the estimators rely on.
 
     The model draws N items in `pyro.plate("data", N)`, and its site "obs" is observed where `x` is given. The guide
-    draws the model's other sites in the same plate. Estimators that integrate over one code an item (`ais`, `bdmc`,
+    draws the model's other sites in the same plate. Estimators that integrate over one code per item (`ais`, `bdmc`,
     `quadrature`, `gaps`, `calibrate`) need it at the site "latent".
 
     Attributes:

@@ -84,7 +84,7 @@ def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Tensor, num_particl
 def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles:
     """The tables of `particles` at given codes `z` of shape (K, N, latent_dim), or (K, 1, latent_dim) for all items.
 
-    The pair must have one code an item, its site "latent". Without `guide` the encoder is not run and log_guide is 0.
+    The pair must have one code per item, its site "latent". Without `guide` the encoder is not run and log_guide is 0.
     """
     shape = (len(z), len(x))
 

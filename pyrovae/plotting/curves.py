@@ -247,7 +247,7 @@ def per_class(
     [[0.9, 0.8], [0.7, 0.6]]
     """
     if not values:
-        raise ValueError("values is empty: expected a dict of name to one number a class")
+        raise ValueError("values is empty: expected a dict of name to one number per class")
     first = next(iter(values))
     count = len(vector(f"values[{first!r}]", values[first]))
     drawn = {name: vector(f"values[{name!r}]", v, count, of=f"values[{first!r}]") for name, v in values.items()}

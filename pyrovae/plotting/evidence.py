@@ -64,7 +64,7 @@ def bound_curve(
         ax.errorbar(at, y, bars, fmt=style, color=SERIES[i % len(SERIES)], capsize=3, markersize=5, label=name)
     if exact is not None:
         ax.axhline(float(exact), color="black", linewidth=1.2, label=exact_label, zorder=1)
-    ax.set(xscale="log", xlabel="particles an item", ylabel="nats per item")
+    ax.set(xscale="log", xlabel="particles per item", ylabel="nats per item")
     ax.legend(frameon=False, fontsize=8)
     return titled(ax, title)
 

@@ -104,12 +104,12 @@ class Likelihood(nn.Module):
             return given.unbind(-1 - len(self.event_shape))
         got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"{len(given)} of them"
         raise ValueError(
-            f"{type(self.family).__name__} has {count} parameters an entry: the likelihood's network must give shape "
+            f"{type(self.family).__name__} has {count} parameters per entry: the likelihood's network must give shape "
             f"{wanted}, or a tuple of {count} tensors, for codes of shape {tuple(z.shape)}, got {got}"
         )
 
     def _count_hint(self, z: Tensor, given: Any) -> str:
-        """What to do where the network gives several parameters an entry to a family that states none of them."""
+        """What to do where the network gives several parameters per entry to a family that states none of them."""
         lead = tuple(z.shape[:-1])
         size = math.prod(self.event_shape)
         if not isinstance(given, Tensor) or hasattr(self.family, "num_parameters"):
@@ -151,7 +151,7 @@ def _require_stated_count(family: Any) -> None:
         needed = sum(each.kind in by_place and each.default is each.empty for each in signature.parameters.values())
         name = type(family).__name__
         raise ValueError(
-            f"{name} has {count} parameter{'s' if count > 1 else ''} an entry by its num_parameters, which is 1 where "
+            f"{name} has {count} parameter{'s' if count > 1 else ''} per entry by its num_parameters, which is 1 where "
             f"it is left out, and its forward takes {signature}: set num_parameters = {needed} in {name}"
         ) from None
 
