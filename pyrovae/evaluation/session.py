@@ -337,7 +337,8 @@ def _require_density(pair: Pair, estimator: str) -> None:
     if has_global_latents(pair):
         raise ValueError(
             f"{estimator} integrates out one code per item, and a {type(pair).__name__} has draws of its parameters "
-            "and no code per item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at each"
+            "and no code per item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at "
+            "each"
         )
     if not pair.is_normalized:
         raise ValueError(
