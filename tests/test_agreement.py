@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -164,8 +165,47 @@ class TestCodesAndItems:
     def test_what_goes_by_the_parts_alone_is_refused(self):
         holes = X.clone()
         holes[0, 0] = math.nan
-        with pytest.raises(ValueError, match="Shifted states a model of its own"):
+        with pytest.raises(ValueError, match="Shifted states a model or a guide of its own"):
             pair(Shifted).impute(holes)
+
+
+class Watched(pyrovae.VAE):
+    """A model and a guide that do nothing beside those of the parts."""
+
+    def model(self, x=None, *, size=1):
+        return super().model(x, size=size)
+
+    def guide(self, x=None, *, size=1):
+        return super().guide(x, size=size)
+
+
+def test_a_subclass_that_adds_nothing_gives_the_same_numbers():
+    plain, watched = pair(), pair(Watched)
+    z = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(1))
+    holes = X.clone()
+    holes[0, 0] = math.nan
+    for function in (
+        lambda vae: vae.sample(5, seed=1),
+        lambda vae: vae.sample(5, seed=1, mean=True),
+        lambda vae: vae.encode(X),
+        lambda vae: vae.decode(z),
+        lambda vae: vae.decode(z[:0]),
+        lambda vae: vae.impute(holes, num_draws=3, num_steps=2),
+        lambda vae: torch.from_numpy(pyrovae.exact(vae, X).pointwise.value.values),
+    ):
+        assert torch.equal(function(plain), function(watched))
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1e7, 0.01), (1e7, 0.1), (1e6, 1e-3), (1.7e9, 1.0)])
+def test_rounding_far_from_zero_is_no_other_model(offset, scale):
+    vae = pair(family=pyrovae.Normal(scale=scale)).double()
+    with torch.no_grad():
+        vae.likelihood.network.bias.fill_(offset)
+    x = X.double() + offset
+    weight = vae.likelihood.network.weight.detach()
+    law = MultivariateNormal(torch.full((3,), offset).double(), weight @ weight.T + scale**2 * torch.eye(3).double())
+    assert pyrovae.exact(vae, x).mean == pytest.approx(float(law.log_prob(x).mean()), rel=1e-3)
+    assert math.isfinite(pyrovae.elbo(vae, x, analytic=True).mean)
 
 
 class ByHand(nn.Module):
@@ -247,6 +287,49 @@ class TestWhatIsObserved:
         seen[2, 1] = 8.0
         with pytest.raises(ValueError, match=r"observed at 8 \(entry \[2, 1\]\)"):
             pyrovae.elbo(Masked(), seen)
+
+    def test_a_multinomial_takes_each_items_own_total(self):
+        class Totals(ByHand):
+            def model(self, x=None, *, size=1):
+                with pyro.plate("data", size if x is None else len(x)):
+                    z = pyro.sample("latent", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+                    return pyro.sample("obs", dist.Multinomial(1, logits=z * self.weight), obs=x)
+
+        counts = torch.tensor([[1.0, 0.0, 2.0, 3.0], [0.0, 0.0, 1.0, 0.0]])
+        estimate = pyrovae.quadrature(Totals(), counts)
+        # all weights are equal, so that each entry has probability 1/4 whatever the code is
+        for value, row in zip(estimate.pointwise.value.values, counts, strict=True):
+            ways = math.lgamma(float(row.sum()) + 1) - sum(math.lgamma(float(one) + 1) for one in row)
+            assert value == pytest.approx(ways - float(row.sum()) * math.log(4), abs=1e-4)
+        assert estimate.pointwise.attrs["base_measure"] == "mass"
+        with pytest.raises(ValueError, match="outside of the support of its Multinomial"):
+            pyrovae.elbo(Totals(), counts + 0.5)
+
+    @pytest.mark.parametrize("states", ["nothing", None])
+    def test_a_distribution_that_states_no_support_is_not_checked(self, states):
+        class Silent(dist.TorchDistribution):
+            arg_constraints: ClassVar[dict] = {}
+            has_rsample = True
+
+            def __init__(self, loc):
+                self.loc = loc
+                super().__init__(loc.shape, validate_args=False)
+
+            def expand(self, batch_shape, _instance=None):
+                return type(self)(self.loc.expand(batch_shape))
+
+            def rsample(self, sample_shape=()):
+                shape = (*sample_shape, *self.batch_shape)
+                return self.loc + torch.randn(shape)
+
+            def log_prob(self, value):
+                return torch.distributions.Normal(self.loc, 1.0).log_prob(value)
+
+        if states is None:
+            Silent.support = None
+        silent, plain = (pyrovae.elbo(ByHand(law), BITS) for law in (Silent, normal))
+        assert silent.mean == pytest.approx(plain.mean, abs=0.5)
+        assert silent.pointwise.attrs["base_measure"] == "density"
 
     def test_its_measure_is_that_of_its_sites(self):
         binary, real, both = ByHand(bernoulli), ByHand(normal), ByHand(bernoulli, normal)

@@ -9,7 +9,7 @@ from pyrovae.evaluation.session import Session
 from pyrovae.models.particles import Drawn, Particles, latent_law, scored, weighed
 from pyrovae.seeding import Noise, stream
 
-__all__ = ["agree", "few_items", "scored_components", "scored_few"]
+__all__ = ["CODES", "agree", "few_items", "scored_components", "scored_few"]
 
 CODES = 8
 ITEMS = 8
@@ -47,9 +47,9 @@ def scored_components(session: Session, mixture: torch.nn.Module, x: Tensor) -> 
         return (at.log_likelihood + at.log_prior).T
 
 
-def agree(table: Tensor, of_model: Tensor) -> bool:
-    """Whether two tables of log-densities, in nats, agree up to rounding."""
-    if table.shape != of_model.shape:
-        table, of_model = torch.broadcast_tensors(table, of_model)
-    same = torch.isclose(table, of_model, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+def agree(table: Tensor, of_model: Tensor, rounding: Tensor | float = 0.0) -> bool:
+    """Whether two tables of log-densities, in nats, agree up to rounding, and up to `rounding` that is known of."""
+    table, of_model = torch.broadcast_tensors(table, of_model)
+    close = ABSOLUTE + RELATIVE * of_model.abs() + rounding
+    same = (table == of_model) | ((table - of_model).abs() <= close) | (table.isnan() & of_model.isnan())
     return bool(same.all())

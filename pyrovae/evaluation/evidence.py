@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyrovae import checks
-from pyrovae.evaluation.agreement import agree, few_items, scored_components, scored_few
+from pyrovae.evaluation.agreement import CODES, agree, few_items, scored_components, scored_few
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.tables import MAX_BYTES
@@ -214,13 +214,20 @@ class _Linear:
         A subclass may define another model, and a network of linear layers may have a hook that is not linear.
         """
         some = few_items(x)
-        z, of_model = scored_few(session, double, some, guide=guide)
-        decoded = self.offset + z @ self.weight.T
-        likelihood = torch.distributions.Normal(decoded[:, None], self.variance.sqrt()).log_prob(some.flatten(1))
+        codes, of_model = scored_few(session, double, some, guide=guide)
+        # at the prior's codes: the guide's of items far from zero are so large that the weights' rounding shows
+        z = codes[: CODES // 2]
+        decoded = (self.offset + z @ self.weight.T)[:, None]
+        items = some.flatten(1)
+        likelihood = torch.distributions.Normal(decoded, self.variance.sqrt()).log_prob(items).sum(-1)
+        # a decoding is rounded by a few units of its last place, which the residuals multiply
+        ulp = 64 * torch.finfo(decoded.dtype).eps * (decoded.abs() + items.abs())
+        rounding = (ulp * ((items - decoded).abs() + ulp) / self.variance).sum(-1)
         prior = MultivariateNormal(self.mean, self.covariance).log_prob(z)[:, None]
-        same = agree(likelihood.sum(-1), of_model.log_likelihood) and agree(prior, of_model.log_prior)
+        same = agree(likelihood, of_model.log_likelihood[: len(z)], rounding)
+        same = same and agree(prior, of_model.log_prior[: len(z)])
         if guide and same:
-            same = agree(self.pair.posterior(some).log_prob(z[:, None]), of_model.log_guide)
+            same = agree(self.pair.posterior(some).log_prob(codes[:, None]), of_model.log_guide)
         if not same:
             raise ValueError(
                 f"{session.name} goes by the parts of a pair, and {type(self.pair).__name__} states another model or "

@@ -217,9 +217,12 @@ class _Conditional:
 
 
 def _is_bounded(prior: Any, like: Tensor) -> bool:
-    """Whether there are codes that the prior has no density at."""
-    far = like.new_tensor([[-1e6], [1e6]]).expand(2, like.shape[-1])
-    return not bool(prior.support.check(far).all())
+    """Whether there are codes at which the prior has no density; a prior that states no support has none."""
+    far = like.new_tensor([[-1e30], [1e30]]).expand(2, like.shape[-1])
+    try:
+        return not bool(prior.support.check(far).all())
+    except (NotImplementedError, AttributeError, AssertionError):  # the last of torch's Independent, of None
+        return False
 
 
 def _require_independent(p: Any, event_shape: torch.Size) -> None:

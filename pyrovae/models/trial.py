@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Independent, constraints
 
 from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
@@ -124,9 +124,11 @@ def _require_inside(name: str, site: Any) -> None:
         if isinstance(leaf, MaskedDistribution):
             masks.append((leaf._mask, leaf.event_dim))
         leaf = leaf.base_dist
-    value = site["value"]
+    value, support = site["value"], _support_of(leaf)
+    if isinstance(leaf, torch.distributions.Multinomial):
+        support = constraints.independent(constraints.nonnegative_integer, 1)  # log_prob goes by the item's own total
     try:
-        wrong = ~leaf.support.check(value)
+        wrong = torch.zeros((), dtype=torch.bool) if support is None else ~support.check(value)
     except NotImplementedError:
         return  # a support that depends on what it does not tell
     if not wrong.any():
@@ -148,12 +150,22 @@ def _require_inside(name: str, site: Any) -> None:
         )
 
 
+def _support_of(law: Any) -> constraints.Constraint | None:
+    """Where a distribution has a density; None where it does not say, as one of the user's may not."""
+    try:
+        support: constraints.Constraint | None = law.support
+    except (NotImplementedError, AttributeError, AssertionError):  # the last of torch's Independent, of None
+        return None
+    return support
+
+
 def observed_measure(pair: Pair, x: Tensor) -> str:
     """What log p(x) is taken against, by the supports of the observed sites: "mass", "density", or "mixed"."""
     module = as_module(pair)
     with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
         _, model = traces(pair, x[:1], None)
-    discrete = {bool(site["fn"].support.is_discrete) for site in _samples(model).values() if site["is_observed"]}
+    supports = [_support_of(site["fn"]) for site in _samples(model).values() if site["is_observed"]]
+    discrete = {bool(getattr(support, "is_discrete", False)) for support in supports}
     return "mixed" if len(discrete) > 1 else "mass" if discrete == {True} else "density"
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pyro
+import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
@@ -20,11 +22,11 @@ from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room, with_parameters
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
-from pyrovae.models.particles import latent_law, observed_law
+from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.registry import lookup, make, register
-from pyrovae.models.scopes import evaluating, evaluation_mode, isolated_store
+from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
@@ -95,6 +97,8 @@ class LatentVariableModel(HasParamSites):
         with evaluation_mode(self):
             if self.is_made_of_parts("model"):
                 return mean_of(self.likelihood(z))
+            if not z.numel():
+                return z.new_zeros((*z.shape[:-1], *self.event_shape))
             with isolated_store():
                 law = observed_law(self, z.reshape(-1, self.latent_dim))
             return mean_of(law).reshape(*z.shape[:-1], *self.event_shape)
@@ -106,6 +110,20 @@ class LatentVariableModel(HasParamSites):
     def is_made_of_parts(self, name: Literal["model", "guide"]) -> bool:
         """Whether `model` or `guide` is that of this class, which the parts make; a subclass may state its own."""
         return getattr(getattr(self, name), "__func__", None) is getattr(LatentVariableModel, name)
+
+    def _is_what_its_parts_make(self) -> bool:
+        """Whether model and guide have the densities of the parts, by their class or, of a subclass, at a few draws."""
+        if self.is_made_of_parts("model") and self.is_made_of_parts("guide"):
+            return True
+        device = dtype_and_device(self)[1]
+        with Workspace(self, noise=Noise(0, device)).turn():
+            z = self.prior().sample((4,))
+            x = self.likelihood(z).sample()
+            table = scored(self, x, z[None])
+            parts = (self.likelihood(z).log_prob(x), self.prior().log_prob(z), self.posterior(x).log_prob(z))
+        tables = (table.log_likelihood, table.log_prior, table.log_guide)
+        pairs = zip(tables, parts, strict=True)
+        return all(torch.allclose(one[0], other, rtol=1e-4, atol=1e-4, equal_nan=True) for one, other in pairs)
 
     def _count(self, x: Tensor | None, size: int) -> int:
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
@@ -153,10 +171,10 @@ class VAE(LatentVariableModel):
         with evaluating(self), forked(key, device):
             if self.is_made_of_parts("model"):
                 p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
-            else:
-                with isolated_store():
-                    p = observed_law(self, latent_law(self.model, size=n).sample())
-            return mean_of(p) if mean else p.sample()
+                return mean_of(p) if mean else p.sample()
+            with isolated_store():
+                obs = poutine.trace(self.model).get_trace(size=n).nodes["obs"]
+            return mean_of(obs["fn"]) if mean else obs["value"]
 
     @checks.allocating
     def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100) -> Tensor:
@@ -177,12 +195,11 @@ class VAE(LatentVariableModel):
         >>> draws.shape, draws[:, 0, 0]
         (torch.Size([5, 2, 3]), tensor([1., 1., 1., 1., 1.]))
         """
-        for name in ("model", "guide"):
-            if not self.is_made_of_parts(name):
-                raise ValueError(
-                    f"impute goes by prior, likelihood and posterior, and {type(self).__name__} states a {name} of its "
-                    "own: sample from its posterior by pyro.infer.MCMC with pyro.poutine.condition"
-                )
+        if not self._is_what_its_parts_make():
+            raise ValueError(
+                f"impute goes by prior, likelihood and posterior, and {type(self).__name__} states a model or a guide "
+                "of its own: sample from its posterior by pyro.infer.MCMC with pyro.poutine.condition"
+            )
         checks.whole("num_draws", num_draws)
         checks.whole("num_steps", num_steps)
         checks.seed(seed)
