@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pyro.distributions.transforms as transforms
@@ -23,7 +24,7 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae.evaluation.estimate import pair_hash
-from pyrovae.models.fingerprint import attributes, differing
+from pyrovae.models.fingerprint import LARGE, MOST, attributes, differing
 
 STATES = Path(__file__).parent / "states"
 
@@ -86,6 +87,55 @@ class Config:
     df: float
 
 
+class Slotted:
+    __slots__ = ("__df",)
+
+    def __init__(self, df):
+        self.__df = df
+
+
+class Linked:
+    def __init__(self, df):
+        self.df, self.others = df, []
+
+
+def linked(count, df):
+    """Objects of which each holds all others."""
+    objects = [Linked(i) for i in range(count)]
+    objects[-1].df = df
+    for each in objects:
+        each.others = [other for other in objects if other is not each]
+    return objects
+
+
+class Odd:
+    """Raises whatever it is asked, and can be called."""
+
+    def __call__(self):
+        return 1
+
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class Unbound:
+    """A proxy of nothing yet, which does not know its class."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("unbound")
+
+    def __repr__(self):
+        raise RuntimeError("unbound")
+
+
+class Unwilling(dict):
+    def __len__(self):
+        raise OSError("closed")
+
+    __iter__ = items = values = __len__
+
+
 def pair_with(**kept):
     torch.manual_seed(0)
     return pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=Part(**kept))
@@ -134,6 +184,14 @@ KEPT = {
     },
     "constraint": lambda v: {"support": constraints.interval(0.0, float(v))},
     "hidden module": lambda v: {"others": hidden(float(v))},
+    "objects in an array": lambda v: {"rows": np.array([Config(v), closure(v), {"df": v}], dtype=object)},
+    "objects in a record": lambda v: {"rows": np.array([(1, Config(v))], dtype=[("a", int), ("b", object)])},
+    "slots": lambda v: {"config": Slotted(v)},
+    "linked objects": lambda v: {"graph": linked(8, v)},
+    "many rows": lambda v: {"rows": [{"i": i, "v": float(i)} for i in range(LARGE)] + [{"i": 0, "v": v}]},
+    "many words": lambda v: {"_words": {str(v * i) for i in range(LARGE + 2)}},
+    "large array": lambda v: {"_table": np.append(np.zeros(300_000), v)},
+    "backwards": lambda v: {"order": np.arange(v, 4)[::-1]},
 }
 
 
@@ -237,6 +295,65 @@ class TestWhatDoesNot:
         assert pyrovae.elbo(pair, x).pointwise.attrs["pair_sha256"] not in hashes
         assert differing(pair, fresh) == ["scale"]
 
+    @pytest.mark.parametrize("own", [True, False], ids=["pair", "part"])
+    def test_what_the_first_call_fills_in_does(self, own):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+        if own:
+
+            class Filling(Factor):
+                scale = None
+
+                def called(self, z):
+                    self.scale = 1.0 if self.scale is None else self.scale
+
+            pair = holder = Filling()
+        else:
+
+            class Scaled(Part):
+                scale = None
+
+                def forward(self, loc):
+                    self.scale = 1.0 if self.scale is None else self.scale
+                    self.calls = getattr(self, "calls", 0) + 1
+                    return dist.Normal(loc, self.scale)
+
+            pair = pair_with()
+            pair.likelihood.family = holder = Scaled()
+        first, again = pyrovae.elbo(pair, x), pyrovae.elbo(pair, x)
+        assert holder.scale == 1.0
+        assert first.pointwise.equals(again.pointwise)
+        holder.scale = 3.0
+        wide = pyrovae.elbo(pair, x)
+        assert wide.pointwise.attrs["pair_sha256"] != first.pointwise.attrs["pair_sha256"]
+        assert wide.mean != first.mean
+        if own:  # the true value, of a Normal with covariance w w' + s^2 I
+            law = torch.distributions.MultivariateNormal(torch.zeros(3), torch.ones(3, 3) + 9 * torch.eye(3))
+            assert pyrovae.quadrature(pair, x).mean == pytest.approx(float(law.log_prob(x).mean()), abs=1e-4)
+
+    def test_a_part_that_is_filled_as_it_is_built_keeps_a_setting(self):
+        class Filled(Part):
+            scale, positions = None, None
+
+            def forward(self, loc):
+                self.scale = 1.0 if self.scale is None else self.scale
+                if self.positions is None or len(self.positions) != len(loc):
+                    self.positions = torch.arange(len(loc))
+                return dist.Normal(loc, self.scale)
+
+        def built():
+            torch.manual_seed(0)
+            return pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=Filled())
+
+        one, other = built(), built()
+        assert one.likelihood.family.scale == 1.0
+        assert pair_hash(one) == pair_hash(other)
+        before = pair_hash(one)
+        one.likelihood(torch.zeros(7, 2))
+        assert pair_hash(one) == before  # a table for so many items is none
+        other.likelihood.family.scale = 3.0
+        assert pair_hash(other) != before
+        assert differing(one, other) == ["likelihood.family.scale"]
+
     def test_a_count_in_a_part_whose_pair_is_in_half_precision(self):
         class Counting(Part):
             def forward(self, loc):
@@ -255,6 +372,72 @@ class TestWhatDoesNot:
         again = pickle.loads(pickle.dumps(pair))
         assert pair_hash(again) == pair_hash(pair)
         assert "_written" not in repr(again) + str(list(again.state_dict()))
+
+
+class TestWhatIsNotSeen:
+    def test_nothing_raises(self):
+        around = []
+        around.append(around)
+        odd, again = pair_with(), pair_with()
+        for pair in (odd, again):  # copy.deepcopy would ask them
+            kept = {"odd": Odd(), "unbound": [Unbound()], "unwilling": Unwilling(a=1), "around": around}
+            vars(pair.likelihood.family).update(kept)
+        assert pair_hash(odd) == pair_hash(again)
+        assert pair_hash(odd) != pair_hash(pair_with(around=around))
+        x = torch.zeros(2, 3)
+        assert pyrovae.elbo(odd, x).mean == pyrovae.elbo(again, x).mean
+
+    def test_shared_objects_are_looked_at_once(self):
+        one, other = Config(1), Config(2)
+        for _ in range(40):  # 2^40 ways to the innermost
+            one, other = Linked(one), Linked(other)
+            one.others, other.others = one.df, other.df
+        assert pair_hash(pair_with(_deep=one)) == pair_hash(pair_with(_deep=copy.deepcopy(one)))
+        assert pair_hash(pair_with(_deep=one)) != pair_hash(pair_with(_deep=other))
+        # whether one object or two alike are held is no matter
+        alike = {"_both": [Config(1), Config(1)]}
+        config = Config(1)
+        assert attributes(pair_with(_both=[config, config])) == attributes(pair_with(**alike))
+
+    def test_the_number_of_objects_has_a_bound(self):
+        many = [Config(i) for i in range(MOST)]
+        before = pair_hash(pair_with(_many=many))
+        many[-1] = Config(-1)
+        assert pair_hash(pair_with(_many=many)) == before  # not seen, as documented
+        many[0] = Config(-1)
+        assert pair_hash(pair_with(_many=many)) != before
+        assert pair_hash(pair_with(_many=many[:-1])) != pair_hash(pair_with(_many=many))
+
+    def test_a_librarys_object_is_its_class(self):
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame({"x": np.arange(3.0)})
+        pair = pair_with()
+        without = pair_hash(pair)
+        pair.likelihood.family.frame = frame
+        before = pair_hash(pair)
+        assert before != without
+        _ = frame["x"]  # kept on the frame
+        assert pair_hash(pair) == before
+        frame.loc[0, "x"] = 7.0
+        assert pair_hash(pair) == before  # not seen, as documented
+
+    def test_a_users_own_object_counts_with_all_that_it_keeps(self):
+        pair = pair_with(_counter=SimpleNamespace(count=0))
+        before = pair_hash(pair)
+        pair.likelihood.family._counter.count += 1
+        assert pair_hash(pair) != before
+
+    def test_large_data_are_read_a_few_times(self, monkeypatch):
+        x = torch.zeros(2, 3)
+        pair = pair_with(table=torch.zeros(1000, 100), _rows=[{"i": i} for i in range(20_000)])
+        asked = []
+        in_numbers, many = pyrovae.models.fingerprint._in_numbers, pyrovae.models.fingerprint._of_many
+        monkeypatch.setattr(
+            pyrovae.models.fingerprint, "_in_numbers", lambda value: asked.append("table") or in_numbers(value)
+        )
+        monkeypatch.setattr(pyrovae.models.fingerprint, "_of_many", lambda value: asked.append("rows") or many(value))
+        pyrovae.elbo(pair, x)
+        assert asked == ["table", "rows"]  # for the hash alone, which is taken once
 
 
 class TestEveryProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,10 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     """Raise where a part is no module, gives no distribution, or gives one over another shape than the others take.
 
     Each part is called on a batch of two zeros, and on ones if that raises, in evaluation mode and without gradients;
-    its buffers and the caller's generators are put back. With lazy layers, which a call would give their size,
-    or without `called`, for a pair that calls its parts in a way of its own, the parts are looked at and not called.
+    its buffers and the caller's generators are put back. A user's parts are called once more, on three ones, which
+    tells what each call writes from settings (`fingerprint.writes_noted`). With lazy layers, which a call would give
+    their size, or without `called`, for a pair that calls its parts in a way of its own, the parts are looked at and
+    not called.
     Raises TypeError and ValueError.
     """
     parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
@@ -58,7 +61,7 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     whole = nn.ModuleList(parts.values())
     code, item = _zeros(likelihood, code_shape), _zeros(posterior, item_shape)
     one_for_each = [(ITEMS,), (1,), ()]  # the last two are broadcast over the items by the plate
-    with Workspace(whole, noise=noise).turn(), unchanged(whole), writes_noted(whole):
+    with Workspace(whole, noise=noise).turn(), unchanged(whole), writes_noted(whole) as called_once:
         _Call("prior()", prior, None, "a code", code_shape, [()], "StandardNormal(latent_dim) does").check()
         advice = "Likelihood(network, family, event_shape) makes one of a network"
         p = _Call("likelihood(z)", likelihood, code, "an item", item_shape, one_for_each, advice).check()
@@ -66,6 +69,10 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
             _require_true_support(likelihood, p)
         advice = "DiagonalNormal(network, features, latent_dim) makes one of a network"
         _Call("posterior(x)", posterior, item, "a code", code_shape, one_for_each, advice).check()
+        if called_once():
+            for part, given in ((prior, ()), (likelihood, (_one_more(code),)), (posterior, (_one_more(item),))):
+                with suppress(Exception):  # a batch of two was enough for the checks
+                    part(*given)
 
 
 def _require_constraint(likelihood: Any) -> None:
@@ -89,6 +96,11 @@ def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """Zeros in the part's dtype and on its device."""
     tensors = (t for t in (*part.parameters(), *part.buffers()) if t.is_floating_point())
     return next(tensors, torch.empty(())).new_zeros(ITEMS, *shape)
+
+
+def _one_more(batch: Tensor) -> Tensor:
+    """Ones, as a batch of one more than the given."""
+    return batch.new_ones(len(batch) + 1, *batch.shape[1:])
 
 
 @dataclass(frozen=True)

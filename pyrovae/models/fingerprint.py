@@ -14,7 +14,7 @@ import sys
 import types
 from argparse import Namespace
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -51,8 +51,22 @@ AS_TEXT = (
     torch.layout,
     torch.memory_format,
 )
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+FUNCTIONS = (  # of C: torch.tanh, math.exp, np.exp
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    np.ufunc,
+)
 WITHOUT = "without values"  # a tensor on the meta device
-DEEPEST = 100  # objects inside one another; what lies deeper is not looked at
+DEEPEST = 50  # objects inside one another; what lies deeper is seen by its class alone
+NESTED = 20  # lists inside one another, of which the innermost holds numbers
+MOST, FEW = 10_000, 1_000  # values that are looked at in one attribute, and where only changes are looked for
+LARGE = 1_000  # entries from which on a container of plain values is digested whole, and not walked
+LARGEST = 10_000_000  # plain values in such a container; of a larger one only the number of entries is seen
+SAMPLED = 100_000  # entries of an array that are compared where only changes are looked for
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def settings(module: nn.Module, *, written: bool = True) -> str:
@@ -80,13 +94,21 @@ def attributes(module: nn.Module) -> dict[str, str]:
 
     These are private attributes and those of the outermost module, where the class is not of this package, of torch or
     of Pyro; and, of every part but this package's, what is no plain value: dictionaries, distributions, transforms,
-    constraints, dataclasses and other objects by what they keep, modules that are hidden in a list by their weights
-    too, functions and forward hooks by their code, their defaults and what they close over. Left out are a module's
-    notes (name, shapes, what it was made with), what its calls write (`writes_noted`), and what is computed on demand
-    and kept.
+    constraints, dataclasses and other objects of the user's own classes by what they keep, modules that are hidden in a
+    list by their weights too, functions and forward hooks by their code, their defaults and what they close over. Left
+    out are a module's notes (name, shapes, what it was made with), what each of its calls writes (`writes_noted`), and
+    what is computed on demand and kept. All that an object of the user's own class keeps counts as a setting: a counter
+    on it that moves between two estimates makes them those of two pairs.
 
     Not seen are the code of a class, its class attributes, the globals that a function reads, and the inside of objects
-    of the standard library and of numpy and torch other than those named: of these, the class alone.
+    of other libraries, such as a data frame, a configuration object or a logger: of these, the class alone, unless they
+    are distributions, transforms, constraints, modules, arrays, functions, lists, dictionaries or sets. A library is
+    what is installed among Python's packages and none of the module's parts is from.
+
+    Of one attribute 10,000 values are looked at, in the order in which it holds them, and no deeper than 50 objects
+    inside one another; the others are seen by their class or by their number alone. Lists, dictionaries and sets of
+    more than 1,000 plain values, or of rows of these, count whole, as arrays do. What raises when it is looked at is
+    seen by its class alone. Describing raises nothing.
     """
     with exclusive():  # in another thread's turn a module may have another `forward`
         describing = _Describing(module)
@@ -136,31 +158,41 @@ def has_users_parts(module: nn.Module) -> bool:
 
 
 @contextmanager
-def writes_noted(module: nn.Module, onto: nn.Module | None = None) -> Iterator[None]:
-    """Note on each part which of its attributes the body writes, such as a count of calls or the last code.
+def writes_noted(module: nn.Module, onto: nn.Module | None = None) -> Iterator[Callable[[], bool]]:
+    """Note on each part which of its attributes every call writes, such as a count of calls or the last code.
 
-    Such an attribute is no setting: it has no part in the hash of a pair, which would be another after every call. The
-    note goes along with copies and pickles. Parts of this package, of torch and of Pyro have none. `onto`: the module
-    that gets the notes, where the body works on a copy of it.
+    Such an attribute is no setting: it has no part in the hash of a pair, which would be another after every call. What
+    the first call fills in and the next ones leave alone is a setting, as a scale is that was None. So the body calls
+    what it is given when it has called the module for the first time, and calls the module again, on other items and on
+    another number of these, as what is kept for one number of items is no setting either. What differs after the body
+    from what there was by then is noted. The function says whether there is anything to call again for: parts of this
+    package, of torch and of Pyro have no notes. The note goes along with copies and pickles. `onto`: the module that
+    gets the notes, where the body works on a copy of it.
     """
     parts = [part for part in module.modules() if _is_users(type(part))]
     noted = [part for part in (onto or module).modules() if _is_users(type(part))]
-    before = _attributes_of_each(module, parts)
+    after_first: list[dict[str, str]] = []
+
+    def called_once() -> bool:
+        if not after_first:
+            after_first[:] = _attributes_of_each(module, parts)
+        return bool(parts)
+
     try:
-        yield
+        yield called_once
     finally:
-        after = _attributes_of_each(module, parts)
-        for part, old, new in zip(noted, before, after, strict=True):
-            changed = {name for name in {**old, **new} if old.get(name) != new.get(name)}
+        after = _attributes_of_each(module, parts) if after_first else []
+        for part, old, new in zip(noted, after_first, after, strict=False):
+            changed = {name for name in old if old[name] != new.get(name)}
             if changed - _written(part):
                 vars(part)["_written"] = _written(part) | changed
 
 
 def _attributes_of_each(module: nn.Module, parts: list[nn.Module]) -> list[dict[str, str]]:
-    """Every attribute of these parts in words."""
+    """Every attribute of these parts in few words, which differ where a call has changed it."""
     if not parts:
         return []
-    describing = _Describing(module)
+    describing = _Describing(module, "changes")
     return [{name: describing.words(value) for name, value in _own_attributes(part).items()} for part in parts]
 
 
@@ -173,7 +205,7 @@ def _everything(module: nn.Module, *, users_only: bool = False, how: str = "whol
             continue
         values = {name: value for name, value in _own_attributes(part).items() if path and name[0] != "_"}
         if not _is_users(type(part)):
-            values = {name: value for name, value in values.items() if _plain(value) is not None}
+            values = {name: value for name, value in values.items() if _is_plain(value)}
         values |= _other_attributes(part, outermost=not path)
         if not type(part).__module__.startswith("pyrovae."):  # ours keep in them what a constructor may draw
             values |= {name: part._buffers.get(name) for name in sorted(part._non_persistent_buffers_set)}
@@ -209,7 +241,7 @@ def _other_attributes(part: nn.Module, *, outermost: bool) -> dict[str, Any]:
             is_stated = name in STATED or (name == "latent_dim" and hasattr(part, "prior"))
             if not is_stated and not isinstance(inspect.getattr_static(type(part), name, None), COMPUTED):
                 others[name] = value
-        elif _plain(value) is None:
+        elif not _is_plain(value):
             others[name] = value
     return others
 
@@ -228,16 +260,53 @@ def _is_users(kind: type) -> bool:
 
 
 class _Describing:
-    """Values in words; a part of the module by its name in it."""
+    """Values in words; a part of the module by its name in it.
+
+    `how` is "whole", "exact" (without the code of functions), "rough" (without floating-point values too), or
+    "changes" (all of these, and few entries of what is large).
+    """
 
     def __init__(self, module: nn.Module, how: str = "whole") -> None:
-        self._floats, self._code = how != "rough", how == "whole"
+        self._floats, self._code, self._changes = how != "rough", how in ("whole", "changes"), how == "changes"
         self._paths = {id(part): path for path, part in module.named_modules()}
-        self._above: list[int] = []  # the objects that hold the one at hand
+        self._packages = {_package(type(part)) for part in module.modules() if _is_users(type(part))}
+        self._above: set[int] = set()  # the objects that hold the one at hand
+        self._described: dict[int, tuple[Any, str]] = {}  # by identity, with the object, which stays alive by it
+        self._left = 0  # how many more values are looked at
 
     def words(self, value: Any) -> str:
-        """A value in words that are the same in every process."""
-        if isinstance(value, np.generic):
+        """An attribute's value in words that are the same in every process; each object in it is looked at once."""
+        self._described.clear()
+        self._left = FEW if self._changes else MOST
+        return self._words(value)
+
+    def _words(self, value: Any) -> str:
+        self._left -= 1
+        try:
+            known = self._of_plain(value)
+            if known is not None:
+                return known
+            if id(value) in self._described:
+                return self._described[id(value)][1]
+            if id(value) in self._above:
+                return f"{type(value).__qualname__} again"
+            if self._left < 0 or len(self._above) > DEEPEST:
+                return type(value).__qualname__
+            self._above.add(id(value))
+            try:
+                words = self._of_object(value)
+            finally:
+                self._above.discard(id(value))
+        except Exception:  # an object may raise whatever it is asked
+            words = type(value).__qualname__
+        if len(words) > 200:  # an object that is held by many would be written out for each
+            words = f"{type(value).__qualname__} {_digest(words)}"
+        self._described[id(value)] = (value, words)
+        return words
+
+    def _of_plain(self, value: Any) -> str | None:
+        """What holds no other object, in words; None for another value."""
+        if isinstance(value, np.generic) and not value.dtype.hasobject:
             value = value.item()
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
@@ -247,48 +316,75 @@ class _Describing:
             return repr(value)
         if isinstance(value, AS_TEXT):
             return f"{type(value).__qualname__} {value}"
-        if isinstance(value, Tensor | np.ndarray):
-            return _of_array(value, floats=self._floats)
         if id(value) in self._paths:
             return f"part {self._paths[id(value)]!r}"
-        if id(value) in self._above or len(self._above) > DEEPEST:
-            return f"{type(value).__qualname__} again"
-        self._above.append(id(value))
-        try:
-            return self._of_object(value)
-        finally:
-            self._above.pop()
+        return None
+
+    def _each(self, values: Iterable[Any]) -> Iterator[str]:
+        """Each of these in words, until enough was looked at."""
+        for value in values:
+            if self._left < 0:
+                return
+            yield self._words(value)
 
     def _of_object(self, value: Any) -> str:
         kind = type(value).__qualname__  # without its module, which is __main__ where it is a script
-        if isinstance(value, dict | types.MappingProxyType):
-            rows = sorted(f"{self.words(key)}: {self.words(each)}" for key, each in value.items())
-            return f"{{{', '.join(rows)}}}"
-        if isinstance(value, set | frozenset):
-            return f"set({', '.join(sorted(self.words(each) for each in value))})"
-        if isinstance(value, list | tuple | deque):
-            return f"[{', '.join(self.words(each) for each in value)}]"
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.hasobject:
+            entries = np.asarray(value)
+            return f"array {entries.shape} {self._words(entries.ravel().tolist())}"
+        if isinstance(value, Tensor | np.ndarray):
+            return _of_array(value, floats=self._floats, at_most=SAMPLED if self._changes else None)
+        if isinstance(value, dict | types.MappingProxyType | list | tuple | deque | set | frozenset):
+            return self._of_container(value)
         if isinstance(value, type):
             return f"class {value.__qualname__}"
         if isinstance(value, functools.partial):
-            return f"partial({self.words([value.func, value.args, value.keywords])})"
+            return f"partial({self._words([value.func, value.args, value.keywords])})"
         if isinstance(value, types.MethodType):
-            return f"{value.__name__} of {self.words(value.__self__)}"
+            return f"{value.__name__} of {self._words(value.__self__)}"
         if isinstance(value, types.FunctionType):
             return self._of_function(value)
-        if callable(value) and hasattr(value, "__wrapped__"):
-            return f"{kind} of {self.words(value.__wrapped__)}"
-        if callable(value) and hasattr(value, "__qualname__"):  # torch.tanh, math.exp
-            return f"function {value.__qualname__}"
+        if isinstance(value, FUNCTIONS):
+            return f"function {getattr(value, '__qualname__', value.__name__)}"
         if isinstance(value, nn.Module):
             return f"{kind} {self._of_module(value)}"
         if isinstance(value, Distribution):
-            return f"{kind} {self.words(_of_distribution(value))}"
+            return f"{kind} {self._of_container(_of_distribution(value))}"
         if isinstance(value, Transform):
-            return f"{kind} {self.words(_of_transform(value))}"
-        if isinstance(value, Constraint | types.SimpleNamespace | Namespace) or _is_plain_object(type(value)):
-            return f"{kind} {self.words(_kept(value))}"
-        return kind
+            return f"{kind} {self._of_container(_of_transform(value))}"
+        if isinstance(value, Constraint | types.SimpleNamespace | Namespace) or self._is_looked_into(type(value)):
+            return f"{kind} {self._of_container(_kept(value))}"
+        wrapped = inspect.getattr_static(value, "__wrapped__", None)  # as functools.lru_cache keeps it
+        return kind if wrapped is None else f"{kind} of {self._words(wrapped)}"
+
+    def _of_container(self, value: Any) -> str:
+        """The number of entries and the entries; those of a large one of plain values by one digest."""
+        is_set = isinstance(value, set | frozenset)
+        name = "set" if is_set else "list" if isinstance(value, list | tuple | deque) else "dict"
+        if len(value) > LARGE and not self._changes:
+            digest = _of_many(value)
+            if digest is not None:
+                return f"{name} of {len(value)} {digest if self._floats else ''}"
+        if is_set:
+            if len(value) > self._left:  # which ones would be seen is another in every process
+                return f"set of {len(value)}"
+            each = (entry if _has_order(entry) else type(entry) for entry in value)
+            return f"set({', '.join(sorted(self._each(each)))})"
+        if name == "dict":
+            rows = [f"{self._words(key)}: {each}" for key, each in zip(value, self._each(value.values()), strict=False)]
+            return f"dict of {len(value)} {{{', '.join(sorted(rows))}}}"
+        return f"list of {len(value)} [{', '.join(self._each(value))}]"
+
+    def _is_looked_into(self, kind: type) -> bool:
+        """Whether a class is a user's: an object of a library's, such as a logger or a lock, may hold anything."""
+        package = _package(kind)
+        if package == "__main__" or package in self._packages:
+            return True
+        if package in LIBRARIES or package in sys.stdlib_module_names:
+            return False
+        imported = sys.modules.get(package)
+        places = [getattr(imported, "__file__", None) or "", *getattr(imported, "__path__", [])]
+        return not any(INSTALLED.intersection(pathlib.PurePath(place).parts) for place in places)
 
     def _of_function(self, function: Any) -> str:
         if str(function.__module__).partition(".")[0] in (*LIBRARIES, *sys.stdlib_module_names):
@@ -298,10 +394,10 @@ class _Describing:
             with suppress(ValueError):  # an empty one
                 held.append(cell.cell_contents)
         code = self._of_code(function.__code__) if self._code else ""
-        return f"function {code} {self.words(held)}"
+        return f"function {code} {self._words(held)}"
 
     def _of_code(self, code: types.CodeType) -> str:
-        constants = [self._of_code(c) if isinstance(c, types.CodeType) else self.words(c) for c in code.co_consts]
+        constants = [self._of_code(c) if isinstance(c, types.CodeType) else self._words(c) for c in code.co_consts]
         whole = repr((code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars))
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
@@ -311,29 +407,60 @@ class _Describing:
         for path, part in module.named_modules():
             private = _is_users(type(part))
             kept = {name: value for name, value in _own_attributes(part).items() if private or name[0] != "_"}
-            rows.append(f"{path} {self.words(kept)}")
+            rows.append(f"{path} {self._words(kept)}")
         tensors = dict([*module.named_parameters(), *module.named_buffers()])
-        return f"{rows} {self.words({name: t.detach() for name, t in tensors.items()})}"
+        return f"{rows} {self._words({name: t.detach() for name, t in tensors.items()})}"
 
 
-def _of_array(value: Tensor | np.ndarray, *, floats: bool) -> str:
-    """Type, shape and the SHA-256 of the values of an array; without `floats` those of whole numbers alone."""
-    try:
-        if isinstance(value, Tensor):
-            dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-            if dense.is_meta:
-                return f"tensor {dense.dtype} {tuple(dense.shape)} {WITHOUT}"
-            content = dense.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy()
-            kind, shape = str(dense.dtype), tuple(dense.shape)
-            data = content.tobytes()
-        else:
-            kind, shape = str(value.dtype), value.shape
-            data = repr(value.tolist()).encode() if value.dtype == object else np.ascontiguousarray(value).tobytes()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        return f"array {type(value).__name__}"
+def _of_array(value: Tensor | np.ndarray, *, floats: bool, at_most: int | None = None) -> str:
+    """Type, shape and the SHA-256 of the values of an array; without `floats` those of whole numbers alone.
+
+    Of a larger array than `at_most` so many entries are taken, evenly spread.
+    """
+    if isinstance(value, Tensor):
+        dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+        if dense.is_meta:
+            return f"tensor {dense.dtype} {tuple(dense.shape)} {WITHOUT}"
+        kind, shape = str(dense.dtype), tuple(dense.shape)
+    else:
+        kind, shape = str(value.dtype), value.shape
     if not floats and ("float" in kind or "complex" in kind):
         return f"array {kind} {shape}"
-    return f"array {kind} {shape} {hashlib.sha256(data).hexdigest()}"
+    flat = dense.flatten() if isinstance(value, Tensor) else np.asarray(value).reshape(-1)
+    if at_most is not None and len(flat) > at_most:
+        flat = flat[:: len(flat) // at_most]
+    if isinstance(flat, Tensor):
+        flat = flat.cpu().resolve_conj().resolve_neg().contiguous().view(torch.uint8).numpy()
+    return f"array {kind} {shape} {hashlib.sha256(np.ascontiguousarray(flat).tobytes()).hexdigest()}"
+
+
+def _of_many(value: Any) -> str | None:
+    """The digest of a large container of plain values or of rows of these; None where it holds others."""
+    count = 0
+    is_dict = isinstance(value, dict | types.MappingProxyType)
+    for entry in value.items() if is_dict else value:
+        for each in entry if is_dict else (entry,):
+            rows = (*each, *each.values()) if type(each) is dict else each if type(each) in (list, tuple) else (each,)
+            count += len(rows)
+            if count > LARGEST:
+                return "more than are looked at"
+            if not PLAIN.issuperset(map(type, rows)):
+                return None
+    entries = map(repr, value.items() if is_dict else value)
+    return _digest("\n".join(entries if isinstance(value, list | tuple | deque) else sorted(entries)))
+
+
+def _has_order(entry: Any) -> bool:
+    """Whether an entry of a set is one of which the words do not depend on what was looked at before."""
+    return isinstance(entry, (*PLAIN, *AS_TEXT, tuple, frozenset, enum.Enum, type))
+
+
+def _digest(words: str) -> str:
+    return hashlib.sha256(words.encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def _package(kind: type) -> str:
+    return str(kind.__module__).partition(".")[0]
 
 
 def _of_distribution(p: Distribution) -> dict[str, Any]:
@@ -360,40 +487,63 @@ def _of_transform(transform: Transform) -> dict[str, Any]:
 
 
 def _kept(value: Any) -> dict[str, Any]:
-    """The attributes of an object, but for those that are computed on demand and kept."""
-    kept = dict(getattr(value, "__dict__", {}))
+    """The attributes of an object, but for those that are computed on demand and kept; it is not asked itself."""
+    kept: dict[str, Any] = {}
+    with suppress(AttributeError):
+        kept |= object.__getattribute__(value, "__dict__")
     for kind in type(value).__mro__:
         slots = vars(kind).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            with suppress(AttributeError):
-                kept[name] = getattr(value, name)
+            is_mangled = name.startswith("__") and not name.endswith("__")
+            full_name = f"_{kind.__name__.lstrip('_')}{name}" if is_mangled else name
+            if name not in ("__dict__", "__weakref__"):
+                with suppress(AttributeError):
+                    kept[full_name] = object.__getattribute__(value, full_name)
     static = {name: inspect.getattr_static(type(value), name, None) for name in kept}
     return {name: each for name, each in kept.items() if not isinstance(static[name], COMPUTED)}
 
 
-def _is_plain_object(kind: type) -> bool:
-    """Whether a class is a user's: an object of another library's, such as a logger or a lock, may hold anything."""
-    top = kind.__module__.partition(".")[0]
-    return top not in (*LIBRARIES, *sys.stdlib_module_names) or kind.__module__ == "__main__"
-
-
-def _plain(value: Any) -> str | None:
+def _plain(value: Any, depth: int = 0) -> str | None:
     """A setting as a string that is the same in every process; None for what is no setting."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool | int | float | str):
-        return repr(value)
-    if isinstance(value, Tensor | np.ndarray):
-        return _in_numbers(value)
-    if isinstance(value, tuple | list):
-        each = [_plain(v) for v in value]
-        return None if None in each else f"[{', '.join(map(str, each))}]"
+    try:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, bool | int | float | str):
+            return repr(value)
+        if isinstance(value, Tensor | np.ndarray):
+            return _in_numbers(value)
+        if isinstance(value, tuple | list) and depth < NESTED:
+            rows = []
+            for entry in value:
+                words = _plain(entry, depth + 1)
+                if words is None:
+                    return None
+                rows.append(words)
+            return f"[{', '.join(rows)}]"
+    except Exception:  # an object may raise whatever it is asked
+        return None
     return None
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether `_plain` has words for a value, by its type: the values of an array are not looked at."""
+    try:
+        if isinstance(value, np.generic):
+            return _is_plain(value.item(), depth)
+        if isinstance(value, Tensor):
+            return value.layout == torch.strided and not value.is_meta
+        if isinstance(value, np.ndarray):  # torch takes these
+            return min(value.strides, default=0) >= 0 and _in_numbers(np.empty(0, value.dtype)) is not None
+        if isinstance(value, tuple | list):
+            return depth < NESTED and all(_is_plain(entry, depth + 1) for entry in value)
+        return isinstance(value, bool | int | float | str)
+    except Exception:  # an object may raise whatever it is asked
+        return False
 
 
 def _in_numbers(value: Tensor | np.ndarray) -> str | None:
     """The values of an array; None where it has none to show, as on the meta device."""
     try:
         return repr(torch.as_tensor(value).detach().cpu().tolist())
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return None

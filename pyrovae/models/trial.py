@@ -44,9 +44,14 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
     some = more[:ITEMS]
     columns = [slice(i, i + 1) for i in range(ITEMS)] if items_apart else [slice(None)]
     together = f"at {draws} draw{'s' if draws > 1 else ''} each of {ITEMS} items together"
-    with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module), writes_noted(module, given):
+    with (
+        Workspace(module, noise=Noise(0, x.device)).turn(),
+        unchanged(module),
+        writes_noted(module, given) as called_once,
+    ):
         try:
             guide, model = traces(pair, some, draws)
+            called_once()
             with suppress(Exception):  # what is wrong with it is said where the table is made
                 guide.compute_log_prob()  # at the next draws a flow without an inverse forgets these
             traces(pair, more, draws)  # a layer of as many channels as the others were items
@@ -170,7 +175,7 @@ def observed_measure(pair: Pair, x: Tensor) -> str:
 
 
 def called(pair: Pair) -> None:
-    """Draw two items from a pair with a user's parts and call the guide on them, to note what its calls write."""
+    """Draw items from a pair with a user's parts and call the guide on them, twice, to note what each call writes."""
     given, pair = as_module(pair), widened(pair)
     if not has_users_parts(given):
         return
@@ -179,10 +184,12 @@ def called(pair: Pair) -> None:
         suppress(Exception),  # the estimator will say itself what is wrong
         Workspace(module, noise=Noise(0, device)).turn(),
         unchanged(module),
-        writes_noted(module, given),
+        writes_noted(module, given) as called_once,
     ):
-        drawn = poutine.trace(pair.model).get_trace(size=2)
-        pair.guide(drawn.nodes["obs"]["value"])
+        for size in (2, 3):
+            drawn = poutine.trace(pair.model).get_trace(size=size)
+            pair.guide(drawn.nodes["obs"]["value"])
+            called_once()
 
 
 @contextmanager
