@@ -135,6 +135,22 @@ class TestWhatIsNotAmongTheWeights:
         with pytest.warns(UserWarning, match=r"saved with other values of prior\._location"):
             pyrovae.fit(with_prior(Private, torch.ones), torch.zeros(8, 3), epochs=2, resume=True, **options)
 
+    def test_what_a_first_call_filled_in_and_a_hand_changed_is_no_recipe(self, tmp_path):
+        class Filling(Keeping):
+            scale = None
+
+            def forward(self):
+                self.scale = 1.0 if self.scale is None else self.scale
+                return dist.Normal(self.loc, self.scale).to_event(1)
+
+        vae = with_prior(Filling, torch.zeros)
+        assert value_of(pyrovae.load(pyrovae.save(tmp_path / "filled", vae))) == value_of(vae)
+        vae.prior.scale = 3.0
+        folder = pyrovae.save(tmp_path / "changed", vae)
+        with pytest.raises(CheckpointError, match=r"composed by hand.*prior\.scale is not in the weights"):
+            pyrovae.load(folder)
+        assert value_of(pyrovae.load(folder, like=vae)) == value_of(vae)
+
     def test_what_calls_write_is_in_nobodys_way(self, tmp_path):
         class Counting(Keeping):
             def forward(self):

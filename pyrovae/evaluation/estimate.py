@@ -193,10 +193,10 @@ def pair_hash(pair: Pair) -> str:
     The attributes of a part that count are plain values, tensors, dictionaries, distributions,
     transforms, functions with the variables that they close over, and hooks. Those of the pair
     itself count if its class is a user's. `pyrovae.models.fingerprint.attributes` lists what is not
-    seen, such as the code of a class. Attributes to which a call of model or guide writes, such as a
+    seen, such as the code of a class. Attributes that each call of model or guide changes, such as a
     count of calls or the last code, do not count after an estimator has tried the pair on a few
-    items. A density that depends on such an attribute changes from call to call, which the hash
-    cannot show.
+    items; one that the first call fills in and later calls leave alone does count. A density that
+    depends on what each call changes is another at each call, which the hash cannot show.
 
     >>> import pyrovae
     >>> from pyrovae.evaluation.estimate import pair_hash
