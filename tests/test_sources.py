@@ -637,6 +637,12 @@ def test_damaged_numpy_files_are_named(tmp_path: Path) -> None:
         path.write_bytes(b"")
         with pytest.raises(ValueError, match=rf"{name} is damaged or no NumPy file"):
             load(path)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "pickled objects").mkdir()
+    elsewhere = tmp_path / "pickled objects" / "x.npy"  # a name is no content
+    elsewhere.write_bytes((tmp_path / "x.npy").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is damaged or no NumPy file"):
+        load(elsewhere)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
     path.write_bytes(flipped)

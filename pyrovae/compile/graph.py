@@ -18,7 +18,7 @@ from pyrovae.exclusive import exclusive
 __all__ = ["aliases_to_views", "capture", "constants_to_inputs", "is_written", "without_noise"]
 
 aten = torch.ops.aten
-SHAPED: dict[Any, str] = {  # what they make depends on the shape of their argument alone
+SHAPED: dict[Any, str] = {  # operations that read the shape of their argument and never its values
     aten.empty_like.default: "",
     aten.new_empty.default: "",
     aten.zeros_like.default: "zero_",
@@ -32,8 +32,8 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
     """The operations of `function(*inputs)` on tensors; it runs once, on the inputs themselves.
 
     A tensor of `inputs` is an input of the graph wherever it turns up, also where `function` reaches it by another way,
-    such as a module's parameter; none may stand there twice. Raises what torch raises for a step whose course depends
-    on a value.
+    such as a module's parameter; the same tensor may be listed only once. Raises what torch raises for a step
+    whose course depends on a value.
     """
     if len({id(x) for x in inputs}) < len(inputs):
         raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
@@ -125,7 +125,7 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
         node.replace_all_uses_with(node_of_value)
         graph.graph.erase_node(node)
         names.add(node.target)
-    for name in names:  # which a compiler would take for further inputs, in the same memory
+    for name in names:  # a compiler would take attributes that are left for further inputs, in the same memory
         if hasattr(graph, name):
             delattr(graph, name)
     graph.recompile()
@@ -135,9 +135,9 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
 def aliases_to_views(graph: fx.GraphModule, lasting: dict[int, Tensor]) -> tuple[list[int], list[Tensor]]:
     """Read inputs that share memory, one of which is written, as views of one tensor each: a further, last input.
 
-    `lasting`: the inputs that keep their addresses, by place. A compiler takes each input for memory of its own, so
-    that a read of one could come after the write to another that followed it. Gives the places of the inputs that are
-    gone, and what the new ones are.
+    `lasting`: the inputs that keep their addresses, by place. A compiler takes each input for memory of its own
+    and may move a read of one input past a later write to the memory that it shares with another. Gives the places of
+    the inputs that are gone, and what the new ones are.
     """
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     places, gone, bases = list(lasting), list[int](), list[Tensor]()
@@ -166,8 +166,8 @@ def aliases_to_views(graph: fx.GraphModule, lasting: dict[int, Tensor]) -> tuple
 def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], Sequence[Tensor]] | None:
     """Turn the noise of the graph into further inputs, and return a function that draws it eagerly.
 
-    It draws what the captured function would have drawn, in its order. None where a draw depends on a value, and all of
-    them stay in the graph.
+    It draws what the captured function would have drawn, in its order. Where one draw depends on an input, the graph is
+    left as it is and None is returned.
     """
     nodes = list(graph.graph.nodes)
     draws = _draws_and_their_arguments(nodes)
@@ -216,7 +216,7 @@ def _draws_and_their_arguments(nodes: list[fx.Node]) -> set[fx.Node] | None:
 
 
 def _are_filled_once(nodes: list[fx.Node], draws: set[fx.Node]) -> bool:
-    """Whether each tensor that a draw fills is not read before, filled once, and not written to by anything else."""
+    """Whether each tensor that a draw fills has no use before it, is filled once, and is not written to later."""
     place = {node: i for i, node in enumerate(nodes)}
     for node in draws:
         fills = [user for user in node.users if user in draws and _writes(user) and user.args[0] is node]

@@ -41,7 +41,7 @@ def no_foreign_draws(refusal: Callable[[], Exception]) -> Iterator[None]:
 
 
 class _Reading(TorchFunctionMode):
-    """By Python."""
+    """Refuse values of tensors that Python reads."""
 
     def __init__(self, refusal: Callable[[], Exception]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Reading(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") == "__bool__" and _is_argument_check(sys._getframe(1)):
-            return True  # of arguments and values that the eager evaluation before has seen
+            return True  # the eager evaluation before has made this check already
         made = func in (torch.tensor, torch.as_tensor) and isinstance(args[0] if args else None, list | tuple)
         if getattr(func, "__name__", "") in READS or (made and _holds_tensor(args[0])):
             raise self.refusal()
@@ -59,8 +59,8 @@ class _Reading(TorchFunctionMode):
 def _is_argument_check(frame: Any) -> bool:
     """Whether the read is a distribution's check of its arguments, or of a value, against their support.
 
-    One that was made elsewhere, or with validate_args=True, does so whatever the default is; its flag is left alone,
-    for it may be in use by others.
+    A distribution made with validate_args=True, or before checks were turned off, makes these checks whatever the
+    default is now; its flag is left as it is, because other code may use the distribution.
     """
     while isinstance(frame.f_locals.get("self"), Constraint):
         frame = frame.f_back
@@ -70,7 +70,7 @@ def _is_argument_check(frame: Any) -> bool:
 
 
 class _Depending(TorchDispatchMode):
-    """By torch itself, as a size, a fill or a comparison."""
+    """Refuse values that torch itself reads: a size, a fill or a comparison."""
 
     def __init__(self, refusal: Callable[[], Exception]) -> None:
         super().__init__()

@@ -53,8 +53,8 @@ class Updates:
         self.steps: dict[Tensor, Tensor] = {}
         self.rates: list[Tensor] = []
         self._graph_rates: list[float] = []  # the "lr" of each group when it was last written to `rates`
-        self._waiting: dict[str, Any] | None = None  # a loaded state, some of whose parameters have not been added yet
-        self._unloaded: set[str] = set()  # the names of parameters that were added and still need their loaded state
+        self._unmatched_state: dict[str, Any] | None = None  # loaded; some of its parameters have not been added yet
+        self._awaiting_state: set[str] = set()  # names of parameters that were added and need their loaded state
 
     @property
     def groups(self) -> list[Group]:
@@ -104,16 +104,16 @@ class Updates:
                     self.load_one(p, {}, states[id(p)]["state"].get(0, {}))
         self.params_by_name |= fresh
         self.source.show(self, list(fresh.values()))
-        self._unloaded |= set(fresh)
-        if self._waiting is not None and self._unloaded:
-            self._load(self._waiting, self._unloaded)
-        self._unloaded.clear()
+        self._awaiting_state |= set(fresh)
+        if self._unmatched_state is not None and self._awaiting_state:
+            self._load(self._unmatched_state, self._awaiting_state)
+        self._awaiting_state.clear()
 
     def _new_groups(
         self, fresh: dict[str, Tensor], states: dict[int, dict[str, Any]]
     ) -> list[tuple[Group, list[Tensor]]]:
-        """New parameters in groups of equal options; those in several groups of a waiting state stay apart."""
-        rows = [] if self._waiting is None else rows_of(self._waiting)
+        """New parameters in groups of equal options, and in several where a loaded state has them in several."""
+        rows = [] if self._unmatched_state is None else rows_of(self._unmatched_state)
         waiting_group = {name: row.group for row in rows for name in (name_in_module(row.name or ""), row.name)}
         groups: list[tuple[tuple[Group, int | None], list[Tensor]]] = []
         for name, p in fresh.items():
@@ -225,7 +225,7 @@ class Updates:
         all_finite = self.all_finite & loss.isfinite().all()
         for g in gradients:
             if g is not None:
-                square = g.to(torch.promote_types(g.dtype, torch.float32)).square()  # as Adam's floor takes it
+                square = g.to(torch.promote_types(g.dtype, torch.float32)).square()  # as Adam squares it
                 all_finite = all_finite & square.sum().isfinite()
         if self.clip_norm is not None:
             norm = global_norm([g for g in gradients if g is not None])
@@ -252,7 +252,7 @@ class Updates:
         for p in params:
             group, scalars = group_and_scalars[id(p)]
             g, state, step = gradient_of[id(p)], self._state(p), self.steps[p]
-            # a parameter that this loss does not reach goes on by momentum once it has begun, as under Pyro's SVI
+            # without a gradient in this step a parameter moves by its momentum once it has begun, as under Pyro's SVI
             is_updated = all_finite if g is not None else all_finite & (step > 0)
             g = torch.zeros_like(p) if g is None else g
             value, new_state = self.rule.update(p, _clipped(g, group), state, scalars, group)
@@ -284,9 +284,9 @@ class Updates:
         A loaded state of parameters that have not been added yet is part of it.
         """
         if self.optimizer is None:
-            if self._waiting is None:
+            if self._unmatched_state is None:
                 raise RuntimeError("no step has been taken: there is no state yet")
-            return deepcopy(self._waiting)
+            return deepcopy(self._unmatched_state)
         params = [p for group in self.groups for p in group["params"]]
         saved = self.optimizer.state_dict()
         for group, named in zip(saved["param_groups"], self._names(), strict=True):
@@ -300,8 +300,8 @@ class Updates:
             if (stored := self.rule.stored_step(step)) is not None:
                 state["step"] = stored
             saved["state"][number] = state
-        if self._waiting is not None:
-            rows = rows_of(self._waiting)
+        if self._unmatched_state is not None:
+            rows = rows_of(self._unmatched_state)
             used = {row.name for row in self._matched(rows)}
             still_waiting = [row for row in rows if row.name not in used]
             for number, row in enumerate(still_waiting, len(params)):
@@ -319,10 +319,10 @@ class Updates:
         require_layout(state)
         require_rule(state, self.rule)
         if self.optimizer is None:
-            self._waiting = deepcopy(state)
+            self._unmatched_state = deepcopy(state)
             return
         self._load(deepcopy(state), set(self.params_by_name))
-        self._unloaded.clear()
+        self._awaiting_state.clear()
         self.all_finite.fill_(True)
 
     def _load(self, state: dict[str, Any], wanted: set[str]) -> None:
@@ -338,7 +338,7 @@ class Updates:
             if bool(row.options.get("momentum")) != bool(group.get("momentum")):
                 raise ValueError(f"the state has momentum {row.options.get('momentum')}, and this {group['momentum']}")
             require_shapes(name, p, row.state)
-        self._waiting = state if len(rows) > len(with_rows) else None
+        self._unmatched_state = state if len(rows) > len(with_rows) else None
         for name, p, group, row in with_rows:
             if name in wanted:
                 group.update({option: value for option, value in row.options.items() if option in group})
@@ -372,9 +372,9 @@ class Updates:
 
 
 def _materialized(x: Tensor) -> Tensor:
-    """The same values, which inductor computes once, and not again in each loop over entries that reads them.
+    """The same values, stored: inductor would compute them anew in each loop over entries that reads them.
 
-    It computes a tensor in full before it takes a view of it with given strides.
+    Inductor stores a tensor before it takes a view of it with given strides.
     """
     return x.as_strided(x.shape, x.stride())
 

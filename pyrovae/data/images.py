@@ -289,7 +289,7 @@ def _few(names: Sequence[str]) -> str:
 def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
     first: Path | None = None
     shape: tuple[int, ...] = ()
-    may_grow = True  # all grey images so far have a palette, so that later ones may have colours
+    may_grow = True  # whether the images so far are grey by a palette: later ones may then have colours
     read: list[np.ndarray] = []
     cut: list[Path] = []
     for classes in listed:

@@ -20,7 +20,7 @@ MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-image
 
 
 def digits(scale: bool = True) -> Dataset:
-    """The 1,797 handwritten digits of scikit-learn, divided by 16; without `scale` as integers from 0 to 16."""
+    """The 1,797 handwritten digits of scikit-learn, divided by 16; without `scale` whole numbers from 0 to 16."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

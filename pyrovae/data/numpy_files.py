@@ -84,7 +84,8 @@ def _numpy(path: Path, read: Callable[[], Any], key: str | None = None) -> Any:
     try:
         return read()
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        if re.search("object|pickle", str(error), re.IGNORECASE):
+        said = str(error).replace(str(path), "")  # a folder may be named "objects"
+        if re.search("object|pickle", said, re.IGNORECASE):
             raise ValueError(
                 f"{what} holds pickled Python objects, or no NumPy array at all; a pickle can run code and is never "
                 "opened: save an array of numbers (or strings, for labels)"

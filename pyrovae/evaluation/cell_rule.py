@@ -17,19 +17,19 @@ from pyrovae.models.particles import scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, forked
 
-__all__ = ["CellRule", "goes_by_parts", "log_joint_table"]
+__all__ = ["CellRule", "log_joint_table", "table_is_of_model"]
 
 
 class CellRule:
-    """A rule over cells that share their nodes' places, for all items of a batch; compiled once that pays."""
+    """The Gauss-Legendre rule on u cells, with m nodes each, for the n items of a batch; compiled once that pays."""
 
     def __init__(self, pair: Any, space: Workspace, *, by_parts: bool) -> None:
         self.pair, self.space, self.by_parts = pair, space, by_parts
         family = getattr(getattr(pair, "likelihood", None), "family", None)
-        # of matrices, for all items at once
+        # whether log p(x | z) of all items at all codes is a product of matrices
         self.is_product = by_parts and getattr(family, "natural_parameter", None) is not None
         self.calls: Counter[Any] = Counter()
-        self.last_arguments: dict[Any, list[Tensor]] = {}  # of each kind of call
+        self.last_arguments: dict[Any, list[Tensor]] = {}  # for each set of shapes
         self.compiled: CompiledFunction | None = None
         self.settled = False  # whether compiling has been decided on
 
@@ -44,7 +44,12 @@ class CellRule:
             return self.integrals(*arguments)
 
     def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
-        """Of items (n, ...) at nodes z (u, m, d): log-mass, peak, depth (u, n), moments of z, and log p(x, z)."""
+        """The integrals of items (n, ...) over cells with nodes z (u, m, d), in float64.
+
+        Returns the log of the mass (u, n); the peak, the highest log p(x, z) of a cell (u, n), and the depth, its
+        difference to the lowest (u, n); the first moments of z in a cell (u, n, d) and the second (u, n, d, d); and
+        log p(x, z) (u, m, n).
+        """
         log_joint = log_joint_table(self.pair, x, z.flatten(0, 1), by_parts=self.by_parts).unflatten(0, z.shape[:2])
         log_term = log_joint + log_weights[:, None] + log_volume[:, None, None]
         log_mass = log_term.logsumexp(1)
@@ -56,7 +61,7 @@ class CellRule:
         return [log_mass, peak, depth, first, second, log_joint]
 
     def compile_if_it_pays(self, *, done: int, left: int) -> None:
-        """For the kind that has come most often in the batches so far, by what is to come in those that are left."""
+        """Compile for the shapes that came most often so far, if what is left of the batches repays it."""
         if self.settled or not self.calls:
             return
         kind, calls = max(self.calls.items(), key=lambda one: one[1] * one[0][1].numel())
@@ -69,8 +74,8 @@ class CellRule:
             self.last_arguments.clear()
 
 
-def goes_by_parts(session: Session, pair: Any, x: Tensor) -> bool:
-    """Whether the table of the pair's likelihood, which is fast, is that of its model; a subclass may state another."""
+def table_is_of_model(session: Session, pair: Any, x: Tensor) -> bool:
+    """Whether the fast table of the pair's likelihood is the density of its model, which a subclass may override."""
     table = getattr(getattr(pair, "likelihood", None), "log_prob_table", None)
     if table is None or not hasattr(pair, "prior"):
         return False
@@ -89,5 +94,5 @@ def log_joint_table(pair: Any, x: Tensor, z: Tensor, *, by_parts: bool) -> Tenso
     else:
         at = scored(pair, x, z[:, None], guide=False)
         log_likelihood, log_prior = at.log_likelihood, at.log_prior
-    outside = ~(log_prior > -math.inf)  # of the prior's support, where some priors say NaN
+    outside = ~(log_prior > -math.inf)  # outside of the prior's support, where some priors give NaN
     return torch.where(outside, -math.inf, log_likelihood + log_prior)

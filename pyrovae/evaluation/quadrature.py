@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.evaluation.cell_rule import CellRule, goes_by_parts
+from pyrovae.evaluation.cell_rule import CellRule, table_is_of_model
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.models.layers import LAYERS_ALIVE, rows_within
@@ -94,7 +94,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     session.require_whole()
     space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
     solved = []
-    rule = CellRule(double, space, by_parts=goes_by_parts(session, double, items.double()))
+    rule = CellRule(double, space, by_parts=table_is_of_model(session, double, items.double()))
     parts = items.double().split(ITEMS)
     for number, part in enumerate(parts):
         solved += _solved(rule, part, tol, max_evaluations)

@@ -30,7 +30,7 @@ class HasParamSites(nn.Module):
         return recipe_of(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        for parameter in self.parameters():  # Pyro's store leaves a weak reference on what it lists: no pickle has it
+        for parameter in self.parameters():  # Pyro's store sets a weak reference on each, which cannot be pickled
             parameter.__dict__.pop("unconstrained", None)
         return self.__dict__.copy()
 
@@ -45,8 +45,8 @@ def register_param_sites(prefix: str, module: nn.Module) -> None:
 
     The module stays the owner of its parameters. Pyro's store is global and keyed by name: an entry under the same name
     that is another tensor, as one of a deleted model or of a loaded store, is replaced, because the optimiser would
-    train it in place of the module's. Nothing is registered outside of Pyro's handlers, and in a fit or an evaluation,
-    which has a store of its own. Raises ValueError for a parameter that is not contiguous.
+    train it in place of the module's. Nothing is registered outside of Pyro's handlers, nor during a fit or an
+    evaluation, which use a private store. Raises ValueError for a parameter that is not contiguous.
     """
     if not am_i_wrapped() or not registers_param_sites():
         return

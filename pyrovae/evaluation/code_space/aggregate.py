@@ -32,7 +32,7 @@ def aggregate(
     level: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How far the codes, as a whole, are from the prior: raw, and from N(0, I) when whitened by the training codes.
+    """How far all codes are from the prior, and how far the whitened codes are from N(0, I).
 
     `codes` are test codes, shape (N, latent_dim), of which at most `num_items` are taken, without
     replacement. For a VAE both arguments are one draw of q(z | x) per item. `prior` is the
@@ -92,7 +92,8 @@ def aggregate(
         of_w2, of_ks = sampled.null(num_null)
         null = np.stack([of_w2, null[0][1]]), np.stack([of_ks, null[1][1]])
         by_dimension = "Kolmogorov-Smirnov distance of the codes to the prior (raw) or N(0, I) (whitened)"
-        to, between = "the prior (raw) or N(0, I) (whitened)", f"central {level:.0%} of samples of it"
+        to = "the prior (raw) or N(0, I) (whitened)"
+        between = f"central {level:.0%} of samples of the prior or of N(0, I)"
     bands = [np.quantile(part, [(1 - level) / 2, (1 + level) / 2], axis=1).T for part in null]
     excess = np.sqrt(np.maximum(distances**2 - (null[0] ** 2).mean(1), 0))
     variables: dict[str, Variable] = {
@@ -154,7 +155,7 @@ def _energy_distance(codes: np.ndarray) -> float:
     return float(2 * to_normal - torch.pdist(torch.from_numpy(codes)).mean() - 2 * unit)
 
 
-# the null depends on sizes and seed alone; a study needs the same one in every replication
+# the null depends on sizes and seed alone; it is kept because all replications of a study need the same one
 @functools.lru_cache(maxsize=16)
 def _aggregate_null(
     n: int, latent_dim: int, num_train: int, num_null: int, num_projections: int, seed: int

@@ -48,7 +48,8 @@ def decoded(pair: Any, z: Tensor) -> Tensor:
 def _method_of(pair: Any, name: str) -> Any:
     """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
     if not hasattr(pair, name):
-        raise TypeError(f"{name}d needs a pair with {name}, as VAE and AE have, and {type(pair).__name__} has none")
+        needs = {"encode": "encoded", "decode": "decoded"}[name]
+        raise TypeError(f"{needs} needs a pair with {name}, as VAE and AE have, and {type(pair).__name__} has none")
     return getattr(pair, name)
 
 
@@ -80,6 +81,6 @@ def prior_of(pair: Any) -> Any:
 
 
 def _is_made_of_parts(pair: Any, name: str) -> bool:
-    """Whether the class of a pair makes its `model` or `guide` from prior, likelihood and posterior."""
+    """Whether `model` or `guide` is the package's own, composed of the parts, and not overridden."""
     made_of_parts = getattr(pair, "is_made_of_parts", None)
     return made_of_parts is not None and bool(made_of_parts(name))
