@@ -24,7 +24,8 @@ from torch.distributions import constraints
 
 import pyrovae
 from pyrovae.evaluation.estimate import pair_hash
-from pyrovae.models.fingerprint import LARGE, MOST, attributes, differing
+from pyrovae.models.describing import LARGE, MOST
+from pyrovae.models.fingerprint import attributes, differing
 
 STATES = Path(__file__).parent / "states"
 
@@ -431,7 +432,7 @@ class TestWhatIsNotSeen:
         x = torch.zeros(2, 3)
         pair = pair_with(table=torch.zeros(1000, 100), _rows=[{"i": i} for i in range(20_000)])
         asked = []
-        in_numbers, many = pyrovae.models.fingerprint._in_numbers, pyrovae.models.fingerprint._of_many
+        in_numbers, many = pyrovae.models.fingerprint._in_numbers, pyrovae.models.describing._of_many
         monkeypatch.setattr(
             pyrovae.models.fingerprint, "_in_numbers", lambda value: asked.append("table") or in_numbers(value)
         )
