@@ -436,7 +436,7 @@ class TestWhatIsNotSeen:
         monkeypatch.setattr(
             pyrovae.models.fingerprint, "_in_numbers", lambda value: asked.append("table") or in_numbers(value)
         )
-        monkeypatch.setattr(pyrovae.models.fingerprint, "_of_many", lambda value: asked.append("rows") or many(value))
+        monkeypatch.setattr(pyrovae.models.describing, "_of_many", lambda value: asked.append("rows") or many(value))
         pyrovae.elbo(pair, x)
         assert asked == ["table", "rows"]  # for the hash alone, which is taken once
 
