@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     fit = commands.add_parser(
         "fit",
+        allow_abbrev=False,  # --epoch is a slip, and not --epochs
         help="train a VAE on a data set and save it",
         description="Train a VAE on a data set, its test part for validation, and save it. Under torchrun processes "
         "share the work: torchrun --nproc-per-node 2 -m pyrovae fit digits --out run",

@@ -263,6 +263,9 @@ def test_a_batch_is_a_number_or_all(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--batch-size", "half", "--out", str(tmp_path / "half")])
     assert "a number or all, got 'half'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--batch", "700", "--out", str(tmp_path / "abbreviated")])
+    assert "unrecognized arguments: --batch 700" in capsys.readouterr().err
 
 
 COUNTS = """
