@@ -150,9 +150,8 @@ def exact(pair: Pair, x: Any) -> Estimate:
             value = session.pair.log_joint_table(items).logsumexp(-1)
         _require_model_of_components(session, items)
     else:
-        double = session.in_float64()
-        linear = _Linear(double, "exact")
-        linear.require_model(session, double, items.double())
+        linear = _Linear(session.in_float64(), "exact")
+        linear.require_model(session, items.double())
         value = linear.log_prob(items.double().flatten(1))
     columns = {"value": value, "se": np.zeros(len(items))}
     return session.estimate(columns, bound="exact", errors="none", words={"value": ("log p(x)", "nats")})
@@ -208,13 +207,13 @@ class _Linear:
             self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.weight / self.variance
 
     @torch.no_grad()
-    def require_model(self, session: Session, double: Any, x: Tensor, *, guide: bool = False) -> None:
+    def require_model(self, session: Session, x: Tensor, *, guide: bool = False) -> None:
         """Refuse a pair whose model is not the linear-Gaussian one of its parts, or whose guide is not its posterior.
 
         A subclass may define another model, and a network of linear layers may have a hook that is not linear.
         """
         some = few_items(x)
-        codes, of_model = scored_few(session, double, some, guide=guide)
+        codes, of_model = scored_few(session, self.pair, some, guide=guide)
         # at the prior's codes: the guide's of items far from zero are so large that the weights' rounding shows
         z = codes[: CODES // 2]
         decoded = (self.offset + z @ self.weight.T)[:, None]
@@ -247,9 +246,8 @@ class _Linear:
 def _analytic_elbo(session: Session, x: Any) -> Estimate:
     items = session.items(x).double()
     session.require_whole("elbo(analytic=True)")
-    double = session.in_float64()
-    parts = _Linear(double, "elbo(analytic=True)")
-    parts.require_model(session, double, items, guide=True)
+    parts = _Linear(session.in_float64(), "elbo(analytic=True)")
+    parts.require_model(session, items, guide=True)
     with torch.no_grad():
         moments = _moments(parts.pair.posterior(items))
         if moments is None:

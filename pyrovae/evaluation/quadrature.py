@@ -94,8 +94,9 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     session.require_whole()
     space = session.workspace(Noise(stream(0, "quadrature"), items.device), pair=double)
     solved = []
-    rule = CellRule(double, space, by_parts=table_is_of_model(session, double, items.double()))
-    parts = items.double().split(ITEMS)
+    in_full = items.double()
+    rule = CellRule(double, space, by_parts=table_is_of_model(session, double, in_full))
+    parts = in_full.split(ITEMS)
     for number, part in enumerate(parts):
         solved += _solved(rule, part, tol, max_evaluations)
         rule.compile_if_it_pays(done=number + 1, left=len(items) // ITEMS - number - 1)

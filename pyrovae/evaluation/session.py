@@ -17,7 +17,15 @@ from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
 from pyrovae.models.items import checked_items
 from pyrovae.models.layers import least_bytes, rows_within
-from pyrovae.models.pair import Pair, as_module, base_measure_of, dtype_and_device, has_global_latents, support_of
+from pyrovae.models.pair import (
+    Pair,
+    as_module,
+    base_measure_of,
+    dtype_and_device,
+    has_global_latents,
+    is_made_of_parts,
+    support_of,
+)
 from pyrovae.models.particles import Particles, require_continuous
 from pyrovae.models.precision import doubled, widened
 from pyrovae.models.scopes import Workspace
@@ -145,7 +153,7 @@ class Session:
         """
         if masked := tried(self._given, items):
             self.protocol["masked_sites"] = ", ".join(masked)
-        by_parts = _goes_by_parts(self.pair)
+        by_parts = is_made_of_parts(self.pair, "model")
         if not by_parts or support_of(self.pair) is None:  # the items have not been checked against a support yet
             require_supported(self.pair, items, rows_within(self.pair, items, MAX_BYTES))
         stated = base_measure_of(self.pair) if by_parts else None
@@ -346,12 +354,6 @@ def _require_density(pair: Pair, estimator: str) -> None:
             "on them and state a likelihood, as pyrovae.as_density does, or compare reconstructions instead"
         )
     _require_finite(module, estimator)
-
-
-def _goes_by_parts(pair: Any) -> bool:
-    """Whether the pair's model is made of its parts, so that the likelihood's support and measure are the model's."""
-    is_made = getattr(pair, "is_made_of_parts", None)
-    return is_made is not None and bool(is_made("model"))
 
 
 def _require_finite(module: nn.Module, estimator: str) -> None:

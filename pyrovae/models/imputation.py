@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.models.laws import stated_support
 from pyrovae.models.means import mean_of
 from pyrovae.models.scopes import Workspace, copied
 from pyrovae.seeding import Noise
@@ -219,9 +220,10 @@ class _Conditional:
 def _is_bounded(prior: Any, like: Tensor) -> bool:
     """Whether there are codes at which the prior has no density; a prior that states no support has none."""
     far = like.new_tensor([[-1e30], [1e30]]).expand(2, like.shape[-1])
+    support = stated_support(prior)
     try:
-        return not bool(prior.support.check(far).all())
-    except (NotImplementedError, AttributeError, AssertionError):  # the last of torch's Independent, of None
+        return support is not None and not bool(support.check(far).all())
+    except NotImplementedError:  # one that depends on what it does not tell
         return False
 
 

@@ -1,4 +1,4 @@
-"""Conversion of torch's own distributions to Pyro's, which a site of a model or guide needs."""
+"""Conversion of torch's own distributions to Pyro's, which a site of a model or guide needs; what they state."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch.distributions import constraints
 
-__all__ = ["as_pyro"]
+__all__ = ["as_pyro", "stated_support"]
 
 
 def as_pyro(law: Any) -> Any:
@@ -45,3 +46,12 @@ def _pyro_class(kind: Any) -> Any:
         if not adds:
             return known
     return type(kind.__name__, (kind, TorchDistributionMixin), {})
+
+
+def stated_support(law: Any) -> constraints.Constraint | None:
+    """Where a distribution has a density; None where it does not say, as one of the user's may not."""
+    try:
+        support: constraints.Constraint | None = law.support
+    except (NotImplementedError, AttributeError, AssertionError):  # the last of torch's Independent, of None
+        return None
+    return support

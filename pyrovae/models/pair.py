@@ -18,6 +18,7 @@ __all__ = [
     "dtype_and_device",
     "entries_of",
     "has_global_latents",
+    "is_made_of_parts",
     "support_of",
     "takes_labels",
 ]
@@ -127,6 +128,12 @@ def takes_labels(pair: Any) -> bool:
     `predict_log_proba(x)`, as `pyrovae.models.classifiers.Classifier` has.
     """
     return bool(getattr(pair, "takes_labels", False))
+
+
+def is_made_of_parts(pair: Any, name: Literal["model", "guide"]) -> bool:
+    """Whether `model` or `guide` is the package's own, composed of the parts, and not overridden; by default not."""
+    made_of_parts = getattr(pair, "is_made_of_parts", None)
+    return made_of_parts is not None and bool(made_of_parts(name))
 
 
 def support_of(pair: Any) -> constraints.Constraint | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
 from pyrovae.models.fingerprint import has_users_parts, writes_noted
+from pyrovae.models.laws import stated_support
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.particles import Particles, is_point, tabulated, traces
 from pyrovae.models.precision import doubled, widened
@@ -129,7 +130,7 @@ def _require_inside(name: str, site: Any) -> None:
         if isinstance(leaf, MaskedDistribution):
             masks.append((leaf._mask, leaf.event_dim))
         leaf = leaf.base_dist
-    value, support = site["value"], _support_of(leaf)
+    value, support = site["value"], stated_support(leaf)
     if isinstance(leaf, torch.distributions.Multinomial):
         support = constraints.independent(constraints.nonnegative_integer, 1)  # log_prob goes by the item's own total
     try:
@@ -155,21 +156,12 @@ def _require_inside(name: str, site: Any) -> None:
         )
 
 
-def _support_of(law: Any) -> constraints.Constraint | None:
-    """Where a distribution has a density; None where it does not say, as one of the user's may not."""
-    try:
-        support: constraints.Constraint | None = law.support
-    except (NotImplementedError, AttributeError, AssertionError):  # the last of torch's Independent, of None
-        return None
-    return support
-
-
 def observed_measure(pair: Pair, x: Tensor) -> str:
     """What log p(x) is taken against, by the supports of the observed sites: "mass", "density", or "mixed"."""
     module = as_module(pair)
     with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
         _, model = traces(pair, x[:1], None)
-    supports = [_support_of(site["fn"]) for site in _samples(model).values() if site["is_observed"]]
+    supports = [stated_support(site["fn"]) for site in _samples(model).values() if site["is_observed"]]
     discrete = {bool(getattr(support, "is_discrete", False)) for support in supports}
     return "mixed" if len(discrete) > 1 else "mass" if discrete == {True} else "density"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data import MappedArray
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import dtype_and_device, is_made_of_parts
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
@@ -69,7 +69,7 @@ def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
     for i in range(0, len(x), BATCH):
         with space.turn():
             items = x[i : i + BATCH].to(device, dtype)
-            q = pair.posterior(items) if _is_made_of_parts(pair, "guide") else latent_law(pair.guide, items)
+            q = pair.posterior(items) if is_made_of_parts(pair, "guide") else latent_law(pair.guide, items)
             drawn.append((q, q.sample()))
     return drawn
 
@@ -77,10 +77,4 @@ def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
 def prior_of(pair: Any) -> Any:
     """p(z), the distribution of one code."""
     with Workspace(pair, noise=Noise(0), checks=None).turn():
-        return pair.prior() if _is_made_of_parts(pair, "model") else latent_law(pair.model, size=1)
-
-
-def _is_made_of_parts(pair: Any, name: str) -> bool:
-    """Whether `model` or `guide` is the package's own, composed of the parts, and not overridden."""
-    made_of_parts = getattr(pair, "is_made_of_parts", None)
-    return made_of_parts is not None and bool(made_of_parts(name))
+        return pair.prior() if is_made_of_parts(pair, "model") else latent_law(pair.model, size=1)
