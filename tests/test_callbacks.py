@@ -341,6 +341,27 @@ class TestCSV:
                 quiet_fit(other, SOME.flatten(1), y, epochs=2, callbacks=[again])
         assert file.read_text() == before and torch.equal(weights(other), start)
 
+    @pytest.mark.parametrize("labels", [["c", "d"], ["b", "c"], ["a", "b", "c"]])
+    def test_another_classifier_does_not_go_on_in_the_file_of_the_first(self, labels, tmp_path):
+        file = tmp_path / "run.csv"
+        log = CSVLog(file)
+        x = SOME.flatten(1)
+        quiet_fit(classes(["a", "b"]), x, [["a", "b"][n % 2] for n in range(23)], epochs=2, callbacks=[log])
+        before, other = file.read_text(), classes(labels)
+        start = weights(other)
+        with pytest.raises(FileExistsError, match="is there already"):
+            quiet_fit(other, x, [labels[n % len(labels)] for n in range(23)], epochs=2, callbacks=[log])
+        assert file.read_text() == before and torch.equal(weights(other), start)
+
+    def test_a_classifier_after_another_pair_is_written_where_the_file_was_taken_away(self, tmp_path):
+        file = tmp_path / "run.csv"
+        log = CSVLog(file)
+        quiet_fit(pair(), epochs=1, callbacks=[log])
+        file.unlink()
+        quiet_fit(classes(["a", "b"]), SOME.flatten(1), ["a", "b"] * 11 + ["a"], epochs=1, callbacks=[log])
+        with file.open(newline="") as lines:
+            assert [row["class"] for row in csv.DictReader(lines)] == ["a", "b"]
+
 
 class TestTensorBoard:
     def test_without_the_package_it_says_what_to_install(self, monkeypatch, tmp_path):

@@ -33,6 +33,7 @@ class Run:
         stopped: why a callback has stopped the run; None where none has.
         label: the class whose density is fitted, where a classifier's are fitted one by one, each a run with a begin
             and an end of its own; else None.
+        labels: all classes of that classifier, in the order in which their densities are fitted; else empty.
     """
 
     pair: Any
@@ -43,6 +44,7 @@ class Run:
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
     label: Any = None
+    labels: tuple[Any, ...] = ()
 
     def stop(self, why: str) -> None:
         """End the run after this epoch, or in `begin` before the next; `History.config["stopped"]` says why."""
@@ -125,19 +127,20 @@ class CSVLog(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = checks.path("path", path)
-        self._labels: list[Any] = []  # the classes that the file has
+        self._labels: tuple[Any, ...] = ()  # the classes of the classifier that is written
+        self._begun: list[Any] = []  # those of them that the file has
         self._lines: list[dict[str, str]] = []
 
     def begin(self, run: Run) -> None:
         if not run.is_first:
             return
-        if run.label is not None and self._labels and run.label not in self._labels:
-            self._labels.append(run.label)  # the next class of the same fit
+        if self._begun and run.labels == self._labels and run.label not in self._begun:
+            self._begun.append(run.label)  # the next class of the same fit
             return
         if self.path.exists() and not run.resume:
             raise FileExistsError(f"{self.path} is there already: name another file for CSVLog, or remove it")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._labels = [] if run.label is None else [run.label]
+        self._labels, self._begun = run.labels, [] if run.label is None else [run.label]
         self._lines = [_line(run, number, row) for number, row in enumerate(run.rows)]
         self._write_all()
 

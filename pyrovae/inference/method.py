@@ -48,6 +48,7 @@ class Task:
         seed: the seed of all noise.
         snapshots: where to leave states, for a method that keeps checkpoints; else None.
         label: the class whose density this is, where a classifier's are fitted one by one; else None.
+        labels: all classes of that classifier, in the order of their fits; else empty.
     """
 
     pair: Any
@@ -60,6 +61,7 @@ class Task:
     seed: int
     snapshots: Snapshots | None
     label: Any = None
+    labels: tuple[Any, ...] = ()
 
 
 class Method:

@@ -81,7 +81,8 @@ class _ClassByClass(ClassFit):
     def fit_labelled(self) -> History:
         """Fit each density in turn; the warnings of its fit name the class."""
         histories = {}
-        for c, name in enumerate(self.copy.names.tolist()):
+        names = self.copy.names.tolist()
+        for c, name in enumerate(names):
             validation = None
             if self.held_out is not None and bool((self.held_out[1] == c).any()):
                 validation = self.held_out[0][self.held_out[1] == c]
@@ -95,6 +96,7 @@ class _ClassByClass(ClassFit):
                 unlabeled=None,
                 seed=stream(self.task.seed, "class", c),
                 label=name,
+                labels=tuple(names),
             )
             with gathered() as warnings:
                 histories[name] = chosen(density, None, self.handed_on).run(task)

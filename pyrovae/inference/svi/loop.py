@@ -70,7 +70,8 @@ class Loop:
         self.rows = list[dict[str, float]]()  # what each epoch was
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
         resume = snapshots is not None and snapshots.resume
-        run = Run(pair, plan.epochs, plan.in_words(), self.ranks.is_first, resume, label=task.label)
+        is_first = self.ranks.is_first
+        run = Run(pair, plan.epochs, plan.in_words(), is_first, resume, label=task.label, labels=task.labels)
         shown = [ProgressBar()] if task.progress else []
         self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
         self.resume = None if snapshots is None else Resume(self, snapshots)
