@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import doctest
 import importlib
@@ -23,12 +24,38 @@ def run(script: str) -> str:
     return done.stdout
 
 
-def test_importing_the_package_brings_in_not_even_torch():
-    script = "import sys; before = set(sys.modules); import pyrovae; print(sorted(set(sys.modules) - before))"
-    new = run(script)
-    assert "'pyrovae'" in new
-    for heavy in ("torch", "numpy", "pyro'", "arviz", "matplotlib", "xarray"):
-        assert heavy not in new.replace("'pyrovae", "")
+FOREIGN = """
+import importlib, sys
+before = set(sys.modules)
+def import_foreign(*names):
+    for name in names:
+        importlib.import_module(name)
+    new = {name.partition(".")[0] for name in set(sys.modules) - before}
+    return new - set(sys.stdlib_module_names)
+"""
+
+
+def test_importing_the_package_brings_in_nothing_but_itself():
+    light = ("pyrovae", "pyrovae.models", "pyrovae.inference", "pyrovae.evaluation", "pyrovae.choices")
+    script = f"print(import_foreign('pyrovae')); print(import_foreign(*{light})); print(import_foreign('numpy'))"
+    alone, rooms, control = map(ast.literal_eval, run(FOREIGN + script).splitlines())
+    assert alone == rooms == {"pyrovae"}
+    assert "numpy" in control
+
+
+@pytest.mark.slow
+def test_no_room_brings_in_what_it_may_not_need():
+    # matplotlib and ArviZ take seconds; scikit-learn, torchvision and IPython are for single functions
+    rooms = [room for room in pyrovae._ROOMS if room != "plotting"]
+    script = f"""
+for room in {rooms}:
+    print(import_foreign("pyrovae." + room))
+print(import_foreign("pyrovae.plotting"))
+"""
+    *without, plotting = map(ast.literal_eval, run(FOREIGN + script).splitlines())
+    lazy = {"matplotlib", "arviz", "sklearn", "torchvision", "IPython", "pandas"}
+    assert {room: seen & lazy for room, seen in zip(rooms, without, strict=True) if seen & lazy} == {}
+    assert plotting & lazy == {"matplotlib"}
 
 
 @pytest.mark.slow
