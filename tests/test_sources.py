@@ -1123,3 +1123,25 @@ def test_images_have_no_counts(tmp_path: Path) -> None:
     Image.fromarray(pixels(4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"must hold IDX files where whole numbers are to be kept \(scale=False\)"):
         load(tmp_path, scale=False)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz"])
+def test_the_whole_of_a_source_is_in_its_own_order(tmp_path: Path, ending: str) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (23, 1, 3, 4), dtype=np.uint8)
+    path = tmp_path / f"x{ending}"
+    if ending == ".npy":
+        np.save(path, x)
+    else:
+        np.savez(path, x=x, y=np.arange(23))
+    data = load(path)
+    assert not np.array_equal(torch.cat([data.train.x[:], data.test.x[:]]).numpy(), x / np.float32(255))
+    whole = data.whole()
+    assert np.array_equal(whole.x[:].numpy(), x / np.float32(255))
+    assert isinstance(whole.x, MappedArray) == (ending == ".npy")  # a view still
+    assert whole.y is None if ending == ".npy" else whole.y.tolist() == list(range(23))
+
+
+def test_the_whole_of_a_source_with_two_parts_has_the_training_items_first(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x_train=np.zeros((3, 2)), x_test=np.ones((2, 2)))
+    data = load(tmp_path / "x.npz")
+    assert data.order is None and data.whole().x[:, 0].tolist() == [0, 0, 0, 1, 1]

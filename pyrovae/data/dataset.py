@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, require_numbers, without_bytes
+from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, joined, require_numbers, without_bytes
 
 __all__ = ["Dataset", "Part", "Split", "assembled"]
 
@@ -48,7 +48,9 @@ class Split:
 class Dataset:
     """A data set with a training and a test part, the shape of an item, and a name.
 
-    If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`.
+    If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`. Of a source
+    without a test part of its own, `order` holds the place of each item in the source, the training
+    items first; otherwise it is None.
 
     >>> import torch
     >>> from pyrovae.data import Dataset, Split
@@ -62,6 +64,25 @@ class Dataset:
     event_shape: tuple[int, ...]
     name: str
     classes: tuple[str, ...] | None = None
+    order: Tensor | None = None
+
+    def whole(self) -> Split:
+        """All items as one part: in the order of the source if it had no test part, else the training items first.
+
+        >>> import torch
+        >>> from pyrovae.data import Dataset, Split
+        >>> train, test = Split(torch.tensor([[2.0], [0.0]])), Split(torch.tensor([[1.0]]))
+        >>> Dataset(train, test, (1,), "numbers", order=torch.tensor([2, 0, 1])).whole().x.flatten().tolist()
+        [0.0, 1.0, 2.0]
+        """
+        x = joined(self.train.x, self.test.x)
+        y = None
+        if self.train.y is not None and self.test.y is not None:
+            y = torch.cat([self.train.y, self.test.y])
+        if self.order is None:
+            return Split(x, y)
+        place = torch.argsort(self.order)
+        return Split(x.select(place) if isinstance(x, MappedArray) else x[place], None if y is None else y[place])
 
     def __str__(self) -> str:
         counts = f"{len(self.train):,} training and {len(self.test):,} test items"
@@ -111,7 +132,7 @@ def assembled(
         for x, y in zip(xs, ys, strict=True)
         for part in (index[:cut], index[cut:])
     )
-    return Dataset(train, test, event_shape, name, names)
+    return Dataset(train, test, event_shape, name, names, index)
 
 
 def _labelled(y: Tensor | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import checks
 
-__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "require_numbers", "without_bytes"]
+__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_numbers", "without_bytes"]
 
 # the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
@@ -111,6 +111,22 @@ class MappedArray:
         """
         rows = np.arange(len(self)) if self._rows is None else self._rows
         return self._like(rows[_index(index)].reshape(-1), self._dtype)
+
+    def followed_by(self, other: MappedArray) -> MappedArray | None:
+        """A view of the rows of both, without reading them; None if the other is of another source."""
+        if other._source is not self._source or other._scale != self._scale:
+            return None
+        rows = [np.arange(len(each)) if each._rows is None else each._rows for each in (self, other)]
+        return self._like(np.concatenate(rows), self._dtype)
+
+
+def joined(first: Tensor | MappedArray, second: Tensor | MappedArray) -> Tensor | MappedArray:
+    """The items of both, one after the other: a view if both are views of one source, otherwise a tensor."""
+    if isinstance(first, MappedArray) and isinstance(second, MappedArray):
+        view = first.followed_by(second)
+        if view is not None:
+            return view
+    return torch.cat([first[:], second[:]])
 
 
 def _index(index: Any) -> Any:
