@@ -52,12 +52,12 @@ _HOMES = {
     "pyrovae.ranks": ["distributed"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("callbacks", "data", "evaluation", "inference", "methods", "models", "plotting")
+_ROOMS = ("callbacks", "data", "evaluation", "inference", "methods", "models", "plotting", "report")
 
 __all__ = [*_HOME_OF, *_ROOMS]
 
 if TYPE_CHECKING:
-    from pyrovae import callbacks, data, evaluation, inference, methods, models, plotting
+    from pyrovae import callbacks, data, evaluation, inference, methods, models, plotting, report
     from pyrovae.evaluation.annealing import ais, bdmc
     from pyrovae.evaluation.calibration import Calibration, calibrate
     from pyrovae.evaluation.classification import auroc, classification_scores, predictions, reliability
