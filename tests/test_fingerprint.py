@@ -372,7 +372,7 @@ class TestWhatDoesNot:
         vars(pair.likelihood.family)["_written"] = frozenset({"_df"})
         again = pickle.loads(pickle.dumps(pair))
         assert pair_hash(again) == pair_hash(pair)
-        assert "_written" not in repr(again) + str(list(again.state_dict()))
+        assert "_written" not in repr(again) + str(again) + str(list(again.state_dict()))
 
 
 class TestWhatIsNotSeen:

@@ -174,7 +174,7 @@ def test_imports_run_one_way():
         "evaluation": {"evaluation", "models", "data", "compile", "ranks"},
     }
     common = {"argument_checks", "checks", "exclusive", "hidden", "labelled", "memory", "rounding"}  # of no room
-    common |= {"seeding", "warned"}
+    common |= {"progress", "seeding", "summary", "warned"}
     allowed = {room: may | common for room, may in allowed.items()}
     allowed |= {name if (root / name).is_dir() else f"{name}.py": common for name in common}
     for room, may in allowed.items():

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, joined, require_numbers, without_bytes
+from pyrovae.summary import HasSummary, Rows
 
 __all__ = ["Dataset", "Part", "Split", "assembled"]
 
 _CHANNELS = (1, 3, 4)
+_MOST_LOOKED_AT = 2**27  # entries of which a notebook's table states the range, a few tenths of a second
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Split:
+class Split(HasSummary):
     """The items of one part of a data set: `x` of shape (N, *event), and `y`, int64 of shape (N,), or None.
 
     `fit` and the estimators accept a split in place of `x`.
@@ -40,12 +42,18 @@ class Split:
     def __str__(self) -> str:
         return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}"
 
-    def __repr__(self) -> str:
-        return f"Split({self})"
+    def _summary_rows(self) -> Rows:
+        return {
+            "items": lambda: f"{len(self):,}",
+            "event_shape": lambda: tuple(self.x.shape[1:]),
+            "values": lambda: _range(self.x),
+            "stored as": lambda: str(self.x.dtype).removeprefix("torch.") + _place(self.x),
+            "labels": lambda: _labels_in_words(self.y),
+        }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(HasSummary):
     """A data set with a training and a test part, the shape of an item, and a name.
 
     If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`. Of a source
@@ -88,8 +96,16 @@ class Dataset:
         counts = f"{len(self.train):,} training and {len(self.test):,} test items"
         return f"{self.name}: {counts} of shape {self.event_shape}, {_labelled(self.train.y)}"
 
-    def __repr__(self) -> str:
-        return f"Dataset({self})"
+    def _summary_rows(self) -> Rows:
+        sizes = {
+            "name": lambda: self.name,
+            "items": lambda: f"{len(self.train):,} for training, {len(self.test):,} for tests",
+            "event_shape": lambda: tuple(self.event_shape),
+            "values": lambda: _range(self.train.x, self.test.x),
+        }
+        classes = {"classes": lambda: None if self.classes is None else ", ".join(self.classes)}
+        rows = self.train._summary_rows()
+        return {**sizes, **{name: rows[name] for name in ("stored as", "labels")}, **classes}
 
 
 class Part(NamedTuple):
@@ -133,6 +149,25 @@ def assembled(
         for part in (index[:cut], index[cut:])
     )
     return Dataset(train, test, event_shape, name, names, index)
+
+
+def _range(*arrays: Tensor | MappedArray) -> str | None:
+    """The smallest and the largest entry; None for a memory map or a large tensor, which are not read for this."""
+    if any(isinstance(x, MappedArray) or x.numel() > _MOST_LOOKED_AT for x in arrays):
+        return None
+    ends = [x.detach().aminmax() for x in arrays if not isinstance(x, MappedArray)]
+    return f"{min(float(e.min) for e in ends):g} to {max(float(e.max) for e in ends):g}"
+
+
+def _place(x: Tensor | MappedArray) -> str:
+    return ", read from a memory map" if isinstance(x, MappedArray) else f" on {x.device}"
+
+
+def _labels_in_words(y: Tensor | None) -> str:
+    if y is None:
+        return "none"
+    count = len(torch.unique(y))
+    return f"{count} classes, {int(y.min())} to {int(y.max())}"
 
 
 def _labelled(y: Tensor | None) -> str:

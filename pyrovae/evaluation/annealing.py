@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
@@ -24,6 +23,7 @@ from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.particles import drawn_jointly, latent_law, scored
 from pyrovae.models.scopes import Workspace
+from pyrovae.progress import progress_bar
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["ais", "bdmc"]
@@ -80,7 +80,7 @@ def ais(
     warning, as by `iwae`.
 
     `x` has shape (N, *event_shape). The pair must have one continuous code per item, at the site
-    "latent". `progress` shows a progress bar if the output is a terminal.
+    "latent". `progress` shows a progress bar in a terminal or a notebook.
 
     Returns an `Estimate`, in nats, with the effective sample size "ess" of the chains' weights, the
     mean "acceptance" of the transitions, and "unreliable" as for `iwae`: the log-weights of the
@@ -229,7 +229,7 @@ def _running(session: Session, plan: _Plan, *, runs: int) -> Iterator[Callable[[
     """A function that makes stages of a run by name, each with its own random numbers, under one progress bar."""
     batches, stages = math.ceil(session.protocol["num_items"] / plan.batch), count()
     total = batches * (runs * plan.num_steps + PILOT)
-    bar = tqdm(total=total, desc=session.name, unit="temperature", disable=None if plan.progress else True)
+    bar = progress_bar(show=plan.progress, total=total, desc=session.name, unit="temperature")
 
     def stage(what: str) -> _Stage:
         bar.set_postfix_str(what)

@@ -18,6 +18,7 @@ from pyrovae.labelled import labelled
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import drawn_jointly, latent_law, scored
+from pyrovae.summary import HasSummary, Rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,10 +28,11 @@ __all__ = ["Calibration", "calibrate"]
 ROWS = 16_384  # codes decoded together, if memory allows
 MAX_BYTES = 2**30
 SHOWN = 4  # the number of failing quantities that a report names
+MOST_ROWS = 8  # of quantities in a notebook's table
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(HasSummary):
     """Ranks of the codes that generated simulated items among draws of q(z | x), uniform if q is the posterior.
 
     `pointwise` is a Dataset over "simulation" and "quantity" (each coordinate of the code, and
@@ -50,6 +52,29 @@ class Calibration:
         """Whether no quantity is rejected at the chosen level, with Holm's correction over the quantities."""
         return not bool((self.tests["p_adjusted"] < self.tests.attrs["level"]).any())
 
+    def _summary_line(self) -> str:
+        rejected = self.tests["p_adjusted"] < self.tests.attrs["level"]
+        found = f"fails for {int(rejected.sum())} of {rejected.size} quantities" if rejected.any() else "no departure"
+        smallest = f"smallest {_adjusted_p(self.tests['p_adjusted'].min())}"
+        return f"{found}, {smallest}, {self.tests.attrs['num_simulations']:,} simulated items"
+
+    def _summary_rows(self) -> Rows:
+        attributes = self.tests.attrs
+        rows = {
+            "simulated items": lambda: f"{attributes['num_simulations']:,}, {attributes['num_draws']} draws each",
+            "test": lambda: f"{attributes['test']}, Holm's correction, level {attributes['level']:g}",
+            "departure": lambda: "none seen" if self.passed else "seen",
+        }
+        worst_first = self.tests.sortby("statistic", ascending=False).quantity.values[:MOST_ROWS]
+        return rows | {str(name): lambda name=name: self._row(name) for name in worst_first}
+
+    def _row(self, name: str) -> str:
+        row = self.tests.sel(quantity=name)
+        words = _adjusted_p(row.p_adjusted)
+        if np.isfinite(float(row.bias)):
+            words += f", mean off by {float(row.bias):+.3f} sd, true spread {float(row.scale_ratio):.3f} times q's"
+        return words
+
     def __str__(self) -> str:
         attributes = self.tests.attrs
         failed = self.tests.where(self.tests["p_adjusted"] < attributes["level"], drop=True).sortby(
@@ -65,8 +90,7 @@ class Calibration:
         words = []
         for name in failed.quantity.values[:SHOWN]:
             row = self.tests.sel(quantity=name)
-            p = float(row.p_adjusted)  # the distribution function is known to 2e-6
-            how = f"adjusted p {p:.2g}" if p >= 1e-4 else "adjusted p < 0.0001"
+            how = _adjusted_p(row.p_adjusted)
             if np.isfinite(float(row.bias)):
                 how += f", mean off by {float(row.bias):+.3f} sd, true spread {float(row.scale_ratio):.3f} times q's"
             words.append(f"{name} ({how})")
@@ -174,6 +198,11 @@ def _tested(
         labelled(pointwise, {"simulation": np.arange(len(score)), "quantity": quantities}, attributes),
         labelled(tests, {"quantity": quantities}, attributes),
     )
+
+
+def _adjusted_p(value: Any) -> str:
+    p = float(value)  # the distribution function is known to 2e-6
+    return f"adjusted p {p:.2g}" if p >= 1e-4 else "adjusted p < 0.0001"
 
 
 def _anderson_darling(u: np.ndarray) -> tuple[float, float]:

@@ -12,7 +12,9 @@ import torch
 
 from pyrovae.models.fingerprint import attributes as other_attributes
 from pyrovae.models.fingerprint import settings
+from pyrovae.models.outline import tree
 from pyrovae.models.pair import Pair, as_module
+from pyrovae.summary import HasSummary, Rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,8 +24,8 @@ __all__ = ["Bound", "Estimate", "pair_hash"]
 Bound = Literal["lower", "upper", "exact"]
 
 
-@dataclass(frozen=True, eq=False)  # two Datasets have no truth value of their equality
-class Estimate:
+@dataclass(frozen=True, eq=False, repr=False)  # two Datasets have no truth value of their equality
+class Estimate(HasSummary):
     """An estimate of log p(x), or of a bound on it, for each of N items, in nats.
 
     `pointwise` is an xarray.Dataset over "item" with "value", its Monte Carlo standard error "se",
@@ -160,6 +162,33 @@ class Estimate:
     def __str__(self) -> str:
         return self.line()
 
+    def _summary_rows(self) -> Rows:
+        attributes = self.pointwise.attrs
+        relation = {"lower": "lower bound, in expectation", "upper": "upper bound, in expectation", "exact": "exact"}
+        return {
+            "estimator": lambda: self.kind,
+            "mean": lambda: f"{self.mean:.3f} nats per item",
+            "standard error, items fixed": lambda: f"{self.se:.3f} nats ({self._errors()})" if self._errors() else None,
+            "standard error over items": lambda: f"{self.se_items:.3f} nats",
+            "log p(x)": lambda: relation.get(str(self.bound)),
+            "items": lambda: f"{self.pointwise.sizes['item']:,}{self._flagged()}",
+            "base measure": lambda: attributes.get("base_measure"),
+            "bits per dimension": lambda: f"{self.bits_per_dimension:.4f}" if self._is_code_length() else None,
+            "settings": lambda: ", ".join(f"{name}={value}" for name, value in self.settings.items()) or None,
+            "data": lambda: attributes.get("data"),
+        }
+
+    def _is_code_length(self) -> bool:
+        attributes = self.pointwise.attrs
+        return attributes.get("base_measure") == "mass" and "difference" not in attributes
+
+    def _errors(self) -> str:
+        """What `se` is an error of, as "Monte Carlo"; empty for an estimate without one."""
+        if self.pointwise.attrs.get("se_from_items"):
+            return "over items"
+        errors = set(str(self.pointwise.attrs.get("errors", "Monte Carlo")).split(", ")) - {"none"}
+        return ", ".join(sorted(errors))
+
     def _flagged(self) -> str:
         """The number of items with an unreliable error, as part of a report; empty if there are none."""
         flagged = int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0
@@ -168,10 +197,8 @@ class Estimate:
     def line(self, *, bits: bool = False) -> str:
         """A line for a report, with the kind of error; with `bits` also in bits per dimension, but for a difference."""
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
-        errors = set(str(attributes.get("errors", "Monte Carlo")).split(", ")) - {"none"}
-        if attributes.get("se_from_items"):
-            errors = {"over items"}
-        error = f" ± {self.se:.3f} ({', '.join(sorted(errors))})" if errors else ""
+        errors = self._errors()
+        error = f" ± {self.se:.3f} ({errors})" if errors else ""
         items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
         if "difference" in attributes:
             return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
@@ -208,7 +235,7 @@ def pair_hash(pair: Pair) -> str:
     False
     """
     module = as_module(pair)
-    digest = hashlib.sha256(repr(module).encode())
+    digest = hashlib.sha256(tree(module).encode())
     digest.update(settings(module, written=False).encode())
     if others := other_attributes(module):
         digest.update(repr(sorted(others.items())).encode())

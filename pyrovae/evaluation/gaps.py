@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import TransformedDistribution
-from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate
@@ -20,6 +19,8 @@ from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import is_point, latent_law, scored
 from pyrovae.models.scopes import Workspace
+from pyrovae.progress import progress_bar
+from pyrovae.summary import HasSummary, Rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,8 +36,8 @@ MAX_BYTES = 2**30
 BOTH = "diagonal Normals and q(z | x) itself"
 
 
-@dataclass(frozen=True, eq=False)
-class Gaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaps(HasSummary):
     """The gap log p(x) - ELBO of one pair, split per item, in nats: a dataset `pointwise` over "item".
 
     "gap" = "approximation" + "amortization", each with its Monte Carlo standard error "_se". The
@@ -51,6 +52,26 @@ class Gaps:
         """The mean over items of a variable, and its Monte Carlo standard error with the items held fixed."""
         value, se = self.pointwise[name], self.pointwise[f"{name}_se"]
         return float(value.mean(skipna=False)), float(np.sqrt((se**2).sum(skipna=False))) / len(value)
+
+    def _summary_line(self) -> str:
+        names = {"gap": "log p(x) - ELBO", "approximation": "approximation", "amortization": "amortisation"}
+        parts = [f"{words} {self._with_error(name)}" for name, words in names.items()]
+        return f"{', '.join(parts)} nats, {self.pointwise.sizes['item']} items"
+
+    def _summary_rows(self) -> Rows:
+        attributes = self.pointwise.attrs
+        return {
+            "log p(x) - ELBO": lambda: f"{self._with_error('gap')} nats",
+            "approximation gap": lambda: f"{self._with_error('approximation')} nats",
+            "amortisation gap": lambda: f"{self._with_error('amortization')} nats",
+            "log p(x) by": lambda: f"{attributes['evidence']} ({attributes['evidence_bound'] or 'no bound'})",
+            "best q among": lambda: attributes.get("family"),
+            "items": lambda: f"{self.pointwise.sizes['item']:,}",
+            "of these unreliable": lambda: int(self.pointwise["unreliable"].sum()),
+        }
+
+    def _with_error(self, name: str) -> str:
+        return "{:.3f} ± {:.3f}".format(*self.mean(name))
 
     def __str__(self) -> str:
         gap, approximation, amortization = (self.mean(n) for n in ("gap", "approximation", "amortization"))
@@ -137,7 +158,7 @@ def gaps(
     space = session.workspace(session.noise(seed))
     search = _Search(session.pair, space, num_starts, num_particles, num_evaluation, max_steps, learning_rate, rows)
     parts = []
-    bar = tqdm(total=len(items), desc="gaps", unit="item", disable=None if progress else True)
+    bar = progress_bar(show=progress, total=len(items), desc="gaps", unit="item")
     with torch.no_grad(), bar:
         for part in items.split(max(1, rows // (num_starts * num_particles))):
             parts.append(search.run(part))

@@ -13,7 +13,6 @@ import torch
 from pyro import poutine
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.compile.function import with_gradient
@@ -29,6 +28,7 @@ from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, dtype_and_device
 from pyrovae.models.scopes import Workspace, copied
+from pyrovae.progress import progress_bar
 from pyrovae.seeding import Noise, forked, stream
 from pyrovae.warned import gathered
 
@@ -238,7 +238,7 @@ def _chain(kernel: pyro.infer.NUTS, centre: Tensor, plan: NUTS, space: Workspace
         kernel.initial_params = {"flat": centre + JITTER * torch.randn_like(centre)}
         kernel.setup(plan.num_warmup)
     point, draws = kernel.initial_params, []
-    for step in tqdm(range(total), unit="transition", disable=None if progress else True):
+    for step in progress_bar(range(total), show=progress, unit="transition"):
         with space.turn(), poutine.block():
             point = kernel.sample(point)
         if step >= plan.num_warmup:

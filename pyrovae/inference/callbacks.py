@@ -87,14 +87,13 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A bar with the loss and the validation's score, where the output is a terminal: what `progress=True` shows."""
+    """A bar with the loss and the validation's score, in a terminal or a notebook: what `progress=True` shows."""
 
     def begin(self, run: Run) -> None:
-        from tqdm import tqdm
+        from pyrovae.progress import progress_bar
 
-        off = None if run.is_first else True  # None: where nobody watches
         words = None if run.label is None else f"class {run.label!r}"
-        self._bar = tqdm(desc=words, initial=len(run.rows), total=run.epochs, unit="epoch", disable=off)
+        self._bar = progress_bar(show=run.is_first, desc=words, initial=len(run.rows), total=run.epochs, unit="epoch")
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:
         self._bar.set_postfix({name: f"{row[name]:.2f}" for name in SCORES if name in row}, refresh=False)

@@ -27,6 +27,7 @@ from pyrovae.models.covariance import rounding_scale, share_at_floor
 from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.scopes import copied
+from pyrovae.progress import progress_bar
 from pyrovae.rounding import spread_as_in
 from pyrovae.seeding import stream
 from pyrovae.warned import hushed
@@ -102,7 +103,7 @@ def climbed(
         raise ValueError(
             f"x has {len(items)} items for {pair.num_components} components: give more items, or fewer components"
         )
-    with torch.no_grad(), tqdm(unit="iteration", disable=None if progress else True) as bar:
+    with torch.no_grad(), progress_bar(show=progress, unit="iteration") as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
         start = copied(pair).to(target).double()
         labels = [_labels(start, checked, stream(seed, "k-means++", number)) for number in range(options.num_restarts)]

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.inference import em
@@ -17,6 +16,7 @@ from pyrovae.inference.method import Method, Task
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.items import checked_items
 from pyrovae.models.scopes import copied
+from pyrovae.progress import progress_bar
 
 __all__ = ["ClassFit", "MethodOfClasses"]
 
@@ -129,7 +129,7 @@ class ClassFit:
             return at_floor
 
         options = self.em_options
-        with tqdm(unit="iteration", disable=None if self.task.progress else True) as bar:
+        with progress_bar(show=self.task.progress, unit="iteration") as bar:
             climb = em.Climb(e_step, m_step, self.judged, bar)
             climb.go_on(options.tol, options.max_iterations)
         climb.require_finite()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyrovae.labelled import labelled
+from pyrovae.summary import HasSummary, Rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["History", "curves", "joined"]
 
 
-@dataclass(frozen=True, eq=False)  # a Dataset has no one truth value
-class History:
+@dataclass(frozen=True, eq=False, repr=False)  # a Dataset has no one truth value
+class History(HasSummary):
     """The record of a fit: `epochs`, an xarray.Dataset over "epoch", and `config`, its options and environment.
 
     Variables: `loss`, nats per item, the objective's own (at that epoch's beta); `validation_elbo`, nats per item,
@@ -63,6 +64,29 @@ class History:
         if self.config.get("active_units") is not None:
             text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
         return text + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
+
+    def _summary_rows(self) -> Rows:
+        if "label" in self.epochs.dims:
+            return {"fit": lambda: str(self)}
+        kept = self.config.get("weights_epoch")
+
+        def course(name: str) -> str:
+            curve = self.epochs[name].values
+            end = len(curve) - 1 if kept is None else kept
+            return f"{curve[0]:.3f} to {curve[end]:.3f} nats per item"
+
+        return {
+            "method": lambda: self.config.get("method"),
+            "epochs": lambda: self.epochs.sizes["epoch"],
+            "loss": lambda: course("loss"),
+            "validation ELBO": lambda: course("validation_elbo"),
+            "validation log-loss": lambda: course("validation_log_loss"),
+            "weights kept": lambda: None if kept is None else f"of epoch {kept}",
+            "units active": lambda: f"{self.config['active_units']} of {self.config['latent_dim']}",
+            "time": lambda: f"{float(self.epochs.seconds.sum()):.1f} s on {self.config['device']}",
+            "seed": lambda: self.config.get("seed"),
+            "stopped": lambda: self.config.get("stopped"),
+        }
 
     def levelled_off(self, *, within: float = 0.2) -> tuple[bool, float]:
         """Whether the last fifth's best validation ELBO is less than `within` nats above that of the fifth before.

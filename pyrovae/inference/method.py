@@ -44,7 +44,7 @@ class Task:
         validation: items, or (items, labels) where the pair is a classifier; None where there are none.
         unlabeled: more items of a generative classifier, else None.
         device: where to compute.
-        progress: whether to show a bar where the output is a terminal.
+        progress: whether to show a bar, in a terminal or a notebook.
         seed: the seed of all noise.
         snapshots: where to leave states, for a method that keeps checkpoints; else None.
         label: the class whose density this is, where a classifier's are fitted one by one; else None.

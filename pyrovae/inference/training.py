@@ -58,7 +58,7 @@ def fit(
             device rounds otherwise: a warning names it, and the run goes on.
         unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
-        progress: a bar where the output is a terminal.
+        progress: a bar in a terminal or a notebook, and none in a log file.
         seed: fixes the order of the batches and all noise; the caller's generators, Pyro's parameter store and
             settings are left as they were.
         options: those of the method, below.

@@ -16,6 +16,7 @@ from pyrovae.models.parts.normal import Normal
 from pyrovae.models.parts.point_mass import PointMass
 from pyrovae.models.registry import register
 from pyrovae.models.vae import LatentVariableModel, family, mlp_decoder, mlp_trunk
+from pyrovae.summary import Rows
 
 __all__ = ["AE", "conv_ae", "mlp_ae"]
 
@@ -50,6 +51,10 @@ class AE(LatentVariableModel):
                 f"of a network, and have its latent_dim; got {type(encoder).__name__}"
             )
         super().__init__(_NoPrior(size), likelihood, encoder)
+
+    def _summary_of_parts(self) -> Rows:
+        rows = super()._summary_of_parts()
+        return {name: rows[name] for name in ("latent_dim", "likelihood")}  # its code is a point, without a prior
 
 
 class _NoPrior(nn.Module):

@@ -22,6 +22,7 @@ from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
 from pyrovae.seeding import forked, stream
+from pyrovae.summary import Rows
 
 __all__ = ["BayesianGaussianMixture"]
 
@@ -126,6 +127,13 @@ class BayesianGaussianMixture(HasParamSites):
         for name, value in (draws or {}).items():
             self.register_buffer(f"sampled_{name}", value)
         note(self, sampled_shape=self.sampled_shape)
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "num_components": lambda: self.num_components,
+            "covariance": lambda: self.covariance,
+            "draws": lambda: None if self.sampled_shape is None else "{} chains of {}".format(*self.sampled_shape),
+        }
 
     # the pair ---------------------------------------------------------------------------------------
 

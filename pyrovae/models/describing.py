@@ -25,6 +25,8 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.utils import lazy_property
 
+from pyrovae.models.outline import tree
+
 __all__ = ["COMPUTED", "HOOKS", "WITHOUT", "Describing", "is_users", "own_attributes"]
 
 LIBRARIES = ("pyrovae", "torch", "pyro", "numpy")  # whose private attributes follow from what is shown
@@ -218,7 +220,7 @@ class Describing:
 
     def _of_module(self, module: nn.Module) -> str:
         """A module that is no part of the one described, as one in a list."""
-        rows = [repr(module)]
+        rows = [tree(module)]
         for path, part in module.named_modules():
             private = is_users(type(part))
             kept = {name: value for name, value in own_attributes(part).items() if private or name[0] != "_"}

@@ -22,6 +22,7 @@ from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
 from pyrovae.seeding import forked, stream
+from pyrovae.summary import Rows
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
 
@@ -115,6 +116,15 @@ class GaussianMixture(HasParamSites):
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
             return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "num_components": lambda: self.num_components,
+            "covariance": lambda: self.components.covariance,
+        }
+
+    def _summary_count(self) -> str:
+        return f"{self.num_parameters:,}"  # the free ones; tensors hold triangles as squares
 
     # what it says of items --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pyro
 from pyro.poutine.runtime import am_i_wrapped
 from torch import nn
 
+from pyrovae.models.outline import HasOutline
 from pyrovae.models.registry import recipe_of
 from pyrovae.models.scopes import registers_param_sites
 
@@ -17,7 +18,7 @@ __all__ = ["HasParamSites", "register_param_sites", "unique_name"]
 _serial = count(1)
 
 
-class HasParamSites(nn.Module):
+class HasParamSites(HasOutline):
     """A module that registers its parameters in Pyro's store, under a prefix that no other module here has."""
 
     def __init__(self) -> None:

@@ -61,6 +61,7 @@ __all__ = [
     "described",
     "lookup",
     "make",
+    "name_of",
     "note",
     "recipe_of",
     "register",
@@ -195,6 +196,26 @@ def described(made: Any) -> dict[str, Any]:
     if kind == "builder":
         return {"builder": name, **arguments}
     return {"kind": kind, "name": name, "arguments": arguments}
+
+
+def name_of(part: Any) -> str:
+    """The registered name of a part, with the arguments that are not their defaults; of any other, its class.
+
+    >>> import pyrovae
+    >>> from pyrovae.models.registry import name_of
+    >>> name_of(pyrovae.Normal(scale=0.5)), name_of(pyrovae.StandardNormal(2))
+    ('normal(scale=0.5)', 'standard')
+    """
+    record = vars(part).get("_made_by")
+    if record is None or record["kind"] not in CONTRACTS:
+        return type(part).__name__.lstrip("_")
+    parameters = _signature(type(part)).parameters
+    options = []
+    for argument, value in {**record["arguments"], **vars(part).get("_noted", {})}.items():
+        is_default = argument in parameters and value == _plain(parameters[argument].default)
+        if argument not in CONTRACTS[record["kind"]] and not is_default and _hindrance(value) is None:
+            options.append(f"{argument}={value!r}")
+    return f"{record['name']}({', '.join(options)})" if options else str(record["name"])
 
 
 def recipe_of(made: Any) -> dict[str, Any] | None:

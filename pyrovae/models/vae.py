@@ -25,9 +25,10 @@ from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
-from pyrovae.models.registry import lookup, make, register
+from pyrovae.models.registry import lookup, make, name_of, register
 from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
+from pyrovae.summary import Rows
 
 __all__ = ["VAE", "LatentVariableModel", "conv_vae", "linear_vae", "mlp_vae"]
 
@@ -106,6 +107,14 @@ class LatentVariableModel(HasParamSites):
     def reconstruct(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
         return self.decode(self.encode(x))
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "latent_dim": lambda: self.latent_dim,
+            "likelihood": lambda: name_of(entries_of(self)),
+            "prior": lambda: name_of(self.prior),
+            "posterior": lambda: name_of(self.posterior),
+        }
 
     def is_made_of_parts(self, name: Literal["model", "guide"]) -> bool:
         """Whether `model` or `guide` is that of this class, which the parts make; a subclass may state its own."""

@@ -17,6 +17,7 @@ from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, MANIFEST, MOST
 from pyrovae.inference.checkpoint.tensors import dtype_names, shape_names, state_dict_of
 from pyrovae.models import registry
 from pyrovae.models.fingerprint import differing, digests, has_users_parts
+from pyrovae.models.outline import tree
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["architecture", "built_pair", "describe", "sketched_pair", "tied_names"]
@@ -37,7 +38,7 @@ def describe(pair: Pair) -> dict[str, Any]:
         "dtypes": dtype_names(state_dict_of(pair)),
         **architecture(pair),
         "classes": pair.names.tolist() if getattr(pair, "names_are_given", False) else None,  # type: ignore[attr-defined]
-        "structure": {str(i): line.strip() for i, line in enumerate(repr(pair).splitlines())},
+        "structure": {str(i): line.strip() for i, line in enumerate(tree(as_module(pair)).splitlines())},
         "versions": {"pyrovae": __version__, "torch": torch.__version__},
     }
 
@@ -112,7 +113,7 @@ def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
     part_types = [type(part) for part in module.modules()]
     is_alike = (
         [type(part) for part in rebuilt.modules()] == part_types
-        and repr(rebuilt) == repr(module)
+        and tree(rebuilt) == tree(module)
         and tied_names(rebuilt) == tied_names(module)
     )
     if not is_alike:

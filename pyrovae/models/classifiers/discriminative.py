@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
@@ -20,6 +20,7 @@ from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.registry import register
 from pyrovae.models.scopes import evaluation_mode
+from pyrovae.summary import Rows
 
 __all__ = ["DiscriminativeClassifier"]
 
@@ -67,6 +68,16 @@ class DiscriminativeClassifier(Classifier):
         self.prior_scale = None if prior_scale is None else checks.positive("prior_scale", prior_scale)
         with exclusive():
             self.network = MLP(self.event_shape, (count,), hidden_dims=widths, activation=activation)
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "num_classes": lambda: self.num_classes,
+            "hidden_dims": self._summary_widths,
+            "prior_scale": lambda: "none" if self.prior_scale is None else self.prior_scale,
+        }
+
+    def _summary_widths(self) -> tuple[int, ...]:
+        return tuple(layer.out_features for layer in self.network.layers[:-1] if isinstance(layer, nn.Linear))
 
     @property
     def is_linear(self) -> bool:

@@ -25,6 +25,7 @@ from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
 from pyrovae.models.scopes import copied, evaluation_mode
 from pyrovae.seeding import forked, stream
+from pyrovae.summary import Rows
 
 __all__ = ["GenerativeClassifier", "gaussian_classifier"]
 
@@ -79,6 +80,22 @@ class GenerativeClassifier(Classifier):
         self.given_prior: list[float] | None = None
         if class_prior is not None:
             self._take_prior(class_prior)
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "num_classes": lambda: self.num_classes,
+            "densities": self._summary_of_densities,
+        }
+
+    def _summary_of_densities(self) -> str:
+        parts = getattr(self.densities, "parts", None)
+        if parts is None:
+            return f"normal with {self.densities.covariance} covariance"  # type: ignore[attr-defined]
+        return " or ".join(sorted({type(part).__name__ for part in parts}))
+
+    def _summary_count(self) -> str:
+        free = getattr(self.densities, "num_parameters", None)  # tensors hold triangles as squares
+        return super()._summary_count() if free is None else f"{self.num_classes - 1 + free:,}"
 
     # the pair ---------------------------------------------------------------------------------------
 
