@@ -1,0 +1,178 @@
+"""The files around the package: what they say is so, their examples run, what is built carries all that it needs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pyrovae
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "llms.txt").is_file():
+    pytest.skip("the files of the project are not beside the tests", allow_module_level=True)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
+    """What a command prints in a folder, this Python's programs first and this package the one that is imported."""
+    paths = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(Path(pyrovae.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **paths, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestCitation:
+    def test_it_is_of_this_version_and_licence(self):
+        text = read("CITATION.cff")
+        assert re.findall(r"^version: (.*)$", text, re.MULTILINE) == [pyrovae.__version__]
+        assert re.findall(r"^license: (.*)$", text, re.MULTILINE) == ["MIT"]
+
+
+def public_names() -> str:
+    """The section of llms.txt on public names, from the first sentence of each docstring."""
+    lines = []
+    for name in pyrovae.__all__:
+        paragraph = " ".join(str(inspect.getdoc(getattr(pyrovae, name))).partition("\n\n")[0].split())
+        lines.append(f"- `{name}`: {paragraph.partition('. ')[0].rstrip('.')}.")
+    return "\n".join(lines)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", read(page), re.DOTALL)
+
+
+class TestLlms:
+    def test_public_names_are_those_of_the_docstrings(self):
+        section = read("llms.txt").partition("## Public names\n")[2].partition("\n## ")[0]
+        written = section.partition("\n\n- ")[2].strip()
+        assert f"- {written}" == public_names(), "paste the right side into llms.txt"
+
+    @pytest.mark.parametrize("page", ["llms.txt", "CONTRIBUTING.md"])
+    def test_its_links_lead_somewhere(self, page):
+        links = re.findall(r"\]\(([^)#]+)", read(page))
+        assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+    @pytest.mark.slow
+    def test_each_block_of_python_runs_alone(self, tmp_path):
+        recipes = blocks("llms.txt", "python")
+        assert len(recipes) > 5
+        file = tmp_path / "recipes.py"
+        lines = []
+        for number, recipe in enumerate(recipes):
+            lines.append(f"exec(compile({recipe!r}, 'block {number}', 'exec'), {{'__name__': '__main__'}})")
+            lines.append(f"print('block {number} has run')")
+        file.write_text("\n".join(lines), encoding="utf-8")
+        printed = run([sys.executable, "-W", "ignore", str(file)], tmp_path)
+        assert re.findall(r"block (\d+) has run", printed) == [str(number) for number in range(len(recipes))]
+        assert "elbo  -" in printed and "accuracy  0.9" in printed and "amortisation gap" in printed
+
+
+class TestContributing:
+    def test_the_places_that_it_names_are_there(self):
+        text = read("CONTRIBUTING.md")
+        places = re.findall(r"`((?:pyrovae|tests|docs|analysis)/[\w/.]*)`", text)
+        assert len(places) > 8
+        for place in places:
+            folder = Path(place).parent if re.search("NAME|MODULE", place) else Path(place)
+            assert (ROOT / folder).exists(), place
+
+    def test_its_commands_are_those_of_the_project(self):
+        text = read("CONTRIBUTING.md")
+        extras = re.findall(r'pip install -e "\.\[(\w+)\]"', text)
+        assert extras == ["dev"] and re.search(r"^dev = ", read("pyproject.toml"), re.MULTILINE)
+        assert "python -m pytest -m slow" in text and '"slow:' in read("pyproject.toml")
+
+
+def test_no_hook_and_no_form_names_a_host():
+    for file in (".pre-commit-config.yaml", *sorted((ROOT / ".github").rglob("*"))):
+        if (ROOT / file).is_file():
+            assert not re.search(r"https?:|git@|\w\.(com|org|io)\b", read(str(file))), file
+
+
+@pytest.mark.slow
+def test_the_line_that_asks_for_versions_prints_them(tmp_path):
+    commands = set()
+    for file in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        text = " ".join(read(str(file)).split())
+        commands |= set(re.findall(r'`python -c "(.*?)"`', text))
+    (command,) = commands  # the same in each form
+    printed = run([sys.executable, "-W", "ignore", "-c", command], tmp_path)
+    assert f"('pyrovae', '{pyrovae.__version__}')" in printed and sys.version.split()[0] in printed
+
+
+UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+RUNS_CODE = {"eval", "exec", "torch.load", "np.load", "numpy.load", "pd.read_pickle"}
+
+
+def opens_pickles(source: str) -> list[str]:
+    """The imports and calls of a module that could unpickle or evaluate what a file holds."""
+    suspicious = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            suspicious += [alias.name for alias in node.names if alias.name.partition(".")[0] in UNPICKLING]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLING:
+            suspicious.append(str(node.module))
+        elif isinstance(node, ast.Call):
+            functions = {ast.unparse(value) for value in (node.func, *node.args)}  # those that partial takes, too
+            if "allow_pickle=False" not in map(ast.unparse, node.keywords):
+                suspicious += sorted(functions & RUNS_CODE)
+    return suspicious
+
+
+def test_nothing_in_the_package_opens_a_pickle():
+    # SECURITY.md says so
+    for source in ("import pickle", "from joblib import load", "torch.load(f)", "partial(np.load, f)", "eval(text)"):
+        assert opens_pickles(source), source
+    assert opens_pickles("np.load(f, allow_pickle=False)\npair.eval()\nloader.exec_module(module)") == []
+    modules = list(Path(pyrovae.__file__).parent.rglob("*.py"))
+    assert len(modules) > 100
+    found = {file.name: opens_pickles(file.read_text(encoding="utf-8")) for file in modules}
+    assert {name: calls for name, calls in found.items() if calls} == {}
+
+
+def below(folder: str) -> set[str]:
+    """The files of a folder of the project as an archive names them, without what Python and the tools leave there."""
+    left = {"__pycache__", "_build", ".ipynb_checkpoints"}
+    paths = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return {path.as_posix() for path in paths if not left & set(path.parts)}
+
+
+@pytest.mark.slow
+def test_what_is_built_has_all_that_it_needs_and_no_more(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling, which builds the package, is not installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    run([*build, "-t", "sdist", "-t", "wheel"], ROOT)
+    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        top = sdist.name.removesuffix(".tar.gz")
+        in_sdist = {name.removeprefix(f"{top}/") for name in archive.getnames()}
+        archive.extractall(tmp_path, filter="data")
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    package = below("pyrovae")
+    assert "pyrovae/py.typed" in package
+    assert {name for name in in_wheel if ".dist-info/" not in name} == package
+    folders = package | below("tests") | below("docs") | below("analysis") | below(".github")
+    beside = {".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"}
+    beside |= {"SECURITY.md", "llms.txt", "pyproject.toml"}
+    assert in_sdist == folders | beside | {".gitignore", "PKG-INFO"}
+    # the wheel of the sdist is that of the project
+    again = tmp_path / "again"
+    run([*build[:-1], str(again), "-t", "wheel"], tmp_path / top)
+    assert set(zipfile.ZipFile(again / wheel.name).namelist()) == in_wheel
