@@ -199,37 +199,22 @@ def test_imports_run_one_way():
                 assert home or not imported, (file, line)
 
 
-PAGES = (
-    "README.md",
-    "docs/evidence.md",
-    "docs/generative_and_discriminative.md",
-    "docs/compiled_steps.md",
-    "docs/long_runs.md",
-    "docs/training.md",
-    "docs/parts.md",
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_the_examples_of_a_page_run(page, tmp_path):
-    text = Path(__file__).parents[1] / page
+def test_the_examples_of_the_readme_run(tmp_path):
+    text = Path(__file__).parents[1] / "README.md"
     if not text.is_file():
-        pytest.skip(f"{page} is not beside the tests")
+        pytest.skip("README.md is not beside the tests")
     example = "".join(part.split("```")[0] for part in text.read_text().split("```python\n")[1:])
     script = f"import os; os.chdir({str(tmp_path)!r})\n{example.replace('epochs=50', 'epochs=2')}"
     out = run(script)
-    if page == "README.md":
-        assert "epochs, loss" in out and "elbo  -" in out and "iwae(100)  -" in out
-        assert (tmp_path / "my-vae" / "manifest.json").is_file()
-    if page == "docs/evidence.md":
-        assert "amortisation gap at least" in out and "calibration of q(z | x)" in out
+    assert "epochs, loss" in out and "elbo  -" in out and "iwae(100)  -" in out
+    assert (tmp_path / "my-vae" / "manifest.json").is_file()
 
 
 def test_links_between_pages_lead_somewhere():
     root = Path(__file__).parents[1]
     if not (root / "README.md").is_file():
         pytest.skip("the README is not beside the tests")
-    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)
