@@ -61,7 +61,8 @@ def once(setting: dict[str, Any], root: str, file: Path, compile: bool) -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         size = sum(p.numel() for p in vae.parameters())
         if ranks.is_first:
-            file.write_text(json.dumps({"speed": setting["items"] / seconds, "memory": memory, "parameters": size}))
+            found = {"speed": setting["items"] / seconds, "memory": memory, "parameters": size}
+            file.write_text(json.dumps(found), encoding="utf-8")
 
 
 def measured(changes: dict[str, Any], root: str, compile: bool) -> dict[str, float]:
@@ -76,7 +77,7 @@ def measured(changes: dict[str, Any], root: str, compile: bool) -> dict[str, flo
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
-        found: dict[str, float] = json.loads(file.read_text())
+        found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 

@@ -48,7 +48,7 @@ def in_words(count: float) -> str:
 
 def _of_machine() -> int:
     try:
-        lines = (PROC / "meminfo").read_text().splitlines()
+        lines = (PROC / "meminfo").read_text(encoding="utf-8").splitlines()
         known = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.endswith("kB")}
         return known["MemAvailable"] + known.get("SwapFree", 0)
     except (OSError, KeyError, ValueError):
@@ -63,7 +63,7 @@ def _of_container() -> int:
     """What the limits of this process's control groups leave, of both versions."""
     left = [ADDRESSES]
     try:
-        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+        lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ADDRESSES
     for line in lines:
@@ -80,11 +80,12 @@ def _of_container() -> int:
 
 def _left_in(group: Path, limit: str, usage: str, cache: str) -> int:
     try:
-        most, used = int((group / limit).read_text()), int((group / usage).read_text())
+        most = int((group / limit).read_text(encoding="utf-8"))
+        used = int((group / usage).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # "max", or no such group in this container's view
         return ADDRESSES
     try:
-        lines = (group / "memory.stat").read_text().splitlines()
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     return most - used + sum(int(line.split()[1]) for line in lines if line.startswith(f"{cache} "))
@@ -100,7 +101,8 @@ def _of_process() -> int:
     if most == resource.RLIM_INFINITY:
         return ADDRESSES
     try:
-        used = int((PROC / "self" / "statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int((PROC / "self" / "statm").read_text(encoding="utf-8").split()[0])
+        used = pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
         used = 0
     return most - used

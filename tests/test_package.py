@@ -160,7 +160,7 @@ def test_the_version_is_the_projects():
     import tomllib
 
     project = Path(__file__).parents[1] / "pyproject.toml"
-    assert tomllib.loads(project.read_text())["project"]["version"] == pyrovae.__version__
+    assert tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"] == pyrovae.__version__
 
 
 def test_imports_run_one_way():
@@ -179,7 +179,7 @@ def test_imports_run_one_way():
     allowed |= {name if (root / name).is_dir() else f"{name}.py": common for name in common}
     for room, may in allowed.items():
         for file in [root / room] if room.endswith(".py") else (root / room).rglob("*.py"):
-            lines = [line.strip() for line in file.read_text().splitlines()]
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
             lines = [line for line in lines if line.startswith(("import ", "from "))]
             used = set()
             for line in lines:
@@ -193,7 +193,7 @@ def test_imports_run_one_way():
             assert used <= may, (file, used - may)
     for file in root.rglob("*.py"):
         homes = {"arviz": file.name == "export.py", "matplotlib": file.parent.name == "plotting"}
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             for library, home in homes.items():
                 imported = line.strip().startswith((f"import {library}", f"from {library}"))
                 assert home or not imported, (file, line)
@@ -204,7 +204,7 @@ def test_the_examples_of_the_readme_run(tmp_path):
     text = Path(__file__).parents[1] / "README.md"
     if not text.is_file():
         pytest.skip("README.md is not beside the tests")
-    example = "".join(part.split("```")[0] for part in text.read_text().split("```python\n")[1:])
+    example = "".join(part.split("```")[0] for part in text.read_text(encoding="utf-8").split("```python\n")[1:])
     script = f"import os; os.chdir({str(tmp_path)!r})\n{example.replace('epochs=50', 'epochs=2')}"
     out = run(script)
     assert "epochs, loss" in out and "elbo  -" in out and "iwae(100)  -" in out
@@ -216,5 +216,5 @@ def test_links_between_pages_lead_somewhere():
     if not (root / "README.md").is_file():
         pytest.skip("the README is not beside the tests")
     for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)

@@ -136,6 +136,34 @@ def opens_pickles(source: str) -> list[str]:
     return suspicious
 
 
+def locale_text(source: str) -> list[str]:
+    """The calls of a module that read or write text in whatever encoding the machine is set to."""
+    calls = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        modes = [value for value in (*node.args, *(k.value for k in node.keywords)) if isinstance(value, ast.Constant)]
+        of_bytes = any(
+            isinstance(mode.value, str) and re.fullmatch("[rwaxt+]*b[rwaxt+]*", mode.value) for mode in modes
+        )
+        is_text = (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) < 2)
+        if is_text or (name == "open" and not of_bytes and not ast.unparse(node).startswith(("Image.", "gzip."))):
+            calls.append(ast.unparse(node))
+    return calls
+
+
+def test_text_is_utf_8_on_every_machine():
+    assert locale_text("path.open('w', newline='')\nopen(f)\np.write_text(s)\np.read_text()")[:2] == [
+        "path.open('w', newline='')",
+        "open(f)",
+    ]
+    assert locale_text("p.open('rb')\nopen(f, 'wb')\np.read_text('utf-8')\nopen(f, encoding='utf-8')") == []
+    modules = [*Path(pyrovae.__file__).parent.rglob("*.py"), *(ROOT / "analysis").glob("*.py")]
+    found = {file.name: locale_text(file.read_text(encoding="utf-8")) for file in modules}
+    assert {name: calls for name, calls in found.items() if calls} == {}
+
+
 def test_nothing_in_the_package_opens_a_pickle():
     # SECURITY.md says so
     for source in ("import pickle", "from joblib import load", "torch.load(f)", "partial(np.load, f)", "eval(text)"):
@@ -149,7 +177,7 @@ def test_nothing_in_the_package_opens_a_pickle():
 
 def below(folder: str) -> set[str]:
     """The files of a folder of the project as an archive names them, without what Python and the tools leave there."""
-    left = {"__pycache__", "_build", ".ipynb_checkpoints"}
+    left = {"__pycache__", "_build", "generated", ".ipynb_checkpoints"}
     paths = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()]
     return {path.as_posix() for path in paths if not left & set(path.parts)}
 

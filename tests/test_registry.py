@@ -418,5 +418,5 @@ def test_the_documents_table_is_the_registers():
     if not page.is_file():
         pytest.skip("docs/ is not beside the tests")
     how = "write it anew: python -c 'from pyrovae.models.registry import table; print(table())'"
-    assert table_of_parts() in page.read_text(), how
+    assert table_of_parts() in page.read_text(encoding="utf-8"), how
     assert table_of_parts().count("\n") == 1 + sum(len(choices.names(kind)) for kind in registry.CONTRACTS)

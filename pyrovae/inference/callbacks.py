@@ -150,7 +150,7 @@ class CSVLog(Callback):
         columns = self._columns()
         self._lines.append(line)
         if columns and line.keys() <= set(columns):
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerow(line)
         else:
             self._write_all()
@@ -160,7 +160,7 @@ class CSVLog(Callback):
 
     def _write_all(self) -> None:
         columns = self._columns()
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             if columns:
                 writer.writeheader()

@@ -49,7 +49,7 @@ class Snapshots:
                 self._refuse_foreign()
                 if self.ranks.is_first:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    self._lock(stack.enter_context((self.folder / ".lock").open("w")))
+                    self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
             except OSError as caught:
                 error = caught
             reasons = [reason for reason in self.ranks.gathered(error and str(error)) if reason]
