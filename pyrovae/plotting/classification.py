@@ -61,17 +61,19 @@ def interval_curves(
     return titled(ax, title)
 
 
-def reliability_curve(tables: Mapping[str, Any], *, ax: Axes | None = None, title: str | None = None) -> Axes:
+def reliability_curve(tables: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Accuracy against predicted probability, with intervals; a calibrated classifier lies on the diagonal.
 
-    `tables` maps names to the result of `pyrovae.reliability`: "confidence", "accuracy", "lower" and "upper", each of
-    shape (B,). Raises ValueError for no entries and for values outside [0, 1].
+    `tables` is the result of `pyrovae.reliability`, or maps names to several: "confidence", "accuracy", "lower" and
+    "upper", each of shape (B,). Raises ValueError for no entries and for values outside [0, 1].
 
     >>> from pyrovae.plotting import reliability_curve
     >>> bins = {"confidence": [0.55, 0.9], "accuracy": [0.5, 0.95], "lower": [0.3, 0.8], "upper": [0.7, 1.0]}
     >>> reliability_curve({"LDA": bins}).get_ylabel()
     'share that is right'
     """
+    if hasattr(tables, "data_vars"):
+        tables = {"": tables}
     if not tables:
         raise ValueError("tables is empty: expected a dict of name to reliability(...)")
     ax = new_axes(ax, (4.4, 4.2))
@@ -89,5 +91,6 @@ def reliability_curve(tables: Mapping[str, Any], *, ax: Axes | None = None, titl
         style, colour = MARKERS[i % len(MARKERS)], SERIES[i % len(SERIES)]
         ax.errorbar(x, value, bars, fmt=style, color=colour, capsize=2, markersize=5, elinewidth=1.0, label=name)
     ax.set(xlabel="probability given", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
-    ax.legend(frameon=False, fontsize=8)
+    if any(tables):
+        ax.legend(frameon=False, fontsize=8)
     return titled(ax, title)

@@ -17,8 +17,12 @@ from pyrovae.plotting.shared import (
     MARKERS,
     SERIES,
     checked_array,
+    estimates_in,
     halo,
+    is_a,
+    names_of,
     new_axes,
+    number,
     spread,
     titled,
     vector,
@@ -54,16 +58,18 @@ def interval_plot(
     >>> [text.get_text() for text in ax.get_yticklabels()], ax.lines[0].get_xdata().tolist()
     (['accuracy', 'nats'], [2.0, -2.0])
     """
-    count = len(names)
+    rows = names_of(names)
+    count = len(rows)
     if not count:
         raise ValueError("names is empty: expected a name for each row")
+    reference = number("reference", reference)
     centre, least, most = (vector(n, v, count, of="names") for n, v in (("mean", mean), ("low", low), ("high", high)))
     wrong = (least > centre) | (centre > most)
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(
             "low <= mean <= high must hold in every row, "
-            f"got {least[i]:g}, {centre[i]:g}, {most[i]:g} in row {i} ({names[i]})"
+            f"got {least[i]:g}, {centre[i]:g}, {most[i]:g} in row {i} ({rows[i]})"
         )
     margin = None
     if margins is not None:
@@ -107,7 +113,7 @@ def interval_plot(
         zorder=3,
     )
     ax.axvline(zero, color="black", linewidth=0.8, linestyle="--", zorder=1)
-    ax.set_yticks(at, [str(n) for n in names])
+    ax.set_yticks(at, rows)
     ax.set_ylim(count - 0.5, -0.5)
     if values:
         for i in range(count):
@@ -129,7 +135,7 @@ def interval_plot(
 
 def rate_distortion(
     rate: Any,
-    distortion: Any,
+    distortion: Any = None,
     *,
     rate_se: Any = None,
     distortion_se: Any = None,
@@ -140,7 +146,8 @@ def rate_distortion(
 ) -> Axes:
     """Distortion against rate in nats per item, over lines of equal ELBO = -(rate + distortion).
 
-    `rate` and `distortion` have shape (M,), and a line joins the points in their order. `rate_se` and `distortion_se`
+    `rate` and `distortion` have shape (M,), and a line joins the points in their order; or `rate` is an estimate of
+    `pyrovae.elbo`, or a list of M of them, and `distortion` is left out. `rate_se` and `distortion_se`
     are drawn as bars of one standard error. `notes`, one for each of the M points, such as its beta, are written next
     to the points. A second call on the same Axes adds a curve. Raises ValueError for lengths that differ, for negative
     standard errors and for values that are not finite. Alemi et al., "Fixing a broken ELBO", 2018, section 3.
@@ -150,12 +157,22 @@ def rate_distortion(
     >>> ax.lines[0].get_xydata().tolist(), ax.get_xlabel()
     ([[5.0, 100.0], [10.0, 90.0]], 'rate (nats per item)')
     """
+    estimates = estimates_in(rate)
+    if estimates and distortion is None:
+        if any({"rate", "distortion"} - {*one.pointwise} for one in estimates):
+            raise ValueError("rate must hold estimates of pyrovae.elbo, which alone have a rate and a distortion")
+        rate, distortion = (
+            [float(one.pointwise[name].mean(skipna=False)) for one in estimates] for name in ("rate", "distortion")
+        )
+    if distortion is None:
+        raise ValueError("distortion is missing: give rate and distortion, or estimates of pyrovae.elbo")
     across = vector("rate", rate)
     down = vector("distortion", distortion, len(across), of="rate")
     x_error, y_error = (
         None if value is None else spread(name, value, len(across), of="rate")
         for name, value in (("rate_se", rate_se), ("distortion_se", distortion_se))
     )
+    notes = None if notes is None else names_of(notes)
     if notes is not None and len(notes) != len(across):
         raise ValueError(f"notes must have one for each point: {len(across)} points, {len(notes)} notes")
     ax = new_axes(ax, (5.6, 4.4))
@@ -186,13 +203,16 @@ def rate_distortion(
 
 def learning_curve(
     epochs: Any,
-    curves: Mapping[str, Any],
+    curves: Mapping[str, Any] | None = None,
     *,
     ax: Axes | None = None,
     ylabel: str = "nats per item",
     title: str | None = None,
 ) -> Axes:
-    """One line against the epoch for each entry of `curves`, shape (E,) as `epochs`.
+    """One line against the epoch for each entry of `curves`, shape (E,) as `epochs`; or the curves of a fit.
+
+    In place of both, a `History` has its loss drawn, and its validation's in the same units (less the ELBO, so that
+    lower is better for each); a dict of name to `History` draws several fits in one figure. Their epochs count from 1.
 
     Epochs at which a curve is NaN or infinite, such as those without a validation, are left out, and the line joins
     the others. Raises ValueError for no curves, for lengths that differ and for a curve without a finite value.
@@ -202,11 +222,9 @@ def learning_curve(
     >>> [line.get_ydata().tolist() for line in ax.lines]
     [[9.0, 7.0, 6.0], [9.5, 7.0]]
     """
-    at = vector("epochs", epochs)
-    if not curves:
-        raise ValueError("curves is empty: expected a dict of name to values, such as {'loss': history.epochs['loss']}")
+    lines = _curves_of_fits(epochs) if curves is None else _curves_over(epochs, curves)
     finite_curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, values in curves.items():
+    for name, (at, values) in lines.items():
         curve = vector(f"curves[{name!r}]", values, len(at), of="epochs", finite=False)
         finite = np.isfinite(curve)
         if not finite.any():
@@ -246,6 +264,7 @@ def per_class(
     >>> [line.get_ydata().tolist() for line in ax.lines]
     [[0.9, 0.8], [0.7, 0.6]]
     """
+    classes = None if classes is None else names_of(classes)
     if not values:
         raise ValueError("values is empty: expected a dict of name to one number per class")
     first = next(iter(values))
@@ -273,6 +292,44 @@ def per_class(
     if len(drawn) > 1:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return titled(ax, title)
+
+
+def _curves_over(epochs: Any, curves: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, Any]]:
+    at = vector("epochs", epochs)
+    if not curves:
+        raise ValueError("curves is empty: expected a dict of name to values, such as {'loss': history.epochs['loss']}")
+    return {name: (at, values) for name, values in curves.items()}
+
+
+def _curves_of_fits(fits: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The curves of one History, or of several by name, each with its own epochs."""
+    named = {"": fits} if is_a(fits, "History") else fits
+    if not isinstance(named, Mapping) or not named or not all(is_a(one, "History") for one in named.values()):
+        raise TypeError(
+            "learning_curve draws a History, a dict of name to History, or epochs and their curves: got "
+            f"{type(fits).__name__} and no curves"
+        )
+    lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, history in named.items():
+        for words, curve in _curves_of_fit(history).items():
+            at = np.arange(1, len(curve) + 1)
+            if not len(at):
+                raise ValueError(f"{name or 'the history'} has no epochs to draw")
+            lines[f"{name}: {words}" if name else words] = at, curve
+    return lines
+
+
+def _curves_of_fit(history: Any) -> dict[str, np.ndarray]:
+    epochs = history.epochs
+    if "label" in epochs.dims:  # the densities of a classifier, fitted one by one
+        return {f"loss of class {label}": epochs["loss"].sel(label=label).values for label in epochs["label"].values}
+    is_weighted = "beta" in epochs and bool((epochs["beta"] != 1).any())
+    curves = {"loss, at each epoch's β" if is_weighted else "loss": epochs["loss"].values}
+    if "validation_elbo" in epochs:
+        curves["validation, less the ELBO"] = -epochs["validation_elbo"].values
+    if "validation_log_loss" in epochs:
+        curves["validation log-loss"] = epochs["validation_log_loss"].values
+    return curves
 
 
 def _iso_elbo(ax: Axes, curves: list[np.ndarray]) -> None:

@@ -17,7 +17,9 @@ from pyrovae.plotting.shared import (
     checked_images,
     checked_labels,
     decimal,
+    names_of,
     new_axes,
+    new_figure,
     titled,
     vector,
     whole,
@@ -72,7 +74,7 @@ def reconstructions(
     over = None if labels is None else [str(label) for label in checked_labels(labels, count, of="x")]
 
     height, width = originals.shape[1:3]
-    figure = Figure(figsize=(0.8 + 0.78 * count, len(drawn) * (0.75 * height / width + 0.25)), layout="constrained")
+    figure = new_figure((0.8 + 0.78 * count, len(drawn) * (0.75 * height / width + 0.25)))
     axes = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
     for ax, (row, images) in zip(axes, drawn.items(), strict=True):
         centres, _ = _draw_sheet(ax, images, 1, count)
@@ -166,7 +168,7 @@ def grid_over_scatter(
             f"grid_codes must hold every pair of its first and second latents once, got {len(grid)} codes with "
             f"{len(across)} first and {len(down)} second latents; make them with normal_quantile_grid or box_grid"
         )
-    figure = Figure(figsize=(10.4, 4.8), layout="constrained")
+    figure = new_figure((10.4, 4.8))
     left, right = figure.subplots(1, 2)
     latent_scatter(array, labels, ax=left, alpha=alpha, size=size, max_items=max_items, seed=seed)
     left.scatter(grid[:, 0], grid[:, 1], s=16, marker="s", color="black", edgecolor="white", linewidth=0.6, zorder=4)
@@ -199,12 +201,13 @@ def interpolations(
     if n_cols < 2:
         raise ValueError(f"images must have at least 2 steps on the second axis, got shape {array.shape}")
     flat = checked_images("images", array.reshape(-1, *array.shape[2:]), shape=array.shape)
+    titles = None if titles is None else names_of(titles)
     if titles is not None and len(titles) != n_rows:
         raise ValueError(f"titles must have one for each row of images: {n_rows} rows, {len(titles)} titles")
     ax = new_axes(ax, _sheet_size(flat, n_rows, n_cols))
     centres, middles = _draw_sheet(ax, flat, n_rows, n_cols)
     if titles is not None:
-        ax.set_yticks(middles, [str(text) for text in titles])
+        ax.set_yticks(middles, titles)
     ax.set_xticks(np.linspace(centres[0], centres[-1], 5), ["0", "¼", "½", "¾", "1"])
     ax.set_xlabel("share of the way from the first code to the second")
     ax.tick_params(length=2)

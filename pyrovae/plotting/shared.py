@@ -1,7 +1,8 @@
-"""Helpers of all figures: colours, new axes, and checks of the user's arrays."""
+"""Helpers of all figures: colours, new axes, and what the package returns or a user has as checked arrays."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,13 @@ __all__ = [
     "checked_labels",
     "checked_seed",
     "decimal",
+    "estimates_in",
     "halo",
+    "is_a",
+    "names_of",
     "new_axes",
+    "new_figure",
+    "number",
     "spread",
     "titled",
     "vector",
@@ -40,10 +46,30 @@ MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", "-.", ":")
 
 
+class ShownFigure(Figure):
+    """A Figure that a notebook shows as a picture. pyplot, which would see to that, is never imported here."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", bbox_inches="tight")
+        return picture.getvalue()
+
+
+class ShownAxes(Axes):
+    """Axes that a notebook shows as the picture of their figure."""
+
+    def _repr_png_(self) -> bytes | None:
+        figure = self.get_figure(root=True)
+        return figure._repr_png_() if isinstance(figure, ShownFigure) else None
+
+
+def new_figure(figsize: tuple[float, float]) -> ShownFigure:
+    return ShownFigure(figsize=figsize, layout="constrained")
+
+
 def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
     if ax is None:
-        made: Axes = Figure(figsize=figsize, layout="constrained").subplots()
-        return made
+        return new_figure(figsize).add_subplot(axes_class=ShownAxes)
     if not isinstance(ax, Axes):
         raise TypeError(f"ax must be a matplotlib Axes or None, got {type(ax).__name__}")
     return ax
@@ -74,14 +100,52 @@ def checked_seed(seed: Any) -> int:
 def checked_labels(y: Any, count: int, *, of: str) -> np.ndarray:
     from pyrovae import checks  # a local import, because it imports torch
 
-    return checks.labels(y, count, name="labels", of=of)
+    if is_a(y, "Split"):
+        if y.y is None:
+            raise ValueError("labels is a Split without labels; pass labels=None")
+        y = y.y
+    labels = _without_tensors("labels", y)
+    return checks.labels(labels, count, name="labels", of=of)
+
+
+def is_a(value: Any, kind: str) -> bool:
+    """Whether `value` is of this package's class of that name; asked by name, since its module imports torch."""
+    return any(one.__name__ == kind and one.__module__.startswith("pyrovae.") for one in type(value).__mro__)
+
+
+def estimates_in(value: Any) -> list[Any]:
+    """The estimates of a list that holds nothing else, or a single one; empty for any other value."""
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    return listed if all(is_a(one, "Estimate") for one in listed) else []
+
+
+def number(name: str, value: Any, expected: str = "a finite number") -> float:
+    """A finite number; of an Estimate its mean."""
+    array = checked_array(name, value.mean if is_a(value, "Estimate") else value)
+    if array.size != 1 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return float(array.reshape(()))
+
+
+def names_of(values: Any) -> list[str]:
+    """Words for the places of an axis, from a list, an array or a labelled array."""
+    return [str(one) for one in (np.asarray(values) if hasattr(values, "dtype") else values)]
 
 
 def checked_array(name: str, values: Any) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
-    elif hasattr(values, "shape") and not hasattr(values, "__array__"):
+    """Numbers as an array: of arrays, tensors with and without gradients of any dtype and device, lists of these.
+
+    A Split stands for its items, and an Estimate for its values per item. What has no numbers of its own to draw, as a
+    model or a History, is refused with what to hand over instead.
+    """
+    if is_a(values, "Split"):
+        values = values.x
+    elif is_a(values, "Estimate"):
+        values = values.pointwise["value"]
+    elif instead := _what_to_draw(name, values):
+        raise TypeError(f"{name} is {instead}")
+    values = _without_tensors(name, values)
+    if hasattr(values, "shape") and not hasattr(values, "__array__"):
         return checked_array(name, values[:])  # a memory-mapped view
     try:
         array = np.asarray(values)
@@ -90,6 +154,40 @@ def checked_array(name: str, values: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype} ({type(values).__name__})")
     return array
+
+
+def _without_tensors(name: str, values: Any) -> Any:
+    """Each tensor as an array without its gradient, also inside of lists."""
+    if isinstance(values, list | tuple):
+        return [_without_tensors(name, one) for one in values]
+    if not hasattr(values, "detach"):
+        return values
+    tensor = values.detach()
+    if tensor.is_meta:
+        raise ValueError(f"{name} is on the meta device and has no values to draw")
+    tensor = tensor.to_dense().cpu().resolve_conj().resolve_neg()
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+        tensor = tensor.float()  # NumPy has no bfloat16
+    return tensor.numpy()
+
+
+def _what_to_draw(name: str, values: Any) -> str:
+    """For an object without numbers of its own to draw: what it is, and what to hand over; else empty."""
+    if is_a(values, "Dataset"):
+        return f"a Dataset: give one of its parts, {name}.train or {name}.test"
+    if is_a(values, "History"):
+        return f"a History: learning_curve draws it; give one of its curves, as {name}.epochs['loss']"
+    if is_a(values, "Gaps"):
+        return f"a Gaps: gap_histogram draws it; give one of its columns, as {name}.pointwise['approximation']"
+    if is_a(values, "Calibration"):
+        return f"a Calibration: coverage_curve and rank_histogram draw it; give its ranks, {name}.pointwise['uniform']"
+    if hasattr(values, "named_parameters"):
+        return f"a model ({type(values).__name__}): give what it returns, as of encode(x), decode(z) or sample(n)"
+    if hasattr(values, "log_prob"):
+        return f"a distribution ({type(values).__name__}): give its mean or its draws, as {name}.sample()"
+    if hasattr(values, "data_vars"):
+        return f"a Dataset of several variables: give one of {', '.join(map(repr, values.data_vars))}"
+    return ""
 
 
 def checked_finite(name: str, array: np.ndarray) -> np.ndarray:
