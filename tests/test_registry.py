@@ -123,12 +123,18 @@ class TestRegister:
         with pytest.raises(ValueError, match=r"kind must be one of 'likelihood', .*did you mean 'prior'"):
             pyrovae.register("a", kind="priors")
 
-    @pytest.mark.parametrize("made", [int, lambda: None, nn.Linear(1, 1), "Normal"], ids=str)
+    @pytest.mark.parametrize(
+        "made", [int, lambda: None, nn.Linear(1, 1), "Normal"], ids=["int", "function", "module", "name"]
+    )
     def test_a_part_is_a_class_of_modules(self, made):
         with pytest.raises(TypeError, match=r"prior 'a' must be a class of torch.nn.Module, got"):
             pyrovae.register("a", kind="prior")(made)
 
-    @pytest.mark.parametrize("made", [int, nn.Linear(1, 1), functools.partial(pyrovae.mlp_vae, (3,))], ids=str)
+    @pytest.mark.parametrize(
+        "made",
+        [int, nn.Linear(1, 1), functools.partial(pyrovae.mlp_vae, (3,))],
+        ids=["int", "module", "partial"],
+    )
     def test_a_builder_is_a_function_or_a_class_of_modules(self, made):
         with pytest.raises(TypeError, match=r"builder 'a' must be a function or a class of torch.nn.Module, got"):
             pyrovae.register("a", kind="builder")(made)

@@ -466,3 +466,30 @@ def test_a_flow_that_is_known_at_its_last_draws_alone_may_be_a_part_of_the_pair(
     gap = pyrovae.iwae(pair, x, num_particles=20_000) - pyrovae.exact(pair, x)
     ratio = torch.from_numpy(gap.pointwise["value"].values).exp()
     assert float(ratio.mean()) == pytest.approx(1, abs=4 * float(ratio.std()) / 20**0.5)
+
+
+class Elsewhere(nn.Module):
+    """A pair by hand whose model makes a tensor of its own, on a device that is stated."""
+
+    event_shape, latent_dim, is_normalized = (3,), 1, True
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.encoder = device, nn.Linear(3, 1)
+
+    def model(self, x=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            shift = torch.ones(3, device=self.device)
+            return pyro.sample("obs", dist.Normal(shift + z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x=None, *, size=1):
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("latent", dist.Normal(self.encoder(x), 1.0).to_event(1))
+
+
+def test_a_pair_whose_tensors_are_on_two_devices_is_named_before_a_step():
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"Elsewhere makes tensors that are not on cpu.*x\.new_zeros.*device='cpu'"):
+        pyrovae.fit(Elsewhere("meta"), x, epochs=1, device="cpu", progress=False)
+    pyrovae.fit(Elsewhere("cpu"), x, epochs=1, device="cpu", progress=False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,7 +51,7 @@ class Sites:
         """Find the sites by the first two items."""
         module, some = as_module(pair), next(source.batches(2, shuffle=False))[0].to(device)
         space = Workspace(module, training=True, noise=Noise(0, device), store=store)
-        with space.turn(), torch.no_grad(), watched(module), seen(module) as layers:
+        with space.turn(), torch.no_grad(), watched(module), seen(module) as layers, _on_one_device(pair, device):
             guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(some)) for fn in (pair.guide, pair.model))
             guide.compute_score_parts()
             stored = bool(pyro.get_param_store())
@@ -65,6 +68,20 @@ class Sites:
             networks=layers.networks,
             elements=sum(layers.sizes) // len(some),
         )
+
+
+@contextmanager
+def _on_one_device(pair: Pair, device: torch.device) -> Iterator[None]:
+    """Name a pair that makes tensors on another device than its items, as `Normal(0.0, 1.0)` does on the CPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search("same device|expected device", str(error)):
+            raise
+        raise ValueError(
+            f"{type(pair).__name__} makes tensors that are not on {device}, where its items are: make them beside its "
+            "parameters or items, as in x.new_zeros(1), or keep them as buffers; or fit with device='cpu'"
+        ) from error
 
 
 def try_shapes(
