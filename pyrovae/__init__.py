@@ -56,49 +56,73 @@ _ROOMS = ("callbacks", "data", "evaluation", "inference", "methods", "models", "
 
 __all__ = [*_HOME_OF, *_ROOMS]
 
-if TYPE_CHECKING:
-    from pyrovae import callbacks, data, evaluation, inference, methods, models, plotting, report
-    from pyrovae.evaluation.annealing import ais, bdmc
-    from pyrovae.evaluation.calibration import Calibration, calibrate
-    from pyrovae.evaluation.classification import auroc, classification_scores, predictions, reliability
-    from pyrovae.evaluation.code_space.activity import active_units
-    from pyrovae.evaluation.code_space.codes import decoded, encoded
-    from pyrovae.evaluation.code_space.crispness import crispness
-    from pyrovae.evaluation.code_space.judge import Judge
-    from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
-    from pyrovae.evaluation.code_space.survey import code_space
-    from pyrovae.evaluation.comparison import paired_interval, verdicts
-    from pyrovae.evaluation.estimate import Estimate
-    from pyrovae.evaluation.evidence import elbo, exact, iwae
-    from pyrovae.evaluation.gaps import Gaps, gaps, overfit
-    from pyrovae.evaluation.quadrature import quadrature
-    from pyrovae.export import to_arviz
-    from pyrovae.inference.checkpoint import CheckpointError, load, save
-    from pyrovae.inference.compiled_svi import CaptureError, CompiledSVI, CompilerError
-    from pyrovae.inference.discriminative import SeparableWarning
-    from pyrovae.inference.em import VarianceFloorWarning
-    from pyrovae.inference.history import History
-    from pyrovae.inference.svi.run import PosteriorCollapseWarning
-    from pyrovae.inference.training import fit
-    from pyrovae.models.autoencoder import AE, conv_ae, mlp_ae
-    from pyrovae.models.bayesian import BayesianGaussianMixture
-    from pyrovae.models.classifiers import DiscriminativeClassifier, GenerativeClassifier, gaussian_classifier
-    from pyrovae.models.density import GaussianPrior, as_density
-    from pyrovae.models.distributions import (
-        Bernoulli,
-        ContinuousBernoulli,
-        DiagonalNormal,
-        Likelihood,
-        LinearNormal,
-        Normal,
-        PointMass,
-        StandardNormal,
+if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a name for one of this module's own
+    # isort: off
+    from pyrovae import (
+        callbacks as callbacks,
+        data as data,
+        evaluation as evaluation,
+        inference as inference,
+        methods as methods,
+        models as models,
+        plotting as plotting,
+        report as report,
     )
-    from pyrovae.models.mixture import ConditionalMixture, GaussianMixture
-    from pyrovae.models.pair import Density, LatentPair, Pair
-    from pyrovae.models.registry import register
-    from pyrovae.models.vae import VAE, conv_vae, linear_vae, mlp_vae
-    from pyrovae.ranks import distributed
+    from pyrovae.evaluation.annealing import ais as ais, bdmc as bdmc
+    from pyrovae.evaluation.calibration import Calibration as Calibration, calibrate as calibrate
+    from pyrovae.evaluation.classification import (
+        auroc as auroc,
+        classification_scores as classification_scores,
+        predictions as predictions,
+        reliability as reliability,
+    )
+    from pyrovae.evaluation.code_space.activity import active_units as active_units
+    from pyrovae.evaluation.code_space.codes import decoded as decoded, encoded as encoded
+    from pyrovae.evaluation.code_space.crispness import crispness as crispness
+    from pyrovae.evaluation.code_space.judge import Judge as Judge
+    from pyrovae.evaluation.code_space.reconstruction import reconstruction_error as reconstruction_error
+    from pyrovae.evaluation.code_space.survey import code_space as code_space
+    from pyrovae.evaluation.comparison import paired_interval as paired_interval, verdicts as verdicts
+    from pyrovae.evaluation.estimate import Estimate as Estimate
+    from pyrovae.evaluation.evidence import elbo as elbo, exact as exact, iwae as iwae
+    from pyrovae.evaluation.gaps import Gaps as Gaps, gaps as gaps, overfit as overfit
+    from pyrovae.evaluation.quadrature import quadrature as quadrature
+    from pyrovae.export import to_arviz as to_arviz
+    from pyrovae.inference.checkpoint import CheckpointError as CheckpointError, load as load, save as save
+    from pyrovae.inference.compiled_svi import (
+        CaptureError as CaptureError,
+        CompiledSVI as CompiledSVI,
+        CompilerError as CompilerError,
+    )
+    from pyrovae.inference.discriminative import SeparableWarning as SeparableWarning
+    from pyrovae.inference.em import VarianceFloorWarning as VarianceFloorWarning
+    from pyrovae.inference.history import History as History
+    from pyrovae.inference.svi.run import PosteriorCollapseWarning as PosteriorCollapseWarning
+    from pyrovae.inference.training import fit as fit
+    from pyrovae.models.autoencoder import AE as AE, conv_ae as conv_ae, mlp_ae as mlp_ae
+    from pyrovae.models.bayesian import BayesianGaussianMixture as BayesianGaussianMixture
+    from pyrovae.models.classifiers import (
+        DiscriminativeClassifier as DiscriminativeClassifier,
+        GenerativeClassifier as GenerativeClassifier,
+        gaussian_classifier as gaussian_classifier,
+    )
+    from pyrovae.models.density import GaussianPrior as GaussianPrior, as_density as as_density
+    from pyrovae.models.distributions import (
+        Bernoulli as Bernoulli,
+        ContinuousBernoulli as ContinuousBernoulli,
+        DiagonalNormal as DiagonalNormal,
+        Likelihood as Likelihood,
+        LinearNormal as LinearNormal,
+        Normal as Normal,
+        PointMass as PointMass,
+        StandardNormal as StandardNormal,
+    )
+    from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture
+    from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
+    from pyrovae.models.registry import register as register
+    from pyrovae.models.vae import VAE as VAE, conv_vae as conv_vae, linear_vae as linear_vae, mlp_vae as mlp_vae
+    from pyrovae.ranks import distributed as distributed
+    # isort: on
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import ast
 import builtins
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -114,6 +115,38 @@ def test_every_public_name_is_there_and_documented():
     assert set(pyrovae.__all__) <= set(dir(pyrovae))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = pyrovae.nothing
+
+
+def test_type_checkers_see_every_public_name():
+    # a package that is typed exports a name by `name as name`; strict checkers of users refuse the others
+    tree = ast.parse(Path(pyrovae.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    exported = [alias for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert [alias.name for alias in exported] == [alias.asname for alias in exported]
+    assert sorted(alias.name for alias in exported) == sorted(pyrovae.__all__)
+
+
+@pytest.mark.slow
+def test_a_strict_type_checker_takes_a_users_script(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    script = """
+import pyrovae
+from pyrovae.callbacks import CSVLog
+from pyrovae.methods import SVI
+
+digits = pyrovae.data.load("digits")
+vae = pyrovae.mlp_vae(digits.event_shape, latent_dim=2)
+history = pyrovae.fit(vae, digits.train.x, method=SVI(epochs=2, callbacks=(CSVLog("run.csv"),)))
+mean: float = pyrovae.elbo(vae, digits.test.x).mean
+pyrovae.mlp_vae((3,), latent_dims=2)
+"""
+    (tmp_path / "user.py").write_text(script, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), "user.py"]
+    package = str(Path(pyrovae.__file__).parents[1])
+    environment = {**os.environ, "MYPYPATH": package, "PYTHONPATH": package}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("user.py") and "error:" in line]
+    assert error.startswith('user.py:10: error: Unexpected keyword argument "latent_dims" for "mlp_vae"')
 
 
 def names_from_nowhere(source: str) -> set[str]:
