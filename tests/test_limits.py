@@ -309,4 +309,4 @@ def test_the_command_line_says_so_too(out, capsys, tmp_path, monkeypatch):
     assert main(["fit", "digits", "--out", out]) == 2
     assert "pyrovae: --out must be the path of a file or folder, got" in capsys.readouterr().err
     assert main(["fit", "digits", "--out", "run", "--seed", str(2**64)]) == 2
-    assert "pyrovae: seed must be an integer of at most 2^64 - 1, got" in capsys.readouterr().err
+    assert "pyrovae: --seed must be an integer of at most 2^64 - 1, got" in capsys.readouterr().err

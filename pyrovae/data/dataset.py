@@ -58,7 +58,7 @@ class Dataset(HasSummary):
 
     If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`. Of a source
     without a test part of its own, `order` holds the place of each item in the source, the training
-    items first; otherwise it is None.
+    items first; otherwise it is None. `stored` names the dtype of the source.
 
     >>> import torch
     >>> from pyrovae.data import Dataset, Split
@@ -73,6 +73,12 @@ class Dataset(HasSummary):
     name: str
     classes: tuple[str, ...] | None = None
     order: Tensor | None = None
+    stored: str | None = None
+
+    @property
+    def divided(self) -> bool:
+        """Whether the source had no test part of its own and was divided 80 / 20."""
+        return self.order is not None
 
     def whole(self) -> Split:
         """All items as one part: in the order of the source if it had no test part, else the training items first.
@@ -123,13 +129,19 @@ def assembled(
     classes: Sequence[str] | None = None,
     *,
     scale: bool = True,
+    missing: bool = False,
+    stored: str | None = None,
 ) -> Dataset:
-    """A data set from a training and a test part, or from one part, which is split; `scale` divides uint8 by 255."""
+    """A data set from a training and a test part, or from one part, which is split; `scale` divides uint8 by 255.
+
+    With `missing`, NaN is let through. `stored` is the dtype of the source, where it is not that of the arrays.
+    """
+    stored = str(parts[0].items.dtype) if stored is None else stored
     for label, array, _ in parts:
         _check_items(array, label, scale)
     order = _channels(parts[0], channels)
     arrays = [_image_axes(array, order) for _, array, _ in parts]
-    xs = _items(arrays, [label for label, _, _ in parts], scale)
+    xs = _items(arrays, [label for label, _, _ in parts], scale, missing)
     ys, classes_of_labels = _labels(parts)
     names = classes_of_labels if classes is None else tuple(classes)
     event_shape = tuple(map(int, xs[0].shape[1:]))
@@ -137,7 +149,7 @@ def assembled(
         if xs[1].shape[1:] != xs[0].shape[1:]:
             shapes = f"{event_shape} in {parts[0][0]}, {tuple(xs[1].shape[1:])} in {parts[1][0]}"
             raise ValueError(f"training and test items must have one shape, got {shapes}")
-        return Dataset(Split(xs[0], ys[0]), Split(xs[1], ys[1]), event_shape, name, names)
+        return Dataset(Split(xs[0], ys[0]), Split(xs[1], ys[1]), event_shape, name, names, stored=stored)
     count = len(xs[0])
     if count < 2:
         raise ValueError(f"{parts[0][0]} must have at least 2 items, for a training and a test part, got {count}")
@@ -148,7 +160,7 @@ def assembled(
         for x, y in zip(xs, ys, strict=True)
         for part in (index[:cut], index[cut:])
     )
-    return Dataset(train, test, event_shape, name, names, index)
+    return Dataset(train, test, event_shape, name, names, index, stored)
 
 
 def _range(*arrays: Tensor | MappedArray) -> str | None:
@@ -174,14 +186,16 @@ def _labelled(y: Tensor | None) -> str:
     return "no labels" if y is None else "labelled"
 
 
-def _items(arrays: Sequence[np.ndarray], names: Sequence[str], scale: bool) -> Sequence[Tensor | MappedArray]:
-    """Memory maps as views, and other arrays as finite tensors of one dtype."""
+def _items(
+    arrays: Sequence[np.ndarray], names: Sequence[str], scale: bool, missing: bool
+) -> Sequence[Tensor | MappedArray]:
+    """Memory maps as views, and other arrays as tensors of one dtype, finite but for NaN where that is `missing`."""
     if all(isinstance(array, np.memmap) for array in arrays):
         return [MappedArray(array, scale=scale, name=name) for array, name in zip(arrays, names, strict=True)]
     if not scale:
         arrays = [without_bytes(array) for array in arrays]
     stored = [
-        checks.checked_in_own_dtype(as_stored(array, name), array.shape[1:], name=name)
+        checks.checked_in_own_dtype(as_stored(array, name), array.shape[1:], name=name, allow_nan=missing)
         for array, name in zip(arrays, names, strict=True)
     ]
     dtype = dtype_that_holds(stored, names)

@@ -16,19 +16,23 @@ from pyrovae import checks
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.images import kind_of
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["read_labels", "read_npy", "read_npz"]
 
 
-def read_npy(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
-    """A data set of memory-mapped items without labels, from a .npy file."""
+def read_npy(
+    path: Path, channels: Literal["first", "last"] | None, scale: bool, labels: Any = None, missing: bool = False
+) -> Dataset:
+    """A data set of memory-mapped items from a .npy file, which has no labels of its own."""
     array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
-    return assembled(path.stem, [Part(path.name, array, None)], channels, scale=scale)
+    return assembled(path.stem, [Part(path.name, array, labels)], channels, scale=scale, missing=missing)
 
 
-def read_npz(path: Path, channels: Literal["first", "last"] | None, scale: bool) -> Dataset:
-    """A data set from a .npz archive of arrays."""
+def read_npz(
+    path: Path, channels: Literal["first", "last"] | None, scale: bool, labels: Any = None, missing: bool = False
+) -> Dataset:
+    """A data set from a .npz archive of arrays; `labels` are for one that has items of one part and no labels."""
     # opened explicitly, since NumPy does not close a damaged archive
     with path.open("rb") as file:
         archive = _numpy(path, partial(np.load, file, allow_pickle=False))
@@ -36,10 +40,25 @@ def read_npz(path: Path, channels: Literal["first", "last"] | None, scale: bool)
             raise ValueError(f"{path} is no .npz archive but one array; name it .npy")
         keys = list(archive.keys())
         parts: list[Part] = []
-        for x, y in _npz_keys(path, keys):
-            labels = None if y is None else _numpy(path, partial(archive.__getitem__, y), y)
-            parts.append(Part(f"{path.name}:{x}", _numpy(path, partial(archive.__getitem__, x), x), labels))
-    return assembled(path.stem, parts, channels, scale=scale)
+        chosen = _npz_keys(path, keys)
+        if labels is not None and (len(chosen) > 1 or chosen[0][1] is not None):
+            why = "has a training and a test part" if len(chosen) > 1 else f"has labels, {chosen[0][1]!r}"
+            raise ValueError(f"labels are for items of one part that have none, and {path} {why}: leave labels out")
+        for x, y in chosen:
+            its_labels = labels if y is None else _numpy(path, partial(archive.__getitem__, y), y)
+            parts.append(Part(f"{path.name}:{x}", _numpy(path, partial(archive.__getitem__, x), x), its_labels))
+    return assembled(path.stem, parts, channels, scale=scale, missing=missing)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """The labels in a .npy file, integers or strings, shape (N,)."""
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        there = "is no .npy file" if path.exists() else "does not exist"
+        raise ValueError(f"labels must be a .npy file of one label for each item, and {path} {there}")
+    array = _numpy(path, partial(np.load, path, allow_pickle=False))
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"labels must be a .npy file of one label for each item, and {path} is an archive")
+    return array
 
 
 def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.idx import idx_files, read_idx_folder
 from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
-from pyrovae.data.numpy_files import read_npy, read_npz
+from pyrovae.data.numpy_files import read_labels, read_npy, read_npz
 
 __all__ = ["load"]
 
@@ -25,6 +25,8 @@ def load(
     download: bool = False,
     channels: Literal["first", "last"] | None = None,
     scale: bool = True,
+    labels: Any = None,
+    missing: bool = False,
 ) -> Dataset:
     """Load a data set by name, or from a file or folder: `x` has shape (N, *event_shape), and `y` is int64 or None.
 
@@ -60,6 +62,10 @@ def load(
     warning, if the last axis is 1, 3 or 4 and the first is not; `channels` states the order explicitly. A source
     without a test part is split 80 / 20 by a permutation with a fixed seed.
 
+    `labels`, an array or the path of a .npy file, are those of a .npy or .npz file that has none: integers or strings,
+    one for each item. With `missing=True` NaN is let through, as an entry that was not seen; infinite values are
+    refused still.
+
     Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
     of another length, and numeric labels that are not integers or do not fit int64; FileNotFoundError for missing
     files; ImportError if a download needs torchvision and it cannot be imported; RuntimeError for a failed download.
@@ -73,6 +79,12 @@ def load(
     """
     if channels is not None:
         checks.choice("channels", channels, ["first", "last"])
+    if labels is not None and not _is_numpy_file(name_or_path):
+        raise ValueError(
+            f"labels are for a .npy or .npz file that has none, and {name_or_path} is none: leave them out"
+        )
+    if isinstance(labels, str | os.PathLike):
+        labels = read_labels(checks.path("labels", labels))
     if name_or_path == "digits":
         return digits(scale)
     if isinstance(name_or_path, str) and name_or_path in MNIST_FAMILY:
@@ -94,13 +106,17 @@ def load(
                 f"{path} must be a .npy or .npz file, or a folder of IDX files or images; archives are not unpacked"
             )
         read = read_npy if path.suffix.lower() == ".npy" else read_npz
-        return read(path, channels, scale)
+        return read(path, channels, scale, labels, missing)
     if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
         try:
             checks.choice("name_or_path", name_or_path, ["digits", *MNIST_FAMILY])
         except ValueError as error:
             raise ValueError(f"{error} (nor is there a file or folder of that name)") from None
     raise FileNotFoundError(f"name_or_path: there is no file or folder {path.absolute()}")
+
+
+def _is_numpy_file(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in (".npy", ".npz")
 
 
 def _image_folder(folder: Path) -> Dataset:
@@ -111,4 +127,4 @@ def _image_folder(folder: Path) -> Dataset:
     for part in read:
         codes = None if part.classes is None else np.array([number[name] for name in part.classes])
         parts.append(Part(str(part.folder), part.pixels, codes))
-    return assembled(folder.name, parts, classes=names or None)
+    return assembled(folder.name, parts, classes=names or None, stored="images")

@@ -61,6 +61,7 @@ class NUTS(Method):
     name: ClassVar[str] = "nuts"
     title: ClassVar[str] = "NUTS"
     belongs_to: ClassVar[str] = "BayesianGaussianMixture"
+    takes_validation: ClassVar[bool] = False
 
     num_chains: int = 4
     num_draws: int = 1000
@@ -85,6 +86,7 @@ class SVIOfParameters(SVI):
     """
 
     is_shown: ClassVar[bool] = False
+    takes_validation: ClassVar[bool] = False
 
     epochs: int = 1500
     batch_size: int | Literal["all"] = "all"

@@ -75,6 +75,7 @@ class Method:
         name: what `fit(method=...)` takes; a subclass that a pair has beside its parent needs one of its own.
         title: what errors call it; `name` where it is left out.
         keeps_checkpoints: whether it leaves states in `task.snapshots`; False where it is left out.
+        takes_validation: whether it takes held-out items; True where it is left out.
         takes_unlabeled: whether it reads `task.unlabeled`; False where it is left out, and `fit` then refuses them.
 
     >>> from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Method:
     title: ClassVar[str]
     belongs_to: ClassVar[str] = ""  # the class of pairs that it is for, as errors call it
     keeps_checkpoints: ClassVar[bool] = False
+    takes_validation: ClassVar[bool] = True
     takes_unlabeled: ClassVar[bool] = False
     is_shown: ClassVar[bool] = True  # in the signature of fit; not where the options are those of other methods
 

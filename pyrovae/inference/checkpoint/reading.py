@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,19 @@ from pyrovae.models.scopes import copied
 __all__ = ["load", "read_run"]
 
 MODEL_FOLDER = "model"  # the folder of the state in that of a run
+RUN_RECORD = "run.json"  # what such a folder says of its run: pyrovae.run_folder
 
 
 def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
 
-    `path` may be the folder of a run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the weights go into
-    a copy of that pair, whose architecture must agree with the saved one; where one of its settings that are no weights
-    has another value, a warning names it. Raises FileNotFoundError, naming the states that lie beside a missing one,
-    and CheckpointError for a damaged or foreign folder (naming the states that lie in it), another format version,
-    another architecture (field by field), weights that are NaN, infinite or of another dtype than the manifest says,
-    and a part that its recipe does not build as it was, as where a constructor draws. Nothing is unpickled, and nothing
-    is read that is larger than the pair.
+    `path` may be the folder of a complete run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the
+    weights go into a copy of that pair, whose architecture must agree with the saved one; where one of its settings
+    that are no weights has another value, a warning names it. Raises FileNotFoundError, naming the states that lie
+    beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in it),
+    another format version, another architecture (field by field), weights that are NaN, infinite or of another dtype
+    than the manifest says, and a part that its recipe does not build as it was, as where a constructor draws. Nothing
+    is unpickled, and nothing is read that is larger than the pair.
 
     >>> from pyrovae import load
     >>> load("nowhere")
@@ -164,6 +166,20 @@ def _locate_state(path: Path) -> Path:
         raise FileNotFoundError(f"{path} does not exist; {there}")
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file, and a saved state is a folder (nothing was unpickled)")
-    if (path / MANIFEST).is_file() or not (path / MODEL_FOLDER / MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         return path
-    return path / MODEL_FOLDER
+    status = _status_of_run(path)
+    if status not in (None, "complete"):
+        raise CheckpointError(
+            f"{path} holds a run that is {status}, and no fitted pair: `pyrovae fit --resume --out {path}` goes on "
+            f"with an unfinished one, and {path}/checkpoint has the states of its last epochs"
+        )
+    return path / MODEL_FOLDER if (path / MODEL_FOLDER / MANIFEST).is_file() else path
+
+
+def _status_of_run(folder: Path) -> str | None:
+    """What run.json of a run folder says of the run; None where there is no such file, or it is no JSON."""
+    try:
+        return str(json.loads((folder / RUN_RECORD).read_bytes())["status"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,199 @@
+"""The entry point: commands found by listing a folder, one exit status for each kind of end."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyrovae.cli.errors import Terminated, as_sentence, where_to_report
+from pyrovae.cli.words import Words
+
+__all__ = ["Commands", "group", "main"]
+
+FOLDER = Path(__file__).parent / "commands"
+HELP = """Latent-variable models: fit one to an array or a folder of images, and see what it is worth.
+
+\b
+  pyrovae data x.npy                  what is in a file, and what `fit` would do with it
+  pyrovae fit x.npy --out run         fit a model, chosen by what the items are
+  pyrovae fit --resume --out run      go on with a run that was interrupted
+
+Each command has its own --help, with examples.
+"""
+EPILOG = """Exit status: 0; 2 for input or usage that does not fit; 130 or 143 where the command was interrupted; 1 for
+a fault of pyrovae itself.
+
+\b
+Completion by the Tab key, for bash, zsh and fish; put the line into the file that your shell reads at its start:
+  bash   eval "$(_PYROVAE_COMPLETE=bash_source pyrovae)"     # ~/.bashrc
+  zsh    eval "$(_PYROVAE_COMPLETE=zsh_source pyrovae)"      # ~/.zshrc
+  fish   _PYROVAE_COMPLETE=fish_source pyrovae | source      # ~/.config/fish/config.fish
+"""
+
+
+class Commands(click.Group):
+    """The commands whose files lie in a folder; a command's file is imported where that command is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.asked: click.Command | None = None  # the command of this call
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_files())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _files():
+            return None
+        command: click.Command = import_module(f"pyrovae.cli.commands.{_files()[name]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in _files():
+            close = difflib.get_close_matches(args[0].lower(), _files(), n=1)
+            hint = f"; did you mean {close[0]}?" if close else f". Commands: {', '.join(sorted(_files()))}"
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+        name, command, rest = super().resolve_command(ctx, args)
+        self.asked = command
+        return name, command, rest
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, _first_line(file)) for name, file in sorted(_files().items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def group() -> Commands:
+    """The group of all commands."""
+    made = Commands(
+        name="pyrovae",
+        help=HELP,
+        epilog=EPILOG,
+        no_args_is_help=False,
+        invoke_without_command=False,
+        subcommand_metavar="COMMAND ...",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show versions."
+    )
+    made.params.append(version)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    0; 2 for input or usage that does not fit; 130 or 143 where it was interrupted or told to end; 1 for a fault of the
+    package, with a traceback.
+    """
+    commands = group()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        given = ["--help"]
+    with _termination_as_exception(), _warnings_in_one_line(commands):
+        try:
+            status = commands.main(given, prog_name="pyrovae", standalone_mode=False)
+        except click.UsageError as error:
+            words = Words.of(commands.asked)
+            _print(words.translated(error.format_message()))
+            if error.ctx is not None:
+                click.echo(f"`{error.ctx.command_path} --help` says how it is used.", err=True)
+            return 2
+        except click.ClickException as error:
+            _print(Words.of(commands.asked).translated(error.format_message()))
+            return 2
+        except (click.Abort, KeyboardInterrupt) as error:
+            was_terminated = isinstance(error.__cause__ or error, Terminated)
+            _print("ended by a signal" if was_terminated else "interrupted")
+            return 143 if was_terminated else 130
+        except Exception as error:
+            sentence = as_sentence(error)
+            if sentence is None:
+                traceback.print_exc()
+                _print(where_to_report())
+                return 1
+            _print(Words.of(commands.asked).translated(sentence))
+            return 2
+    return status if isinstance(status, int) else 0
+
+
+def _print(text: str) -> None:
+    click.echo(f"pyrovae: {text}", err=True)
+
+
+@cache
+def _files() -> dict[str, str]:
+    """The commands by name, and the modules that hold them: `fit` is in `fit.py`."""
+    stems = [file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_")]
+    return {stem.replace("_", "-"): stem for stem in stems}
+
+
+def _first_line(stem: str) -> str:
+    """The first line of a command's file, read and not imported."""
+    file = FOLDER / f"{stem}.py"
+    documentation = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return documentation.partition("\n")[0].rstrip(".")
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    import importlib.metadata
+    import platform
+
+    import pyrovae
+
+    parts = [f"pyrovae {pyrovae.__version__}", f"Python {platform.python_version()}"]
+    for package in ("torch", "pyro-ppl", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+    click.echo(", ".join(parts))
+    ctx.exit()
+
+
+@contextlib.contextmanager
+def _termination_as_exception() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, with what it has kept; only the main thread can be asked for that."""
+
+    def terminated(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(commands: Commands) -> Iterator[None]:
+    """Warnings of the package as one line in the command line's words; others as they are."""
+    package = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+
+    def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        is_of_a_library = "site-packages" in filename and not filename.startswith(package)
+        if issubclass(category, UserWarning) and not is_of_a_library:
+            _print(f"warning: {Words.of(commands.asked).translated(str(message))}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,111 @@
+"""The library's words for an argument, `latent_dim=2`, in those of the command line, `--latent-dim 2`.
+
+The package's errors name the argument that is wrong, in Python's words. A command's parameters have the same names as
+the arguments that they are handed to, so that one table, made from the command itself, translates all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import click
+
+__all__ = ["Words", "speaks_python"]
+
+VALUE = r"('[^']*'|\"[^\"]*\"|\[[^\]]*\]|\([^()]*\)|[\w.+-]+)"
+ORDERS = "lower|raise|use|leave|give|set|take|without|with|and|or|as"
+# advice that has no form on the command line, or another one; each is tried in turn, before the names are translated
+PYTHON_ADVICE = (
+    (r"load\('[\w-]+', root='[^']*', download=True\) fetches them", "--download fetches them"),
+    (r" or pyrovae\.data\.binarize\(x\)", ""),
+    (r"\bbinarise \(fit\(\.\.\., binarize=True\)\)", "draw binary items from them (--binarize)"),
+    (r"fit\(\.\.\., ([^()]*)\)", r"\1"),
+    (r" \(pair\.double\(\) of a pair\)", ""),
+    (r"; take pair\.float\(\)", ""),
+    (r" \(docs/parts\.md has one to register\)", " (docs/parts.md has one to register by --plugin)"),
+    (r"load\(path, like=([^()]*)\)", "its own Python code"),
+    (r"load\(path\) reads it", "it can be read in Python"),
+    (r"; one item is \w+\[None\]", ""),
+    (r"; \w+\.(?:reshape|movedim)\([^;]*", ""),
+    (r"resume=True", "--resume"),
+    (r"\bchannels='(first|last)'", r"--channel-axis \1"),
+)
+# what a data set's arrays are called
+ARRAYS = {"x": "DATA", "name_or_path": "DATA", "validation": "the test part of DATA", "y": "the labels"}
+PYTHON = re.compile(
+    r"\b[a-z_]+=(?=\S)|\w\(\.\.\.|\b\w+\.\w+\(|\bpyrovae\.\w|\b(?:torch|np|numpy|pyro)\.[a-z]|"
+    r"\b(?:None|True|False)\b|\blambda\b"
+)
+
+
+def speaks_python(text: str) -> str | None:
+    """The first piece of Python in a text that is meant for the command line; None where there is none."""
+    match = PYTHON.search(re.sub(r"`[^`]*`", "", text))
+    return None if match is None else match.group()
+
+
+@dataclass(frozen=True)
+class Words:
+    """The options of a command by the names of the arguments, and which of them are flags."""
+
+    options: Mapping[str, str]
+    negative: Mapping[str, str] = field(default_factory=dict)  # of a flag that is on by default
+
+    @classmethod
+    def of(cls, command: click.Command | None) -> Words:
+        """The words of a command's own parameters."""
+        options: dict[str, str] = {}
+        negative: dict[str, str] = {}
+        for parameter in [] if command is None else command.params:
+            name = str(parameter.name)
+            if isinstance(parameter, click.Option):
+                options[name] = max(parameter.opts, key=len)
+                if parameter.secondary_opts:
+                    negative[name] = parameter.secondary_opts[0]
+            else:
+                options[name] = parameter.human_readable_name
+        return cls(options, negative)
+
+    def translated(self, text: str) -> str:
+        """A message of the library in the words of the command line."""
+        for pattern, replacement in PYTHON_ADVICE:
+            text = re.sub(pattern, replacement, text)
+        names = {**ARRAYS, **self.options}
+        if not names:
+            return text
+        alternatives = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+
+        def with_value(match: re.Match[str]) -> str:
+            name, value = match[1], match[2]
+            option = names[name]
+            if value == "True":
+                return option
+            if value == "False":
+                return self.negative.get(name, f"no {option}")
+            if value == "None":
+                return f"no {option}"
+            return f"{option} {_plain(value)}"
+
+        text = re.sub(rf"(?<![\w-])({alternatives})={VALUE}", with_value, text)
+        text = re.sub(r"(--[\w-]+ [\w.]+) or '(\w+)'", r"\1 or \2", text)
+        # a name at the start, or in a word of advice, is the argument; "a likelihood" in a sentence is not
+        text = re.sub(rf"^({alternatives})\b(?!=)", lambda match: names[match[1]], text)
+        text = re.sub(
+            rf"\b({ORDERS}) ({alternatives})\b(?=[,;.:)]| (?:out|at|or|and|to)\b|$)",
+            lambda match: f"{match[1]} {names[match[2]]}" if match[2] in self.options else match[0],
+            text,
+        )
+        compound = [re.escape(name) for name in names if "_" in name]
+        if compound:
+            pattern = rf"(?<![\w-])({'|'.join(sorted(compound, key=len, reverse=True))})\b"
+            text = re.sub(pattern, lambda match: names[match[1]], text)
+        return re.sub(r"(?<![\w.])x\[([\d, ]+)\]", r"DATA[\1]", text)
+
+
+def _plain(value: str) -> str:
+    """A value as it is typed: without quotes, a list with commas."""
+    if value[0] in "'\"":
+        return value[1:-1]
+    return re.sub(r"\s+", "", value[1:-1]).rstrip(",") if value[0] in "[(" else value

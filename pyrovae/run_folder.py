@@ -1,0 +1,348 @@
+"""A run folder: what `pyrovae fit --out RUN` leaves, and all that is needed to repeat the run or to read it.
+
+A run folder holds
+
+- `run.json`: what the run was. "status" is "unfinished" while it trains and where it was interrupted, "diverged" where
+  the loss did not stay finite, and "complete", which is written last of all;
+- `model/`: the fitted pair, as `pyrovae.save` writes it;
+- `history.nc`: the curves of the fit;
+- `checkpoint/`: the state after each of the last epochs, of a method that keeps checkpoints.
+
+A folder whose status is not "complete", or whose model and history are not those that `run.json` was written with, is
+refused by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyrovae
+from pyrovae import checks, ranks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pyrovae.data import Dataset
+    from pyrovae.inference.history import History
+
+__all__ = [
+    "Run",
+    "RunError",
+    "begin_run",
+    "data_record",
+    "diverge_run",
+    "finish_run",
+    "last_epoch",
+    "load_recorded",
+    "read_manifest",
+    "read_run",
+    "versions",
+]
+
+FORMAT = "pyrovae run"
+FORMAT_VERSION = 1
+MANIFEST = "run.json"
+MODEL = "model"
+HISTORY = "history.nc"
+CHECKPOINT = "checkpoint"
+STATUSES = ("unfinished", "diverged", "complete")
+LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
+
+
+class RunError(ValueError):
+    """A folder that holds no complete run, or a data set that is not the one that a run was fitted on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run of `pyrovae fit`, as `read_run` gives it.
+
+    Attributes:
+        path: the run folder.
+        manifest: what `run.json` says: "command", the arguments that the command was given; "seed"; "versions"; "data",
+            the source with its digest, the shape of an item and the numbers of items; "model", the builder's name and
+            its arguments; "fit", `History.config`.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    def pair(self) -> nn.Module:
+        """The fitted pair, on the CPU."""
+        pair: nn.Module = pyrovae.load(self.path / MODEL)
+        return pair
+
+    def history(self) -> History | None:
+        """The history of the fit, as the run wrote it; None where it has none."""
+        import xarray as xr
+
+        file = self.path / HISTORY
+        if not file.is_file():
+            return None
+        with xr.open_dataset(file, engine="h5netcdf") as opened:
+            epochs = opened.load()
+        config = json.loads(epochs.attrs.pop("config", "{}"))
+        return pyrovae.History(epochs, config)
+
+    def data(self, source: str | os.PathLike[str] | None = None) -> Dataset:
+        """The data set that the run was fitted on, whose digest must be the recorded one.
+
+        With `source`, another data set, read in the same way: bytes divided by 255 or not, channels first or last.
+        Raises RunError where the recorded data set has changed, and FileNotFoundError where it is gone.
+        """
+        data = load_recorded(self.manifest["data"], source)
+        if source is None:
+            require_same_data(self.manifest["data"], data, self.path)
+        elif tuple(data.event_shape) != tuple(self.manifest["data"]["event_shape"]):
+            raise RunError(
+                f"{self.path} was fitted on items of shape {tuple(self.manifest['data']['event_shape'])}, and those of "
+                f"{source} have shape {tuple(data.event_shape)}"
+            )
+        return data
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read the run folder `path`, as `pyrovae fit --out path` has left it.
+
+    Raises FileNotFoundError where there is no such folder, and RunError, with what to do, where the folder holds no
+    complete run: where the run is unfinished or diverged, was written by a later version, or where a file is missing,
+    damaged or exchanged.
+
+    >>> from pyrovae.run_folder import read_run
+    >>> read_run("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: nowhere does not exist: name a folder that `pyrovae fit --out` has written
+    """
+    folder = checks.path("path", path)
+    manifest = read_manifest(folder)
+    status = manifest["status"]
+    if status == "unfinished":
+        epoch = last_epoch(folder)
+        done = "before its first epoch was done" if epoch is None else f"after epoch {epoch + 1}"
+        raise RunError(
+            f"{folder} holds a run that is unfinished, stopped {done}: `pyrovae fit --resume --out {folder}` goes on "
+            "with it"
+        )
+    if status == "diverged":
+        epoch = last_epoch(folder)
+        state = folder / CHECKPOINT / f"epoch-{epoch or 0:06d}"
+        kept = "" if epoch is None else f". Its last finite epoch is a saved state in {state}"
+        raise RunError(
+            f"{folder} holds a run that diverged ({manifest.get('error', 'no reason is given')}): fit again into "
+            f"another folder, with a lower learning rate{kept}"
+        )
+    for name, digest in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise RunError(f"{folder} is not whole: {name} is missing; copy the folder again, or fit again")
+        if _digest(file) != digest:
+            raise RunError(
+                f"{file} is not the file that the run wrote (another SHA-256): copy the folder again, or fit again"
+            )
+    return Run(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `run.json` of a folder says, whatever its status is; RunError where it is no run folder."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist: name a folder that `pyrovae fit --out` has written")
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file: name a folder that `pyrovae fit --out` has written")
+    file = folder / MANIFEST
+    if not file.is_file():
+        if (folder / MODEL / "manifest.json").is_file():
+            raise RunError(
+                f"{folder} has a saved model and no {MANIFEST}, as runs of earlier versions are: fit again, or go on "
+                f"with it by `pyrovae fit ... --resume --out {folder}` and the arguments that it had"
+            )
+        raise RunError(f"{folder} is no run folder: it has no {MANIFEST}, which `pyrovae fit --out` writes")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise RunError(f"{file} is damaged: it is no JSON; copy the folder again, or fit again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RunError(f"{file} was not written by `pyrovae fit`")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise RunError(
+            f"{file} has format version {manifest.get('format_version')}, and this version of pyrovae reads "
+            f"{FORMAT_VERSION}: read it with the pyrovae {_version_of(manifest)} that wrote it"
+        )
+    if manifest.get("sha256") != _own_digest(manifest) or manifest.get("status") not in STATUSES:
+        raise RunError(f"{file} is damaged or was changed: its SHA-256 is not the one that it states; fit again")
+    return manifest
+
+
+def begin_run(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `run.json` of a run that begins or goes on; its status is "unfinished"."""
+    _write_manifest(folder, {**manifest, "status": "unfinished", "files": {}})
+
+
+def finish_run(folder: Path, pair: Any, history: History, **more: Any) -> None:
+    """Write the fitted pair and the history, and then that the run is complete; `more` goes into `run.json`.
+
+    Inside `pyrovae.distributed()` all processes call it, and the first one writes.
+    """
+    pyrovae.save(folder / MODEL, pair)
+    if not ranks.current().is_first:
+        return
+    write_history(folder / HISTORY, history)
+    manifest = _plain({**read_manifest(folder), "fit": history.config, **more})
+    names = (f"{MODEL}/manifest.json", HISTORY)
+    manifest |= {"status": "complete", "files": {name: _digest(folder / name) for name in names}}
+    _write_manifest(folder, manifest)
+
+
+def diverge_run(folder: Path, error: str) -> None:
+    """Write that the run diverged, and why."""
+    _write_manifest(folder, {**read_manifest(folder), "status": "diverged", "error": error})
+
+
+def last_epoch(folder: Path) -> int | None:
+    """The number of the last epoch, from 0, whose state lies in the run's checkpoint; None where there is none."""
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.is_dir():
+        return None
+    epochs = [path.name.removeprefix("epoch-") for path in checkpoint.glob("epoch-*") if path.is_dir()]
+    return max((int(number) for number in epochs if number.isdigit()), default=None)
+
+
+def data_record(
+    data: Dataset,
+    digests: Mapping[str, str],
+    source: str,
+    *,
+    root: str | None = None,
+    labels: str | None = None,
+    channels: str | None = None,
+    scale: bool = True,
+) -> dict[str, Any]:
+    """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts."""
+    is_path = Path(source).exists() and source not in _names()
+    return {
+        "source": source,
+        "path": str(Path(source).expanduser().resolve()) if is_path else None,
+        "root": None if root is None else str(Path(root).expanduser().resolve()),
+        "labels": None if labels is None else str(Path(labels).expanduser().resolve()),
+        "channels": channels,
+        "scale": scale,
+        "name": data.name,
+        "event_shape": list(data.event_shape),
+        "train_items": len(data.train),
+        "test_items": len(data.test),
+        "divided": data.divided,
+        "sha256": dict(digests),
+    }
+
+
+def load_recorded(record: Mapping[str, Any], source: str | os.PathLike[str] | None = None) -> Dataset:
+    """Load the data set of a record, or another `source` in the same way."""
+    as_recorded = record["path"] or record["source"]
+    path: Any = as_recorded if source is None else source
+    if source is None and record["path"] is not None and not Path(as_recorded).exists():
+        raise FileNotFoundError(
+            f"the data set that the run was fitted on is not there any more: {as_recorded}; put it back, or name where "
+            "it lies now"
+        )
+    options = {"root": record["root"], "channels": record["channels"], "scale": record["scale"]}
+    if source is None:
+        options["labels"] = record["labels"]
+    return pyrovae.data.load(path, **options)
+
+
+def require_same_data(record: Mapping[str, Any], data: Dataset, folder: Path) -> None:
+    """Refuse a data set whose digests are not the recorded ones."""
+    from pyrovae.data.summary import summarize
+
+    for part, words in (("train", "training"), ("test", "test")):
+        digest = summarize(getattr(data, part)).sha256
+        recorded = record["sha256"].get(part)
+        if digest != recorded:
+            raise RunError(
+                f"the {words} items of {record['path'] or record['source']} are not those that {folder} was fitted on: "
+                f"their SHA-256 is {digest[:16]}..., and {MANIFEST} says {str(recorded)[:16]}..."
+            )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, pyrovae and the libraries that a run depends on."""
+    found = {"python": platform.python_version(), "pyrovae": pyrovae.__version__}
+    for name, package in LIBRARIES.items():
+        try:
+            found[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = str(getattr(sys.modules.get(name), "__version__", "unknown"))
+    return found
+
+
+def write_history(file: Path, history: History) -> None:
+    """Write a history as NetCDF, with its configuration as an attribute; the file is whole or is not there."""
+    partial = file.with_name(f".{file.name}-new-{os.getpid()}")
+    config = json.dumps(_plain(history.config))
+    try:
+        history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
+        os.replace(partial, file)
+    except OSError:
+        raise
+    except Exception as error:  # HDF5 says in other words that the disk is full
+        if shutil.disk_usage(file.parent).free < 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    whole = _plain({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
+    content = json.dumps({**whole, "sha256": _own_digest(whole)}, indent=1).encode()
+    file = folder / MANIFEST
+    partial = folder / f".{MANIFEST}-new-{os.getpid()}"
+    try:
+        with partial.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())  # on the disk before it has its name
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back; what JSON does not hold in words."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _names() -> tuple[str, ...]:
+    from pyrovae.data.named import MNIST_FAMILY
+
+    return ("digits", *MNIST_FAMILY)
+
+
+def _version_of(manifest: Mapping[str, Any]) -> str:
+    known = manifest.get("versions")
+    return str(known.get("pyrovae", "")) if isinstance(known, Mapping) else ""
