@@ -30,6 +30,14 @@ PYTHON_ADVICE = (
     (r"; one item is \w+\[None\]", ""),
     (r"; \w+\.(?:reshape|movedim)\([^;]*", ""),
     (r"resume=True", "--resume"),
+    (
+        r" Fit one on them and state a likelihood, as pyrovae\.as_density does, or compare reconstructions instead",
+        " What it makes of an item can be judged (`--estimator reconstruction`)",
+    ),
+    (
+        r"log_prob\(x\) is its log predictive density, to_arviz\(pair, x\) its log-likelihood at each",
+        "`--estimator log_prob` is its log predictive density, and `pyrovae export` writes its log-likelihood at each",
+    ),
     (r"\bchannels='(first|last)'", r"--channel-axis \1"),
 )
 # what a data set's arrays are called

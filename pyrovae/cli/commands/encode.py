@@ -1,0 +1,101 @@
+"""Codes of items; of a mixture and a classifier, their probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyrovae.cli.options import Command
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading import (
+    binarize_option,
+    data_options,
+    device_option,
+    json_option,
+    out_options,
+    run_argument,
+)
+
+__all__ = ["command"]
+
+
+@click.command("encode", cls=Command, short_help="Codes of items; probabilities of a mixture or a classifier.")
+@run_argument
+@data_options(count="all")
+@binarize_option("no")
+@device_option
+@plugin_option
+@json_option
+@out_options(".csv", ".npy", ".npz", ".nc", ".png", what="them")
+def command(
+    run: str,
+    data: str | None,
+    labels: str | None,
+    part: str | None,
+    num_items: int | str,
+    binarize: str,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Any,
+    force: bool,
+) -> None:
+    """What the fitted model in RUN makes of each item.
+
+    The code of each item, which is the mean of q(z | x), of a VAE or an autoencoder; p(component | x) of a mixture;
+    p(label | x) of a classifier. A .csv has a row for each item, with its number and its label where it has one; a .png
+    shows codes in the plane.
+
+    \b
+    Examples:
+      pyrovae encode run -o codes.csv
+      pyrovae encode run --data more.npy -o codes.npy
+      pyrovae encode run -o codes.png
+    """
+    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.reading import open_run
+    from pyrovae.labelled import labelled
+
+    opened = open_run(run, device=device)
+    items = opened.source(data, labels=labels, part=part).items(num_items, binarize)
+    name, what, dim, names, values = _encoded(opened, items.x)
+    if out is not None and out.suffix.lower() == ".png" and (name != "latent" or values.shape[1] < 2):
+        raise click.UsageError(f"-o {out}: a picture is of codes of two dimensions or more; name a .csv or .npy file")
+    variables: dict[str, Any] = {}
+    if items.labels is not None:
+        variables["label"] = (items.labels, "label", "1", "item")
+    variables[name] = (values, what, "1", "item", dim)
+    coords: dict[str, Any] = {"item": items.numbers}
+    if names is not None:
+        coords[dim] = names
+    attributes = {"run": str(opened.path), "pair": type(opened.pair).__name__, **items.protocol}
+
+    def figure() -> Any:
+        from pyrovae import plotting
+
+        return plotting.latent_scatter(values, items.labels).figure
+
+    result = Result(labelled(variables, coords, attributes), main=name, figure=figure)
+    line = f"{what} of {items}, shape {values.shape}"
+    settings = {"part": items.part, "num_items": len(items.numbers)}
+    emit(result, line, command="encode", out=out, force=force, as_json=as_json, settings=settings)
+
+
+def _encoded(opened: Any, x: Any) -> tuple[str, str, str, Any, Any]:
+    """Name, description, dimension, the names along it (or None), and the numbers, (N, D)."""
+    import torch
+
+    import pyrovae
+    from pyrovae.models.pair import takes_labels
+
+    pair = opened.pair
+    with torch.no_grad():
+        if takes_labels(pair):
+            log_proba = pair.predict_log_proba(x)
+            return "probability", "p(label | x)", "class", pair.names, log_proba.exp().cpu().numpy()
+        if hasattr(pair, "responsibilities"):
+            return "component", "p(component | x)", "component_", None, pair.responsibilities(x).cpu().numpy()
+        if not hasattr(pair, "encode"):
+            raise click.UsageError(f"{opened.path} ({type(pair).__name__}) has no codes to be read off")
+        return "latent", "codes", "latent_dim", None, pyrovae.encoded(pair, x).numpy()

@@ -1,0 +1,146 @@
+"""How good fitted models are: estimates of log p(x) and other figures of held-out items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyrovae.cli.estimators import ESTIMATORS, OPTIONS, estimator_options
+from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading import (
+    binarize_option,
+    data_options,
+    device_option,
+    json_option,
+    out_options,
+    runs_argument,
+    seed_option,
+)
+
+if TYPE_CHECKING:
+    from pyrovae.cli.outputs import Result
+
+__all__ = ["command"]
+
+MOST_ITEMS = 1000
+SMALL = ", ".join(name for name, each in ESTIMATORS.items() if each.most_items is not None)
+
+
+@click.command("evaluate", cls=Command, short_help="How good fitted models are.")
+@runs_argument()
+@click.option(
+    "-e",
+    "--estimator",
+    "estimators",
+    type=OneOf(list(ESTIMATORS)),
+    multiple=True,
+    metavar="NAME",
+    cls=Option,
+    section="Estimators",
+    help=f"{', '.join(ESTIMATORS)}; may be given several times (default: elbo and iwae; exact where there is a closed "
+    "form; reconstruction of an autoencoder; scores of a classifier; log_prob of a Bayesian mixture).",
+)
+@data_options(count=None, shown=f"{MOST_ITEMS}; 100 for {SMALL}")
+@binarize_option("mixed")
+@estimator_options(*OPTIONS)
+@seed_option("the draws")
+@device_option
+@plugin_option
+@json_option
+@out_options(".csv", ".npz", ".nc", required=False, what="the values of each item")
+def command(
+    runs: tuple[str, ...],
+    estimators: tuple[str, ...],
+    data: str | None,
+    labels: str | None,
+    part: str | None,
+    num_items: int | str | None,
+    binarize: str | None,
+    seed: int,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Any,
+    force: bool,
+    **options: Any,
+) -> None:
+    """How good the fitted models in RUN... are, on items that they were not fitted on.
+
+    Estimates of log p(x) are in nats per item, with the standard error that their draws leave; whether they are bounds
+    is said by their names: elbo, iwae and ais are lower bounds, exact and quadrature are log p(x) itself.
+
+    \b
+    Examples:
+      pyrovae evaluate run
+      pyrovae evaluate run -e iwae --num-particles 5000 --num-items all
+      pyrovae evaluate run -e gaps -e calibrate
+      pyrovae evaluate run --data more.npy -o values.csv
+      pyrovae evaluate run --json > run.json
+    """
+    from pyrovae.cli.estimators import defaults_of, evaluated, require_taken
+    from pyrovae.cli.outputs import json_text, write
+    from pyrovae.cli.reading import names_of, open_run
+
+    opened = [open_run(run, device=device) for run in runs]
+    asked = [list(dict.fromkeys(estimators)) or defaults_of(one) for one in opened]
+    require_taken(options, [name for names in asked for name in names])
+    if out is not None and not any(ESTIMATORS[name].is_pointwise for names in asked for name in names):
+        raise click.UsageError("-o writes values of each item, and none of these estimators has such")
+    records = []
+    tables = []
+    for name_of_run, one, names in zip(names_of(opened), opened, asked, strict=True):
+        source = one.source(data, labels=labels, part=part)
+        evaluations: list[Any] = []
+        for name in names:
+            estimator = ESTIMATORS[name]
+            count = num_items or estimator.most_items or MOST_ITEMS
+            how = binarize or ("no" if estimator.takes_grey else "auto")
+            items = source.items(count, how)
+            if not as_json and not evaluations:
+                click.echo(f"{name_of_run}  {type(one.pair).__name__}, {items.of_words}")
+            evaluation = evaluated(name, one, items, options, seed=seed)
+            evaluations.append((evaluation, items))
+            if not as_json:
+                click.echo("\n".join(f"  {line}" for line in evaluation.lines))
+        results = [{**each.record, "protocol": items.protocol} for each, items in evaluations]
+        records.append({"run": str(one.path), "pair": type(one.pair).__name__, "results": results})
+        tables.append(evaluations)
+    if out is not None:
+        write(_pointwise(names_of(opened), tables), out, force=force)
+    if as_json:
+        import pyrovae
+
+        settings = {"seed": seed, **{name: value for name, value in options.items() if value is not None}}
+        record = {"command": "evaluate", "pyrovae": pyrovae.__version__, "settings": settings, "runs": records}
+        click.echo(json_text(record))
+
+
+def _pointwise(names: list[str], tables: list[Any]) -> Result:
+    """The values of all items, runs and estimators in one data set; NaN where an estimator took fewer items."""
+    import xarray as xr
+
+    from pyrovae.cli.outputs import Result
+
+    of_runs = []
+    for evaluations in tables:
+        parts = []
+        for evaluation, items in evaluations:
+            pointwise = evaluation.pointwise
+            if pointwise is None:
+                continue
+            first = [name for name in ("value", "se") if name in pointwise]
+            ordered = pointwise[[*first, *(name for name in pointwise.data_vars if name not in first)]]
+            renamed = {name: _column(evaluation.name, str(name)) for name in ordered.data_vars}
+            parts.append(ordered.rename(renamed).assign_coords(item=items.numbers))
+        of_runs.append(xr.merge(parts, join="outer", compat="override", combine_attrs="drop"))
+    if len(of_runs) == 1:
+        whole = of_runs[0]
+    else:
+        whole = xr.concat(of_runs, xr.Variable("run", names), join="outer", combine_attrs="drop")
+    return Result(whole, main=str(next(iter(whole.data_vars))))
+
+
+def _column(estimator: str, variable: str) -> str:
+    return estimator if variable == "value" else f"{estimator}_{variable}"

@@ -1,0 +1,252 @@
+"""Missing entries of items, filled in by a fitted model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyrovae.cli.options import Command, Option
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading import (
+    Number,
+    binarize_option,
+    data_options,
+    device_option,
+    json_option,
+    number_option,
+    out_options,
+    run_argument,
+    seed_option,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["command"]
+
+GROUP = 256  # items that are imputed together
+MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, which no grey value has
+
+
+@click.command("impute", cls=Command, short_help="Missing entries of items, filled in.")
+@run_argument
+@data_options(count="all", missing=True)
+@click.option(
+    "--mask",
+    metavar="FILE.npy",
+    cls=Option,
+    section="Items",
+    help="An array of the items' shape, or of one item's, that is true where an entry is missing: for items that hold "
+    "no NaN, as images do not.",
+)
+@binarize_option("no")
+@number_option("--num-draws", Number(1, whole=True), 100, "Draws of p(missing | seen) for each item.")
+@number_option(
+    "--num-steps", Number(1, whole=True), 100, "Steps of the Markov chain behind each draw; a mixture needs none."
+)
+@click.option(
+    "--draws",
+    is_flag=True,
+    cls=Option,
+    section="Output",
+    help="Write every draw and not their mean: shape (draws, items, ...).",
+)
+@number_option(
+    "--interval",
+    Number(0, 1, is_open=True),
+    None,
+    "Also write the ends between which this share of the draws lies: .npz, .csv and .nc.",
+    section="Output",
+)
+@seed_option("the draws")
+@device_option
+@plugin_option
+@json_option
+@out_options(".npy", ".npz", ".csv", ".png", ".nc", "/", what="the filled items")
+def command(
+    run: str,
+    data: str | None,
+    labels: str | None,
+    part: str | None,
+    num_items: int | str,
+    mask: str | None,
+    binarize: str,
+    num_draws: int,
+    num_steps: int,
+    draws: bool,
+    interval: float | None,
+    seed: int,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Any,
+    force: bool,
+) -> None:
+    """Fill in what is missing of items, given what is seen of them, by the fitted model in RUN.
+
+    An entry is missing where it is NaN, or where --mask is true. Each becomes the mean of draws of p(missing | seen);
+    of a mixture, the mean itself. What was seen comes back as it is. --draws keeps the draws, whose spread says how
+    sure the model is, and --interval states it.
+
+    \b
+    Examples:
+      pyrovae impute run --data holes.npy -o filled.npy
+      pyrovae impute run --data holes.npy --interval 0.9 -o filled.npz
+      pyrovae impute run --mask lower-half.npy --num-items 16 -o filled.png
+    """
+    import numpy as np
+
+    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.pictures import require_picture
+    from pyrovae.cli.reading import open_run
+    from pyrovae.labelled import labelled
+
+    opened = open_run(run, device=device)
+    pair: Any = opened.pair
+    ending = None if out is None else out.suffix.lower()
+    require_picture(out, tuple(pair.event_shape))
+    if interval is not None and ending not in (None, ".npz", ".csv", ".nc"):
+        raise click.UsageError("--interval needs more than one array: name a .npz, .csv or .nc file by -o")
+    if draws and ending in (".png", ""):
+        raise click.UsageError("--draws are no picture: name a .npy, .npz, .csv or .nc file by -o")
+    items = opened.source(data, labels=labels, part=part, missing=True).items(num_items, binarize, exactly=True)
+    x = _with_missing(items, mask)
+    absent = np.isnan(x.numpy())
+    if not absent.any():
+        raise click.UsageError(
+            f"nothing is missing of the {items}: an entry is missing where it is NaN, or where --mask is true"
+        )
+    filled = _filled(opened, x, absent, num_draws, num_steps, interval, draws, seed)
+    dims = [f"event_{i}" for i in range(x.ndim - 1)]
+    variables: dict[str, Any] = {}
+    if items.labels is not None:
+        variables["label"] = (items.labels, "label", "1", "item")
+    variables["x"] = (filled["mean"], "item, missing entries by the mean of p(missing | seen)", "1", "item", *dims)
+    if interval is not None:
+        for name in ("lower", "upper"):
+            words = f"{name} end of the {100 * interval:g} % interval of the draws"
+            variables[name] = (filled[name], words, "1", "item", *dims)
+    if draws:
+        variables["draws"] = (filled["draws"], "item, missing entries drawn", "1", "draw", "item", *dims)
+    if ending in (None, ".npz", ".nc"):
+        variables["missing"] = (absent.astype(np.int8), "1 where the entry was missing", "1", "item", *dims)
+    settings: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "seed": seed}
+    if interval is not None:
+        settings["interval"] = interval
+    attributes = {"run": str(opened.path), "pair": type(pair).__name__, **settings, **items.protocol}
+    coords: dict[str, Any] = {"item": items.numbers}
+    if draws:
+        coords["draw"] = np.arange(num_draws)
+        if ending == ".csv":
+            del variables["x"]
+    result = Result(
+        labelled(variables, coords, attributes),
+        main="draws" if draws else "x",
+        figure=lambda: _picture(x.numpy(), absent, filled["mean"]),
+    )
+    line = f"{int(absent.sum()):,} missing entries of {items}, {num_draws} draws each, seed {seed}"
+    emit(result, line, command="impute", out=out, force=force, as_json=as_json, settings=settings)
+
+
+def _with_missing(items: Any, mask: str | None) -> torch.Tensor:
+    """The items as floats, NaN where an entry is missing."""
+    import numpy as np
+    import torch
+
+    x: torch.Tensor = items.x if items.x.dtype.is_floating_point else items.x.float()
+    if mask is None:
+        return x
+    try:
+        where = np.load(mask, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise click.UsageError(f"--mask {mask} cannot be read as a .npy file: {error}") from error
+    if not isinstance(where, np.ndarray) or where.dtype.kind not in "bui" or not np.isin(where, (0, 1)).all():
+        raise click.UsageError(f"--mask {mask} must hold true and false, or 1 and 0")
+    event = tuple(x.shape[1:])
+    if where.shape == event[1:] and event[:1] == (1,):
+        where = where[None]
+    if where.shape[1:] == event and len(where) == items.count:
+        where = where[items.numbers]
+    elif where.shape != event:
+        raise click.UsageError(
+            f"--mask {mask} has shape {where.shape}, and must have that of an item, {event}, or of all items, "
+            f"{(items.count, *event)}"
+        )
+    return torch.where(torch.from_numpy(np.broadcast_to(where.astype(bool), x.shape).copy()), torch.nan, x)
+
+
+def _filled(
+    opened: Any,
+    x: torch.Tensor,
+    absent: np.ndarray,
+    num_draws: int,
+    num_steps: int,
+    interval: float | None,
+    keep: bool,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The mean, the ends of the interval and the draws themselves, as far as they are asked for."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from pyrovae.seeding import stream
+
+    parts: dict[str, list[np.ndarray]] = {}
+    bar = tqdm(total=len(x), desc="impute", unit="item", disable=None if len(x) > GROUP else True)
+    with bar:
+        for start in range(0, len(x), GROUP):
+            rows = x[start : start + GROUP]
+            of_group = seed if start == 0 else stream(seed, "group", start)
+            mean, draws = _imputed(opened, rows, num_draws, num_steps, of_group, keep or interval is not None)
+            columns = {"mean": mean}
+            if interval is not None:
+                ends = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
+                columns |= {"lower": ends[0], "upper": ends[1]}
+            if keep:
+                columns["draws"] = draws
+            for name, values in columns.items():
+                # what was seen comes back in all of its digits
+                seen = rows.numpy()
+                part = np.where(np.isnan(seen), values, seen).astype(seen.dtype)
+                parts.setdefault(name, []).append(part)
+            bar.update(len(rows))
+    return {name: np.concatenate(values, axis=1 if name == "draws" else 0) for name, values in parts.items()}
+
+
+def _imputed(opened: Any, x: torch.Tensor, num_draws: int, num_steps: int, seed: int, with_draws: bool) -> Any:
+    """The mean of p(missing | seen), and draws of it, (num_draws, N, *event_shape)."""
+    import torch
+
+    from pyrovae.seeding import forked, stream
+
+    pair = opened.pair
+    if hasattr(pair, "impute"):
+        draws = pair.impute(x, num_draws=num_draws, num_steps=num_steps, seed=seed)
+        return draws.mean(0).cpu().numpy(), draws.cpu().numpy()
+    if not hasattr(pair, "conditional"):
+        raise click.UsageError(
+            f"{opened.path} ({type(pair).__name__}) gives no p(missing | seen): fit a VAE or a mixture"
+        )
+    with torch.no_grad():
+        given = pair.conditional(x)
+        draws = None
+        if with_draws:
+            with forked(stream(seed, "impute")):
+                draws = given.sample((num_draws,)).cpu().numpy()
+        return given.mean.cpu().numpy(), draws
+
+
+def _picture(x: np.ndarray, absent: np.ndarray, filled: np.ndarray) -> Any:
+    """What was given, with missing entries in a colour, above what they were filled with."""
+    import numpy as np
+
+    from pyrovae.cli.pictures import rows
+
+    given = np.where(absent, 0.0, x)
+    if given.shape[1] == 1:
+        given, filled = (np.repeat(images, 3, axis=1) for images in (given, filled))
+    hole = absent.any(axis=1, keepdims=True)
+    given = np.where(hole, np.reshape(MISSING, (1, 3, 1, 1)), given)
+    return rows({"given": given, "filled": filled})

@@ -1,0 +1,85 @@
+"""Items as a fitted model gives them back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyrovae.cli.options import Command
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading import (
+    binarize_option,
+    data_options,
+    device_option,
+    json_option,
+    out_options,
+    run_argument,
+)
+
+__all__ = ["command"]
+
+
+@click.command("reconstruct", cls=Command, short_help="Items as a fitted model gives them back.")
+@run_argument
+@data_options(count=None, shown="16 for a picture, else all")
+@binarize_option("no")
+@device_option
+@plugin_option
+@json_option
+@out_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
+def command(
+    run: str,
+    data: str | None,
+    labels: str | None,
+    part: str | None,
+    num_items: int | str | None,
+    binarize: str,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Any,
+    force: bool,
+) -> None:
+    """Encode items with the fitted model in RUN, and decode their codes.
+
+    A .png has the items in rows and their reconstructions below; a .npz or .nc file has both; a .npy or .csv file and
+    a folder have the reconstructions.
+
+    \b
+    Examples:
+      pyrovae reconstruct run -o reconstructions.png
+      pyrovae reconstruct run --num-items 32 -o reconstructions.png
+      pyrovae reconstruct run --data more.npy -o reconstructions.npy
+    """
+    import pyrovae
+    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.pictures import require_picture, rows
+    from pyrovae.cli.reading import open_run
+    from pyrovae.labelled import labelled
+
+    opened = open_run(run, device=device)
+    pair: Any = opened.pair
+    if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
+        raise click.UsageError(f"{opened.path} ({type(pair).__name__}) has no codes that could be decoded")
+    require_picture(out, tuple(pair.event_shape))
+    is_picture = out is not None and out.suffix.lower() == ".png"
+    items = opened.source(data, labels=labels, part=part).items(num_items or (16 if is_picture else "all"), binarize)
+    values = pyrovae.decoded(pair, pyrovae.encoded(pair, items.x)).numpy()
+    x = items.x.cpu().numpy()
+    dims = [f"event_{i}" for i in range(values.ndim - 1)]
+    variables: dict[str, Any] = {}
+    if items.labels is not None:
+        variables["label"] = (items.labels, "label", "1", "item")
+    variables["reconstruction"] = (values, "mean of p(x | z) at the code of the item", "1", "item", *dims)
+    if out is None or out.suffix.lower() in (".npz", ".nc"):
+        variables["x"] = (x, "item", "1", "item", *dims)
+    attributes = {"run": str(opened.path), "pair": type(pair).__name__, **items.protocol}
+    result = Result(
+        labelled(variables, {"item": items.numbers}, attributes),
+        main="reconstruction",
+        figure=lambda: rows({"items": x, "reconstructed": values}),
+    )
+    settings = {"part": items.part, "num_items": len(items.numbers)}
+    line = f"reconstructions of {items}, shape {values.shape}"
+    emit(result, line, command="reconstruct", out=out, force=force, as_json=as_json, settings=settings)

@@ -1,0 +1,519 @@
+"""What the commands that take a run folder share: their options, and the pair and the items that these name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pyrovae.cli.options import DATA_SETS, DataName, OneOf, Option, RunFolder
+from pyrovae.cli.outputs import FORMATS, require_target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from pyrovae.data import Dataset, Split
+
+__all__ = [
+    "ALL",
+    "Count",
+    "Items",
+    "Number",
+    "Opened",
+    "Source",
+    "binarize_option",
+    "data_options",
+    "device_option",
+    "json_option",
+    "names_of",
+    "number_option",
+    "open_run",
+    "out_options",
+    "part_items",
+    "require_alike",
+    "run_argument",
+    "runs_argument",
+    "seed_option",
+    "takes_binary",
+    "together",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+SEEDS = 2**63 - 1  # the largest
+ALL = "all"
+
+
+class Count(click.ParamType):
+    """A number of items, or "all"."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == ALL or isinstance(value, int):
+            return value
+        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
+            raise click.UsageError(f"--num-items must be a whole number from 1 on, or all, got {value!r}", ctx)
+        return int(value)
+
+
+class Number(click.ParamType):
+    """A number between two ends, which it may not be itself where they are `open`; `whole` numbers alone, or any."""
+
+    name = "number"
+
+    def __init__(
+        self, least: float | None = None, most: float | None = None, *, whole: bool = False, is_open: bool = False
+    ) -> None:
+        self.least, self.most, self.whole, self.is_open = least, most, whole, is_open
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = int(value) if self.whole else float(value)
+        except ValueError:
+            number = math.nan
+        below = self.least is not None and (number <= self.least if self.is_open else number < self.least)
+        above = self.most is not None and (number >= self.most if self.is_open else number > self.most)
+        if math.isnan(number) or below or above:
+            name = "the number" if param is None else max(param.opts, key=len)
+            raise click.UsageError(f"{name} must be {self.in_words()}, got {value!r}", ctx)
+        return number
+
+    def in_words(self) -> str:
+        """Which numbers these are."""
+        kind = "a whole number" if self.whole else "a number"
+        if self.least is None:
+            return kind
+        if self.most is None or self.most >= SEEDS:
+            return f"{kind} {'over' if self.is_open else 'from'} {self.least:g}{'' if self.is_open else ' on'}"
+        return f"{kind} between {self.least:g} and {self.most:g}"
+
+
+# options, in the same words everywhere ------------------------------------------------------------
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Several decorators as one; the first is the first in the help."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def run_argument(function: Function) -> Function:
+    """One folder, RUN."""
+    return click.argument("run", metavar="RUN", type=RunFolder())(function)
+
+
+def runs_argument(*, least: int = 1) -> Callable[[Function], Function]:
+    """One folder or more, RUN..."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) < least:
+            raise click.UsageError(f"at least {least} run folders are needed, got {len(value)}", ctx)
+        return value
+
+    return click.argument("runs", metavar="RUN...", type=RunFolder(), nargs=-1, required=True, callback=check)
+
+
+def data_options(
+    *, count: int | str | None, shown: str | None = None, missing: bool = False
+) -> Callable[[Function], Function]:
+    """Which items: --data, --labels, --part and --num-items, `count` of them; `shown` says what None stands for."""
+    words = "; NaN is an entry that is missing" if missing else ""
+    return together(
+        click.option(
+            "--data",
+            metavar="DATA",
+            type=DataName(),
+            cls=Option,
+            section="Items",
+            help=f"Other items than those of the fit, from anything that `pyrovae fit` takes{words}.",
+        ),
+        click.option(
+            "--labels",
+            metavar="FILE.npy",
+            cls=Option,
+            section="Items",
+            help="Labels of the items in --data, a file that has none.",
+        ),
+        click.option(
+            "--part",
+            metavar="test|train|all",
+            type=OneOf(["test", "train", ALL]),
+            cls=Option,
+            section="Items",
+            help="The part of the data (default: test; all of a --data file without a test part).",
+        ),
+        click.option(
+            "--num-items",
+            type=Count(),
+            default=count,
+            metavar="N",
+            cls=Option,
+            section="Items",
+            help="How many items of the part, or all: a random choice that is always the same, in their order "
+            f"(default: {shown if count is None else count}).",
+        ),
+    )
+
+
+def binarize_option(default: str) -> Callable[[Function], Function]:
+    """--binarize: "auto", "no" or how; `default` is one of the first two."""
+    words = {
+        "auto": "sample where the likelihood takes nothing but 0 and 1",
+        "no": "no",
+        "mixed": "sample where the likelihood takes nothing but 0 and 1; no for reconstruction and code_space",
+    }
+    return click.option(
+        "--binarize",
+        metavar="sample|threshold|no",
+        type=OneOf(["sample", "threshold", "no"]),
+        default="no" if default == "no" else None,
+        cls=Option,
+        section="Items",
+        help=f"Make grey values 0 or 1, by a draw of seed 0 or as at least 0.5 (default: {words[default]}).",
+    )
+
+
+def seed_option(what: str) -> Callable[[Function], Function]:
+    """--seed, of `what`."""
+    return click.option(
+        "--seed",
+        type=Number(0, SEEDS, whole=True),
+        default=0,
+        metavar="N",
+        cls=Option,
+        section="Options",
+        help=f"Of {what} (default: 0).",
+    )
+
+
+def device_option(function: Function) -> Function:
+    """--device."""
+    return click.option(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        cls=Option,
+        section="Options",
+        help="auto is a CUDA device where there is one (default: auto).",
+    )(function)
+
+
+def number_option(
+    name: str, kind: Number, default: Any, words: str, *, section: str = "Options"
+) -> Callable[[Function], Function]:
+    """An option that is a number, with its default in the help."""
+    return click.option(
+        name,
+        type=kind,
+        default=default,
+        metavar="N" if kind.whole else "X",
+        cls=Option,
+        section=section,
+        help=words if default is None else f"{words.rstrip('.')} (default: {default}).",
+    )
+
+
+def out_options(*endings: str, what: str, required: bool = True) -> Callable[[Function], Function]:
+    """-o and --force; the target is checked before anything is computed and comes as a Path, or None."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+        if value is not None:
+            return require_target(value, endings, force=bool(ctx.params.get("force")))
+        if required and not ctx.params.get("as_json"):
+            can_print = any(each.name == "as_json" for each in ctx.command.params) and len(endings) > 1
+            raise click.UsageError(
+                f"name by -o where to write {what}, with one of the endings {', '.join(endings)}"
+                f"{'; or take --json' if can_print else ''}",
+                ctx,
+            )
+        return None
+
+    formats = "; ".join(f"{ending} ({FORMATS[ending]})" for ending in endings)
+    return together(
+        click.option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            callback=check,
+            cls=Option,
+            section="Output",
+            help=f"Where to write {what}: {formats}.",
+        ),
+        click.option(
+            "--force",
+            is_flag=True,
+            is_eager=True,
+            cls=Option,
+            section="Output",
+            help="Replace what --out names if it exists.",
+        ),
+    )
+
+
+def json_option(function: Function) -> Function:
+    """--json, which is read before --out."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,
+        cls=Option,
+        section="Output",
+        help="Write one JSON object to the standard output, with names, units, settings and protocol. A number that "
+        'JSON has no word for is "NaN", "Infinity" or "-Infinity".',
+    )(function)
+
+
+# the pair and its items ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Items:
+    """Some items of a data set, as a command takes them.
+
+    Attributes:
+        x: (N, *event_shape), in the dtype that the data set is read in.
+        y: their labels, int64, or None.
+        numbers: the place of each in its part.
+        data: the data set.
+        part: "test", "train" or "all".
+        count: how many items the part has.
+        binarization: how grey values were made 0 or 1; None where they were not.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor | None
+    numbers: np.ndarray
+    data: Dataset
+    part: str
+    count: int
+    binarization: str | None = None
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether there are values between 0 and 1, and none outside."""
+        present = self.x[~self.x.isnan()]
+        return bool(((present != 0) & (present != 1)).any()) and bool(((present >= 0) & (present <= 1)).all())
+
+    def binarized(self, how: Any) -> Items:
+        """The same items with their grey values made 0 or 1; NaN stays NaN."""
+        import torch
+
+        import pyrovae
+
+        absent = torch.isnan(self.x)
+        x = pyrovae.data.binarize(torch.where(absent, 0.0, self.x) if bool(absent.any()) else self.x, how=how)
+        words = "sample, seed 0" if how == "sample" else how
+        return replace(self, x=torch.where(absent, torch.nan, x), binarization=words)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of each item, a name where the data set has names."""
+        import numpy as np
+
+        if self.y is None:
+            return None
+        classes = self.data.classes
+        return self.y.numpy() if classes is None else np.asarray(classes)[self.y.numpy()]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Which items these are, in words for a record."""
+        whole = len(self.numbers) == self.count
+        choice = "all" if whole else "a random choice of fixed seed, in their order"
+        protocol = {
+            "data": self.data.name,
+            "part": self.part,
+            "num_items": len(self.numbers),
+            "items_of_part": self.count,
+            "choice": choice,
+        }
+        return protocol if self.binarization is None else {**protocol, "binarization": self.binarization}
+
+    @property
+    def of_words(self) -> str:
+        """The part that the items are of, without their number."""
+        part = "all" if self.part == ALL else f"the {self.part}"
+        how = "" if self.binarization is None else f", binarised ({self.binarization})"
+        return f"{part} items of {self.data.name}{how}"
+
+    def __str__(self) -> str:
+        of = "" if len(self.numbers) == self.count else f" of {self.count:,}"
+        part = "" if self.part == ALL else f"{self.part} "
+        how = "" if self.binarization is None else f", binarised ({self.binarization})"
+        return f"{len(self.numbers):,}{of} {part}items of {self.data.name}{how}"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A folder that was opened: the pair in it, and what the run says of it.
+
+    Attributes:
+        path: the folder.
+        pair: the pair, on the device that was asked for.
+        run: the run, or None for a folder that pyrovae.save wrote.
+    """
+
+    path: Path
+    pair: Any
+    run: Any = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.resolve().name
+
+    def dataset(self, source: str | None = None, *, labels: str | None = None, missing: bool = False) -> Dataset:
+        """The data set of the run, or another one, read in the same way."""
+        import pyrovae
+        from pyrovae.warned import hushed
+
+        if source is None:
+            if labels is not None:
+                raise click.UsageError("--labels are of the items in --data: name these too")
+            if self.run is None:
+                raise click.UsageError(
+                    f"{self.path} is a saved state, which does not say what it was fitted on: name items by --data"
+                )
+            with hushed(UserWarning):  # what there was to say of them was said at the fit
+                return self.run.data()
+        record = self.manifest.get("data", {})
+        scale = record.get("scale", not _counts(self.pair))
+        options: dict[str, Any] = {"root": record.get("root"), "channels": record.get("channels"), "scale": scale}
+        data = pyrovae.data.load(source, **options, labels=labels, missing=missing)
+        if tuple(data.event_shape) != tuple(self.pair.event_shape):
+            raise click.UsageError(
+                f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
+                f"{source} have shape {_shape(data.event_shape)}"
+            )
+        return data
+
+    def is_own(self, data: Dataset) -> bool:
+        """Whether a data set is the one that the pair was fitted on."""
+        from pyrovae.data.summary import summarize
+
+        record = self.manifest.get("data", {})
+        sizes = record.get("train_items"), record.get("test_items")
+        if sizes != (len(data.train), len(data.test)):
+            return False
+        return summarize(data.test).sha256 == record["sha256"].get("test")
+
+    def source(
+        self, source: str | None = None, *, labels: str | None = None, part: str | None = None, missing: bool = False
+    ) -> Source:
+        """The part of a data set that the options name."""
+        data = self.dataset(source, labels=labels, missing=missing)
+        if part is None:
+            whole = source is not None and data.order is not None and source not in DATA_SETS and not self.is_own(data)
+            part = ALL if whole else "test"
+        return Source(data, part, self.pair)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of a data set, "test", "train" or "all", and the pair that its items are for."""
+
+    data: Dataset
+    part: str
+    pair: Any
+
+    def items(self, num_items: int | str = ALL, binarize: str = "no", *, exactly: bool = False) -> Items:
+        """Some of its items, or all; `binarize` "sample" or "threshold" makes them 0 or 1.
+
+        "auto" is "sample" where the items are grey and the pair's likelihood takes nothing but 0 and 1.
+        """
+        items = part_items(self.data, self.part, num_items, exactly=exactly)
+        if binarize == "auto":
+            binarize = "sample" if items.is_grey and takes_binary(self.pair) else "no"
+        return items if binarize == "no" else items.binarized(binarize)
+
+
+def part_items(data: Dataset, part: str, num_items: int | str = ALL, *, exactly: bool = False) -> Items:
+    """Some items of a part of a data set; with `exactly` in the dtype of their file, where it has more digits."""
+    import numpy as np
+
+    split: Split = data.whole() if part == ALL else getattr(data, part)
+    count = len(split)
+    numbers = np.arange(count)
+    if num_items != ALL and int(num_items) < count:
+        # the first of one permutation: fewer items are always some of the more
+        numbers = np.sort(np.random.default_rng(0).permutation(count)[: int(num_items)])
+    source: Any = split.x
+    read = source.exactly if exactly and hasattr(source, "exactly") else source.__getitem__
+    x = read(numbers) if len(numbers) < count else read(slice(None))
+    y = None if split.y is None else split.y[numbers]
+    return Items(x, y, numbers, data, part, count)
+
+
+def names_of(opened: Sequence[Opened]) -> list[str]:
+    """A name for each, by which a reader tells them apart: the folder's, or the whole path where two are alike."""
+    folders = [one.path.resolve() for one in opened]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise click.UsageError(f"{opened[number].path} is given twice: name each folder once")
+    names = [one.name for one in opened]
+    return [name if names.count(name) == 1 else str(one.path) for name, one in zip(names, opened, strict=True)]
+
+
+def require_alike(opened: Sequence[Opened], names: Sequence[str]) -> None:
+    """Refuse runs that were fitted on different data, of which no one set of items is held out from all."""
+    records = [one.manifest.get("data") for one in opened]
+    for name, record in zip(names, records, strict=True):
+        if record is None:
+            raise click.UsageError(
+                f"{name} is a saved state, which does not say what it was fitted on: name items by --data"
+            )
+        if record["sha256"] != records[0]["sha256"]:  # type: ignore[index]
+            raise click.UsageError(
+                f"{names[0]} and {name} were fitted on different data ({records[0]['source']}, {record['source']}), or "  # type: ignore[index]
+                "on the same read differently: name items that neither has seen by --data"
+            )
+
+
+def open_run(path: str, *, device: str = "cpu") -> Opened:
+    """Open a run folder, or a folder that `pyrovae.save` wrote."""
+    import pyrovae
+    from pyrovae import checks
+    from pyrovae.inference.checkpoint import MANIFEST as SAVED
+    from pyrovae.run_folder import MANIFEST, read_run
+
+    where = checks.device(device)
+    folder = checks.path("RUN", path)
+    if (folder / SAVED).is_file() and not (folder / MANIFEST).is_file():
+        return Opened(folder, pyrovae.load(folder).to(where).eval())
+    run = read_run(folder)
+    return Opened(folder, run.pair().to(where).eval(), run, run.manifest)
+
+
+def takes_binary(pair: Any) -> bool:
+    """Whether the pair's likelihood takes nothing but 0 and 1."""
+    from torch.distributions import constraints
+
+    from pyrovae.models.pair import support_of
+
+    return support_of(pair) is constraints.boolean
+
+
+def _counts(pair: Any) -> bool:
+    """Whether the pair's items are whole numbers, as counts are."""
+    from pyrovae.models.pair import support_of
+
+    support = support_of(pair)
+    return support is not None and support.is_discrete and not takes_binary(pair)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
