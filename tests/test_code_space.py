@@ -111,3 +111,32 @@ def test_as_many_samples_as_test_items_are_no_reconstructions_of_them(setting):
     vae, _, train, test, judge = setting
     found = pyrovae.code_space(vae, train, test, judge, num_codes=len(test), num_pairs=5)
     assert "samples_squared_error" not in found
+
+
+def test_without_labels_and_judge_the_other_statistics_are_the_same(setting):
+    vae, ae, train, test, judge = setting
+    sizes = {"num_codes": 100, "num_pairs": 10}
+    for pair in (vae, ae):
+        whole = pyrovae.code_space(pair, train, test, judge, **sizes)
+        bare = pyrovae.code_space(pair, Split(train.x), Split(test.x), **sizes)
+        assert {"r2", "largest_step_share_median", "pixel_hole_fraction", "sliced_w2", "laplacian_ratio"} <= {*bare}
+        for name in bare.data_vars:
+            np.testing.assert_array_equal(bare[name].values, whole[name].values, err_msg=name)
+        absent = {name for name in whole.data_vars if name not in bare}
+        assert {"knn_accuracy", "silhouette", "hole_fraction", "control_fraction", "judge_accuracy"} <= absent
+        for reason in ("separation, control_fraction: the items have no labels", "no judge was given"):
+            assert reason in bare.attrs["left_out"] and reason not in whole.attrs.get("left_out", "")
+        judged = pyrovae.code_space(pair, Split(train.x), Split(test.x), judge, **sizes)
+        assert float(judged.label_switches_mean) == float(whole.label_switches_mean)
+        np.testing.assert_array_equal(judged.hole_fraction, whole.hole_fraction)
+        assert "judge_accuracy" not in judged and "judge_accuracy" in whole  # control
+
+
+def test_vectors_have_a_code_space_without_crispness():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator)
+    torch.manual_seed(0)
+    found = pyrovae.code_space(pyrovae.linear_vae(5, 2), Split(x[:40]), Split(x[40:]), num_codes=20, num_pairs=5)
+    assert "no images of at least 3 by 3 pixels" in found.attrs["left_out"]
+    assert not [name for name in found if "laplacian" in name or "frequency" in name]
+    assert {"rate", "mutual_information", "sliced_w2_excess", "squared_error"} <= {*found}

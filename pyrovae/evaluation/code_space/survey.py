@@ -1,4 +1,4 @@
-"""All statistics of the code space of one fitted pair of images: of its codes, reconstructions and samples."""
+"""All statistics of the code space of one fitted pair: of its codes, reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -36,12 +36,19 @@ OF_RATE = "rate, mutual_information, kl_aggregate"
 
 @checks.allocating
 def code_space(
-    pair: Any, train: Split, test: Split, judge: Judge, *, num_codes: int = 4000, num_pairs: int = 500, seed: int = 0
+    pair: Any,
+    train: Split,
+    test: Split,
+    judge: Judge | None = None,
+    *,
+    num_codes: int = 4000,
+    num_pairs: int = 500,
+    seed: int = 0,
 ) -> xr.Dataset:
     """All statistics of the code space of one fitted pair, in one Dataset.
 
-    `train` and `test` contain images (N, C, H, W) and labels; `judge` must have been trained on the
-    training images alone. A variable without a prefix is a statistic of the codes (posterior means)
+    `train` and `test` contain items and, where there are any, labels; `judge` must have been trained
+    on the training items alone. A variable without a prefix is a statistic of the codes (posterior means)
     and of the test reconstructions. The prefix `draws_` marks statistics of one draw of q(z | x) per
     item, `samples_` those of decoded draws from the Gaussian fitted to the training codes, and
     `pixel_` those of pixels in place of the judge's features. The dimensions are "law" (the
@@ -52,7 +59,9 @@ def code_space(
     are drawn and with which the raw aggregate is compared. Prior and posterior may be of any family:
     if the rate has no closed form it is estimated from draws, with `rate_monte_carlo_se`.
 
-    Statistics that do not exist are left out, and the attribute "left_out" names them. A pair without
+    Statistics that do not exist are left out, and the attribute "left_out" names them. Without a judge,
+    holes are found by pixels alone. Without labels there is no separation, no control and no accuracy
+    of the judge. Items that are no images of at least 3 by 3 pixels have no crispness. A pair without
     p(x) has no rate, and its aggregate compares its codes with N(0, I). A pair whose q(z | x) is a
     point has no rate either. A pair whose q(z | x) has a density at its own draws alone has no
     mutual information. Raises TypeError for a pair without `encode` and `decode`.
@@ -75,7 +84,9 @@ def code_space(
     real = test.x[:]
     drawn = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
     samples = {law: decoded(pair, codes) for law, codes in drawn.items()}
-    control = control_images(test_images, test.y, num=num_codes, seed=seed)
+    is_labelled = train.y is not None and test.y is not None
+    is_of_images = real.ndim >= 3 and min(real.shape[-2:]) >= 3
+    control = control_images(test_images, test.y, num=num_codes, seed=seed) if is_labelled else None
     pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
     whitening = Whitening.fit(train_codes)
 
@@ -84,14 +95,31 @@ def code_space(
             {law: features(images) for law, images in samples.items()},
             features(train_images),
             features(test_images),
-            control=features(control),
+            control=None if control is None else features(control),
         )
 
+    left_out = []
+    of_labels, of_images, of_judge, of_samples = [], [], [], []
+    if is_labelled:
+        of_labels = [separation(train_codes, train.y, test_codes, test.y, seed=seed)]
+    else:
+        left_out += ["separation, control_fraction: the items have no labels"]
+    if is_of_images:
+        of_images = [crispness(test_images, real).drop_vars(["squared_error", "squared_error_items"])]
+        of_samples = [crispness(samples["gaussian"], real, paired=False)]
+    else:
+        left_out += ["crispness: the items are no images of at least 3 by 3 pixels"]
+    if judge is None:
+        left_out += ["hole_fraction by features, label_switches: no judge was given"]
+    else:
+        of_judge = [hole_statistics(judge.features)]
+        if is_labelled:
+            of_judge += [_prefixed("judge_", judge.accuracy(test_images, test.y))]
     parts = {
         "": [
-            separation(train_codes, train.y, test_codes, test.y, seed=seed),
+            *of_labels,
             reconstruction_error(real, test_images, mean=train.x[:].mean(0)),
-            crispness(test_images, real).drop_vars(["squared_error", "squared_error_items"]),
+            *of_images,
             smoothness(
                 lambda codes: decoded(pair, codes),
                 test_codes[pairs[:, 0]],
@@ -100,29 +128,29 @@ def code_space(
                 whitening=whitening,
                 seed=seed,
             ),
-            hole_statistics(judge.features),
-            _prefixed("judge_", judge.accuracy(test_images, test.y)),
+            *of_judge,
         ],
         "pixel_": [hole_statistics(lambda images: images.flatten(1))],
-        "samples_": [crispness(samples["gaussian"], real, paired=False)],
+        "samples_": of_samples,
     }
-    left_out = ""
     if pair.is_normalized:
         of_train = posteriors(pair, train.x, stream(seed, "train draws"))
         of_test = posteriors(pair, test.x, stream(seed, "test draws"))
         train_draws, test_draws = _codes(of_train), _codes(of_test)
-        rate, left_out = _rate(pair, of_test, prior, seed)
+        rate, without_rate = _rate(pair, of_test, prior, seed)
+        left_out += [without_rate] if without_rate else []
         parts[""] += [
             aggregate(test_draws, train_codes=train_draws, prior=prior).rename(num_items="aggregate_items"),
             active_units(test_codes),
             *rate,
         ]
-        parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
+        if is_labelled:
+            parts["draws_"] = [separation(train_draws, train.y, test_draws, test.y, seed=seed)]
     else:
-        left_out = f"{OF_RATE}, active_units, draws_: the pair has no p(x)"
+        left_out += [f"{OF_RATE}, active_units, draws_: the pair has no p(x)"]
         parts[""] += [aggregate(test_codes, train_codes=train_codes).rename(num_items="aggregate_items")]
     result = _merged(parts)
-    return result.assign_attrs(left_out=left_out) if left_out else result
+    return result.assign_attrs(left_out="; ".join(left_out)) if left_out else result
 
 
 def _codes(drawn: list[tuple[Any, Tensor]]) -> Tensor:
