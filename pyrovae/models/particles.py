@@ -24,6 +24,7 @@ __all__ = [
     "Drawn",
     "Particles",
     "drawn",
+    "drawn_items",
     "drawn_jointly",
     "is_point",
     "latent_law",
@@ -163,6 +164,11 @@ def drawn_jointly(pair: Pair, count: int) -> tuple[Tensor, Tensor]:
     trace = poutine.trace(pair.model).get_trace(size=count)
     items = _items_drawn(pair, trace, batch_dims=1)
     return trace.nodes["latent"]["value"], items
+
+
+def drawn_items(pair: Pair, count: int) -> Tensor:
+    """Items drawn from the model, (count, *event_shape), whatever its latent sites are."""
+    return _items_drawn(pair, poutine.trace(pair.model).get_trace(size=count), batch_dims=1)
 
 
 def observed_law(pair: Pair, z: Tensor) -> Any:

@@ -1,8 +1,11 @@
 """One self-contained HTML page on fitted pairs, with a code plane that decodes the point under the pointer."""
 
+from pyrovae.report.chosen import items
 from pyrovae.report.entry import Entry
 from pyrovae.report.explorer import explorer
 from pyrovae.report.page import page
 from pyrovae.report.section import Section
+from pyrovae.report.sections import add
+from pyrovae.report.writing import write
 
-__all__ = ["Entry", "Section", "explorer", "page"]
+__all__ = ["Entry", "Section", "add", "explorer", "items", "page", "write"]

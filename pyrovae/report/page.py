@@ -27,7 +27,7 @@ def page(title: str, sections: Sequence[Section], explorer: str = "", *, lead: s
     >>> "<h1>Digits &amp; letters</h1>" in text, "http" in text.replace("http-equiv", "")
     (True, False)
     """
-    style = asset("page.css") + (asset("explorer.css") if explorer else "")
+    style = asset("page.css") + asset("sections.css") + (asset("explorer.css") if explorer else "")
     script = scripts("page.js", *(SCRIPTS if explorer else ()))
     names = _anchors(sections)
     links = [f'<li><a href="#{name}">{html.escape(s.title)}</a></li>' for name, s in zip(names, sections, strict=True)]

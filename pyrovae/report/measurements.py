@@ -1,0 +1,197 @@
+"""What the sections of a report ask of the fitted pairs: each number is estimated once, or refused with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+import pyrovae
+from pyrovae.data import Dataset, Split
+from pyrovae.evaluation.estimate import Estimate
+from pyrovae.models.pair import takes_labels
+from pyrovae.report import chosen
+from pyrovae.report.entry import Entry
+from pyrovae.warned import gathered
+
+__all__ = ["Measurements", "Refusal", "Settings"]
+
+T = TypeVar("T")
+
+# what an estimator raises for a pair that it is not for
+REFUSALS = (ValueError, TypeError, NotImplementedError, RuntimeError, ArithmeticError, MemoryError)
+TRAINING_ITEMS = 10  # training items that the code space is measured by, for each item that is judged
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The reason for which an entry has no such number."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes by which a report's numbers are estimated, and so what they cost."""
+
+    num_items: int = 500  # test items
+    num_ledger_items: int = 20  # of them, the first, for quadrature and gaps
+    num_particles: int = 1000  # draws of q(z | x) for each item, for iwae
+    num_simulations: int = 1000  # of the calibration
+    num_codes: int = 2000  # that are decoded to look for holes
+    num_pairs: int = 200  # walks between codes
+    seed: int = 0
+
+
+class Measurements:
+    """The entries of a report, the items that they are judged by, and all estimates of them.
+
+    The estimates are the package's own, called as the page says: a section never computes a number of a pair itself.
+    `say` is called with a line of text before each estimate.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        data: Dataset,
+        settings: Settings | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.entries = list(entries)
+        self.data = data
+        self.settings = settings or Settings()
+        self.seconds: dict[str, float] = {}
+        self.warnings: dict[str, list[str]] = {}
+        self._say = say
+        self._known: dict[tuple[str, str], Any] = {}
+        self.chosen = chosen.items(data, self.settings.num_items, self.seed)
+        x = self.chosen.x[:]
+        self._grey = Split(x, self.chosen.y)
+        self.rows = chosen.rows(len(data.test), self.settings.num_items, self.seed)
+
+    @property
+    def seed(self) -> int:
+        """The seed of every estimate, and of the choice of the items."""
+        return self.settings.seed
+
+    def place(self, name: str) -> int:
+        """The number of an entry, by which charts colour it."""
+        return [entry.name for entry in self.entries].index(name)
+
+    def of(self, entry: Entry, name: str, measure: Callable[[], T]) -> T | Refusal:
+        """What `measure` gives for this entry, once; or why it refuses. Its warnings are kept for the page."""
+        key = (entry.name, name)
+        if key not in self._known:
+            self._say(f"{entry.name}: {name}")
+            began = time.perf_counter()
+            with gathered() as warnings:
+                try:
+                    self._known[key] = measure()
+                except REFUSALS as error:
+                    self._known[key] = Refusal(_sentence(error))
+                except Exception as error:  # a fault of the pair, or of this package: the rest of the page stands
+                    self._known[key] = Refusal(f"it failed with {type(error).__name__}: {_sentence(error)}")
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.warnings.setdefault(entry.name, []).extend(f"{name}: {one.message}" for one in warnings)
+        known: T | Refusal = self._known[key]
+        return known
+
+    # items ------------------------------------------------------------------------------------------
+
+    def items(self, entry: Entry) -> Split:
+        """The test items that are judged, as this pair takes them."""
+        key = (entry.name, "items")
+        if key not in self._known:
+            self._known[key] = chosen.items_of(entry.pair, self._grey, self.seed)
+        split: Split = self._known[key]
+        return split
+
+    def x(self, entry: Entry) -> Tensor:
+        """These items, without their labels."""
+        return self.items(entry).x[:]
+
+    def are_binarized(self, entry: Entry) -> bool:
+        """Whether grey items were made 0 or 1 for this pair."""
+        return self.items(entry) is not self._grey
+
+    def few_items(self, entry: Entry) -> Split:
+        """The first of these items, for what takes long."""
+        split, count = self.items(entry), self.settings.num_ledger_items
+        return Split(split.x[:count], None if split.y is None else split.y[:count])
+
+    def training_items(self, entry: Entry) -> Split:
+        """Some training items, as this pair takes them."""
+        count = TRAINING_ITEMS * self.settings.num_items
+        return chosen.items_of(entry.pair, chosen.part(self.data.train, count, self.seed), self.seed)
+
+    # estimates --------------------------------------------------------------------------------------
+
+    def elbo(self, entry: Entry) -> Estimate | Refusal:
+        """The ELBO of the items, with rate and distortion."""
+        pair: Any = entry.pair
+        return self.of(entry, "elbo", lambda: pyrovae.elbo(pair, self.x(entry), seed=self.seed))
+
+    def iwae(self, entry: Entry) -> Estimate | Refusal:
+        """The importance-weighted bound of the items."""
+        pair: Any = entry.pair
+        count = self.settings.num_particles
+        return self.of(
+            entry,
+            f"iwae({count})",
+            lambda: pyrovae.iwae(pair, self.x(entry), num_particles=count, seed=self.seed),
+        )
+
+    def codes(self, entry: Entry) -> Tensor | Refusal:
+        """The codes of the items, posterior means: (N, latent_dim)."""
+        return self.of(entry, "codes", lambda: pyrovae.encoded(entry.pair, self.x(entry)))
+
+    def reconstructions(self, entry: Entry) -> Tensor | Refusal:
+        """The decoded codes of the items: (N, *event_shape)."""
+        codes = self.codes(entry)
+        if isinstance(codes, Refusal):
+            return codes
+        return self.of(entry, "reconstructions", lambda: pyrovae.decoded(entry.pair, codes))
+
+    def reconstruction_error(self, entry: Entry) -> Any:
+        """The errors of the reconstructions, a Dataset; or a refusal."""
+        images = self.reconstructions(entry)
+        if isinstance(images, Refusal):
+            return images
+        return self.of(entry, "reconstruction error", lambda: pyrovae.reconstruction_error(self.x(entry), images))
+
+    def predictions(self, entry: Entry) -> Any:
+        """log p(y | x) of the items, a Dataset, of a classifier; or a refusal."""
+        if not takes_labels(entry.pair):
+            return Refusal(f"a {type(entry.pair).__name__} gives no p(y | x)")
+        if self._grey.y is None:
+            return Refusal("the data has no labels to compare with")
+        return self.of(entry, "predictions", lambda: pyrovae.predictions(entry.pair, self.x(entry), self.labels(entry)))
+
+    def labels(self, entry: Entry) -> Any:
+        """The labels of the items as a classifier names its classes: numbers, or the data set's names for them."""
+        y, classes = self._grey.y, self.data.classes
+        names = getattr(entry.pair, "names", None)
+        if y is None or classes is None or names is None or names.dtype.kind not in "US":
+            return y
+        return [classes[int(number)] for number in y]
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Any:
+        """The time of what is no estimate of one entry."""
+        self._say(name)
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def _sentence(error: BaseException) -> str:
+    """The message of an error as one line; its type where it says nothing."""
+    words = " ".join(str(error).split())
+    return words or type(error).__name__

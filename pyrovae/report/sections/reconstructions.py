@@ -1,0 +1,84 @@
+"""Items beside their reconstructions, the same items for every entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyrovae.report.charts import Line, figure, scatter
+from pyrovae.report.chosen import rows as some_rows
+from pyrovae.report.markup import Markup, joined, left_out, note
+from pyrovae.report.measurements import Measurements, Refusal
+from pyrovae.report.pictures import are_images, sheet, value_range
+from pyrovae.report.section import Section
+from pyrovae.report.sections import LeftOut
+
+ORDER = 40
+TITLE = "Reconstructions"
+SHOWN = 10  # items in a row
+POINTS = 400  # entries in a scatter
+
+
+def section(measurements: Measurements) -> Section | LeftOut:
+    images, reasons = {}, []
+    for entry in measurements.entries:
+        reconstructions = measurements.reconstructions(entry)
+        if isinstance(reconstructions, Refusal):
+            reasons += [(entry.name, reconstructions)]
+        else:
+            images[entry.name] = reconstructions
+    if not images:
+        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+    make = _pictures if are_images(measurements.data.event_shape) else _scatters
+    body, how = make(measurements, images)
+    return Section(TITLE, how, joined(body, left_out(reasons)))
+
+
+def _pictures(measurements: Measurements, images: dict[str, Tensor]) -> tuple[Markup, str]:
+    index = some_rows(len(measurements.chosen), SHOWN, measurements.seed)
+    places = ", ".join(str(place) for place in measurements.rows[index])
+    items = measurements.chosen.x[index]
+    limits = value_range(measurements.chosen.x[:])
+    options: dict[str, Any] = {"columns": len(index), "limits": limits}
+    parts = [sheet(items, alt=f"{len(index)} test items", caption="the items themselves", **options)]
+    for entry in measurements.entries:
+        if entry.name not in images:
+            continue
+        if measurements.are_binarized(entry):
+            taken = measurements.x(entry)[index]
+            parts += [sheet(taken, alt="the items made 0 or 1", caption=f"as {entry.name} takes them", **options)]
+        alt = f"the same items reconstructed by {entry.name}"
+        parts += [sheet(images[entry.name][index], alt=alt, caption=entry.name, **options)]
+    low, high = limits
+    words = f"Test items {places}. Black is {low:g} and white {high:g}."
+    body = joined(Markup('<div class="stack">\n'), *parts, Markup("</div>\n"), note(words))
+    how = "Each column is one test item: what a pair cannot put into its code is missing from its reconstruction."
+    return body, how
+
+
+def _scatters(measurements: Measurements, images: dict[str, Tensor]) -> tuple[Markup, str]:
+    parts = []
+    for entry in measurements.entries:
+        if entry.name not in images:
+            continue
+        x = measurements.x(entry).flatten().double().numpy()
+        y = images[entry.name].flatten().double().numpy()
+        index = some_rows(len(x), POINTS, measurements.seed)
+        low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+        chart = scatter(
+            [Line(entry.name, x[index], y[index], place=measurements.place(entry.name))],
+            label=f"{entry.name}: {len(index)} entries of items against their reconstructions",
+            xlabel="entry of an item",
+            ylabel="its reconstruction",
+            guides=[((low, low), (high, high))],
+            limits=(low, high),
+            square=True,
+            small=True,
+        )
+        correlation = float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else float("nan")
+        caption = f"{entry.name}: {len(index):,} of {len(x):,} entries; correlation of all {correlation:.3f}"
+        parts += [figure(chart, caption=caption)]
+    body = joined(Markup('<div class="plots">\n'), *parts, Markup("</div>\n"))
+    return body, "Each point is one entry of a test item; the closer to the diagonal, the closer its reconstruction."

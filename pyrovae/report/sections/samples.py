@@ -1,0 +1,134 @@
+"""Draws from p(x) of each entry that has one."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+import pyrovae
+from pyrovae.models.pair import dtype_and_device, has_global_latents
+from pyrovae.models.particles import drawn_items
+from pyrovae.models.scopes import Workspace
+from pyrovae.report.entry import Entry
+from pyrovae.report.markup import Markup, estimate, joined, left_out, note, number, table
+from pyrovae.report.measurements import Measurements, Refusal
+from pyrovae.report.pictures import are_images, sheet, value_range
+from pyrovae.report.section import Section
+from pyrovae.report.sections import LeftOut
+from pyrovae.seeding import Noise, stream
+
+ORDER = 50
+TITLE = "Samples"
+ACROSS = 10
+DOWN = 4
+DRAWS = 500  # for the numbers
+MOST_COLUMNS = 8  # of a table of vectors
+
+
+def section(measurements: Measurements) -> Section | LeftOut:
+    samples: dict[str, Tensor] = {}
+    reasons: list[tuple[str, Any]] = []
+    for entry in measurements.entries:
+        drawn = _drawn(measurements, entry)
+        if isinstance(drawn, Refusal):
+            reasons += [(entry.name, drawn)]
+        else:
+            samples[entry.name] = drawn
+    if not samples:
+        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+    if are_images(measurements.data.event_shape):
+        body = _pictures(measurements, samples)
+        how = (
+            "Draws that look like the items, and like all of them, speak for p(x); a blur or a missing kind against it."
+        )
+    else:
+        body = _columns(measurements, samples)
+        how = "Means and spreads of the draws should be those of the items; less spread says that something is missing."
+    return Section(TITLE, how, joined(body, left_out(reasons)))
+
+
+def _drawn(measurements: Measurements, entry: Entry) -> Tensor | Refusal:
+    pair: Any = entry.pair
+    if not pair.is_normalized:
+        return Refusal("it has no p(x) to draw from")
+    if has_global_latents(pair) and not hasattr(pair, "sample"):
+        return Refusal("its latent variables are parameters, and it has no sample of items")
+    mean = are_images(measurements.data.event_shape)
+    return measurements.of(
+        entry, f"{DRAWS} samples", lambda: draws(pair, DRAWS, measurements.seed, mean=mean).detach().cpu()
+    )
+
+
+def draws(pair: Any, count: int, seed: int, *, mean: bool) -> Tensor:
+    """`count` items drawn from p(x), shape (count, *event_shape).
+
+    With `mean` they are the likelihood's means at drawn codes, as pictures show, where the pair gives these. By the
+    pair's own `sample(n, seed=seed)`. A classifier that has a density of each class draws its labels by its model, and
+    so does a pair on Pyro alone.
+    """
+    sample: Any = getattr(pair, "sample", None)
+    known = {} if sample is None else inspect.signature(sample).parameters
+    if {"n", "seed"} <= {*known} and "label" not in known:
+        options = {"mean": mean} if "mean" in known else {}
+        items: Tensor = sample(count, seed=seed, **options)
+        return items
+    noise = Noise(stream(seed, "samples of a report"), dtype_and_device(pair)[1])
+    with Workspace(pair, noise=noise, checks=None).turn():
+        return drawn_items(pair, count)
+
+
+def _pictures(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
+    real = measurements.chosen.x[:]
+    limits = value_range(real)
+    parts, rows = [], []
+    shown = ACROSS * DOWN
+    for name, images in samples.items():
+        alt = f"{shown} draws from p(x) of {name}"
+        parts += [sheet(images[:shown], columns=ACROSS, limits=limits, alt=alt, caption=name)]
+        rows += [
+            [name, _crispness(images, real), number(float(images.mean()), ".4f"), number(float(images.std()), ".4f")]
+        ]
+    parts += [sheet(real[:shown], columns=ACROSS, limits=limits, alt="test items", caption="test items")]
+    rows += [["test items", "1", number(float(real.mean()), ".4f"), number(float(real.std()), ".4f")]]
+    head = ["of", "variance of the Laplacian / that of the test items", "mean of an entry", "standard deviation"]
+    caption = (
+        f"Of {DRAWS} draws with seed {measurements.seed}. The variance of the Laplacian measures edges: 1 is as "
+        "crisp as the test items, less is blurred, more is noisy."
+    )
+    words = (
+        "Of a pair that decodes, the picture is the likelihood's mean at a drawn code, without the likelihood's noise; "
+        "of a mixture it is the draw itself, with its noise."
+    )
+    return joined(Markup('<div class="plots">\n'), *parts, Markup("</div>\n"), note(words), table(caption, head, rows))
+
+
+def _crispness(images: Tensor, real: Tensor) -> Any:
+    try:
+        found = pyrovae.crispness(images, real, paired=False)
+    except ValueError as error:
+        return str(error)
+    return estimate(float(found.laplacian_ratio), float(found.laplacian_ratio_se))
+
+
+def _columns(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
+    real = measurements.chosen.x[:].flatten(1).double().numpy()
+    shown = min(real.shape[1], MOST_COLUMNS)
+    names = [f"column {column}" for column in range(shown)]
+    rows = [["test items", *_moments(real, shown)]]
+    for name, items in samples.items():
+        rows += [[name, *_moments(items.flatten(1).double().numpy(), shown)]]
+    some = "" if shown == real.shape[1] else f" The first {shown} of {real.shape[1]} columns."
+    caption = (
+        f"Mean ± standard deviation of each column, of {len(real)} test items and of {DRAWS} draws with seed "
+        f"{measurements.seed}, the likelihood's noise included.{some}"
+    )
+    return table(caption, ["of", *names], rows)
+
+
+def _moments(values: np.ndarray, shown: int) -> list[Markup]:
+    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], math.nan)
+    return [estimate(float(values[:, column].mean()), float(spread[column])) for column in range(shown)]
