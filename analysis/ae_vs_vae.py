@@ -7,7 +7,8 @@ Six claims of the post this project starts from, each with one primary metric an
 both fixed here. AE and VAE share split, network, first weights, batch order, updates and likelihood; the unit of
 replication is the seed. The main arm has the post's loss, 1,000 times the pixel-mean squared error: a Normal with scale
 sqrt(pixels / 2000), which is 0.626 for 784 pixels. Other arms: that same 0.626 where there are fewer pixels, a learned
-scale, and the post's own budget of few training images. A finished seed is kept in --out and not run again.
+scale, and the post's own budget of few training images. A finished seed is kept in --out and not run again. At the
+end it writes report.html there: the main arm's first AE and VAE side by side, with their codes to explore.
 """
 
 from __future__ import annotations
@@ -348,6 +349,18 @@ def everything(
     return merged.assign_attrs(results.attrs)
 
 
+def write_page(folder: Path, data: Dataset, pairs: dict[str, Any], budget: Budget) -> Path:
+    """The fitted AE and VAE of a budget as a page to explore, with their curves."""
+    entries = []
+    for name, pair in pairs.items():
+        curves = folder / "pairs" / f"seed{budget.seed}-{budget.arm}-{name.lower()}.nc"
+        epochs = xr.load_dataset(curves, engine="h5netcdf")
+        history = pyrovae.History(epochs, {"method": "svi", **asdict(budget)})
+        entries.append(pyrovae.report.Entry(name, pair, history))
+    title = f"AE and VAE on {data.name}"
+    return pyrovae.report.write(folder / "report.html", entries, data, title=title, progress=True)
+
+
 def _verdict_table(found: dict[str, xr.Dataset]) -> xr.Dataset:
     """The verdicts of all arms on all claims, NaN (or no words) where an arm has none."""
     metric = "units of the claim's metric"
@@ -425,8 +438,11 @@ def main() -> None:
         main_arm = results.sel(arm="main")
         words = worded(main_arm, verdicts["main"], CLAIMS)
         figures(options.out, data, pairs, main_arm, verdicts["main"], CLAIMS, words)
+        page = write_page(options.out, data, pairs, arms["main"])
     print(f"\n{time.perf_counter() - start:.0f} s. In {options.out}/: figures (.png), tables.txt (every statistic of")
     print("every arm), results.nc and results.csv (every number), pairs/ (the fitted models)")
+    if "main" in arms:
+        print(f"\nOpen {page} in a browser: move over the codes of AE and VAE, and see what they decode to")
 
 
 if __name__ == "__main__":

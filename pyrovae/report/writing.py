@@ -12,6 +12,7 @@ from typing import Any
 from pyrovae import checks
 from pyrovae.data import Dataset
 from pyrovae.models.pair import as_module
+from pyrovae.progress import progress_bar
 from pyrovae.report.entry import Entry
 from pyrovae.report.explorer import explorer
 from pyrovae.report.markup import Markup, joined, note, number
@@ -86,7 +87,7 @@ def write(
     )
     heading = title if title is not None else f"{', '.join(entry.name for entry in entries)} on {data.name}"
     began = time.perf_counter()
-    with _bar(len(makers()) + 1, progress) as bar:
+    with progress_bar(show=progress, total=len(makers()) + 1, desc="report", unit="section") as bar:
         measurements = Measurements(entries, data, settings, say=bar.set_postfix_str)
         sections = [*_sections(measurements, bar)]
         bar.set_postfix_str("explorer")
@@ -140,14 +141,6 @@ def _times(measurements: Measurements, total: float) -> Section:
     parts = [joined(name, " ", number(seconds, ".1f"), " s; ") for name, seconds in each if seconds >= 0.1]
     how = "What takes long can be made shorter by fewer items, or by fewer draws."
     return Section("What this page cost", how, note(*parts, "in all ", number(total, ".1f"), " s."))
-
-
-@contextlib.contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc="report", unit="section", disable=None if progress else True) as bar:
-        yield bar
 
 
 def _replace(target: Path, text: str) -> None:
