@@ -230,11 +230,11 @@ def test_a_section_of_one_s_own_is_one_function(classifiers, digits, tmp_path, m
     monkeypatch.setattr(sections, "_ADDED", {})
     _, entries, before = classifiers
 
-    @pyrovae.report.add(order=15)
+    @pyrovae.report.add_section(order=15)
     def count_of_pairs(measurements):
         return Section("How many", "Counts them.", f"<p>{len(measurements.entries)}</p>")
 
-    @pyrovae.report.add()
+    @pyrovae.report.add_section()
     def none_at_all(measurements):
         return sections.LeftOut("Nothing", "there is nothing")
 

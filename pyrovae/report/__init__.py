@@ -5,7 +5,7 @@ from pyrovae.report.entry import Entry
 from pyrovae.report.explorer import explorer
 from pyrovae.report.page import page
 from pyrovae.report.section import Section
-from pyrovae.report.sections import add
+from pyrovae.report.sections import add_section
 from pyrovae.report.writing import write
 
-__all__ = ["Entry", "Section", "add", "explorer", "items", "page", "write"]
+__all__ = ["Entry", "Section", "add_section", "explorer", "items", "page", "write"]

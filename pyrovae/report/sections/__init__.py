@@ -1,7 +1,7 @@
 """The sections of a report, one a file: a new section is a new file of this folder, and no other file changes.
 
 A file has `ORDER`, a number by which the sections follow one another, and `section(measurements)`, which gives a
-`Section`, or `LeftOut` with the reason why these entries have none. `add` registers a section of one's own.
+`Section`, or `LeftOut` with the reason why these entries have none. `add_section` registers a section of one's own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 from pyrovae.report.measurements import Measurements
 from pyrovae.report.section import Section
 
-__all__ = ["LeftOut", "Maker", "add", "makers"]
+__all__ = ["LeftOut", "Maker", "add_section", "makers"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ Maker = Callable[[Measurements], Section | LeftOut]
 _ADDED: dict[str, tuple[float, Maker]] = {}
 
 
-def add(*, order: float = 1000) -> Callable[[Maker], Maker]:
+def add_section(*, order: float = 1000) -> Callable[[Maker], Maker]:
     """Decorate a function of one's own, so that each report has the section that it makes.
 
     It receives the `Measurements` of a report and gives a `Section` or `LeftOut`. The package's own sections have the
     orders 10, 20, ..., so that 25 comes after the second. A function of the same name replaces an earlier one.
 
     >>> from pyrovae.report import Section
-    >>> from pyrovae.report.sections import add, makers
-    >>> @add(order=25)
+    >>> from pyrovae.report.sections import add_section, makers
+    >>> @add_section(order=25)
     ... def names(measurements):
     ...     return Section("Names", "What is compared.", f"<p>{len(measurements.entries)} pairs</p>")
     >>> names in makers()
