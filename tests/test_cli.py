@@ -384,6 +384,20 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
         assert written.sizes["epoch"] == 2
 
 
+def test_a_run_of_an_earlier_version_keeps_its_model_where_going_on_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["fit", "digits", "--binarize", "--epochs", "1", "--hidden-dims", "4", "--out", str(out)]
+    assert main(command) == 0
+    (out / "run.json").unlink()  # which earlier versions did not write
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert main([*command, "--latent-dim", "3", "--resume"]) == 2
+    assert "holds another architecture" in capsys.readouterr().err
+    after = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    lock = out / "checkpoint" / ".lock"
+    assert {file for file in before if after.get(file) != before[file]} <= {lock}
+    assert set(after) <= set(before) | {lock}
+
+
 @pytest.mark.slow
 def test_two_processes_write_once(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pyrovae"]

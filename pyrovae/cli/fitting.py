@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -228,15 +228,15 @@ def _holds_a_run_without_an_epoch(out: Path) -> bool:
     return manifest["status"] == "unfinished" and run_folder.last_epoch(out) is None and set(files) <= set(ours)
 
 
-def _take_away(out: Path) -> None:
-    """Remove what a run that did not train has left."""
+def _take_away(out: Path, keep: Collection[str] = ()) -> None:
+    """Remove what a run that did not train has left, and nothing that has a name to be kept."""
     from pyrovae import run_folder
 
-    shutil.rmtree(out / run_folder.MODEL, ignore_errors=True)
+    if run_folder.MODEL not in keep:
+        shutil.rmtree(out / run_folder.MODEL, ignore_errors=True)
     for file in (out / run_folder.MANIFEST, out / run_folder.CHECKPOINT / ".lock"):
         with suppress(OSError):
             file.unlink()
-    shutil.rmtree(out / "plugins", ignore_errors=True)
 
 
 def _as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -302,13 +302,14 @@ def _nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     record = out / run_folder.MANIFEST
     before = record.read_bytes() if record.is_file() else None
+    there = {entry.name for entry in out.iterdir()}  # of a run of an earlier version its model, without run.json
     epoch = run_folder.last_epoch(out)
     try:
         yield
     except BaseException:
         if ranks.is_first and run_folder.last_epoch(out) == epoch:
             if before is None:
-                _take_away(out)
+                _take_away(out, keep=there)
             else:
                 record.write_bytes(before)
         if made and not any(visible_files(out)):
