@@ -23,6 +23,7 @@ extensions = [
     "gallery",
     "plain_docstrings",
     "registrations",
+    "root_files",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]

@@ -167,8 +167,9 @@ def site(tmp_path_factory) -> Path:
     for part in ("docs", "analysis", "pyrovae"):
         ignored = shutil.ignore_patterns("_build", "generated", "__pycache__")
         shutil.copytree(ROOT / part, source / part, ignore=ignored)
-    for file in ROOT.glob("*.md"):
-        shutil.copy(file, source)
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, source)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "docs", str(folder / "html")]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-6000:]
