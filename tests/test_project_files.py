@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import os
 import re
 import subprocess
@@ -45,24 +44,14 @@ class TestCitation:
         assert re.findall(r"^license: (.*)$", text, re.MULTILINE) == ["MIT"]
 
 
-def public_names() -> str:
-    """The section of llms.txt on public names, from the first sentence of each docstring."""
-    lines = []
-    for name in pyrovae.__all__:
-        paragraph = " ".join(str(inspect.getdoc(getattr(pyrovae, name))).partition("\n\n")[0].split())
-        lines.append(f"- `{name}`: {paragraph.partition('. ')[0].rstrip('.')}.")
-    return "\n".join(lines)
-
-
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", read(page), re.DOTALL)
 
 
 class TestLlms:
-    def test_public_names_are_those_of_the_docstrings(self):
+    def test_it_has_a_line_for_every_public_name(self):
         section = read("llms.txt").partition("## Public names\n")[2].partition("\n## ")[0]
-        written = section.partition("\n\n- ")[2].strip()
-        assert f"- {written}" == public_names(), "paste the right side into llms.txt"
+        assert re.findall(r"^- `(\w+)`: \w", section, re.MULTILINE) == pyrovae.__all__
 
     @pytest.mark.parametrize("page", ["llms.txt", "CONTRIBUTING.md"])
     def test_its_links_lead_somewhere(self, page):
