@@ -108,7 +108,7 @@ def test_what_is_refused():
         pyrovae.as_density(ae, GaussianPrior(torch.zeros(3), torch.eye(3)))
     with pytest.raises(ValueError, match="scale must be a finite number greater than 0"):
         pyrovae.as_density(ae, prior(), scale=-1.0)
-    with pytest.raises(ValueError, match="scale is of a Normal likelihood, and this one is Bernoulli"):
+    with pytest.raises(ValueError, match="scale is of a normal likelihood, and this one is bernoulli"):
         pyrovae.as_density(pyrovae.mlp_ae((6,), likelihood="bernoulli").double(), prior(), scale=1.0)
     with pytest.raises(ValueError, match="covariance must be positive definite"):
         GaussianPrior(torch.zeros(2), torch.ones(2, 2))

@@ -814,7 +814,7 @@ class TestBadInput:
             (torch.zeros(2, 4), r"x must have shape \(N, 3\), got \(2, 4\)"),
             (torch.zeros(0, 3), "x is empty"),
             (torch.tensor([[0.0, math.nan, 1.0]]), r"1 NaN or infinite values, the first at x\[0, 1\]"),
-            (torch.full((2, 3), 2.0), "outside the support of the Bernoulli likelihood"),
+            (torch.full((2, 3), 2.0), "outside the support of the bernoulli likelihood"),
             (torch.full((2, 3), 200, dtype=torch.uint8), "looks like 0..255 integers"),
         ],
     )

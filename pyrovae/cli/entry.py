@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from pyrovae.cli.errors import Terminated, as_sentence, where_to_report
+from pyrovae.cli.plugins import PluginError
 from pyrovae.cli.words import Words
 
 __all__ = ["Commands", "group", "main"]
@@ -114,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(words.translated(error.format_message()))
             if error.ctx is not None:
                 click.echo(f"`{error.ctx.command_path} --help` says how it is used.", err=True)
+            return 2
+        except PluginError as error:
+            _print(error.message)
             return 2
         except click.ClickException as error:
             _print(Words.of(commands.asked).translated(error.format_message()))

@@ -145,6 +145,18 @@ def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool 
     return data, scale
 
 
+def refusal(missing: int, infinite: int) -> str | None:
+    """Why items with so many missing and infinite entries are not fitted; None where they are."""
+    if infinite:
+        return f"{infinite:,} {'entry is' if infinite == 1 else 'entries are'} infinite"
+    if missing:
+        return (
+            f"{missing:,} {'entry is' if missing == 1 else 'entries are'} missing (NaN). Fit a model to complete "
+            "items, and `pyrovae impute` fills in the others"
+        )
+    return None
+
+
 def is_of_whole_numbers(likelihood: str | None) -> bool:
     """Whether a registered likelihood is one of whole numbers, as counts are, for which bytes are kept."""
     if likelihood is None:
@@ -347,8 +359,12 @@ class _Fitting:
         from pyrovae import checks, run_folder
         from pyrovae.data.summary import summarize
 
-        data, scale = read(self.parameters, is_of_whole_numbers(self.plan.arguments.get("likelihood")))
+        keep_bytes = is_of_whole_numbers(self.plan.arguments.get("likelihood"))
+        data, scale = read(self.parameters, keep_bytes, missing=True)
         summaries = {part: summarize(getattr(data, part)) for part in ("train", "test")}
+        missing, infinite = (sum(getattr(s, name) for s in summaries.values()) for name in ("missing", "infinite"))
+        if (why := refusal(missing, infinite)) is not None:
+            raise click.ClickException(f"{self.parameters['data']} cannot be fitted: {why}")
         digests = {part: summary.sha256 for part, summary in summaries.items()}
         if self.earlier is not None:
             self._require_same_data(digests)
@@ -362,6 +378,9 @@ class _Fitting:
         seed = self.parameters["seed"] or 0
         torch.manual_seed(checks.seed(seed, most=2**64 - 1))
         pair = self.plan.build(data, model.name, None if likelihood is None else likelihood.name)
+        if data.train.x.dtype == torch.float64:
+            pair.double()
+            self.say("precision float64: float32 is too coarse for these values")
         if self.ranks.is_first:
             record = run_folder.data_record(
                 data,

@@ -12,9 +12,14 @@ from typing import Any
 
 import click
 
-__all__ = ["PLUGINS", "plugin_option", "plugins_among", "run_plugin"]
+__all__ = ["PLUGINS", "PluginError", "plugin_option", "plugins_among", "run_plugin"]
 
 PLUGINS = "pyrovae.plugins"  # in a context's meta: whether any was run
+
+
+class PluginError(click.ClickException):
+    """A plugin that did not run; its words are those of the user's own Python."""
+
 
 plugin_option = click.option(
     "--plugin",
@@ -60,4 +65,4 @@ def run_plugin(file: str) -> None:
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = "" if line is None else f", line {line}"
         words = " ".join(str(error).split())
-        raise click.ClickException(f"--plugin {file}{where}: {type(error).__name__}: {words}") from error
+        raise PluginError(f"--plugin {file}{where}: {type(error).__name__}: {words}") from error

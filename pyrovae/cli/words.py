@@ -39,11 +39,20 @@ PYTHON_ADVICE = (
         "`--estimator log_prob` is its log predictive density, and `pyrovae export` writes its log-likelihood at each",
     ),
     (r"\bchannels='(first|last)'", r"--channel-axis \1"),
+    (r"\bis an argument of\b", "is an option of"),
+    (r"\btorch\.(b?float\d+|u?int\d+|bool)\b", r"\1"),
+    (r"(?<=: )work in float64,? or (?=scale|subtract)", ""),
 )
 # what a data set's arrays are called
-ARRAYS = {"x": "DATA", "name_or_path": "DATA", "validation": "the test part of DATA", "y": "the labels"}
+ARRAYS = {
+    "x": "DATA",
+    "name_or_path": "DATA",
+    "validation": "the test part of DATA",
+    "y": "the labels",
+    "event_shape": "the shape of an item",
+}
 PYTHON = re.compile(
-    r"\b[a-z_]+=(?=\S)|\w\(\.\.\.|\b\w+\.\w+\(|\bpyrovae\.\w|\b(?:torch|np|numpy|pyro)\.[a-z]|"
+    r"\b[a-z_]+=|\w\(\.\.\.|\b\w+\.\w+\(|\bpyrovae\.\w|\b(?:torch|np|numpy|pyro)\.[a-z]|"
     r"\b(?:None|True|False)\b|\blambda\b"
 )
 
@@ -97,11 +106,13 @@ class Words:
             return f"{option} {_plain(value)}"
 
         text = re.sub(rf"(?<![\w-])({alternatives})={VALUE}", with_value, text)
-        text = re.sub(r"(--[\w-]+ [\w.]+) or '(\w+)'", r"\1 or \2", text)
         # a name at the start, or in a word of advice, is the argument; "a likelihood" in a sentence is not
-        text = re.sub(rf"^({alternatives})\b(?!=)", lambda match: names[match[1]], text)
+        listed = rf"^(?:{alternatives})(?:(?:, | and )(?:{alternatives}))*(?=[ ,:]|$)"
         text = re.sub(
-            rf"\b({ORDERS}) ({alternatives})\b(?=[,;.:)]| (?:out|at|or|and|to)\b|$)",
+            listed, lambda match: re.sub(rf"\b({alternatives})\b", lambda name: names[name[1]], match[0]), text
+        )
+        text = re.sub(
+            rf"\b({ORDERS}) ({alternatives})\b(?=[,;.)]| (?:out|at|or|and|to|must)\b|$)",
             lambda match: f"{match[1]} {names[match[2]]}" if match[2] in self.options else match[0],
             text,
         )
@@ -109,7 +120,9 @@ class Words:
         if compound:
             pattern = rf"(?<![\w-])({'|'.join(sorted(compound, key=len, reverse=True))})\b"
             text = re.sub(pattern, lambda match: names[match[1]], text)
-        return re.sub(r"(?<![\w.])x\[([\d, ]+)\]", r"DATA[\1]", text)
+        text = re.sub(r"(?<![\w.:])x\[([\d, ]+)\]", r"DATA[\1]", text)
+        text = re.sub(r"\b(scale|standardise|or|of) x\b", r"\1 DATA", text)
+        return re.sub(r"(?<!got )(?<![\w'])'([\w.:-]+)'", r"\1", text)
 
 
 def _plain(value: str) -> str:

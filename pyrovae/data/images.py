@@ -341,7 +341,8 @@ def _image(file: Path) -> tuple[np.ndarray, bool, bool]:
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)  # upright, as image viewers show it
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}; replace or remove it") from error
+        reason = str(error).partition(" <")[0]  # without the object that was read
+        raise ValueError(f"{file} cannot be read as an image: {reason}; replace or remove it") from error
     if frames != 1:
         raise ValueError(f"{file} must hold one image, got {frames} frames; save each as a file of its own")
     if image.mode.startswith("I;16"):

@@ -43,7 +43,9 @@ def read_npz(
         chosen = _npz_keys(path, keys)
         if labels is not None and (len(chosen) > 1 or chosen[0][1] is not None):
             why = "has a training and a test part" if len(chosen) > 1 else f"has labels, {chosen[0][1]!r}"
-            raise ValueError(f"labels are for items of one part that have none, and {path} {why}: leave labels out")
+            raise ValueError(
+                f"labels must be left out: they are for items of one part that have none, and {path} {why}"
+            )
         for x, y in chosen:
             its_labels = labels if y is None else _numpy(path, partial(archive.__getitem__, y), y)
             parts.append(Part(f"{path.name}:{x}", _numpy(path, partial(archive.__getitem__, x), x), its_labels))

@@ -80,9 +80,7 @@ def load(
     if channels is not None:
         checks.choice("channels", channels, ["first", "last"])
     if labels is not None and not _is_numpy_file(name_or_path):
-        raise ValueError(
-            f"labels are for a .npy or .npz file that has none, and {name_or_path} is none: leave them out"
-        )
+        raise ValueError(f"labels must be left out: they are for a .npy or .npz file, and {name_or_path} is none")
     if isinstance(labels, str | os.PathLike):
         labels = read_labels(checks.path("labels", labels))
     if name_or_path == "digits":

@@ -18,7 +18,7 @@ from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import entries_of
 from pyrovae.models.parts.likelihood import Likelihood
 from pyrovae.models.parts.normal import Normal
-from pyrovae.models.registry import remade
+from pyrovae.models.registry import plain_name_of, remade
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
 
@@ -178,7 +178,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
     if scale is not None:
         family = likelihood.family
         if type(family) is not Normal:
-            raise ValueError(f"scale is of a Normal likelihood, and this one is {type(family).__name__}: leave it out")
+            raise ValueError(f"scale is of a normal likelihood, and this one is {plain_name_of(family)}: leave it out")
         stated = remade(family, scale=checks.positive("scale", scale))
         likelihood = Likelihood(likelihood.network, stated, likelihood.event_shape)
     first = next(iter(ae.parameters()))

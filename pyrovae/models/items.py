@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks, rounding
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.registry import plain_name_of
 
 __all__ = ["checked_items", "plate_size"]
 
@@ -48,7 +49,7 @@ def checked_items(
         x, tuple(pair.event_shape), name=name, allow_nan=missing, index_offset=index_offset or 0, hint=hint
     )
     allowed = support or support_of(pair)
-    family = type(entries_of(pair)).__name__
+    family = plain_name_of(entries_of(pair))
     if allowed is not None:
         checks.support(as_given, allowed, family, name=name)
     items = checks.checked_cast(as_given, pair_dtype, name=name, whole=index_offset is None, least_scale=least_scale)

@@ -63,6 +63,7 @@ __all__ = [
     "make",
     "name_of",
     "note",
+    "plain_name_of",
     "recipe_of",
     "register",
     "registered",
@@ -206,7 +207,7 @@ def name_of(part: Any) -> str:
     >>> name_of(pyrovae.Normal(scale=0.5)), name_of(pyrovae.StandardNormal(2))
     ('normal(scale=0.5)', 'standard')
     """
-    record = vars(part).get("_made_by")
+    record = getattr(part, "__dict__", {}).get("_made_by")
     if record is None or record["kind"] not in CONTRACTS:
         return type(part).__name__.lstrip("_")
     parameters = _signature(type(part)).parameters
@@ -216,6 +217,17 @@ def name_of(part: Any) -> str:
         if argument not in CONTRACTS[record["kind"]] and not is_default and _hindrance(value) is None:
             options.append(f"{argument}={value!r}")
     return f"{record['name']}({', '.join(options)})" if options else str(record["name"])
+
+
+def plain_name_of(part: Any) -> str:
+    """The registered name of a part, without its arguments; of any other object, the name of its class.
+
+    >>> import pyrovae
+    >>> from pyrovae.models.registry import plain_name_of
+    >>> plain_name_of(pyrovae.Normal(scale=0.5))
+    'normal'
+    """
+    return name_of(part).partition("(")[0]
 
 
 def recipe_of(made: Any) -> dict[str, Any] | None:

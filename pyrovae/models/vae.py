@@ -25,7 +25,7 @@ from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
-from pyrovae.models.registry import lookup, make, name_of, register
+from pyrovae.models.registry import lookup, make, name_of, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
 from pyrovae.summary import Rows
@@ -78,7 +78,7 @@ class LatentVariableModel(HasParamSites):
         given = checks.checked_in_own_dtype(x, self.event_shape)
         allowed: Any = support_of(self)
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
-            checks.support(given, allowed, type(entries_of(self)).__name__)
+            checks.support(given, allowed, plain_name_of(entries_of(self)))
         x = checks.checked_cast(given, dtype).to(device)
         with evaluation_mode(self):
             if self.is_made_of_parts("guide"):
