@@ -74,7 +74,7 @@ FAILING = {
     "fit real.npy --model GaussianMixture": "--model GaussianMixture needs --num-components",
     "fit real.npy --model gaussian-mixture --num-components 100": "DATA has 32 items for 100 components",
     "fit real.npy --model GaussianMixture --num-components 2 --covariance ful": "got 'ful'; did you mean full?",
-    "fit real.npy --model GaussianMixture --num-components 2 --epochs 3": "--epochs is an option of SVI, and this fit is",
+    "fit real.npy --model GaussianMixture --num-components 2 --epochs 3": "--epochs is an option of SVI, and this",
     "fit real.npy --model GaussianMixture --num-components 2 --method svii": "got 'svii'; did you mean svi?",
     "fit real.npy --model GaussianMixture --num-components 2 --method nuts": "--method nuts is for a Bayesian",
     "fit real.npy --model BayesianGaussianMixture --num-components 2 --binarize": "--binarize",
