@@ -2,16 +2,147 @@
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Sequence
+from string import Template
+from typing import Any
 
+import numpy as np
+import torch
+
+from pyrovae import checks
 from pyrovae.data import Dataset
+from pyrovae.evaluation.code_space.codes import encoded
+from pyrovae.report.assets import asset
+from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
 from pyrovae.report.entry import Entry
+from pyrovae.report.items import Layout, chosen_items, items_text
+from pyrovae.report.planes import plane_of
 
-__all__ = ["SCRIPTS", "explorer"]
+__all__ = ["DATA", "SCRIPTS", "explorer"]
 
-SCRIPTS: tuple[str, ...] = ()  # the files of the explorer's script, in their order
+DATA = "<!-- what the explorer holds -->"  # what follows it in a fragment stands at the end of the page
+SCRIPTS = (  # in the order in which they need each other
+    "explorer/numbers.js",
+    "explorer/elementwise.js",
+    "explorer/operations.js",
+    "explorer/decoders.js",
+    "explorer/pictures.js",
+    "explorer/marks.js",
+    "explorer/contours.js",
+    "explorer/scales.js",
+    "explorer/plane.js",
+    "explorer/explorer.js",
+)
 
 
 def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
-    """The fragment of the explorer, for `page`: the test items' codes, their pictures, and each entry's decoder."""
+    """The fragment of the explorer, for `page`: the test items' codes, their pictures, and each entry's decoder.
+
+    An entry has a plane where its pair has codes, `encode` and `decode`, and items of the data set's shape; the others
+    are left out, and the fragment says so. Its decoder runs in the page, where the page can run it: otherwise the plane
+    shows the nearest of a grid of codes that were decoded here, and says why. The error that the page states is the
+    largest difference of an entry of a decoded item from `decode`, over 10,000 codes. At most 10,000 test items are
+    shown, drawn by `seed`. Where no entry has a plane, the fragment is empty.
+
+    >>> import pyrovae
+    >>> from pyrovae.report import Entry, explorer, page
+    >>> digits = pyrovae.data.load("digits")
+    >>> pair = pyrovae.mlp_vae(digits.event_shape, hidden_dims=(8,))
+    >>> text = page("Digits", [], explorer([Entry("VAE", pair)], digits))
+    >>> "within" in text
+    True
+    """
+    checks.seed(seed)
+    reasons = {id(entry): _lacks(entry.pair, data) for entry in entries}
+    shown = [entry for entry in entries if not reasons[id(entry)]]
+    if not shown:
+        return ""
+    index = chosen_items(data, data.event_shape, seed)
+    x = data.test.x[torch.from_numpy(index)]
+    values = x.flatten(1).numpy()
+    layout = Layout.of(data.event_shape, values)
+    texts, decoders = [], []
+    for entry in shown:
+        plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
+        decoder = decoder_of(entry.pair, plane, layout, seed)
+        decoders.append(decoder)
+        words = {"name": entry.name, "words": _words(plane.latent_dim, decoder)}
+        texts.append({**words, **plane.text(), "decoder": decoder.text})
+    held = {"items": items_text(data, index, values, layout), "entries": texts, "first": 0}
+    fragment = Template(asset("explorer.html")).substitute(
+        how=html.escape(_how(data, index)),
+        left_out=_left_out([(entry.name, reasons[id(entry)]) for entry in entries if reasons[id(entry)]]),
+        exactness=_exactness(shown, decoders, layout),
+    )
+    text = json.dumps(held, allow_nan=False).replace("<", "\\u003c")
+    return f'{fragment}{DATA}<script type="application/json" id="explorer-data">{text}</script>'
+
+
+def _lacks(pair: Any, data: Dataset) -> str:
+    """Why a pair has no code plane; empty where it has one."""
+    if not getattr(pair, "latent_dim", 0):
+        return "it has no code"
+    missing = [name for name in ("encode", "decode") if not hasattr(pair, name)]
+    if missing:
+        return f"it has no {' and no '.join(missing)}"
+    if tuple(pair.event_shape) != tuple(data.event_shape):
+        return f"its items have shape {tuple(pair.event_shape)}, and those of the data {tuple(data.event_shape)}"
     return ""
+
+
+def _how(data: Dataset, index: np.ndarray) -> str:
+    total, count = len(data.test), len(index)
+    which = f"{total:,} test items" if count == total else f"{count:,} of the {total:,} test items"
+    colour = ", coloured by its label" if data.test.y is not None else ""
+    return (
+        f"Each point is the code of one of the {which} of {data.name}{colour}. Move over a plane: the picture beside "
+        "it is what the decoder makes of the code under the pointer. Choose a point to see that item and its "
+        "reconstruction."
+    )
+
+
+def _words(latent_dim: int, decoder: Decoder) -> str:
+    size = f"code of {latent_dim} dimension{'s' if latent_dim > 1 else ''}"
+    if decoder.error is None:
+        return (
+            f"{size}; its decoder does not run in this page ({decoder.why}): pictures are of the nearest of "
+            f"{_grid_words(decoder)} codes decoded before"
+        )
+    return f"{size}; decoded in this page, within {decoder.error:g} of Python"
+
+
+def _grid_words(decoder: Decoder) -> str:
+    count = decoder.text["count"]
+    return " × ".join([str(count)] * len(decoder.text["directions"]))
+
+
+def _left_out(names: Sequence[tuple[str, str]]) -> str:
+    if not names:
+        return ""
+    words = "; ".join(f"{name} ({why})" for name, why in names)
+    return f'<p class="note">Without a plane: {html.escape(words)}.</p>'
+
+
+def _exactness(shown: Sequence[Entry], decoders: Sequence[Decoder], layout: Layout) -> str:
+    """What the reader should know of the page's arithmetic."""
+    lines = []
+    errors = [f"{e.name} {d.error:g}" for e, d in zip(shown, decoders, strict=True) if d.error is not None]
+    if errors:
+        lines.append(
+            "A decoder runs in this page with the fitted weights in float16 and arithmetic in float32. The largest "
+            f"difference of any entry of a decoded item from Python’s, over {NUM_CODES:,} codes (of items, drawn from "
+            f"the prior where there is one, and spread over the plane): {', '.join(errors)}."
+        )
+    if layout.image:
+        lines.append(
+            f"Images are drawn in 256 levels from {layout.low:g} to {layout.high:g}. Under a reconstruction stands the "
+            "root mean square of its difference from the item, over all entries."
+        )
+    else:
+        lines.append(
+            "Each line of a picture goes from the smallest to the largest value of the items shown. The dot is the "
+            "decoded value, and the upright mark that of the chosen item."
+        )
+    return "\n".join(f"<p>{html.escape(line)}</p>" for line in lines)

@@ -9,7 +9,7 @@ from string import Template
 
 import pyrovae
 from pyrovae.report.assets import asset, scripts, source_hash
-from pyrovae.report.explorer import SCRIPTS
+from pyrovae.report.explorer import DATA, SCRIPTS
 from pyrovae.report.section import Section
 
 __all__ = ["page"]
@@ -29,6 +29,7 @@ def page(title: str, sections: Sequence[Section], explorer: str = "", *, lead: s
     """
     style = asset("page.css") + asset("sections.css") + (asset("explorer.css") if explorer else "")
     script = scripts("page.js", *(SCRIPTS if explorer else ()))
+    shown, _, held = explorer.partition(DATA)  # what it holds comes last: all else is on the screen before it is read
     names = _anchors(sections)
     links = [f'<li><a href="#{name}">{html.escape(s.title)}</a></li>' for name, s in zip(names, sections, strict=True)]
     if explorer:
@@ -46,12 +47,21 @@ def page(title: str, sections: Sequence[Section], explorer: str = "", *, lead: s
         title=html.escape(title),
         lead=f'<p class="lead">{html.escape(lead)}</p>' if lead else "",
         style=style,
-        links="\n".join(links),
-        explorer=explorer,
+        contents=_contents(links),
+        explorer=shown,
+        held=held,
         sections="\n".join(_section(name, s) for name, s in zip(names, sections, strict=True)),
         version=html.escape(pyrovae.__version__),
         script=script,
     )
+
+
+def _contents(links: Sequence[str]) -> str:
+    """The list of sections, where there are several."""
+    if len(links) < 2:
+        return ""
+    items = "\n".join(links)
+    return f'<nav aria-label="Sections of this page">\n<ul class="contents">\n{items}\n</ul>\n</nav>'
 
 
 def _section(name: str, section: Section) -> str:
