@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -71,6 +72,15 @@ class TestLlms:
         printed = run([sys.executable, "-W", "ignore", str(file)], tmp_path)
         assert re.findall(r"block (\d+) has run", printed) == [str(number) for number in range(len(recipes))]
         assert "elbo  -" in printed and "accuracy  0.9" in printed and "amortisation gap" in printed
+
+    @pytest.mark.slow
+    def test_its_commands_run(self, tmp_path):
+        (commands,) = blocks("llms.txt", "sh")
+        run(["bash", "-euo", "pipefail", "-c", commands], tmp_path, PYTHONWARNINGS="ignore")
+        (results,) = [one["results"] for one in json.loads((tmp_path / "evaluation.json").read_bytes())["runs"]]
+        assert len(results) == 2
+        written = ("samples.png", "codes.csv", "reconstructions.png", "filled.png", "run-ae/run.json")
+        assert [name for name in written if not (tmp_path / name).is_file()] == []
 
 
 class TestContributing:
