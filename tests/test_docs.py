@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -68,6 +69,19 @@ def test_every_script_is_in_the_gallery_once():
     shown = re.findall(r"^```\{script\} (\S+)$", (DOCS / "scripts.md").read_text(), re.MULTILINE)
     assert sorted(shown) == sorted(scripts())
     assert {"ae_vs_vae.py", "evidence.py"} <= scripts()
+
+
+def commands() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules([str(ROOT / "pyrovae" / "cli" / "commands")])}
+
+
+def test_every_command_is_on_the_page_of_the_command_line():
+    page = DOCS / "command_line.md"
+    assert {"fit", "evaluate", "sample"} <= commands()
+    if not page.is_file():
+        pytest.skip("there is no page of the command line")
+    text = page.read_text()
+    assert {name for name in commands() if f"pyrovae {name}" not in text} == set()
 
 
 # code on the pages ------------------------------------------------------------------------------------------------

@@ -149,6 +149,17 @@ pyrovae.mlp_vae((3,), latent_dims=2)
     assert error.startswith('user.py:10: error: Unexpected keyword argument "latent_dims" for "mlp_vae"')
 
 
+def test_no_module_stands_where_a_public_name_of_a_room_is():
+    # a module of that name takes the place of what `from ... import` had bound, as soon as anything imports it
+    for room in pyrovae._ROOMS:
+        folder = getattr(getattr(pyrovae, room), "__path__", [])
+        for module in pkgutil.walk_packages(folder, f"pyrovae.{room}."):
+            importlib.import_module(module.name)
+        for name in getattr(getattr(pyrovae, room), "__all__", []):
+            value = getattr(getattr(pyrovae, room), name)
+            assert type(value) is not type(sys), f"pyrovae.{room}.{name} is a module"
+
+
 def names_from_nowhere(source: str) -> set[str]:
     """The names that a script reads and neither binds, imports nor finds among Python's own."""
     read, bound = set(), set(dir(builtins)) | {"__name__"}

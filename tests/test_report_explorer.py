@@ -19,9 +19,9 @@ from pyrovae.data import Dataset, Split
 from pyrovae.report import Entry, explorer, page
 from pyrovae.report.decoders import NUM_CODES, rounded_up
 from pyrovae.report.explorer import DATA
-from pyrovae.report.items import Layout, pictures_text
 from pyrovae.report.network.packing import halved
 from pyrovae.report.planes import plane_of
+from pyrovae.report.shown_items import Layout, pictures_text
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(1)>&\"'"
 
@@ -259,7 +259,7 @@ def test_the_lines_of_a_prior_hold_their_shares():
 
 
 def test_many_or_large_items_are_drawn_by_the_seed_and_it_says_how_many(monkeypatch):
-    monkeypatch.setattr("pyrovae.report.items.MOST_ITEMS", 25)
+    monkeypatch.setattr("pyrovae.report.shown_items.MOST_ITEMS", 25)
     data, pair = digits(), small_vae()
     fragment = explorer([Entry("VAE", pair)], data, seed=1)
     assert "25 of the 60 test items" in fragment

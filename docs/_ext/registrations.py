@@ -78,6 +78,16 @@ def commands() -> Iterator[Row]:
             yield f"`pyrovae {command.name}`", " ".join(command.get_short_help_str(200).split())
 
 
+def sections() -> Iterator[Row]:
+    import pyrovae.report.sections as folder
+
+    yield "order", "what the section shows"
+    for module in pkgutil.iter_modules(folder.__path__):
+        made = import_module(f"{folder.__name__}.{module.name}")
+        if hasattr(made, "ORDER"):
+            yield f"{made.ORDER}", first_sentence(made)
+
+
 TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "likelihood": lambda: parts("likelihood"),
     "prior": lambda: parts("prior"),
@@ -87,7 +97,14 @@ TABLES: dict[str, Callable[[], Iterator[Row]]] = {
     "svi-option": svi_options,
     "optimizer": optimizers,
     "command": commands,
+    "section": lambda: by_number(sections()),
 }
+
+
+def by_number(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows after the first, in the order of the numbers that they begin with."""
+    yield next(rows)
+    yield from sorted(rows, key=lambda row: float(row[0]))
 
 
 def link(name: str, shown: str | None = None) -> str:

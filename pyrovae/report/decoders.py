@@ -12,9 +12,9 @@ import torch
 from pyrovae.evaluation.code_space.codes import decoded
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.scopes import Workspace
-from pyrovae.report.items import Layout, pictures_text
 from pyrovae.report.network import Program, Untranslatable, translated
 from pyrovae.report.planes import Plane
+from pyrovae.report.shown_items import Layout, pictures_text
 from pyrovae.seeding import Noise
 
 __all__ = ["NUM_CODES", "Decoder", "decoder_of", "rounded_up"]

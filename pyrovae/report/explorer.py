@@ -17,8 +17,8 @@ from pyrovae.evaluation.code_space.codes import encoded
 from pyrovae.report.assets import asset
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
 from pyrovae.report.entry import Entry
-from pyrovae.report.items import Layout, chosen_items, items_text
 from pyrovae.report.planes import plane_of
+from pyrovae.report.shown_items import Layout, chosen_items, items_text
 
 __all__ = ["DATA", "SCRIPTS", "explorer"]
 
