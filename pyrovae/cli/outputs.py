@@ -156,7 +156,7 @@ def write(result: Result, target: Path, *, force: bool = False) -> None:
 def _write_npy(result: Result, path: Path) -> None:
     import numpy as np
 
-    np.save(path, result.dataset[result.main].values)
+    np.save(path, result.dataset[result.main].values, allow_pickle=False)
 
 
 def _write_npz(result: Result, path: Path) -> None:
@@ -272,9 +272,14 @@ def json_text(value: Mapping[str, Any]) -> str:
     """One JSON object (RFC 8259), in which a number that JSON has no word for is "NaN", "Infinity" or "-Infinity".
 
     Those are the strings of the JSON mapping of Protocol Buffers; `float(...)` in Python and `Number(...)` in
-    JavaScript read them back. Every other number has as many digits as tell it from its neighbours.
+    JavaScript read them back. Every other number has as many digits as tell it from its neighbours. It is ASCII, which
+    any terminal and any pipe takes.
+
+    >>> from pyrovae.cli.outputs import json_text
+    >>> json_text({"classes": ["ä", "b"], "se": float("nan")}).split()
+    ['{', '"classes":', '[', '"\\\\u00e4",', '"b"', '],', '"se":', '"NaN"', '}']
     """
-    return json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(plain(value), indent=2, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
