@@ -343,6 +343,21 @@ def test_other_items_come_whole_and_in_their_order_and_those_of_the_fit_do_not(r
     assert len(np.load(tmp_path / "t.npy")) == 96
 
 
+def test_channels_are_found_by_the_shape_of_the_pairs_items(tmp_path, recwarn):
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 5, 5), dtype=np.uint8)
+    np.save(tmp_path / "last.npy", np.moveaxis(images, 1, -1))
+    np.save(tmp_path / "first.npy", images)
+    fit = ["fit", str(tmp_path / "last.npy"), "--channel-axis", "last", "--network", "mlp", "--hidden-dims", "4"]
+    assert main([*fit, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    codes = []
+    for name in ("last", "first"):
+        data = ["--data", str(tmp_path / f"{name}.npy"), "--part", "all", "-o", str(tmp_path / f"{name}-codes.npy")]
+        assert main(["encode", str(tmp_path / "run"), *data]) == 0
+        codes.append(np.load(tmp_path / f"{name}-codes.npy"))
+    expected = read_run(tmp_path / "run").pair().encode(torch.from_numpy(images) / 255).detach()
+    assert np.array_equal(codes[0], expected) and np.array_equal(codes[1], expected)
+
+
 def test_fewer_items_are_some_of_the_more_whatever_the_seed_is(runs, capsys):
     chosen = []
     for count, seed in (("5", "0"), ("9", "0"), ("5", "7")):
@@ -402,7 +417,7 @@ COMMANDS = {
     "reconstruct": ["-o", "{out}.npy"],
     "impute": ["--data", "{runs}/other.npy", "-o", "{out}.npy"],
     "export": ["-o", "{out}.nc"],
-    # report
+    "report": ["-o", "{out}.html"],
 }
 FOLDERS = {
     "nowhere": "does not exist",

@@ -392,14 +392,19 @@ class Opened:
                 return self.run.data()
         record = self.manifest.get("data", {})
         scale = record.get("scale", not _counts(self.pair))
-        options: dict[str, Any] = {"root": record.get("root"), "channels": record.get("channels"), "scale": scale}
-        data = pyrovae.data.load(source, **options, labels=labels, missing=missing)
-        if tuple(data.event_shape) != tuple(self.pair.event_shape):
-            raise click.UsageError(
-                f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
-                f"{source} have shape {_shape(data.event_shape)}"
-            )
-        return data
+        # the pair says where the channels of its items are; the order of the fit counts where both would do
+        orders = dict.fromkeys([record.get("channels") or "first", "first", "last"])
+        shapes = []
+        for channels in orders:
+            options: dict[str, Any] = {"root": record.get("root"), "channels": channels, "scale": scale}
+            data = pyrovae.data.load(source, **options, labels=labels, missing=missing)
+            if tuple(data.event_shape) == tuple(self.pair.event_shape):
+                return data
+            shapes.append(data.event_shape)
+        raise click.UsageError(
+            f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
+            f"{source} have shape {_shape(shapes[0])}"
+        )
 
     def is_own(self, data: Dataset) -> bool:
         """Whether a data set is the one that the pair was fitted on."""

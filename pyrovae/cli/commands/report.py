@@ -1,0 +1,100 @@
+"""One page on one or several fitted models, with their code plane to touch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyrovae.cli.options import Command, DataName, Option
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading import (
+    Number,
+    device_option,
+    json_option,
+    number_option,
+    out_options,
+    runs_argument,
+    seed_option,
+)
+
+__all__ = ["command"]
+
+
+@click.command("report", cls=Command, short_help="One page on fitted models, with their code plane to touch.")
+@runs_argument()
+@click.option(
+    "--data",
+    metavar="DATA",
+    type=DataName(),
+    cls=Option,
+    section="Items",
+    help="Another data set than that of the fits, from anything that `pyrovae fit` takes; its test part is judged.",
+)
+@number_option("--num-items", Number(2, whole=True), 500, "How many test items are judged.", section="Items")
+@click.option("--title", metavar="TEXT", cls=Option, section="Output", help="The title of the page.")
+@seed_option("the choice of the items and the draws")
+@device_option
+@plugin_option
+@json_option
+@out_options(".html", what="the page")
+def command(
+    runs: tuple[str, ...],
+    data: str | None,
+    num_items: int,
+    title: str | None,
+    seed: int,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Write one page on the fitted models in RUN...: what was fitted on what, and what it is worth.
+
+    The page is one file, which any browser opens without a network. It has curves, reconstructions, rate and
+    distortion, evidence, calibration and classification as far as the models have them, side by side, and the code
+    plane, in which the point under the pointer is decoded.
+
+    \b
+    Examples:
+      pyrovae report run -o report.html
+      pyrovae report ae vae mixture -o report.html --title "Digits"
+    """
+    import pyrovae
+    from pyrovae.cli.outputs import json_text, replacing
+    from pyrovae.cli.reading import names_of, open_run, require_alike
+    from pyrovae.report import Entry
+
+    if out is None:
+        raise click.UsageError("name by -o where to write the page, a file that ends in .html")
+    opened = [open_run(run, device=device) for run in runs]
+    names = names_of(opened)
+    if data is None:
+        require_alike(opened, names)
+    entries = [_entry(Entry, one, name) for one, name in zip(opened, names, strict=True)]
+    items = opened[0].dataset(data)
+    with replacing(out, force=force) as temporary:
+        pyrovae.report.write(
+            temporary, entries, items, title=title, num_items=num_items, seed=seed, progress=not as_json
+        )
+    if as_json:
+        settings = {"num_items": num_items, "seed": seed, "title": title}
+        record = {"command": "report", "out": out, "runs": [str(one.path) for one in opened], "settings": settings}
+        click.echo(json_text(record))
+    else:
+        click.echo(f"{', '.join(names)} on {items.name}: {out}")
+
+
+def _entry(kind: Any, one: Any, name: str) -> Any:
+    """A pair of the report, with what its run says of itself."""
+    if one.run is None:
+        return kind(name, one.pair)
+    command = one.manifest.get("command")
+    protocol = {"seed": str(one.manifest.get("seed"))}
+    if command:
+        import shlex
+
+        protocol["command"] = "pyrovae " + shlex.join(map(str, command))
+    return kind(name, one.pair, history=one.run.history(), protocol=protocol)
