@@ -57,6 +57,10 @@ MODEL = "model"
 HISTORY = "history.nc"
 CHECKPOINT = "checkpoint"
 STATUSES = ("unfinished", "diverged", "complete")
+MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
+# what must be there, and as what, for a manifest to be read; a forged one has a SHA-256 that fits
+FIELDS: dict[str, type] = {"files": dict, "data": dict, "arguments": dict, "chosen": dict, "model": dict}
+DATA_FIELDS = ("source", "path", "root", "labels", "channels", "scale", "event_shape", "sha256")
 LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
 
 
@@ -173,6 +177,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"with it by `pyrovae fit ... --resume --out {folder}` and the arguments that it had"
             )
         raise RunError(f"{folder} is no run folder: it has no {MANIFEST}, which `pyrovae fit --out` writes")
+    if file.stat().st_size > MANIFEST_BYTES:
+        raise RunError(f"{file} was not written by `pyrovae fit`: it has {file.stat().st_size:,} bytes")
     try:
         manifest = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -186,6 +192,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if manifest.get("sha256") != _own_digest(manifest) or manifest.get("status") not in STATUSES:
         raise RunError(f"{file} is damaged or was changed: its SHA-256 is not the one that it states; fit again")
+    lacking = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if not lacking:
+        lacking = [f"data.{name}" for name in DATA_FIELDS if name not in manifest["data"]]
+    if lacking:
+        raise RunError(f"{file} was not written by `pyrovae fit`: it has no {', '.join(lacking)} as that writes them")
     return manifest
 
 

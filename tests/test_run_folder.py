@@ -135,6 +135,22 @@ def test_a_manifest_that_was_changed_is_refused(run, field):
         read_run(run)
 
 
+@pytest.mark.parametrize("change", [{"files": None}, {"data": [1]}, {"data": {}}, {"arguments": 3}, {"model": None}])
+def test_a_manifest_that_nothing_of_ours_wrote_is_refused_whatever_its_digest(run, change):
+    manifest = {**run_folder.read_manifest(run), **change}
+    manifest["sha256"] = run_folder._own_digest(manifest)
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"was not written by `pyrovae fit`: it has no {next(iter(change))}"):
+        read_run(run)
+
+
+def test_a_manifest_is_not_read_where_it_is_too_long(run):
+    with (run / "run.json").open("ab") as file:
+        file.truncate(2**26 + 1)
+    with pytest.raises(RunError, match="it has 67,108,865 bytes"):
+        read_run(run)
+
+
 def test_an_unfinished_and_a_diverged_run_are_refused(run):
     manifest = run_folder.read_manifest(run)
     run_folder.begin_run(run, manifest)
