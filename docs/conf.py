@@ -56,7 +56,7 @@ nitpick_ignore_regex = [
 ]
 
 # appearance -------------------------------------------------------------------------------------------------------
-smartquotes = False  # "svi" and (..., latent_dim) stand as they are typed
+smartquotes_action = "D"  # dashes alone: "svi" and (..., latent_dim) stand as they are typed
 html_theme = "furo"
 html_title = f"pyrovae {release}"
 html_static_path = ["_static"]

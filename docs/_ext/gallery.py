@@ -32,7 +32,8 @@ class Script(SphinxDirective):
         question, commands, *method = str(docstring).split("\n\n")
         shown = re.sub(" +#", "  #", textwrap.dedent(commands))
         lines = [*question.splitlines(), "", "```sh", *shown.splitlines(), "```", ""]
-        lines += ["```{dropdown-method}", *"\n\n".join(method).splitlines(), "```"]
+        how = re.sub(r"(?<![`\w-])--[a-z][\w-]*", r"`\g<0>`", "\n\n".join(method))  # an option is code
+        lines += ["```{dropdown-method}", *how.splitlines(), "```"]
         parent = nodes.Element()
         self.state.nested_parse(StringList(lines, str(file)), self.content_offset, parent)
         return parent.children
