@@ -79,7 +79,7 @@ class TestLlms:
         run(["bash", "-euo", "pipefail", "-c", commands], tmp_path, PYTHONWARNINGS="ignore")
         (results,) = [one["results"] for one in json.loads((tmp_path / "evaluation.json").read_bytes())["runs"]]
         assert len(results) == 2
-        written = ("samples.png", "codes.csv", "reconstructions.png", "filled.png", "run-ae/run.json")
+        written = ("samples.png", "codes.csv", "reconstructions.png", "filled.png", "report.html", "run-ae/run.json")
         assert [name for name in written if not (tmp_path / name).is_file()] == []
 
 
