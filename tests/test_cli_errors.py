@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on_by_its_folder_alone(tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="is unfinished, stopped after epoch 2"):
         read_run(out)
     monkeypatch.undo()
-    os.chdir(os.path.dirname(os.path.dirname(out)))  # from elsewhere
+    monkeypatch.chdir(tmp_path.parent)  # from elsewhere
     conflicting = ["--latent-dim", "4", "--learning-rate", "0.01", "--beta", "2"]
     assert main(["fit", "--resume", "--out", str(out), *conflicting]) == 2
     error = capsys.readouterr().err

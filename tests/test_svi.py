@@ -539,7 +539,9 @@ class TestBadInput:
     def test_row_3_outside_the_support(self):
         self.refuse(r"min 0.*max 1.2.*fits: 'normal'", SOME / SOME.max() * 1.2, vae=pair(likelihood="bernoulli"))
         self.refuse(
-            r"outside the support of the ContinuousBernoulli", SOME - 1, vae=pair(likelihood="continuous_bernoulli")
+            r"outside the support of the continuous_bernoulli likelihood",
+            SOME - 1,
+            vae=pair(likelihood="continuous_bernoulli"),
         )
 
     def test_row_4_grey_under_bernoulli_even_with_validation_off(self):

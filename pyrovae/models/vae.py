@@ -111,7 +111,7 @@ class LatentVariableModel(HasParamSites):
     def _summary_of_parts(self) -> Rows:
         return {
             "latent_dim": lambda: self.latent_dim,
-            "likelihood": lambda: name_of(entries_of(self)),
+            "likelihood": lambda: None if entries_of(self) is None else name_of(entries_of(self)),
             "prior": lambda: name_of(self.prior),
             "posterior": lambda: name_of(self.posterior),
         }
