@@ -15,8 +15,10 @@ from torch import nn
 
 import pyrovae
 from pyrovae.data import Dataset, Split
-from pyrovae.report import Entry, Section, charts, markup, sections, write
+from pyrovae.report import Entry, Section, charts, markup, pricing, sections, write
 from pyrovae.report.chosen import items_of
+from pyrovae.report.measurements import Measurements, Settings
+from pyrovae.report.sections import calibration
 
 HOSTILE = "<script>alert(1)</script>\"'&<b style='x'>"
 SIZES = {"num_items": 40, "num_ledger_items": 3, "num_particles": 20}
@@ -224,6 +226,20 @@ def test_a_pair_with_two_latent_sites_has_a_page_that_says_what_it_lacks(tmp_pat
     assert "no history was handed over" in report.sections["What this page leaves out"]
     assert "Samples" in report.sections
     assert "it failed with" not in report.page
+
+
+def test_p_values_are_those_after_holm_s_correction(exact_linear_pair):
+    torch.manual_seed(0)
+    x = exact_linear_pair.sample(20).detach()
+    data = Dataset(Split(x), Split(x), (6,), "draws")
+    measurements = Measurements([Entry("exact", exact_linear_pair)], data, Settings(num_simulations=200))
+    made = calibration.section(measurements)
+    tests = pyrovae.calibrate(exact_linear_pair, num_simulations=200).tests
+    worst = tests.sortby("statistic", ascending=False).quantity.values[:3]
+    expected = [float(tests.p_adjusted.sel(quantity=name)) for name in tests.quantity.values if name in worst]
+    shown = re.findall(r'data-label="adjusted p"><span><data value="(.*?)"', made.html)
+    assert [float(value) for value in shown] == expected
+    assert expected != [float(tests.p_value.sel(quantity=name)) for name in tests.quantity.values if name in worst]
 
 
 def test_a_section_of_one_s_own_is_one_function(classifiers, digits, tmp_path, monkeypatch):
@@ -461,3 +477,13 @@ def test_any_data_gives_a_page(kind, digits, tmp_path):
     assert report.numbers(COMPARED, "VAE", "log p(x), nats per item")[0] == bound.mean
     if classes is not None:
         assert "&lt;ox&gt;" in report.sections["Classification"]
+
+
+def test_a_costly_decoder_gets_fewer_draws_and_all_entries_the_same():
+    cheap, costly = pyrovae.mlp_vae((1, 28, 28), hidden_dims=(16,)), pyrovae.conv_vae((1, 28, 28))
+    assert pricing.decoding_cost(cheap) == 2 * (2 * 16 + 16 * 784)
+    assert pricing.decoding_cost(costly) > 100 * pricing.decoding_cost(cheap)
+    assert pricing.decoding_cost(pyrovae.GaussianMixture((3,), 2)) == 0
+    entries = [Entry("cheap", cheap), Entry("costly", costly)]
+    assert pricing.draws_within(entries[:1], 1000, 100, 500) == 1000
+    assert pricing.draws_within(entries, 1000, 100, 500) == 100

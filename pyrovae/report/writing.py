@@ -18,6 +18,7 @@ from pyrovae.report.explorer import explorer
 from pyrovae.report.markup import Markup, joined, note, number
 from pyrovae.report.measurements import Measurements, Settings
 from pyrovae.report.page import page
+from pyrovae.report.pricing import draws_within
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut, makers
 
@@ -33,7 +34,7 @@ def write(
     title: str | None = None,
     num_items: int = 500,
     num_ledger_items: int = 20,
-    num_particles: int = 1000,
+    num_particles: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Path:
@@ -53,7 +54,7 @@ def write(
         num_items: test items that are judged: all, or so many chosen by `seed` (`pyrovae.report.items`). The code space
             is measured by up to ten times as many training items.
         num_ledger_items: the first of these, for `quadrature`, `exact` and `gaps`.
-        num_particles: draws per item of `iwae`.
+        num_particles: draws per item of `iwae`; None is 1,000, or 100 where the costliest decoder would take minutes.
         seed: of the choice and of all estimates.
         progress: whether a bar names what is estimated.
 
@@ -79,10 +80,14 @@ def write(
         raise IsADirectoryError(f"path {target} is a folder: name a file, such as {target / 'report.html'}")
     _require_entries(entries, data)
     checks.seed(seed)
+    judged = checks.whole("num_items", num_items)
+    if num_particles is None:
+        num_particles = draws_within(entries, 1000, 100, decodings_each=min(judged, len(data.test)))
     settings = Settings(
-        num_items=checks.whole("num_items", num_items),
+        num_items=judged,
         num_ledger_items=checks.whole("num_ledger_items", num_ledger_items),
         num_particles=checks.whole("num_particles", num_particles),
+        num_simulations=draws_within(entries, 1000, 200, decodings_each=100),
         seed=seed,
     )
     heading = title if title is not None else f"{', '.join(entry.name for entry in entries)} on {data.name}"

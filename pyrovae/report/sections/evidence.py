@@ -14,6 +14,7 @@ from pyrovae.report.charts import figure, legend_of_parts, stacked
 from pyrovae.report.entry import Entry
 from pyrovae.report.markup import Markup, estimate, joined, left_out, note, number, table
 from pyrovae.report.measurements import Measurements, Refusal
+from pyrovae.report.pricing import DECODINGS_OF_GAPS, MOST_FOR_GAPS, decoding_cost
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut
 
@@ -116,6 +117,11 @@ def _ledger(entry: Entry, estimates: dict[str, Estimate], measurements: Measurem
         return Refusal("there is no estimate of log p(x) beside the ELBO")
     pair: Any = entry.pair
     x = measurements.few_items(entry).x
+    if decoding_cost(pair) * DECODINGS_OF_GAPS * len(x) > MOST_FOR_GAPS:
+        return Refusal(
+            f"the search for the best q of {len(x)} items would take many minutes with this decoder: call "
+            "pyrovae.gaps(pair, x, evidence) for a few items"
+        )
     return measurements.of(
         entry,
         "gap ledger",

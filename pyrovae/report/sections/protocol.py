@@ -15,9 +15,10 @@ from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.registry import recipe_of
 from pyrovae.report.chosen import are_binarized
 from pyrovae.report.entry import Entry
-from pyrovae.report.markup import Markup, joined, note, paragraph, text
+from pyrovae.report.markup import Markup, joined, note, number, text
 from pyrovae.report.measurements import Measurements
 from pyrovae.report.section import Section
+from pyrovae.report.sections.training import step_of
 
 ORDER = 10
 LIBRARIES = ("torch", "pyro-ppl", "numpy", "scipy", "scikit-learn", "xarray")
@@ -60,12 +61,11 @@ def _of_data(measurements: Measurements) -> Iterable[tuple[str, Any]]:
 
 def _card(entry: Entry, measurements: Measurements) -> Markup:
     pair = entry.pair
-    facts = [*_of_pair(entry, measurements), *((name, value) for name, value in entry.protocol.items())]
+    facts = [*_of_pair(entry, measurements), *_of_fit(entry), *entry.protocol.items()]
     parts = [Markup('<div class="card">\n<h3>'), entry.name, Markup("</h3>\n"), _facts(facts)]
     if entry.history is None:
         parts += [note("No history was handed over: how it was fitted is not known here.")]
     else:
-        parts += [paragraph(str(entry.history))]
         parts += [_details("How it was fitted", _options(entry.history.config))]
     warnings = measurements.warnings.get(entry.name, [])
     parts += [note("While it was judged: ", "; ".join(warnings))] if warnings else []
@@ -88,6 +88,20 @@ def _of_pair(entry: Entry, measurements: Measurements) -> Iterable[tuple[str, An
     if are_binarized(pair, measurements.chosen.x[:]):
         yield "items", f"made 0 or 1 by a draw with seed {measurements.seed}: its likelihood takes nothing else"
     yield "SHA-256", Markup(f'<span class="mono">{pair_hash(pair)[:12]}…</span>')
+
+
+def _of_fit(entry: Entry) -> Iterable[tuple[str, Any]]:
+    history = entry.history
+    if history is None:
+        return
+    steps = history.epochs.sizes.get("epoch", 0)
+    method = history.config.get("method", "a method that is not named")
+    time = ""
+    if "seconds" in history.epochs:
+        time = joined(" in ", number(float(history.epochs["seconds"].sum()), ".1f"), " s")
+    yield "fitted by", joined(f"{method}, {steps:,} {step_of(history)}{'s' if steps != 1 else ''}", time)
+    if stopped := history.config.get("stopped"):
+        yield "stopped", stopped
 
 
 def _arguments(pair: nn.Module) -> Iterable[tuple[str, Any]]:

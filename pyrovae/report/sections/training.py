@@ -30,12 +30,15 @@ def section(measurements: Measurements) -> Section | LeftOut:
         if not history.epochs.sizes.get("epoch"):
             reasons += [(entry.name, "its history has no epoch")]
             continue
+        if "loss" not in history.epochs:
+            reasons += [(entry.name, "its history has no loss")]
+            continue
         rows += [_row(entry, history)]
-        lines = _lines(history, measurements.place(entry.name))
+        lines = _lines(entry, measurements.place(entry.name))
         if max(len(line.x) for line in lines) < 2:
             reasons += [(f"{entry.name}, curve", "it was fitted in one step")]
             continue
-        step = _step(history)
+        step = step_of(history)
         chart = curves(lines, label=f"{entry.name}: {_names(lines)} by {step}", xlabel=step, ylabel="nats per item")
         charts += [figure(chart, caption=entry.name, names=legend(lines))]
     if not rows:
@@ -43,7 +46,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
     head = ["pair", "steps", "last loss, nats per item", "best on validation items", "levelled off?", "seconds"]
     caption = (
         "The loss is the method's own, and that of two methods is not the same quantity: for SVI the negative ELBO at "
-        "the epoch's weight of the KL term, for EM −log p(x), for a classifier −log p(y | x)."
+        "the epoch's weight of the KL term, for an autoencoder −log p(x | z), for EM −log p(x), for a classifier of "
+        "labels −log p(y | x)."
     )
     body = joined(table(caption, head, rows), Markup('<div class="plots">\n'), *charts, Markup("</div>\n"))
     how = (
@@ -56,16 +60,22 @@ def section(measurements: Measurements) -> Section | LeftOut:
 def _row(entry: Entry, history: History) -> list[Any]:
     epochs = history.epochs
     count = epochs.sizes["epoch"]
-    steps = f"{count:,} {_step(history)}{'s' if count > 1 else ''}"
+    steps = f"{count:,} {step_of(history)}{'s' if count > 1 else ''}"
     last = np.nanmean(_last(epochs["loss"].values))
     best: Any = "none"
     if "validation_elbo" in epochs:
-        words = "ELBO " if entry.pair.is_normalized else "E log p(x | z), which bounds nothing, "
-        best = joined(words, number(float(epochs["validation_elbo"].max())))
+        best = joined(_validated(entry), " ", number(float(epochs["validation_elbo"].max())))
     elif "validation_log_loss" in epochs:
         best = joined("log-loss ", number(float(epochs["validation_log_loss"].min())))
     seconds = number(float(epochs["seconds"].sum()), ".1f") if "seconds" in epochs else "none"
     return [entry.name, steps, number(last), best, _levelled(history), seconds]
+
+
+def _validated(entry: Entry) -> str:
+    """What the variable "validation_elbo" of a history is: the ELBO, or what stands in its place."""
+    if not entry.pair.is_normalized:
+        return "E log p(x | z)"  # of an autoencoder, which bounds nothing
+    return "log p(x)" if entry.history.config.get("method") == "em" else "ELBO"
 
 
 def _last(values: np.ndarray) -> np.ndarray:
@@ -84,17 +94,19 @@ def _levelled(history: History) -> Any:
     return joined("yes, " if is_level else "no, ", number(rise, "+.3f"), " nats per item and step at the end")
 
 
-def _step(history: History) -> str:
+def step_of(history: History) -> str:
     return STEPS.get(history.config.get("method", ""), "epoch")
 
 
-def _lines(history: History, place: int) -> list[Line]:
+def _lines(entry: Entry, place: int) -> list[Line]:
     """A line for each variable in nats per item, one for each class where these were fitted one by one."""
     lines: list[Line] = []
-    for name, variable in history.epochs.data_vars.items():
+    for name, variable in entry.history.epochs.data_vars.items():
         if variable.attrs.get("units") != "nats per item" and name != "loss":
             continue
-        sign, words = (-1.0, "negative validation ELBO") if name == HIGHER_IS_BETTER else (1.0, str(name))
+        sign, words = 1.0, str(name)
+        if name == HIGHER_IS_BETTER:
+            sign, words = -1.0, f"−{_validated(entry)} of validation items"
         words = words.replace("_", " ")
         for label, values in _curves(variable):
             steps = np.arange(1, len(values) + 1)
