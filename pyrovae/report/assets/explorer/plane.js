@@ -98,13 +98,13 @@ class Plane {
     let dragging = false;
     this.area.addEventListener("pointermove", (event) => {
       if (event.pointerType === "touch" && !dragging) return;
+      this.dragged = dragging;
       this.moveTo(placed(event));
     });
     // a finger moves the cursor by its knob; anywhere else it scrolls the page as usual
     this.knob.addEventListener("pointerdown", (event) => {
       if (event.pointerType !== "touch") return;
       dragging = true;
-      this.dragged = true;
       this.knob.setPointerCapture(event.pointerId);
     });
     for (const end of ["pointerup", "pointercancel"]) this.knob.addEventListener(end, () => (dragging = false));
@@ -159,6 +159,7 @@ class Plane {
   }
 
   showPlace() {
+    if (!this.screen) return; // not laid out yet: once it is, `resize` looks again
     const code = this.scales.codeAt(this.place, this.base);
     const values = this.entry.decoder.network.decode(code);
     this.decodedPicture.show(values, this.nearValues());
