@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 __all__ = ["in_a_kernel", "progress_bar"]
 
-WIDTH = 80  # characters of a bar in words, as a notebook that is read as text shows it
+WIDTH = 100  # characters of a bar in words, as a notebook that is read as text shows it
 SECONDS = 0.2  # between two pictures of a bar in a notebook
 
 

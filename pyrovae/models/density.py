@@ -21,6 +21,7 @@ from pyrovae.models.parts.normal import Normal
 from pyrovae.models.registry import plain_name_of, remade
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
+from pyrovae.warned import hushed
 
 __all__ = ["GaussianPrior", "as_density"]
 
@@ -212,7 +213,8 @@ class _CurvatureNormal(nn.Module):
         for j in range(z.shape[-1]):
             along = torch.zeros_like(z)
             along[..., j] = 1.0
-            slope = torch.func.jvp(lambda code: likelihood(code).mean, (z,), (along,))[1]
+            with hushed(FutureWarning):  # torch's own, of the TorchScript that its first use compiles
+                slope = torch.func.jvp(lambda code: likelihood(code).mean, (z,), (along,))[1]
             precision.append((slope.square() / variance).flatten(z.ndim - 1).sum(-1))
         return dist.Normal(z, (torch.stack(precision, -1) + _precision(prior())).rsqrt()).to_event(1)
 
