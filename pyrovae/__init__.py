@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -127,13 +128,24 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
 
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
+        value = getattr(_imported(_HOME_OF[name]), name)
     elif name in _ROOMS:
-        value = import_module(f"{__name__}.{name}")
+        value = _imported(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    if "IPython" not in sys.modules:
+        return import_module(module)
+    from tqdm import TqdmWarning
+
+    from pyrovae.warned import hushed
+
+    with hushed(TqdmWarning):  # Pyro's bars ask a kernel for ipywidgets; those of this package need none
+        return import_module(module)
 
 
 def __dir__() -> list[str]:

@@ -65,6 +65,21 @@ def test_the_groups_and_their_labelled_dimensions(fitted):
     assert "log_likelihood" not in _groups(tree)
 
 
+def test_items_with_gradients_are_exported_as_they_are_without(fitted):
+    vae, x, y = fitted
+    with_gradients = pyrovae.to_arviz(vae, x.clone().requires_grad_(), y=y, num_draws=3)
+    without = pyrovae.to_arviz(vae, x, y=y, num_draws=3)
+    for group in _groups(without):
+        xr.testing.assert_identical(*(_values(tree, group) for tree in (with_gradients, without)))
+    assert vae.encode(x).requires_grad and vae.reconstruct(x).requires_grad
+
+
+def _values(tree, group):
+    found = tree[group]
+    dataset = found.to_dataset() if isinstance(found, xr.DataTree) else found
+    return dataset.drop_attrs()
+
+
 def test_the_numbers_are_the_pairs_own(fitted):
     vae, x, y = fitted
     tree = exported(fitted, num_draws=400)
