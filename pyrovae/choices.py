@@ -151,8 +151,7 @@ def imported_builders() -> dict[str, Builder]:
         for argument, parameter in inspect.signature(builder).parameters.items():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
-            annotation = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
-            annotation = getattr(parameter.annotation, "__name__", annotation) if annotation[:1] == "<" else annotation
+            annotation = "" if parameter.annotation is parameter.empty else _in_words(parameter.annotation)
             required = parameter.default is parameter.empty
             arguments[argument] = Option(
                 _plain_default(None if required else parameter.default),
@@ -186,9 +185,14 @@ def imported_svi_options() -> dict[str, Option]:
 def _imported_fields(kind: Any) -> dict[str, Option]:
     options = {}
     for field in dataclasses.fields(kind):
-        annotation = str(field.type)
+        annotation = _in_words(field.type)
         options[field.name] = Option(field.default, _literal_words(_expression(annotation)), annotation)
     return options
+
+
+def _in_words(annotation: Any) -> str:
+    """A type as the source has it, whether annotations are kept as text or as objects."""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _expression(annotation: str) -> ast.expr:

@@ -251,7 +251,7 @@ def data_record(
         "path": str(Path(source).expanduser().resolve()) if is_path else None,
         "root": None if root is None else str(Path(root).expanduser().resolve()),
         "labels": None if labels is None else str(Path(labels).expanduser().resolve()),
-        "channels": channels,
+        "channels": channels or data.channels,
         "scale": scale,
         "name": data.name,
         "event_shape": list(data.event_shape),

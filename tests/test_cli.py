@@ -409,3 +409,106 @@ def test_two_processes_write_once(tmp_path):
     with xr.open_dataset(tmp_path / "run" / "history.nc", engine="h5netcdf") as written:
         assert json.loads(written.attrs["config"])["processes"] == 2
     assert pyrovae.load(tmp_path / "run" / "model").latent_dim == 2
+
+
+def test_the_builders_and_methods_that_are_read_from_the_source_are_those_of_the_registers():
+    read, imported = choices.builders(), choices.imported_builders()
+    ours = {name for name, builder in registered("builder").items() if builder.__module__.startswith("pyrovae.")}
+    assert set(read) == ours
+    for name in ours:
+        assert read[name].arguments == imported[name].arguments and read[name].summary == imported[name].summary
+    assert choices.methods().keys() == {"svi", "em", "lbfgs", "nuts", "closed_form"}
+    imported_methods = choices.imported_methods()
+    for name, options in choices.methods().items():
+        assert imported_methods[name] == options
+
+
+# by the written rules: shape, values and options, and the model and likelihood for them
+CHOSEN = [
+    ((13,), "real", [], ("mlp_vae", "normal")),
+    ((13,), "grey", [], ("mlp_vae", "continuous_bernoulli")),
+    ((13,), "binary", [], ("mlp_vae", "bernoulli")),
+    ((13,), "counts", [], ("mlp_vae", "normal")),
+    ((1, 28, 28), "grey", [], ("mlp_vae", "continuous_bernoulli")),
+    ((1, 28, 28), "grey", ["--binarize"], ("mlp_vae", "bernoulli")),
+    ((1, 31, 40), "grey", [], ("mlp_vae", "continuous_bernoulli")),
+    ((1, 32, 40), "grey", [], ("conv_vae", "continuous_bernoulli")),
+    ((3, 8, 8), "grey", [], ("conv_vae", "continuous_bernoulli")),
+    ((3, 8, 8), "grey", ["--hidden-dims", "4"], ("mlp_vae", "continuous_bernoulli")),
+    ((1, 8, 8), "grey", ["--channels", "4,4", "--strides", "1,2"], ("conv_vae", "continuous_bernoulli")),
+    ((13,), "grey", ["--network", "linear"], ("linear_vae", None)),
+    ((13,), "grey", ["--model", "mlp_ae"], ("mlp_ae", None)),
+    ((13,), "grey", ["--num-components", "2"], ("GaussianMixture", None)),
+    ((13,), "grey", ["--likelihood", "normal"], ("mlp_vae", "normal")),
+]
+
+
+@pytest.mark.parametrize(("shape", "values", "options", "chosen"), CHOSEN)
+def test_the_rules_of_the_choice(shape, values, options, chosen, tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    x = {
+        "real": generator.normal(size=(10, *shape)),
+        "grey": generator.random((10, *shape)),
+        "binary": generator.integers(0, 2, (10, *shape)),
+        "counts": generator.integers(0, 9, (10, *shape)),
+    }[values]
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+
+    def nothing(pair, x, y, **options):
+        return pyrovae.History.from_rows([{"loss": 0.0}], {"method": "none"})
+
+    monkeypatch.setattr(pyrovae, "fit", nothing)
+    assert main(["fit", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--json", *options]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["model"], shown["likelihood"]) == chosen
+    assert (pyrovae.load(tmp_path / "run").recipe["builder"]) == chosen[0]
+    if not options:  # and `pyrovae data` says the same beforehand
+        assert main(["data", str(tmp_path / "x.npy"), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)["fit"]
+        assert (said["model"], said["likelihood"]) == chosen
+        assert said["model_reason"] == shown["reasons"]["model"]
+
+
+def test_classifiers_mixtures_and_autoencoders(tmp_path):
+    """Each kind of model by one command; the classifiers' labels are the words that the source had."""
+    generator = np.random.default_rng(0)
+    y = np.array(["left", "right"])[np.arange(60) % 2]
+    x = generator.normal(size=(60, 3)) + 4.0 * (y == "right")[:, None]
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    data = [str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy")]
+    kinds = {
+        "gaussian_classifier": ["--covariance", "full"],
+        "DiscriminativeClassifier": [],
+        "GaussianMixture": ["--num-components", "2", "--num-restarts", "2"],
+        "BayesianGaussianMixture": ["--num-components", "2", "--epochs", "3"],
+        "mlp_ae": ["--hidden-dims", "8", "--epochs", "1"],
+    }
+    for model, options in kinds.items():
+        assert main(["fit", *data, "--model", model, "--out", str(tmp_path / model), *options]) == 0, model
+    x_test = pyrovae.data.load(tmp_path / "x.npy", labels=tmp_path / "y.npy").test
+    for model in ("gaussian_classifier", "DiscriminativeClassifier"):
+        predicted = pyrovae.load(tmp_path / model).predict(x_test.x[:])
+        names = np.array(["left", "right"])[x_test.y]
+        assert (predicted == names).mean() == 1.0
+    mixture = pyrovae.load(tmp_path / "GaussianMixture")
+    assert sorted(mixture.components.loc.mean(1).tolist()) == pytest.approx([0.0, 4.0], abs=0.5)
+
+
+def test_the_data_command_says_what_is_there(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    assert main(["data", str(tmp_path / "x.npy"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["items"], facts["event_shape"], facts["stored"]) == (20, [3, 6, 5], "uint8")
+    assert facts["scaled"] and facts["minimum"] == x.min() / 255 and facts["maximum"] == pytest.approx(x.max() / 255)
+    assert main(["data", str(tmp_path / "x.npy"), "--no-scale", "--channel-axis", "last", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["scaled"] and facts["is_whole"] and facts["maximum"] == x.max()
+    wanting = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    wanting[3, 1] = wanting[4, 2] = np.nan
+    np.savez(tmp_path / "x.npz", x=wanting, y=np.array(["a", "b"] * 10))
+    assert main(["data", str(tmp_path / "x.npz")]) == 0
+    text = capsys.readouterr().out
+    assert "2 of 80 entries (2.50%)" in text and "2 classes: a (10), b (10)" in text
+    assert "`pyrovae fit" in text and "would be refused: 2 entries are missing (NaN)" in text

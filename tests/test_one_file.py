@@ -349,3 +349,67 @@ def test_pyros_svi_takes_the_parts_too(tmp_path):
     pyro.clear_param_store()
     losses = [svi.step(items()) for _ in range(60)]
     assert losses[-1] < losses[0]
+
+
+BUILDER = """
+import pyrovae
+
+@pyrovae.register("one_file_builder", kind="builder")
+def small_vae(features: int, width: int = 4, *, latent_dim: int = 2, shallow: bool = False, label: str = "none"):
+    '''A VAE of one hidden layer.'''
+    widths = (width,) if shallow else (width, width)
+    return pyrovae.mlp_vae((features,), latent_dim, hidden_dims=widths, likelihood="normal")
+"""
+
+
+def test_a_builder_and_its_own_arguments_are_on_the_command_line(tmp_path, monkeypatch, capsys):
+    from pyrovae.cli import main
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text(BUILDER)
+    np.save(tmp_path / "x.npy", items().numpy())
+    plugin = ["--plugin", str(tmp_path / "mine.py")]
+    assert main(["fit", *plugin, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "one_file_builder" in text and "--width N" in text and "--shallow" in text and "--label NAME" in text
+    words = ["fit", str(tmp_path / "x.npy"), *plugin, "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--width", "7", "--latent-dim", "3", "--shallow"]) == 0  # the one model with these options
+    assert "model one_file_builder: the first model that takes --width" in capsys.readouterr().err
+    pair = pyrovae.load(tmp_path / "run")
+    assert pair.recipe == {
+        "builder": "one_file_builder",
+        "features": 5,
+        "width": 7,
+        "latent_dim": 3,
+        "shallow": True,
+        "label": "none",
+    }
+    assert main(["fit", str(tmp_path / "x.npy"), "--width", "7", "--out", str(tmp_path / "no")]) == 2  # the control
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_a_method_and_an_optimiser_are_on_the_command_line(tmp_path, monkeypatch, capsys):
+    from pyrovae.cli import main
+    from pyrovae.compile import optimizers
+    from pyrovae.inference import method
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(optimizers, "_RULES", dict(optimizers._RULES))  # what is registered here stays here
+    monkeypatch.setattr(method, "_TABLE", dict(method._TABLE))
+    (tmp_path / "sign.py").write_text(OPTIMISER)
+    (tmp_path / "shrink.py").write_text(
+        METHOD + "\nimport pyrovae.methods as methods\nmethods.register_methods(pyrovae.VAE, methods.SVI(), Shrink())\n"
+    )
+    np.save(tmp_path / "x.npy", items().numpy())
+    line = ["fit", str(tmp_path / "x.npy"), "--network", "linear", "--seed", "3"]
+    plugins = ["--plugin", str(tmp_path / "sign.py"), "--plugin", str(tmp_path / "shrink.py")]
+    out = ["--out", str(tmp_path / "sign")]
+    assert main([*line, *plugins, "--optimizer", "signsgd", "--learning-rate", "0.01", "--epochs", "1", *out]) == 0
+    out = ["--out", str(tmp_path / "shrink")]
+    assert main([*line, *plugins, "--method", "one_file_shrink", "--factor", "0.25", *out]) == 0
+    torch.manual_seed(3)
+    start = pyrovae.linear_vae(5, 2)
+    shrunk = pyrovae.load(tmp_path / "shrink")
+    assert all(torch.equal(p, 0.25 * old) for p, old in zip(shrunk.parameters(), start.parameters(), strict=True))
+    assert main([*line, "--method", "one_file_shrink", "--out", str(tmp_path / "no")]) == 2  # the control
+    assert "--method must be one of closed_form" in capsys.readouterr().err

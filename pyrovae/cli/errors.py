@@ -30,8 +30,18 @@ def as_sentence(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return str(error) or "not enough memory: take fewer items, a smaller model or a smaller --batch-size"
     if isinstance(error, OSError) or _is_raised_on_purpose(error.__traceback__):
-        return " ".join(str(error).split()) or type(error).__name__
+        return _in_one_line(str(error)) or type(error).__name__
     return None
+
+
+def _in_one_line(text: str) -> str:
+    """A message of several lines as one; of two architectures, the arguments in which they differ."""
+    lines = [line.strip() for line in text.splitlines()]
+    if lines and lines[0].endswith("holds another architecture:"):
+        arguments = [line.removeprefix("recipe.") for line in lines[1:] if line.startswith("recipe.")]
+        differing = arguments or [line for line in lines[1:] if ": saved " in line]
+        return f"{lines[0]} {'; '.join(differing)}"
+    return " ".join(text.split())
 
 
 def where_to_report() -> str:

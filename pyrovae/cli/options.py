@@ -90,7 +90,7 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and record[1]:  # an argument is in the first line of the help already
                 sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
         for title in sorted(sections, key=lambda title: SECTIONS.index(title) if title in SECTIONS else 0):
             rows = sections[title]

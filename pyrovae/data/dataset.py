@@ -58,7 +58,8 @@ class Dataset(HasSummary):
 
     If the labels were strings, `classes` contains them: item i belongs to `classes[y[i]]`. Of a source
     without a test part of its own, `order` holds the place of each item in the source, the training
-    items first; otherwise it is None. `stored` names the dtype of the source.
+    items first; otherwise it is None. `stored` names the dtype of the source, and `channels` says where images of
+    three axes had their channels in it, "first" or "last"; it is None for other items.
 
     >>> import torch
     >>> from pyrovae.data import Dataset, Split
@@ -74,6 +75,7 @@ class Dataset(HasSummary):
     classes: tuple[str, ...] | None = None
     order: Tensor | None = None
     stored: str | None = None
+    channels: Literal["first", "last"] | None = None
 
     @property
     def divided(self) -> bool:
@@ -140,6 +142,7 @@ def assembled(
     for label, array, _ in parts:
         _check_items(array, label, scale)
     order = _channels(parts[0], channels)
+    kept_order = order if parts[0].items.ndim == 4 else None
     arrays = [_image_axes(array, order) for _, array, _ in parts]
     xs = _items(arrays, [label for label, _, _ in parts], scale, missing)
     ys, classes_of_labels = _labels(parts)
@@ -149,7 +152,7 @@ def assembled(
         if xs[1].shape[1:] != xs[0].shape[1:]:
             shapes = f"{event_shape} in {parts[0][0]}, {tuple(xs[1].shape[1:])} in {parts[1][0]}"
             raise ValueError(f"training and test items must have one shape, got {shapes}")
-        return Dataset(Split(xs[0], ys[0]), Split(xs[1], ys[1]), event_shape, name, names, stored=stored)
+        return Dataset(Split(xs[0], ys[0]), Split(xs[1], ys[1]), event_shape, name, names, None, stored, kept_order)
     count = len(xs[0])
     if count < 2:
         raise ValueError(f"{parts[0][0]} must have at least 2 items, for a training and a test part, got {count}")
@@ -160,7 +163,7 @@ def assembled(
         for x, y in zip(xs, ys, strict=True)
         for part in (index[:cut], index[cut:])
     )
-    return Dataset(train, test, event_shape, name, names, index, stored)
+    return Dataset(train, test, event_shape, name, names, index, stored, kept_order)
 
 
 def _range(*arrays: Tensor | MappedArray) -> str | None:
