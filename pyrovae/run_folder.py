@@ -245,7 +245,7 @@ def data_record(
     scale: bool = True,
 ) -> dict[str, Any]:
     """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts."""
-    is_path = Path(source).exists() and source not in _names()
+    is_path = source not in _names() and Path(source).expanduser().exists()
     return {
         "source": source,
         "path": str(Path(source).expanduser().resolve()) if is_path else None,
