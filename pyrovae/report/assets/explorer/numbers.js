@@ -72,8 +72,8 @@ function normalQuantile(p) {
 function inWords(x, digits = 2) {
   if (!Number.isFinite(x)) return String(x).replace("-", "−");
   const size = Math.abs(x);
-  const text = size !== 0 && (size >= 1e5 || size < 10 ** -(digits + 1)) ? x.toExponential(1) : x.toFixed(digits);
-  return text.replace("-", "−");
+  if (size < 0.5 * 10 ** -digits) return (0).toFixed(digits);
+  return (size >= 1e5 ? x.toExponential(1) : x.toFixed(digits)).replace("-", "−");
 }
 
 function codeInWords(code, most = 6) {
