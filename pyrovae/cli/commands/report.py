@@ -33,6 +33,14 @@ __all__ = ["command"]
     help="Another data set than that of the fits, from anything that `pyrovae fit` takes; its test part is judged.",
 )
 @number_option("--num-items", Number(2, whole=True), 500, "How many test items are judged.", section="Items")
+@number_option(
+    "--num-ledger-items",
+    Number(1, whole=True),
+    20,
+    "How many of them for log p(x) itself and the gaps, which take longest.",
+    section="Items",
+)
+@number_option("--num-particles", Number(1, whole=True), 1000, "Draws of q(z | x) for each item, of iwae.")
 @click.option("--title", metavar="TEXT", cls=Option, section="Output", help="The title of the page.")
 @seed_option("the choice of the items and the draws")
 @device_option
@@ -43,6 +51,8 @@ def command(
     runs: tuple[str, ...],
     data: str | None,
     num_items: int,
+    num_ledger_items: int,
+    num_particles: int,
     title: str | None,
     seed: int,
     device: str,
@@ -75,12 +85,11 @@ def command(
         require_alike(opened, names)
     entries = [_entry(Entry, one, name) for one, name in zip(opened, names, strict=True)]
     items = opened[0].dataset(data)
+    settings: dict[str, Any] = {"num_items": num_items, "num_ledger_items": num_ledger_items}
+    settings |= {"num_particles": num_particles, "seed": seed}
     with replacing(out, force=force) as temporary:
-        pyrovae.report.write(
-            temporary, entries, items, title=title, num_items=num_items, seed=seed, progress=not as_json
-        )
+        pyrovae.report.write(temporary, entries, items, title=title, progress=not as_json, **settings)
     if as_json:
-        settings = {"num_items": num_items, "seed": seed, "title": title}
         record = {"command": "report", "out": out, "runs": [str(one.path) for one in opened], "settings": settings}
         click.echo(json_text(record))
     else:
