@@ -32,6 +32,10 @@ HELP = """Latent-variable models: fit one to an array or a folder of images, and
   pyrovae data x.npy                  what is in a file, and what `fit` would do with it
   pyrovae fit x.npy --out run         fit a model, chosen by what the items are
   pyrovae fit --resume --out run      go on with a run that was interrupted
+  pyrovae evaluate run                what it is worth, on items that it was not fitted on
+  pyrovae impute run --data x.npy -o filled.npy
+                                      what is NaN in x.npy, filled in
+  pyrovae report run -o report.html   one page on it, with its code plane to touch
 
 Each command has its own --help, with examples.
 """
