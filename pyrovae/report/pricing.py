@@ -12,7 +12,7 @@ from pyrovae.report.entry import Entry
 
 __all__ = ["DECODINGS_OF_GAPS", "MOST_FOR_GAPS", "decoding_cost", "draws_within"]
 
-MOST = 3e12  # floating-point operations of one estimate, about a minute on one core
+MOST = 1e12  # floating-point operations of one estimate, a minute or so on one core
 MOST_FOR_GAPS = 1e13  # of `gaps`, whose search takes about so many decodings an item:
 DECODINGS_OF_GAPS = 175_000
 
