@@ -251,6 +251,24 @@ def test_a_run_that_was_stopped_in_its_first_epoch_is_no_run(tmp_path, monkeypat
     assert read_run(tmp_path / "run").manifest["fit"]["resumed_after"] is None
 
 
+@pytest.mark.parametrize("model", [QUICK, ["--model", "linear_vae", "--epochs", "2"]])
+def test_a_second_fit_into_a_folder_that_one_is_writing_to_is_refused(tmp_path, monkeypatch, capsys, model):
+    out = tmp_path / "new" / "run"
+    second = []
+    command = ["fit", "digits", "--seed", "3", "--out", str(out), *QUICK]
+    interrupted_in(
+        monkeypatch, 0, lambda: second.append(main(["fit", "digits", "--seed", "4", *model, "--out", str(out)]))
+    )
+    assert main(command) == 0
+    assert second == [2]
+    assert f"another pyrovae fit writes to --out {out}" in capsys.readouterr().err
+    run = read_run(out)  # whole, and of one of the two
+    assert run.manifest["seed"] == 3 and run.history().config["seed"] == 3
+    monkeypatch.undo()
+    assert main(command) == 2  # the lock is gone with the fit, and the folder is not empty
+    assert "is not empty" in capsys.readouterr().err
+
+
 def test_a_method_without_checkpoints_leaves_nothing_when_it_is_interrupted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pyrovae.inference.em.Climb.go_on", lambda *args: ctrl_c())
     command = ["fit", "digits", "--model", "GaussianMixture", "--num-components", "2", "--out", str(tmp_path / "run")]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from pyrovae.choices import Builder
 from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
 from pyrovae.cli.errors import Terminated, as_sentence
 from pyrovae.cli.model_options import COMPILE, REQUIRED_HERE, builder_arguments, builders, spelled
+from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
 from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.words import Words
-from pyrovae.hidden import visible_files
 
 __all__ = ["Plan", "fit", "read", "say"]
 
@@ -182,8 +181,8 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     out = checks.path("--out", parameters["out"])
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out} is a file: name a folder")
-    with pyrovae.distributed() as ranks:
-        earlier = _earlier_run(out, bool(parameters["resume"]), ranks)
+    with pyrovae.distributed() as ranks, alone_in(out, ranks):
+        earlier = earlier_run(out, bool(parameters["resume"]), ranks)
         if earlier is not None:
             parameters = _as_recorded(parameters, earlier, out)
             if earlier["status"] == "complete" and not _is_longer(parameters, earlier):
@@ -194,61 +193,8 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
             raise click.UsageError(
                 f"--out {out} has no run.json to --resume from: give DATA and the options of the run"
             )
-        with _nothing_left_of_nothing(out, ranks):
+        with nothing_left_of_nothing(out, ranks):
             return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins).run()
-
-
-def _earlier_run(out: Path, resume: bool, ranks: Any) -> dict[str, Any] | None:
-    """What run.json says of the run in the folder; None where a new run begins."""
-    from pyrovae import run_folder
-
-    held = out.is_dir() and any(True for _ in visible_files(out))
-    if any(ranks.gathered(held and not resume)):
-        if not _holds_a_run_without_an_epoch(out):
-            raise click.UsageError(f"--out {out} is not empty: name another folder, or --resume the run in it")
-        ranks.gathered(None)  # all have looked
-        if ranks.is_first:
-            _take_away(out)
-        ranks.gathered(None)
-        return None
-    has_manifest = (out / run_folder.MANIFEST).is_file()
-    if any(ranks.gathered(held and not has_manifest and not (out / run_folder.CHECKPOINT).is_dir())):
-        raise click.UsageError(f"--out {out} is not empty and holds no checkpoint/ to --resume: name another folder")
-    if resume and not held:
-        return None
-    if not has_manifest:
-        return None
-    manifest = run_folder.read_manifest(out)
-    if manifest["status"] == "diverged":
-        raise click.UsageError(
-            f"--out {out} holds a run that diverged, and would again: fit into another folder with a lower "
-            "--learning-rate, or another model"
-        )
-    return manifest
-
-
-def _holds_a_run_without_an_epoch(out: Path) -> bool:
-    """Whether all that a folder holds is what an interrupted run has left that had not trained an epoch."""
-    from pyrovae import run_folder
-
-    try:
-        manifest = run_folder.read_manifest(out)
-    except (ValueError, OSError):
-        return False
-    ours = (run_folder.MANIFEST, run_folder.MODEL, run_folder.CHECKPOINT)
-    files = [file.relative_to(out).parts[0] for file in visible_files(out)]
-    return manifest["status"] == "unfinished" and run_folder.last_epoch(out) is None and set(files) <= set(ours)
-
-
-def _take_away(out: Path, keep: Collection[str] = ()) -> None:
-    """Remove what a run that did not train has left, and nothing that has a name to be kept."""
-    from pyrovae import run_folder
-
-    if run_folder.MODEL not in keep:
-        shutil.rmtree(out / run_folder.MODEL, ignore_errors=True)
-    for file in (out / run_folder.MANIFEST, out / run_folder.CHECKPOINT / ".lock"):
-        with suppress(OSError):
-            file.unlink()
 
 
 def _as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -303,34 +249,6 @@ def _shown(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-@contextmanager
-def _nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
-    """Make the folder; where the body fails before an epoch is done, what was there before is there again."""
-    from pyrovae import run_folder
-
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    record = out / run_folder.MANIFEST
-    before = record.read_bytes() if record.is_file() else None
-    there = {entry.name for entry in out.iterdir()}  # of a run of an earlier version its model, without run.json
-    epoch = run_folder.last_epoch(out)
-    try:
-        yield
-    except BaseException:
-        if ranks.is_first and run_folder.last_epoch(out) == epoch:
-            if before is None:
-                _take_away(out, keep=there)
-            else:
-                record.write_bytes(before)
-        if made and not any(visible_files(out)):
-            for folder in (out / run_folder.CHECKPOINT, *made):
-                with suppress(OSError):
-                    (folder / ".lock").unlink()
-                with suppress(OSError):  # which is not empty, or not there
-                    folder.rmdir()
-        raise
 
 
 class _Fitting:
@@ -483,7 +401,7 @@ class _Fitting:
         is_terminated = isinstance(interrupt, Terminated)
         status = 143 if is_terminated else 130
         if not method.keeps_checkpoints:
-            _take_away(self.out)
+            take_away(self.out)
             self.say(
                 f"pyrovae: interrupted; {method.title} leaves nothing to go on from, and {self.out} is not written"
             )
