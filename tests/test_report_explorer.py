@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import itertools
 import json
 import re
 
@@ -124,6 +125,31 @@ def test_codes_to_compare_at_are_of_items_of_the_prior_and_of_the_whole_plane():
         np.testing.assert_allclose(drawn.std(0), 1, atol=0.06)  # N(0, I)
         coordinate = codes[len(own) + 3000 :] @ plane.directions[0].vector
         assert coordinate.max() > plane.directions[0].high - 0.1 * np.ptp(coordinate)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_the_error_stated_holds_wherever_the_page_lets_a_pointer_go(size):
+    torch.manual_seed(1)
+    pair = pyrovae.linear_vae(13, size)
+    x = torch.rand(60, 13)
+    data = Dataset(Split(x), Split(x), (13,), "noise")
+    stated = float(re.search(r"within ([0-9.e-]+) of Python", explorer([Entry("PPCA", pair)], data, seed=3)).group(1))
+    plane = plane_of(pair, pair.encode(x).detach(), 3)
+    half = with_half_weights(pair)
+    one, other = plane.directions[:2]
+    # a side of the plane that is shorter is made as long as the other, and the scale of Phi ends at shares of 1e-6
+    span = max(one.high - one.low, other.high - other.low)
+    middles = [(each.high + each.low) / 2 for each in (one, other)]
+    squares = [[(m - span / 2, m + span / 2) for m in middles], [(-4.7534, 4.7534)] * 2]
+    for ends in squares:
+        for place in itertools.product(*ends):
+            codes = plane.codes if size > 2 else np.zeros((1, 2))
+            for vector, coordinate in zip((one.vector, other.vector), place, strict=True):
+                codes = codes + (coordinate - codes @ vector)[:, None] * vector
+            codes = torch.from_numpy(codes.astype(np.float32))
+            with torch.no_grad():
+                away = (half.decode(codes) - pair.decode(codes)).abs().max()
+            assert away <= (stated if size == 2 else 1.05 * stated)
 
 
 def test_a_rounded_error_is_never_below_it():

@@ -23,6 +23,8 @@ MOST_COMPONENTS = 10
 MOST_AXES = 64
 SHARES = (0.5, 0.9, 0.99)  # of the prior, that its lines hold; the page's own are the same
 DRAWS = 20_000
+FARTHEST = 4.7535  # coordinate that the scale of the normal distribution function ends at: its share is 1e-6
+ALMOST_ONE = 0.9  # cosine of two directions that span no plane; the page's own is the same
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -70,8 +72,9 @@ class Plane:
     def spread_codes(self, count: int, seed: int) -> np.ndarray:
         """Codes as a reader may point at them: those of items, draws from the prior, and places all over the plane.
 
-        Two fifths of `count` are items' codes, and the places over the plane have two coordinates anywhere within its
-        range and the rest those of an item. A pair without a prior has more of the latter.
+        Two fifths of `count` are items' codes, and the places over the plane have two coordinates anywhere that the
+        page lets a pointer go, its corners among them, and the rest those of an item. A pair without a prior has more
+        of the latter.
         """
         rng = np.random.default_rng(seed)
         parts = [self.codes[rng.permutation(len(self.codes))[: 2 * count // 5]]]
@@ -80,15 +83,41 @@ class Plane:
         rest = count - sum(map(len, parts))
         moved = self.codes[rng.integers(len(self.codes), size=rest)].astype(np.float64)
         pair = [0, 1][: self.latent_dim]
-        for start in range(0, rest, 100):
+        for turn, start in enumerate(range(0, rest, 100)):
             rows = slice(start, min(start + 100, rest))
             if self.latent_dim > 2:
-                pair = list(rng.choice(len(self.directions), 2, replace=False))
-            for direction in (self.directions[i] for i in pair):
-                place = rng.uniform(direction.low, direction.high, rows.stop - rows.start)
-                along = moved[rows] @ direction.vector
-                moved[rows] += (place - along)[:, None] * direction.vector
+                pair = self._two_directions(rng)
+            on_normal_scale = turn % 2 == 1
+            ends = [(-FARTHEST, FARTHEST)] * len(pair) if on_normal_scale else self.shown_ranges(pair)
+            shares = rng.uniform(0, 1, (rows.stop - rows.start, len(pair)))
+            corners = np.array([*np.ndindex(*[2] * len(pair))], float)[: len(shares)]
+            shares[: len(corners)] = corners
+            places = [low + (high - low) * share for (low, high), share in zip(ends, shares.T, strict=True)]
+            moved[rows] = self._moved(moved[rows], [self.directions[i].vector for i in pair], places)
         return np.concatenate([*parts, moved]).astype(np.float32)
+
+    def _two_directions(self, rng: np.random.Generator) -> list[int]:
+        """Two directions that span a plane: the page shows none of two that are nearly one, as PC 1 and z1 may be."""
+        first = int(rng.integers(len(self.directions)))
+        along = [abs(float(each.vector @ self.directions[first].vector)) for each in self.directions]
+        return [first, int(rng.choice([i for i, share in enumerate(along) if share <= ALMOST_ONE]))]
+
+    def shown_ranges(self, chosen: list[int]) -> list[tuple[float, float]]:
+        """The ends of the axes of these directions on the page, which has one scale for two that are nearly alike."""
+        ends = [(self.directions[i].low, self.directions[i].high) for i in chosen]
+        spans = [high - low for low, high in ends]
+        if max(spans) > 2 * min(spans):
+            return ends
+        rooms = [(max(spans) - span) / 2 for span in spans]
+        return [(low - room, high + room) for (low, high), room in zip(ends, rooms, strict=True)]
+
+    @staticmethod
+    def _moved(codes: np.ndarray, vectors: list[np.ndarray], places: list[np.ndarray]) -> np.ndarray:
+        """Codes moved within the span of unit vectors to where their coordinates along these are `places`."""
+        basis = np.stack(vectors)
+        away = np.stack(places, 1) - codes @ basis.T
+        moved: np.ndarray = codes + away @ np.linalg.pinv(basis @ basis.T) @ basis
+        return moved
 
 
 def plane_of(pair: Any, codes: Tensor, seed: int) -> Plane:

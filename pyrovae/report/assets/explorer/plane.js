@@ -80,8 +80,11 @@ class Plane {
   chooseAxes(changed) {
     const selects = this.selects.map((label) => label.querySelector("select"));
     const chosen = selects.map((select) => Number(select.value));
-    if (chosen[0] === chosen[1]) {
-      chosen[1 - changed] = chosen[changed] ? 0 : 1;
+    // two directions that are nearly one span no plane: a component may be an axis
+    const kept = this.entry.directions[chosen[changed]].vector;
+    const isAlong = (i) => Math.abs(dot(this.entry.directions[i].vector, kept)) > 0.9;
+    if (isAlong(chosen[1 - changed])) {
+      chosen[1 - changed] = this.entry.directions.findIndex((_, i) => !isAlong(i));
       selects[1 - changed].value = String(chosen[1 - changed]);
     }
     this.scales.choose(...chosen);
