@@ -94,11 +94,13 @@ def require_target(target: str, endings: Sequence[str], *, force: bool = False) 
         choices = "; ".join(f"{name} ({FORMATS.get(name, 'a file')})" for name in endings)
         what = f"has the ending {ending!r}" if ending else "has no ending"
         raise click.UsageError(f"-o {target} {what}, and must have one of: {choices}")
+    if ending == "/" and (path.suffix or not path.name or path.name == ".."):
+        raise click.UsageError(f"-o {target} is no name of a new folder: take one without a dot, such as images/")
     if path.is_dir() and ending != "/":
         raise click.UsageError(f"-o {target} is a folder: name a file in it")
     if os.path.lexists(path) and not force:
         raise click.UsageError(f"-o {target} exists: name another, or replace it by --force")
-    if path.is_dir() and not all(IMAGE_FILE.fullmatch(file.name) for file in path.iterdir()):
+    if path.is_dir() and not _holds_images_alone(path):
         raise click.UsageError(f"-o {target} holds other files than numbered images, and is kept: name another folder")
     folder = path.parent
     if not folder.is_dir():
@@ -106,6 +108,11 @@ def require_target(target: str, endings: Sequence[str], *, force: bool = False) 
     if not os.access(folder, os.W_OK | os.X_OK):
         raise click.UsageError(f"-o {target}: the folder {folder} may not be written to")
     return path
+
+
+def _holds_images_alone(folder: Path) -> bool:
+    """Whether a folder has nothing that this command has not made, so that it may be replaced."""
+    return all(IMAGE_FILE.fullmatch(file.name) and file.is_file() for file in folder.iterdir())
 
 
 @contextmanager
@@ -122,6 +129,8 @@ def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
             if os.path.lexists(target) and not force:
                 raise FileExistsError("it was made by something else meanwhile")
             if target.is_dir():
+                if not _holds_images_alone(target):
+                    raise FileExistsError("other files than numbered images were put there meanwhile")
                 shutil.rmtree(target)
             temporary.replace(target)
         except OSError as error:
@@ -175,14 +184,15 @@ def _write_csv(result: Result, path: Path) -> None:
 
 
 def _write_nc(result: Result, path: Path) -> None:
-    write_nc(result.dataset, path)
+    attributes = result.dataset.attrs
+    texts = {key: click.format_filename(value) for key, value in attributes.items() if isinstance(value, str)}
+    write_nc(result.dataset.assign_attrs(texts), path)  # the name of a folder may be no Unicode
 
 
 def write_nc(dataset: Any, path: Path) -> None:
     """A Dataset, or a tree of them, as netCDF."""
     try:
-        if hasattr(dataset, "to_netcdf"):
-            dataset.to_netcdf(path, engine="h5netcdf")
+        dataset.to_netcdf(path, engine="h5netcdf")
     except (RuntimeError, KeyError, AttributeError) as error:
         # by which HDF5 tells of a full disk as it closes the file
         raise OSError(f"netCDF could not be written ({error}); is the disk full?") from error

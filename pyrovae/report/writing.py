@@ -152,7 +152,7 @@ def _replace(target: Path, text: str) -> None:
     """The whole file, or what was there before."""
     part = target.with_name(f".{target.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="replace")  # a name on a disk may be no Unicode
         os.replace(part, target)
     except BaseException:
         with contextlib.suppress(OSError):

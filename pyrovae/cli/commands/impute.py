@@ -165,16 +165,34 @@ def _with_missing(items: Any, mask: str | None) -> torch.Tensor:
     if not isinstance(where, np.ndarray) or where.dtype.kind not in "bui" or not np.isin(where, (0, 1)).all():
         raise click.UsageError(f"--mask {mask} must hold true and false, or 1 and 0")
     event = tuple(x.shape[1:])
-    if where.shape == event[1:] and event[:1] == (1,):
-        where = where[None]
-    if where.shape[1:] == event and len(where) == items.count:
-        where = where[items.numbers]
-    elif where.shape != event:
+    of_one, of_all = _as_the_items(where, event), _as_the_items(where, event, items.count)
+    if of_all is not None:
+        where = of_all[items.numbers]
+    elif of_one is not None:
+        where = of_one
+    else:
         raise click.UsageError(
             f"--mask {mask} has shape {where.shape}, and must have that of an item, {event}, or of all items, "
             f"{(items.count, *event)}"
         )
     return torch.where(torch.from_numpy(np.broadcast_to(where.astype(bool), x.shape).copy()), torch.nan, x)
+
+
+def _as_the_items(mask: np.ndarray, event: tuple[int, ...], count: int | None = None) -> np.ndarray | None:
+    """A mask with the axes that the items are read with, from those that their file may have; None for another shape.
+
+    Grey images may lie there as (H, W), and colours last, as (H, W, C). With `count`, the mask of so many items.
+    """
+    import numpy as np
+
+    first = () if count is None else (count,)
+    if mask.shape == (*first, *event):
+        return mask
+    if len(event) == 3 and event[0] == 1 and mask.shape == (*first, *event[1:]):
+        return mask.reshape(*first, *event)
+    if len(event) == 3 and mask.shape == (*first, *event[1:], event[0]):
+        return np.moveaxis(mask, -1, len(first))
+    return None
 
 
 def _filled(
