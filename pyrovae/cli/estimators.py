@@ -351,11 +351,13 @@ def _code_space(opened: Opened, items: Items, options: dict[str, Any], seed: int
     import pyrovae
     from pyrovae.data import Split
 
-    data = opened.dataset() if opened.run is not None and items.part == "test" else items.data
+    data = items.data
     if data.train.y is None or data.test.y is None or len(data.event_shape) != 3:
         raise click.UsageError(
             f"code_space is of labelled images with a training part, and {data.name} is none such: take reconstruction"
         )
+    if items.part != "test":
+        raise click.UsageError("code_space compares the test part with the training part: add --part test")
     parts = []
     for part, count in (("train", TRAINING_ITEMS * len(items.x)), ("test", len(items.x))):
         chosen = part_items(data, part, count)

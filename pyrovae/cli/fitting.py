@@ -284,6 +284,7 @@ class _Fitting:
         if (why := refusal(missing, infinite)) is not None:
             raise click.ClickException(f"{self.parameters['data']} cannot be fitted: {why}")
         digests = {part: summary.sha256 for part, summary in summaries.items()}
+        digests["test_items"] = summaries["test"].items_sha256  # known again with other labels, or without
         if self.earlier is not None:
             self._require_same_data(digests)
         model, likelihood = self.plan.choose(data, summaries["train"])

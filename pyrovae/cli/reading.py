@@ -39,6 +39,7 @@ __all__ = [
     "run_argument",
     "runs_argument",
     "seed_option",
+    "source_of_all",
     "takes_binary",
     "together",
 ]
@@ -407,14 +408,17 @@ class Opened:
         )
 
     def is_own(self, data: Dataset) -> bool:
-        """Whether a data set is the one that the pair was fitted on."""
+        """Whether the items of a data set are those that the pair was fitted on, whatever their labels are."""
         from pyrovae.data.summary import summarize
 
         record = self.manifest.get("data", {})
         sizes = record.get("train_items"), record.get("test_items")
         if sizes != (len(data.train), len(data.test)):
             return False
-        return summarize(data.test).sha256 == record["sha256"].get("test")
+        summary, recorded = summarize(data.test), record["sha256"]
+        if "test_items" not in recorded:
+            return summary.sha256 == recorded.get("test")
+        return summary.items_sha256 == recorded["test_items"]
 
     def source(
         self, source: str | None = None, *, labels: str | None = None, part: str | None = None, missing: bool = False
@@ -486,6 +490,37 @@ def require_alike(opened: Sequence[Opened], names: Sequence[str]) -> None:
                 f"{names[0]} and {name} were fitted on different data ({records[0]['source']}, {record['source']}), or "  # type: ignore[index]
                 "on the same read differently: name items that neither has seen by --data"
             )
+
+
+def source_of_all(
+    opened: Sequence[Opened], names: Sequence[str], source: str | None, *, labels: str | None, part: str | None
+) -> Source:
+    """The items by which all runs are judged, read in one way; where any run was fitted on some, the test part."""
+    from pyrovae.warned import hushed
+
+    if source is None:
+        require_alike(opened, names)
+        return opened[0].source(labels=labels, part=part)
+    first = opened[0].source(source, labels=labels, part=part)
+    chosen = first.part
+    for one, name in zip(opened[1:], names[1:], strict=True):
+        with hushed(UserWarning):  # which the first reading has said
+            other = one.source(source, labels=labels, part=part)
+        _require_read_alike(first.data, other.data, source, names[0], name)
+        chosen = chosen if other.part == ALL else other.part
+    return replace(first, part=chosen)
+
+
+def _require_read_alike(one: Dataset, other: Dataset, source: str, name: str, other_name: str) -> None:
+    """Refuse a source whose values one run reads divided by 255 and another does not, or with other axes."""
+    import torch
+
+    x, y = (data.test.x[:100] for data in (one, other))
+    if x.shape != y.shape or x.dtype != y.dtype or not torch.equal(torch.nan_to_num(x), torch.nan_to_num(y)):
+        raise click.UsageError(
+            f"--data {source} is read differently for {name} and for {other_name} (bytes divided by 255 or kept, or "
+            "the order of the axes), so that their figures are not comparable: fit both on values of one scale"
+        )
 
 
 def open_run(path: str, *, device: str = "cpu") -> Opened:

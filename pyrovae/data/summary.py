@@ -32,6 +32,7 @@ class Summary:
         is_whole: whether every entry that is not NaN is a whole number.
         classes: the number of different labels; None without labels.
         sha256: of shape, dtype and values of the items, and of the labels, as they are read.
+        items_sha256: of the items alone.
     """
 
     count: int
@@ -45,6 +46,7 @@ class Summary:
     is_whole: bool
     classes: int | None
     sha256: str
+    items_sha256: str
 
     @property
     def is_in_unit(self) -> bool:
@@ -88,6 +90,7 @@ def summarize(split: Split) -> Summary:
             infinite += int(torch.isinf(present).sum())
         is_whole = is_whole and bool((present == present.floor()).all())
         is_binary = is_binary and is_whole and low >= 0 and high <= 1
+    items_sha256 = digest.hexdigest()
     classes = None
     if split.y is not None:
         classes = len(split.y.unique())
@@ -106,4 +109,5 @@ def summarize(split: Split) -> Summary:
         is_whole=is_whole,
         classes=classes,
         sha256=digest.hexdigest(),
+        items_sha256=items_sha256,
     )

@@ -75,23 +75,18 @@ def command(
     """
     from pyrovae.cli.estimators import evaluated, require_taken
     from pyrovae.cli.outputs import json_text
-    from pyrovae.cli.reading import names_of, open_run, require_alike
+    from pyrovae.cli.reading import names_of, open_run, source_of_all
 
     opened = [open_run(run, device=device) for run in runs]
     names = names_of(opened)
     chosen = estimator or _default(opened, names)
     require_taken(options, [chosen])
     its = ESTIMATORS[chosen]
-    if data is None:
-        require_alike(opened, names)
-    source = opened[0].source(data, labels=labels, part=part)
+    _require_one_shape(opened, names)
+    source = source_of_all(opened, names, data, labels=labels, part=part)
     items = source.items(num_items or its.most_items or 1000)
     how = binarize or _binarization(opened, names, its.takes_grey, items)
     items = items if how == "no" else items.binarized(how)
-    for one, name in zip(opened, names, strict=True):
-        if tuple(one.pair.event_shape) != tuple(items.x.shape[1:]):
-            shapes = f"{tuple(items.x.shape[1:])}, and {name} is of items of shape {tuple(one.pair.event_shape)}"
-            raise click.UsageError(f"the items have shape {shapes}")
     if not as_json:
         click.echo(f"{chosen} of {items}")
     evaluations = []
@@ -121,6 +116,17 @@ def command(
             "differences": differences,
         }
         click.echo(json_text(record))
+
+
+def _require_one_shape(opened: list[Any], names: list[str]) -> None:
+    """Refuse pairs of items of different shapes, which no items are of."""
+    first = tuple(opened[0].pair.event_shape)
+    for one, name in zip(opened, names, strict=True):
+        if tuple(one.pair.event_shape) != first:
+            raise click.UsageError(
+                f"{names[0]} is of items of shape {first}, and {name} of shape {tuple(one.pair.event_shape)}: they "
+                "cannot be compared"
+            )
 
 
 def _default(opened: list[Any], names: list[str]) -> str:

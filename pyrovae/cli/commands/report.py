@@ -74,17 +74,15 @@ def command(
     """
     import pyrovae
     from pyrovae.cli.outputs import json_text, replacing
-    from pyrovae.cli.reading import names_of, open_run, require_alike
+    from pyrovae.cli.reading import names_of, open_run, source_of_all
     from pyrovae.report import Entry
 
     if out is None:
         raise click.UsageError("name by -o where to write the page, a file that ends in .html")
     opened = [open_run(run, device=device) for run in runs]
     names = names_of(opened)
-    if data is None:
-        require_alike(opened, names)
     entries = [_entry(Entry, one, name) for one, name in zip(opened, names, strict=True)]
-    items = opened[0].dataset(data)
+    items = source_of_all(opened, names, data, labels=None, part="test").data
     settings: dict[str, Any] = {"num_items": num_items, "num_ledger_items": num_ledger_items}
     settings |= {"num_particles": num_particles, "seed": seed}
     with replacing(out, force=force) as temporary:
@@ -105,5 +103,5 @@ def _entry(kind: Any, one: Any, name: str) -> Any:
     if command:
         import shlex
 
-        protocol["command"] = "pyrovae " + shlex.join(map(str, command))
+        protocol["command"] = shlex.join(map(str, command))
     return kind(name, one.pair, history=one.run.history(), protocol=protocol)
