@@ -56,11 +56,28 @@ MANIFEST = "run.json"
 MODEL = "model"
 HISTORY = "history.nc"
 CHECKPOINT = "checkpoint"
+FILES = (f"{MODEL}/manifest.json", HISTORY)  # whose digests a complete run states
 STATUSES = ("unfinished", "diverged", "complete")
 MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
 # what must be there, and as what, for a manifest to be read; a forged one has a SHA-256 that fits
-FIELDS: dict[str, type] = {"files": dict, "data": dict, "arguments": dict, "chosen": dict, "model": dict}
-DATA_FIELDS = ("source", "path", "root", "labels", "channels", "scale", "event_shape", "sha256")
+FIELDS: dict[str, type] = {
+    "files": dict,
+    "data": dict,
+    "arguments": dict,
+    "chosen": dict,
+    "model": dict,
+    "command": list,
+}
+DATA_FIELDS: dict[str, Any] = {
+    "source": str,
+    "path": str | None,
+    "root": str | None,
+    "labels": str | None,
+    "channels": str | None,
+    "scale": bool,
+    "event_shape": list,
+    "sha256": dict,
+}
 LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
 
 
@@ -152,6 +169,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             f"{folder} holds a run that diverged ({manifest.get('error', 'no reason is given')}): fit again into "
             f"another folder, with a lower learning rate{kept}"
         )
+    if set(manifest["files"]) != set(FILES):  # no other file is looked at, whatever a manifest names
+        raise RunError(f"{folder / MANIFEST} was not written by `pyrovae fit`: it states other files than that writes")
     for name, digest in manifest["files"].items():
         file = folder / name
         if not file.is_file():
@@ -192,12 +211,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if manifest.get("sha256") != _own_digest(manifest) or manifest.get("status") not in STATUSES:
         raise RunError(f"{file} is damaged or was changed: its SHA-256 is not the one that it states; fit again")
-    lacking = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    lacking = _lacking(manifest, FIELDS)
     if not lacking:
-        lacking = [f"data.{name}" for name in DATA_FIELDS if name not in manifest["data"]]
+        lacking = [f"data.{name}" for name in _lacking(manifest["data"], DATA_FIELDS)]
     if lacking:
         raise RunError(f"{file} was not written by `pyrovae fit`: it has no {', '.join(lacking)} as that writes them")
     return manifest
+
+
+def _lacking(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """The fields that a record does not have, or has as values of another kind."""
+    return [name for name, kind in kinds.items() if name not in record or not isinstance(record[name], kind)]
 
 
 def begin_run(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -215,8 +239,7 @@ def finish_run(folder: Path, pair: Any, history: History, **more: Any) -> None:
         return
     write_history(folder / HISTORY, history)
     manifest = _plain({**read_manifest(folder), "fit": history.config, **more})
-    names = (f"{MODEL}/manifest.json", HISTORY)
-    manifest |= {"status": "complete", "files": {name: _digest(folder / name) for name in names}}
+    manifest |= {"status": "complete", "files": {name: _digest(folder / name) for name in FILES}}
     _write_manifest(folder, manifest)
 
 
@@ -245,6 +268,8 @@ def data_record(
     scale: bool = True,
 ) -> dict[str, Any]:
     """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts."""
+    if root is None and source in _names():
+        root = "data"  # where `load` looks for it from here, and would not from elsewhere
     is_path = source not in _names() and Path(source).expanduser().exists()
     return {
         "source": source,

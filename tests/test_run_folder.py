@@ -135,13 +135,45 @@ def test_a_manifest_that_was_changed_is_refused(run, field):
         read_run(run)
 
 
-@pytest.mark.parametrize("change", [{"files": None}, {"data": [1]}, {"data": {}}, {"arguments": 3}, {"model": None}])
+@pytest.mark.parametrize(
+    "change", [{"files": None}, {"data": [1]}, {"data": {}}, {"arguments": 3}, {"model": None}, {"command": 5}]
+)
 def test_a_manifest_that_nothing_of_ours_wrote_is_refused_whatever_its_digest(run, change):
     manifest = {**run_folder.read_manifest(run), **change}
     manifest["sha256"] = run_folder._own_digest(manifest)
     (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(RunError, match=rf"was not written by `pyrovae fit`: it has no {next(iter(change))}"):
         read_run(run)
+
+
+@pytest.mark.parametrize(("field", "value"), [("sha256", 5), ("path", 7), ("scale", "no"), ("event_shape", None)])
+def test_a_record_of_the_data_of_another_kind_is_refused(run, field, value):
+    manifest = run_folder.read_manifest(run)
+    manifest["data"][field] = value
+    manifest["sha256"] = run_folder._own_digest(manifest)
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"it has no data\.{field} as that writes them"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("files", [{}, {"../secret": "0" * 64}, {"/etc/hostname": "0" * 64}])
+def test_no_file_is_looked_at_because_a_manifest_names_it(run, files):
+    manifest = run_folder.read_manifest(run)
+    manifest["files"] = files if not files else {**manifest["files"], **files}
+    manifest["sha256"] = run_folder._own_digest(manifest)
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(RunError, match="it states other files than that writes"):
+        read_run(run)
+
+
+def test_a_data_set_by_its_name_is_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pyrovae.data.load("digits")
+    record = run_folder.data_record(data, {}, "mnist")
+    assert record["path"] is None and record["root"] == str(tmp_path / "data")
+    monkeypatch.chdir("/")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "data")):
+        run_folder.load_recorded(record)
 
 
 def test_a_manifest_is_not_read_where_it_is_too_long(run):
