@@ -21,8 +21,10 @@ from PIL import Image
 
 import pyrovae
 from pyrovae.cli import main
+from pyrovae.cli.commands.evaluate import _items_of
 from pyrovae.cli.estimators import ESTIMATORS, OPTIONS
 from pyrovae.cli.outputs import columns, json_text, replacing
+from pyrovae.cli.reading import open_run
 from pyrovae.run_folder import read_run
 
 SMALL = ["--epochs", "2", "--batch-size", "64", "--device", "cpu"]
@@ -382,6 +384,17 @@ def test_grey_items_become_binary_where_the_likelihood_takes_nothing_else(runs, 
         assert record["mean"] == pyrovae.elbo(pair_of(runs, "of-grey"), binary).mean
         assert record["protocol"]["binarization"] == ("sample, seed 0" if how is None else how)
     assert main(["evaluate", str(runs / "of-grey"), "-e", "elbo", "--binarize", "no"]) == 2
+
+
+def test_an_estimator_of_fewer_items_takes_them_with_the_values_that_the_others_take(runs):
+    source = open_run(str(runs / "of-grey")).source()
+    both = _items_of(source, ["elbo", "quadrature", "reconstruction"], None, None)
+    assert torch.equal(both["elbo"].x, source.items(1000, "sample").x) and both["elbo"].binarization == "sample, seed 0"
+    more, fewer = source.items(20, "sample"), source.items(20, "sample").fewer(7)
+    place = np.searchsorted(more.numbers, fewer.numbers)
+    assert fewer.numbers.tolist() == source.items(7).numbers.tolist() and torch.equal(fewer.x, more.x[place])
+    assert not torch.equal(fewer.x, source.items(7, "sample").x)  # which are other draws
+    assert both["reconstruction"].binarization is None and both["quadrature"].numbers.tolist() == list(range(24))
 
 
 def test_a_saved_state_takes_the_items_that_are_named(runs, tmp_path, capsys):

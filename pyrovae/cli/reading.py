@@ -319,6 +319,13 @@ class Items:
         words = "sample, seed 0" if how == "sample" else how
         return replace(self, x=torch.where(absent, torch.nan, x), binarization=words)
 
+    def fewer(self, num_items: int | str) -> Items:
+        """Those that so few would have been, with the values that they have here, also where these were drawn."""
+        import numpy as np
+
+        place = np.flatnonzero(np.isin(self.numbers, _chosen_numbers(self.count, num_items)))
+        return replace(self, x=self.x[place], y=None if self.y is None else self.y[place], numbers=self.numbers[place])
+
     @property
     def labels(self) -> np.ndarray | None:
         """The label of each item, a name where the data set has names."""
@@ -450,16 +457,21 @@ class Source:
         return items if binarize == "no" else items.binarized(binarize)
 
 
+def _chosen_numbers(count: int, num_items: int | str) -> np.ndarray:
+    """Which of `count` items are taken: the first of one permutation, so that fewer are always some of the more."""
+    import numpy as np
+
+    if num_items == ALL or int(num_items) >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).permutation(count)[: int(num_items)])
+
+
 def part_items(data: Dataset, part: str, num_items: int | str = ALL, *, exactly: bool = False) -> Items:
     """Some items of a part of a data set; with `exactly` in the dtype of their file, where it has more digits."""
-    import numpy as np
 
     split: Split = data.whole() if part == ALL else getattr(data, part)
     count = len(split)
-    numbers = np.arange(count)
-    if num_items != ALL and int(num_items) < count:
-        # the first of one permutation: fewer items are always some of the more
-        numbers = np.sort(np.random.default_rng(0).permutation(count)[: int(num_items)])
+    numbers = _chosen_numbers(count, num_items)
     source: Any = split.x
     read = source.exactly if exactly and hasattr(source, "exactly") else source.__getitem__
     x = read(numbers) if len(numbers) < count else read(slice(None))

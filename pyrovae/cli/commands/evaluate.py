@@ -93,11 +93,9 @@ def command(
     for name_of_run, one, names in zip(names_of(opened), opened, asked, strict=True):
         source = one.source(data, labels=labels, part=part)
         evaluations: list[Any] = []
+        items_of = _items_of(source, names, num_items, binarize)
         for name in names:
-            estimator = ESTIMATORS[name]
-            count = num_items or estimator.most_items or MOST_ITEMS
-            how = binarize or ("no" if estimator.takes_grey else "auto")
-            items = source.items(count, how)
+            items = items_of[name]
             if not as_json and not evaluations:
                 click.echo(f"{name_of_run}  {type(one.pair).__name__}, {items.of_words}")
             evaluation = evaluated(name, one, items, options, seed=seed)
@@ -115,6 +113,22 @@ def command(
         settings = {"seed": seed, **{name: value for name, value in options.items() if value is not None}}
         record = {"command": "evaluate", "pyrovae": pyrovae.__version__, "settings": settings, "runs": records}
         click.echo(json_text(record))
+
+
+def _items_of(source: Any, names: list[str], num_items: int | str | None, binarize: str | None) -> dict[str, Any]:
+    """The items of each estimator; one that takes fewer takes some of those of the others, with the same values."""
+    chosen = {
+        name: (
+            num_items or ESTIMATORS[name].most_items or MOST_ITEMS,
+            binarize or ("no" if ESTIMATORS[name].takes_grey else "auto"),
+        )
+        for name in names
+    }
+    most: dict[str, Any] = {}
+    for how in {how for _, how in chosen.values()}:
+        counts = [count for count, its_how in chosen.values() if its_how == how]
+        most[how] = source.items(counts[0] if isinstance(counts[0], str) else max(counts), how)
+    return {name: most[how].fewer(count) for name, (count, how) in chosen.items()}
 
 
 def _pointwise(names: list[str], tables: list[Any]) -> Result:
