@@ -100,6 +100,18 @@ def test_a_mask_has_the_axes_of_the_file_of_the_items(folder, tmp_path, shape):
     assert missing.shape == (60, 1, 4, 4) and missing.sum() == 60 and missing[:, 0, 1, 2].all()
 
 
+def test_whatever_is_missing_of_the_items_of_the_fit_is_filled_in(folder, tmp_path):
+    x = np.load(folder / "x.npy")[:, None] / np.float32(255)
+    row = int(pyrovae.data.load(folder / "x.npy").order[0])  # of the training part
+    x[row, 0, 2, 2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    words = ["--data", f"{tmp_path}/x.npy", "--num-draws", "2", "--num-steps", "1", "-o", f"{tmp_path}/filled.npy"]
+    assert main(["impute", str(folder / "scaled"), *words]) == 0
+    filled = np.load(tmp_path / "filled.npy")
+    assert filled.shape == x.shape and np.isfinite(filled).all()
+    assert np.array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
+
+
 @pytest.mark.parametrize("name", ["samples.v1/", "samples.png/", "./", "../"])
 def test_a_folder_that_has_an_ending_or_no_name_is_refused(folder, tmp_path, monkeypatch, capsys, name):
     (tmp_path / "empty").mkdir()

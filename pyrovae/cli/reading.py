@@ -153,7 +153,8 @@ def data_options(
             type=OneOf(["test", "train", ALL]),
             cls=Option,
             section="Items",
-            help="The part of the data (default: test; all of a --data file without a test part).",
+            help="The part of the data (default: test; all of a --data file without a test part"
+            f"{'' if missing else ', unless the fit has seen it'}).",
         ),
         click.option(
             "--num-items",
@@ -433,8 +434,9 @@ class Opened:
         """The part of a data set that the options name."""
         data = self.dataset(source, labels=labels, missing=missing)
         if part is None:
-            whole = source is not None and data.order is not None and source not in DATA_SETS and not self.is_own(data)
-            part = ALL if whole else "test"
+            whole = source is not None and data.order is not None and source not in DATA_SETS
+            # a fit's own items are judged by those that it has not seen, and completed wherever an entry is missing
+            part = ALL if whole and (missing or not self.is_own(data)) else "test"
         return Source(data, part, self.pair)
 
 
