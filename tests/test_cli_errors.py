@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -189,6 +190,15 @@ def test_a_fault_of_the_package_is_status_1_with_a_traceback(tmp_path, monkeypat
     error = capsys.readouterr().err
     assert "Traceback" in error and "this is a fault of pyrovae" in error and "`pyrovae --version`" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_output_that_nobody_reads_is_no_fault(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert main(["data", "digits"]) == 141
 
 
 def interrupted_in(monkeypatch, epoch, act):

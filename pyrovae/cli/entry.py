@@ -104,8 +104,8 @@ def group() -> Commands:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0; 2 for input or usage that does not fit; 130 or 143 where it was interrupted or told to end; 1 for a fault of the
-    package, with a traceback.
+    0; 2 for input or usage that does not fit; 130 or 143 where it was interrupted or told to end; 141 where nobody
+    reads its output any more; 1 for a fault of the package, with a traceback.
     """
     commands = group()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             was_terminated = isinstance(error.__cause__ or error, Terminated)
             _print("ended by a signal" if was_terminated else "interrupted")
             return 143 if was_terminated else 130
+        except SystemExit:  # of click, where nobody reads the output any more, as behind `| head`
+            return 141
         except Exception as error:
             sentence = as_sentence(error)
             if sentence is None:
