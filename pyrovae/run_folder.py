@@ -266,8 +266,12 @@ def data_record(
     labels: str | None = None,
     channels: str | None = None,
     scale: bool = True,
+    ends: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Any]:
-    """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts."""
+    """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts.
+
+    `ends` are the smallest and the largest value of the training part.
+    """
     if root is None and source in _names():
         root = "data"  # where `load` looks for it from here, and would not from elsewhere
     is_path = source not in _names() and Path(source).expanduser().exists()
@@ -278,6 +282,8 @@ def data_record(
         "labels": None if labels is None else str(Path(labels).expanduser().resolve()),
         "channels": channels or data.channels,
         "scale": scale,
+        "minimum": ends[0],
+        "maximum": ends[1],
         "name": data.name,
         "event_shape": list(data.event_shape),
         "train_items": len(data.train),

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 
 import pyrovae
 from pyrovae.cli import main
 from pyrovae.cli.outputs import replacing
+from pyrovae.cli.pictures import shades
+from pyrovae.cli.reading import Opened
 from pyrovae.run_folder import read_run
 
 SMALL = ["--epochs", "1", "--hidden-dims", "8", "--device", "cpu"]
@@ -110,6 +113,26 @@ def test_whatever_is_missing_of_the_items_of_the_fit_is_filled_in(folder, tmp_pa
     filled = np.load(tmp_path / "filled.npy")
     assert filled.shape == x.shape and np.isfinite(filled).all()
     assert np.array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
+
+
+@pytest.mark.parametrize("run", ["scaled", "kept"])
+def test_pictures_of_bytes_are_in_their_own_shades(folder, tmp_path, run):
+    assert main(["sample", str(folder / run), "-n", "4", "--mean", "-o", f"{tmp_path}/images/"]) == 0
+    assert main(["sample", str(folder / run), "-n", "4", "--mean", "-o", f"{tmp_path}/x.npy"]) == 0
+    x = np.load(tmp_path / "x.npy") * (255 if run == "scaled" else 1)
+    shown = np.stack([np.asarray(Image.open(tmp_path / "images" / f"000{i}.png")) for i in range(4)])
+    assert np.array_equal(shown, np.rint(x[:, 0].clip(0, 255)))
+    assert main(["reconstruct", str(folder / run), "-o", f"{tmp_path}/r.png"]) == 0
+    picture = np.asarray(Image.open(tmp_path / "r.png").convert("L"), float)
+    assert len(np.unique(picture[40:-40, 200:-40])) > 50  # the items are grey, and not black and white
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 255.0), (-2.0, 3.0)])
+def test_the_shades_of_a_picture_go_from_the_least_to_the_largest_value_of_the_fit(limits):
+    low, high = limits
+    record = {"minimum": low, "maximum": high, "scale": high != 255}
+    assert Opened(Path("run"), None, None, {"data": record}).limits == limits
+    assert shades(np.array([low, (low + high) / 2, high]), limits).tolist() == [0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("name", ["samples.v1/", "samples.png/", "./", "../"])

@@ -73,6 +73,14 @@ def test_codes_labels_and_pictures_are_the_test_items():
         np.testing.assert_array_equal(cell, np.rint(data.test.x[n, 0].numpy() * 255))
 
 
+def test_the_explorer_says_that_its_codes_are_of_grey_items():
+    words = "Codes are of the items as they are, with all their grey values, of VAE too."
+    grey, binary = digits(), pyrovae.data.binarize(digits().test.x)
+    assert words in explorer([Entry("VAE", small_vae())], grey)  # whose sections judge it by items of 0 and 1
+    data = Dataset(Split(binary), Split(binary), grey.event_shape, "binary")
+    assert "grey values" not in explorer([Entry("VAE", small_vae())], data)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_sheet_holds_images_of_any_channels(channels):
     values = np.random.default_rng(0).random((7, channels, 5, 3)).astype(np.float32)

@@ -309,6 +309,7 @@ class _Fitting:
                 labels=self.parameters["labels"],
                 channels=self.parameters["channel_axis"],
                 scale=scale,
+                ends=(summaries["train"].minimum, summaries["train"].maximum),
             )
             run_folder.begin_run(self.out, self._manifest(record, pair, model, likelihood, seed))
         self.ranks.gathered(None)

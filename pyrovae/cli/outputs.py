@@ -42,11 +42,13 @@ class Result:
         dataset: the arrays; each has the dimension "item" where it is about items. Its attributes are the protocol.
         main: the variable that a .npy file holds, and a folder of images shows.
         figure: draws what a .png file holds; None where there is no picture of it.
+        limits: the values of the `main` one that are black and white in a folder of images.
     """
 
     dataset: xr.Dataset
     main: str
     figure: Callable[[], Any] | None = None
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 def emit(
@@ -212,14 +214,16 @@ def _write_images(result: Result, path: Path) -> None:
     width = max(4, len(str(int(numbers.max()))))
     path.mkdir()
     for number, image in zip(numbers, images, strict=True):
-        Image.fromarray(_pixels(image)).save(path / f"{int(number):0{width}d}.png")
+        Image.fromarray(_pixels(image, result.limits)).save(path / f"{int(number):0{width}d}.png")
 
 
-def _pixels(image: np.ndarray) -> np.ndarray:
-    """An image (1, H, W) or (3, H, W) of values in [0, 1] as bytes, (H, W) or (H, W, 3); values outside are clipped."""
+def _pixels(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """An image (1, H, W) or (3, H, W) as bytes, (H, W) or (H, W, 3); values outside of the limits are clipped."""
     import numpy as np
 
-    whole = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    from pyrovae.cli.pictures import shades
+
+    whole = np.rint(np.clip(shades(image, limits), 0, 1) * 255).astype(np.uint8)
     return whole[0] if len(whole) == 1 else np.moveaxis(whole, 0, -1)
 
 

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["IN_A_ROW", "is_image", "require_picture", "rows", "sheet"]
+__all__ = ["IN_A_ROW", "is_image", "require_picture", "rows", "shades", "sheet"]
 
 IN_A_ROW = 16
 
@@ -29,6 +29,12 @@ def require_picture(out: Path | None, event_shape: tuple[int, ...]) -> None:
             f"-o {out}: pictures are of images, of shape (1, H, W) or (3, H, W), and these items have shape "
             f"{event_shape}; name a .npy or .csv file"
         )
+
+
+def shades(images: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Images whose black and white are the `limits` as ones whose are 0 and 1."""
+    low, high = limits
+    return images if limits == (0.0, 1.0) else (images - low) / (high - low)
 
 
 def sheet(images: np.ndarray) -> Any:

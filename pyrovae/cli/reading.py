@@ -385,6 +385,20 @@ class Opened:
         """The name of the folder."""
         return self.path.resolve().name
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The values of the items that a picture shows black and white: 0 and 1, or 0 and 255 where bytes were kept.
+
+        Other items than grey values, as standardised ones, are shown from the least to the largest of the fit's.
+        """
+        record = self.manifest.get("data", {})
+        low, high = record.get("minimum", 0.0), record.get("maximum", 1.0)
+        if low >= 0 and high <= 1:
+            return 0.0, 1.0
+        if low >= 0 and high <= 255 and not record.get("scale", True):
+            return 0.0, 255.0
+        return float(low), float(high) if high > low else float(low) + 1.0
+
     def dataset(self, source: str | None = None, *, labels: str | None = None, missing: bool = False) -> Dataset:
         """The data set of the run, or another one, read in the same way."""
         import pyrovae

@@ -15,6 +15,7 @@ from pyrovae import checks
 from pyrovae.data import Dataset
 from pyrovae.evaluation.code_space.codes import encoded
 from pyrovae.report.assets import asset
+from pyrovae.report.chosen import are_binarized
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
 from pyrovae.report.entry import Entry
 from pyrovae.report.planes import plane_of
@@ -72,7 +73,7 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
         texts.append({**words, **plane.text(), "decoder": decoder.text})
     held = {"items": items_text(data, index, values, layout), "entries": texts, "first": 0}
     fragment = Template(asset("explorer.html")).substitute(
-        how=html.escape(_how(data, index)),
+        how=html.escape(_how(data, index, [entry.name for entry in shown if are_binarized(entry.pair, x)])),
         left_out=_left_out([(entry.name, reasons[id(entry)]) for entry in entries if reasons[id(entry)]]),
         exactness=_exactness(shown, decoders, layout),
     )
@@ -92,14 +93,17 @@ def _lacks(pair: Any, data: Dataset) -> str:
     return ""
 
 
-def _how(data: Dataset, index: np.ndarray) -> str:
+def _how(data: Dataset, index: np.ndarray, binarized: Sequence[str]) -> str:
     total, count = len(data.test), len(index)
     which = f"{total:,} test items" if count == total else f"{count:,} of the {total:,} test items"
     colour = ", coloured by its label" if data.test.y is not None else ""
+    grey = ""
+    if binarized:
+        grey = f" Codes are of the items as they are, with all their grey values, of {' and '.join(binarized)} too."
     return (
         f"Each point is the code of one of the {which} of {data.name}{colour}. Move over a plane: the picture beside "
         "it is what the decoder makes of the code under the pointer. Choose a point to see that item and its "
-        "reconstruction."
+        f"reconstruction.{grey}"
     )
 
 

@@ -99,7 +99,7 @@ def command(
     import numpy as np
 
     from pyrovae.cli.outputs import Result, emit
-    from pyrovae.cli.pictures import require_picture
+    from pyrovae.cli.pictures import require_picture, shades
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
@@ -144,7 +144,8 @@ def command(
     result = Result(
         labelled(variables, coords, attributes),
         main="draws" if draws else "x",
-        figure=lambda: _picture(x.numpy(), absent, filled["mean"]),
+        figure=lambda: _picture(shades(x.numpy(), opened.limits), absent, shades(filled["mean"], opened.limits)),
+        limits=opened.limits,
     )
     line = f"{int(absent.sum()):,} missing entries of {items}, {num_draws} draws each, seed {seed}"
     emit(result, line, command="impute", out=out, force=force, as_json=as_json, settings=settings)

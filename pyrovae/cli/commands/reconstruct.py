@@ -54,7 +54,7 @@ def command(
     """
     import pyrovae
     from pyrovae.cli.outputs import Result, emit
-    from pyrovae.cli.pictures import require_picture, rows
+    from pyrovae.cli.pictures import require_picture, rows, shades
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
@@ -78,7 +78,8 @@ def command(
     result = Result(
         labelled(variables, {"item": items.numbers}, attributes),
         main="reconstruction",
-        figure=lambda: rows({"items": x, "reconstructed": values}),
+        figure=lambda: rows({name: shades(y, opened.limits) for name, y in (("items", x), ("reconstructed", values))}),
+        limits=opened.limits,
     )
     settings = {"part": items.part, "num_items": len(items.numbers)}
     line = f"reconstructions of {items}, shape {values.shape}"

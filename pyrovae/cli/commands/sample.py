@@ -80,7 +80,7 @@ def command(
     import numpy as np
 
     from pyrovae.cli.outputs import Result, emit
-    from pyrovae.cli.pictures import require_picture, sheet
+    from pyrovae.cli.pictures import require_picture, shades, sheet
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
@@ -97,7 +97,12 @@ def command(
         variables["label"] = (np.asarray(its_labels), "label that it was drawn for", "1", "item")
     settings = {"num_items": n, "mean": int(mean), "seed": seed}
     attributes = {"run": str(opened.path), "pair": type(pair).__name__, **settings}
-    result = Result(labelled(variables, {"item": np.arange(count)}, attributes), main="x", figure=lambda: sheet(values))
+    result = Result(
+        labelled(variables, {"item": np.arange(count)}, attributes),
+        main="x",
+        figure=lambda: sheet(shades(values, opened.limits)),
+        limits=opened.limits,
+    )
     line = f"{count:,} {'means of ' if mean else ''}draws of p(x), seed {seed}, shape {values.shape}"
     emit(result, line, command="sample", out=out, force=force, as_json=as_json, settings=settings)
 
