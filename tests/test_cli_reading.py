@@ -174,12 +174,15 @@ def test_imputed_entries_and_what_was_seen(runs, tmp_path):
     assert np.array_equal(np.load(tmp_path / "draws.npy")[:, ~seen].astype(np.float32), draws.numpy()[:, ~seen])
 
 
-def test_a_mixture_imputes_by_its_exact_mean_and_a_mask_says_what_is_missing(runs, tmp_path):
+def test_a_mixture_imputes_by_its_exact_mean_and_a_mask_says_what_is_missing(runs, tmp_path, capsys):
     mask = np.zeros((4, 4), bool)
     mask[1] = True
     np.save(tmp_path / "mask.npy", mask)
     arguments = ["--mask", str(tmp_path / "mask.npy"), "--num-items", "5", "-o"]
     assert main(["impute", str(runs / "mixture"), *arguments, str(tmp_path / "f.npy")]) == 0
+    assert "by the mean of p(missing | seen) itself" in capsys.readouterr().out  # and by no draws
+    assert main(["impute", str(runs / "mixture"), "--draws", *arguments, str(tmp_path / "d.npy")]) == 0
+    assert "100 draws each" in capsys.readouterr().out
     assert main(["impute", str(runs / "mixture"), *arguments, str(tmp_path / "f.png")]) == 0
     test = items_of(runs, "mixture").x
     chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:5])

@@ -147,7 +147,9 @@ def command(
         figure=lambda: _picture(shades(x.numpy(), opened.limits), absent, shades(filled["mean"], opened.limits)),
         limits=opened.limits,
     )
-    line = f"{int(absent.sum()):,} missing entries of {items}, {num_draws} draws each, seed {seed}"
+    is_exact = not hasattr(pair, "impute") and not draws and interval is None
+    how = "by the mean of p(missing | seen) itself" if is_exact else f"{num_draws} draws each, seed {seed}"
+    line = f"{int(absent.sum()):,} missing entries of {items}, {how}"
     emit(result, line, command="impute", out=out, force=force, as_json=as_json, settings=settings)
 
 
