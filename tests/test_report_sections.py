@@ -164,7 +164,7 @@ def test_what_no_pair_has_is_left_out_with_the_reason(classifiers):
     for title in ("Reconstructions", "Calibration of the encoder", "The code space in numbers"):
         assert title not in report.sections and f"<dt>{title}</dt>" in told
     assert "softmax: it has no code" in told
-    assert "it has no p(x) to draw from" in report.sections["Samples"]
+    assert "nothing can be drawn from it" in report.sections["Samples"]
     assert "Training" in report.sections  # control
 
 

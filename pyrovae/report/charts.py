@@ -33,6 +33,9 @@ WIDTH = 340
 LEFT = 50
 RIGHT = 328
 TOP = 10
+UNDER_LABEL = (
+    26  # the top of a plot whose vertical axis has its name above it: beside it, wide numbers would lie over it
+)
 SERIES = 10  # colours of the page
 NEUTRAL = 4  # of them the grey one
 MARKS = ("circle", "square", "triangle", "diamond")
@@ -292,8 +295,8 @@ def _axes(lines: Sequence[Line], height: int, *, limits: tuple[float, float] | N
     of_y = limits or (float(ys.min()), float(ys.max()))
     bottom = height - 40
     if limits is not None:
-        return _Scale(*of_x, LEFT, RIGHT), _Scale(*of_y, bottom, TOP)
-    return _padded(*of_x, LEFT, RIGHT), _padded(*of_y, bottom, TOP)
+        return _Scale(*of_x, LEFT, RIGHT), _Scale(*of_y, bottom, UNDER_LABEL)
+    return _padded(*of_x, LEFT, RIGHT), _padded(*of_y, bottom, UNDER_LABEL)
 
 
 def _padded(low: float, high: float, start: float, end: float) -> _Scale:
@@ -308,9 +311,7 @@ def _frame(across: _Scale, up: _Scale, xlabel: str, ylabel: str, height: int) ->
         y = up(tick)
         parts += [f'<line class="gridline" x1="{LEFT}" x2="{RIGHT}" y1="{y:g}" y2="{y:g}"/>']
         parts += [f'<text x="{LEFT - 6}" y="{y + 4:g}" text-anchor="end">{up.label(tick)}</text>']
-    middle = (TOP + bottom) / 2
-    turned = f'x="10" y="{middle:g}" text-anchor="middle" transform="rotate(-90 10 {middle:g})"'
-    parts += [f"<text {turned}>{text(ylabel)}</text>", _bottom_axis(across, bottom, xlabel, None)]
+    parts += [f'<text x="0" y="12">{text(ylabel)}</text>', _bottom_axis(across, bottom, xlabel, None)]
     return "\n".join(parts)
 
 

@@ -43,7 +43,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
     if are_images(measurements.data.event_shape):
         body = _pictures(measurements, samples)
         how = (
-            "Draws that look like the items, and like all of them, speak for p(x); a blur or a missing kind against it."
+            "Good draws look like the items and are as varied as they are; blurred draws, or kinds of items that are "
+            "never drawn, say that p(x) is not that of the items."
         )
     else:
         body = _columns(measurements, samples)
@@ -54,7 +55,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
 def _drawn(measurements: Measurements, entry: Entry) -> Tensor | Refusal:
     pair: Any = entry.pair
     if not pair.is_normalized:
-        return Refusal("it has no p(x) to draw from")
+        return Refusal("it has no p(x), so that nothing can be drawn from it")
     if has_global_latents(pair) and not hasattr(pair, "sample"):
         return Refusal("its latent variables are parameters, and it has no sample of items")
     mean = are_images(measurements.data.event_shape)
@@ -100,8 +101,8 @@ def _pictures(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
         "crisp as the test items, less is blurred, more is noisy."
     )
     words = (
-        "Of a pair that decodes, the picture is the likelihood's mean at a drawn code, without the likelihood's noise; "
-        "of a mixture it is the draw itself, with its noise."
+        "A picture of a VAE is the mean of its likelihood at a code drawn from the prior, without the noise of the "
+        "likelihood. A picture of a mixture is a draw with its noise."
     )
     return joined(Markup('<div class="plots">\n'), *parts, Markup("</div>\n"), note(words), table(caption, head, rows))
 

@@ -51,8 +51,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
     )
     body = joined(table(caption, head, rows), Markup('<div class="plots">\n'), *charts, Markup("</div>\n"))
     how = (
-        "A curve that still falls at its end says that more epochs would help; validation items that rise while the "
-        "loss falls say that the pair learns its training items by heart."
+        "If a curve still falls at its end, more epochs would help. If the curve of the validation items rises while "
+        "the loss falls, the model overfits its training items."
     )
     return Section(TITLE, how, joined(body, left_out(reasons)))
 

@@ -194,7 +194,8 @@ class Plane {
     } else {
       const again = Float32Array.from(entry.decoder.network.decode(code));
       this.againPicture.show(again, values);
-      const made = entry.decoder.kind === "grid" ? "nearest of the grid" : "reconstructed";
+      // a soft hyphen: the column is narrow on a phone
+      const made = entry.decoder.kind === "grid" ? "nearest of the grid" : "recon\u00adstructed";
       const away = element("span", { class: "near", text: `off by ${inWords(difference(values, again), 3)}` });
       this.againWords.replaceChildren(made, away);
     }
