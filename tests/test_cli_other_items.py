@@ -127,10 +127,10 @@ def test_pictures_of_bytes_are_in_their_own_shades(folder, tmp_path, run):
     assert len(np.unique(picture[40:-40, 200:-40])) > 50  # the items are grey, and not black and white
 
 
-@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 255.0), (-2.0, 3.0)])
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 255.0), (0.0, 16.0), (-2.0, 3.0)])
 def test_the_shades_of_a_picture_go_from_the_least_to_the_largest_value_of_the_fit(limits):
     low, high = limits
-    record = {"minimum": low, "maximum": high, "scale": high != 255}
+    record = {"minimum": low, "maximum": high, "scale": high < 16}
     assert Opened(Path("run"), None, None, {"data": record}).limits == limits
     assert shades(np.array([low, (low + high) / 2, high]), limits).tolist() == [0.0, 0.5, 1.0]
 

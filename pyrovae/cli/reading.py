@@ -387,15 +387,15 @@ class Opened:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The values of the items that a picture shows black and white: 0 and 1, or 0 and 255 where bytes were kept.
+        """The values of the items that a picture shows black and white: 0 and 1, or 0 and 255 of bytes that were kept.
 
-        Other items than grey values, as standardised ones, are shown from the least to the largest of the fit's.
+        Other items, as standardised ones and small counts, are shown from the least to the largest value of the fit's.
         """
         record = self.manifest.get("data", {})
         low, high = record.get("minimum", 0.0), record.get("maximum", 1.0)
         if low >= 0 and high <= 1:
             return 0.0, 1.0
-        if low >= 0 and high <= 255 and not record.get("scale", True):
+        if low >= 0 and 127 < high <= 255 and not record.get("scale", True):
             return 0.0, 255.0
         return float(low), float(high) if high > low else float(low) + 1.0
 
