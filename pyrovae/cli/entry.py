@@ -130,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             was_terminated = isinstance(error.__cause__ or error, Terminated)
             _print("ended by a signal" if was_terminated else "interrupted")
             return 143 if was_terminated else 130
-        except SystemExit:  # of click, where nobody reads the output any more, as behind `| head`
+        except SystemExit:  # of click: after completion, and where nobody reads the output, as behind `| head`
+            if "_PYROVAE_COMPLETE" in os.environ:
+                raise
             return 141
         except Exception as error:
             sentence = as_sentence(error)
