@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae.cli.options import OneOf, Option
-from pyrovae.cli.reading import Items, Number, Opened, part_items, together
+from pyrovae.cli.reading import Items, Opened, part_items
+from pyrovae.cli.reading_options import Number, together
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,17 +1,16 @@
-"""What the commands that take a run folder share: their options, and the pair and the items that these name."""
+"""What the commands that take a run folder read: the pair, and the items that their options name."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyrovae.cli.options import DATA_SETS, DataName, OneOf, Option, RunFolder
-from pyrovae.cli.outputs import FORMATS, require_target
+from pyrovae.cli.options import DATA_SETS
+from pyrovae.cli.reading_options import ALL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,265 +19,16 @@ if TYPE_CHECKING:
     from pyrovae.data import Dataset, Split
 
 __all__ = [
-    "ALL",
-    "Count",
     "Items",
-    "Number",
     "Opened",
     "Source",
-    "binarize_option",
-    "data_options",
-    "device_option",
-    "json_option",
     "names_of",
-    "number_option",
     "open_run",
-    "out_options",
     "part_items",
     "require_alike",
-    "run_argument",
-    "runs_argument",
-    "seed_option",
     "source_of_all",
     "takes_binary",
-    "together",
 ]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-SEEDS = 2**63 - 1  # the largest
-ALL = "all"
-
-
-class Count(click.ParamType):
-    """A number of items, or "all"."""
-
-    name = "N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == ALL or isinstance(value, int):
-            return value
-        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
-            raise click.UsageError(f"--num-items must be a whole number from 1 on, or all, got {value!r}", ctx)
-        return int(value)
-
-
-class Number(click.ParamType):
-    """A number between two ends, which it may not be itself where they are `open`; `whole` numbers alone, or any."""
-
-    name = "number"
-
-    def __init__(
-        self, least: float | None = None, most: float | None = None, *, whole: bool = False, is_open: bool = False
-    ) -> None:
-        self.least, self.most, self.whole, self.is_open = least, most, whole, is_open
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            number = int(value) if self.whole else float(value)
-        except ValueError:
-            number = math.nan
-        below = self.least is not None and (number <= self.least if self.is_open else number < self.least)
-        above = self.most is not None and (number >= self.most if self.is_open else number > self.most)
-        if math.isnan(number) or below or above:
-            name = "the number" if param is None else max(param.opts, key=len)
-            raise click.UsageError(f"{name} must be {self.in_words()}, got {value!r}", ctx)
-        return number
-
-    def in_words(self) -> str:
-        """Which numbers these are."""
-        kind = "a whole number" if self.whole else "a number"
-        if self.least is None:
-            return kind
-        if self.most is None or self.most >= SEEDS:
-            return f"{kind} {'over' if self.is_open else 'from'} {self.least:g}{'' if self.is_open else ' on'}"
-        return f"{kind} between {self.least:g} and {self.most:g}"
-
-
-# options, in the same words everywhere ------------------------------------------------------------
-
-
-def together(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
-    """Several decorators as one; the first is the first in the help."""
-
-    def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def run_argument(function: Function) -> Function:
-    """One folder, RUN."""
-    return click.argument("run", metavar="RUN", type=RunFolder())(function)
-
-
-def runs_argument(*, least: int = 1) -> Callable[[Function], Function]:
-    """One folder or more, RUN..."""
-
-    def check(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) < least:
-            raise click.UsageError(f"at least {least} run folders are needed, got {len(value)}", ctx)
-        return value
-
-    return click.argument("runs", metavar="RUN...", type=RunFolder(), nargs=-1, required=True, callback=check)
-
-
-def data_options(
-    *, count: int | str | None, shown: str | None = None, missing: bool = False
-) -> Callable[[Function], Function]:
-    """Which items: --data, --labels, --part and --num-items, `count` of them; `shown` says what None stands for."""
-    words = "; NaN is an entry that is missing" if missing else ""
-    return together(
-        click.option(
-            "--data",
-            metavar="DATA",
-            type=DataName(),
-            cls=Option,
-            section="Items",
-            help=f"Other items than those of the fit, from anything that `pyrovae fit` takes{words}.",
-        ),
-        click.option(
-            "--labels",
-            metavar="FILE.npy",
-            cls=Option,
-            section="Items",
-            help="Labels of the items in --data, a file that has none.",
-        ),
-        click.option(
-            "--part",
-            metavar="test|train|all",
-            type=OneOf(["test", "train", ALL]),
-            cls=Option,
-            section="Items",
-            help="The part of the data (default: test; all of a --data file without a test part"
-            f"{'' if missing else ', unless the fit has seen it'}).",
-        ),
-        click.option(
-            "--num-items",
-            type=Count(),
-            default=count,
-            metavar="N",
-            cls=Option,
-            section="Items",
-            help="How many items of the part, or all: a random choice that is always the same, in their order "
-            f"(default: {shown if count is None else count}).",
-        ),
-    )
-
-
-def binarize_option(default: str) -> Callable[[Function], Function]:
-    """--binarize: "auto", "no" or how; `default` is one of the first two."""
-    words = {
-        "auto": "sample where the likelihood takes nothing but 0 and 1",
-        "no": "no",
-        "mixed": "sample where the likelihood takes nothing but 0 and 1; no for reconstruction and code_space",
-    }
-    return click.option(
-        "--binarize",
-        metavar="sample|threshold|no",
-        type=OneOf(["sample", "threshold", "no"]),
-        default="no" if default == "no" else None,
-        cls=Option,
-        section="Items",
-        help=f"Make grey values 0 or 1, by a draw of seed 0 or as at least 0.5 (default: {words[default]}).",
-    )
-
-
-def seed_option(what: str) -> Callable[[Function], Function]:
-    """--seed, of `what`."""
-    return click.option(
-        "--seed",
-        type=Number(0, SEEDS, whole=True),
-        default=0,
-        metavar="N",
-        cls=Option,
-        section="Options",
-        help=f"Of {what} (default: 0).",
-    )
-
-
-def device_option(function: Function) -> Function:
-    """--device."""
-    return click.option(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        cls=Option,
-        section="Options",
-        help="auto is a CUDA device where there is one (default: auto).",
-    )(function)
-
-
-def number_option(
-    name: str, kind: Number, default: Any, words: str, *, section: str = "Options"
-) -> Callable[[Function], Function]:
-    """An option that is a number, with its default in the help."""
-    return click.option(
-        name,
-        type=kind,
-        default=default,
-        metavar="N" if kind.whole else "X",
-        cls=Option,
-        section=section,
-        help=words if default is None else f"{words.rstrip('.')} (default: {default}).",
-    )
-
-
-def out_options(*endings: str, what: str, required: bool = True) -> Callable[[Function], Function]:
-    """-o and --force; the target is checked before anything is computed and comes as a Path, or None."""
-
-    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
-        if value is not None:
-            return require_target(value, endings, force=bool(ctx.params.get("force")))
-        if required and not ctx.params.get("as_json"):
-            can_print = any(each.name == "as_json" for each in ctx.command.params) and len(endings) > 1
-            raise click.UsageError(
-                f"name by -o where to write {what}, with one of the endings {', '.join(endings)}"
-                f"{'; or take --json' if can_print else ''}",
-                ctx,
-            )
-        return None
-
-    formats = "; ".join(f"{ending} ({FORMATS[ending]})" for ending in endings)
-    return together(
-        click.option(
-            "-o",
-            "--out",
-            metavar="FILE",
-            callback=check,
-            cls=Option,
-            section="Output",
-            help=f"Where to write {what}: {formats}.",
-        ),
-        click.option(
-            "--force",
-            is_flag=True,
-            is_eager=True,
-            cls=Option,
-            section="Output",
-            help="Replace what --out names if it exists.",
-        ),
-    )
-
-
-def json_option(function: Function) -> Function:
-    """--json, which is read before --out."""
-    return click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        is_eager=True,
-        cls=Option,
-        section="Output",
-        help="Write one JSON object to the standard output, with names, units, settings and protocol. A number that "
-        'JSON has no word for is "NaN", "Infinity" or "-Infinity".',
-    )(function)
-
-
-# the pair and its items ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

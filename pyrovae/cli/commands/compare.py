@@ -10,7 +10,7 @@ import click
 from pyrovae.cli.estimators import ESTIMATORS, estimator_options
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
-from pyrovae.cli.reading import (
+from pyrovae.cli.reading_options import (
     Number,
     binarize_option,
     data_options,

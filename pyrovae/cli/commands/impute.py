@@ -8,7 +8,7 @@ import click
 
 from pyrovae.cli.options import Command, Option
 from pyrovae.cli.plugins import plugin_option
-from pyrovae.cli.reading import (
+from pyrovae.cli.reading_options import (
     Number,
     binarize_option,
     data_options,

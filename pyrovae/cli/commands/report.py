@@ -9,7 +9,7 @@ import click
 
 from pyrovae.cli.options import Command, DataName, Option
 from pyrovae.cli.plugins import plugin_option
-from pyrovae.cli.reading import (
+from pyrovae.cli.reading_options import (
     Number,
     device_option,
     json_option,

@@ -8,14 +8,7 @@ import click
 
 from pyrovae.cli.options import Command, Option
 from pyrovae.cli.plugins import plugin_option
-from pyrovae.cli.reading import (
-    Number,
-    device_option,
-    json_option,
-    out_options,
-    run_argument,
-    seed_option,
-)
+from pyrovae.cli.reading_options import Number, device_option, json_option, out_options, run_argument, seed_option
 
 __all__ = ["command"]
 
