@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pyrovae.cli.choosing import Choice
-from pyrovae.cli.fitting import Plan, read, refusal
+from pyrovae.cli.planning import Plan, read, refusal
 from pyrovae.cli.plugins import PLUGINS
 
 __all__ = ["describe"]

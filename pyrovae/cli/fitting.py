@@ -11,161 +11,21 @@ from typing import Any
 
 import click
 
-from pyrovae.choices import Builder
-from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
+from pyrovae.cli.choosing import Choice
 from pyrovae.cli.errors import Terminated, as_sentence
-from pyrovae.cli.model_options import COMPILE, REQUIRED_HERE, builder_arguments, builders, spelled
+from pyrovae.cli.model_options import spelled
 from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
+from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, is_of_whole_numbers, read, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
+from pyrovae.cli.resuming import as_recorded, is_longer
 from pyrovae.cli.words import Words
 
-__all__ = ["Plan", "fit", "read", "say"]
-
-NETWORKS = {"mlp": "mlp_vae", "conv": "conv_vae", "linear": "linear_vae"}
-# what a run that goes on may be given anew: where the data lie, how long it trains, on what and how steps are taken
-MAY_DIFFER = ("data", "labels", "root", "download", "epochs", "device", "compile", "plugin", "as_json", "resume", "out")
-RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
+__all__ = ["fit", "say"]
 
 
 def say(text: str) -> None:
     """A line on the standard error."""
     click.echo(text, err=True)
-
-
-class Plan:
-    """The arguments of a fit, with what is chosen by the items filled in.
-
-    `given` are the options of builders and methods that were asked for, by the names of the arguments.
-    """
-
-    def __init__(self, parameters: Mapping[str, Any], with_plugins: bool) -> None:
-        self.parameters, self.builders = parameters, builders(with_plugins)
-        self.of_builders = builder_arguments(self.builders)
-        fixed = {
-            *RUN_OPTIONS,
-            "data",
-            "labels",
-            "channel_axis",
-            "scale",
-            "root",
-            "seed",
-            "device",
-            "model",
-            "network",
-            "method",
-        }
-        self.given = {name: value for name, value in parameters.items() if name not in fixed and _is_given(value)}
-        self.arguments = {name: value for name, value in self.given.items() if name in self.of_builders}
-        self.options = {name: value for name, value in self.given.items() if name not in self.of_builders}
-        if "compile" in self.options:
-            self.options["compile"] = COMPILE[self.options["compile"]]
-        network = NETWORKS.get(parameters.get("network") or "")
-        self.asked_model: str | None = parameters.get("model") or network
-        if network is not None and parameters.get("model") not in (None, network):
-            raise click.UsageError(
-                f"--network {parameters['network']} is --model {network}, and --model is {parameters['model']}: "
-                "give one"
-            )
-
-    def choose(self, data: Any, summary: Any) -> tuple[Choice, Choice | None]:
-        """The model and the likelihood, each with its reason; an empty reason where it was asked for."""
-        if self.asked_model is None:
-            asked = {name: spelled(name) for name in self.arguments}
-            model = chosen_model(data.event_shape, asked, self.builders)
-        else:
-            model = Choice(self.asked_model, "")
-        builder = self.builders[model.name]
-        self._refuse_options_of_other_builders(model.name, builder)
-        if "likelihood" in self.arguments:
-            return model, Choice(self.arguments["likelihood"], "")
-        return model, chosen_likelihood(summary, builder, binarize=bool(self.options.get("binarize")))
-
-    def _refuse_options_of_other_builders(self, model: str, builder: Builder) -> None:
-        for name in self.arguments:
-            if name not in builder.arguments:
-                owners = ", ".join(self.of_builders[name])
-                raise click.UsageError(
-                    f"{spelled(name)} is an option of {owners}, and the model is {model}: leave it out"
-                )
-
-    def build(self, data: Any, model: str, likelihood: str | None) -> Any:
-        """The pair, its weights drawn by torch's present generator."""
-        from pyrovae.models.registry import registered
-
-        builder = self.builders[model]
-        arguments: dict[str, Any] = dict(self.arguments)
-        if likelihood is not None:
-            arguments["likelihood"] = likelihood
-        arguments |= self._from_data(data, model, builder)
-        for name, argument in builder.arguments.items():
-            if argument.required and name not in arguments:
-                if name not in REQUIRED_HERE:
-                    raise click.UsageError(f"--model {model} needs {spelled(name)}")
-                arguments[name] = REQUIRED_HERE[name]
-        return registered("builder")[model](**arguments)
-
-    def _from_data(self, data: Any, model: str, builder: Builder) -> dict[str, Any]:
-        """What the data set says of a builder's arguments."""
-        arguments: dict[str, Any] = {}
-        if "event_shape" in builder.arguments:
-            arguments["event_shape"] = data.event_shape
-        if "features" in builder.arguments:
-            if len(data.event_shape) != 1:
-                raise click.UsageError(
-                    f"--model {model} is for items of one axis, and these have shape {data.event_shape}"
-                )
-            arguments["features"] = data.event_shape[0]
-        if "num_classes" in builder.arguments:
-            if data.train.y is None:
-                raise click.UsageError(
-                    f"--model {model} needs labels, and {self.parameters['data']} has none: give --labels FILE.npy, or "
-                    "a .npz file with y, or a folder with a sub-folder for each class"
-                )
-            arguments["num_classes"] = len(data.train.y.unique())
-            if arguments["num_classes"] < 2:
-                raise click.UsageError(f"--model {model} needs at least 2 classes, and the training part has 1")
-        return arguments
-
-
-def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool = False) -> tuple[Any, bool]:
-    """The data set that the options name, and whether its bytes are divided by 255."""
-    import pyrovae
-
-    scale = not keep_bytes if parameters["scale"] is None else parameters["scale"]
-    data = pyrovae.data.load(
-        parameters["data"],
-        root=parameters["root"],
-        download=parameters["download"],
-        channels=parameters["channel_axis"],
-        labels=parameters["labels"],
-        scale=scale,
-        missing=missing,
-    )
-    return data, scale
-
-
-def refusal(missing: int, infinite: int) -> str | None:
-    """Why items with so many missing and infinite entries are not fitted; None where they are."""
-    if infinite:
-        return f"{infinite:,} {'entry is' if infinite == 1 else 'entries are'} infinite"
-    if missing:
-        return (
-            f"{missing:,} {'entry is' if missing == 1 else 'entries are'} missing (NaN). Fit a model to complete "
-            "items, and `pyrovae impute` fills in the others"
-        )
-    return None
-
-
-def is_of_whole_numbers(likelihood: str | None) -> bool:
-    """Whether a registered likelihood is one of whole numbers, as counts are, for which bytes are kept."""
-    if likelihood is None:
-        return False
-    from torch.distributions import constraints
-
-    from pyrovae.models.registry import make
-
-    family: Any = make("likelihood", likelihood)
-    return bool(family.support.is_discrete and family.support is not constraints.boolean)
 
 
 def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
@@ -184,8 +44,8 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     with pyrovae.distributed() as ranks, alone_in(out, ranks):
         earlier = earlier_run(out, bool(parameters["resume"]), ranks)
         if earlier is not None:
-            parameters = _as_recorded(parameters, earlier, out)
-            if earlier["status"] == "complete" and not _is_longer(parameters, earlier):
+            parameters = as_recorded(parameters, earlier, out)
+            if earlier["status"] == "complete" and not is_longer(parameters, earlier):
                 if ranks.is_first:
                     say(f"{out} is complete: there is nothing to go on with. A larger --epochs trains longer")
                 return 0
@@ -195,60 +55,6 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
             )
         with nothing_left_of_nothing(out, ranks):
             return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins).run()
-
-
-def _as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The arguments that the run had; those of this call are added where they may differ, and else must agree."""
-    recorded = manifest["arguments"]
-    conflicts = []
-    merged = dict(parameters)
-    for name, value in recorded.items():
-        now = parameters.get(name)
-        is_given = _is_given(now)
-        if name in MAY_DIFFER:
-            merged[name] = now if is_given else value
-        elif is_given and _plain(now) != value:
-            conflicts.append(f"{spelled(name)} is {_shown(value)} in the run, and {_shown(now)} here")
-        else:
-            merged[name] = value
-    for name, now in parameters.items():
-        if name not in recorded and name not in MAY_DIFFER and _is_given(now):
-            conflicts.append(f"{spelled(name)} is not among the run's arguments, and {_shown(now)} here")
-    if conflicts:
-        raise click.UsageError(f"--out {out} goes on under the arguments that it had: {'; '.join(conflicts)}")
-    merged["resume"] = True
-    merged["data"] = parameters["data"] or manifest["data"]["path"] or manifest["data"]["source"]
-    merged["root"] = parameters["root"] or manifest["data"]["root"]
-    merged["labels"] = parameters["labels"] or manifest["data"]["labels"]
-    merged["scale"] = manifest["data"]["scale"]
-    missing = [file["path"] for file in manifest.get("plugins", [])][len(parameters["plugin"]) :]
-    if missing:
-        raise click.UsageError(
-            f"--out {out} was begun with --plugin {missing[0]}: give it again, for a run folder does not say which "
-            "code is run"
-        )
-    return merged
-
-
-def _is_longer(parameters: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether more epochs are asked for than a complete run has."""
-    epochs = parameters.get("epochs")
-    return epochs is not None and epochs > manifest["fit"].get("epochs", epochs)
-
-
-def _is_given(value: Any) -> bool:
-    """Whether an option was given: a flag that is off, or an empty list of files, was not."""
-    return value is not None and value is not False and value != ()
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return {True: "on", None: "not given"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 class _Fitting:
@@ -352,7 +158,7 @@ class _Fitting:
     def _arguments_asked_for(self) -> dict[str, Any]:
         """The options that decide what the run is, by their names, as they were given."""
         kept = {**self.parameters, "seed": self.parameters["seed"] or 0}
-        return {name: value for name, value in kept.items() if name not in RUN_OPTIONS and _is_given(value)}
+        return {name: value for name, value in kept.items() if name not in RUN_OPTIONS and is_given(value)}
 
     def _fit(self, data: Any, pair: Any, model: Choice, likelihood: Choice | None, seed: int) -> int:
         import pyrovae
@@ -454,7 +260,7 @@ class _Fitting:
             kept = history.config.get("weights_epoch")
             row = history.epochs.isel(epoch=-1 if kept is None else kept)
             last = {name: float(row[name]) for name in row.data_vars}
-        shown = {
+        record = {
             "run": str(self.out),
             "status": "complete",
             "model": model.name,
@@ -469,7 +275,7 @@ class _Fitting:
             "train_items": len(data.train),
             "test_items": len(data.test),
         }
-        click.echo(json.dumps(shown))
+        click.echo(json.dumps(record))
 
 
 def _named(y: Any, classes: tuple[str, ...] | None) -> Any:
@@ -486,7 +292,7 @@ def _words_of(parameters: Mapping[str, Any]) -> list[str]:
     words = [str(parameters["data"])]
     for name, value in parameters.items():
         option = "--json" if name == "as_json" else spelled(name)
-        if name in ("data", "resume") or not (_is_given(value) or (name == "scale" and value is False)):
+        if name in ("data", "resume") or not (is_given(value) or (name == "scale" and value is False)):
             continue
         if name == "scale":
             words.append("--scale" if value else "--no-scale")
@@ -496,7 +302,7 @@ def _words_of(parameters: Mapping[str, Any]) -> list[str]:
         elif value is True:
             words.append(option)
         else:
-            words += [option, _shown(value)]
+            words += [option, shown(value)]
     return words
 
 

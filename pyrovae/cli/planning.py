@@ -1,0 +1,165 @@
+"""A fit's plan: the options that were given, what is chosen by the items, and the pair that is built of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from pyrovae.choices import Builder
+from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
+from pyrovae.cli.model_options import COMPILE, REQUIRED_HERE, builder_arguments, builders, spelled
+
+__all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_of_whole_numbers", "read", "refusal", "shown"]
+
+NETWORKS = {"mlp": "mlp_vae", "conv": "conv_vae", "linear": "linear_vae"}
+RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
+
+
+class Plan:
+    """The arguments of a fit, with what is chosen by the items filled in.
+
+    `given` are the options of builders and methods that were asked for, by the names of the arguments.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], with_plugins: bool) -> None:
+        self.parameters, self.builders = parameters, builders(with_plugins)
+        self.of_builders = builder_arguments(self.builders)
+        fixed = {
+            *RUN_OPTIONS,
+            "data",
+            "labels",
+            "channel_axis",
+            "scale",
+            "root",
+            "seed",
+            "device",
+            "model",
+            "network",
+            "method",
+        }
+        self.given = {name: value for name, value in parameters.items() if name not in fixed and is_given(value)}
+        self.arguments = {name: value for name, value in self.given.items() if name in self.of_builders}
+        self.options = {name: value for name, value in self.given.items() if name not in self.of_builders}
+        if "compile" in self.options:
+            self.options["compile"] = COMPILE[self.options["compile"]]
+        network = NETWORKS.get(parameters.get("network") or "")
+        self.asked_model: str | None = parameters.get("model") or network
+        if network is not None and parameters.get("model") not in (None, network):
+            raise click.UsageError(
+                f"--network {parameters['network']} is --model {network}, and --model is {parameters['model']}: "
+                "give one"
+            )
+
+    def choose(self, data: Any, summary: Any) -> tuple[Choice, Choice | None]:
+        """The model and the likelihood, each with its reason; an empty reason where it was asked for."""
+        if self.asked_model is None:
+            asked = {name: spelled(name) for name in self.arguments}
+            model = chosen_model(data.event_shape, asked, self.builders)
+        else:
+            model = Choice(self.asked_model, "")
+        builder = self.builders[model.name]
+        self._refuse_options_of_other_builders(model.name, builder)
+        if "likelihood" in self.arguments:
+            return model, Choice(self.arguments["likelihood"], "")
+        return model, chosen_likelihood(summary, builder, binarize=bool(self.options.get("binarize")))
+
+    def _refuse_options_of_other_builders(self, model: str, builder: Builder) -> None:
+        for name in self.arguments:
+            if name not in builder.arguments:
+                owners = ", ".join(self.of_builders[name])
+                raise click.UsageError(
+                    f"{spelled(name)} is an option of {owners}, and the model is {model}: leave it out"
+                )
+
+    def build(self, data: Any, model: str, likelihood: str | None) -> Any:
+        """The pair, its weights drawn by torch's present generator."""
+        from pyrovae.models.registry import registered
+
+        builder = self.builders[model]
+        arguments: dict[str, Any] = dict(self.arguments)
+        if likelihood is not None:
+            arguments["likelihood"] = likelihood
+        arguments |= self._from_data(data, model, builder)
+        for name, argument in builder.arguments.items():
+            if argument.required and name not in arguments:
+                if name not in REQUIRED_HERE:
+                    raise click.UsageError(f"--model {model} needs {spelled(name)}")
+                arguments[name] = REQUIRED_HERE[name]
+        return registered("builder")[model](**arguments)
+
+    def _from_data(self, data: Any, model: str, builder: Builder) -> dict[str, Any]:
+        """What the data set says of a builder's arguments."""
+        arguments: dict[str, Any] = {}
+        if "event_shape" in builder.arguments:
+            arguments["event_shape"] = data.event_shape
+        if "features" in builder.arguments:
+            if len(data.event_shape) != 1:
+                raise click.UsageError(
+                    f"--model {model} is for items of one axis, and these have shape {data.event_shape}"
+                )
+            arguments["features"] = data.event_shape[0]
+        if "num_classes" in builder.arguments:
+            if data.train.y is None:
+                raise click.UsageError(
+                    f"--model {model} needs labels, and {self.parameters['data']} has none: give --labels FILE.npy, or "
+                    "a .npz file with y, or a folder with a sub-folder for each class"
+                )
+            arguments["num_classes"] = len(data.train.y.unique())
+            if arguments["num_classes"] < 2:
+                raise click.UsageError(f"--model {model} needs at least 2 classes, and the training part has 1")
+        return arguments
+
+
+def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool = False) -> tuple[Any, bool]:
+    """The data set that the options name, and whether its bytes are divided by 255."""
+    import pyrovae
+
+    scale = not keep_bytes if parameters["scale"] is None else parameters["scale"]
+    data = pyrovae.data.load(
+        parameters["data"],
+        root=parameters["root"],
+        download=parameters["download"],
+        channels=parameters["channel_axis"],
+        labels=parameters["labels"],
+        scale=scale,
+        missing=missing,
+    )
+    return data, scale
+
+
+def refusal(missing: int, infinite: int) -> str | None:
+    """Why items with so many missing and infinite entries are not fitted; None where they are."""
+    if infinite:
+        return f"{infinite:,} {'entry is' if infinite == 1 else 'entries are'} infinite"
+    if missing:
+        return (
+            f"{missing:,} {'entry is' if missing == 1 else 'entries are'} missing (NaN). Fit a model to complete "
+            "items, and `pyrovae impute` fills in the others"
+        )
+    return None
+
+
+def is_of_whole_numbers(likelihood: str | None) -> bool:
+    """Whether a registered likelihood is one of whole numbers, as counts are, for which bytes are kept."""
+    if likelihood is None:
+        return False
+    from torch.distributions import constraints
+
+    from pyrovae.models.registry import make
+
+    family: Any = make("likelihood", likelihood)
+    return bool(family.support.is_discrete and family.support is not constraints.boolean)
+
+
+def is_given(value: Any) -> bool:
+    """Whether an option was given: a flag that is off, or an empty list of files, was not."""
+    return value is not None and value is not False and value != ()
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return {True: "on", None: "not given"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
