@@ -120,6 +120,85 @@ def test_the_error_stated_is_the_largest_over_ten_thousand_codes(make):
     assert stated > 1e-5  # float16 costs something
 
 
+BOUNDS = {  # of a first code, to be added to a decoder's result: nothing below 4
+    "none": lambda first: 0 * first,
+    "nan": lambda first: 0 * (4 - first).log(),
+    "infinite": lambda first: 1e-30 / (4 - first).relu(),
+}
+
+
+class Bounded(nn.Module):
+    """A linear decoder, and what is added to it."""
+
+    def __init__(self, bound):
+        super().__init__()
+        self.linear, self.bound = nn.Linear(2, 6), BOUNDS[bound]
+
+    def forward(self, z):
+        return self.linear(z) + self.bound(z[:, :1])
+
+
+def of_bounded(bound: str, family: nn.Module) -> pyrovae.VAE:
+    torch.manual_seed(0)
+    likelihood = pyrovae.Likelihood(Bounded(bound), family, (6,))
+    return pyrovae.VAE(pyrovae.StandardNormal(2), likelihood, pyrovae.DiagonalNormal(nn.Linear(6, 6), 6, 2))
+
+
+class Unchecked(nn.Module):
+    """A user's family that does not check its mean, as torch's own check does not where it is switched off."""
+
+    support = torch.distributions.constraints.real
+
+    def forward(self, mean):
+        return torch.distributions.Normal(mean, 1.0, validate_args=False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bound", ["nan", "infinite"])
+def test_a_decoder_without_a_finite_result_at_some_codes_is_not_said_to_be_near(bound):
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Dataset(Split(x), Split(x), (6,), "noise")
+    text = explorer([Entry("VAE", of_bounded(bound, Unchecked()))], data)
+    assert "does not run in this page (it has a result that is not finite at some codes)" in text
+    assert "within" not in text
+    assert "within" in explorer([Entry("VAE", of_bounded("none", Unchecked()))], data)  # the control
+
+
+def test_a_pair_that_refuses_codes_of_its_plane_is_left_out_and_the_others_are_shown():
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Dataset(Split(x), Split(x), (6,), "noise")
+    refusing, whole = (of_bounded(bound, pyrovae.Normal(scale=1.0)) for bound in ("nan", "none"))
+    with torch.no_grad():
+        refusing.posterior.loc.weight.mul_(30)  # so that the plane itself reaches such codes
+    text = explorer([Entry("refusing", refusing), Entry("whole", whole)], data)
+    assert [entry["name"] for entry in held(text)["entries"]] == ["whole"]
+    assert "refusing (it has a likelihood whose parameters are refused at some codes of the plane)" in text
+    assert explorer([Entry("refusing", refusing)], data) == ""
+
+
+class Mean(nn.Module):
+    """A decoder that ignores the code: one mean for all items, a view of its parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.arange(6.0))
+
+    def forward(self, z):
+        return self.mean.expand(len(z), -1)
+
+
+def test_a_decoder_that_ignores_the_code_is_a_grid_of_its_one_item():
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Dataset(Split(x), Split(x), (6,), "noise")
+    likelihood = pyrovae.Likelihood(Mean(), pyrovae.Normal(scale=1.0), (6,))
+    pair = pyrovae.VAE(pyrovae.StandardNormal(2), likelihood, pyrovae.DiagonalNormal(nn.Linear(6, 6), 6, 2))
+    (entry,) = held(explorer([Entry("VAE", pair)], data))["entries"]
+    assert "it has a result that does not depend on the code" in entry["words"]
+    items = numbers(entry["decoder"]["pictures"]["data"], "<f4").reshape(-1, 6)
+    assert len(items) == 33 * 33
+    np.testing.assert_array_equal(items, np.tile(np.arange(6.0), (len(items), 1)))
+
+
 def test_codes_to_compare_at_are_of_items_of_the_prior_and_of_the_whole_plane():
     for size in (1, 2, 5):
         pair = small_vae(latent_dim=size)

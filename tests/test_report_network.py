@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 
@@ -50,14 +51,15 @@ NETWORKS = {
         output_padding=(1, 2), dilation=(2, 1), groups=2), nn.ReLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1, bias=False),
     ),
     "convolution": lambda: nn.Sequential(
-        nn.Linear(2, 128), nn.Unflatten(1, (2, 8, 8)), nn.Conv2d(2, 4, 3, stride=2, padding=2, dilation=2, groups=2),
+        nn.Linear(2, 162), nn.Unflatten(1, (2, 9, 9)), nn.Conv2d(2, 2, 2, padding="valid"),
+        nn.Conv2d(2, 4, 3, stride=2, padding=2, dilation=2, groups=2),
         nn.Upsample(scale_factor=2), nn.Conv2d(4, 8, (1, 3), padding=(0, 1)), nn.PixelShuffle(2),
         nn.ZeroPad2d((1, 0, 2, 1)), nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.Upsample(size=(9, 11), mode="bilinear", align_corners=True),
     ),
     "one axis": lambda: nn.Sequential(
         nn.Linear(2, 12), nn.Unflatten(1, (3, 4)), nn.ConvTranspose1d(3, 4, 3, stride=2), nn.Softmax(1),
-        nn.Conv1d(4, 2, 3),
+        nn.Conv1d(4, 4, 3), nn.Conv1d(4, 2, 2, padding="valid"),
     ),
     "normalisation": lambda: nn.Sequential(
         nn.Linear(2, 16), nn.BatchNorm1d(16), nn.Unflatten(1, (4, 2, 2)), nn.BatchNorm2d(4), nn.GroupNorm(2, 4),
@@ -127,6 +129,29 @@ def test_weights_of_any_size_keep_eleven_bits():
         assert np.isfinite(half).all()
         np.testing.assert_allclose(half.astype(float) * scale, weights, rtol=2**-11, atol=2**-38 * size)
     assert halved(np.zeros(3))[1] == 1.0
+
+
+class Limits(nn.Module):
+    """Limits that are infinite, as those of a layer that is switched off."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(2, 6)
+
+    def forward(self, z):
+        h = nn.functional.softplus(self.one(z), threshold=math.inf)
+        return h.clamp(min=-math.inf, max=0.7)
+
+
+def test_limits_that_are_infinite_are_on_the_page():
+    module = with_half_weights(Limits())
+    program = translated(module, 2, LIKE)
+    text = json.dumps(program.text, allow_nan=False)  # JSON has no infinity
+    with torch.no_grad():
+        wanted = module(codes()).numpy()
+    assert (wanted == np.float32(0.7)).any() and (wanted < 0.7).any()
+    np.testing.assert_allclose(program.run(codes().numpy()), wanted, atol=3e-6)
+    np.testing.assert_allclose(in_node(json.loads(text), codes().tolist())["values"], wanted, atol=3e-6)
 
 
 class AcrossCodes(nn.Module):

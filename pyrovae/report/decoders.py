@@ -37,7 +37,10 @@ class Decoder:
 
 
 def decoder_of(pair: Any, plane: Plane, layout: Layout, seed: int) -> Decoder:
-    """The network of a pair, or a grid where the page cannot run it."""
+    """The network of a pair, or a grid where the page cannot run it.
+
+    Raises `Untranslatable` where `decode` itself fails at a code of the grid.
+    """
     try:
         program = _program(pair)
         error = _largest_error(pair, program, plane, seed)
@@ -59,13 +62,15 @@ def _program(pair: Any) -> Program:
 
 def _largest_error(pair: Any, program: Program, plane: Plane, seed: int) -> float:
     """The largest difference of an entry between the page's arithmetic and `decode`, over `NUM_CODES` codes."""
-    dtype, _ = dtype_and_device(pair)
     codes = plane.spread_codes(NUM_CODES, seed)
     largest, low, high = 0.0, math.inf, -math.inf
     for start in range(0, len(codes), ROWS):
         rows = codes[start : start + ROWS]
-        exact = decoded(pair, torch.from_numpy(rows).to(dtype)).flatten(1).double().numpy()
-        largest = max(largest, float(np.abs(program.run(rows) - exact).max()))
+        exact = _decoded(pair, rows)
+        values = program.run(rows)
+        if not (np.isfinite(exact).all() and np.isfinite(values).all()):  # `max` would pass over a NaN
+            raise Untranslatable("a result that is not finite at some codes")
+        largest = max(largest, float(np.abs(values - exact).max()))
         low, high = min(low, float(exact.min())), max(high, float(exact.max()))
         if not largest <= POOREST * max(high - low, 1e-6 * max(abs(low), abs(high))) and start == 0:
             raise Untranslatable("a result that the page does not reproduce")
@@ -74,6 +79,17 @@ def _largest_error(pair: Any, program: Program, plane: Plane, seed: int) -> floa
     # NumPy adds up in float32, and the page in float64: a few units of the last place
     slack = 16 * float(np.finfo(np.float32).eps) * max(abs(low), abs(high))
     return rounded_up(largest + slack)
+
+
+def _decoded(pair: Any, codes: np.ndarray) -> np.ndarray:
+    """Decoded items of codes (N, latent_dim), flat."""
+    dtype, _ = dtype_and_device(pair)
+    try:
+        values = decoded(pair, torch.as_tensor(codes).to(dtype))
+    except ValueError as error:  # a distribution's own check of its parameters
+        raise Untranslatable("a likelihood whose parameters are refused at some codes of the plane") from error
+    array: np.ndarray = values.flatten(1).double().numpy()
+    return array
 
 
 def rounded_up(error: float) -> float:
@@ -100,8 +116,7 @@ def _grid(pair: Any, plane: Plane, layout: Layout) -> dict[str, Any]:
     high = [d.high - float(through @ d.vector) for d in shown]
     axes = np.meshgrid(*[np.linspace(a, b, per_axis) for a, b in zip(low, high, strict=True)])
     codes = through + sum(axis.reshape(-1, 1) * d.vector for axis, d in zip(axes, shown, strict=True))
-    dtype, _ = dtype_and_device(pair)
-    values = decoded(pair, torch.as_tensor(codes).to(dtype)).flatten(1).float().numpy()
+    values = _decoded(pair, codes).astype(np.float32)
     return {
         "kind": "grid",
         "count": per_axis,

@@ -18,6 +18,7 @@ from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
 from pyrovae.report.entry import Entry
+from pyrovae.report.network import Untranslatable
 from pyrovae.report.planes import plane_of
 from pyrovae.report.shown_items import Layout, chosen_items, items_text
 
@@ -41,8 +42,8 @@ SCRIPTS = (  # in the order in which they need each other
 def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     """The fragment of the explorer, for `page`: the test items' codes, their pictures, and each entry's decoder.
 
-    An entry has a plane where its pair has codes, `encode` and `decode`, and items of the data set's shape; the others
-    are left out, and the fragment says so. Its decoder runs in the page, where the page can run it: otherwise the plane
+    An entry has a plane where its pair has codes, `encode` and `decode`, and items of the data set's shape, and where
+    `decode` takes the codes of the plane; the others are left out, and the fragment says so. Its decoder runs in the page, where the page can run it: otherwise the plane
     shows the nearest of a grid of codes that were decoded here, and says why. The error that the page states is the
     largest difference of an entry of a decoded item from `decode`, over 10,000 codes. At most 10,000 test items are
     shown, drawn by `seed`. Where no entry has a plane, the fragment is empty.
@@ -65,12 +66,19 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     values = x.flatten(1).numpy()
     layout = Layout.of(data.event_shape, values)
     texts, decoders = [], []
-    for entry in shown:
+    for entry in shown[:]:
         plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
-        decoder = decoder_of(entry.pair, plane, layout, seed)
+        try:
+            decoder = decoder_of(entry.pair, plane, layout, seed)
+        except Untranslatable as reason:
+            reasons[id(entry)] = f"it has {reason}"
+            shown.remove(entry)
+            continue
         decoders.append(decoder)
         words = {"name": entry.name, "words": _words(plane.latent_dim, decoder)}
         texts.append({**words, **plane.text(), "decoder": decoder.text})
+    if not shown:
+        return ""
     held = {"items": items_text(data, index, values, layout), "entries": texts, "first": 0}
     fragment = Template(asset("explorer.html")).substitute(
         how=html.escape(_how(data, index, [entry.name for entry in shown if are_binarized(entry.pair, x)])),

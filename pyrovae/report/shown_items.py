@@ -114,7 +114,7 @@ def pictures_text(values: np.ndarray, layout: Layout) -> dict[str, Any]:
     columns = max(1, min(count, round(math.sqrt(count * layout.height / wide))))
     rows = math.ceil(count / columns)
     share = (values.astype(np.float64) - layout.low) / (layout.high - layout.low)
-    bytes_ = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+    bytes_ = np.rint(np.nan_to_num(share).clip(0, 1) * 255).astype(np.uint8)
     images = bytes_.reshape(count, layout.channels, layout.height, layout.width)
     if layout.panels > 1:
         images = images.transpose(0, 2, 1, 3).reshape(count, 1, layout.height, wide)

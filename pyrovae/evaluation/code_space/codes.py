@@ -58,7 +58,7 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     parts, space = [], Workspace(pair, checks=None)
     for i in range(0, len(x), BATCH):
         with space.turn():
-            parts.append(function(x[i : i + BATCH]).cpu())
+            parts.append(function(x[i : i + BATCH]).detach().cpu())  # a view of a parameter has its gradient
     return torch.cat(parts)
 
 

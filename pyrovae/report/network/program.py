@@ -56,8 +56,9 @@ class Program:
                     a if i >= 0 else np.broadcast_to(a, (len(codes), *a.shape))
                     for a, i in zip(arrays, step["of"], strict=True)
                 ]
-            value = reader_of(step["do"])(arrays, step["shape"], **step["with"])
-            values.append(np.asarray(value, np.float32))
+            with np.errstate(all="ignore"):
+                value = np.asarray(reader_of(step["do"])(arrays, step["shape"], **step["with"]), np.float32)
+            values.append(value)
             for place in step["of"]:
                 if place >= 0 and last[place] == k:
                     values[place] = np.empty(0, np.float32)  # no later step reads it
@@ -130,9 +131,13 @@ def translated(decode: Callable[[Tensor], Tensor], latent_dim: int, like: Tensor
         translate = translator_of(node.call.name)
         try:
             given = translate(writer, node.call.outputs, *args, **kwargs)
-        except TypeError as error:  # torch has called the operation in a way that the translator does not know
+        except (TypeError, ValueError) as error:  # torch has called it in a way that the translator does not know
             raise Untranslatable(f"the operation {node.call.name!r} in an unusual form") from error
-        made.update(zip(node.makes, given if isinstance(given, list) else [given], strict=False))
+        values = given if isinstance(given, list) else [given]
+        for value, output in zip(values, node.call.outputs, strict=False):
+            if value.shape != writer.shape_of(output):
+                raise Untranslatable(f"the operation {node.call.name!r} in an unusual form")
+        made.update(zip(node.makes, values, strict=False))
     if end not in made:
         raise Untranslatable("a result that does not depend on the code")
     return Program(_text(writer, made[end], writer.shape_of(result)))

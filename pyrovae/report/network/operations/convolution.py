@@ -37,8 +37,11 @@ def _convolution(
     kernel = weight if axes == 2 else weight[:, :, None]
     channels = shape[0]
     options = {"stride": stride, "padding": padding, "dilation": dilation}
-    both = {name: [int(v) for v in (value if axes == 2 else (0 if name == "padding" else 1, *value))]
-            for name, value in options.items()}  # fmt: skip
+    of_one_row = {"stride": 1, "padding": 0, "dilation": 1}
+    both = {}
+    for name, value in options.items():
+        each = [int(v) for v in value] * (axes if len(value) == 1 else 1)  # torch states one number for all axes
+        both[name] = each if axes == 2 else [of_one_row[name], *each]
     image = write.step("reshape", [x], (x.shape[0], 1, x.shape[1])) if axes == 1 else x
     size = shape if axes == 2 else (channels, 1, shape[1])
     made = write.step(

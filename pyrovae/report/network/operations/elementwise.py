@@ -169,13 +169,13 @@ def _div(write: Writer, out: Sequence[Tensor], a: Any, b: Any, rounding_mode: st
 @translates("clamp", "clamp_", "hardtanh", "hardtanh_")
 def _clamp(write: Writer, out: Sequence[Tensor], x: Value, low: Any = None, high: Any = None, **named: Any) -> Value:
     low, high = named.get("min", low), named.get("max", high)
-    limits = [-3e38 if low is None else low, 3e38 if high is None else high]
+    limits = [-math.inf if low is None else low, math.inf if high is None else high]
     return mapped(write, "clamp", [x], as_numbers(*limits))
 
 
 @translates("clamp_min", "clamp_min_")
 def _clamp_min(write: Writer, out: Sequence[Tensor], x: Value, low: Any) -> Value:
-    return mapped(write, "clamp", [x], as_numbers(low, 3e38))
+    return mapped(write, "clamp", [x], as_numbers(low, math.inf))
 
 
 @translates("softplus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 
 __all__ = ["Constant", "Untranslatable", "Value", "Writer", "reader_of", "reads", "translates", "translator_of"]
 
+LARGEST = float(np.finfo(np.float32).max)
 Translator = Callable[..., Any]
 Reader = Callable[..., np.ndarray]
 _TRANSLATORS: dict[str, Translator] = {}
@@ -68,7 +70,8 @@ class Writer:
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
         if array.dtype.kind not in "fbiu":
             raise Untranslatable(f"numbers of type {array.dtype}")
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # whoever writes a constant down refuses what is not finite
+            array = array.astype(np.float32)
         if rank is not None and array.ndim > rank:
             if array.ndim > rank + 1 or array.shape[0] not in (1, self.batch) or (array != array[:1]).any():
                 raise Untranslatable("an operation across codes")
@@ -123,10 +126,10 @@ def _find() -> None:
 
 
 def as_numbers(*values: Any) -> list[float]:
-    """Arguments of a call that must be Python numbers."""
-    if any(isinstance(value, Tensor | Value) for value in values):
+    """Arguments of a call that must be Python numbers, an infinite one as the largest that float32 holds."""
+    if any(isinstance(value, Tensor | Value) or math.isnan(value) for value in values):
         raise Untranslatable("an option that is no number")
-    return [float(value) for value in values]
+    return [min(max(float(value), -LARGEST), LARGEST) for value in values]
 
 
 def is_tensor(value: Any) -> bool:
