@@ -43,10 +43,11 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     """The fragment of the explorer, for `page`: the test items' codes, their pictures, and each entry's decoder.
 
     An entry has a plane where its pair has codes, `encode` and `decode`, and items of the data set's shape, and where
-    `decode` takes the codes of the plane; the others are left out, and the fragment says so. Its decoder runs in the page, where the page can run it: otherwise the plane
-    shows the nearest of a grid of codes that were decoded here, and says why. The error that the page states is the
-    largest difference of an entry of a decoded item from `decode`, over 10,000 codes. At most 10,000 test items are
-    shown, drawn by `seed`. Where no entry has a plane, the fragment is empty.
+    `decode` takes the codes of the plane; the others are left out, and the fragment says so. Its decoder runs in the
+    page, where the page can run it: otherwise the plane shows the nearest of a grid of codes that were decoded here,
+    and says why. The error that the page states is the largest difference of an entry of a decoded item from `decode`,
+    over 10,000 codes. At most 10,000 test items are shown, drawn by `seed`. Where no entry has a plane, the fragment is
+    empty.
 
     >>> import pyrovae
     >>> from pyrovae.report import Entry, explorer, page
