@@ -419,8 +419,11 @@ def main() -> None:
     judge, arms = pyrovae.Judge.fit(data.train.x[:], data.train.y), budgets(options, data, 0)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker) as pool:
         wanted = [(seed, arm, kind) for seed in range(options.seeds) for arm in arms for kind in ("ae", "vae")]
-        for fitted in [pool.submit(run_fit, options, *one) for one in wanted]:
+        for number, fitted in enumerate([pool.submit(run_fit, options, *one) for one in wanted], 1):
             fitted.result()
+            if number % (len(wanted) // options.seeds) == 0:
+                seconds = time.perf_counter() - start
+                print(f"fitted {number} of {len(wanted)} models, {seconds:.0f} s", flush=True)
         measured_seeds = [pool.submit(run_seed, options, seed, judge) for seed in range(options.seeds)]
         files = [seed.result() for seed in measured_seeds]
     results = xr.concat([xr.load_dataset(f, engine="h5netcdf") for f in files], xr.Variable("seed", range(len(files))))

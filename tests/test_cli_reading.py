@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import json
 import os
@@ -658,3 +659,32 @@ def test_the_table_of_estimators_states_the_functions_own_options_and_defaults()
             takers = [each for each in ESTIMATORS.values() if option in each.options]
             stated = f"({default}" if len(takers) == 1 else f"{name} ({default}"
             assert stated in words or f"{name} (default: {default}" in words, (name, option, default)
+
+
+def test_items_with_heavy_weights_are_told_of(runs, capsys, monkeypatch):
+    """Three items are flagged by hand; without flags nothing is said."""
+    words = "items are unreliable: a few draws carry their weights"
+    arguments = ["-e", "iwae", "--num-particles", "50", "--device", "cpu"]
+    assert main(["evaluate", str(runs / "vae"), *arguments]) == 0
+    assert words not in capsys.readouterr().out
+    whole = pyrovae.iwae
+
+    def heavy(pair, x, **options):
+        estimate = whole(pair, x, **options)
+        flags = np.zeros(len(estimate.pointwise["item"]), bool)
+        flags[:3] = True
+        return dataclasses.replace(estimate, pointwise=estimate.pointwise.assign(unreliable=("item", flags)))
+
+    monkeypatch.setattr(pyrovae, "iwae", heavy)
+    assert main(["evaluate", str(runs / "vae"), *arguments]) == 0
+    assert f"3 of 24 {words}" in capsys.readouterr().out
+    assert main(["compare", str(runs / "vae"), str(runs / "vae3"), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"3 of 24 {words}") == 3  # of each, and of their difference
+
+
+def test_a_file_after_the_run_folder_is_said_to_be_named_by_an_option(runs, capsys):
+    assert main(["impute", str(runs / "vae"), "holes.npy", "-o", "a.npy"]) == 2
+    assert "unexpected extra argument (holes.npy): items are named by --data" in capsys.readouterr().err
+    assert main(["sample", str(runs / "vae"), "holes.npy", "-o", "a.npy"]) == 2
+    assert "--data" not in capsys.readouterr().err

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = commands.main(given, prog_name="pyrovae", standalone_mode=False)
         except click.UsageError as error:
             words = Words.of(commands.asked)
-            _print(words.translated(error.format_message()))
+            _print(words.translated(error.format_message()) + _hint(error, words))
             if error.ctx is not None:
                 click.echo(f"`{error.ctx.command_path} --help` says how it is used.", err=True)
             return 2
@@ -143,6 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(Words.of(commands.asked).translated(sentence))
             return 2
     return status if isinstance(status, int) else 0
+
+
+def _hint(error: click.UsageError, words: Words) -> str:
+    """What a file that stands after the run folder is meant for."""
+    is_extra = "unexpected extra argument" in error.format_message()
+    return ": items are named by --data" if is_extra and "--data" in words.options.values() else ""
 
 
 def _print(text: str) -> None:

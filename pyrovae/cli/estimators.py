@@ -22,10 +22,12 @@ __all__ = [
     "OPTIONS",
     "Estimator",
     "Evaluation",
+    "advice_on_weights",
     "defaults_of",
     "estimator_options",
     "evaluated",
     "require_taken",
+    "unreliable_items",
 ]
 
 # options of estimators: type, and what they are; the defaults are those of the Python functions
@@ -172,7 +174,8 @@ def _estimate(function: str) -> Callable[..., Evaluation]:
 
     def run(opened: Opened, items: Items, options: dict[str, Any], seed: int, progress: bool) -> Evaluation:
         estimate = _estimated(function, opened, items, options, seed, progress)
-        return Evaluation(function, [str(estimate)], _record(estimate), estimate.pointwise, estimate)
+        advice = advice_on_weights(unreliable_items(estimate), len(estimate.pointwise["value"]))
+        return Evaluation(function, [str(estimate), *advice], _record(estimate), estimate.pointwise, estimate)
 
     return run
 
@@ -204,7 +207,6 @@ def _record(estimate: Any) -> dict[str, Any]:
         if f"{name}_se" in estimate.pointwise:
             se = estimate.pointwise[f"{name}_se"]
             rest[str(name)]["se"] = float((se**2).sum(skipna=False)) ** 0.5 / len(se)
-    unreliable = int(estimate.pointwise["unreliable"].sum()) if "unreliable" in estimate.pointwise else None
     return {
         "estimator": estimate.kind,
         "quantity": what,
@@ -215,10 +217,26 @@ def _record(estimate: Any) -> dict[str, Any]:
         "se_of": attributes.get("errors"),
         "se_items": estimate.se_items,
         "bits_per_dimension": estimate.bits_per_dimension if what == "log mass" else None,
-        "unreliable_items": unreliable,
+        "unreliable_items": unreliable_items(estimate) if "unreliable" in estimate.pointwise else None,
         "means": rest,
         "settings": dict(attributes),
     }
+
+
+def unreliable_items(estimate: Any) -> int:
+    """How many items of an estimate have importance weights that are too heavy for a standard error."""
+    pointwise = estimate.pointwise
+    return int(pointwise["unreliable"].sum()) if "unreliable" in pointwise else 0
+
+
+def advice_on_weights(unreliable: int, count: int) -> list[str]:
+    """A line on items whose importance weights are too heavy, and what to do; none where there are no such items."""
+    if not unreliable:
+        return []
+    return [
+        f"{unreliable:,} of {count:,} items are unreliable: a few draws carry their weights, and the value is further "
+        "below log p(x) than its error says. Take more --num-particles, or -e ais"
+    ]
 
 
 # other figures ------------------------------------------------------------------------------------

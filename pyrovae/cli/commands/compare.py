@@ -7,7 +7,12 @@ from typing import Any
 
 import click
 
-from pyrovae.cli.estimators import ESTIMATORS, estimator_options
+from pyrovae.cli.estimators import (
+    ESTIMATORS,
+    advice_on_weights,
+    estimator_options,
+    unreliable_items,
+)
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
@@ -202,6 +207,7 @@ def _differences(names: list[str], evaluations: list[Any], confidence: float) ->
             "p_value": float(row.p_value),
             "num_items": int(row.replicates),
             "better": better,
+            "unreliable_items": 0 if its is None else unreliable_items(its),
             "line": None if its is None else str(its),
         }
         records.append(record)
@@ -212,7 +218,8 @@ def _line(record: dict[str, Any]) -> str:
     plain = f"difference in {record['quantity']}  {record['mean']:.3f} {record['units']}  ({record['num_items']} items)"
     what = record["line"] or plain
     verdict = "cannot tell" if record["better"] is None else f"{record['better']} is better"
+    unreliable = advice_on_weights(record["unreliable_items"], record["num_items"])
     return (
         f"{record['difference']}\n  {what}, over items [{record['low']:.3f}, {record['high']:.3f}] "
-        f"at {100 * record['level']:.4g} %: {verdict}"
+        f"at {100 * record['level']:.4g} %: {verdict}" + "".join(f"\n  {line}" for line in unreliable)
     )

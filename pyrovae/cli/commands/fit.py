@@ -75,7 +75,8 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
     is_flag=True,
     cls=Option,
     section="Run",
-    help="Go on with the run in --out; its own arguments hold, and another one is an error. --epochs is the total.",
+    help="Go on with the run in --out under its own arguments. Only --epochs, which is the total, where the data lie, "
+    "and how the steps run (--device, --compile) may be given anew.",
 )
 @click.option(
     "--seed",

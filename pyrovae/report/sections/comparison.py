@@ -67,7 +67,7 @@ def _side_by_side(measurements: Measurements) -> Markup:
 
 def _sampling(entry: Entry) -> str:
     if entry.pair.is_normalized:
-        return "yes: p(x) is a distribution of items"
+        return "yes, from p(x); how good its draws are stands under Samples and under Holes"
     if hasattr(entry.pair, "encode"):
         return "no: there is no density of its codes; pyrovae.as_density adds one"
     return "no: it has no p(x)"
