@@ -75,6 +75,8 @@ DATA_FIELDS: dict[str, Any] = {
     "labels": str | None,
     "channels": str | None,
     "scale": bool,
+    "minimum": int | float,
+    "maximum": int | float,
     "event_shape": list,
     "sha256": dict,
 }

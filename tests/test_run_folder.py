@@ -146,7 +146,10 @@ def test_a_manifest_that_nothing_of_ours_wrote_is_refused_whatever_its_digest(ru
         read_run(run)
 
 
-@pytest.mark.parametrize(("field", "value"), [("sha256", 5), ("path", 7), ("scale", "no"), ("event_shape", None)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sha256", 5), ("path", 7), ("scale", "no"), ("event_shape", None), ("minimum", "x"), ("maximum", None)],
+)
 def test_a_record_of_the_data_of_another_kind_is_refused(run, field, value):
     manifest = run_folder.read_manifest(run)
     manifest["data"][field] = value

@@ -142,7 +142,7 @@ class Opened:
         Other items, as standardised ones and small counts, are shown from the least to the largest value of the fit's.
         """
         record = self.manifest.get("data", {})
-        low, high = record.get("minimum", 0.0), record.get("maximum", 1.0)
+        low, high = record.get("minimum", 0.0), record.get("maximum", 1.0)  # a saved state has none
         if low >= 0 and high <= 1:
             return 0.0, 1.0
         if low >= 0 and 127 < high <= 255 and not record.get("scale", True):
