@@ -172,8 +172,26 @@ def test_a_pair_that_refuses_codes_of_its_plane_is_left_out_and_the_others_are_s
         refusing.posterior.loc.weight.mul_(30)  # so that the plane itself reaches such codes
     text = explorer([Entry("refusing", refusing), Entry("whole", whole)], data)
     assert [entry["name"] for entry in held(text)["entries"]] == ["whole"]
-    assert "refusing (it has a likelihood whose parameters are refused at some codes of the plane)" in text
+    assert "refusing (it has no decoded mean at some codes of its plane)" in text
     assert explorer([Entry("refusing", refusing)], data) == ""
+
+
+class Cauchy(nn.Module):
+    """A family without a mean."""
+
+    support = torch.distributions.constraints.real
+
+    def forward(self, loc):
+        return torch.distributions.Cauchy(loc, 1.0)
+
+
+def test_a_likelihood_without_a_mean_has_no_plane_and_does_not_stop_the_report():
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Dataset(Split(x), Split(x), (6,), "noise")
+    without, whole = of_bounded("none", Cauchy()), of_bounded("none", pyrovae.Normal(scale=1.0))
+    text = explorer([Entry("Cauchy", without), Entry("Normal", whole)], data)
+    assert [entry["name"] for entry in held(text)["entries"]] == ["Normal"]
+    assert "Without a plane: Cauchy (it has no decoded mean at some codes of its plane)" in text
 
 
 class Mean(nn.Module):

@@ -25,6 +25,7 @@ LARGEST_TEXT = 6 * 2**20  # bytes of weights: what is larger makes a page that n
 MOST_PRODUCTS = 4 * 10**8  # multiplications for one code: about half a second in a page
 POOREST = 0.02  # of the range of decoded values: a translation that is off by more is none
 GRID_NUMBERS = 2**21
+NO_MEAN = "no decoded mean at some codes of its plane"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def decoder_of(pair: Any, plane: Plane, layout: Layout, seed: int) -> Decoder:
 def _program(pair: Any) -> Program:
     dtype, device = dtype_and_device(pair)
     with Workspace(pair, noise=Noise(0, device), checks=None).turn():
-        program = translated(pair.decode, pair.latent_dim, torch.zeros((), dtype=dtype, device=device))
+        try:
+            program = translated(pair.decode, pair.latent_dim, torch.zeros((), dtype=dtype, device=device))
+        except ValueError as error:
+            raise Untranslatable(NO_MEAN) from error
     if program.size > LARGEST_TEXT:
         raise Untranslatable(f"{program.size / 2**20:.0f} MiB of weights")
     if program.products > MOST_PRODUCTS:
@@ -86,8 +90,8 @@ def _decoded(pair: Any, codes: np.ndarray) -> np.ndarray:
     dtype, _ = dtype_and_device(pair)
     try:
         values = decoded(pair, torch.as_tensor(codes).to(dtype))
-    except ValueError as error:  # a distribution's own check of its parameters
-        raise Untranslatable("a likelihood whose parameters are refused at some codes of the plane") from error
+    except ValueError as error:  # a distribution without a mean, or that refuses its parameters
+        raise Untranslatable(NO_MEAN) from error
     array: np.ndarray = values.flatten(1).double().numpy()
     return array
 

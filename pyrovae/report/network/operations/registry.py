@@ -73,7 +73,9 @@ class Writer:
         with np.errstate(over="ignore"):  # whoever writes a constant down refuses what is not finite
             array = array.astype(np.float32)
         if rank is not None and array.ndim > rank:
-            if array.ndim > rank + 1 or array.shape[0] not in (1, self.batch) or (array != array[:1]).any():
+            one = array[:1]
+            is_one = np.array_equal(array, np.broadcast_to(one, array.shape), equal_nan=True)
+            if array.ndim > rank + 1 or array.shape[0] not in (1, self.batch) or not is_one:
                 raise Untranslatable("an operation across codes")
             array = array[0]
         return Constant(array, half)
