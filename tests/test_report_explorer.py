@@ -194,6 +194,29 @@ def test_a_likelihood_without_a_mean_has_no_plane_and_does_not_stop_the_report()
     assert "Without a plane: Cauchy (it has no decoded mean at some codes of its plane)" in text
 
 
+class Failing(nn.Module):
+    """A decoder that takes no codes above 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 6)
+
+    def forward(self, z):
+        if (z > 4).any():
+            raise ArithmeticError("codes above <4>")
+        return self.linear(z)
+
+
+def test_a_decoder_that_fails_has_no_plane_and_does_not_stop_the_report():
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    data = Dataset(Split(x), Split(x), (6,), "noise")
+    failing, whole = (of_bounded("none", pyrovae.Normal(scale=1.0)) for _ in range(2))
+    failing.likelihood.network = Failing()
+    text = explorer([Entry("failing", failing), Entry("whole", whole)], data)
+    assert [entry["name"] for entry in held(text)["entries"]] == ["whole"]
+    assert "Without a plane: failing (it failed with ArithmeticError: codes above &lt;4&gt;)" in text
+
+
 class Mean(nn.Module):
     """A decoder that ignores the code: one mean for all items, a view of its parameter."""
 

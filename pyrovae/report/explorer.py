@@ -68,11 +68,14 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     layout = Layout.of(data.event_shape, values)
     texts, decoders = [], []
     for entry in shown[:]:
-        plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
         try:
+            plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
             decoder = decoder_of(entry.pair, plane, layout, seed)
         except Untranslatable as reason:
             reasons[id(entry)] = f"it has {reason}"
+        except Exception as error:  # a fault of the pair, or of this package: the rest of the page stands
+            reasons[id(entry)] = f"it failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if reasons[id(entry)]:
             shown.remove(entry)
             continue
         decoders.append(decoder)
