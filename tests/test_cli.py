@@ -512,3 +512,15 @@ def test_the_data_command_says_what_is_there(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "2 of 80 entries (2.50%)" in text and "2 classes: a (10), b (10)" in text
     assert "`pyrovae fit" in text and "would be refused: 2 entries are missing (NaN)" in text
+
+
+def test_what_json_has_no_word_for_is_a_string_in_what_data_says_too(tmp_path, capsys):
+    x = np.zeros((10, 3), np.float32)
+    x[0, 0] = np.inf
+    np.save(tmp_path / "x.npy", x)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    assert main(["data", str(tmp_path / "x.npy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse)["maximum"] == "Infinity"

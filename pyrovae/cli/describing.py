@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from pyrovae.cli.choosing import Choice
+from pyrovae.cli.outputs import json_text
 from pyrovae.cli.planning import Plan, read, refusal
 from pyrovae.cli.plugins import PLUGINS
 
@@ -37,7 +37,7 @@ def describe(ctx: click.Context, parameters: Mapping[str, Any]) -> None:
         "refused": _refusal(facts),
     }
     if parameters["as_json"]:
-        click.echo(json.dumps(facts))
+        click.echo(json_text(facts, indent=None))
         return
     _print_facts(facts, parameters, model, likelihood)
 

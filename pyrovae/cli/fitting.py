@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from pyrovae.cli.choosing import Choice
 from pyrovae.cli.errors import Terminated, as_sentence
 from pyrovae.cli.model_options import spelled
 from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
+from pyrovae.cli.outputs import json_text
 from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, is_of_whole_numbers, read, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
@@ -275,7 +275,7 @@ class _Fitting:
             "train_items": len(data.train),
             "test_items": len(data.test),
         }
-        click.echo(json.dumps(record))
+        click.echo(json_text(record, indent=None))
 
 
 def _named(y: Any, classes: tuple[str, ...] | None) -> Any:

@@ -271,10 +271,7 @@ def _entries(variable: xr.DataArray, across: Sequence[Any]) -> list[str]:
     import numpy as np
 
     if len(across) == 1 and across[0] in variable.coords:
-        names = variable[across[0]].values
-        if names.dtype.kind in "UO":
-            return [f"_{name}" for name in names.tolist()]
-        return [f"_{name}" for name in names.tolist()]
+        return [f"_{name}" for name in variable[across[0]].values.tolist()]
     shape = [variable.sizes[dim] for dim in across]
     return ["".join(f"_{i}" for i in index) for index in np.ndindex(*shape)]
 
@@ -282,7 +279,7 @@ def _entries(variable: xr.DataArray, across: Sequence[Any]) -> list[str]:
 # JSON ---------------------------------------------------------------------------------------------
 
 
-def json_text(value: Mapping[str, Any]) -> str:
+def json_text(value: Mapping[str, Any], *, indent: int | None = 2) -> str:
     """One JSON object (RFC 8259), in which a number that JSON has no word for is "NaN", "Infinity" or "-Infinity".
 
     Those are the strings of the JSON mapping of Protocol Buffers; `float(...)` in Python and `Number(...)` in
@@ -293,7 +290,7 @@ def json_text(value: Mapping[str, Any]) -> str:
     >>> json_text({"classes": ["ä", "b"], "se": float("nan")}).split()
     ['{', '"classes":', '[', '"\\\\u00e4",', '"b"', '],', '"se":', '"NaN"', '}']
     """
-    return json.dumps(plain(value), indent=2, allow_nan=False)
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
