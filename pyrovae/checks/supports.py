@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from pyrovae.checks.rounded import PART, wider
 from pyrovae.checks.shapes import refuse_bytes
 
-__all__ = ["lives_in_unit", "support", "support_once_rounded"]
+__all__ = ["is_of_whole_numbers", "lives_in_unit", "support", "support_once_rounded"]
 
 
 def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
@@ -59,6 +59,11 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
 def lives_in_unit(constraint: object) -> bool:
     """Whether a support is that of a likelihood of values from 0 to 1."""
     return constraint is constraints.boolean or constraint is constraints.unit_interval
+
+
+def is_of_whole_numbers(constraint: constraints.Constraint | None) -> bool:
+    """Whether a support is one of whole numbers, as counts are, beyond 0 and 1."""
+    return constraint is not None and bool(constraint.is_discrete) and constraint is not constraints.boolean
 
 
 def support_once_rounded(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:

@@ -30,7 +30,6 @@ __all__ = [
     "unreliable_items",
 ]
 
-# options of estimators: type, and what they are; the defaults are those of the Python functions
 TRAINING_ITEMS = 10  # that code_space takes for each test item
 WHOLE = Number(1, whole=True)
 SHARE = Number(0, 1, is_open=True)

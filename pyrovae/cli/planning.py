@@ -9,11 +9,10 @@ import click
 
 from pyrovae.choices import Builder
 from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
-from pyrovae.cli.model_options import COMPILE, REQUIRED_HERE, builder_arguments, builders, spelled
+from pyrovae.cli.model_options import COMPILE, NETWORKS, REQUIRED_HERE, builder_arguments, builders, spelled
 
 __all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_of_whole_numbers", "read", "refusal", "shown"]
 
-NETWORKS = {"mlp": "mlp_vae", "conv": "conv_vae", "linear": "linear_vae"}
 RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
 
 
@@ -145,12 +144,11 @@ def is_of_whole_numbers(likelihood: str | None) -> bool:
     """Whether a registered likelihood is one of whole numbers, as counts are, for which bytes are kept."""
     if likelihood is None:
         return False
-    from torch.distributions import constraints
-
+    from pyrovae.checks import supports
     from pyrovae.models.registry import make
 
     family: Any = make("likelihood", likelihood)
-    return bool(family.support.is_discrete and family.support is not constraints.boolean)
+    return supports.is_of_whole_numbers(family.support)
 
 
 def is_given(value: Any) -> bool:

@@ -27,7 +27,6 @@ __all__ = [
     "part_items",
     "require_alike",
     "source_of_all",
-    "takes_binary",
 ]
 
 
@@ -55,9 +54,10 @@ class Items:
 
     @property
     def is_grey(self) -> bool:
-        """Whether there are values between 0 and 1, and none outside."""
-        present = self.x[~self.x.isnan()]
-        return bool(((present != 0) & (present != 1)).any()) and bool(((present >= 0) & (present <= 1)).all())
+        """Whether there are values between 0 and 1, and none outside, among those that are present."""
+        from pyrovae.report.chosen import is_grey
+
+        return is_grey(self.x[~self.x.isnan()])
 
     def binarized(self, how: Any) -> Items:
         """The same items with their grey values made 0 or 1; NaN stays NaN."""
@@ -86,6 +86,11 @@ class Items:
             return None
         classes = self.data.classes
         return self.y.numpy() if classes is None else np.asarray(classes)[self.y.numpy()]
+
+    @property
+    def label_variable(self) -> dict[str, Any]:
+        """The variable of a result that holds the labels; nothing without labels."""
+        return {} if self.labels is None else {"label": (self.labels, "label", "1", "item")}
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -134,6 +139,11 @@ class Opened:
     def name(self) -> str:
         """The name of the folder."""
         return self.path.resolve().name
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a result says of the pair that it is of."""
+        return {"run": str(self.path), "pair": type(self.pair).__name__}
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -219,17 +229,17 @@ class Source:
         """
         items = part_items(self.data, self.part, num_items, exactly=exactly)
         if binarize == "auto":
+            from pyrovae.report.chosen import takes_binary
+
             binarize = "sample" if items.is_grey and takes_binary(self.pair) else "no"
         return items if binarize == "no" else items.binarized(binarize)
 
 
 def _chosen_numbers(count: int, num_items: int | str) -> np.ndarray:
     """Which of `count` items are taken: the first of one permutation, so that fewer are always some of the more."""
-    import numpy as np
+    from pyrovae.report.chosen import rows
 
-    if num_items == ALL or int(num_items) >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).permutation(count)[: int(num_items)])
+    return rows(count, count if num_items == ALL else int(num_items))
 
 
 def part_items(data: Dataset, part: str, num_items: int | str = ALL, *, exactly: bool = False) -> Items:
@@ -316,21 +326,12 @@ def open_run(path: str, *, device: str = "cpu") -> Opened:
     return Opened(folder, run.pair().to(where).eval(), run, run.manifest)
 
 
-def takes_binary(pair: Any) -> bool:
-    """Whether the pair's likelihood takes nothing but 0 and 1."""
-    from torch.distributions import constraints
-
-    from pyrovae.models.pair import support_of
-
-    return support_of(pair) is constraints.boolean
-
-
 def _counts(pair: Any) -> bool:
     """Whether the pair's items are whole numbers, as counts are."""
+    from pyrovae.checks.supports import is_of_whole_numbers
     from pyrovae.models.pair import support_of
 
-    support = support_of(pair)
-    return support is not None and support.is_discrete and not takes_binary(pair)
+    return is_of_whole_numbers(support_of(pair))
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from pyrovae import checks
 from pyrovae.data import Dataset, Split, binarize
 from pyrovae.models.pair import support_of
 
-__all__ = ["are_binarized", "items", "items_of", "rows"]
+__all__ = ["are_binarized", "is_grey", "items", "items_of", "rows", "takes_binary"]
 
 
 def rows(count: int, num_items: int, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,14 @@ def items_of(pair: Any, split: Split, seed: int = 0) -> Split:
 
 def are_binarized(pair: Any, x: Tensor) -> bool:
     """Whether `items_of` makes grey items 0 or 1 for this pair."""
-    if support_of(pair) is not constraints.boolean:
-        return False
-    is_grey = bool(((x != 0) & (x != 1)).any())
-    return is_grey and bool(((x >= 0) & (x <= 1)).all())
+    return takes_binary(pair) and is_grey(x)
+
+
+def takes_binary(pair: Any) -> bool:
+    """Whether the pair's likelihood takes nothing but 0 and 1."""
+    return support_of(pair) is constraints.boolean
+
+
+def is_grey(x: Tensor) -> bool:
+    """Whether there are values between 0 and 1, and none outside."""
+    return bool(((x != 0) & (x != 1)).any()) and bool(((x >= 0) & (x <= 1)).all())

@@ -59,25 +59,25 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     """
     checks.seed(seed)
     reasons = {id(entry): _lacks(entry.pair, data) for entry in entries}
-    shown = [entry for entry in entries if not reasons[id(entry)]]
-    if not shown:
+    with_codes = [entry for entry in entries if not reasons[id(entry)]]
+    if not with_codes:
         return ""
     index = chosen_items(data, data.event_shape, seed)
     x = data.test.x[torch.from_numpy(index)]
     values = x.flatten(1).numpy()
     layout = Layout.of(data.event_shape, values)
-    texts, decoders = [], []
-    for entry in shown[:]:
+    shown, texts, decoders = [], [], []
+    for entry in with_codes:
         try:
             plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
             decoder = decoder_of(entry.pair, plane, layout, seed)
         except Untranslatable as reason:
             reasons[id(entry)] = f"it has {reason}"
+            continue
         except Exception as error:  # a fault of the pair, or of this package: the rest of the page stands
             reasons[id(entry)] = f"it failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if reasons[id(entry)]:
-            shown.remove(entry)
             continue
+        shown.append(entry)
         decoders.append(decoder)
         words = {"name": entry.name, "words": _words(plane.latent_dim, decoder)}
         texts.append({**words, **plane.text(), "decoder": decoder.text})

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyrovae.data import Dataset
+from pyrovae.report.chosen import rows
 from pyrovae.report.network.packing import as_text
 
 __all__ = ["Layout", "chosen_items", "items_text", "pictures_text"]
@@ -71,10 +72,7 @@ def chosen_items(data: Dataset, event_shape: tuple[int, ...], seed: int) -> np.n
     """Places of the test items that a page shows: all, or as many as it has room for, drawn by `seed`, in order."""
     total, entries = len(data.test), math.prod(event_shape)
     room = MOST_PIXELS if len(event_shape) > 1 else MOST_NUMBERS
-    count = min(total, MOST_ITEMS, max(50, room // entries))
-    if count == total:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    return rows(total, min(MOST_ITEMS, max(50, room // entries)), seed)
 
 
 def items_text(data: Dataset, index: np.ndarray, values: np.ndarray, layout: Layout) -> dict[str, Any]:

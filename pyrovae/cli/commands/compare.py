@@ -151,7 +151,7 @@ def _default(opened: list[Any], names: list[str]) -> str:
 
 def _binarization(opened: list[Any], names: list[str], takes_grey: bool, items: Any) -> str:
     """How grey items are made binary for all of the pairs; refused where only some of these take grey ones."""
-    from pyrovae.cli.reading import takes_binary
+    from pyrovae.report.chosen import takes_binary
 
     binary = [name for one, name in zip(opened, names, strict=True) if takes_binary(one.pair)]
     if takes_grey or not binary or not items.is_grey:

@@ -62,14 +62,12 @@ def command(
     name, what, dim, names, values = _encoded(opened, items.x)
     if out is not None and out.suffix.lower() == ".png" and (name != "latent" or values.shape[1] < 2):
         raise click.UsageError(f"-o {out}: a picture is of codes of two dimensions or more; name a .csv or .npy file")
-    variables: dict[str, Any] = {}
-    if items.labels is not None:
-        variables["label"] = (items.labels, "label", "1", "item")
+    variables = items.label_variable
     variables[name] = (values, what, "1", "item", dim)
     coords: dict[str, Any] = {"item": items.numbers}
     if names is not None:
         coords[dim] = names
-    attributes = {"run": str(opened.path), "pair": type(opened.pair).__name__, **items.protocol}
+    attributes = {**opened.attributes, **items.protocol}
 
     def figure() -> Any:
         from pyrovae import plotting

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pyrovae import choices
-from pyrovae.cli.model_options import in_order, model_options
+from pyrovae.cli.model_options import NETWORKS, in_order, model_options
 from pyrovae.cli.options import (
     Command,
     DataName,
@@ -27,7 +27,6 @@ from pyrovae.cli.plugins import plugin_option
 
 __all__ = ["command"]
 
-NETWORKS = ("mlp", "conv", "linear")
 HELP = """Fit a model to DATA, its test part for validation, and write the run folder --out.
 
 \b
@@ -108,7 +107,7 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
 @click.option(
     "--network",
     metavar="NAME",
-    type=OneOf(NETWORKS),
+    type=OneOf(tuple(NETWORKS)),
     cls=Option,
     section="Model",
     help="mlp, conv or linear: short for --model mlp_vae, conv_vae, linear_vae.",

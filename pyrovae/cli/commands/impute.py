@@ -120,9 +120,7 @@ def command(
         )
     filled = _filled(opened, x, absent, num_draws, num_steps, interval, draws, seed)
     dims = [f"event_{i}" for i in range(x.ndim - 1)]
-    variables: dict[str, Any] = {}
-    if items.labels is not None:
-        variables["label"] = (items.labels, "label", "1", "item")
+    variables = items.label_variable
     variables["x"] = (filled["mean"], "item, missing entries by the mean of p(missing | seen)", "1", "item", *dims)
     if interval is not None:
         for name in ("lower", "upper"):
@@ -135,7 +133,7 @@ def command(
     settings: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "seed": seed}
     if interval is not None:
         settings["interval"] = interval
-    attributes = {"run": str(opened.path), "pair": type(pair).__name__, **settings, **items.protocol}
+    attributes = {**opened.attributes, **settings, **items.protocol}
     coords: dict[str, Any] = {"item": items.numbers}
     if draws:
         coords["draw"] = np.arange(num_draws)

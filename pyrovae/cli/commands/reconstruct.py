@@ -68,13 +68,11 @@ def command(
     values = pyrovae.decoded(pair, pyrovae.encoded(pair, items.x)).numpy()
     x = items.x.cpu().numpy()
     dims = [f"event_{i}" for i in range(values.ndim - 1)]
-    variables: dict[str, Any] = {}
-    if items.labels is not None:
-        variables["label"] = (items.labels, "label", "1", "item")
+    variables = items.label_variable
     variables["reconstruction"] = (values, "mean of p(x | z) at the code of the item", "1", "item", *dims)
     if out is None or out.suffix.lower() in (".npz", ".nc"):
         variables["x"] = (x, "item", "1", "item", *dims)
-    attributes = {"run": str(opened.path), "pair": type(pair).__name__, **items.protocol}
+    attributes = {**opened.attributes, **items.protocol}
     result = Result(
         labelled(variables, {"item": items.numbers}, attributes),
         main="reconstruction",

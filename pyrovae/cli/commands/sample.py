@@ -89,7 +89,7 @@ def command(
     if its_labels is not None:
         variables["label"] = (np.asarray(its_labels), "label that it was drawn for", "1", "item")
     settings = {"num_items": n, "mean": int(mean), "seed": seed}
-    attributes = {"run": str(opened.path), "pair": type(pair).__name__, **settings}
+    attributes = {**opened.attributes, **settings}
     result = Result(
         labelled(variables, {"item": np.arange(count)}, attributes),
         main="x",
