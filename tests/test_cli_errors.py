@@ -327,7 +327,7 @@ def test_a_run_that_diverged_is_marked_and_no_result(tmp_path, monkeypatch, caps
     assert "first is not written" in capsys.readouterr().err and not (tmp_path / "first").exists()
 
 
-@pytest.mark.parametrize("writes", [0, 1, 4, 9])
+@pytest.mark.parametrize("writes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 9)), 1, 4])
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_room(tmp_path, monkeypatch, capsys, writes):
     """run.json is one write, each epoch two or three; the model and run.json are the last."""
     out, left, sync = tmp_path / "run", [writes], os.fsync

@@ -570,10 +570,17 @@ WRITERS = [
     ("evaluate", ".nc"),
     ("export", ".nc"),
 ]
+REPLACING = {("sample", ".png"), ("sample", "/"), ("encode", ".csv"), ("impute", ".npy")}  # every writer, once
 
 
-@pytest.mark.parametrize(("command", "ending"), WRITERS)
-@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize(
+    ("command", "ending", "replaces"),
+    [
+        pytest.param(*writer, replaces, marks=[pytest.mark.slow] if replaces and writer not in REPLACING else [])
+        for replaces in (False, True)
+        for writer in WRITERS
+    ],
+)
 def test_a_full_disk_leaves_what_was_there(runs, wrong, capsys, command, ending, replaces):
     target = wrong / f"target{ending}"
     if replaces and ending == "/":

@@ -214,9 +214,9 @@ class TestWhatAPairStates:
         assert support_of(pair) is None
         assert entries_of(pair) is None
         assert base_measure_of(pair) is None
-        with pytest.raises(TypeError, match="encoded needs a pair with encode, as VAE and AE have, and"):
+        with pytest.raises(TypeError, match="has no encode, as VAE and AE have, so that nothing can be encoded"):
             pyrovae.encoded(pair, torch.zeros(2, *pair.event_shape))
-        with pytest.raises(TypeError, match="decoded needs a pair with decode"):
+        with pytest.raises(TypeError, match="has no decode, as VAE and AE have"):
             pyrovae.decoded(pair, torch.zeros(2, pair.latent_dim))
         vae = pyrovae.mlp_vae((3,))
         assert str(support_of(vae)) == "Boolean()"

@@ -85,7 +85,17 @@ def test_every_function_that_takes_numbers_is_among_the_calls():
     assert set(calls(np.array)) == set(plotting.__all__) - {"normal_quantile_grid", "post_ae_grid"}
 
 
-@pytest.mark.parametrize("kind", ["with gradients", "without gradients", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=marks)
+        for kind, marks in {
+            "with gradients": (),
+            "without gradients": pytest.mark.slow,
+            "bfloat16": pytest.mark.slow,
+        }.items()
+    ],
+)
 def test_every_figure_is_drawn_from_tensors_of_every_kind(kind):
     for name, call in calls(KINDS[kind]).items():
         if kind == "bfloat16" and name == "grid_over_scatter":

@@ -129,8 +129,9 @@ def opens_pickles(source: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLING:
             suspicious.append(str(node.module))
         elif isinstance(node, ast.Call):
-            functions = {ast.unparse(value) for value in (node.func, *node.args)}  # those that partial takes, too
-            if "allow_pickle=False" not in map(ast.unparse, node.keywords):
+            given = (node.func, *node.args)  # those that partial takes, too
+            functions = {ast.unparse(value) for value in given if isinstance(value, ast.Name | ast.Attribute)}
+            if functions & RUNS_CODE and "allow_pickle=False" not in map(ast.unparse, node.keywords):
                 suspicious += sorted(functions & RUNS_CODE)
     return suspicious
 
@@ -147,8 +148,8 @@ def locale_text(source: str) -> list[str]:
             isinstance(mode.value, str) and re.fullmatch("[rwaxt+]*b[rwaxt+]*", mode.value) for mode in modes
         )
         is_text = (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) < 2)
-        is_other = ast.unparse(node).startswith(("Image.", "gzip.", "os."))  # which opens no text
-        if is_text or (name == "open" and not of_bytes and not is_other):
+        is_open = name == "open" and not of_bytes
+        if is_text or (is_open and not ast.unparse(node).startswith(("Image.", "gzip.", "os."))):  # which open no text
             calls.append(ast.unparse(node))
     return calls
 

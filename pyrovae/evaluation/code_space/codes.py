@@ -49,7 +49,7 @@ def _method_of(pair: Any, name: str) -> Any:
     """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
     if not hasattr(pair, name):
         needs = {"encode": "encoded", "decode": "decoded"}[name]
-        raise TypeError(f"{needs} needs a pair with {name}, as VAE and AE have, and {type(pair).__name__} has none")
+        raise TypeError(f"{type(pair).__name__} has no {name}, as VAE and AE have, so that nothing can be {needs}")
     return getattr(pair, name)
 
 
