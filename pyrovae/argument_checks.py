@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from pyro import distributions, infer, poutine
 
-from pyrovae.exclusive import exclusive
+from pyrovae.exclusive import entered
 
 __all__ = ["argument_checks", "flags", "set_flags"]
 
 
-@contextmanager
-def argument_checks(on: bool) -> Iterator[None]:
+def argument_checks(on: bool) -> AbstractContextManager[None]:
     """Turn the checks of Pyro and of torch's distributions on or off for the body."""
-    with exclusive():
-        before = flags()
-        try:
-            set_flags([on] * len(before))
-            yield
-        finally:
-            set_flags(before)
+    return entered(_Checks(on))
 
 
 def flags() -> list[bool]:
@@ -43,3 +36,19 @@ def set_flags(values: Sequence[bool]) -> None:
     infer.enable_validation(values[1])
     poutine.enable_validation(values[2])
     torch.distributions.Distribution.set_default_validate_args(values[3])
+
+
+class _Checks:
+    """All four flags on or off, for `entered`."""
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+
+    def found(self) -> list[bool]:
+        return flags()
+
+    def enter(self) -> None:
+        set_flags([self._on] * 4)
+
+    def leave(self, before: list[bool]) -> None:
+        set_flags(before)

@@ -30,16 +30,41 @@ def exclusive() -> AbstractContextManager[None]:
     return _inside if _lock._is_owned() else _alone()
 
 
+class _Turn:
+    """A body whose end gives back all that is shared, and with it what bodies inside of it have changed."""
+
+    over = False
+
+
+_turn: _Turn | None = None  # that the thread with the lock is in
+
+
 @contextmanager
-def entered(state: Any) -> Iterator[None]:
-    """A body in what `state.enter()` sets for the whole process; `state.leave` puts back what `state.found()` was."""
+def entered(state: Any, *, turn: bool = False) -> Iterator[None]:
+    """A body in what `state.enter()` sets for the whole process; `state.leave` puts back what `state.found()` was.
+
+    An interrupt may come anywhere. `leave` is called again where it is cut short, so it must be one that may be. With
+    `turn` the state is all that is shared: a body inside of it that was cut off before it could leave, and is taken
+    down once Python frees it, finds the turn over and changes nothing any more.
+    """
+    global _turn
     with exclusive():
+        outer, mine = _turn, _Turn()
         before = state.found()
         try:
+            if turn:
+                _turn = mine
             state.enter()
             yield
         finally:
-            state.leave(before)
+            if outer is None or not outer.over:
+                try:
+                    state.leave(before)
+                except BaseException:
+                    state.leave(before)
+                    raise
+                finally:
+                    mine.over, _turn = True, outer
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyrovae
-from pyrovae import checks, memory, plotting
+from pyrovae import argument_checks, checks, memory, plotting
 from pyrovae.data.batches import batches, order
 from pyrovae.evaluation import latent
 from pyrovae.inference.svi.schedule import schedule_of
@@ -193,7 +193,7 @@ def test_epochs_without_end_can_be_interrupted_at_once(x):
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    checked, before = argument_checks.flags(), signal.signal(signal.SIGALRM, interrupt)
     start = time.perf_counter()
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
@@ -204,6 +204,7 @@ def test_epochs_without_end_can_be_interrupted_at_once(x):
         signal.signal(signal.SIGALRM, before)
     assert time.perf_counter() - start < 30  # a machine may be busy; the epochs would take longer than there is time
     assert all(parameter.isfinite().all() for parameter in pair.parameters())
+    assert argument_checks.flags() == checked
     with pytest.raises(ValueError, match="epochs must be an integer of at most"):
         pyrovae.fit(pair, x, epochs=BEYOND)
 

@@ -82,11 +82,13 @@ def test_sites_of_a_hidden_body_reach_no_handler():
     assert copied(pair) is not pair
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training):
+@pytest.mark.parametrize(("training", "checks"), [(True, None), (False, False)])
+def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training, checks):
     pair = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
     pair[1].eval()
-    watched = {module.__file__ for module in (exclusive, scopes, seeding)}
+    others = {"contextlib", "pyro.distributions.distribution", "pyro.distributions.util", "pyro.infer.util"}
+    called = {sys.modules[name].__file__ for name in others | {"pyro.util", "torch.distributions.distribution"}}
+    watched = called | {module.__file__ for module in (argument_checks, exclusive, scopes, seeding)}
 
     def state():
         modes = [part.training for part in pair.modules()]
@@ -106,7 +108,11 @@ def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training):
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            with Workspace(pair, noise=Noise(1), training=training).turn():
+            with (
+                Workspace(pair, noise=Noise(1), training=training, checks=checks).turn(),
+                argument_checks.argument_checks(False),  # as of a step
+                scopes.evaluation_mode(pair),
+            ):
                 runtime._PYRO_STACK.append(poutine.block())  # as where an interrupt comes before `with` knows of it
                 torch.randn(2)
         except KeyboardInterrupt:

@@ -64,20 +64,9 @@ class Workspace:
         self._modes = _Modes(parts)
         self._own: list[bool] | None = None  # modes after the last turn
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """Run the body with all of it in place."""
-        with exclusive():
-            before = self._found()
-            try:
-                self._start(before)
-                yield
-            finally:
-                try:
-                    self._give_back(before)
-                except BaseException:  # an interrupt in the midst of it: whatever was given back may be so again
-                    self._give_back(before)
-                    raise
+        return entered(self, turn=True)
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
         """The same values, each one computed in a turn."""
@@ -89,37 +78,40 @@ class Workspace:
                 return
             yield cast(T, value)
 
-    def _found(self) -> _Found:
+    def found(self) -> _Found:
+        """The state of the caller, for `leave`."""
         return _Found(
             self._noise.found(),
             self._store.found(),
             self._modes.now(),
-            None if self._checks is None else flags(),
+            flags(),
             torch.is_grad_enabled(),
             runtime._PYRO_STACK[:],
             runtime._DIM_ALLOCATOR._stack[:],
         )
 
-    def _start(self, before: _Found) -> None:
+    def enter(self) -> None:
+        """Put this computation's state in place."""
         self._noise.enter()
         self._store.enter()
         if self._own is None:
             for part in self._parts:
                 part.train(self._training)
-        elif self._own != before.modes:
+        elif self._own != self._modes.now():
             self._modes.put(self._own)
         if self._checks is not None:
             set_flags([self._checks] * 4)
-        watching = [each for each in before.handlers if self._training and not _is_pyros(each)]
+        watching = [each for each in runtime._PYRO_STACK if self._training and not _is_pyros(each)]
         runtime._PYRO_STACK[:], runtime._DIM_ALLOCATOR._stack[:] = watching, ()
         if not self._training:
             torch.set_grad_enabled(False)
 
-    def _give_back(self, before: _Found) -> None:
+    def leave(self, before: _Found) -> None:
+        """Give everything back."""
         self._own = self._modes.now()
         if self._own != before.modes:
             self._modes.put(before.modes)
-        if before.flags is not None:
+        if flags() != before.flags:  # in a body that sets them itself an interrupt may leave them as they were there
             set_flags(before.flags)
         if torch.is_grad_enabled() != before.gradients:
             torch.set_grad_enabled(before.gradients)
@@ -135,7 +127,7 @@ class _Found(NamedTuple):
     generators: list[torch.Tensor]
     store: tuple[dict[str, Any], bool]
     modes: list[bool]
-    flags: list[bool] | None
+    flags: list[bool]
     gradients: bool
     handlers: list[Any]
     dims: list[Any]
@@ -199,16 +191,9 @@ def isolated_store() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def kept_modes(*parts: nn.Module) -> Iterator[None]:
+def kept_modes(*parts: nn.Module) -> AbstractContextManager[None]:
     """Put each module back to its training or evaluation mode after the body."""
-    with exclusive():
-        modes = _Modes(parts)
-        before = modes.now()
-        try:
-            yield
-        finally:
-            modes.put(before)
+    return entered(_Kept(parts))
 
 
 @contextmanager
@@ -243,6 +228,19 @@ class _Modes:
             each["training"] = mode
         for module, mode in zip(self.others, modes[len(self.plain) :], strict=True):
             module.training = mode
+
+
+class _Kept(_Modes):
+    """The modes as they are, to be put back by `entered`."""
+
+    def found(self) -> list[bool]:
+        return self.now()
+
+    def enter(self) -> None:
+        """Nothing is changed yet."""
+
+    def leave(self, before: Sequence[bool]) -> None:
+        self.put(before)
 
 
 def _is_pyros(handler: Any) -> bool:
