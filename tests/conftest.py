@@ -85,6 +85,13 @@ def interpreted(monkeypatch):
 
 
 @pytest.fixture
+def short_pilot(monkeypatch):
+    """Chains of annealing that are tuned in a few transitions, where a test is not about how far they come."""
+    monkeypatch.setattr("pyrovae.evaluation.annealing.PILOT", 4)
+    monkeypatch.setattr("pyrovae.evaluation.annealing.SETTLING", 2)
+
+
+@pytest.fixture
 def without_compiler(tmp_path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Runs code in a process that finds no compiler and no graph that was compiled before."""
     environment = {

@@ -125,6 +125,7 @@ def under_both(call: Callable[[], Any]) -> list[list[np.ndarray]]:
     return found
 
 
+@pytest.mark.usefixtures("short_pilot")
 @pytest.mark.parametrize("call", calls())
 def test_the_default_dtype_changes_no_bit(call: str) -> None:
     one, other = under_both(lambda: calls()[call]())

@@ -267,6 +267,7 @@ class TestWhatDoesNot:
         assert pair_hash(pair) == before
 
     @pytest.mark.parametrize("kind", ["count", "last", "list", "once", "private"])
+    @pytest.mark.usefixtures("short_pilot")
     def test_what_a_call_writes(self, kind):
         class Noting(Factor):
             def called(self, z):

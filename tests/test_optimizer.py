@@ -425,7 +425,9 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "compiled, Pyro's" else ()) for case in RESUMED]
+)
 def test_a_run_that_was_killed_goes_on_bit_for_bit(case, tmp_path, interpreted):
     options = {"epochs": 4, "learning_rate": 0.01, **RESUMED[case]}
     whole, start = pair(), pair()

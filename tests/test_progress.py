@@ -70,6 +70,7 @@ def test_nothing_is_shown_unless_asked_for(cell, capsys):
     assert cell.outputs == [] and capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("short_pilot")
 def test_fit_and_long_estimators_show_theirs(cell):
     pyrovae.fit(pair(), SOME, epochs=2, compile=False)
     assert len(cell.outputs) == 1 and '<progress value="2" max="2">' in cell.outputs[0]["text/html"]
