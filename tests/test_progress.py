@@ -10,6 +10,7 @@ import pytest
 from test_steps import SOME, pair
 
 import pyrovae
+from pyrovae.inference.callbacks import ProgressBar
 from pyrovae.progress import in_a_kernel, progress_bar
 
 
@@ -83,6 +84,26 @@ def test_fit_and_long_estimators_show_theirs(cell):
     assert len(cell.outputs) == 3 and "2/2" in cell.outputs[2]["text/plain"]
     pyrovae.fit(pair(), SOME, epochs=2, compile=False, progress=False)
     assert len(cell.outputs) == 3
+
+
+def test_a_long_epoch_shows_its_batches_and_the_first_how_long_all_will_take(cell, monkeypatch):
+    clock, seen = [0.0], []
+    monkeypatch.setattr("pyrovae.inference.callbacks.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pyrovae.inference.svi.loop.TURN", 0.0)
+    original = ProgressBar.batch
+
+    def slowly(bar, done, of):  # each batch takes a second
+        clock[0] += 1.0
+        original(bar, done, of)
+        seen.append(cell.outputs[0]["text/plain"] if cell.outputs else "")
+
+    monkeypatch.setattr(ProgressBar, "batch", slowly)
+    pyrovae.fit(pair(), SOME, batch_size=4, epochs=3, compile=False)
+    first, second = seen[:6], seen[6:12]
+    assert "batch" not in first[0] and "batch 2 of 6, about 00:16 left" in first[1]  # 18 s, 2 of them gone
+    assert "batch 5 of 6, about 00:13 left" in first[4]
+    assert "loss=" in second[2] and "batch 3 of 6" in second[2] and "about" not in second[2]
+    assert "batch" not in cell.outputs[0]["text/plain"] and "3/3" in cell.outputs[0]["text/plain"]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any
+
+from tqdm import tqdm
 
 from pyrovae import checks
 
 __all__ = ["CSVLog", "Callback", "ProgressBar", "Run", "TensorBoard", "checked_callbacks", "is_stateful", "saved_state"]
 
 SCORES = ("loss", "validation_elbo", "validation_log_loss")  # which the bar shows
+FIRST, BETWEEN = 2.0, 0.5  # s of an epoch before the bar shows its batch, and between two such
 
 
 @dataclass
@@ -87,17 +91,35 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A bar with the loss and the validation's score, in a terminal or a notebook: what `progress=True` shows."""
+    """A bar with the loss and the validation's score, in a terminal or a notebook: what `progress=True` shows.
+
+    Within an epoch that takes long it shows the batch, and until the first one is done how long all of them will take.
+    """
 
     def begin(self, run: Run) -> None:
         from pyrovae.progress import progress_bar
 
         words = None if run.label is None else f"class {run.label!r}"
         self._bar = progress_bar(show=run.is_first, desc=words, initial=len(run.rows), total=run.epochs, unit="epoch")
+        self._scores, self._left = list[str](), run.epochs - len(run.rows)
+        self._began = self._shown = monotonic()
+
+    def batch(self, done: int, of: int) -> None:
+        """Within an epoch, after `done` of its batches."""
+        now = monotonic()
+        if now - self._shown < (FIRST if self._shown == self._began else BETWEEN) or done >= of:
+            return
+        self._shown = now
+        words = [*self._scores, f"batch {done:,} of {of:,}"]
+        if not self._scores:  # tqdm knows no speed yet
+            words.append(f"about {tqdm.format_interval((now - self._began) * (self._left * of / done - 1))} left")
+        self._bar.set_postfix_str(", ".join(words))
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:
-        self._bar.set_postfix({name: f"{row[name]:.2f}" for name in SCORES if name in row}, refresh=False)
+        self._scores = [f"{name}={row[name]:.2f}" for name in SCORES if name in row]
+        self._bar.set_postfix_str(", ".join(self._scores), refresh=False)
         self._bar.update()
+        self._began = self._shown = monotonic()
 
     def end(self, run: Run) -> None:
         self._bar.close()

@@ -72,7 +72,8 @@ class Loop:
         resume = snapshots is not None and snapshots.resume
         is_first = self.ranks.is_first
         run = Run(pair, plan.epochs, plan.in_words(), is_first, resume, label=task.label, labels=task.labels)
-        shown = [ProgressBar()] if task.progress else []
+        self.bar = ProgressBar() if task.progress else None
+        shown = [] if self.bar is None else [self.bar]
         self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
         self.resume = None if snapshots is None else Resume(self, snapshots)
         earlier = None if self.resume is None else self.resume.earlier()
@@ -162,6 +163,8 @@ class Loop:
                 losses.append(self.step(*batch))
                 while time.perf_counter() < end and (following := next(batches, None)) is not None:
                     losses.append(self.step(*following))
+            if self.bar is not None:
+                self.bar.batch(len(losses), self.steps_per_epoch)
         return torch.stack(losses)
 
     def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
