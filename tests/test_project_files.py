@@ -179,9 +179,11 @@ def test_nothing_in_the_package_opens_a_pickle():
 
 def below(folder: str) -> set[str]:
     """The files of a folder of the project as an archive names them, without what Python and the tools leave there."""
-    left = {"__pycache__", "_build", "generated", ".ipynb_checkpoints"}
     paths = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()]
-    return {path.as_posix() for path in paths if not left & set(path.parts)}
+    left = {"__pycache__", "_build", "generated"}  # and folders like .ruff_cache and .ipynb_checkpoints
+    return {
+        path.as_posix() for path in paths if not any(part in left or part.startswith(".") for part in path.parts[1:-1])
+    }
 
 
 @pytest.mark.slow
