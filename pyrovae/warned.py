@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
-__all__ = ["Gathered", "gathered", "gathering", "hushed"]
+__all__ = ["Gathered", "gathered", "gathering", "hushed", "told"]
 
 
 class Gathered(NamedTuple):
@@ -36,6 +36,27 @@ def gathered() -> Iterator[list[Gathered]]:
 def gathering() -> list[Gathered] | None:
     """The list of the `gathered` that this code runs in; None outside of one."""
     return _gathering.get()
+
+
+class _Teller(list[Gathered]):
+    """In place of the list: each warning goes to a function at once."""
+
+    def __init__(self, tell: Callable[[Gathered], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def append(self, warning: Gathered) -> None:
+        self.tell(warning)
+
+
+@contextmanager
+def told(tell: Callable[[Gathered], None]) -> Iterator[None]:
+    """Give `tell` what this thread warns of by `checks.warn` in the body, as it comes and whatever its category is."""
+    token = _gathering.set(_Teller(tell))
+    try:
+        yield
+    finally:
+        _gathering.reset(token)
 
 
 @contextmanager

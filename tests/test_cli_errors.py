@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +181,82 @@ def test_warnings_are_a_line_in_these_words(tmp_path, capsys):
     (line,) = [text for text in capsys.readouterr().err.splitlines() if "warning" in text]
     assert line.startswith("pyrovae: warning: x.npy of shape") and "; --channel-axis first keeps it as it is" in line
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ("--model GaussianMixture --num-components 2", "the variance floor 1e-06 of a column's variance holds up"),
+        ("--epochs 1 --learning-rate 1e-9", "posterior collapse: 0 of 2 latent units are active"),
+        ("--epochs 2 --warmup 4", "training ended after 2 of 4 warm-up epochs"),
+    ],
+)
+def test_a_fit_says_what_it_warns_of(tmp_path, capsys, options, warning):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 12), dtype=np.float32))
+    assert main(["fit", str(tmp_path / "x.npy"), *options.split(), "--out", str(tmp_path / "run")]) == 0
+    lines = [text for text in capsys.readouterr().err.splitlines() if "warning" in text]
+    (line,) = [text for text in lines if warning in text]  # once
+    assert line.startswith(f"pyrovae: warning: {warning}") and speaks_python(line) is None
+
+
+def test_an_estimate_says_what_it_warns_of(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 12), dtype=np.float32))
+    run = str(tmp_path / "run")
+    assert main(["fit", str(tmp_path / "x.npy"), "--epochs", "1", "--out", run]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, "-e", "quadrature", "--tol", "1e-15", "--max-evaluations", "30000"]) == 0
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "warning" in text]
+    assert "of 4 items have an error over --tol 1e-15 after" in line and "raise --max-evaluations (30,000)" in line
+
+
+def messages(call: ast.Call) -> list[str]:
+    """What a call warns of, with 7 in place of what depends on the case."""
+    text = ast.unparse(call.args[0])
+    node = eval(compile(ast.Expression(ast.parse(text, mode="eval").body), "", "eval"), {}, Sevens())
+    return [str(node)]
+
+
+class Sevens(dict):
+    """Every name is a 7 that may be called, indexed and formatted."""
+
+    class Seven(int):
+        def __call__(self, *args, **named):
+            return self
+
+        def __getattr__(self, name):
+            return self
+
+        def __getitem__(self, index):
+            return self
+
+        def __format__(self, how):
+            return "7"
+
+        def __iter__(self):
+            return iter(())
+
+        def __str__(self):
+            return "7"
+
+    def __missing__(self, name):
+        return self.Seven(7)
+
+
+def test_every_warning_of_the_package_has_words_of_the_command_line():
+    command = group().get_command(None, "fit")
+    words, seen, python = Words.of(command), 0, []
+    for file in Path(pyrovae.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("checks.warn", "warn"):
+                if isinstance(node.args[0], ast.Name):
+                    continue
+                for message in messages(node):
+                    seen += 1
+                    said = words.translated(message)
+                    if (piece := speaks_python(said)) is not None:
+                        python.append((file.name, node.lineno, piece, said))
+    assert seen > 25
+    assert python == []
 
 
 def test_a_fault_of_the_package_is_status_1_with_a_traceback(tmp_path, monkeypatch, capsys):

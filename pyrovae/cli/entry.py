@@ -22,6 +22,7 @@ import click
 from pyrovae.cli.errors import Terminated, as_sentence, where_to_report
 from pyrovae.cli.plugins import PluginError
 from pyrovae.cli.words import Words
+from pyrovae.warned import told
 
 __all__ = ["Commands", "group", "main"]
 
@@ -204,14 +205,18 @@ def _termination_as_exception() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _warnings_in_one_line(commands: Commands) -> Iterator[None]:
-    """Warnings of the package as one line in the command line's words; others as they are."""
-    package = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+    """Warnings of the package, as one line in the command line's words, and of a plugin; a library's are hidden."""
+    printed = set[str]()
+
+    def tell(warning: Any) -> None:
+        if warning.message not in printed:
+            printed.add(warning.message)
+            _print(f"warning: {Words.of(commands.asked).translated(warning.message)}")
 
     def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        is_of_a_library = "site-packages" in filename and not filename.startswith(package)
-        if issubclass(category, UserWarning) and not is_of_a_library:
-            _print(f"warning: {Words.of(commands.asked).translated(str(message))}")
+        if issubclass(category, UserWarning) and "site-packages" not in filename:
+            _print(f"warning: {message}")
 
-    with warnings.catch_warnings():
+    with told(tell), warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]
         yield

@@ -41,6 +41,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "num_steps": (WHOLE, "Temperatures of a chain: ais (1000)."),
     "base": (OneOf(["prior", "guide"]), "Where chains start: ais (prior)."),
     "tol": (Number(0, is_open=True), "Error in nats that the grid is refined to: quadrature (0.0001)."),
+    "max_evaluations": (WHOLE, "Decodings of a batch after which the grid stays as it is: quadrature (4000000)."),
     "evidence": (
         OneOf(["exact", "quadrature", "ais", "iwae"]),
         "Which log p(x) is split: gaps (exact where it can be had, quadrature for codes of one or two dimensions, else "
@@ -404,7 +405,9 @@ ESTIMATORS: dict[str, Estimator] = {
     "elbo": Estimator("a lower bound on log p(x)", _estimate("elbo"), ("num_particles", "analytic")),
     "iwae": Estimator("a tighter lower bound", _estimate("iwae"), ("num_particles",)),
     "exact": Estimator("log p(x) of linear pairs and mixtures", _estimate("exact")),
-    "quadrature": Estimator("log p(x), codes of one or two dimensions", _estimate("quadrature"), ("tol",), 100),
+    "quadrature": Estimator(
+        "log p(x), codes of one or two dimensions", _estimate("quadrature"), ("tol", "max_evaluations"), 100
+    ),
     "ais": Estimator("a lower bound by annealing", _estimate("ais"), ("num_chains", "num_steps", "base"), 100),
     "gaps": Estimator("where an ELBO is lost", _gaps, ("evidence", "num_starts"), 100, is_comparable=False),
     "calibrate": Estimator(

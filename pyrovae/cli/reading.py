@@ -162,7 +162,7 @@ class Opened:
     def dataset(self, source: str | None = None, *, labels: str | None = None, missing: bool = False) -> Dataset:
         """The data set of the run, or another one, read in the same way."""
         import pyrovae
-        from pyrovae.warned import hushed
+        from pyrovae.warned import gathered
 
         if source is None:
             if labels is not None:
@@ -171,7 +171,7 @@ class Opened:
                 raise click.UsageError(
                     f"{self.path} is a saved state, which does not say what it was fitted on: name items by --data"
                 )
-            with hushed(UserWarning):  # what there was to say of them was said at the fit
+            with gathered():  # what there was to say of them was said at the fit
                 return self.run.data()
         record = self.manifest.get("data", {})
         scale = record.get("scale", not _counts(self.pair))
@@ -284,7 +284,7 @@ def source_of_all(
     opened: Sequence[Opened], names: Sequence[str], source: str | None, *, labels: str | None, part: str | None
 ) -> Source:
     """The items by which all runs are judged, read in one way; where any run was fitted on some, the test part."""
-    from pyrovae.warned import hushed
+    from pyrovae.warned import gathered
 
     if source is None:
         require_alike(opened, names)
@@ -292,7 +292,7 @@ def source_of_all(
     first = opened[0].source(source, labels=labels, part=part)
     chosen = first.part
     for one, name in zip(opened[1:], names[1:], strict=True):
-        with hushed(UserWarning):  # which the first reading has said
+        with gathered():  # which the first reading has said
             other = one.source(source, labels=labels, part=part)
         _require_read_alike(first.data, other.data, source, names[0], name)
         chosen = chosen if other.part == ALL else other.part

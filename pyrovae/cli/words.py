@@ -30,6 +30,10 @@ PYTHON_ADVICE = (
     (r"; one item is \w+\[None\]", ""),
     (r"; \w+\.(?:reshape|movedim)\([^;]*", ""),
     (r"resume=True", "--resume"),
+    (r",? or fit mixture\.double\(\)", ""),
+    (r" \(link='sigmoid'\)", ""),
+    (r", or take Normal\(link='identity'\)", ", or take another likelihood"),
+    (r"(\bwith|; call) torch\.set_num_threads", r"\1 the number of threads"),
     (
         r" Fit one on them and state a likelihood, as pyrovae\.as_density does, or compare reconstructions instead",
         " What it makes of an item can be judged (`--estimator reconstruction`)",
@@ -107,7 +111,7 @@ class Words:
 
         text = re.sub(rf"(?<![\w-])({alternatives})={VALUE}", with_value, text)
         # a name at the start, or in a word of advice, is the argument; "a likelihood" in a sentence is not
-        listed = rf"^(?:{alternatives})(?:(?:, | and )(?:{alternatives}))*(?=[ ,:]|$)"
+        listed = rf"^(?:{alternatives})(?:(?:, | and )(?:{alternatives}))*(?! collapse)(?=[ ,:]|$)"
         text = re.sub(
             listed, lambda match: re.sub(rf"\b({alternatives})\b", lambda name: names[name[1]], match[0]), text
         )
@@ -120,7 +124,7 @@ class Words:
         if compound:
             pattern = rf"(?<![\w-])({'|'.join(sorted(compound, key=len, reverse=True))})\b"
             text = re.sub(pattern, lambda match: names[match[1]], text)
-        text = re.sub(r"(?<![\w.:])x\[([\d, ]+)\]", r"DATA[\1]", text)
+        text = re.sub(r"(?<![\w.:])x\[([\d:, ]+)\]", r"DATA[\1]", text)
         text = re.sub(r"\b(scale|standardise|or|of) x\b", r"\1 DATA", text)
         return re.sub(r"(?<!got )(?<![\w'])'([\w.:-]+)'", r"\1", text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -214,10 +213,9 @@ def _check_items(array: np.ndarray, name: str, scale: bool) -> None:
         raise ValueError(f"{name} is empty: expected shape (N, *event) with at least one item, got {array.shape}")
     # the first items only, so that a memory-mapped file is not read as a whole
     if scale and array.dtype == np.uint8 and int(array[:1000].max()) == 1:
-        warnings.warn(
+        checks.warn(
             f"{name} is uint8 with no value over 1, and is divided by 255 as all uint8 is: 1 becomes 0.0039; save "
-            "binary items as bool or float32",
-            stacklevel=4,
+            "binary items as bool or float32"
         )
 
 
@@ -229,10 +227,9 @@ def _channels(part: Part, channels: Literal["first", "last"] | None) -> Literal[
         return "first"
     n, *event = array.shape
     moved = (n, event[-1], *event[:-1])
-    warnings.warn(
+    checks.warn(
         f"{label} of shape {array.shape} is read as (N, H, W, C) and transposed to {moved}; channels='first' keeps it "
-        "as it is, channels='last' says that this is right",
-        stacklevel=5,
+        "as it is, channels='last' says that this is right"
     )
     return "last"
 

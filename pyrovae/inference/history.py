@@ -56,7 +56,7 @@ class History(HasSummary):
         )
         text = f"{count} {unit}, loss {float(self.epochs.loss[kept]):.3f} nats per item"
         if "validation_elbo" in self.epochs:
-            text += f", validation ELBO {float(self.epochs.validation_elbo[kept]):.3f}"
+            text += f", validation {self.validated} {float(self.epochs.validation_elbo[kept]):.3f}"
         if "validation_log_loss" in self.epochs:
             text += f", validation log-loss {float(self.epochs.validation_log_loss[kept]):.3f}"
         if "seconds" in self.epochs:
@@ -64,6 +64,18 @@ class History(HasSummary):
         if self.config.get("active_units") is not None:
             text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
         return text + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
+
+    @property
+    def validated(self) -> str:
+        """What the variable "validation_elbo" is: the ELBO, or "log p(x)" of a mixture, "E log p(x | z)" of an AE.
+
+        >>> from pyrovae import History
+        >>> History.from_rows([{"loss": 2.0}], {"method": "em"}).validated
+        'log p(x)'
+        """
+        if self.config.get("is_normalized", True):
+            return "log p(x)" if self.config.get("method") == "em" else "ELBO"
+        return "E log p(x | z)"  # which bounds nothing
 
     def _summary_rows(self) -> Rows:
         if "label" in self.epochs.dims:
@@ -79,7 +91,7 @@ class History(HasSummary):
             "method": lambda: self.config.get("method"),
             "epochs": lambda: self.epochs.sizes["epoch"],
             "loss": lambda: course("loss"),
-            "validation ELBO": lambda: course("validation_elbo"),
+            f"validation {self.validated}": lambda: course("validation_elbo"),
             "validation log-loss": lambda: course("validation_log_loss"),
             "weights kept": lambda: None if kept is None else f"of epoch {kept}",
             "units active": lambda: f"{self.config['active_units']} of {self.config['latent_dim']}",

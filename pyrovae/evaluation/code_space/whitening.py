@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pyrovae import checks
 from pyrovae.evaluation.code_space.arrays import as_codes
 
 __all__ = ["Whitening"]
@@ -59,10 +59,9 @@ class Whitening:
         for what, dims in singular.items():
             if len(dims):
                 named = ", ".join(map(str, dims[:5])) + (", ..." if len(dims) > 5 else "")
-                warnings.warn(
+                checks.warn(
                     f"the covariance of codes is singular: dimensions {named} are {what}; regularised. "
-                    "Leave them out of the codes to be rid of this",
-                    stacklevel=2,
+                    "Leave them out of the codes to be rid of this"
                 )
         if len(dependent):
             correlation += 1e-6 * np.eye(len(loc))

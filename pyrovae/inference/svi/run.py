@@ -98,6 +98,7 @@ def run(task: Task, plan: Plan) -> History:
         "device": str(target),
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
+        "is_normalized": bool(pair.is_normalized),
         "active_units": active,
         "processes": loop.ranks.size,
         "compiled": isinstance(loop.take, CompiledFitStep),

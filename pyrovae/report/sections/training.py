@@ -73,9 +73,9 @@ def _row(entry: Entry, history: History) -> list[Any]:
 
 def _validated(entry: Entry) -> str:
     """What the variable "validation_elbo" of a history is: the ELBO, or what stands in its place."""
-    if not entry.pair.is_normalized:
-        return "E log p(x | z)"  # of an autoencoder, which bounds nothing
-    return "log p(x)" if entry.history.config.get("method") == "em" else "ELBO"
+    if not entry.pair.is_normalized:  # also of a history of before it said so
+        return "E log p(x | z)"
+    return entry.history.validated
 
 
 def _last(values: np.ndarray) -> np.ndarray:
