@@ -1,6 +1,6 @@
 """What does a VAE's N(0, I) code buy over a plain autoencoder's, on the same data, network and budget?
 
-    python analysis/ae_vs_vae.py                                        # 8x8 digits, 10 seeds, about two minutes
+    python analysis/ae_vs_vae.py                                        # 8x8 digits, 10 seeds, about four minutes
     python analysis/ae_vs_vae.py --data mnist --root data               # the post's convolutions, hours on two cores
 
 Six claims of the post this project starts from, each with one primary metric and a smallest difference of interest,
@@ -419,15 +419,18 @@ def main() -> None:
     judge, arms = pyrovae.Judge.fit(data.train.x[:], data.train.y), budgets(options, data, 0)
     with ProcessPoolExecutor(options.jobs, get_context("spawn"), start_worker) as pool:
         wanted = [(seed, arm, kind) for seed in range(options.seeds) for arm in arms for kind in ("ae", "vae")]
+        print(f"fitting {len(wanted)} models to {data.name}, {options.jobs} at a time", flush=True)
         for number, fitted in enumerate([pool.submit(run_fit, options, *one) for one in wanted], 1):
             fitted.result()
             if number % (len(wanted) // options.seeds) == 0:
                 seconds = time.perf_counter() - start
                 print(f"fitted {number} of {len(wanted)} models, {seconds:.0f} s", flush=True)
+        print("measuring their code spaces", flush=True)
         measured_seeds = [pool.submit(run_seed, options, seed, judge) for seed in range(options.seeds)]
         files = [seed.result() for seed in measured_seeds]
     results = xr.concat([xr.load_dataset(f, engine="h5netcdf") for f in files], xr.Variable("seed", range(len(files))))
     results.attrs = {"data": data.name, "options": json.dumps({k: str(v) for k, v in vars(options).items()})}
+    print("judging the claims, and drawing what is found", flush=True)
     pca, lost = principal_components(data, judge)
     verdicts = judged(results, lost)
     results = everything(results, data, judge, pca, verdicts)
