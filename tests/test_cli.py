@@ -378,6 +378,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     assert main(["fit", "digits", "--out", str(out), *QUICK]) == 2  # not by mistake
     assert main(["fit", "digits", "--out", str(out), *QUICK, "--resume"]) == 0
+    assert "goes on after epoch 1\n" in capsys.readouterr().err
     first, second = (pyrovae.load(folder / "model") for folder in (whole, out))
     assert all(map(torch.equal, first.parameters(), second.parameters()))
     with xr.open_dataset(out / "history.nc", engine="h5netcdf") as written:

@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 FAILING = {
     "fit real.npy --likelihood bernoulli": "DATA lies outside the support of the bernoulli likelihood",
     "fit grey.npy --likelihood bernoulli": "draw binary items from them (--binarize), or take --likelihood continuous_",
-    "fit counts.npy --likelihood continuous_bernoulli": "made of whole numbers: take a likelihood of counts",
+    "fit counts.npy --likelihood continuous_bernoulli": "made of whole numbers. Grey values are to be scaled to [0, 1]",
     "fit real.npy --binarize": "DATA lies outside",
     "fit one_axis.npy": "must have shape (N, *event), got (40,)",
     "fit real.npy --model conv_vae": "the shape of an item of a convolutional network must be (C, H, W), got (5,)",

@@ -327,7 +327,34 @@ def test_a_network_for_several_parameters_is_told_what_to_state(network, words):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_counts_are_called_counts(likelihood, dtype):
     counts = torch.tensor([[0, 1, 7], [3, 0, 2]], dtype=dtype)
-    with pytest.raises(ValueError, match=r"\(min 0, max 7\) and is made of whole numbers: take a likelihood of counts"):
+    with pytest.raises(
+        ValueError, match=r"\(min 0, max 7\) and is made of whole numbers. Grey values are to be scaled"
+    ):
         pyrovae.iwae(pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood), counts)
     with pytest.raises(ValueError, match=r"\(min 0, max 2\); scale x to \[0, 1\]"):
         pyrovae.iwae(pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood), torch.tensor([[0.0, 0.5, 2.0]]))
+
+
+class TestTorchsOwnWords:
+    """Layers of another size than they are given: torch names two matrices, and here the part and both sizes."""
+
+    def test_an_encoder_of_other_features(self):
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 8))
+        with pytest.raises(ValueError, match=r"the encoder gives another number of features than the 16 .* 6, 16"):
+            pyrovae.VAE(StandardNormal(2), Likelihood(nn.Linear(2, 6), Normal(), (6,)), DiagonalNormal(encoder, 16, 2))
+
+    def test_a_decoder_for_other_codes(self):
+        with pytest.raises(ValueError, match=r"takes another number of inputs than the 2 that it is given .* take 3"):
+            pyrovae.VAE(StandardNormal(2), Likelihood(nn.Linear(3, 6), Normal(), (6,)), LinearNormal(6, 2))
+
+    def test_a_decoder_in_one_row_is_told_the_shape_that_fits(self):
+        def composed(*more):
+            return pyrovae.VAE(
+                StandardNormal(2),
+                Likelihood(nn.Sequential(nn.Linear(2, 12), *more), pyrovae.ContinuousBernoulli(), (1, 3, 4)),
+                DiagonalNormal(nn.Flatten(), 12, 2),
+            )
+
+        with pytest.raises(ValueError, match=r"let the network end with nn.Unflatten\(-1, \(1, 3, 4\)\)$"):
+            composed()
+        assert composed(nn.Unflatten(-1, (1, 3, 4))).sample(2).shape == (2, 1, 3, 4)

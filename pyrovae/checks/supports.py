@@ -45,9 +45,8 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     if least >= 0 and most > 1 and bool((seen == seen.floor()).all()):
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}) "
-            "and is made of whole numbers: take a likelihood of counts where they are counts (docs/parts.md has one "
-            f"to register), or {name} > 0; scale {name} to [0, 1] where they are grey values, or take a likelihood "
-            "that fits: 'normal'"
+            f"and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take a likelihood of "
+            f"counts (docs/parts.md has one to register), or set {name} to 1 where it is above 0; 'normal' fits any"
         )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(

@@ -173,6 +173,8 @@ class _Fitting:
             options["method"] = self.parameters["method"]
         if method.keeps_checkpoints:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
+            if self.parameters["resume"] and (last := self._last_epoch()) is not None:
+                self.say(f"goes on after epoch {last + 1}")
         x, y, held_out = data.train.x, None, data.test.x
         if takes_labels(pair):
             y = _named(data.train.y, data.classes)

@@ -249,10 +249,10 @@ def legend(lines: Iterable[Line]) -> Markup:
     return _keys(items)
 
 
-def legend_of_parts(names: Iterable[str]) -> Markup:
-    """The names of the parts of stacked bars beside what they look like."""
-    box = 'width="26" height="14"'
-    return _keys([_key(name, NEUTRAL, f'<rect class="bar fill{part % 4}" {box}/>') for part, name in enumerate(names)])
+def legend_of_parts(names: Iterable[str], place: int | None = None) -> Markup:
+    """The names of the parts of stacked bars beside what they look like, in the colour of the one entry at `place`."""
+    box, colour = 'width="26" height="14"', NEUTRAL if place is None else place
+    return _keys([_key(name, colour, f'<rect class="bar fill{part % 4}" {box}/>') for part, name in enumerate(names)])
 
 
 def _keys(items: Iterable[Markup]) -> Markup:

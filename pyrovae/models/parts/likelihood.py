@@ -116,6 +116,8 @@ class Likelihood(nn.Module):
             return ""
         if tuple(given.shape[:-1]) == lead and given.shape[-1] % size == 0:  # in one row
             count = given.shape[-1] // size
+            if count == 1:
+                return f"; let the network end with nn.Unflatten(-1, {self.event_shape})"
             reshape = f", and let the network end with nn.Unflatten(-1, {(count, *self.event_shape)})"
         elif given.shape[: len(lead)] == lead and tuple(given.shape[len(lead) + 1 :]) == self.event_shape:
             count = given.shape[len(lead)]

@@ -47,8 +47,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
         return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
     body = joined(_estimates_table(rows, measurements), _ledger_table(ledger, bars, measurements), left_out(reasons))
     how = (
-        "No lower bound is above log p(x) but by chance, so that the highest is the best; what the ELBO lacks is "
-        "the fault of the encoder, which a better network could mend, or of the family of q(z | x)."
+        "A lower bound lies below log p(x), apart from its Monte Carlo error, so the highest bound is the best. What "
+        "the ELBO lacks is the fault of the encoder, which a better network could mend, or of the family of q(z | x)."
     )
     return Section(TITLE, how, body)
 
@@ -92,8 +92,10 @@ def _row(entry: Entry, one: Estimate) -> list[Any]:
     value = number(one.mean) if attributes["errors"] == "none" else estimate(one.mean, one.se)
     weights: Any = ""
     if "pareto_k" in one.pointwise:
-        heavy = int((one.pointwise["pareto_k"] > PARETO_LIMIT).sum())
-        weights = joined(number(heavy, ".0f"), " with Pareto k over 0.7")
+        shapes = one.pointwise["pareto_k"]
+        heavy = int((shapes > PARETO_LIMIT).sum())
+        words = joined(number(heavy, ".0f"), " with Pareto k over 0.7")
+        weights = words if bool(shapes.notnull().any()) else "too few draws for a Pareto k"
     if "unreliable" in one.pointwise:
         weights = joined(weights, ", ", number(int(one.pointwise["unreliable"].sum()), ".0f"), " unreliable")
     meaning = MEANINGS.get(str(one.bound), "relation to log p(x) unknown")
@@ -151,7 +153,7 @@ def _ledger_table(rows: list[list[Any]], bars: dict[str, dict[str, float]], meas
     places = {name: measurements.place(name) for name in bars}
     label = "the two parts of the gap of each pair"
     chart = stacked(bars, label=label, xlabel="nats per item", places=places)
-    names = legend_of_parts(PARTS.values())
+    names = legend_of_parts(PARTS.values(), *places.values() if len(places) == 1 else ())
     told = note("A part below 0 is one that Monte Carlo error, or evidence that is a lower bound, hides.")
     needs_note = any(part < 0 for parts in bars.values() for part in parts.values())
     return joined(

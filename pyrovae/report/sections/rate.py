@@ -39,7 +39,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "over items of its posterior mean exceeds 0.01."
     )
     how = (
-        "The rate is what the code tells of an item and the distortion what it leaves open: towards the lower left is "
+        "The rate is what the code tells of an item, the distortion what it leaves open: a smaller sum of the two is "
         "better, and a rate of 0 says that the code is not used."
     )
     return Section(TITLE, how, joined(table(caption, head, rows), _chart(bounds, measurements), left_out(reasons)))
