@@ -30,41 +30,42 @@ def exclusive() -> AbstractContextManager[None]:
     return _inside if _lock._is_owned() else _alone()
 
 
-class _Turn:
-    """A body whose end gives back all that is shared, and with it what bodies inside of it have changed."""
+class _Body:
+    """A state, and what it found."""
 
-    over = False
+    def __init__(self, state: Any) -> None:
+        self.state, self.before = state, state.found()
 
 
-_turn: _Turn | None = None  # that the thread with the lock is in
+_bodies = list[_Body]()  # that the thread with the lock is in, the innermost last
 
 
 @contextmanager
-def entered(state: Any, *, turn: bool = False) -> Iterator[None]:
+def entered(state: Any) -> Iterator[None]:
     """A body in what `state.enter()` sets for the whole process; `state.leave` puts back what `state.found()` was.
 
-    An interrupt may come anywhere. `leave` is called again where it is cut short, so it must be one that may be. With
-    `turn` the state is all that is shared: a body inside of it that was cut off before it could leave, and is taken
-    down once Python frees it, finds the turn over and changes nothing any more.
+    An interrupt may come anywhere. `leave` is called again where it is cut short, so it must be one that may be. A
+    body that was cut off before it could leave, and is taken down once Python frees it, is left with the one around it.
     """
-    global _turn
     with exclusive():
-        outer, mine = _turn, _Turn()
-        before = state.found()
+        mine = _Body(state)
         try:
-            if turn:
-                _turn = mine
+            _bodies.append(mine)
             state.enter()
             yield
         finally:
-            if outer is None or not outer.over:
-                try:
-                    state.leave(before)
-                except BaseException:
-                    state.leave(before)
-                    raise
-                finally:
-                    mine.over, _turn = True, outer
+            try:
+                while mine in _bodies:
+                    _bodies[-1].state.leave(_bodies[-1].before)
+                    del _bodies[-1]
+            except BaseException:
+                while mine in _bodies:
+                    _bodies[-1].state.leave(_bodies[-1].before)
+                    del _bodies[-1]
+                raise
+            finally:
+                if mine in _bodies:
+                    del _bodies[_bodies.index(mine) :]
 
 
 @contextmanager

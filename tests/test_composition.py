@@ -340,11 +340,11 @@ class TestTorchsOwnWords:
 
     def test_an_encoder_of_other_features(self):
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 8))
-        with pytest.raises(ValueError, match=r"the encoder gives another number of features than the 16 .* 6, 16"):
+        with pytest.raises(ValueError, match=r"a linear layer that takes 16 inputs is given 8$"):
             pyrovae.VAE(StandardNormal(2), Likelihood(nn.Linear(2, 6), Normal(), (6,)), DiagonalNormal(encoder, 16, 2))
 
     def test_a_decoder_for_other_codes(self):
-        with pytest.raises(ValueError, match=r"takes another number of inputs than the 2 that it is given .* take 3"):
+        with pytest.raises(ValueError, match=r"a linear layer that takes 3 inputs is given 2$"):
             pyrovae.VAE(StandardNormal(2), Likelihood(nn.Linear(3, 6), Normal(), (6,)), LinearNormal(6, 2))
 
     def test_a_decoder_in_one_row_is_told_the_shape_that_fits(self):

@@ -82,16 +82,37 @@ def test_sites_of_a_hidden_body_reach_no_handler():
     assert copied(pair) is not pair
 
 
-@pytest.mark.parametrize(("training", "checks"), [(True, None), (False, False)])
-def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training, checks):
-    pair = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+BODIES = {  # three of them, each inside of the one before
+    "of a step": lambda pair, other: (
+        Workspace(pair, noise=Noise(1), training=True, checks=None).turn(),
+        argument_checks.argument_checks(False),
+        scopes.evaluation_mode(pair),
+    ),
+    "of an estimate": lambda pair, other: (
+        Workspace(pair, noise=Noise(1), checks=False).turn(),
+        argument_checks.argument_checks(True),
+        scopes.evaluation_mode(pair),
+    ),
+    "of other things than the turn's": lambda pair, other: (
+        Workspace(pair, checks=None).turn(),
+        forked(3),
+        scopes.evaluation_mode(other),
+    ),
+    "without a turn": lambda pair, other: (forked(0), argument_checks.argument_checks(False), forked(1)),
+    "a turn inside": lambda pair, other: (forked(0), scopes.evaluating(other), Workspace(pair, noise=Noise(1)).turn()),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(kind):
+    pair, other = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout())), nn.Dropout()
     pair[1].eval()
     others = {"contextlib", "pyro.distributions.distribution", "pyro.distributions.util", "pyro.infer.util"}
     called = {sys.modules[name].__file__ for name in others | {"pyro.util", "torch.distributions.distribution"}}
     watched = called | {module.__file__ for module in (argument_checks, exclusive, scopes, seeding)}
 
     def state():
-        modes = [part.training for part in pair.modules()]
+        modes = [part.training for part in (*pair.modules(), other)]
         flags = (*argument_checks.flags(), torch.is_grad_enabled(), scopes.registers_param_sites())
         return modes, flags, id(vars(pyro.get_param_store())), list(runtime._PYRO_STACK), torch.get_rng_state().tolist()
 
@@ -108,12 +129,10 @@ def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training, chec
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            with (
-                Workspace(pair, noise=Noise(1), training=training, checks=checks).turn(),
-                argument_checks.argument_checks(False),  # as of a step
-                scopes.evaluation_mode(pair),
-            ):
-                runtime._PYRO_STACK.append(poutine.block())  # as where an interrupt comes before `with` knows of it
+            first, second, third = BODIES[kind](pair, other)
+            with first, second, third:
+                if kind.startswith("of "):  # a turn gives back a handler that no `with` knows of, after an interrupt
+                    runtime._PYRO_STACK.append(poutine.block())
                 torch.randn(2)
         except KeyboardInterrupt:
             return True
@@ -127,3 +146,16 @@ def test_an_interrupt_at_any_call_of_a_turn_gives_everything_back(training, chec
         assert not exclusive._lock._is_owned(), f"after call {at}"
         at += 1
     assert at > 10 and state() == before
+
+
+def test_a_body_that_is_left_later_than_the_turn_around_it_has_been_left_with_it():
+    turned, other = nn.Dropout(), nn.Dropout()
+
+    def values():
+        with scopes.evaluation_mode(other), forked(7):
+            yield 1
+            yield 2
+
+    before = torch.get_rng_state()
+    assert list(Workspace(turned).each(values())) == [1, 2]
+    assert turned.training and other.training and torch.equal(torch.get_rng_state(), before)

@@ -206,7 +206,7 @@ def _termination_as_exception() -> Iterator[None]:
 @contextlib.contextmanager
 def _warnings_in_one_line(commands: Commands) -> Iterator[None]:
     """Warnings of the package, as one line in the command line's words, and of a plugin; a library's are hidden."""
-    printed = set[str]()
+    printed, package = set[str](), os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
     def tell(warning: Any) -> None:
         if warning.message not in printed:
@@ -214,7 +214,7 @@ def _warnings_in_one_line(commands: Commands) -> Iterator[None]:
             _print(f"warning: {Words.of(commands.asked).translated(warning.message)}")
 
     def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        if issubclass(category, UserWarning) and "site-packages" not in filename:
+        if issubclass(category, UserWarning) and not filename.startswith(package) and "site-packages" not in filename:
             _print(f"warning: {message}")
 
     with told(tell), warnings.catch_warnings():

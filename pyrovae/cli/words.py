@@ -111,7 +111,8 @@ class Words:
 
         text = re.sub(rf"(?<![\w-])({alternatives})={VALUE}", with_value, text)
         # a name at the start, or in a word of advice, is the argument; "a likelihood" in a sentence is not
-        listed = rf"^(?:{alternatives})(?:(?:, | and )(?:{alternatives}))*(?! collapse)(?=[ ,:]|$)"
+        start = r"(?:^|(?<=^\d: )|(?<=^\d\d: ))"  # a class may be named first
+        listed = rf"{start}(?:{alternatives})(?:(?:, | and )(?:{alternatives}))*(?! collapse)(?=[ ,:]|$)"
         text = re.sub(
             listed, lambda match: re.sub(rf"\b({alternatives})\b", lambda name: names[name[1]], match[0]), text
         )

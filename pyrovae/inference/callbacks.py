@@ -96,6 +96,8 @@ class ProgressBar(Callback):
     Within an epoch that takes long it shows the batch, and until the first one is done how long all of them will take.
     """
 
+    _bar: Any = None
+
     def begin(self, run: Run) -> None:
         from pyrovae.progress import progress_bar
 
@@ -106,6 +108,8 @@ class ProgressBar(Callback):
 
     def batch(self, done: int, of: int) -> None:
         """Within an epoch, after `done` of its batches."""
+        if self._bar is None:
+            return
         now = monotonic()
         if now - self._shown < (FIRST if self._shown == self._began else BETWEEN) or done >= of:
             return

@@ -73,6 +73,9 @@ class History(HasSummary):
         >>> History.from_rows([{"loss": 2.0}], {"method": "em"}).validated
         'log p(x)'
         """
+        if self.config.get("classes"):  # each fitted by itself
+            names = {History(self.epochs, config).validated for config in self.config["classes"].values()}
+            return names.pop() if len(names) == 1 else "ELBO or log p(x)"
         if self.config.get("is_normalized", True):
             return "log p(x)" if self.config.get("method") == "em" else "ELBO"
         return "E log p(x | z)"  # which bounds nothing

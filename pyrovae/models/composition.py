@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class _Call:
         except INCONCLUSIVE:
             return None
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"{wanted}; {name} raised {error}{_hint_of(self.part, self.given, error)}") from error
+            raise ValueError(f"{wanted}; {name} raised {error}{_hint_of(error)}") from error
         if not all(hasattr(p, member) for member in ("log_prob", "sample", "batch_shape", "event_shape")):
             shape = f" of shape {tuple(p.shape)}" if isinstance(p, Tensor) else ""
             raise TypeError(f"{wanted}, as {self.advice}; {name} gave a {type(p).__name__}{shape}")
@@ -148,16 +149,10 @@ class _Call:
             return self.part(torch.ones_like(self.given))
 
 
-def _hint_of(part: Any, given: Tensor | None, error: Exception) -> str:
-    """What torch's words for a layer of another size mean here."""
-    if given is None or "mat1 and mat2 shapes cannot be multiplied" not in str(error):
-        return ""
-    layers = [layer for layer in part.modules() if isinstance(layer, nn.Linear)]
-    sizes = ", ".join(dict.fromkeys(str(layer.in_features) for layer in layers)) or "another number of"
-    took = f" (its linear layers take {sizes} inputs)"
-    if hasattr(part, "loc") and hasattr(part, "network"):  # heads on top of an encoder
-        return f": the encoder gives another number of features than the {part.loc.in_features} that were stated{took}"
-    return f": a layer takes another number of inputs than the {given[0].numel()} that it is given{took}"
+def _hint_of(error: Exception) -> str:
+    """What torch's words for a linear layer of another size mean: (items x given and taken x outputs)."""
+    sizes = re.search(r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", str(error))
+    return "" if sizes is None else f": a linear layer that takes {sizes[2]} inputs is given {sizes[1]}"
 
 
 def _require_true_support(likelihood: Any, p: Any) -> None:

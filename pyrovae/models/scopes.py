@@ -66,7 +66,7 @@ class Workspace:
 
     def turn(self) -> AbstractContextManager[None]:
         """Run the body with all of it in place."""
-        return entered(self, turn=True)
+        return entered(self)
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
         """The same values, each one computed in a turn."""
@@ -193,23 +193,17 @@ def isolated_store() -> Iterator[None]:
 
 def kept_modes(*parts: nn.Module) -> AbstractContextManager[None]:
     """Put each module back to its training or evaluation mode after the body."""
-    return entered(_Kept(parts))
+    return entered(_Evaluation(parts, evaluates=False))
 
 
-@contextmanager
-def evaluation_mode(*parts: nn.Module) -> Iterator[None]:
+def evaluation_mode(*parts: nn.Module) -> AbstractContextManager[None]:
     """Run the body with the modules in evaluation mode; gradients are taken or not, as before."""
-    with kept_modes(*parts):
-        for part in parts:
-            part.eval()
-        yield
+    return entered(_Evaluation(parts))
 
 
-@contextmanager
-def evaluating(*parts: nn.Module) -> Iterator[None]:
+def evaluating(*parts: nn.Module) -> AbstractContextManager[None]:
     """Run the body with the modules in evaluation mode and without gradients."""
-    with evaluation_mode(*parts), torch.no_grad():
-        yield
+    return entered(_Evaluation(parts, gradients=False))
 
 
 class _Modes:
@@ -230,17 +224,27 @@ class _Modes:
             module.training = mode
 
 
-class _Kept(_Modes):
-    """The modes as they are, to be put back by `entered`."""
+class _Evaluation:
+    """Modules in evaluation mode, and gradients that are taken or not, for `entered`."""
 
-    def found(self) -> list[bool]:
-        return self.now()
+    def __init__(self, parts: Sequence[nn.Module], *, evaluates: bool = True, gradients: bool = True) -> None:
+        self._parts, self._evaluates, self._gradients = parts, evaluates, gradients
+        self._modes = _Modes(parts)
+
+    def found(self) -> tuple[list[bool], bool]:
+        return self._modes.now(), torch.is_grad_enabled()
 
     def enter(self) -> None:
-        """Nothing is changed yet."""
+        if self._evaluates:
+            for part in self._parts:
+                part.eval()
+        if not self._gradients:
+            torch.set_grad_enabled(False)
 
-    def leave(self, before: Sequence[bool]) -> None:
-        self.put(before)
+    def leave(self, before: tuple[list[bool], bool]) -> None:
+        self._modes.put(before[0])
+        if not self._gradients:
+            torch.set_grad_enabled(before[1])
 
 
 def _is_pyros(handler: Any) -> bool:

@@ -72,9 +72,9 @@ class Loop:
         resume = snapshots is not None and snapshots.resume
         is_first = self.ranks.is_first
         run = Run(pair, plan.epochs, plan.in_words(), is_first, resume, label=task.label, labels=task.labels)
-        self.bar = ProgressBar() if task.progress else None
-        shown = [] if self.bar is None else [self.bar]
+        shown = [ProgressBar()] if task.progress else []
         self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
+        self.bars = [watcher for watcher in self.watchers.callbacks if isinstance(watcher, ProgressBar)]
         self.resume = None if snapshots is None else Resume(self, snapshots)
         earlier = None if self.resume is None else self.resume.earlier()
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
@@ -163,8 +163,8 @@ class Loop:
                 losses.append(self.step(*batch))
                 while time.perf_counter() < end and (following := next(batches, None)) is not None:
                     losses.append(self.step(*following))
-            if self.bar is not None:
-                self.bar.batch(len(losses), self.steps_per_epoch)
+            for bar in self.bars:
+                bar.batch(len(losses), self.steps_per_epoch)
         return torch.stack(losses)
 
     def workspace(self, seed: int | None, *, training: bool, checks: bool | None = None) -> Workspace:
