@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
-__all__ = ["Gathered", "gathered", "gathering", "hushed", "told"]
+__all__ = ["Gathered", "gathered", "hushed", "teller", "told"]
 
 
 class Gathered(NamedTuple):
@@ -19,44 +19,30 @@ class Gathered(NamedTuple):
     category: type[Warning]
 
 
-_gathering: ContextVar[list[Gathered] | None] = ContextVar("gathering", default=None)
+_tell: ContextVar[Callable[[Gathered], None] | None] = ContextVar("tell", default=None)
+
+
+@contextmanager
+def told(tell: Callable[[Gathered], None]) -> Iterator[None]:
+    """Give `tell` what this thread warns of by `checks.warn` in the body, as it comes and whatever its category is."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
 
 
 @contextmanager
 def gathered() -> Iterator[list[Gathered]]:
     """What this thread warns of by `checks.warn` in the body, in a list and not to the user."""
     messages: list[Gathered] = []
-    token = _gathering.set(messages)
-    try:
+    with told(messages.append):
         yield messages
-    finally:
-        _gathering.reset(token)
 
 
-def gathering() -> list[Gathered] | None:
-    """The list of the `gathered` that this code runs in; None outside of one."""
-    return _gathering.get()
-
-
-class _Teller(list[Gathered]):
-    """In place of the list: each warning goes to a function at once."""
-
-    def __init__(self, tell: Callable[[Gathered], None]) -> None:
-        super().__init__()
-        self.tell = tell
-
-    def append(self, warning: Gathered) -> None:
-        self.tell(warning)
-
-
-@contextmanager
-def told(tell: Callable[[Gathered], None]) -> Iterator[None]:
-    """Give `tell` what this thread warns of by `checks.warn` in the body, as it comes and whatever its category is."""
-    token = _gathering.set(_Teller(tell))
-    try:
-        yield
-    finally:
-        _gathering.reset(token)
+def teller() -> Callable[[Gathered], None] | None:
+    """Who is given the warnings of this code, by the innermost `told` or `gathered`; None outside of one."""
+    return _tell.get()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.checks.allocation import affordable
-from pyrovae.warned import Gathered, gathering
+from pyrovae.warned import Gathered, teller
 
 __all__ = [
     "MOST",
@@ -63,8 +63,8 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first line outside the package that led here, or tell whoever gathers warnings."""
-    if (gathered := gathering()) is not None:
-        gathered.append(Gathered(message, category))
+    if (tell := teller()) is not None:
+        tell(Gathered(message, category))
         return
     homes = tuple(os.path.join(home, "") for home in (os.path.dirname(pyrovae.__file__), torch.__path__[0]))
     frame, level = sys._getframe(1), 2

@@ -45,8 +45,8 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     if least >= 0 and most > 1 and bool((seen == seen.floor()).all()):
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}) "
-            f"and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take a likelihood of "
-            f"counts (docs/parts.md has one to register), or set what is above 0 to 1; 'normal' fits any"
+            "and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take a likelihood of "
+            "counts (docs/parts.md has one to register), or set what is above 0 to 1; 'normal' fits any"
         )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(

@@ -33,7 +33,7 @@ PYTHON_ADVICE = (
     (r",? or fit mixture\.double\(\)", ""),
     (r" \(link='sigmoid'\)", ""),
     (r", or take Normal\(link='identity'\)", ", or take another likelihood"),
-    (r"(\bwith|; call) torch\.set_num_threads", r"\1 the number of threads"),
+    (r"\bwith torch\.set_num_threads", "with the number of threads"),
     (
         r" Fit one on them and state a likelihood, as pyrovae\.as_density does, or compare reconstructions instead",
         " What it makes of an item can be judged (`--estimator reconstruction`)",

@@ -12,8 +12,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from pyrovae import checks
 
 __all__ = ["CSVLog", "Callback", "ProgressBar", "Run", "TensorBoard", "checked_callbacks", "is_stateful", "saved_state"]
@@ -116,7 +114,7 @@ class ProgressBar(Callback):
         self._shown = now
         words = [*self._scores, f"batch {done:,} of {of:,}"]
         if not self._scores:  # tqdm knows no speed yet
-            words.append(f"about {tqdm.format_interval((now - self._began) * (self._left * of / done - 1))} left")
+            words.append(f"about {self._bar.format_interval((now - self._began) * (self._left * of / done - 1))} left")
         self._bar.set_postfix_str(", ".join(words))
 
     def epoch(self, run: Run, row: dict[str, float]) -> None:

@@ -326,7 +326,7 @@ def _curves_of_fit(history: Any) -> dict[str, np.ndarray]:
     is_weighted = "beta" in epochs and bool((epochs["beta"] != 1).any())
     curves = {"loss, at each epoch's β" if is_weighted else "loss": epochs["loss"].values}
     if "validation_elbo" in epochs:
-        curves[f"validation, less the {getattr(history, 'validated', 'ELBO')}"] = -epochs["validation_elbo"].values
+        curves[f"validation, less the {history.validated}"] = -epochs["validation_elbo"].values
     if "validation_log_loss" in epochs:
         curves["validation log-loss"] = epochs["validation_log_loss"].values
     return curves
