@@ -18,7 +18,7 @@ from pyrovae.data import Dataset, Split
 from pyrovae.report import Entry, Section, charts, markup, pricing, sections, write
 from pyrovae.report.chosen import items_of
 from pyrovae.report.measurements import Measurements, Settings
-from pyrovae.report.sections import calibration
+from pyrovae.report.sections import calibration, evidence
 
 HOSTILE = "<script>alert(1)</script>\"'&<b style='x'>"
 SIZES = {"num_items": 40, "num_ledger_items": 3, "num_particles": 20}
@@ -131,6 +131,15 @@ def test_exact_values_stand_in_the_ledger(classifiers, digits):
     assert report.numbers(ledger, "mixture", "nats per item", estimator="exact") == [exact.mean]
     bound = pyrovae.elbo(pairs["mixture"], few, seed=3)
     assert report.numbers(ledger, "mixture", "nats per item", estimator="elbo") == [bound.mean, bound.se]
+
+
+def test_a_pareto_k_that_16_draws_cannot_tell_is_not_counted_as_a_good_one(digits):
+    vae = pyrovae.mlp_vae((1, 8, 8), hidden_dims=(4,), likelihood="normal")
+    x = pyrovae.report.items(digits, 40, 3).x[:3]
+    few, many = pyrovae.elbo(vae, x), pyrovae.iwae(vae, x, num_particles=200)
+    assert few.pointwise["pareto_k"].isnull().all() and many.pointwise["pareto_k"].notnull().all()
+    assert str(evidence._row(Entry("VAE", vae), few)[-1]) == "too few draws for a Pareto k"
+    assert "with Pareto k over 0.7" in str(evidence._row(Entry("VAE", vae), many)[-1])
 
 
 def test_scores_of_classifiers_are_the_package_s(classifiers, digits):

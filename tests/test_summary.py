@@ -229,6 +229,26 @@ def test_results_in_one_line_and_as_a_table():
     assert rows(history)["epochs"] == "2" and rows(history)["time"].endswith(" s on cpu")
 
 
+def test_a_validation_is_called_what_it_is():
+    digits = data.load("digits")
+    part, quiet = data.Split(digits.train.x[:60], digits.train.y[:60] % 2), {"progress": False}
+    small = {"hidden_dims": (4,), "likelihood": "normal"}
+    mixtures = {label: pyrovae.GaussianMixture((1, 8, 8), 1, floor=0.1) for label in (0, 1)}
+    fits = {
+        "ELBO": (pyrovae.mlp_vae((1, 8, 8), **small), None),
+        "E log p(x | z)": (pyrovae.mlp_ae((1, 8, 8), hidden_dims=(4,)), None),
+        "log p(x)": (pyrovae.GaussianMixture((1, 8, 8), 1, floor=0.1), None),
+        "classes' log p(x)": (pyrovae.GenerativeClassifier(mixtures), part.y),
+    }
+    for name, (pair, y) in fits.items():
+        epochs = {"epochs": 1} if pair is not fits["log p(x)"][0] and y is None else {}
+        validation = part.x if y is None else (part.x, y)
+        history = pyrovae.fit(pair, part.x, y, validation=validation, **epochs, **quiet)
+        assert history.validated == name.removeprefix("classes' ")
+        if y is None:
+            assert f", validation {name} " in str(history) and f"validation {name}" in rows(history)
+
+
 def test_a_data_set_states_its_sizes_and_range():
     digits = data.load("digits")
     found = rows(digits)
