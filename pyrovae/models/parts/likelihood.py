@@ -31,6 +31,9 @@ class Likelihood(nn.Module):
     A family whose `num_parameters` is K > 1, as a mean and a scale of each entry, is called with K tensors of that
     shape. The network then gives (N, K, *event_shape), or a tuple of K tensors; ValueError for another number.
 
+    A family with parameters of its own for each entry, as a scale for each column, has a method `bind(event_shape)`,
+    which is called once, here, and makes them.
+
     >>> import torch
     >>> from torch import nn
     >>> from pyrovae import Likelihood, Normal
@@ -45,6 +48,9 @@ class Likelihood(nn.Module):
         super().__init__()
         self.network, self.family = network, family
         self.event_shape = checks.sizes("event_shape", event_shape, one=False)
+        bind = getattr(family, "bind", None)
+        if bind is not None:  # parameters of its own for each entry need the shape of an item
+            bind(self.event_shape)
         _require_stated_count(family)
 
     @property
