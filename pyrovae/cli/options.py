@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pyrovae import choices
 from pyrovae.cli.plugins import PLUGINS, plugins_among, run_plugin
+from pyrovae.part_names import name_and_arguments
 
 __all__ = [
     "DATA_SETS",
@@ -29,6 +30,7 @@ __all__ = [
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "kmnist")
 SECTIONS = ("Run", "Data", "Model", "Training", "Output", "Other")  # of a command's help, in this order
+WITH_ARGUMENTS = ("likelihood", "prior", "posterior")  # kinds of which a name may have arguments in parentheses
 WIDTHS = re.compile(r"\d+")
 
 
@@ -132,7 +134,10 @@ class OneOf(click.ParamType):
 
 
 class Registered(click.ParamType):
-    """A registered name of a part, a builder or an optimiser; a builder's in any case, `gaussian-mixture` too."""
+    """A registered name of a part, a builder or an optimiser; a builder's in any case, `gaussian-mixture` too.
+
+    A part may have arguments, as in 'student_t(df=4)'.
+    """
 
     name = "name"
 
@@ -146,7 +151,7 @@ class Registered(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         known = self.known(ctx)
-        if value in known:
+        if value in known or self._is_known_with_arguments(value, known, param, ctx):
             return value
         if self.kind == "builder":
             plain = {_letters(word): word for word in known}
@@ -154,9 +159,20 @@ class Registered(click.ParamType):
                 return plain[_letters(value)]
         raise click.UsageError(
             f"{_option_name(param)} must be one of {', '.join(known)}, or a name that a --plugin registers, "
-            f"got {value!r}{near(str(value), known)}",
+            f"got {value!r}{near(str(value).partition('(')[0], known)}",
             ctx,
         )
+
+    def _is_known_with_arguments(
+        self, value: Any, known: Sequence[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> bool:
+        """Whether `value` is a part with arguments, as 'student_t(df=4)', of which the name is known."""
+        if self.kind not in WITH_ARGUMENTS or not isinstance(value, str) or "(" not in value:
+            return False
+        try:
+            return name_and_arguments(_option_name(param), value)[0] in known
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from None
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(word) for word in self.known(ctx) if word.startswith(incomplete)]

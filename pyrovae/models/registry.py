@@ -37,6 +37,7 @@ None and registered parts. A pair with any other argument, such as a function or
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import operator
 import os
@@ -52,11 +53,13 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
+from pyrovae.part_names import name_and_arguments
 
 __all__ = [
     "KINDS",
     "NotDescribedError",
     "build",
+    "chosen",
     "completed",
     "described",
     "lookup",
@@ -157,11 +160,41 @@ def lookup(kind: str, name: Any) -> Any:
 
 
 def make(kind: str, asked: Any, *arguments: Any, **options: Any) -> nn.Module:
-    """A part from a module, which is returned as it is, or from a name, whose class is called with the arguments."""
+    """A part from a module, which is returned as it is, or from a name, whose class is called with the arguments.
+
+    Arguments in the text of a name, as in "student_t(df=4.0)", come before `options`.
+
+    >>> from pyrovae.models.registry import make, name_of
+    >>> name_of(make("likelihood", "normal(scale=0.5)", floor=0.1))
+    'normal(scale=0.5, floor=0.1)'
+    """
     if isinstance(asked, nn.Module):
         return asked
-    part: nn.Module = lookup(kind, asked)(*arguments, **options)
+    made, stated = chosen(kind, asked)
+    part: nn.Module = made(*arguments, **{**options, **stated})
     return part
+
+
+def chosen(kind: str, asked: Any) -> tuple[Any, dict[str, Any]]:
+    """The class that a text names, and the arguments that it states. Raises ValueError for an argument of another.
+
+    >>> from pyrovae.models.registry import chosen
+    >>> chosen("likelihood", "normal(scale=0.5)")
+    (<class 'pyrovae.models.parts.normal.Normal'>, {'scale': 0.5})
+    """
+    name, stated = name_and_arguments(kind, asked) if isinstance(asked, str) else (asked, {})
+    made = lookup(kind, name)
+    parameters = _signature(made).parameters
+    own = list(parameters)[len(CONTRACTS[kind]) :]
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return made, stated
+    for argument in stated:
+        if argument not in own:
+            takes = f"it takes {', '.join(own)}" if own else "it takes none"
+            close = difflib.get_close_matches(argument, own, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{kind}={asked!r}: {name} has no argument {argument!r}: {takes}{hint}")
+    return made, stated
 
 
 # the arguments that built an object ---------------------------------------------------------------------------
@@ -256,7 +289,7 @@ def build(recipe: Any) -> Any:
     _require_known(kind, name)
     for argument, value in arguments.items():
         if kind == "builder" and argument in KINDS and isinstance(value, str):
-            _require_known(argument, value)
+            _require_known(argument, name_and_arguments(argument, value)[0])
     return registered(kind)[name](**{argument: _built(value) for argument, value in arguments.items()})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -25,7 +25,7 @@ from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
-from pyrovae.models.registry import lookup, make, name_of, plain_name_of, register
+from pyrovae.models.registry import chosen, make, name_of, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
 from pyrovae.summary import Rows
@@ -234,10 +234,10 @@ def mlp_vae(
 ) -> VAE:
     """A VAE of fully connected networks; the decoder has the encoder's hidden layers in reverse order.
 
-    `likelihood`, `posterior` and `prior` are names, or modules. `likelihood` is "bernoulli", "continuous_bernoulli",
-    "normal" (identity mean, learned scale), a name that you have registered, or a family module such as
-    `Normal(scale=0.626)`; the decoder has as many outputs an entry as the family has parameters. Raises ValueError for
-    sizes below 1 and for unknown names.
+    `likelihood`, `posterior` and `prior` are names, such as "normal" or "normal(scale=0.5)", or modules. `likelihood`
+    is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale), another of `docs/parts.md`, a name
+    that you have registered, or a family module such as `Normal(scale=0.626)`; the decoder has as many outputs an entry
+    as the family has parameters. Raises ValueError for sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import mlp_vae
@@ -326,8 +326,9 @@ def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module
     """
     if isinstance(likelihood, nn.Module):
         return copy.deepcopy(likelihood)
-    options = getattr(lookup("likelihood", likelihood), "image_arguments", {}) if of_images else {}
-    return make("likelihood", likelihood, **options)
+    made, stated = chosen("likelihood", likelihood)
+    options = getattr(made, "image_arguments", {}) if of_images else {}
+    return cast(nn.Module, made(**{**options, **stated}))
 
 
 def mlp_decoder(
@@ -359,7 +360,6 @@ def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, 
     """The posterior; a trunk is built only where it is asked for by name."""
     if isinstance(posterior, nn.Module):
         return posterior
-    kind = lookup("posterior", posterior)
+    made, stated = chosen("posterior", posterior)
     network, features = trunk()
-    part: nn.Module = kind(network, features, latent_dim)
-    return part
+    return cast(nn.Module, made(network, features, latent_dim, **stated))
