@@ -25,6 +25,7 @@ _HOMES = {
         "LinearNormal",
         "Normal",
         "PointMass",
+        "Poisson",
         "StandardNormal",
     ],
     "pyrovae.models.registry": ["register"],
@@ -116,6 +117,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
         LinearNormal as LinearNormal,
         Normal as Normal,
         PointMass as PointMass,
+        Poisson as Poisson,
         StandardNormal as StandardNormal,
     )
     from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture

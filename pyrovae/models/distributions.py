@@ -9,6 +9,7 @@ from pyrovae.models.parts.likelihood import Likelihood
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.parts.normal import Normal
 from pyrovae.models.parts.point_mass import PointMass
+from pyrovae.models.parts.poisson import Poisson
 from pyrovae.models.parts.standard_normal import StandardNormal
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LinearNormal",
     "Normal",
     "PointMass",
+    "Poisson",
     "StandardNormal",
     "TruncatedExponential",
 ]

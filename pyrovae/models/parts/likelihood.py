@@ -31,6 +31,9 @@ class Likelihood(nn.Module):
     A family whose `num_parameters` is K > 1, as a mean and a scale of each entry, is called with K tensors of that
     shape. The network then gives (N, K, *event_shape), or a tuple of K tensors; ValueError for another number.
 
+    A family of counts may take an exposure for each item: `likelihood(z, exposure=e)`, e of shape (N,), multiplies
+    the means of item n by e_n, as a time or an area over which it was counted. ValueError where the family takes none.
+
     A family with parameters of its own for each entry, as a scale for each column, has a method `bind(event_shape)`,
     which is called once, here, and makes them.
 
@@ -64,38 +67,80 @@ class Likelihood(nn.Module):
         stated = getattr(self.family, "base_measure", None)
         return stated or ("mass" if self.support.is_discrete else "density")
 
-    def forward(self, z: Tensor) -> TorchDistribution:
+    @property
+    def takes_exposure(self) -> bool:
+        """Whether the family takes an exposure for each item, by which the means of its entries are multiplied."""
+        return bool(getattr(self.family, "takes_exposure", False))
+
+    def forward(self, z: Tensor, *, exposure: Tensor | None = None) -> TorchDistribution:
         arguments = self._arguments(z)
-        p = as_pyro(self.family(*arguments))
-        if p.event_shape and p.batch_shape != (*z.shape[:-1], *self.event_shape):
+        leading = tuple(z.shape[:-1])
+        if exposure is None:
+            p = as_pyro(self.family(*arguments))
+        else:
+            leading = self._leading(z, exposure)
+            p = as_pyro(self.family(*arguments, exposure=exposure.reshape(-1, *[1] * len(self.event_shape))))
+            one_row = torch.broadcast_shapes(*(each.shape for each in arguments)) != (*z.shape[:-1], *self.event_shape)
+            if one_row:  # the exposure would broadcast it to the right shape without a word
+                p = as_pyro(self.family(*arguments))
+        if p.event_shape and p.batch_shape != (*leading, *self.event_shape):
             raise ValueError(
                 f"{type(self.family).__name__} must give a distribution of independent entries, batch shape "
-                f"{(*z.shape[:-1], *self.event_shape)}, and gives batch shape {tuple(p.batch_shape)} and event shape "
+                f"{(*leading, *self.event_shape)}, and gives batch shape {tuple(p.batch_shape)} and event shape "
                 f"{tuple(p.event_shape)}: leave .to_event out, which Likelihood adds"
             )
         # a network of another shape would broadcast against the items without a word
-        if p.batch_shape != (*z.shape[:-1], *self.event_shape):
+        if p.batch_shape != (*leading, *self.event_shape):
             raise ValueError(
                 f"the likelihood's network must give shape (..., {', '.join(map(str, self.event_shape))}) for codes of "
                 f"shape {tuple(z.shape)}, got {tuple(p.batch_shape)}{self._count_hint(z, arguments[0])}"
             )
         return p.to_event(len(self.event_shape))
 
-    def log_prob_table(self, z: Tensor, x: Tensor) -> Tensor:
+    def log_prob_table(self, z: Tensor, x: Tensor, *, exposure: Tensor | None = None) -> Tensor:
         """log p(x_n | z_m) for every code and item, (M, latent_dim) and (N, *event_shape) to (M, N), in nats.
 
         A family of densities proportional to exp(x l) in its entries, with `natural_parameter` l, needs one matrix
-        product for all pairs: log p(x) = log p(0) + x l (+ a term of x alone), whatever the number of items. The
-        network runs in evaluation mode.
+        product for all pairs: log p(x) = log p(0) + x l (+ a term of x alone), whatever the number of items. With an
+        `exposure` e of each item, (N,), such a family has `log_zero(p, exposure)` too, log p(0) of an item at each
+        code and exposure, (M, N), and its l at exposure e is l + log e. The network runs in evaluation mode.
         """
         with evaluation_mode(self):
             natural = getattr(self.family, "natural_parameter", None)
-            if natural is None:
-                return self(z[:, None]).log_prob(x)
+            log_zero = getattr(self.family, "log_zero", None)
+            if natural is None or (exposure is not None and log_zero is None):
+                return self(z[:, None], exposure=exposure).log_prob(x)
             p = self.family(*self._arguments(z))
-        at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)
         product = natural(p).flatten(1) @ x.flatten(1).T
-        return product + at_zero[:, None] + self.family.log_base(p, x).flatten(1).sum(-1)
+        if exposure is None or log_zero is None:
+            at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)[:, None]
+        else:
+            self._leading(z[:, None], exposure)
+            at_zero = log_zero(p, exposure)
+            product = product + x.flatten(1).sum(-1) * exposure.log()
+        return product + at_zero + self.family.log_base(p, x).flatten(1).sum(-1)
+
+    def _leading(self, z: Tensor, exposure: Tensor) -> tuple[int, ...]:
+        """The shape of codes and exposures together; ValueError where the family takes none, or they do not fit."""
+        name = type(self.family).__name__
+        if not self.takes_exposure:
+            raise ValueError(
+                f"exposure is for a likelihood of counts, whose means it multiplies, and {name} takes none: take "
+                "'poisson' or 'negative_binomial', or set takes_exposure = True in a family of your own and let its "
+                "forward take exposure="
+            )
+        if exposure.ndim != 1 or (z.ndim > 1 and 1 != z.shape[-2] != len(exposure)):
+            count = z.shape[-2] if z.ndim > 1 else "N"
+            raise ValueError(
+                f"exposure must have shape ({count},), one number for each item, for codes of shape "
+                f"{tuple(z.shape)}, got {tuple(exposure.shape)}"
+            )
+        if torch.distributions.Distribution._validate_args and not bool(((exposure > 0) & exposure.isfinite()).all()):
+            raise ValueError(
+                f"exposure must be positive and finite, got a least value of {float(exposure.min()):g} and a largest "
+                f"of {float(exposure.max()):g}: it multiplies the mean of an item's counts"
+            )
+        return (*z.shape[:-2], len(exposure))
 
     def _arguments(self, z: Tensor) -> tuple[Any, ...]:
         """The output of the network at codes (..., latent_dim), as one tensor for each parameter of an entry."""

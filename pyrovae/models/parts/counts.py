@@ -1,0 +1,71 @@
+"""What likelihoods of counts share: a bound on log-means, and the stable forms that their log-densities are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["bounded_log", "expm1_excess", "log_ratio_excess", "stirling_error"]
+
+LINEAR_UP_TO = 20.0  # exp(20) = 4.9e8: a log-mean is what the network gives up to there
+LARGEST_LOG = 60.0  # exp(60) = 1.1e26, whose square float32 cannot hold and whose gradient it can
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
+EXPONENTIAL = tuple(1 / math.factorial(k + 2) for k in range(16))
+INVERSE_TANGENT = tuple(2 / (2 * k + 3) for k in range(12))
+
+
+def bounded_log(raw: Tensor) -> Tensor:
+    """A logarithm that a network gives: itself within (-20, 20), then growing as log does, and at most 60 in size.
+
+    So the mean that it is of never overflows in float32, and a network that gives 1e3 has a gradient to come back by.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.counts import bounded_log
+    >>> bounded_log(torch.tensor([-3.0, 20.0, 1000.0]))
+    tensor([-3.0000, 20.0000, 26.8886])
+    """
+    beyond = (raw.abs() - LINEAR_UP_TO).clamp(min=0)
+    return (raw.clamp(-LINEAR_UP_TO, LINEAR_UP_TO) + raw.sign() * beyond.log1p()).clamp(-LARGEST_LOG, LARGEST_LOG)
+
+
+def stirling_error(a: Tensor) -> Tensor:
+    """log Gamma(a + 1) - ((a + 1/2) log a - a + log(2 pi) / 2) for a > 0: by its series from 15 on.
+
+    (Loader 2000, Fast and accurate computation of binomial probabilities, section 2.)
+    """
+    is_large = a >= 15
+    large = torch.where(is_large, a, 15.0)
+    inverse = large.reciprocal()
+    series = inverse * _polynomial(inverse.square(), STIRLING)
+    small = torch.where(is_large, 15.0, a)
+    direct = torch.lgamma(small + 1) - (small + 0.5) * small.log() + small - HALF_LOG_TWO_PI
+    return torch.where(is_large, series, direct)
+
+
+def expm1_excess(v: Tensor) -> Tensor:
+    """exp(v) - 1 - v, by its series near 0."""
+    near = v.abs() < 0.5
+    inside = torch.where(near, v, 0.0)
+    series = inside.square() * _polynomial(inside, EXPONENTIAL)
+    outside = torch.where(near, 1.0, v)
+    return torch.where(near, series, torch.expm1(outside) - outside)
+
+
+def log_ratio_excess(s: Tensor, log_ratio: Tensor) -> Tensor:
+    """s - log(1 + s), where `log_ratio` is log(1 + s) from a form that is accurate near s = -1; by a series near 0."""
+    near = s.abs() < 0.25
+    inside = torch.where(near, s, 0.0)
+    t = inside / (2 + inside)  # log(1 + s) = 2 artanh(t)
+    series = t * (inside - t.square() * _polynomial(t.square(), INVERSE_TANGENT))
+    return torch.where(near, series, s - log_ratio)
+
+
+def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
