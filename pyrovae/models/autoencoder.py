@@ -10,12 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.models.networks import ConvDecoder, ConvEncoder
+from pyrovae.models.networks import ConvDecoder
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.normal import Normal
 from pyrovae.models.parts.point_mass import PointMass
 from pyrovae.models.registry import register
-from pyrovae.models.vae import LatentVariableModel, family, mlp_decoder, mlp_trunk
+from pyrovae.models.vae import LatentVariableModel, conv_trunk, family, mlp_decoder, mlp_trunk
 from pyrovae.summary import Rows
 
 __all__ = ["AE", "conv_ae", "mlp_ae"]
@@ -92,7 +92,8 @@ def mlp_ae(
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
     shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation, entries)
-    return AE(Likelihood(decoder, entries, shape), PointMass(*mlp_trunk(shape, widths, activation), latent_dim))
+    trunk, features = mlp_trunk(shape, widths, activation, entries)
+    return AE(Likelihood(decoder, entries, shape), PointMass(trunk, features, latent_dim))
 
 
 @register("conv_ae", kind="builder")
@@ -114,7 +115,7 @@ def conv_ae(
     torch.Size([5, 1, 28, 28])
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
-    encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
     entries = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else family(likelihood, of_images=True)
+    encoder, trunk = conv_trunk(event_shape, channels, strides, entries)
     decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
-    return AE(Likelihood(decoder, entries, encoder.event_shape), PointMass(encoder, encoder.features, latent_dim))
+    return AE(Likelihood(decoder, entries, encoder.event_shape), PointMass(trunk, encoder.features, latent_dim))

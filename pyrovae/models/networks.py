@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "require_room", "with_parameters"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "image_shape", "require_room", "with_parameters"]
 
 FLOAT_BYTES = 4  # of a weight, at the least
 
@@ -71,7 +71,8 @@ class ConvEncoder(nn.Module):
     """Strided 3x3 convolutions over an image of shape (C, H, W), flattened: (..., C, H, W) -> (..., features).
 
     Each layer keeps ceil(size / stride) pixels a side ("same" padding), so odd sizes pass; LeakyReLU(0.3) after each.
-    `sizes` lists the pixel sizes from the image down, which a `ConvDecoder` climbs back up.
+    `sizes` lists the pixel sizes from the image down, which a `ConvDecoder` climbs back up. `in_channels` is the number
+    of channels that it sees where that is not C, as of categories that come one-hot.
 
     >>> from pyrovae.models.networks import ConvEncoder
     >>> ConvEncoder((1, 28, 28)).features
@@ -84,14 +85,17 @@ class ConvEncoder(nn.Module):
         *,
         channels: Sequence[int] = (32, 64, 64, 64),
         strides: Sequence[int] = (1, 2, 2, 1),
+        in_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.event_shape = _image_shape(event_shape)
+        self.event_shape = image_shape(event_shape)
         self.channels, self.strides = _layers(channels, strides)
         colours, height, width = self.event_shape
         self.sizes = [(height, width)]
         for stride in self.strides:
             self.sizes.append((math.ceil(self.sizes[-1][0] / stride), math.ceil(self.sizes[-1][1] / stride)))
+        colours = colours if in_channels is None else checks.whole("in_channels", in_channels)
+        self.in_shape = (colours, height, width)
         require_room({"event_shape": self.event_shape, "channels": self.channels}, [colours, *self.channels], each=9)
         layers: list[nn.Module] = []
         for (before, after), stride in zip(pairwise((colours, *self.channels)), self.strides, strict=True):
@@ -102,7 +106,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[:-3]
         # channels_last: the first convolution is several times faster so on a CPU
-        flat = x.reshape(-1, *self.event_shape).contiguous(memory_format=torch.channels_last)
+        flat = x.reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
         return self.layers(flat).contiguous().reshape(*batch, self.features)
 
 
@@ -155,7 +159,8 @@ def require_room(arguments: Mapping[str, object], sizes: Sequence[int], *, each:
     checks.affordable(f"{told}: {weights:,} weights", weights * FLOAT_BYTES, "take smaller sizes")
 
 
-def _image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
+def image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
+    """The shape of an image, (C, H, W); ValueError for any other."""
     shape = tuple(checks.sequence("event_shape", event_shape))
     if len(shape) != 3:
         hint = f"; one channel is {(1, *shape)}" if len(shape) == 2 else ""

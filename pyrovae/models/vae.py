@@ -19,10 +19,11 @@ from pyrovae.models.imputation import draw_missing
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
-from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, require_room, with_parameters
+from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, image_shape, require_room, with_parameters
 from pyrovae.models.pair import dtype_and_device, entries_of, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
+from pyrovae.models.parts.encoder_inputs import after_input, encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
 from pyrovae.models.registry import chosen, make, name_of, plain_name_of, register
@@ -250,7 +251,7 @@ def mlp_vae(
     return VAE(
         make("prior", prior, latent_dim),
         Likelihood(decoder, entries, shape),
-        _posterior(posterior, lambda: mlp_trunk(shape, widths, activation), latent_dim),
+        _posterior(posterior, lambda: mlp_trunk(shape, widths, activation, entries), latent_dim),
     )
 
 
@@ -277,12 +278,12 @@ def conv_vae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = family(likelihood, of_images=True)
-    encoder = ConvEncoder(event_shape, channels=channels, strides=strides)
+    encoder, trunk = conv_trunk(event_shape, channels, strides, entries)
     decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
     return VAE(
         make("prior", prior, latent_dim),
         Likelihood(decoder, entries, encoder.event_shape),
-        _posterior(posterior, lambda: (encoder, encoder.features), latent_dim),
+        _posterior(posterior, lambda: (trunk, encoder.features), latent_dim),
     )
 
 
@@ -314,9 +315,10 @@ def linear_vae(
     decoder = MLP((latent_dim,), (count, features), hidden_dims=()) if several else nn.Linear(latent_dim, features)
     code_prior = make("prior", prior, latent_dim)
     p_of_x = Likelihood(decoder, entries, (features,))
+    seen, (columns,) = encoder_input_of(entries, (features,))
     if posterior is None:
-        return VAE(code_prior, p_of_x, LinearNormal(features, latent_dim))
-    return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (nn.Identity(), features), latent_dim))
+        return VAE(code_prior, p_of_x, LinearNormal(columns, latent_dim, network=seen))
+    return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (seen or nn.Identity(), columns), latent_dim))
 
 
 def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module:
@@ -349,11 +351,23 @@ def mlp_decoder(
     return shape, widths, MLP((latent_dim,), out_shape, hidden_dims=widths[::-1], activation=activation)
 
 
-def mlp_trunk(event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str) -> tuple[nn.Module, int]:
-    """The layers of an encoder up to the last hidden one, and its width."""
+def mlp_trunk(
+    event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str, entries: nn.Module
+) -> tuple[nn.Module, int]:
+    """The layers of an encoder up to the last hidden one, behind what the family wants it to see; and its width."""
     *inner, features = hidden_dims
-    trunk = MLP(event_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
-    return trunk, features
+    seen, shape = encoder_input_of(entries, event_shape)
+    trunk = MLP(shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
+    return after_input(seen, trunk), features
+
+
+def conv_trunk(
+    event_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int], entries: nn.Module
+) -> tuple[ConvEncoder, nn.Module]:
+    """The convolutions of an encoder, and the same behind what the family wants it to see."""
+    seen, (in_channels, *_) = encoder_input_of(entries, image_shape(event_shape))
+    encoder = ConvEncoder(event_shape, channels=channels, strides=strides, in_channels=in_channels)
+    return encoder, after_input(seen, encoder)
 
 
 def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:

@@ -16,7 +16,8 @@ __all__ = ["LinearNormal"]
 class LinearNormal(nn.Module):
     """q(z | x) = N(A x + b, diag s^2), one s for all items: the family that holds probabilistic PCA's posterior.
 
-    (Lucas, Tucker, Grosse and Norouzi 2019: at the maximum the posterior covariance is diagonal.)
+    With a `network` without weights, such as a logarithm of counts, it is linear in what that gives, of `features`
+    columns. (Lucas, Tucker, Grosse and Norouzi 2019: at the maximum the posterior covariance is diagonal.)
 
     >>> import torch
     >>> from pyrovae import LinearNormal
@@ -26,11 +27,12 @@ class LinearNormal(nn.Module):
             [1., 1.]])
     """
 
-    def __init__(self, features: int, latent_dim: int) -> None:
+    def __init__(self, features: int, latent_dim: int, *, network: nn.Module | None = None) -> None:
         super().__init__()
+        self.network = network
         self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
         self.raw_log_scale = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, x: Tensor) -> TorchDistribution:
-        loc = self.loc(x)
+        loc = self.loc(x if self.network is None else self.network(x))
         return dist.Normal(loc, bounded_scale(self.raw_log_scale).expand_as(loc)).to_event(1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.models.parts.counts import HALF_LOG_TWO_PI, bounded_log, expm1_excess, stirling_error
+from pyrovae.models.parts.encoder_inputs import Log1p
 from pyrovae.models.registry import register
 
 __all__ = ["LogRatePoisson", "Poisson"]
@@ -37,6 +38,10 @@ class Poisson(nn.Module):
     def forward(self, log_rate: Tensor, *, exposure: Tensor | None = None) -> LogRatePoisson:
         log_rate = bounded_log(log_rate)
         return LogRatePoisson(log_rate if exposure is None else log_rate + exposure.to(log_rate).log())
+
+    def encoder_input(self, event_shape: tuple[int, ...]) -> Log1p:
+        """What a builder's encoder sees of the counts."""
+        return Log1p()
 
     def natural_parameter(self, p: LogRatePoisson) -> Tensor:
         """The natural parameter l of a mass proportional to exp(x l) / x!."""

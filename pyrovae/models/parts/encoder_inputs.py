@@ -1,0 +1,75 @@
+"""What an encoder sees in place of the items, where their own values are hard for a network: layers without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Log1p", "OneHot", "Unit", "after_input", "encoder_input_of"]
+
+
+class Log1p(nn.Module):
+    """log(1 + x) of counts: an encoder that sees counts of some tens sends exp() to infinity in the first steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log1p()
+
+
+class Unit(nn.Module):
+    """Whole numbers 0..levels - 1 on [0, 1]."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (self.levels - 1)
+
+    def extra_repr(self) -> str:
+        """What sets two of them apart."""
+        return f"levels={self.levels}"
+
+
+class OneHot(nn.Module):
+    """Codes 0..C - 1 as C columns of zeros and a one, (..., A, *rest) -> (..., C A, *rest).
+
+    An item has `event_dim` axes, of which the first, A, is that of its columns or channels.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.encoder_inputs import OneHot
+    >>> OneHot(3, 1)(torch.tensor([[0.0, 2.0]]))
+    tensor([[1., 0., 0., 0., 0., 1.]])
+    """
+
+    def __init__(self, num_classes: int, event_dim: int) -> None:
+        super().__init__()
+        self.num_classes, self.event_dim = num_classes, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = x.ndim - self.event_dim
+        classes = torch.arange(self.num_classes, dtype=x.dtype, device=x.device)
+        columns = (x.unsqueeze(axis) == classes.reshape(-1, *[1] * self.event_dim)).to(x.dtype)
+        return columns.transpose(axis, axis + 1).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+    def extra_repr(self) -> str:
+        """What sets two of them apart."""
+        return f"num_classes={self.num_classes}, event_dim={self.event_dim}"
+
+
+def encoder_input_of(family: Any, event_shape: tuple[int, ...]) -> tuple[nn.Module | None, tuple[int, ...]]:
+    """The layer that a family wants before a network that sees its items, None for none; the shape that it gives.
+
+    A family says so by its method `encoder_input(event_shape)`.
+    """
+    wanted = getattr(family, "encoder_input", None)
+    layer: nn.Module | None = None if wanted is None else wanted(event_shape)
+    if isinstance(layer, OneHot):
+        return layer, (layer.num_classes * event_shape[0], *event_shape[1:])
+    return layer, event_shape
+
+
+def after_input(layer: nn.Module | None, network: nn.Module) -> nn.Module:
+    """The network behind such a layer."""
+    return network if layer is None else nn.Sequential(layer, network)
