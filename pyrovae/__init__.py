@@ -14,6 +14,7 @@ _HOMES = {
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
+    "pyrovae.models.independent": ["IndependentEntries"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
@@ -43,6 +44,8 @@ _HOMES = {
     "pyrovae.evaluation.annealing": ["ais", "bdmc"],
     "pyrovae.evaluation.gaps": ["Gaps", "gaps", "overfit"],
     "pyrovae.evaluation.calibration": ["Calibration", "calibrate"],
+    "pyrovae.evaluation.criticism": ["PredictiveChecks", "predictive_checks"],
+    "pyrovae.evaluation.novelty": ["Novelty", "NoveltyComparison", "NoveltyDetector"],
     "pyrovae.evaluation.code_space.survey": ["code_space"],
     "pyrovae.evaluation.code_space.codes": ["decoded", "encoded"],
     "pyrovae.evaluation.code_space.activity": ["active_units"],
@@ -85,9 +88,18 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.evaluation.code_space.reconstruction import reconstruction_error as reconstruction_error
     from pyrovae.evaluation.code_space.survey import code_space as code_space
     from pyrovae.evaluation.comparison import paired_interval as paired_interval, verdicts as verdicts
+    from pyrovae.evaluation.criticism import (
+        PredictiveChecks as PredictiveChecks,
+        predictive_checks as predictive_checks,
+    )
     from pyrovae.evaluation.estimate import Estimate as Estimate
     from pyrovae.evaluation.evidence import elbo as elbo, exact as exact, iwae as iwae
     from pyrovae.evaluation.gaps import Gaps as Gaps, gaps as gaps, overfit as overfit
+    from pyrovae.evaluation.novelty import (
+        Novelty as Novelty,
+        NoveltyComparison as NoveltyComparison,
+        NoveltyDetector as NoveltyDetector,
+    )
     from pyrovae.evaluation.quadrature import quadrature as quadrature
     from pyrovae.export import to_arviz as to_arviz
     from pyrovae.inference.checkpoint import CheckpointError as CheckpointError, load as load, save as save
@@ -120,6 +132,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
         Poisson as Poisson,
         StandardNormal as StandardNormal,
     )
+    from pyrovae.models.independent import IndependentEntries as IndependentEntries
     from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture
     from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
     from pyrovae.models.registry import register as register
