@@ -1,0 +1,254 @@
+"""A density whose entries are independent, each with a distribution of its own: what a richer model is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae import checks
+from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.pair import base_measure_of, dtype_and_device, support_of
+from pyrovae.models.param_sites import HasParamSites, register_param_sites
+from pyrovae.models.parts.bernoulli import Bernoulli
+from pyrovae.models.parts.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.seeding import forked, stream
+from pyrovae.summary import Rows
+
+__all__ = ["FAMILIES", "IndependentEntries", "family_for"]
+
+MOST_SUCCESSES = 1e4  # of a negative binomial, which is close to a Poisson distribution there
+
+
+class IndependentEntries(HasParamSites):
+    """p(x) = prod_j p_j(x_j): each entry has a distribution of its own, and no entry says anything of another.
+
+    It is a Pyro pair without a code, so that the estimators take it, and `log_prob` is in closed form. `fit` makes one
+    from items by their moments. As the background of a `NoveltyDetector` it explains what single entries explain,
+    such as how bright an image is (Ren et al. 2019, section 3).
+
+    Args:
+        event_shape: the shape of an item.
+        family: "bernoulli" (0 or 1, a mass), "continuous_bernoulli" (0 to 1), "normal", "log_normal" (above 0), or
+            "negative_binomial" (counts, a mass).
+
+    Raises ValueError for sizes below 1 and unknown names.
+
+    >>> import torch
+    >>> from pyrovae import IndependentEntries
+    >>> entries = IndependentEntries.fit(torch.tensor([[0.0, 2.0], [2.0, 6.0]]), family="normal")
+    >>> entries.mean.tolist()
+    [1.0, 4.0]
+    >>> round(entries.log_prob([[1.0, 4.0]]).item(), 4)  # -log(2 pi) - log 1 - log 2
+    -2.531
+    """
+
+    is_normalized = True
+    latent_dim = 0
+
+    def __init__(self, event_shape: Sequence[int], family: str = "normal") -> None:
+        super().__init__()
+        self.event_shape = checks.sizes("event_shape", event_shape)
+        self.family = checks.choice("family", family, FAMILIES)
+        self.natural = nn.Parameter(torch.zeros(FAMILIES[family].num_parameters, *self.event_shape))
+
+    @classmethod
+    def fit(cls, x: Any, *, family: str = "normal", perturbation: float = 0.0) -> IndependentEntries:
+        """The density whose entries have the means, and where the family has one the variances, of items `x`.
+
+        `x` has shape (N, *event_shape). For "bernoulli", "continuous_bernoulli", "normal" and "log_normal" (whose
+        moments are those of log x) that is the maximum of the likelihood; "negative_binomial" is fitted by moments.
+        Half an observation of 1/2 is added to an entry of 0 to 1, and half an event to a count, so that what was
+        never seen has a finite log p. A normal entry that never varied has the smallest variance among the others.
+
+        `perturbation` is the share of entries that are taken from any other entry's values, at random, before the
+        fit: the background then says less of single entries (Ren et al. 2019, section 3, who replace 10 to 30 %). It
+        is for items whose entries have one unit, as pixels have. Raises ValueError for items outside the support,
+        fewer than 2 of them, and normal items none of whose entries varies.
+        """
+        share = 0.0 if perturbation == 0 else checks.probability("perturbation", perturbation)
+        given = checks.array(x, "x")
+        if given.ndim < 2 or len(given) < 2:
+            raise ValueError(f"x must have shape (N, *event_shape) with at least 2 items, got {tuple(given.shape)}")
+        made = cls(tuple(given.shape[1:]), family)
+        if given.dtype == torch.float64:
+            made = made.double()
+        kind = FAMILIES[family]
+        items = checked_items(made, given, support=kind.support).double()
+        if kind.of_logarithm:
+            items = items.log()
+        moments = _Moments(items.mean(0), items.var(0, correction=0), len(items))
+        with torch.no_grad():
+            made.natural.copy_(torch.stack(kind.fitted(moments.perturbed(share))))
+        return made
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The support of an entry."""
+        return FAMILIES[self.family].support
+
+    @property
+    def base_measure(self) -> str:
+        """Whether p(x) is a "mass" or a "density"."""
+        return "mass" if self.support.is_discrete else "density"
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each entry, shape event_shape."""
+        mean: Tensor = self._law().mean
+        return mean
+
+    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
+        """p(x): observed where `x` of shape (N, *event_shape) is given, else `size` draws."""
+        register_param_sites(self._site_prefix, self)
+        with pyro.plate("data", plate_size(x, size, self.event_shape)):
+            obs: Tensor = pyro.sample("obs", self._law(), obs=x)
+            return obs
+
+    def guide(self, x: Tensor | None = None, *, size: int = 1) -> None:
+        """Nothing: the model has no latent site."""
+
+    def log_prob(self, x: Any) -> Tensor:
+        """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable."""
+        items = checked_items(self, x, support=self.support).to(self.natural.device)
+        log_prob: Tensor = self._law().log_prob(items)
+        return log_prob
+
+    @checks.allocating
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """`n` draws from p(x), shape (n, *event_shape); without a `seed` torch's global generator goes on."""
+        checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
+        key = None if seed is None else stream(checks.seed(seed), "sample")
+        with torch.no_grad(), forked(key, dtype_and_device(self)[1]):
+            drawn: Tensor = self._law().sample((n,))
+        return drawn
+
+    def _law(self) -> TorchDistribution:
+        law: Any = FAMILIES[self.family].law(*self.natural)
+        return law.to_event(len(self.event_shape))
+
+    def _summary_of_parts(self) -> Rows:
+        return {"family": lambda: self.family}
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """The mean and the variance of each entry over `count` items."""
+
+    mean: Tensor
+    variance: Tensor
+    count: int
+
+    def perturbed(self, share: float) -> _Moments:
+        """The moments after a share of each entry's values is replaced by values of any entry."""
+        if not share:
+            return self
+        second = self.variance + self.mean.square()
+        mean = (1 - share) * self.mean + share * self.mean.mean()
+        second = (1 - share) * second + share * second.mean()
+        return _Moments(mean, (second - mean.square()).clamp(min=0), self.count)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How the parameters of an entry follow from its moments, and its distribution from these."""
+
+    support: constraints.Constraint
+    num_parameters: int
+    fitted: Callable[[_Moments], tuple[Tensor, ...]]
+    law: Callable[..., Any]
+    of_logarithm: bool = False
+
+
+def _logits(moments: _Moments) -> tuple[Tensor]:
+    return (_smoothed(moments).logit(),)
+
+
+def _smoothed(moments: _Moments) -> Tensor:
+    """Means of values of 0 to 1, with half an observation of 1/2 each of 0 and 1 beside them."""
+    return (moments.mean * moments.count + 0.5) / (moments.count + 1)
+
+
+def _continuous_logits(moments: _Moments) -> tuple[Tensor]:
+    """The logit l whose continuous Bernoulli has this mean, 1 / (1 - exp(-l)) - 1 / l, by bisection."""
+    mean = _smoothed(moments)
+    low, high = torch.full_like(mean, -8.0 * moments.count - 8), torch.full_like(mean, 8.0 * moments.count + 8)
+    for _ in range(100):
+        middle = (low + high) / 2
+        near_zero = middle.abs() < 1e-3
+        safe = middle.where(~near_zero, torch.ones_like(middle))
+        value = torch.where(near_zero, 0.5 + middle / 12, -1 / torch.expm1(-safe) - 1 / safe)
+        low, high = torch.where(value < mean, middle, low), torch.where(value < mean, high, middle)
+    return ((low + high) / 2,)
+
+
+def _normal(moments: _Moments) -> tuple[Tensor, Tensor]:
+    variance = moments.variance
+    varies = variance > 1e-12 * moments.mean.square()  # rounding apart
+    if not varies.any():
+        raise ValueError("x must vary: every entry has the same value in all items, and no variance can be had")
+    variance = variance.where(varies, variance[varies].min())
+    return moments.mean, variance.log() / 2
+
+
+def _counts(moments: _Moments) -> tuple[Tensor, Tensor]:
+    mean = (moments.mean * moments.count + 0.5) / (moments.count + 1)
+    excess = moments.variance - mean
+    successes = torch.where(excess > 0, mean.square() / excess.where(excess > 0, torch.ones_like(excess)), math.inf)
+    return mean.log(), successes.clamp(1e-4, MOST_SUCCESSES).log()
+
+
+def _normal_law(loc: Tensor, log_scale: Tensor) -> Any:
+    return dist.Normal(loc, log_scale.exp())
+
+
+def _log_normal_law(loc: Tensor, log_scale: Tensor) -> Any:
+    return dist.LogNormal(loc, log_scale.exp())
+
+
+def _counts_law(log_mean: Tensor, log_successes: Tensor) -> Any:
+    return dist.NegativeBinomial(log_successes.exp(), logits=log_mean - log_successes)
+
+
+FAMILIES = {
+    "bernoulli": _Family(constraints.boolean, 1, _logits, lambda logits: Bernoulli()(logits)),
+    "continuous_bernoulli": _Family(
+        constraints.unit_interval, 1, _continuous_logits, lambda logits: ContinuousBernoulli()(logits)
+    ),
+    "normal": _Family(constraints.real, 2, _normal, _normal_law),
+    "log_normal": _Family(constraints.positive, 2, _normal, _log_normal_law, of_logarithm=True),
+    "negative_binomial": _Family(constraints.nonnegative_integer, 2, _counts, _counts_law),
+}
+
+
+def family_for(pair: Any) -> str | None:
+    """The family with the support and the base measure of a pair's likelihood; None where there is none.
+
+    >>> import pyrovae
+    >>> from pyrovae.models.independent import family_for
+    >>> family_for(pyrovae.mlp_vae((3,))), family_for(pyrovae.GaussianMixture((3,), 2))
+    ('bernoulli', 'normal')
+    """
+    support = support_of(pair)
+    if support is None:
+        support = getattr(pair, "support", constraints.real)
+    if support is constraints.boolean:
+        return "bernoulli"
+    if support.is_discrete:
+        least = getattr(support, "lower_bound", None)
+        return "negative_binomial" if least is not None and not isinstance(least, Tensor) and least >= 0 else None
+    if base_measure_of(pair) not in (None, "density"):
+        return None
+    if support is constraints.unit_interval:
+        return "continuous_bernoulli"
+    if support is constraints.positive:
+        return "log_normal"
+    return "normal" if support is constraints.real else None
