@@ -9,8 +9,8 @@ import users_parts  # noqa: F401  # registers parts
 
 import pyrovae
 from pyrovae.cli import main
+from pyrovae.models.part_names import name_and_arguments
 from pyrovae.models.registry import chosen, make, name_of
-from pyrovae.part_names import name_and_arguments
 
 
 def test_values_are_literals():

@@ -216,7 +216,7 @@ class TestArguments:
         kind, words = a_likelihood(), ["b", "c"]
         made = kind(np.float32(0.5), words=words, inner=pyrovae.Normal(scale=2))
         words.append("d")
-        inner = {"scale": 2, "initial_scale": 1.0, "floor": 1e-3, "link": "identity"}
+        inner = {"scale": 2, "initial_scale": 1.0, "floor": 1e-3, "link": "identity", "per_entry": False}
         assert described(made) == {
             "kind": "likelihood",
             "name": "mine",
@@ -340,7 +340,13 @@ class TestArguments:
             described(changed)
 
     def test_the_signature_and_the_words_are_the_classs_own(self):
-        assert list(inspect.signature(pyrovae.Normal).parameters) == ["scale", "initial_scale", "floor", "link"]
+        assert list(inspect.signature(pyrovae.Normal).parameters) == [
+            "scale",
+            "initial_scale",
+            "floor",
+            "link",
+            "per_entry",
+        ]
         assert list(inspect.signature(pyrovae.mlp_vae).parameters)[:2] == ["event_shape", "latent_dim"]
         assert pyrovae.mlp_vae.__name__ == "mlp_vae" and pyrovae.mlp_vae.__doc__.startswith("A VAE of")
 
@@ -373,7 +379,7 @@ class TestRecipes:
             "latent_dim": 2,
             "likelihood": {"family": "Normal", "scale": 1.0},
         }
-        normal = {"scale": 1.0, "initial_scale": 1.0, "floor": 0.001, "link": "identity"}
+        normal = {"scale": 1.0, "initial_scale": 1.0, "floor": 0.001, "link": "identity", "per_entry": False}
         assert completed(old) == {
             "builder": "linear_vae",
             "features": 4,

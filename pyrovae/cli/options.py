@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pyrovae import choices
 from pyrovae.cli.plugins import PLUGINS, plugins_among, run_plugin
-from pyrovae.part_names import name_and_arguments
+from pyrovae.models.part_names import name_and_arguments
 
 __all__ = [
     "DATA_SETS",

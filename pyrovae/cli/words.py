@@ -32,7 +32,7 @@ PYTHON_ADVICE = (
     (r"resume=True", "--resume"),
     (r",? or fit mixture\.double\(\)", ""),
     (r" \(link='sigmoid'\)", ""),
-    (r", or take Normal\(link='identity'\)", ", or take another likelihood"),
+    (r", or take link='identity'", ", or take another likelihood"),
     (r"\bwith torch\.set_num_threads", "with the number of threads"),
     (
         r" Fit one on them and state a likelihood, as pyrovae\.as_density does, or compare reconstructions instead",

@@ -129,9 +129,10 @@ def exact(pair: Pair, x: Any) -> Estimate:
     """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
 
     A linear-Gaussian pair has x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I), so that x has
-    the distribution N(W m + mu, W S W' + s^2 I) (Tipping and Bishop 1999, section 3.1). Its quadratic
-    form is computed at the posterior mean z of the code, as |x - mu - W z|^2 / s^2 + (z - m)' S^-1
-    (z - m), in which no large terms cancel.
+    the distribution N(W m + mu, W S W' + s^2 I) (Tipping and Bishop 1999, section 3.1); with a scale for
+    each entry, as in factor analysis, s^2 is a diagonal matrix. Its quadratic form is computed at the
+    posterior mean z of the code, as |x - mu - W z|^2 / s^2 + (z - m)' S^-1 (z - m), in which no large
+    terms cancel.
 
     Returns an `Estimate`, in nats, with standard errors of 0. Raises ValueError for a pair that is
     neither a `GaussianMixture` nor linear-Gaussian. A linear-Gaussian pair has a `Normal` likelihood
@@ -182,7 +183,7 @@ def _require_model_of_components(session: Session, items: Tensor) -> None:
 
 
 class _Linear:
-    """The parameters of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, s^2 I)."""
+    """The parameters of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, diag s^2)."""
 
     def __init__(self, double: Any, estimator: str) -> None:
         self.pair = double.eval()
@@ -203,8 +204,9 @@ class _Linear:
             units = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
             self.weight = (network(units).flatten(1) - origin).T
             self.offset = origin[0]
-            self.variance = family.scale.double().square()
-            self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.weight / self.variance
+            self.variance = family.scale.double().square().flatten().expand(len(self.offset))
+            self.per_variance = self.weight / self.variance[:, None]
+            self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.per_variance
 
     @torch.no_grad()
     def require_model(self, session: Session, x: Tensor, *, guide: bool = False) -> None:
@@ -236,10 +238,10 @@ class _Linear:
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         centred = x - self.offset - self.weight @ self.mean
-        z = torch.linalg.solve(self.precision, self.weight.T @ centred.T / self.variance).T
-        residual = (centred - z @ self.weight.T).square().sum(-1) / self.variance
+        z = torch.linalg.solve(self.precision, self.per_variance.T @ centred.T).T
+        residual = ((centred - z @ self.weight.T).square() / self.variance).sum(-1)
         prior = (z * torch.linalg.solve(self.covariance, z.T).T).sum(-1)
-        log_det = x.shape[1] * self.variance.log() + torch.logdet(self.covariance) + torch.logdet(self.precision)
+        log_det = self.variance.log().sum() + torch.logdet(self.covariance) + torch.logdet(self.precision)
         return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + residual + prior)
 
 
@@ -254,10 +256,9 @@ def _analytic_elbo(session: Session, x: Any) -> Estimate:
             raise ValueError("elbo(analytic=True) needs a normal posterior")
         loc, covariance = (moment.double() for moment in moments)
         rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
-        residual = (items.flatten(1) - parts.offset - loc @ parts.weight.T).square().sum(-1)
-        spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.weight, covariance)
-        size = items[0].numel()
-        distortion = 0.5 * (size * torch.log(2 * math.pi * parts.variance) + (residual + spread) / parts.variance)
+        residual = ((items.flatten(1) - parts.offset - loc @ parts.weight.T).square() / parts.variance).sum(-1)
+        spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.per_variance, covariance)
+        distortion = 0.5 * (torch.log(2 * math.pi * parts.variance).sum() + residual + spread)
     zero = torch.zeros_like(rate)
     columns = {"value": -(distortion + rate), "se": zero, "rate": rate, "rate_se": zero}
     columns |= {"distortion": distortion, "distortion_se": zero}

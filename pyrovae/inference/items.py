@@ -66,7 +66,7 @@ class Items:
         if getattr(entries_of(pair), "link", None) == "sigmoid" and (smallest < 0 or largest > 1):
             checks.warn(
                 f"{name} reaches from {smallest:g} to {largest:g}, and the likelihood's mean stays in [0, 1] "
-                "(link='sigmoid'): scale it, or take Normal(link='identity')"
+                "(link='sigmoid'): scale it, or take link='identity'"
             )
 
     def __len__(self) -> int:

@@ -180,7 +180,7 @@ def as_density(ae: AE, prior: nn.Module, *, scale: float | None = None) -> VAE:
         family = likelihood.family
         if type(family) is not Normal:
             raise ValueError(f"scale is of a normal likelihood, and this one is {plain_name_of(family)}: leave it out")
-        stated = remade(family, scale=checks.positive("scale", scale))
+        stated = remade(family, scale=checks.positive("scale", scale), per_entry=False)
         likelihood = Likelihood(likelihood.network, stated, likelihood.event_shape)
     first = next(iter(ae.parameters()))
     with torch.no_grad():

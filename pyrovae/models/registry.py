@@ -53,7 +53,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.part_names import name_and_arguments
+from pyrovae.models.part_names import name_and_arguments
 
 __all__ = [
     "KINDS",

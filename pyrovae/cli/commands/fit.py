@@ -44,7 +44,8 @@ unless the likelihood is one of whole numbers. `pyrovae data DATA` says what is 
   pyrovae fit images/ --model conv_ae --out run
   pyrovae fit x.npy --model GaussianMixture --num-components 5 --out run
   pyrovae fit x.npy --labels y.npy --model gaussian_classifier --out run
-  pyrovae fit x.npy --plugin my_parts.py --likelihood student_t --out run
+  pyrovae fit x.npy --likelihood 'student_t(df=4)' --out run
+  pyrovae fit x.npy --plugin my_parts.py --likelihood my_likelihood --out run
   pyrovae fit --resume --out run
   torchrun --nproc-per-node 2 -m pyrovae fit mnist --binarize --out run
 

@@ -15,7 +15,7 @@ def name_and_arguments(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     of these. Nothing in `text` is run. Whether the name and its arguments are known is for the register to say. Raises
     ValueError, which begins with `kind`, for anything else.
 
-    >>> from pyrovae.part_names import name_and_arguments
+    >>> from pyrovae.models.part_names import name_and_arguments
     >>> name_and_arguments("likelihood", "student_t(df=4.0)"), name_and_arguments("prior", "standard")
     (('student_t', {'df': 4.0}), ('standard', {}))
     >>> name_and_arguments("prior", "mixture(9)")

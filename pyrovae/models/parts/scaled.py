@@ -1,0 +1,89 @@
+"""What families of one scale share: it is fixed or learned, for all entries together or for each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae import checks
+
+__all__ = ["Scaled", "linked", "unbound"]
+
+Link = Literal["identity", "sigmoid"]
+
+
+class Scaled(nn.Module):
+    """A family of entries with one scale for all of them, or with `per_entry` one for each, the same for every item.
+
+    It is fixed at `scale`, or learned as floor + exp(log_scale) from `initial_scale` where that is None, so that the
+    likelihood is bounded however well the items are fitted. `bind(event_shape)` makes a scale for each entry.
+    """
+
+    fixed_scale: Tensor
+    log_scale: nn.Parameter | None
+
+    def __init__(
+        self, scale: float | None, *, initial_scale: float, floor: float, per_entry: bool, link: Link = "identity"
+    ) -> None:
+        super().__init__()
+        self.link = checks.choice("link", link, ("identity", "sigmoid"))
+        self.floor = checks.positive("floor", floor)
+        self._per_entry = bool(per_entry)
+        self._scale = None if scale is None else float(scale)
+        self._initial_scale = float(initial_scale)
+        self.learned = scale is None
+        if scale is not None:
+            if self._per_entry:
+                raise ValueError("per_entry learns a scale for each entry, and scale fixes one for all: leave out one")
+            if not 1e-30 < checks.positive("scale", scale) < 1e30:
+                raise ValueError(f"scale must lie between 1e-30 and 1e30, got {scale!r}")
+            self.register_buffer("fixed_scale", torch.tensor(scale, dtype=torch.float64))  # no figure is lost
+            return
+        start = checks.positive("initial_scale", initial_scale)
+        if start <= floor:
+            raise ValueError(f"initial_scale must be greater than floor ({floor:g}), got {initial_scale!r}")
+        self.log_scale = None if self._per_entry else nn.Parameter(torch.tensor(math.log(start - floor)))
+
+    def bind(self, event_shape: Sequence[int]) -> None:
+        """Make a scale for each entry of items of this shape, where each is to have one of its own."""
+        if not self._per_entry:
+            return
+        if self.log_scale is None:
+            start = math.log(self._initial_scale - self.floor)
+            self.log_scale = nn.Parameter(torch.full(tuple(event_shape), start))
+        elif tuple(self.log_scale.shape) != tuple(event_shape):
+            raise ValueError(
+                f"{type(self).__name__} has a scale for each entry of items of shape {tuple(self.log_scale.shape)}, "
+                f"and these items have shape {tuple(event_shape)}: make another one"
+            )
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale of an entry: a number, or with `per_entry` shape (*event_shape)."""
+        if not self.learned:
+            return self.fixed_scale
+        if self.log_scale is None:
+            raise unbound(self)
+        return self.floor + self.log_scale.exp()
+
+    def extra_repr(self) -> str:
+        """What sets two of them apart."""
+        own = f"scale={self._scale!r}, initial_scale={self._initial_scale!r}, floor={self.floor!r}, link={self.link!r}"
+        return f"{own}, per_entry=True" if self._per_entry else own
+
+
+def linked(raw: Tensor, link: str) -> Tensor:
+    """The location of an entry from the network's output."""
+    return raw.sigmoid() if link == "sigmoid" else raw
+
+
+def unbound(family: nn.Module) -> ValueError:
+    """The error of a family whose parameters of each entry have no shape yet."""
+    return ValueError(
+        f"{type(family).__name__}(per_entry=True) does not know the shape of an item yet: Likelihood(network, family, "
+        "event_shape) and the builders tell it, as does bind(event_shape)"
+    )
