@@ -55,6 +55,7 @@ TEXTS = {
     "clip_norm": "the norm that all gradients of a step are scaled down to",
     "beta": "weight of the KL term",
     "warmup": "epochs over which beta is raised from 0",
+    "free_bits": "nats of KL term per dimension of the code that cost nothing",
     "patience": "stop after so many epochs without a better validation ELBO",
     "precision": "what networks compute in as they train",
     "binarize": "draw binary items from grey ones in each epoch",

@@ -116,10 +116,11 @@ class SVIOfParameters(SVI):
         items = checked_items(pair, task.x)
         _refuse_validation(task)
         plan = self.plan(pair, items, task.seed)
-        if plan.num_particles > 1 or plan.beta != 1 or plan.warmup or plan.objective != "elbo" or plan.binarize:
+        weighed = plan.beta != 1 or plan.warmup or plan.free_bits
+        if plan.num_particles > 1 or weighed or plan.objective != "elbo" or plan.binarize:
             raise ValueError(
-                "num_particles, beta, warmup, objective and binarize are not for a BayesianGaussianMixture: leave "
-                "them out"
+                "num_particles, beta, warmup, free_bits, objective and binarize are not for a BayesianGaussianMixture: "
+                "leave them out"
             )
         fitted = copied(pair)
         fitted.keep(None)

@@ -13,6 +13,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.inference.elbo import negative_elbo, require_reparameterized
+from pyrovae.inference.free_bits import floored_loss
 from pyrovae.models.pair import Pair, as_module, has_global_latents
 from pyrovae.models.particles import refuse_scaled, score_functions, tabulated, traces
 
@@ -42,6 +43,7 @@ class Loss:
         bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
         self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
         self.is_global = has_global_latents(pair)  # their KL term counts once for all items
+        self.floor_of: str | None = None  # what free bits are a floor of, once a loss has been computed
 
     def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """The loss of a batch: by Pyro's own ELBO, which reads its value, unless it can be had without that.
@@ -64,6 +66,9 @@ class Loss:
         if not len(x):  # fewer items than processes
             return self._nothing()
         model, guide = self.pair.model, self.pair.guide
+        if self.plan.free_bits:
+            floored, self.floor_of = floored_loss(self.elbo, model, guide, x, floor=self.plan.free_bits, beta=beta)
+            return floored
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
         if self.is_global:

@@ -66,9 +66,9 @@ def fit(
     SVI (any pair, and the default where nothing else is said; `pyrovae.methods.SVI`) minimises the negative ELBO,
     E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], in nats per item, by Adam or another optimizer of torch's or
     Pyro's. Its options are epochs, batch_size, learning_rate, optimizer, clip_norm, schedule, callbacks, objective,
-    num_particles, binarize, beta, warmup, patience, compile and precision. For a `BayesianGaussianMixture` it fits the
-    guide of the parameters to all items at once, in 1,500 steps from 0.02 down a cosine unless epochs or learning_rate
-    say otherwise, from where EM ends.
+    num_particles, binarize, beta, warmup, free_bits, patience, compile and precision. For a `BayesianGaussianMixture`
+    it fits the guide of the parameters to all items at once, in 1,500 steps from 0.02 down a cosine unless epochs or
+    learning_rate say otherwise, from where EM ends.
 
     EM (a `GaussianMixture`; `pyrovae.methods.EM`) climbs the likelihood from k-means++ starts on standardised columns,
     and from the present parameters where a fit or a hand has set them, each until an iteration gains no more than `tol`

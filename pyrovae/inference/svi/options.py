@@ -58,6 +58,13 @@ class SVI(Method):
         binarize: draw binary items from grey ones, anew in each epoch; the validation items once.
         beta: the weight of the KL term; raised from 0 linearly over the first `warmup` epochs.
         warmup: epochs over which beta is raised.
+        free_bits: a floor in nats under the KL term of each dimension of the code, averaged over the batch: its term is
+            sum_j max(free_bits, KL_j) in place of sum_j KL_j, with KL_j estimated at the guide's draws, so that a
+            dimension is not given up before the decoder has found a use for it (Kingma et al. 2016, appendix C.8).
+            Where q(z | x) or p(z) has dependent dimensions, as a full covariance, a flow or a mixture has, the floor is
+            one for the whole code, free_bits times latent_dim; `History.config["free_bits_of"]` says which. The
+            history's loss has the floor in it; the validation ELBO has not. For pairs whose one latent site is
+            "latent", with reparameterised draws, in one process. 0 is no floor.
         patience: stop after so many epochs without a better validation ELBO, and take the best weights back.
         compile: take each step, from loss to update, as one compiled graph: rounding differs, and nothing else.
             "auto" does so where steps and shapes say that it saves more than half a minute
@@ -90,6 +97,7 @@ class SVI(Method):
     binarize: bool = False
     beta: float = 1.0
     warmup: int = 0
+    free_bits: float = 0.0
     patience: int | None = None
     compile: bool | Literal["auto"] = "auto"
     precision: Literal["float32", "bf16"] = "float32"
@@ -109,6 +117,7 @@ class SVI(Method):
             "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
             "beta": checks.positive("beta", self.beta, zero=True),
             "warmup": checks.whole("warmup", self.warmup, least=0),
+            "free_bits": checks.positive("free_bits", self.free_bits, zero=True),
             "patience": None if self.patience is None else checks.whole("patience", self.patience),
             "compile": compiled,
             "precision": checks.choice("precision", self.precision, ("float32", "bf16")),
@@ -120,6 +129,8 @@ class SVI(Method):
         self.optimizer_choice()
         if self.objective == "iwae" and (self.beta != 1 or self.warmup):
             raise ValueError("objective='iwae' has no KL term to weigh: leave beta at 1 and warmup at 0")
+        if self.objective == "iwae" and self.free_bits:
+            raise ValueError("objective='iwae' has no KL term to put a floor under: leave free_bits at 0")
 
     def optimizer_choice(self) -> OptimizerChoice:
         """The optimiser with its options and learning rate; ValueError or TypeError for what is none."""

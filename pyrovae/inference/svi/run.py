@@ -35,7 +35,11 @@ __all__ = ["PosteriorCollapseWarning", "run"]
 
 
 class PosteriorCollapseWarning(UserWarning):
-    """Some dimensions of the code carry no information of the item: their posterior is the prior."""
+    """Some dimensions of the code carry no information of the item: their posterior is the prior.
+
+    Fit anew with `warmup` or `free_bits`, and compare the validation ELBO. If it is no better, then the model has no
+    use for more dimensions, and a smaller `latent_dim` does as well.
+    """
 
 
 def run(task: Task, plan: Plan) -> History:
@@ -72,6 +76,7 @@ def run(task: Task, plan: Plan) -> History:
             store = Store()
             sites = Sites.of(pair, source, target, store)
             _require_guided(pair, plan, sites)
+            _require_floor(pair, plan, sites)
             _require_room(plan, source, sites.elements, target)
             try_shapes(pair, plan, source, held_out, target, sites, store)
             _start_alike(pair, plan, source, held_out, sites, schedule)
@@ -100,6 +105,7 @@ def run(task: Task, plan: Plan) -> History:
         "latent_dim": pair.latent_dim,
         "is_normalized": bool(pair.is_normalized),
         "active_units": active,
+        **({} if loop.loss.floor_of is None else {"free_bits_of": loop.loss.floor_of}),
         "processes": loop.ranks.size,
         "compiled": isinstance(loop.take, CompiledFitStep),
         "compiles": loop.take.compiles,
@@ -150,6 +156,21 @@ def _require_guided(pair: Pair, plan: Plan, sites: Sites) -> None:
             f"in the guide of {type(pair).__name__}: draw it there too, sum it out in the model by hand, or take "
             "objective='elbo', which sums out what is marked for enumeration"
         )
+
+
+def _require_floor(pair: Pair, plan: Plan, sites: Sites) -> None:
+    """ValueError where free bits would be a floor under something else than the KL term of each item's code."""
+    if not plan.free_bits:
+        return
+    reason = None
+    if not pair.is_normalized or takes_labels(pair) or has_global_latents(pair):
+        reason = f"{type(pair).__name__} has no code with a density for each item"
+    elif sites.enumerates or not sites.differentiable or sites.unguided or sites.outside:
+        reason = f"{type(pair).__name__} has sites that are summed out, or draws that are not reparameterised"
+    elif ranks.current().size > 1:
+        reason = "the mean KL term of a batch is not known to one of several processes"
+    if reason is not None:
+        raise ValueError(f"free_bits is a floor under the KL term of a code, and {reason}: leave it at 0")
 
 
 def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:
@@ -207,6 +228,7 @@ def _warn(plan: Plan, rows: list[dict[str, float]], active: int | None, latent_d
     if active is not None and active < latent_dim:
         checks.warn(
             f"posterior collapse: {active} of {latent_dim} latent units are active (variance of their posterior mean "
-            f"over items above {ACTIVE_VARIANCE}); lower beta, use warmup, or lower latent_dim",
+            f"over items above {ACTIVE_VARIANCE}); fit anew with warmup={max(1, len(rows) // 2)} or free_bits=0.5, "
+            "or lower beta or latent_dim",
             PosteriorCollapseWarning,
         )
