@@ -14,7 +14,7 @@ from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.pair import Pair, as_module, takes_labels
+from pyrovae.models.pair import Pair, as_module, is_frozen, takes_labels
 
 __all__ = ["fit"]
 
@@ -108,6 +108,11 @@ def fit(
     2
     """
     as_module(pair)
+    if is_frozen(pair):
+        raise ValueError(
+            f"pair is frozen, and fit trains nothing of it: fit the {type(pair).__name__} that it was made from, and "
+            "call frozen() on that"
+        )
     way = chosen(pair, method, options)
     x, of_split = checks.parts_of(x)
     x, validation, unlabeled = map(_without_gradients, (x, validation, checks.parts_of(unlabeled, "unlabeled")[0]))

@@ -30,8 +30,8 @@ from pyrovae.models.outline import tree
 __all__ = ["COMPUTED", "HOOKS", "WITHOUT", "Describing", "is_users", "own_attributes"]
 
 LIBRARIES = ("pyrovae", "torch", "pyro", "numpy")  # whose private attributes follow from what is shown
-# by which this package knows a module again
-NOTES = frozenset({"_made_by", "_noted", "_site", "_site_prefix", "_written"})
+# by which this package knows a module again, and keeps it from training
+NOTES = frozenset({"_frozen", "_made_by", "_noted", "_site", "_site_prefix", "_written", "train"})
 TORCHS = frozenset(vars(nn.Module()))
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 COMPUTED = (lazy_property, functools.cached_property)  # kept on the object at the first use

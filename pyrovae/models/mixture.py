@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.components import Component, GaussianComponents
+from pyrovae.models.frozen import frozen
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
@@ -116,6 +117,10 @@ class GaussianMixture(HasParamSites):
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
             return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
+
+    def frozen(self) -> Self:
+        """A copy that nothing trains, for a Pyro model of your own: see `pyrovae.models.frozen.frozen`."""
+        return frozen(self)
 
     def _summary_of_parts(self) -> Rows:
         return {

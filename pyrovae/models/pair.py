@@ -18,6 +18,7 @@ __all__ = [
     "dtype_and_device",
     "entries_of",
     "has_global_latents",
+    "is_frozen",
     "is_made_of_parts",
     "support_of",
     "takes_labels",
@@ -155,9 +156,19 @@ def base_measure_of(pair: Any) -> Literal["mass", "density", "mixed"] | None:
     return measure
 
 
+def is_frozen(pair: Any) -> bool:
+    """Whether the pair is a copy that `pair.frozen()` has made, of which nothing may be trained."""
+    return "_frozen" in getattr(pair, "__dict__", {})
+
+
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
-    """The dtype and the device of the pair's first parameter."""
+    """The dtype and the device of the pair's first parameter; of its first floating-point buffer where it has none."""
     first = next(iter(pair.named_parameters()), None)
-    if first is None:
-        raise ValueError(f"{type(pair).__name__} has no parameters")
-    return first[1].dtype, first[1].device
+    if first is not None:
+        return first[1].dtype, first[1].device
+    name = vars(pair).get("_frozen")  # of the buffer that was the first parameter
+    buffers = dict(pair.named_buffers())
+    among = [buffers[name]] if name in buffers else [each for each in buffers.values() if each.is_floating_point()]
+    if not among:
+        raise ValueError(f"{type(pair).__name__} has no parameters, and no floating-point buffer that tells its dtype")
+    return among[0].dtype, among[0].device

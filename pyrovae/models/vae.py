@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import pyro
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.composition import require_fitting
+from pyrovae.models.frozen import frozen
 from pyrovae.models.imputation import draw_missing
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
@@ -108,6 +109,14 @@ class LatentVariableModel(HasParamSites):
     def reconstruct(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
         return self.decode(self.encode(x))
+
+    def frozen(self) -> Self:
+        """A copy that nothing trains, for a Pyro model of your own: see `pyrovae.models.frozen.frozen`.
+
+        Its parameters are buffers, and it stays in evaluation mode. Gradients flow through codes and items, and not to
+        its weights. `fit` refuses it; the estimators take it.
+        """
+        return frozen(self)
 
     def _summary_of_parts(self) -> Rows:
         return {
