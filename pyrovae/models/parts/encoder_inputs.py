@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Log1p", "OneHot", "Unit", "after_input", "encoder_input_of"]
+__all__ = ["Log", "Log1p", "OneHot", "Unit", "after_input", "encoder_input_of"]
+
+
+class Log(nn.Module):
+    """log x of positive values: those of unlike sizes are seen alike, and the largest send no exp() to infinity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=torch.finfo(x.dtype).tiny).log()
 
 
 class Log1p(nn.Module):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.models.parts.counts import bounded_log, stirling_error
+from pyrovae.models.parts.encoder_inputs import Log
 from pyrovae.models.parts.scaled import unbound
-from pyrovae.models.parts.special import bounded_log, stirling_remainder
 from pyrovae.models.registry import register
 
 __all__ = ["Gamma"]
@@ -24,9 +25,10 @@ class Gamma(nn.Module):
     """Positive values with mean m(z) and shape a: p(x) = (a / m)^a x^(a - 1) exp(-a x / m) / Gamma(a).
 
     Their standard deviation is m / sqrt(a): the same share of the mean everywhere. The network gives the logarithm of
-    the mean, bounded as 30 tanh(raw / 30). `shape` is fixed, or learned from `initial_shape` where it is None, one for
-    all entries or `per_entry`; a learned one is below 1 / floor^2, so that the likelihood is bounded: 1 / sqrt(a) =
-    floor + exp(log_spread) is the coefficient of variation. Shape 1 is the exponential distribution.
+    the mean, which grows as log does beyond (-20, 20), so that none overflows. `shape` is fixed, or learned from
+    `initial_shape` where it is None, one for all entries or `per_entry`; a learned one is below 1 / floor^2, so that
+    the likelihood is bounded: 1 / sqrt(a) = floor + exp(log_spread) is the coefficient of variation. Shape 1 is the
+    exponential distribution.
 
     >>> import torch
     >>> from pyrovae import Gamma
@@ -93,6 +95,10 @@ class Gamma(nn.Module):
         shape = self.shape.to(log_mean)
         return _Gamma(shape, shape * torch.exp(-bounded_log(log_mean)))
 
+    def encoder_input(self, event_shape: tuple[int, ...]) -> Log:
+        """What a builder's encoder sees of the values: their logarithms."""
+        return Log()
+
     def extra_repr(self) -> str:
         """What sets two of them apart."""
         own = f"shape={self._shape!r}, initial_shape={self.initial_shape!r}, floor={self.floor!r}"
@@ -108,4 +114,4 @@ class _Gamma(dist.Gamma):
         a = self.concentration
         ratio = value * (self.rate / a)
         surprise = a * (ratio - 1 - ratio.log())
-        return 0.5 * (a / (2 * math.pi)).log() - stirling_remainder(a) - value.log() - surprise
+        return 0.5 * (a / (2 * math.pi)).log() - stirling_error(a) - value.log() - surprise

@@ -7,6 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.models.parts.encoder_inputs import Log
 from pyrovae.models.parts.scaled import Scaled
 from pyrovae.models.registry import register
 
@@ -43,3 +44,7 @@ class LogNormal(Scaled):
 
     def forward(self, loc: Tensor) -> TorchDistribution:
         return dist.LogNormal(loc, self.scale.to(loc))
+
+    def encoder_input(self, event_shape: tuple[int, ...]) -> Log:
+        """What a builder's encoder sees of the values: their logarithms."""
+        return Log()

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.models.parts.counts import stirling_error
 from pyrovae.models.parts.diagonal_normal import bounded_scale
 from pyrovae.models.parts.scaled import Scaled, linked
-from pyrovae.models.parts.special import log_gamma_half_ratio
 from pyrovae.models.registry import register
 
-__all__ = ["StudentT"]
+__all__ = ["StudentT", "log_gamma_half_ratio"]
 
 
 @register("student_t", kind="likelihood")
@@ -95,3 +95,15 @@ class _StudentT(dist.StudentT):
     def mean(self) -> Tensor:
         """The location; NaN where there is no mean."""
         return torch.where(self.df > 1, self.loc, math.nan)
+
+
+def log_gamma_half_ratio(a: Tensor) -> Tensor:
+    """log Gamma(a + 1/2) - log Gamma(a) for a > 0, without a difference of terms that are as large as these.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.student_t import log_gamma_half_ratio
+    >>> log_gamma_half_ratio(torch.tensor([0.5, 1e8]))
+    tensor([-0.5724,  9.2103])
+    """
+    half = 0.5 / a
+    return 0.5 * a.log() + a * half.log1p() - 0.5 + stirling_error(a + 0.5) - stirling_error(a)
