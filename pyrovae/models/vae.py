@@ -27,6 +27,7 @@ from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.encoder_inputs import after_input, encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
+from pyrovae.models.parts.zuko_flow import ZukoFlow, is_zuko_flow
 from pyrovae.models.registry import chosen, make, name_of, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
 from pyrovae.seeding import Noise, forked, stream
@@ -51,6 +52,10 @@ class LatentVariableModel(HasParamSites):
         super().__init__()
         kind = type(self)  # a subclass may call its parts in a way of its own
         plain = kind.model is LatentVariableModel.model and kind.guide is LatentVariableModel.guide
+        if is_zuko_flow(prior):
+            prior = ZukoFlow(prior)
+        if isinstance(posterior, nn.Module) and hasattr(prior, "bind"):  # it is made of the posterior, as VampPrior is
+            prior.bind(posterior, tuple(likelihood.event_shape), getattr(likelihood, "support", None))
         require_fitting(prior, likelihood, posterior, called=plain)
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
         self.latent_dim: int = self.prior.latent_dim
@@ -381,6 +386,8 @@ def conv_trunk(
 
 def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:
     """The posterior; a trunk is built only where it is asked for by name."""
+    if is_zuko_flow(posterior):
+        return ZukoFlow(cast(nn.Module, posterior), trunk()[0])
     if isinstance(posterior, nn.Module):
         return posterior
     made, stated = chosen("posterior", posterior)

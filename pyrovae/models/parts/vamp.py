@@ -1,0 +1,148 @@
+"""The VampPrior: the mean of the posteriors of learned pseudo-items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae import checks
+from pyrovae.models.finite_mixture import FiniteMixture
+from pyrovae.models.laws import as_pyro
+from pyrovae.models.registry import register
+from pyrovae.seeding import forked, stream
+
+__all__ = ["VampPrior"]
+
+EDGE = 0.01  # how close to an end of the support, as a share of it, an item may start a pseudo-input
+
+
+@register("vamp", kind="prior")
+class VampPrior(nn.Module):
+    """p(z) = 1/K sum_k q(z | u_k): the mean of the posteriors of K learned pseudo-inputs (Tomczak and Welling 2018).
+
+    (Section 2.3, equation 9.) The pseudo-inputs u_k, `num_components` of the shape of an item, are trained with the
+    pair; the posterior is the pair's own, and gets gradients from the prior too. They stay inside of the likelihood's
+    support: a sigmoid keeps them between two ends (0 and 1 of binary entries), a softplus above one. The paper takes
+    500 for MNIST. At the start they are draws from torch's generator, or items of your own by `initialise_from(x)`.
+
+    The prior takes the posterior of the pair that it becomes part of, and is of no use before: ValueError. A copy of
+    the pair has a prior of its own posterior. A prior belongs to one pair.
+
+    >>> import torch
+    >>> import pyrovae
+    >>> vae = pyrovae.mlp_vae((5,), prior="vamp")
+    >>> vae.prior.initialise_from(torch.ones(200, 5))
+    >>> vae.prior().log_prob(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    raw: nn.Parameter
+
+    def __init__(self, latent_dim: int, num_components: int = 100) -> None:
+        super().__init__()
+        self.latent_dim = checks.whole("latent_dim", latent_dim, bytes_each=8)
+        self.num_components = checks.whole("num_components", num_components, bytes_each=8 * latent_dim)
+        # in a list: the posterior is the pair's own, and not this module's a second time
+        self._bound: list[Any] = []
+        self._ends: tuple[float, float] = (-math.inf, math.inf)
+
+    def bind(self, posterior: nn.Module, event_shape: Sequence[int], support: constraints.Constraint | None) -> None:
+        """Take the posterior of a pair, and make pseudo-inputs of the shape and within the support of its items.
+
+        A pair calls this as it is built. Raises ValueError for a prior that is another pair's already.
+        """
+        if self._bound:
+            if self._bound[0] is posterior:
+                return
+            raise ValueError(
+                "prior is a VampPrior of another pair, whose posterior it takes: make a new one for this pair, "
+                f"VampPrior({self.latent_dim}, num_components={self.num_components})"
+            )
+        self._ends = _ends_of(support)
+        tensors = (t for t in (*posterior.parameters(), *posterior.buffers()) if t.is_floating_point())
+        like = next(tensors, torch.empty(()))
+        shape = (self.num_components, *event_shape)
+        checks.whole("num_components", self.num_components, bytes_each=8 * math.prod(event_shape), device=like.device)
+        self.raw = nn.Parameter(torch.randn(shape, dtype=like.dtype, device=like.device))
+        self._bound.append(posterior)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The pseudo-inputs u_k, shape (num_components, *event_shape), inside of the likelihood's support."""
+        self._require_bound()
+        low, high = self._ends
+        if math.isfinite(low) and math.isfinite(high):
+            return low + (high - low) * self.raw.sigmoid()
+        if math.isfinite(low):
+            return low + nn.functional.softplus(self.raw)
+        if math.isfinite(high):
+            return high - nn.functional.softplus(self.raw)
+        return self.raw
+
+    def initialise_from(self, x: Any, *, seed: int = 0) -> None:
+        """Start the pseudo-inputs at items of `x`, shape (N, *event_shape), chosen at random by `seed`.
+
+        Each item at most once where there are enough. An entry at an end of the support starts a hundredth of the
+        support (or 0.01, where it has one end) inside of it. Raises ValueError for items of another shape, for values
+        that are not finite or outside of the support.
+        """
+        self._require_bound()
+        items = checks.checked_in_own_dtype(x, tuple(self.raw.shape[1:]))
+        low, high = self._ends
+        if bool(((items < low) | (items > high)).any()):
+            raise ValueError(
+                f"x must lie in [{low:g}, {high:g}], the likelihood's support; it goes from {float(items.min()):g} to "
+                f"{float(items.max()):g}"
+            )
+        with torch.no_grad(), forked(stream(checks.seed(seed), "pseudo-inputs"), torch.device("cpu")):
+            rounds = -(-self.num_components // len(items))
+            rows = torch.cat([torch.randperm(len(items)) for _ in range(rounds)])[: self.num_components]
+            chosen = items[rows].to(torch.float64)
+            if math.isfinite(low) and math.isfinite(high):
+                raw = ((chosen - low) / (high - low)).clamp(EDGE, 1 - EDGE).logit()
+            elif math.isfinite(low) or math.isfinite(high):
+                distance = (chosen - low if math.isfinite(low) else high - chosen).clamp(min=EDGE)
+                raw = distance + torch.log(-torch.expm1(-distance))
+            else:
+                raw = chosen
+            self.raw.copy_(raw)
+
+    def forward(self) -> TorchDistribution:
+        self._require_bound()
+        components = as_pyro(self._bound[0](self.pseudo_inputs))
+        equal = self.raw.new_full((self.num_components,), -math.log(self.num_components))
+        return FiniteMixture(equal, components)
+
+    def extra_repr(self) -> str:
+        return f"latent_dim={self.latent_dim}, num_components={self.num_components}"
+
+    def _require_bound(self) -> None:
+        if not self._bound:
+            raise ValueError(
+                "a VampPrior takes the posterior of the pair that it is part of: build one first, as "
+                "VAE(VampPrior(2), likelihood, posterior) or mlp_vae(..., prior='vamp')"
+            )
+
+
+def _ends_of(support: constraints.Constraint | None) -> tuple[float, float]:
+    """The ends between which an encoder sees items; infinite where there is none."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is None or support is constraints.real or support is constraints.real_vector:
+        return -math.inf, math.inf
+    if support is constraints.boolean:
+        return 0.0, 1.0
+    ends = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+    if ends == [None, None] or any(isinstance(end, Tensor) and end.numel() != 1 for end in ends):
+        raise ValueError(
+            "prior 'vamp' keeps its pseudo-inputs between the ends of the likelihood's support, and "
+            f"{support} states none: take another prior, such as 'mixture' or 'flow'"
+        )
+    low, high = (None if end is None else float(end) for end in ends)
+    return -math.inf if low is None else low, math.inf if high is None else high
