@@ -109,11 +109,9 @@ def gaps(
 
     q* is the best diagonal Normal for each item (Cremer, Li and Duvenaud 2018, section 3.1), with
     parameters "loc" and "scale". If q(z|x) is a flow from a diagonal Normal, q* is the best Normal
-    before the flow, whose transforms for the item are kept. If q(z|x) is a Normal with a full
-    covariance, q* is the best q with a full covariance. "loc" and "scale" are then those before the
-    transforms; of a full covariance, of the coordinates e in z = m + A e, with A kept in shape. For
-    any other q(z|x), such as a mixture, q* is the better of q(z|x) itself, whose ELBO is estimated
-    from its own draws, and the best diagonal Normal; `str()` then names both.
+    before the flow, whose transforms for the item are kept. For any other q(z|x), such as one with a
+    full covariance, q* is the better of q(z|x) itself, whose ELBO is estimated from its own draws,
+    and the best diagonal Normal; `str()` then names both.
 
     The search uses Adam with `num_particles` common random numbers (None: 4 per dimension of the
     code, and at least 32) from `num_starts` starts: the encoder's q, and draws of the prior and of a

@@ -54,8 +54,9 @@ class LatentVariableModel(HasParamSites):
         plain = kind.model is LatentVariableModel.model and kind.guide is LatentVariableModel.guide
         if is_zuko_flow(prior):
             prior = ZukoFlow(prior)
-        if isinstance(posterior, nn.Module) and hasattr(prior, "bind"):  # it is made of the posterior, as VampPrior is
-            prior.bind(posterior, tuple(likelihood.event_shape), getattr(likelihood, "support", None))
+        bind: Any = getattr(prior, "bind", None)
+        if bind is not None and isinstance(posterior, nn.Module):  # a prior that is made of the posterior, as VampPrior
+            bind(posterior, getattr(likelihood, "event_shape", ()), getattr(likelihood, "support", None))
         require_fitting(prior, likelihood, posterior, called=plain)
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
         self.latent_dim: int = self.prior.latent_dim

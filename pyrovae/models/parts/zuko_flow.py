@@ -35,13 +35,13 @@ class ZukoFlow(nn.Module):
         if network is None:
             with torch.no_grad():
                 try:
-                    event_shape = flow().event_shape
+                    shape = flow().sample().shape
                 except Exception as error:
                     raise ValueError(
                         "a flow as prior takes no context, such as zuko.flows.NSF(2); as a posterior it is given the "
                         f"network before it, ZukoFlow(flow, network): {error}"
                     ) from error
-            self.latent_dim = int(event_shape[0])
+            self.latent_dim = int(shape[0])
 
     def forward(self, *x: Tensor) -> TorchDistribution:
         given = () if self.network is None else (self.network(*x),)
