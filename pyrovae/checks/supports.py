@@ -11,6 +11,8 @@ from pyrovae.checks.shapes import refuse_bytes
 
 __all__ = ["is_of_whole_numbers", "lives_in_unit", "support", "support_once_rounded"]
 
+ADVICE = "mend these, or take a likelihood whose support has them"
+
 
 def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
     """Refuse values that have no density under a likelihood: grey under Bernoulli, over 1 under a unit interval.
@@ -37,21 +39,39 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     if not lives_in_unit(constraint):
         outside = ~(constraint.check(x) | x.isnan())
         where = torch.nonzero(outside)[0].tolist()
+        advice = _advice_of_whole_numbers(seen, constraint) if is_of_whole_numbers(constraint) else ADVICE
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood, {constraint}, in {int(outside.sum())} of "
-            f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; mend these, or take a "
-            "likelihood whose support has them"
+            f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; {advice}"
         )
     if least >= 0 and most > 1 and bool((seen == seen.floor()).all()):
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}) "
-            "and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take a likelihood of "
-            "counts (docs/parts.md has one to register), or set what is above 0 to 1; 'normal' fits any"
+            "and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take 'poisson' or "
+            "'negative_binomial', or set what is above 0 to 1; 'normal' fits any"
         )
     fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
     raise ValueError(
         f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}); "
         f"scale {name} to [0, 1] or take a likelihood that fits: {fitting}"
+    )
+
+
+def _advice_of_whole_numbers(seen: Tensor, constraint: constraints.Constraint) -> str:
+    """What to do about values that are no whole numbers, or too small or large for a support of these."""
+    if bool((seen != seen.floor()).any()):
+        return (
+            "its entries are whole numbers: hand in counts or codes as they were, unscaled (data.load(..., "
+            "scale=False) keeps those of a file), or take a likelihood of real values, such as 'normal'"
+        )
+    if float(seen.min()) < 0:
+        return "its entries are whole numbers from 0 on: number codes from 0, or take a likelihood that has these"
+    upper = getattr(constraint, "upper_bound", None)
+    if upper is None:
+        return ADVICE
+    return (
+        f"its entries are whole numbers up to {upper}: give the likelihood a larger number of classes or levels, "
+        f"{int(seen.max()) + 1} at the least, or number codes from 0"
     )
 
 

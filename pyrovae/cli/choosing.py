@@ -84,5 +84,5 @@ def chosen_likelihood(summary: Any, builder: Builder, *, binarize: bool) -> Choi
         return Choice("continuous_bernoulli", "values in [0, 1] that are not all 0 or 1")
     span = f"values from {summary.minimum:g} to {summary.maximum:g}"
     if summary.is_nonnegative_whole:
-        return Choice("normal", f"{span}; whole numbers, and counts would need a --plugin's likelihood")
+        return Choice("normal", f"{span}; whole numbers; for counts, --likelihood negative_binomial or poisson")
     return Choice("normal", span)

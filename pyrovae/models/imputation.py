@@ -95,9 +95,12 @@ class _Conditional:
         p = likelihood(pool)
         _require_independent(p, x.shape[1:])
         self.inside = torch.where(seen, x, p.sample()[0])  # a draw of p(x) lies in the support; NaN has no place in it
-        filled = torch.where(seen, x, mean_of(p).mean(0))
+        mean = _mean_if_any(p)
+        filled = torch.where(seen, x, self.inside if mean is None else mean.mean(0))
         for _ in range(3):
-            filled = torch.where(seen, x, mean_of(likelihood(mean_of(posterior(filled)))))
+            p = likelihood(mean_of(posterior(filled)))
+            mean = _mean_if_any(p)
+            filled = torch.where(seen, x, p.mode if mean is None else mean)
         # Gumbel noise on the log-likelihood: distinct draws of the pool, the likely ones first
         noisy = self.log_likelihood(pool) - (-torch.rand_like(pool[..., 0]).log()).log()
         best = noisy.topk(MODES - 1, dim=0).indices[..., None].expand(-1, -1, pool.shape[-1])
@@ -215,6 +218,14 @@ class _Conditional:
         hessian = torch.where(finite[..., None], hessian, 0.0)
         precisions, axes = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
         return value.detach(), torch.where(finite, gradient, 0.0), precisions.clamp(min=self.least_precision), axes
+
+
+def _mean_if_any(p: Any) -> Tensor | None:
+    """The mean of a distribution over items; None of one that has none, such as of categories."""
+    try:
+        return mean_of(p)
+    except ValueError:
+        return None
 
 
 def _is_bounded(prior: Any, like: Tensor) -> bool:

@@ -85,8 +85,11 @@ class LatentVariableModel(HasParamSites):
         dtype, device = dtype_and_device(self)
         given = checks.checked_in_own_dtype(x, self.event_shape)
         allowed: Any = support_of(self)
+        name = plain_name_of(entries_of(self))
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
-            checks.support(given, allowed, plain_name_of(entries_of(self)))
+            checks.support(given, allowed, name)
+        if checks.is_of_whole_numbers(allowed):  # a code that is none would be a row of zeros; a mean of counts will do
+            checks.support(given if hasattr(entries_of(self), "probabilities") else given.floor(), allowed, name)
         x = checks.checked_cast(given, dtype).to(device)
         with evaluation_mode(self):
             if self.is_made_of_parts("guide"):
@@ -97,7 +100,8 @@ class LatentVariableModel(HasParamSites):
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
 
-        In evaluation mode, whatever mode the pair is in, and differentiable.
+        ValueError where entries have no mean, as categories; `probabilities` is for these. In evaluation mode, whatever
+        mode the pair is in, and differentiable.
         """
         dtype, device = dtype_and_device(self)
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
@@ -111,6 +115,27 @@ class LatentVariableModel(HasParamSites):
             with isolated_store():
                 law = observed_law(self, z.reshape(-1, self.latent_dim))
             return mean_of(law).reshape(*z.shape[:-1], *self.event_shape)
+
+    def probabilities(self, z: Tensor) -> Tensor:
+        """The probability of each category at a code: (..., latent_dim) -> (..., *event_shape, C).
+
+        Of a likelihood of categories, "categorical" or "ordinal", whose entries have no mean to `decode`; ValueError
+        for any other. In evaluation mode, whatever mode the pair is in, and differentiable.
+        """
+        entries = entries_of(self)
+        if not hasattr(entries, "probabilities"):
+            raise ValueError(
+                f"probabilities(z) is for a likelihood of categories, 'categorical' or 'ordinal', and this pair's is "
+                f"{plain_name_of(entries)!r}: take decode(z), its mean"
+            )
+        dtype, device = dtype_and_device(self)
+        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
+        if z.shape[-1:] != (self.latent_dim,):
+            raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        with evaluation_mode(self):
+            p = self.likelihood(z)
+        table: Tensor = entries.probabilities(getattr(p, "base_dist", p))
+        return table
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
