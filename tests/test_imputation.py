@@ -14,8 +14,8 @@ from scipy.stats import kstest, norm
 from torch import nn
 
 import pyrovae
-from pyrovae.models import imputation
 from pyrovae.models.distributions import Likelihood, StandardNormal
+from pyrovae.models.imputation import drawing
 
 NAN = torch.nan
 
@@ -294,7 +294,7 @@ def test_float32_in_small_chunks_is_the_same_conditional(exact_linear_pair, monk
     # rows and draws both split; 53 entries within 4.5 standard errors (false alarm 4e-4)
     pair = exact_linear_pair.float()
     x = linear_rows(pair)
-    monkeypatch.setattr(imputation, "CHUNK_BYTES", 700 * imputation._bytes_per_chain(pair.prior, pair.likelihood, x))
+    monkeypatch.setattr(drawing, "CHUNK_BYTES", 700 * drawing._bytes_per_code(pair.prior, pair.likelihood, x))
     draws = pair.impute(x.numpy(), num_draws=1000, seed=5)
     assert draws.dtype == torch.float32
     for i, row in enumerate(x):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.models.composition import require_fitting
 from pyrovae.models.frozen import frozen
-from pyrovae.models.imputation import draw_missing
+from pyrovae.models.imputation import METHODS, draw_missing
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
@@ -227,16 +227,26 @@ class VAE(LatentVariableModel):
             return mean_of(obs["fn"]) if mean else obs["value"]
 
     @checks.allocating
-    def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100) -> Tensor:
+    def impute(
+        self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100, method: str = "mcmc"
+    ) -> Tensor:
         """Draws from p(x_missing | x_seen), the likelihood's noise included: shape (num_draws, N, *event_shape).
 
         NaN in `x`, shape (N, *event_shape), is missing; seen entries come back unchanged in the pair's dtype. A row
-        wholly missing gives draws from p(x). A draw is the end of a Markov chain of its own over the code: exact as
-        `num_steps`, one decoding each, grows. The default is meant for a conditional of few modes, as a trained
-        network's is; for one of plateaus and cliffs raise it until what is computed from the draws stays. The mean
-        over draws imputes once; all of them keep the uncertainty (Mattei and Frellsen 2018, algorithm 1; see
-        `pyrovae.models.imputation`). Raises ValueError for seen values outside the likelihood's support, for counts
-        below 1, and for a likelihood whose entries are not independent given the code.
+        wholly missing gives draws from p(x). The code behind a draw comes from p(z | x_seen) by one of three methods,
+        each exact as `num_steps` grows:
+
+        - "mcmc": a Markov chain of `num_steps` decodings for each draw, which proposes from the conditional's modes
+          (Mattei and Frellsen 2018, algorithm 1). The default is meant for a conditional of few modes, as a trained
+          network's is; for one of plateaus and cliffs raise it until what is computed from the draws stays.
+        - "sir": `num_draws * num_steps` candidates from the encoder, which sees the item completed in several ways, and
+          from the prior, resampled by importance weights. Warns where the effective sample size is below `num_draws`.
+        - "nuts": Pyro's No-U-Turn sampler, `num_steps` of warm-up. Its draws are dependent, and it does not cross
+          between separate modes. Warns where chains have not met or steps diverged.
+
+        The mean over draws imputes once; all of them keep the uncertainty (see `pyrovae.models.imputation`). Raises
+        ValueError for seen values outside the likelihood's support, for counts below 1, for an unknown method, and for
+        a likelihood whose entries are not independent given the code.
 
         >>> import torch
         >>> from pyrovae import mlp_vae
@@ -252,14 +262,14 @@ class VAE(LatentVariableModel):
             )
         checks.whole("num_draws", num_draws)
         checks.whole("num_steps", num_steps)
+        checks.choice("method", method, METHODS)
         checks.seed(seed)
         _, device = dtype_and_device(self)
         x = checked_items(self, x, missing=True).to(device)
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
-        return draw_missing(
-            self.prior, self.likelihood, self.posterior, x, num_draws=num_draws, num_steps=num_steps, noise=noise
-        )
+        parts = (self.prior, self.likelihood, self.posterior)
+        return draw_missing(*parts, x, num_draws=num_draws, num_steps=num_steps, noise=noise, method=method)
 
 
 @register("mlp_vae", kind="builder")
