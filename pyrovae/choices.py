@@ -19,6 +19,7 @@ __all__ = [
     "imported_methods",
     "imported_names",
     "imported_svi_options",
+    "imputations",
     "methods",
     "names",
     "svi_options",
@@ -28,6 +29,7 @@ PACKAGE = Path(__file__).parent
 MODELS = PACKAGE / "models"
 PARTS = MODELS / "parts"
 INFERENCE = PACKAGE / "inference"
+IMPUTATION = MODELS / "imputation"
 RULES = PACKAGE / "compile" / "optimizers.py"
 SVI = INFERENCE / "svi" / "options.py"
 
@@ -116,6 +118,26 @@ def methods() -> dict[str, dict[str, Option]]:
             if isinstance(node, ast.ClassDef) and "name" in constants and constants.get("is_shown", True):
                 read[constants["name"]] = _fields(node)
     return dict(sorted(read.items()))
+
+
+def imputations() -> list[str]:
+    """The methods of `VAE.impute` by name, sorted; nothing is imported.
+
+    >>> from pyrovae.choices import imputations
+    >>> imputations()
+    ['mcmc', 'nuts', 'sir']
+    """
+    if not SVI.is_file():
+        from pyrovae.models.imputation import METHODS
+
+        return sorted(METHODS)
+    found = (
+        _class_constants(node).get("name")
+        for file in IMPUTATION.glob("*.py")
+        for node in _parsed(file).body
+        if isinstance(node, ast.ClassDef)
+    )
+    return sorted(name for name in found if name is not None)
 
 
 def svi_options() -> dict[str, Option]:

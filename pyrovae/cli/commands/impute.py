@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyrovae.cli.options import Command, Option
+from pyrovae import choices
+from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Number,
@@ -43,8 +44,20 @@ MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, whic
 )
 @binarize_option("no")
 @number_option("--num-draws", Number(1, whole=True), 100, "Draws of p(missing | seen) for each item.")
+@click.option(
+    "--method",
+    metavar="|".join(choices.imputations()),
+    type=OneOf(choices.imputations()),
+    default="mcmc",
+    cls=Option,
+    help="How the codes behind the draws come about: a Markov chain each (mcmc), candidates of the encoder resampled "
+    "(sir), or Pyro's No-U-Turn sampler (nuts); default mcmc. A mixture needs none.",
+)
 @number_option(
-    "--num-steps", Number(1, whole=True), 100, "Steps of the Markov chain behind each draw; a mixture needs none."
+    "--num-steps",
+    Number(1, whole=True),
+    100,
+    "Steps of the Markov chain behind each draw, candidates for each draw (sir), or steps of warm-up (nuts).",
 )
 @click.option(
     "--draws",
@@ -74,6 +87,7 @@ def command(
     mask: str | None,
     binarize: str,
     num_draws: int,
+    method: str,
     num_steps: int,
     draws: bool,
     interval: float | None,
@@ -118,7 +132,9 @@ def command(
         raise click.UsageError(
             f"nothing is missing of the {items}: an entry is missing where it is NaN, or where --mask is true"
         )
-    filled = _filled(opened, x, absent, num_draws, num_steps, interval, draws, seed)
+    filled = _filled(
+        opened, x, absent, {"num_draws": num_draws, "num_steps": num_steps, "method": method}, interval, draws, seed
+    )
     dims = [f"event_{i}" for i in range(x.ndim - 1)]
     variables = items.label_variable
     variables["x"] = (filled["mean"], "item, missing entries by the mean of p(missing | seen)", "1", "item", *dims)
@@ -130,7 +146,7 @@ def command(
         variables["draws"] = (filled["draws"], "item, missing entries drawn", "1", "draw", "item", *dims)
     if ending in (None, ".npz", ".nc"):
         variables["missing"] = (absent.astype(np.int8), "1 where the entry was missing", "1", "item", *dims)
-    settings: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "seed": seed}
+    settings: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "method": method, "seed": seed}
     if interval is not None:
         settings["interval"] = interval
     attributes = {**opened.attributes, **settings, **items.protocol}
@@ -200,8 +216,7 @@ def _filled(
     opened: Any,
     x: torch.Tensor,
     absent: np.ndarray,
-    num_draws: int,
-    num_steps: int,
+    how: dict[str, Any],
     interval: float | None,
     keep: bool,
     seed: int,
@@ -218,7 +233,7 @@ def _filled(
         for start in range(0, len(x), GROUP):
             rows = x[start : start + GROUP]
             of_group = seed if start == 0 else stream(seed, "group", start)
-            mean, draws = _imputed(opened, rows, num_draws, num_steps, of_group, keep or interval is not None)
+            mean, draws = _imputed(opened, rows, how, of_group, keep or interval is not None)
             columns = {"mean": mean}
             if interval is not None:
                 ends = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
@@ -234,7 +249,7 @@ def _filled(
     return {name: np.concatenate(values, axis=1 if name == "draws" else 0) for name, values in parts.items()}
 
 
-def _imputed(opened: Any, x: torch.Tensor, num_draws: int, num_steps: int, seed: int, with_draws: bool) -> Any:
+def _imputed(opened: Any, x: torch.Tensor, how: dict[str, Any], seed: int, with_draws: bool) -> Any:
     """The mean of p(missing | seen), and draws of it, (num_draws, N, *event_shape)."""
     import torch
 
@@ -242,7 +257,7 @@ def _imputed(opened: Any, x: torch.Tensor, num_draws: int, num_steps: int, seed:
 
     pair = opened.pair
     if hasattr(pair, "impute"):
-        draws = pair.impute(x, num_draws=num_draws, num_steps=num_steps, seed=seed)
+        draws = pair.impute(x, **how, seed=seed)
         return draws.mean(0).cpu().numpy(), draws.cpu().numpy()
     if not hasattr(pair, "conditional"):
         raise click.UsageError(
@@ -253,7 +268,7 @@ def _imputed(opened: Any, x: torch.Tensor, num_draws: int, num_steps: int, seed:
         draws = None
         if with_draws:
             with forked(stream(seed, "impute")):
-                draws = given.sample((num_draws,)).cpu().numpy()
+                draws = given.sample((how["num_draws"],)).cpu().numpy()
         return given.mean.cpu().numpy(), draws
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class MarkovChain:
     summed out.)
     """
 
-    name = "mcmc"
+    name: ClassVar[str] = "mcmc"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
         self._parts, self._num_draws, self._num_steps, self._room, self._space = (

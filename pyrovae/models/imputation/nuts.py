@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer.mcmc import NUTS
@@ -35,7 +35,7 @@ class NoUTurn:
     another that lies far from it, which "mcmc" does. (Hoffman and Gelman 2014, algorithm 6.)
     """
 
-    name = "nuts"
+    name: ClassVar[str] = "nuts"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
         self._parts, self._num_draws, self._num_steps, self._space = parts, num_draws, num_steps, space
@@ -120,7 +120,8 @@ class _Potential(Modes):
         z = self.codes(u["latent"])
         density = self.log_density(z) - self.height
         if self.is_bounded:
-            density = density + self.onto.log_abs_det_jacobian(u["latent"], z).flatten(2).sum(-1)
+            volume = self.onto.log_abs_det_jacobian(u["latent"], z)
+            density = density + volume.reshape(*density.shape, -1).sum(-1)
         return -density.sum()
 
 

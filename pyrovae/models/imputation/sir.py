@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Resampling:
     grows. An item's effective sample size is (sum w)^2 / sum w^2.
     """
 
-    name = "sir"
+    name: ClassVar[str] = "sir"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
         self._parts, self._num_draws, self._room, self._space = parts, num_draws, room, space
@@ -82,16 +82,15 @@ class _Proposal(SeenDensity):
         likely = self.log_likelihood(self.pool).nan_to_num(-1e30, neginf=-1e30).softmax(0)
         start = torch.multinomial(likely.T, COMPLETIONS, replacement=True).T
         z = self.pool.gather(0, start[..., None].expand(-1, -1, self.pool.shape[-1]))
-        components = [self.prior, *(self._at_a_completion(each) for each in z)]
-        self.components = [Everywhere(p, z) for p in components]
+        self.components = [self.everywhere, *(self._at_a_completion(each) for each in z)]
         self.counts: list[int] = []
 
-    def _at_a_completion(self, z: Tensor) -> Any:
+    def _at_a_completion(self, z: Tensor) -> Everywhere:
         """The encoder's distribution at an item that a short chain from these codes has completed."""
         for _ in range(ROUNDS):
             q = self.posterior(torch.where(self.seen, self.inside, self.likelihood(z).sample()))
             z = q.sample()
-        return q
+        return Everywhere(q, z)
 
     def sample(self, count: int) -> Tensor:
         """Candidates, shape (count, n, latent_dim); each component has its share of them, and not by chance."""
