@@ -173,6 +173,10 @@ def test_imputed_entries_and_what_was_seen(runs, tmp_path):
         assert np.allclose(archive["upper"][~seen], np.quantile(draws, 0.9, axis=0)[~seen])
         assert np.array_equal(archive["upper"][seen], x[seen]) and np.array_equal(archive["missing"], ~seen)
     assert np.array_equal(np.load(tmp_path / "draws.npy")[:, ~seen].astype(np.float32), draws.numpy()[:, ~seen])
+    by_sir = ["--method", "sir", "--draws", "-o", str(tmp_path / "sir.npy")]
+    assert main(["impute", str(runs / "normal"), *options, *by_sir]) == 0
+    draws = pair_of(runs, "normal").impute(torch.from_numpy(x), num_draws=20, num_steps=10, seed=5, method="sir")
+    assert np.array_equal(np.load(tmp_path / "sir.npy")[:, ~seen].astype(np.float32), draws.numpy()[:, ~seen])
 
 
 def test_a_mixture_imputes_by_its_exact_mean_and_a_mask_says_what_is_missing(runs, tmp_path, capsys):
@@ -495,6 +499,11 @@ OF_ONE = [
     ("impute", "gives no p(missing | seen)", ["{runs}/lda", "--mask", "mask.npy", "-o", "{out}.npy"]),
     ("impute", "--mask a-file.txt cannot be read", ["{runs}/vae", "--mask", "a-file.txt", "-o", "{out}.npy"]),
     ("impute", "--mask wrong-mask.npy has shape", ["{runs}/vae", "--mask", "wrong-mask.npy", "-o", "{out}.npy"]),
+    (
+        "impute",
+        "--method must be one of mcmc, nuts, sir, got 'nut'; did you mean nuts?",
+        ["{runs}/vae", "--method", "nut"],
+    ),
     ("impute", "--interval needs", ["{runs}/vae", "--interval", "0.9", "-o", "{out}.npy"]),
     ("impute", "--interval must be a number between 0 and 1", ["{runs}/vae", "--interval", "1", "-o", "{out}.npz"]),
     ("impute", "--draws are no picture", ["{runs}/vae", "--draws", "-o", "{out}.png"]),
