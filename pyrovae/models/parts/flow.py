@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.transforms.utils import clamp_preserve_gradients
 from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
@@ -61,11 +65,13 @@ class FlowPosterior(nn.Module):
         self.context = nn.Linear(features, context_dim)
         self.splines, self.steps = nn.ModuleList(), nn.ModuleList()
         for block in range(num_transforms):
+            order = _order(latent_dim, block)
             self.splines.append(_started_at_zero(nn.Linear(context_dim, latent_dim * spline_parameters(num_bins))))
             with hushed(UserWarning):  # of one coordinate, which depends on the item alone
                 step = ConditionalAutoRegressiveNN(
-                    latent_dim, context_dim, [width], permutation=_order(latent_dim, block), nonlinearity=nn.SiLU()
+                    latent_dim, context_dim, [width], permutation=torch.tensor(order), nonlinearity=nn.SiLU()
                 )
+            step.order = order
             _started_at_zero(step.layers[-1])
             self.steps.append(step)
 
@@ -76,8 +82,7 @@ class FlowPosterior(nn.Module):
         bends = []
         for spline, step in zip(self.splines, self.steps, strict=True):
             bends.append(MonotoneSpline(spline(context).unflatten(-1, (loc.shape[-1], -1))))
-            # made for the call: Pyro's keep their last draws, which a copy of the pair must not hold
-            bends.append(transforms.ConditionalAffineAutoregressive(step).condition(context))
+            bends.append(_Step(step, context))
         bends.append(transforms.AffineTransform(loc, scale, event_dim=1, cache_size=1))
         noise = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         return dist.TransformedDistribution(noise, bends)
@@ -109,9 +114,10 @@ class FlowPrior(nn.Module):
         self.splines, self.steps = nn.ParameterList(), nn.ModuleList()
         for block in range(num_transforms):
             self.splines.append(nn.Parameter(torch.zeros(latent_dim, spline_parameters(num_bins))))
+            order = _order(latent_dim, block)
             with hushed(UserWarning):
-                order = _order(latent_dim, block)
-                step = AutoRegressiveNN(latent_dim, [width], permutation=order, nonlinearity=nn.SiLU())
+                step = AutoRegressiveNN(latent_dim, [width], permutation=torch.tensor(order), nonlinearity=nn.SiLU())
+            step.order = order
             _started_at_zero(step.layers[-1])
             self.steps.append(step)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
@@ -120,14 +126,33 @@ class FlowPrior(nn.Module):
     def forward(self) -> TorchDistribution:
         bends = []
         for raw, step in zip(self.splines, self.steps, strict=True):
-            bends += [transforms.AffineAutoregressive(step).inv, MonotoneSpline(raw)]
+            bends += [_Step(step).inv, MonotoneSpline(raw)]
         return dist.TransformedDistribution(dist.Normal(self.loc, self.scale).to_event(1), bends)
 
 
-def _order(size: int, block: int) -> Tensor:
+class _Step(transforms.AffineAutoregressive):
+    """Pyro's affine autoregressive step, with an inverse in the dtype of what it is given.
+
+    It is made for each call of a part: a step keeps its last draws, which a copy of the pair must not hold.
+    """
+
+    def __init__(self, network: Any, context: Tensor | None = None) -> None:
+        super().__init__(network if context is None else partial(network, context=context))
+        self.order: list[int] = network.order
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x = list(torch.zeros_like(y).unbind(-1))  # Pyro's starts in torch's default dtype, which may be another
+        for j in self.order:
+            loc, log_scale = self.arn(torch.stack(x, -1))
+            log_scale = clamp_preserve_gradients(log_scale, self.log_scale_min_clip, self.log_scale_max_clip)
+            x[j] = (y[..., j] - loc[..., j]) * (-log_scale[..., j]).exp()
+        self._cached_log_scale = log_scale
+        return torch.stack(x, -1)
+
+
+def _order(size: int, block: int) -> list[int]:
     """The coordinates in their order, reversed in every second block."""
-    forward = torch.arange(size)
-    return forward.flip(0) if block % 2 else forward
+    return list(range(size))[:: -1 if block % 2 else 1]
 
 
 def _started_at_zero(layer: nn.Linear) -> nn.Linear:

@@ -1,0 +1,320 @@
+"""Priors by name, and every posterior with each of them: densities, estimates, copies and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import needs_compiler
+from scipy import stats
+from torch import nn
+from torch.distributions import constraints
+
+import pyrovae
+from pyrovae.models.finite_mixture import FiniteMixture
+from pyrovae.models.precision import doubled
+from pyrovae.models.registry import registered
+
+PRIORS = ("standard", "mixture(num_components=3)", "vamp(num_components=4)", "flow")
+POSTERIORS = ("diagonal", "full", "flow")
+RICHER = [("diagonal", prior) for prior in PRIORS[1:]] + [("full", PRIORS[0]), ("flow", PRIORS[0]), ("full", PRIORS[2])]
+WIDE = {"dtype": torch.float64}
+
+
+def items(n=200):
+    """Items in two bent clusters, (n, 5)."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(n, 2, generator=generator)
+    codes[: n // 2] += 2.0
+    codes[:, 1] -= codes[:, 0].square() / 2
+    return codes @ torch.randn(2, 5, generator=generator) / 2 + 0.3 * torch.randn(n, 5, generator=generator)
+
+
+def pair_of(posterior, prior, latent_dim=2, seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"hidden_dims": (8,), "likelihood": "normal"} | options
+    return pyrovae.mlp_vae((5,), latent_dim, posterior=posterior, prior=prior, **options)
+
+
+def moved(module, by=0.3):
+    """The module with every weight moved, as after a fit: parts that start as N(0, I) are bent."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += by * torch.randn_like(parameter)
+    return module
+
+
+def integral(p, half=30.0, nodes=701):
+    """The integral of a density over the plane, by the rectangle rule."""
+    axis = torch.linspace(-half, half, nodes, **WIDE)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        return float(p.log_prob(grid).exp().sum()) * float(axis[1] - axis[0]) ** 2
+
+
+# densities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_prior_is_a_density_and_is_drawn_from_it(prior):
+    p = moved(pair_of("diagonal", prior).double(), 0.1).prior()
+    # splines have kinks in their slope, where the rectangle rule is of second order
+    assert integral(p) == pytest.approx(1.0, abs=1e-3 if prior == "flow" else 1e-8)
+    torch.manual_seed(0)
+    z = p.sample((2000,))
+    # the share of draws left of 0 in each coordinate against the density's own
+    axis = torch.linspace(-30, 30, 701, **WIDE)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        mass = p.log_prob(grid).exp() * float(axis[1] - axis[0]) ** 2
+    for j in range(2):
+        expected = float(mass[grid[:, j] < -1e-9].sum() + mass[grid[:, j].abs() < 1e-9].sum() / 2)
+        sd = math.sqrt(expected * (1 - expected) / len(z))
+        assert abs(float((z[:, j] < 0).double().mean()) - expected) < 4.5 * sd + 2e-3  # 8 checks: false alarm 6e-5
+
+
+def test_a_mixture_of_weights_that_do_not_sum_to_one_is_seen():
+    # the control of the test above: logits taken for log-weights
+    components = dist.Normal(torch.randn(3, 2, **WIDE), 1.0).to_event(1)
+    assert integral(FiniteMixture(torch.zeros(3, **WIDE), components)) == pytest.approx(3.0, abs=1e-6)
+
+
+def test_a_mixture_is_scipys_and_has_its_moments():
+    torch.manual_seed(0)
+    part = moved(pyrovae.MixturePrior(2, num_components=3).double())
+    p, z = part(), torch.randn(4, 6, 2, **WIDE)
+    weights, loc = part.logits.softmax(0).detach().numpy(), part.loc.detach().numpy()
+    scale = p.components.stddev.detach().numpy()
+    density = sum(
+        w * stats.multivariate_normal(m, np.diag(s**2)).pdf(z) for w, m, s in zip(weights, loc, scale, strict=True)
+    )
+    assert np.allclose(p.log_prob(z).detach(), np.log(density), atol=1e-10)
+    with torch.no_grad():
+        assert np.allclose(p.log_prob(z), np.log(density), atol=1e-10)  # a part at a time
+    draws = p.sample((20_000,))
+    assert ((draws.mean(0) - p.mean).abs() < 4.5 * (p.variance / 20_000).sqrt()).all()
+    assert torch.allclose(draws.var(0), p.variance, rtol=0.06)
+    assert p.expand((4, 6)).log_prob(z).shape == (4, 6) and p.expand((5,)).sample().shape == (5, 2)
+
+
+def test_many_codes_are_scored_in_parts(monkeypatch):
+    p = moved(pyrovae.MixturePrior(2, num_components=3))()
+    z = torch.randn(50, 7, 2)
+    whole = p.log_prob(z).detach()
+    monkeypatch.setattr("pyrovae.models.finite_mixture.TOGETHER", 60)
+    with torch.no_grad():
+        assert torch.allclose(p.log_prob(z), whole, atol=1e-5)
+        assert p.sample((50, 7)).shape == z.shape
+
+
+def test_the_flow_starts_as_the_standard_normal_and_knows_its_density_by_the_change_of_variables():
+    torch.manual_seed(0)
+    z = torch.randn(5, 3)
+    assert torch.allclose(pyrovae.FlowPrior(3)().log_prob(z), pyrovae.StandardNormal(3)().log_prob(z), atol=1e-5)
+    p = moved(pyrovae.FlowPrior(3).double())()
+    noise = torch.randn(3, **WIDE)
+
+    def push(e):
+        for transform in p.transforms:
+            e = transform(e)
+        return e
+
+    log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(push, noise))[1]
+    expected = dist.Normal(torch.zeros(3, **WIDE), 1.0).log_prob(noise).sum() - log_det
+    assert torch.allclose(p.log_prob(push(noise).detach().clone()), expected, atol=1e-9)
+
+
+# the VampPrior --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_pseudo_inputs(posterior):
+    pair = moved(pair_of(posterior, "vamp(num_components=4)").double())
+    z = torch.randn(6, 2, **WIDE)
+    by_hand = torch.stack([pair.posterior(u[None]).log_prob(z) for u in pair.prior.pseudo_inputs])
+    assert torch.allclose(pair.prior().log_prob(z), by_hand.logsumexp(0) - math.log(4), atol=1e-9)
+    torch.manual_seed(0)
+    draws = pair.prior().sample((4000,))
+    means = torch.stack([pair.posterior(u[None]).sample((1000,)).mean((0, 1)) for u in pair.prior.pseudo_inputs])
+    assert ((draws.mean(0) - means.mean(0)).abs() < 6 * draws.std(0) / 1000**0.5).all()
+
+
+def test_pseudo_inputs_are_trained_and_so_is_the_encoder_through_them():
+    pair = pair_of("diagonal", "vamp(num_components=4)")
+    z = torch.randn(6, 2)
+    gradients = torch.autograd.grad(
+        pair.prior().log_prob(z).sum(), [pair.prior.raw, pair.posterior.loc.weight, pair.posterior.raw_log_scale.bias]
+    )
+    assert all(gradient.any() for gradient in gradients)
+    before = pair.prior.raw.detach().clone()
+    pyrovae.fit(pair, items(40), epochs=1, compile=False, progress=False)
+    assert not torch.equal(pair.prior.raw, before)
+
+
+def test_the_posterior_is_the_pairs_own_and_counted_once():
+    pair = pair_of("diagonal", "vamp(num_components=4)")
+    names = [name for name, _ in pair.named_parameters()]
+    assert [name for name in names if name.startswith("prior")] == ["prior.raw"]
+    assert set(pair.prior.state_dict()) == {"raw"}
+
+
+def test_a_copy_has_a_prior_of_its_own_posterior(tmp_path):
+    pair, z = pair_of("full", "vamp(num_components=4)"), torch.randn(6, 2)
+    value = pair.prior().log_prob(z).detach()
+    pyrovae.save(tmp_path / "state", pair)
+    loaded = pyrovae.load(tmp_path / "state")
+    copies = [copy.deepcopy(pair), pickle.loads(pickle.dumps(pair)), doubled(pair), loaded]
+    copies.append(pyrovae.load(tmp_path / "state", like=moved(copy.deepcopy(pair))))
+    with torch.no_grad():
+        for parameter in pair.posterior.parameters():
+            parameter.add_(1.0)
+    assert not torch.allclose(pair.prior().log_prob(z), value, atol=0.1)  # control: the prior follows its posterior
+    for other in copies:
+        dtype = next(other.parameters()).dtype
+        assert torch.allclose(other.prior().log_prob(z.to(dtype)).float(), value, atol=1e-4)
+        with torch.no_grad():
+            other.posterior.loc.bias.add_(5.0)
+        assert not torch.allclose(other.prior().log_prob(z.to(dtype)).float(), value, atol=0.1)
+
+
+def test_pyros_own_svi_trains_the_pair_with_its_prior():
+    pair, x = pair_of("diagonal", "vamp(num_components=4)"), items(40)
+    before = {name: p.detach().clone() for name, p in pair.named_parameters()}
+    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO())
+    svi.step(x)
+    assert all(not torch.equal(p, before[name]) for name, p in pair.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "low", "high"),
+    [("bernoulli", 0, 1), ("continuous_bernoulli", 0, 1), ("poisson", 0, math.inf), ("normal", -math.inf, math.inf)],
+)
+def test_pseudo_inputs_stay_in_the_support(likelihood, low, high):
+    pair = pair_of("diagonal", "vamp(num_components=4)", likelihood=likelihood)
+    with torch.no_grad():
+        pair.prior.raw.mul_(100)
+    u = pair.prior.pseudo_inputs
+    assert bool(((u >= low) & (u <= high)).all()) and u.isfinite().all()
+    x = (torch.rand(9, 5) > 0.5).float()
+    pair.prior.initialise_from(x)
+    u = pair.prior.pseudo_inputs
+    distance = (u[:, None] - x).abs().amax(-1).amin(-1)
+    assert distance.max() < 0.011  # each is an item, but for a hundredth at the ends
+    assert len({tuple(row) for row in u.tolist()}) > 1
+    pair.prior.initialise_from(x[:2])  # fewer items than pseudo-inputs
+    if math.isfinite(low):
+        with pytest.raises(ValueError, match="support"):
+            pair.prior.initialise_from(x - 1)
+
+
+def test_what_a_vamp_prior_cannot_do_is_told():
+    prior = pyrovae.VampPrior(2, num_components=3)
+    for use in (prior, lambda: prior.pseudo_inputs, lambda: prior.initialise_from(torch.zeros(3, 5))):
+        with pytest.raises(ValueError, match="build one first"):
+            use()
+    pair = pair_of("diagonal", prior)
+    assert pyrovae.VAE(prior, pair.likelihood, pair.posterior).prior is prior  # the same posterior
+    with pytest.raises(ValueError, match="another pair"):
+        pair_of("diagonal", prior)
+    with pytest.raises(ValueError, match="num_components"):
+        pyrovae.VampPrior(2, num_components=0)
+    with pytest.raises(ValueError, match="x must have shape"):
+        pair.prior.initialise_from(torch.zeros(3, 4))
+
+    class Sphere(nn.Module):
+        support = constraints.simplex
+
+        def forward(self, loc):
+            return dist.Normal(loc, 1.0)
+
+    with pytest.raises(ValueError, match="states none"):
+        pyrovae.VampPrior(2).bind(pair.posterior, (5,), Sphere.support)
+
+
+# estimates ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A pair of each, fitted for a moment; and what quadrature says of some items."""
+    pairs = {}
+    for posterior, prior in RICHER:
+        pair = pair_of(posterior, prior)
+        pyrovae.fit(pair, items(), epochs=10, learning_rate=1e-2, batch_size=50, compile=False, progress=False)
+        pairs[posterior, prior] = pair, pyrovae.quadrature(pair, items()[::5])
+    return pairs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", RICHER)
+def test_weights_have_the_mean_that_quadrature_says(fitted, parts):
+    pair, truth = fitted[parts]
+    x = items()[::5]
+    for estimate in (
+        pyrovae.iwae(pair, x, num_particles=300),
+        pyrovae.ais(pair, x, num_chains=8, num_steps=50, progress=False),
+    ):
+        ratio = np.exp(estimate.pointwise["value"].values - truth.pointwise["value"].values)
+        # 12 checks at 4 standard errors: false alarm 8e-4
+        assert abs(ratio.mean() - 1) < 4 * ratio.std(ddof=1) / len(ratio) ** 0.5, (parts, estimate.kind, ratio.mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", RICHER)
+def test_everything_else_takes_the_pair(fitted, parts):
+    pair, truth = fitted[parts]
+    x = items()[::5]
+    lower, upper = pyrovae.bdmc(pair, 20, num_steps=50, num_chains=4, progress=False)
+    assert (upper - lower).mean > -4 * (upper - lower).se_items
+    if parts[0] != "diagonal":
+        based = pyrovae.ais(pair, x[:10], base="guide", num_chains=8, num_steps=30, progress=False)
+        gap = based.pointwise["value"].values - truth.pointwise["value"].values[:10]
+        assert abs(gap.mean()) < 0.2
+    ledger = pyrovae.gaps(pair, x, truth, max_steps=200, num_evaluation=200, progress=False)
+    value, error = ledger.mean("gap")
+    assert value > -4 * error and np.isfinite(value)
+    assert pyrovae.calibrate(pair, num_simulations=50).pointwise.sizes["simulation"] == 50
+    assert pyrovae.to_arviz(pair, x, num_draws=5)["posterior"]["latent"].shape == (1, 5, 40, 2)
+    holed = x.clone()
+    holed[:, 1] = torch.nan
+    draws = pair.impute(holed, num_draws=3, num_steps=20)
+    assert draws.isfinite().all() and torch.equal(draws[0][:, 0], x[:, 0])
+    split = pyrovae.data.Split(items(), None)
+    survey = pyrovae.code_space(pair, split, pyrovae.data.Split(x, None), num_codes=200, num_pairs=5)
+    bound = pyrovae.elbo(pair, x, num_particles=300)
+    both = 5 * (bound.se + float(survey.get("rate_monte_carlo_se", 0.0)))
+    assert float(survey.rate) == pytest.approx(float(bound.pointwise["rate"].mean()), abs=0.05 + both)
+    assert {"mutual_information", "kl_aggregate"} <= set(survey)
+
+
+def test_warm_up_and_importance_weighting_train_each():
+    x = items(40)
+    for posterior, prior in (("flow", PRIORS[2]), ("full", "flow")):
+        for options in ({"warmup": 1}, {"objective": "iwae", "num_particles": 3}):
+            pair = pair_of(posterior, prior)
+            history = pyrovae.fit(pair, x, epochs=2, compile=False, progress=False, **options)
+            assert np.isfinite(history.epochs["loss"].values).all()
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("parts", [("full", PRIORS[2]), ("flow", "flow"), ("flow", PRIORS[1])])
+def test_a_compiled_fit_is_the_eager_one(parts):
+    options = {"epochs": 2, "learning_rate": 1e-2, "batch_size": 50, "progress": False}
+    losses = []
+    for compiled in (True, False):
+        pair = pair_of(*parts)
+        losses.append(pyrovae.fit(pair, items(), compile=compiled, **options).epochs["loss"].values)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_each_name_is_registered():
+    assert {"standard", "mixture", "vamp", "flow"} <= set(registered("prior"))
+    assert {"diagonal", "full", "flow"} <= set(registered("posterior"))
