@@ -47,6 +47,7 @@ _HOMES = {
         "ZukoFlow",
     ],
     "pyrovae.models.registry": ["register"],
+    "pyrovae.models.semi_supervised": ["SemiSupervisedVAE"],
     "pyrovae.inference.training": ["fit"],
     "pyrovae.inference.compiled_svi": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
@@ -170,6 +171,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture
     from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
     from pyrovae.models.registry import register as register
+    from pyrovae.models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
     from pyrovae.models.vae import VAE as VAE, conv_vae as conv_vae, linear_vae as linear_vae, mlp_vae as mlp_vae
     from pyrovae.ranks import distributed as distributed
     # isort: on

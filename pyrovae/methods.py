@@ -7,6 +7,19 @@ from pyrovae.inference.closed_form import ClosedForm
 from pyrovae.inference.discriminative import LBFGS
 from pyrovae.inference.em import EM
 from pyrovae.inference.method import Method, Task, methods_of, register, register_methods
+from pyrovae.inference.semi_supervised import SemiSupervisedSVI
 from pyrovae.inference.svi.options import SVI
 
-__all__ = ["EM", "LBFGS", "NUTS", "SVI", "ClosedForm", "Method", "Task", "methods_of", "register", "register_methods"]
+__all__ = [
+    "EM",
+    "LBFGS",
+    "NUTS",
+    "SVI",
+    "ClosedForm",
+    "Method",
+    "SemiSupervisedSVI",
+    "Task",
+    "methods_of",
+    "register",
+    "register_methods",
+]

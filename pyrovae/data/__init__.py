@@ -5,5 +5,6 @@ from pyrovae.data.binarization import binarize
 from pyrovae.data.dataset import Dataset, Split
 from pyrovae.data.mapped import MappedArray
 from pyrovae.data.sources import load
+from pyrovae.data.subsets import labelled_subset
 
-__all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "load"]
+__all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load"]

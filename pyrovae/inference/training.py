@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference import bayesian, discriminative, em, per_class  # noqa: F401  # which state the methods of their pairs
+from pyrovae.inference import bayesian, discriminative, em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
@@ -48,15 +48,16 @@ def fit(
             use for them.
         validation: items of the same shape, (items, labels), or a split: their ELBO, at beta = 1, is noted each epoch,
             or a classifier's log-loss.
-        method: "svi", "em", "lbfgs", "nuts" or "closed_form", or an object of `pyrovae.methods`, as `EM(tol=1e-4)`;
-            None for the pair's default.
+        method: "svi", "em", "lbfgs", "nuts", "closed_form" or "semi_supervised_svi", or an object of
+            `pyrovae.methods`, as `EM(tol=1e-4)`; None for the pair's default.
         checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
             run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
             arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
             `resume`. Nothing is unpickled. Items are compared whole, but for a memory map of over 256 MiB, of which
             65,536 rows at most, 256 MiB at most, spread evenly over it. Another number of threads, torch, processor or
             device rounds otherwise: a warning names it, and the run goes on.
-        unlabeled: more items of a generative classifier with Gaussian densities, whose labels are not known.
+        unlabeled: more items of a generative classifier with Gaussian densities, or of a `SemiSupervisedVAE`, whose
+            labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
         progress: a bar in a terminal or a notebook, and none in a log file.
         seed: fixes the order of the batches and all noise; the caller's generators, Pyro's parameter store and
@@ -83,6 +84,10 @@ def fit(
     The closed form (a `GenerativeClassifier` of normal densities; `pyrovae.methods.ClosedForm`) takes each class's
     moments; unlabelled items then enter through p(x), by EM, with options tol and max_iterations. Other densities of a
     `GenerativeClassifier` are fitted to the items of their class, each by its own method and with that one's options.
+
+    Semi-supervised SVI (a `SemiSupervisedVAE`; `pyrovae.methods.SemiSupervisedSVI`) sums out the labels of unlabelled
+    items. Its options are epochs, batch_size, labeled_batch_size, learning_rate, alpha, warmup, weight_decay, schedule
+    and binarize.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
     loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
@@ -124,7 +129,10 @@ def fit(
         raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
     seed, target = checks.seed(seed), checks.device(device)
     if unlabeled is not None and not way.takes_unlabeled:
-        raise ValueError(f"unlabeled items are for a GenerativeClassifier, and this is a {type(pair).__name__}")
+        raise ValueError(
+            "unlabeled items are for a GenerativeClassifier or a SemiSupervisedVAE, and this is a "
+            f"{type(pair).__name__}"
+        )
     learns = takes_labels(pair)
     if of_split is not None and learns:
         if y is not None:
