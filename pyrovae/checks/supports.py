@@ -39,7 +39,9 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     if not lives_in_unit(constraint):
         outside = ~(constraint.check(x) | x.isnan())
         where = torch.nonzero(outside)[0].tolist()
-        advice = _advice_of_whole_numbers(seen, constraint) if is_of_whole_numbers(constraint) else ADVICE
+        advice = f"{ADVICE}: {_families(seen)}"
+        if is_of_whole_numbers(constraint):
+            advice = _advice_of_whole_numbers(seen, constraint)
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood, {constraint}, in {int(outside.sum())} of "
             f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; {advice}"
@@ -50,7 +52,7 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
             "and is made of whole numbers. Grey values are to be scaled to [0, 1]; for counts take 'poisson' or "
             "'negative_binomial', or set what is above 0 to 1; 'normal' fits any"
         )
-    fitting = "'continuous_bernoulli' or 'normal'" if inside else "'normal'"
+    fitting = "'continuous_bernoulli' or 'normal'" if inside else _families(seen)
     raise ValueError(
         f"{name} lies outside the support of the {family} likelihood (min {_shown(least)}, max {_shown(most)}); "
         f"scale {name} to [0, 1] or take a likelihood that fits: {fitting}"
@@ -92,6 +94,14 @@ def support_once_rounded(x: Tensor, constraint: constraints.Constraint, family: 
             f"{name} lies inside the support of the {family} likelihood, but not once it is rounded to {x.dtype}: "
             f"{wider(x.dtype)}scale {name}"
         )
+
+
+def _families(seen: Tensor) -> str:
+    """Likelihoods that have a density at such values, in words."""
+    least = float(seen.min())
+    if least >= 0 and float(seen.max()) > 1 and bool((seen == seen.floor()).all()):
+        return "'poisson' or 'negative_binomial' for counts, or 'normal'"
+    return "'normal', 'gamma' or 'log_normal'" if least > 0 else "'normal', 'student_t' or 'laplace'"
 
 
 def _inside(x: Tensor, constraint: constraints.Constraint) -> bool:

@@ -24,7 +24,6 @@ PYTHON_ADVICE = (
     (r"fit\(\.\.\., ([^()]*)\)", r"\1"),
     (r" \(pair\.double\(\) of a pair\)", ""),
     (r"; take pair\.float\(\)", ""),
-    (r" \(docs/parts\.md has one to register\)", " (docs/parts.md has one to register by --plugin)"),
     (r"load\(path, like=([^()]*)\)", "its own Python code"),
     (r"load\(path\) reads it", "it can be read in Python"),
     (r"; one item is \w+\[None\]", ""),

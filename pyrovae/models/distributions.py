@@ -8,6 +8,7 @@ from pyrovae.models.parts.continuous_bernoulli import ContinuousBernoulli, Trunc
 from pyrovae.models.parts.diagonal_normal import DiagonalNormal
 from pyrovae.models.parts.discretized_logistic import DiscretizedLogistic
 from pyrovae.models.parts.flow import FlowPosterior, FlowPrior
+from pyrovae.models.parts.from_distribution import FromDistribution
 from pyrovae.models.parts.full_normal import FullNormal
 from pyrovae.models.parts.gamma import Gamma
 from pyrovae.models.parts.heteroscedastic_normal import HeteroscedasticNormal
@@ -35,6 +36,7 @@ __all__ = [
     "DiscretizedLogistic",
     "FlowPosterior",
     "FlowPrior",
+    "FromDistribution",
     "FullNormal",
     "Gamma",
     "HeteroscedasticNormal",

@@ -51,11 +51,12 @@ def mean_of(q: Any) -> Tensor:
     except NotImplementedError:
         return _mean_of_draws(q)
     leaf = _leaf(q)
-    if isinstance(leaf, HAVE_MEANS) or not mean.isnan().any() or not _is_finite(leaf):
+    if isinstance(leaf, HAVE_MEANS) or mean.isfinite().all() or not _is_finite(leaf):
         return mean
     if leaf.support.is_discrete:  # torch states NaN for the mean of a Categorical
         return _mean_of_draws(q)
-    raise ValueError(f"{type(leaf).__name__} has no mean with these parameters: look at draws, or at their median")
+    name = _name_of(q)
+    raise ValueError(f"{name} has no mean with these parameters: look at draws, or at their median")
 
 
 def mean_and_error(q: Any) -> tuple[Tensor, Tensor]:
@@ -191,6 +192,13 @@ def _leaf(q: Any) -> Any:
     while isinstance(q, WRAPPERS):
         q = q.base_dist
     return q
+
+
+def _name_of(q: Any) -> str:
+    """The class of a distribution, inside those that only reshape or mask it: HalfCauchy, and not its Cauchy."""
+    while isinstance(q, Independent | MaskedDistribution | ExpandedDistribution):
+        q = q.base_dist
+    return type(q).__name__
 
 
 def _is_finite(leaf: Any) -> bool:

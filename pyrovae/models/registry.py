@@ -71,6 +71,7 @@ __all__ = [
     "register",
     "registered",
     "remade",
+    "restate",
     "table",
 ]
 
@@ -277,6 +278,14 @@ def note(made: nn.Module, **arguments: Any) -> None:
     vars(made)["_noted"] = {**vars(made).get("_noted", {}), **plain}
 
 
+def restate(made: nn.Module, **arguments: Any) -> None:
+    """Record that an object was made with these arguments, which say in plain values what its constructor was given."""
+    record = vars(made).get("_made_by")
+    if record is not None:
+        plain = {name: _plain(value) for name, value in arguments.items()}
+        vars(made)["_made_by"] = {**record, "arguments": plain}
+
+
 def remade(part: Any, **changes: Any) -> Any:
     """A new part with the arguments of `part`, except for `changes`. Raises NotDescribedError if it has no recipe."""
     recipe = described(part)
@@ -381,6 +390,8 @@ def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any
     @checks.allocating
     @wraps(builder)
     def build_pair(*args: Any, **kwargs: Any) -> Any:
+        if not isinstance(kwargs.get("likelihood"), str | nn.Module | None):
+            kwargs["likelihood"] = _family_of(kwargs["likelihood"])
         with exclusive():  # weights come from torch's global generator, which another thread may be using
             pair = builder(*args, **kwargs)
         if not isinstance(pair, nn.Module):
@@ -392,6 +403,13 @@ def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any
         return pair
 
     return build_pair
+
+
+def _family_of(given: Any) -> Any:
+    """A likelihood that is given as a distribution of torch, as a family of these; any other as it is."""
+    from pyrovae.models.parts.from_distribution import FromDistribution, is_distribution  # which needs this register
+
+    return FromDistribution(given) if is_distribution(given) else given
 
 
 def _record(

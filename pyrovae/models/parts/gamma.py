@@ -17,7 +17,7 @@ from pyrovae.models.parts.encoder_inputs import Log
 from pyrovae.models.parts.scaled import unbound
 from pyrovae.models.registry import register
 
-__all__ = ["Gamma"]
+__all__ = ["Gamma", "StableGamma"]
 
 
 @register("gamma", kind="likelihood")
@@ -93,7 +93,7 @@ class Gamma(nn.Module):
 
     def forward(self, log_mean: Tensor) -> TorchDistribution:
         shape = self.shape.to(log_mean)
-        return _Gamma(shape, shape * torch.exp(-bounded_log(log_mean)))
+        return StableGamma(shape, shape * torch.exp(-bounded_log(log_mean)))
 
     def encoder_input(self, event_shape: tuple[int, ...]) -> Log:
         """What a builder's encoder sees of the values: their logarithms."""
@@ -105,7 +105,7 @@ class Gamma(nn.Module):
         return f"{own}, per_entry=True" if self._per_entry else own
 
 
-class _Gamma(dist.Gamma):
+class StableGamma(dist.Gamma):
     """The Gamma distribution with a log-density of terms that are small where it is: a (r - 1 - log r), r = x / m."""
 
     def log_prob(self, value: Tensor) -> Tensor:

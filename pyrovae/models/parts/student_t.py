@@ -17,7 +17,7 @@ from pyrovae.models.parts.diagonal_normal import bounded_scale
 from pyrovae.models.parts.scaled import Scaled, linked
 from pyrovae.models.registry import register
 
-__all__ = ["StudentT", "log_gamma_half_ratio"]
+__all__ = ["StableStudentT", "StudentT", "log_gamma_half_ratio"]
 
 
 @register("student_t", kind="likelihood")
@@ -73,7 +73,7 @@ class StudentT(Scaled):
         return self.fixed_df if self._df is not None else self.df_floor + bounded_scale(self.raw_df)
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return _StudentT(self.df.to(loc), linked(loc, self.link), self.scale.to(loc))
+        return StableStudentT(self.df.to(loc), linked(loc, self.link), self.scale.to(loc))
 
     def extra_repr(self) -> str:
         """What sets two of them apart."""
@@ -81,7 +81,7 @@ class StudentT(Scaled):
         return f"{own}, {Scaled.extra_repr(self)}"
 
 
-class _StudentT(dist.StudentT):
+class StableStudentT(dist.StudentT):
     """Student's t whose log-density keeps its figures for many degrees of freedom in single precision."""
 
     def log_prob(self, value: Tensor) -> Tensor:
