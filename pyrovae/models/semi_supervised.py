@@ -25,6 +25,7 @@ from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.parts.diagonal_normal import DiagonalNormal
 from pyrovae.models.parts.encoder_inputs import encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood
+from pyrovae.models.precision import doubled
 from pyrovae.models.registry import make, name_of, note, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluation_mode
 from pyrovae.models.vae import family, mlp_decoder
@@ -218,7 +219,9 @@ class SemiSupervisedVAE(Classifier):
         if how == "importance":
             parts = list(space.each(self._weighed(items, count)))
         else:
-            parts = list(space.each(self._integrated(item[None], tol) for item in items))
+            double = doubled(self)  # float32 rounds by more than any useful tolerance
+            space = Workspace(double)
+            parts = list(space.each(double._integrated(item[None].double(), tol) for item in items))
         value, error = (torch.cat(part) for part in zip(*parts, strict=True))
         return (value, error) if return_error else value
 
