@@ -28,7 +28,7 @@ from pyrovae.models.registry import registered
 
 # the options of SVI that were on the command line before all of them were, in the order of the help
 SVI_OPTIONS = ("epochs", "batch_size", "learning_rate", "optimizer", "clip_norm", "schedule")
-SVI_OPTIONS += ("beta", "warmup", "free_bits", "patience", "precision")
+SVI_OPTIONS += ("beta", "warmup", "patience", "precision")
 QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binarize"]
 
 

@@ -227,7 +227,7 @@ def planted(kind: str, sets: int) -> tuple[list[str], np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prior", "split"])
 def test_p_values_of_planted_sets_are_uniform(kind: str) -> None:
-    names, p = planted(kind, 500 if kind == "prior" else 150)
+    names, p = planted(kind, 500 if kind == "prior" else 80)
     for name, column in zip(names, p.T, strict=True):
         assert stats.kstest(column, "uniform").pvalue > 1e-3, name  # by chance in 1 of 1,000 for each statistic
 
@@ -235,6 +235,6 @@ def test_p_values_of_planted_sets_are_uniform(kind: str) -> None:
 @pytest.mark.slow
 def test_p_values_by_codes_of_the_same_items_are_conservative() -> None:
     """The double use of the data, which the documentation warns of: these are no uniform p-values."""
-    _, p = planted("posterior", 60)
+    _, p = planted("posterior", 40)
     assert stats.kstest(p[:, 0], "uniform").pvalue < 1e-4
     assert p[:, 0].std() < 0.8 / math.sqrt(12)

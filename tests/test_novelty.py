@@ -155,9 +155,9 @@ def test_the_rate_of_false_alarms_is_exact(score: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", ["log_prob", "typicality", lambda x: (x[:, 0] > 1).double()])
-def test_the_rate_of_false_alarms_is_exact_over_1500_sets(score: Any) -> None:
-    alarms = planted_alarms(score, 1500, 19, 0.1)
+@pytest.mark.parametrize("score", ["typicality", lambda x: (x[:, 0] > 1).double()])
+def test_the_rate_of_false_alarms_is_exact_over_1000_sets(score: Any) -> None:
+    alarms = planted_alarms(score, 1000, 19, 0.1)
     interval = stats.binomtest(int(alarms.sum()), len(alarms)).proportion_ci(0.9999)
     assert interval.low < 2 / 20 < interval.high
 

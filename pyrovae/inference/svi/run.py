@@ -228,7 +228,7 @@ def _warn(plan: Plan, rows: list[dict[str, float]], active: int | None, latent_d
     if active is not None and active < latent_dim:
         checks.warn(
             f"posterior collapse: {active} of {latent_dim} latent units are active (variance of their posterior mean "
-            f"over items above {ACTIVE_VARIANCE}); fit anew with warmup={max(1, len(rows) // 2)} or free_bits=0.5, "
+            f"over items above {ACTIVE_VARIANCE}); fit anew with warmup={max(1, len(rows) // 2)} or free_bits=0.1, "
             "or lower beta or latent_dim",
             PosteriorCollapseWarning,
         )

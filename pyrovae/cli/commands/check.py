@@ -1,0 +1,101 @@
+"""Whether a fitted model draws sets that look like the items, by statistics of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.reading_options import (
+    Number,
+    binarize_option,
+    data_options,
+    device_option,
+    json_option,
+    number_option,
+    out_options,
+    run_argument,
+    seed_option,
+)
+
+__all__ = ["command"]
+
+MOST_ITEMS = 1000
+
+
+@click.command("check", cls=Command, short_help="Whether a model draws sets that look like the items.")
+@run_argument
+@click.option(
+    "--kind",
+    metavar="prior|posterior|split",
+    type=OneOf(["prior", "posterior", "split"]),
+    default="prior",
+    cls=Option,
+    help="Sets of draws from p(x), of draws at the items' own codes, or with half of each item's entries drawn given "
+    "the other half (default: prior).",
+)
+@click.option(
+    "--statistic",
+    "statistics",
+    multiple=True,
+    metavar="NAME",
+    cls=Option,
+    help="A statistic of a set, such as mean, sd, max, zeros, dispersion, correlation or q95; may be given several "
+    "times (default: those that suit the likelihood).",
+)
+@data_options(count=MOST_ITEMS)
+@binarize_option("auto")
+@number_option("--draws", Number(1, whole=True), 999, "Sets that are drawn from the model.")
+@number_option("--level", Number(0, 1, is_open=True), 0.05, "The rate of false alarms over all statistics.")
+@seed_option("the draws")
+@device_option
+@plugin_option
+@json_option
+@out_options(".npz", ".nc", required=False, what="the statistics of items and sets")
+def command(
+    run: str,
+    kind: Any,
+    statistics: tuple[str, ...],
+    data: str | None,
+    labels: str | None,
+    part: str | None,
+    num_items: int | str,
+    binarize: str | None,
+    draws: int,
+    level: float,
+    seed: int,
+    device: str,
+    plugin: tuple[str, ...],
+    as_json: bool,
+    out: Any,
+    force: bool,
+) -> None:
+    """Whether the fitted model in RUN draws sets of items that look like the held-out ones.
+
+    Named statistics of the items are compared with those of as many items that the model draws, in many sets. A small
+    p-value says that the model has another value than the items; Holm's correction is over the statistics.
+
+    \b
+    Examples:
+      pyrovae check run
+      pyrovae check run --kind split --draws 199 --num-items 100
+      pyrovae check run --statistic zeros --statistic max
+    """
+    import pyrovae
+    from pyrovae.cli.outputs import Result, emit, write
+    from pyrovae.cli.reading import open_run
+
+    opened = open_run(run, device=device)
+    items = opened.source(data, labels=labels, part=part).items(num_items, binarize or "auto")
+    asked = {"kind": kind, "draws": draws, "level": level, "seed": seed}
+    checks = pyrovae.predictive_checks(opened.pair, items.x, statistics=list(statistics) or None, **asked)
+    result = Result(checks.table.assign_attrs({**checks.table.attrs, **opened.attributes, **items.protocol}), "p_value")
+    if as_json:
+        emit(result, "", command="check", out=out, force=force, as_json=True, settings=asked)
+        return
+    click.echo(f"{opened.name}  {type(opened.pair).__name__}, {items.of_words}")
+    click.echo(str(checks))
+    if out is not None:
+        write(result, out, force=force)
