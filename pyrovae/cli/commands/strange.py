@@ -79,7 +79,7 @@ def command(
     how = binarize or "auto"
     usual, reference = (opened.source(part=part).items("all", how) for part in ("test", "train"))
     items = opened.source(data, part="all").items("all", how)
-    asked = {"score": score, "level": level, "num_particles": num_particles, "seed": seed}
+    asked: dict[str, Any] = {"score": score, "level": level, "num_particles": num_particles, "seed": seed}
     detector = pyrovae.NoveltyDetector(opened.pair, usual.x, reference=reference.x, **asked)
     novelty = detector.detect(items.x)
     variables: dict[str, Any] = items.label_variable
