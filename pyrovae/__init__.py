@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # resolved on first use: `import pyrovae` alone brings in not even torch
 _HOMES = {
+    "pyrovae.models.batch": ["Batch"],
     "pyrovae.models.pair": ["Density", "LatentPair", "Pair"],
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
@@ -21,6 +22,7 @@ _HOMES = {
     "pyrovae.models.distributions": [
         "Bernoulli",
         "Categorical",
+        "ConditionalNormal",
         "ContinuousBernoulli",
         "DiagonalNormal",
         "DiscretizedLogistic",
@@ -133,6 +135,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.inference.svi.run import PosteriorCollapseWarning as PosteriorCollapseWarning
     from pyrovae.inference.training import fit as fit
     from pyrovae.models.autoencoder import AE as AE, conv_ae as conv_ae, mlp_ae as mlp_ae
+    from pyrovae.models.batch import Batch as Batch
     from pyrovae.models.bayesian import BayesianGaussianMixture as BayesianGaussianMixture
     from pyrovae.models.classifiers import (
         DiscriminativeClassifier as DiscriminativeClassifier,
@@ -143,6 +146,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.distributions import (
         Bernoulli as Bernoulli,
         Categorical as Categorical,
+        ConditionalNormal as ConditionalNormal,
         ContinuousBernoulli as ContinuousBernoulli,
         DiagonalNormal as DiagonalNormal,
         DiscretizedLogistic as DiscretizedLogistic,

@@ -2,9 +2,10 @@
 
 from pyrovae.data.batches import batches
 from pyrovae.data.binarization import binarize
+from pyrovae.data.categories import one_hot
 from pyrovae.data.dataset import Dataset, Split
 from pyrovae.data.mapped import MappedArray
 from pyrovae.data.sources import load
 from pyrovae.data.subsets import labelled_subset
 
-__all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load"]
+__all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load", "one_hot"]

@@ -24,7 +24,9 @@ _MOST_LOOKED_AT = 2**27  # entries of which a notebook's table states the range,
 class Split(HasSummary):
     """The items of one part of a data set: `x` of shape (N, *event), and `y`, int64 of shape (N,), or None.
 
-    `fit` and the estimators accept a split in place of `x`.
+    `fit` and the estimators accept a split in place of `x`. It may carry what lies beside the items: `covariates`, a
+    row of D columns for each item, (N, D), of a pair with `covariate_dim`; and `exposure`, (N,), of counts. An index
+    takes the same rows of all of them. `weight` and `missing` are kept, and no method takes them yet.
 
     >>> import torch
     >>> from pyrovae.data import Split
@@ -34,12 +36,27 @@ class Split(HasSummary):
 
     x: Tensor | MappedArray
     y: Tensor | None = None
+    covariates: Any = None
+    exposure: Any = None
+    weight: Any = None
+    missing: Any = None
 
     def __len__(self) -> int:
         return len(self.x)
 
+    def __getitem__(self, index: Any) -> Split:
+        """The rows of a slice, a mask or index numbers, as a split."""
+        if isinstance(index, int):
+            raise TypeError(
+                f"a split has no item of its own: split[{index}:{index + 1}] is a split, split.x[{index}] x"
+            )
+        rows: dict[str, Any] = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        return Split(**rows)
+
     def __str__(self) -> str:
-        return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}"
+        beside = [name for name in ("covariates", "exposure", "weight", "missing") if getattr(self, name) is not None]
+        of = f", with {' and '.join(beside)}" if beside else ""
+        return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}{of}"
 
     def _summary_rows(self) -> Rows:
         return {

@@ -39,7 +39,15 @@ OF_WEIGHTS = {
 
 @checks.allocating
 def elbo(
-    pair: Pair, x: Any, *, num_particles: int = 16, seed: int = 0, analytic: bool = False, max_bytes: int = MAX_BYTES
+    pair: Pair,
+    x: Any,
+    *,
+    num_particles: int = 16,
+    seed: int = 0,
+    analytic: bool = False,
+    max_bytes: int = MAX_BYTES,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Estimate:
     """The evidence lower bound, per item: E_q[log p(x | z)] - E_q[log q(z | x) - log p(z)] = -(distortion + rate).
 
@@ -48,7 +56,8 @@ def elbo(
     al. 2018, section 2). With `analytic` both expectations are in closed form, which is possible for
     linear-Gaussian pairs.
 
-    `x` has shape (N, *event_shape) and is cast to the pair's dtype. `max_bytes` limits the memory of
+    `x` has shape (N, *event_shape) and is cast to the pair's dtype; it may be a `data.Split`, for
+    which the keywords `covariates` and `exposure` stand too. `max_bytes` limits the memory of
     the decodings of a chunk; the draws do not depend on it. The draws are scored by a compiled graph
     if there are enough of them for the compilation to pay off. Inside `pyrovae.distributed()` each
     process evaluates its share of the items.
@@ -66,7 +75,7 @@ def elbo(
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
-    session = Session("elbo", pair)
+    session, x = Session("elbo", pair), checks.split_of(x, covariates=covariates, exposure=exposure)
     if analytic:
         return _analytic_elbo(session, x)
 
@@ -82,7 +91,16 @@ def elbo(
 
 
 @checks.allocating
-def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_bytes: int = MAX_BYTES) -> Estimate:
+def iwae(
+    pair: Pair,
+    x: Any,
+    *,
+    num_particles: int = 1000,
+    seed: int = 0,
+    max_bytes: int = MAX_BYTES,
+    covariates: Any = None,
+    exposure: Any = None,
+) -> Estimate:
     """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
 
     Its exponential is an unbiased estimate of p(x). The bound is therefore a lower bound in
@@ -114,7 +132,7 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
     >>> estimate.kind, sorted(estimate.pointwise)
     ('iwae(100)', ['ess', 'pareto_k', 'se', 'unreliable', 'value'])
     """
-    session = Session("iwae", pair)
+    session, x = Session("iwae", pair), checks.split_of(x, covariates=covariates, exposure=exposure)
 
     def bound(table: Particles) -> dict[str, Any]:
         return log_mean(table.log_weight) | _of_weights(table.log_weight)
@@ -125,7 +143,7 @@ def iwae(pair: Pair, x: Any, *, num_particles: int = 1000, seed: int = 0, max_by
 
 
 @checks.allocating
-def exact(pair: Pair, x: Any) -> Estimate:
+def exact(pair: Pair, x: Any, *, covariates: Any = None, exposure: Any = None) -> Estimate:
     """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
 
     A linear-Gaussian pair has x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I), so that x has
@@ -144,7 +162,7 @@ def exact(pair: Pair, x: Any) -> Estimate:
     0.0
     """
     session = Session("exact", pair)
-    items = session.items(x)
+    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
     session.require_whole()
     if isinstance(session.pair, GaussianMixture):
         with torch.no_grad():

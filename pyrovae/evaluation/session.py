@@ -15,7 +15,8 @@ from pyrovae import checks, ranks
 from pyrovae.evaluation.estimate import Bound, Estimate, pair_hash
 from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
-from pyrovae.models.items import checked_items
+from pyrovae.models.batch import Batch, items_of, keywords_of
+from pyrovae.models.items import checked_batch
 from pyrovae.models.layers import least_bytes, rows_within
 from pyrovae.models.pair import (
     Pair,
@@ -120,10 +121,12 @@ class Session:
         """
         require_continuous(self._given if pair is None else pair, self.name)
 
-    def items(self, x: Any) -> Tensor:
+    def items(self, x: Any) -> Any:
         """Check the items, and return them as a tensor (N, *event_shape) of the pair's dtype and device.
 
-        `x` is an array or a split of a data set. The protocol receives the SHA-256 of the items and
+        `x` is an array or a split of a data set. Of one with covariates or an exposure the result is a `Batch` of
+        items with these beside them, which the functions of `pyrovae.models.particles` take as they take a tensor, and
+        whose `x` is the tensor. The protocol receives the SHA-256 of the items and
         of the pair, whether all entries are 0 or 1, the number of items and of their entries, and
         the sites that the pair masks. Raises ValueError for items that have no density under the
         pair, and for a pair that on a few draws does not give one density per item.
@@ -131,21 +134,27 @@ class Session:
         pair = self.pair
         dtype, device = dtype_and_device(pair)
         least = getattr(pair, "least_scale", None)
-        in_full = checked_items(pair, x, dtype=torch.float64, least_scale=least).detach().cpu().contiguous()
+        batch = checked_batch(pair, x, dtype=torch.float64, least_scale=least)
+        in_full = items_of(batch).detach().cpu().contiguous()
         digest = hashlib.sha256(repr(tuple(in_full.shape)).encode())
         digest.update(in_full.numpy().tobytes())
+        beside = {name: value.detach().cpu().contiguous() for name, value in keywords_of(batch).items()}
+        for name, value in beside.items():  # nothing is added for items with nothing beside them
+            digest.update(name.encode() + value.numpy().tobytes())
         self.protocol |= {
             "items_sha256": digest.hexdigest(),
             "items_binary": int(((in_full == 0) | (in_full == 1)).all()),  # netCDF has no booleans
             "num_items": len(in_full),
             "num_dimensions": in_full[0].numel(),
         }
-        items = in_full.to(device, dtype)
+        items: Tensor | Batch = Batch.of(in_full, **beside).to(device, dtype)
+        if beside:
+            self.protocol["given"] = ", ".join(beside)
         self.try_on(items)
         self.protocol["pair_sha256"] = self.pair_sha256
         return items
 
-    def try_on(self, items: Tensor) -> None:
+    def try_on(self, items: Tensor | Batch) -> None:
         """Score a few draws for a few items, and record in the protocol the observed sites that the pair masks.
 
         Raises ValueError if the pair does not give one density per item, and for items outside the support of the

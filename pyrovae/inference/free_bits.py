@@ -14,14 +14,16 @@ from pyrovae.inference.elbo import require_reparameterized
 __all__ = ["floored_loss", "per_dimension"]
 
 
-def floored_loss(elbo: Any, model: Any, guide: Any, x: Tensor, *, floor: float, beta: Any) -> tuple[Tensor, str]:
+def floored_loss(
+    elbo: Any, model: Any, guide: Any, x: Tensor, *, floor: float, beta: Any, **given: Tensor
+) -> tuple[Tensor, str]:
     """-E[log p(x | z)] + beta sum_j max(floor, KL_j), in nats per item, and what j numbers: "dimension" or "code".
 
     KL_j is the mean over the batch of log q(z_j | x) - log p(z_j) at the draws of the guide (Kingma et al. 2016,
     appendix C.8). Where q or p does not have independent dimensions, the floor is one for the whole code, of `floor`
     times its number of dimensions. Raises ValueError for a pair with another latent site than "latent".
     """
-    ((model_trace, guide_trace),) = elbo._get_traces(model, guide, (x,), {})
+    ((model_trace, guide_trace),) = elbo._get_traces(model, guide, (x,), given)
     require_reparameterized(model_trace, guide_trace)
     log_likelihood = torch.zeros((), dtype=torch.float32)
     for name, site in model_trace.nodes.items():

@@ -16,7 +16,8 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
-from pyrovae.models.items import checked_items
+from pyrovae.models.batch import Batch
+from pyrovae.models.items import checked_beside, checked_items
 from pyrovae.models.pair import Pair, dtype_and_device, entries_of
 from pyrovae.rounding import spread, spread_as_in
 
@@ -43,7 +44,8 @@ class Items:
         support = constraints.unit_interval if binarize else None
         reference_x = None if reference is None or isinstance(reference.x, MappedArray) else reference.x
         least_scale = None if reference_x is None else spread_as_in(reference_x)
-        x, _ = checks.parts_of(x, name)
+        given = checks.split_of(x, name=name)
+        x = given.x
         if isinstance(x, MappedArray) and len(x):
             # a pair in float64 reads what is there, not what float32 makes of it
             self.x = x.reading(torch.float64 if self.dtype == torch.float64 else torch.float32)
@@ -69,6 +71,9 @@ class Items:
                 "(link='sigmoid'): scale it, or take link='identity'"
             )
 
+        beside = checked_beside(pair, given.covariates, given.exposure, len(self.x), name=name)
+        self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates and exposure
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -78,12 +83,15 @@ class Items:
             return
         if self.x.nbytes + (0 if self.y is None else self.y.nbytes) <= SHARE * _room(device):
             self.x = self.x.to(device)
+            self.beside = {name: value.to(device) for name, value in self.beside.items()}
             self.y = None if self.y is None else self.y.to(device)
 
     @property
     def fingerprint(self) -> str:
         """A SHA-256 of the items and labels; of a large memory map, of rows spread over it."""
         digest = self._digest_of_items.copy()
+        for name, value in self.beside.items():
+            digest.update(name.encode() + value.cpu().numpy().tobytes())
         digest.update(b"" if self.y is None else self.y.cpu().numpy().tobytes())
         return digest.hexdigest()
 
@@ -108,14 +116,23 @@ class Items:
 
     def batches(
         self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches of one epoch, each with its labels, or with None where there are none."""
+    ) -> Iterator[tuple[Any, Tensor | None]]:
+        """The batches of one epoch, each with its labels, or with None where there are none.
+
+        A batch is a tensor, or a `Batch` where the items have covariates or an exposure, drawn by the same index.
+        """
         options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
         labels = repeat(None) if self.y is None else batches(self.y, size, **options)
         items: Iterator[Tensor] = (batch.to(self.dtype) for batch in batches(self.x, size, **options))
         if isinstance(self.x, MappedArray):  # which a thread reads while a step computes
             items = ahead(items)
-        yield from zip(items, labels, strict=False)
+        if not self.beside:
+            yield from zip(items, labels, strict=False)
+            return
+        rows = zip(*(batches(value, size, **options) for value in self.beside.values()), strict=True)
+        for batch, values, label in zip(items, rows, labels, strict=False):
+            each = zip(self.beside, values, strict=True)
+            yield Batch(batch, **{name: value.to(batch.device) for name, value in each}), label
 
 
 def _room(device: torch.device) -> int:

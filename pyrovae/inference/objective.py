@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrovae.inference.elbo import negative_elbo, require_reparameterized
 from pyrovae.inference.free_bits import floored_loss
+from pyrovae.models.batch import Batch, items_of, keywords_of
 from pyrovae.models.pair import Pair, as_module, has_global_latents
 from pyrovae.models.particles import refuse_scaled, score_functions, tabulated, traces
 
@@ -45,7 +46,7 @@ class Loss:
         self.is_global = has_global_latents(pair)  # their KL term counts once for all items
         self.floor_of: str | None = None  # what free bits are a floor of, once a loss has been computed
 
-    def __call__(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
+    def __call__(self, x: Tensor | Batch, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """The loss of a batch: by Pyro's own ELBO, which reads its value, unless it can be had without that.
 
         `size` is that of the whole batch, of which `x` is this process's share.
@@ -56,27 +57,29 @@ class Loss:
             return self._importance_weighted(x, size)
         return self._of(self.elbo.differentiable_loss, x, y, beta, size)
 
-    def pure(self, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
+    def pure(self, x: Tensor | Batch, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         """The loss without a read of its value, for a graph; sites without a reparameterised draw are refused."""
         if self.plan.objective == "iwae":
             return self._importance_weighted(x, size, pure=True)
         return self._of(partial(negative_elbo, self.elbo), x, y, beta, size)
 
-    def _of(self, elbo: Any, x: Tensor, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
+    def _of(self, elbo: Any, x: Tensor | Batch, y: Tensor | None, beta: float | Tensor | None, size: int) -> Tensor:
         if not len(x):  # fewer items than processes
             return self._nothing()
         model, guide = self.pair.model, self.pair.guide
         if self.plan.free_bits:
-            floored, self.floor_of = floored_loss(self.elbo, model, guide, x, floor=self.plan.free_bits, beta=beta)
+            floored, self.floor_of = floored_loss(
+                self.elbo, model, guide, items_of(x), floor=self.plan.free_bits, beta=beta, **keywords_of(x)
+            )
             return floored
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
         if self.is_global:
             loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
             return loss
-        return elbo(model, guide, x) / size
+        return elbo(model, guide, items_of(x), **keywords_of(x)) / size
 
-    def _importance_weighted(self, x: Tensor, size: int, *, pure: bool = False) -> Tensor:
+    def _importance_weighted(self, x: Tensor | Batch, size: int, *, pure: bool = False) -> Tensor:
         """-log mean_k p(x, z_k) / q(z_k | x), of each item; its gradient is right whatever draws the guide has."""
         if not len(x):
             return self._nothing()

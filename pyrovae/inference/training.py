@@ -14,7 +14,8 @@ from pyrovae.inference import bayesian, discriminative, em, per_class, semi_supe
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.pair import Pair, as_module, is_frozen, takes_labels
+from pyrovae.models.items import checked_beside
+from pyrovae.models.pair import Pair, as_module, covariate_dim_of, is_frozen, takes_labels
 
 __all__ = ["fit"]
 
@@ -33,6 +34,8 @@ def fit(
     device: str | torch.device = "auto",
     progress: bool = True,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
     **options: Any,
 ) -> History:
     """Fit a pair in place to the items of `x`; a second fit goes on from where it is.
@@ -63,6 +66,10 @@ def fit(
         seed: fixes the order of the batches and all noise; the caller's generators, Pyro's parameter store and
             settings are left as they were.
         options: those of the method, below.
+
+    Items may be given something beside: `covariates`, (N, covariate_dim), of a pair p(x | c), and `exposure`, (N,), by
+    which the means of counts are multiplied. A `data.Split` carries them, and the two keywords stand for those of `x`;
+    each batch takes the rows of its items. Validation that needs them is a `Split`.
 
     SVI (any pair, and the default where nothing else is said; `pyrovae.methods.SVI`) minimises the negative ELBO,
     E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], in nats per item, by Adam or another optimizer of torch's or
@@ -119,8 +126,14 @@ def fit(
             "call frozen() on that"
         )
     way = chosen(pair, method, options)
-    x, of_split = checks.parts_of(x)
-    x, validation, unlabeled = map(_without_gradients, (x, validation, checks.parts_of(unlabeled, "unlabeled")[0]))
+    given = checks.split_of(x, covariates=covariates, exposure=exposure)
+    x, of_split = given.x, given.y
+    _require_taken(pair, way, given, "x")
+    if not isinstance(validation, tuple | list):  # a pair of items and labels, or rows
+        _require_taken(pair, way, checks.split_of(validation, name="validation"), "validation")
+    more = checks.split_of(unlabeled, name="unlabeled")
+    _require_taken(pair, way, more, "unlabeled")
+    x, validation, unlabeled = map(_without_gradients, (x, validation, more.x))
     if not isinstance(resume, bool):
         raise TypeError(f"resume must be True or False, got {resume!r}")
     if (checkpoint is not None or resume) and not way.keeps_checkpoints:
@@ -143,6 +156,8 @@ def fit(
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = validation if learns else _items_of(validation)
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
+    if given.beside:
+        x = checks.Gathered(x, None, given.covariates, given.exposure)
     task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
         history = way.run(task)
@@ -183,7 +198,16 @@ def _items_of(validation: Any) -> Any:
         if labels is not None:
             checks.labels(labels, len(items), name="validation labels", of="validation")
         return items
-    return checks.parts_of(validation, "validation")[0]
+    given = checks.split_of(validation, name="validation")
+    return checks.Gathered(given.x, None, given.covariates, given.exposure) if given.beside else given.x
+
+
+def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -> None:
+    """Refuse what lies beside the items for a pair that takes nothing of it, or by a method that reads none."""
+    if given.x is not None and (given.beside or covariate_dim_of(pair)):
+        checked_beside(pair, given.covariates, given.exposure, len(given), name=name)
+    if given.beside and not way.takes_beside:
+        raise ValueError(f"{way.title} takes no {' and no '.join(given.beside)}: leave them out, or take method='svi'")
 
 
 def _without_gradients(x: Any) -> Any:
@@ -193,6 +217,9 @@ def _without_gradients(x: Any) -> Any:
     if isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x):
         return type(x)(_without_gradients(one) for one in x)
     items, labels = checks.parts_of(x)
+    given = checks.split_of(x)
+    if given.beside:
+        return checks.Gathered(_without_gradients(items), labels, given.covariates, given.exposure)
     if labels is not None:
         return _without_gradients(items), labels
     return x if items is x else _without_gradients(items)

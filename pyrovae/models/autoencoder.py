@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.models.networks import ConvDecoder
+from pyrovae.models.parts.covariates import GivenCovariates
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.normal import Normal
 from pyrovae.models.parts.point_mass import PointMass
@@ -43,7 +44,7 @@ class AE(LatentVariableModel):
 
     is_normalized = False
 
-    def __init__(self, likelihood: nn.Module, encoder: PointMass) -> None:
+    def __init__(self, likelihood: nn.Module, encoder: nn.Module) -> None:
         size = getattr(getattr(encoder, "loc", None), "out_features", getattr(encoder, "latent_dim", None))
         if size is None:
             raise TypeError(
@@ -79,6 +80,7 @@ def mlp_ae(
     hidden_dims: Sequence[int] = (400,),
     activation: str = "softplus",
     likelihood: str | nn.Module | None = None,
+    covariate_dim: int = 0,
 ) -> AE:
     """An autoencoder with the networks of `mlp_vae`; from one state of torch's generator both get the same weights.
 
@@ -91,9 +93,12 @@ def mlp_ae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = Normal(scale=SEED_SCALE) if likelihood is None else family(likelihood)
-    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation, entries)
-    trunk, features = mlp_trunk(shape, widths, activation, entries)
-    return AE(Likelihood(decoder, entries, shape), PointMass(trunk, features, latent_dim))
+    covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim + covariate_dim, hidden_dims, activation, entries)
+    trunk, features = mlp_trunk(shape, widths, activation, entries, covariate_dim)
+    return AE(
+        Likelihood(decoder, entries, shape, covariate_dim), _point(trunk, features, latent_dim, shape, covariate_dim)
+    )
 
 
 @register("conv_ae", kind="builder")
@@ -104,6 +109,7 @@ def conv_ae(
     channels: Sequence[int] = (32, 64, 64, 64),
     strides: Sequence[int] = (1, 2, 2, 1),
     likelihood: str | nn.Module | None = None,
+    covariate_dim: int = 0,
 ) -> AE:
     """An autoencoder with the networks of `conv_vae`: the model of the post (Foster 2019, chapter 3).
 
@@ -116,6 +122,17 @@ def conv_ae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = Normal(scale=SEED_SCALE, link="sigmoid") if likelihood is None else family(likelihood, of_images=True)
-    encoder, trunk = conv_trunk(event_shape, channels, strides, entries)
-    decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
-    return AE(Likelihood(decoder, entries, encoder.event_shape), PointMass(trunk, encoder.features, latent_dim))
+    covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    encoder, trunk, features = conv_trunk(event_shape, channels, strides, entries, covariate_dim)
+    decoder, shape = ConvDecoder(encoder, latent_dim + covariate_dim, num_parameters_of(entries)), encoder.event_shape
+    return AE(
+        Likelihood(decoder, entries, shape, covariate_dim), _point(trunk, features, latent_dim, shape, covariate_dim)
+    )
+
+
+def _point(
+    trunk: nn.Module, features: int, latent_dim: int, event_shape: tuple[int, ...], covariate_dim: int
+) -> nn.Module:
+    """The encoder on one point, given covariates where there are any."""
+    point = PointMass(trunk, features, latent_dim)
+    return GivenCovariates(point, event_shape, covariate_dim, latent_dim) if covariate_dim else point

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
 from pyrovae.models.fingerprint import writes_noted
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.scopes import Workspace
 from pyrovae.models.trial import unchanged
 from pyrovae.seeding import Noise
@@ -63,17 +64,21 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     code, item = _zeros(likelihood, code_shape), _zeros(posterior, item_shape)
     one_for_each = [(ITEMS,), (1,), ()]  # the last two are broadcast over the items by the plate
     with Workspace(whole, noise=noise).turn(), unchanged(whole), writes_noted(whole) as called_once:
-        _Call("prior()", prior, None, "a code", code_shape, [()], "StandardNormal(latent_dim) does").check()
+        given = {part: _covariates(part, whole) for part in (prior, likelihood, posterior)}
+        batches: list[tuple[int, ...]] = [(ITEMS,)] if given[prior] else [()]
+        advice = "StandardNormal(latent_dim) does"
+        _Call("prior()", prior, None, "a code", code_shape, batches, advice, given[prior]).check()
         advice = "Likelihood(network, family, event_shape) makes one of a network"
-        p = _Call("likelihood(z)", likelihood, code, "an item", item_shape, one_for_each, advice).check()
+        beside = given[likelihood]
+        p = _Call("likelihood(z)", likelihood, code, "an item", item_shape, one_for_each, advice, beside).check()
         if p is not None:
             _require_true_support(likelihood, p)
         advice = "DiagonalNormal(network, features, latent_dim) makes one of a network"
-        _Call("posterior(x)", posterior, item, "a code", code_shape, one_for_each, advice).check()
+        _Call("posterior(x)", posterior, item, "a code", code_shape, one_for_each, advice, given[posterior]).check()
         if called_once():
-            for part, given in ((prior, ()), (likelihood, (_one_more(code),)), (posterior, (_one_more(item),))):
+            for part, arguments in ((prior, ()), (likelihood, (_one_more(code),)), (posterior, (_one_more(item),))):
                 with suppress(Exception):  # a batch of two was enough for the checks
-                    part(*given)
+                    part(*arguments, **{name: _one_more(value) for name, value in given[part].items()})
 
 
 def _require_constraint(likelihood: Any) -> None:
@@ -99,6 +104,12 @@ def _zeros(part: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return next(tensors, torch.empty(())).new_zeros(ITEMS, *shape)
 
 
+def _covariates(part: Any, whole: nn.Module) -> dict[str, Tensor]:
+    """Zeros as covariates for a part that takes some."""
+    size = covariate_dim_of(part)
+    return {"covariates": _zeros(whole, (size,))} if size else {}
+
+
 def _one_more(batch: Tensor) -> Tensor:
     """Ones, as a batch of one more than the given."""
     return batch.new_ones(len(batch) + 1, *batch.shape[1:])
@@ -115,6 +126,7 @@ class _Call:
     event_shape: tuple[int, ...]
     batch_shapes: list[tuple[int, ...]]
     advice: str
+    keywords: dict[str, Tensor]
 
     def check(self) -> Any:
         """The distribution that it gives, or an error; None where a call on zeros and ones cannot tell."""
@@ -142,11 +154,11 @@ class _Call:
 
     def _result(self) -> Any:
         if self.given is None:
-            return self.part()
+            return self.part(**self.keywords)
         try:
-            return self.part(self.given)
+            return self.part(self.given, **self.keywords)
         except (RuntimeError, ValueError):  # it may be their value: an item without a count, a code of no direction
-            return self.part(torch.ones_like(self.given))
+            return self.part(torch.ones_like(self.given), **self.keywords)
 
 
 def _hint_of(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrovae.models.parts.bernoulli import Bernoulli
 from pyrovae.models.parts.categorical import Categorical
+from pyrovae.models.parts.conditional import ConditionalNormal
 from pyrovae.models.parts.continuous_bernoulli import ContinuousBernoulli, TruncatedExponential
 from pyrovae.models.parts.diagonal_normal import DiagonalNormal
 from pyrovae.models.parts.discretized_logistic import DiscretizedLogistic
@@ -31,6 +32,7 @@ from pyrovae.models.parts.zuko_flow import ZukoFlow
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "ConditionalNormal",
     "ContinuousBernoulli",
     "DiagonalNormal",
     "DiscretizedLogistic",

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import checks, rounding
-from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.batch import Batch
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, entries_of, support_of, takes_exposure
 from pyrovae.models.registry import plain_name_of
 
-__all__ = ["checked_items", "plate_size"]
+__all__ = ["checked_batch", "checked_beside", "checked_items", "plate_size"]
 
 
 def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int:
@@ -56,3 +57,91 @@ def checked_items(
     if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(as_given.dtype, pair_dtype):
         checks.support_once_rounded(items, allowed, family, name=name)
     return items if dtype in (None, pair_dtype) else as_given.to(dtype)
+
+
+def checked_batch(pair: Any, x: Any, *, name: str = "x", **options: Any) -> Any:
+    """Items by `checked_items`, with the checked covariates and exposure of a split: a `Batch`.
+
+    A tensor where nothing lies beside the items. Raises ValueError for what is missing beside them, too.
+    """
+    given = checks.split_of(x, name=name)
+    items = checked_items(pair, given.x, name=name, **options)
+    beside = checked_beside(pair, given.covariates, given.exposure, len(items), dtype=items.dtype, name=name)
+    return Batch.of(items, **{each: value.to(items.device) for each, value in beside.items()})
+
+
+def checked_beside(
+    pair: Any,
+    covariates: Any,
+    exposure: Any,
+    count: int,
+    *,
+    spread: bool = False,
+    dtype: torch.dtype | None = None,
+    name: str = "x",
+) -> dict[str, Tensor]:
+    """The covariates (N, D) and the exposure (N,) of `count` items, checked, in the pair's dtype and on its device.
+
+    With `spread` one row of covariates, (D,), and one number for an exposure stand for all items. Raises ValueError for
+    covariates that the pair needs and that did not come, for what the pair does not take, for another shape than that
+    of the items, for covariates that are not finite, and for an exposure that is not positive and finite.
+    """
+    beside: dict[str, Tensor] = {}
+    kind, size, of = type(pair).__name__, covariate_dim_of(pair), "" if name == "x" else f" of {name}"
+    if covariates is None and size:
+        raise ValueError(
+            f"covariates{of} are needed: this {kind} is one of items given {size} covariate{'s' if size > 1 else ''} "
+            f"each. Give covariates=c of shape ({count}, {size}), or a data.Split that carries them"
+        )
+    if covariates is not None and not size:
+        raise ValueError(
+            f"covariates{of} came, and this {kind} takes none: leave them out, or build the pair with covariate_dim=. "
+            "A pair of your own whose model and guide take covariates= states covariate_dim, their number"
+        )
+    if exposure is not None and not takes_exposure(pair):
+        raise ValueError(
+            f"exposure{of} came, and this {kind} takes none: it multiplies the means of counts, as of "
+            "likelihood='poisson'. A pair of your own whose model and guide take exposure= states takes_exposure = True"
+        )
+    if covariates is not None:
+        value = checks.array(covariates, f"covariates{of}")
+        if spread and value.ndim == 1 and len(value) == size:
+            value = value.expand(count, size)
+        if value.shape != (count, size):
+            whole = value.ndim == 1 and not value.is_floating_point()
+            hint = "; data.one_hot(y) makes columns of categories" if whole and size > 1 else ""
+            hint = "; c[:, None] is one column" if value.ndim == 1 and size == 1 else hint
+            raise ValueError(
+                f"covariates{of} must have shape ({count}, {size}), a row for each item and the {size} columns that "
+                f"the pair was built with, got {tuple(value.shape)}{hint}"
+            )
+        beside["covariates"] = _cast(pair, value, "covariates", of, dtype)
+    if exposure is not None:
+        value = checks.array(exposure, f"exposure{of}")
+        if spread and value.ndim == 0:
+            value = value.expand(count)
+        if value.shape != (count,):
+            raise ValueError(
+                f"exposure{of} must have shape ({count},), one number for each item, got {tuple(value.shape)}"
+            )
+        beside["exposure"] = _cast(pair, value, "exposure", of, dtype)
+        if bool((beside["exposure"] <= 0).any()):
+            first = int((beside["exposure"] <= 0).nonzero()[0])
+            raise ValueError(
+                f"exposure{of} must be positive, for it multiplies the mean of an item's counts; that of item {first} "
+                f"is {float(value[first]):g}"
+            )
+    return beside
+
+
+def _cast(pair: Any, value: Tensor, name: str, of: str, dtype: torch.dtype | None) -> Tensor:
+    """A finite value in `dtype`, or in the pair's, on its device."""
+    own, device = dtype_and_device(pair)
+    cast = value.to(device, dtype or own)
+    if not bool(cast.isfinite().all()):
+        first = (~cast.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}{of} must be finite, and entry {first} is {value[tuple(first)].item():g} (in {cast.dtype}): drop "
+            "these items, or fill what is missing"
+        )
+    return cast

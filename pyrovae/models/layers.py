@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyrovae.models.batch import Batch
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.particles import particles
 from pyrovae.models.scopes import Workspace
@@ -21,7 +22,7 @@ __all__ = ["LAYERS_ALIVE", "Seen", "layer_sizes", "least_bytes", "rows_within", 
 LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 
 
-def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
+def layer_sizes(pair: Pair, x: Tensor | Batch) -> list[int]:
     """The number of elements that each layer of the decoder puts out for one more code of an item."""
     module, sizes = as_module(pair), []
     with Workspace(module, noise=Noise(0, x.device)).turn():
@@ -32,7 +33,7 @@ def layer_sizes(pair: Pair, x: Tensor) -> list[int]:
     return [two - one for one, two in zip(*sizes, strict=False)]
 
 
-def rows_within(pair: Pair, x: Tensor, max_bytes: int) -> int:
+def rows_within(pair: Pair, x: Tensor | Batch, max_bytes: int) -> int:
     """The number of codes, at least 1, whose layers take about `max_bytes` when they are decoded together."""
     widest = max([x[0].numel(), *layer_sizes(pair, x)])
     return max(1, max_bytes // (LAYERS_ALIVE * widest * x.element_size()))

@@ -15,12 +15,15 @@ __all__ = [
     "Pair",
     "as_module",
     "base_measure_of",
+    "covariate_dim_of",
     "dtype_and_device",
     "entries_of",
     "has_global_latents",
     "is_frozen",
     "is_made_of_parts",
+    "stand_ins",
     "support_of",
+    "takes_exposure",
     "takes_labels",
 ]
 
@@ -39,7 +42,9 @@ class Pair(Protocol):
         is_normalized: False where the model has no p(x), as an autoencoder's; estimators of log p(x) refuse it then.
 
     What a pair may have beside these is asked for by the functions of this module, each with its answer for a pair
-    that has none: `has_global_latents`, `takes_labels`, `support_of`, `entries_of`, `base_measure_of`.
+    that has none: `has_global_latents`, `takes_labels`, `covariate_dim_of`, `takes_exposure`, `support_of`,
+    `entries_of`, `base_measure_of`. A pair of items given covariates states `covariate_dim`, their number, and its
+    model and guide take `covariates=`, (N, covariate_dim); one with `takes_exposure` True takes `exposure=`, (N,).
 
     >>> import pyrovae
     >>> isinstance(pyrovae.mlp_vae((3,)), pyrovae.Pair)
@@ -129,6 +134,24 @@ def takes_labels(pair: Any) -> bool:
     `predict_log_proba(x)`, as `pyrovae.models.classifiers.Classifier` has.
     """
     return bool(getattr(pair, "takes_labels", False))
+
+
+def covariate_dim_of(pair: Any) -> int:
+    """The number of covariates of each item, by the pair's, or the part's, `covariate_dim`; 0 by default."""
+    return int(getattr(pair, "covariate_dim", 0))
+
+
+def takes_exposure(pair: Any) -> bool:
+    """Whether model and guide take an exposure of each item; False by default."""
+    return bool(getattr(pair, "takes_exposure", False))
+
+
+def stand_ins(pair: Any, count: int) -> dict[str, Tensor]:
+    """Zeros in place of the covariates of `count` items, for a trial call of a pair that needs some; else nothing."""
+    if not covariate_dim_of(pair):
+        return {}
+    dtype, device = dtype_and_device(pair)
+    return {"covariates": torch.zeros(count, covariate_dim_of(pair), dtype=dtype, device=device)}
 
 
 def is_made_of_parts(pair: Any, name: Literal["model", "guide"]) -> bool:

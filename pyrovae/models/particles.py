@@ -15,13 +15,15 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.batch import Batch, called_on
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, stand_ins
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
 __all__ = [
     "ENUMERATED",
     "Drawn",
+    "Items",
     "Particles",
     "drawn",
     "drawn_items",
@@ -39,6 +41,7 @@ __all__ = [
     "weighed",
 ]
 
+Items = Tensor | Batch  # with what lies beside them
 ENUMERATED = {"enumerate": "parallel"}  # a discrete site that is summed out rather than drawn
 
 
@@ -56,7 +59,7 @@ class Particles:
         return self.log_likelihood + self.log_prior - self.log_guide
 
 
-def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
+def particles(pair: Pair, x: Items, num_particles: int) -> Particles:
     """Draw `num_particles` codes per item from the guide and score them, under plate "particles" at dim -2.
 
     Noise comes from torch's global generator; gradients flow through reparameterised sites. A scale, of
@@ -68,7 +71,7 @@ def particles(pair: Pair, x: Tensor, num_particles: int) -> Particles:
     return tabulated(model, guide, x, num_particles)
 
 
-def traces(pair: Pair, x: Tensor, num_particles: int | None, at: poutine.Trace | None = None) -> tuple[Any, Any]:
+def traces(pair: Pair, x: Items, num_particles: int | None, at: poutine.Trace | None = None) -> tuple[Any, Any]:
     """The traces of guide and model, at new draws or at the values in `at`; with None, of one draw without a plate."""
     run = _replicated(pair.guide, x, num_particles)
     guide = poutine.trace(run if at is None else poutine.replay(run, trace=at)).get_trace()
@@ -76,13 +79,13 @@ def traces(pair: Pair, x: Tensor, num_particles: int | None, at: poutine.Trace |
     return guide, model
 
 
-def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Tensor, num_particles: int) -> Particles:
+def tabulated(model: poutine.Trace, guide: poutine.Trace, x: Items, num_particles: int) -> Particles:
     """The three tables of two such traces."""
     shape = (num_particles, len(x))
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), _log_guide(guide, x, shape))
 
 
-def scored(pair: Pair, x: Tensor, z: Tensor, *, guide: bool = True) -> Particles:
+def scored(pair: Pair, x: Items, z: Tensor, *, guide: bool = True) -> Particles:
     """The tables of `particles` at given codes `z` of shape (K, N, latent_dim), or (K, 1, latent_dim) for all items.
 
     The pair must have one code per item, its site "latent". Without `guide` the encoder is not run and log_guide is 0.
@@ -125,7 +128,7 @@ class Drawn:
         return Drawn(values, events, torch.cat([one.log_guide for one in parts], dim))
 
 
-def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
+def drawn(pair: Pair, x: Items, num_particles: int) -> Drawn:
     """Draw the codes that `particles` draws, from the same random numbers, to be weighed a part at a time."""
     guide = poutine.trace(_replicated(pair.guide, x, num_particles)).get_trace()
     log_guide = _log_guide(guide, x, (num_particles, len(x)))
@@ -138,7 +141,7 @@ def drawn(pair: Pair, x: Tensor, num_particles: int) -> Drawn:
     return Drawn(values, {name: site["fn"].event_dim for name, site in sites.items()}, log_guide)
 
 
-def weighed(pair: Pair, x: Tensor, codes: Drawn) -> Particles:
+def weighed(pair: Pair, x: Items, codes: Drawn) -> Particles:
     """The tables of `particles` for codes that are drawn already."""
     shape, trace = (len(codes.log_guide), len(x)), poutine.Trace()
     for name, value in codes.values.items():
@@ -147,9 +150,11 @@ def weighed(pair: Pair, x: Tensor, codes: Drawn) -> Particles:
     return Particles(_total(model, True, x, shape), _total(model, False, x, shape), codes.log_guide)
 
 
-def latent_law(fn: Any, *given: Any, **named: Any) -> Any:
-    """The distribution at site "latent" of a pair's model or guide, called with the rest."""
-    trace = poutine.trace(fn).get_trace(*given, **named)
+def latent_law(fn: Any, x: Any = None, **named: Any) -> Any:
+    """The distribution at site "latent" of a pair's model or guide, called on items or with the rest."""
+    if isinstance(x, Batch):
+        x, named = x.x, {**x.keywords, **named}
+    trace = poutine.trace(fn).get_trace(**named) if x is None else poutine.trace(fn).get_trace(x, **named)
     if "latent" not in trace.nodes:
         others = [name for name in prune_subsample_sites(trace).stochastic_nodes if name != "obs"]
         raise ValueError(
@@ -159,29 +164,30 @@ def latent_law(fn: Any, *given: Any, **named: Any) -> Any:
     return trace.nodes["latent"]["fn"]
 
 
-def drawn_jointly(pair: Pair, count: int) -> tuple[Tensor, Tensor]:
+def drawn_jointly(pair: Pair, count: int, **given: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and the items drawn at them, from the model: (count, latent_dim) and (count, *event_shape)."""
-    trace = poutine.trace(pair.model).get_trace(size=count)
+    trace = poutine.trace(pair.model).get_trace(size=count, **given)
     items = _items_drawn(pair, trace, batch_dims=1)
     return trace.nodes["latent"]["value"], items
 
 
-def drawn_items(pair: Pair, count: int) -> Tensor:
+def drawn_items(pair: Pair, count: int, **given: Tensor) -> Tensor:
     """Items drawn from the model, (count, *event_shape), whatever its latent sites are."""
-    return _items_drawn(pair, poutine.trace(pair.model).get_trace(size=count), batch_dims=1)
+    return _items_drawn(pair, poutine.trace(pair.model).get_trace(size=count, **given), batch_dims=1)
 
 
-def observed_law(pair: Pair, z: Tensor) -> Any:
+def observed_law(pair: Pair, z: Tensor, **given: Tensor) -> Any:
     """The distribution at site "obs" of a pair's model at given codes, (N, latent_dim)."""
-    return poutine.trace(poutine.replay(pair.model, trace=_at(z))).get_trace(size=len(z)).nodes["obs"]["fn"]
+    model = poutine.replay(pair.model, trace=_at(z))
+    return poutine.trace(model).get_trace(size=len(z), **given).nodes["obs"]["fn"]
 
 
-def simulated(pair: Pair, z: Tensor) -> Tensor:
+def simulated(pair: Pair, z: Tensor, **given: Tensor) -> Tensor:
     """Items drawn from the model at given codes: (K, N, latent_dim) to (K, N, *event_shape)."""
 
     def run() -> Any:
         with pyro.plate("particles", len(z), dim=-2):
-            return pair.model(size=z.shape[1])
+            return pair.model(size=z.shape[1], **given)
 
     return _items_drawn(pair, poutine.trace(poutine.replay(run, trace=_at(z))).get_trace(), batch_dims=2)
 
@@ -206,7 +212,7 @@ def _items_drawn(pair: Pair, trace: poutine.Trace, batch_dims: int) -> Tensor:
 def require_continuous(pair: Pair, estimator: str) -> None:
     """Refuse a pair without one continuous code per item: `estimator` moves along it, or integrates over it."""
     with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
-        trace = prune_subsample_sites(poutine.trace(pair.model).get_trace(size=1))
+        trace = prune_subsample_sites(poutine.trace(pair.model).get_trace(size=1, **stand_ins(pair, 1)))
     site = trace.nodes.get("latent")
     if site is None:
         others = ", ".join(repr(name) for name in trace.stochastic_nodes if name != "obs") or "none"
@@ -225,10 +231,10 @@ def _at(z: Tensor) -> poutine.Trace:
     return trace
 
 
-def _replicated(fn: Any, x: Tensor, num_particles: int | None) -> Any:
+def _replicated(fn: Any, x: Items, num_particles: int | None) -> Any:
     def run() -> Any:
         with nullcontext() if num_particles is None else pyro.plate("particles", num_particles, dim=-2):
-            return fn(x)
+            return called_on(fn, x)
 
     return run
 
@@ -240,7 +246,7 @@ def is_point(fn: Any) -> bool:
     return isinstance(fn, Delta)
 
 
-def score_functions(guide: poutine.Trace, x: Tensor, num_particles: int) -> Tensor:
+def score_functions(guide: poutine.Trace, x: Items, num_particles: int) -> Tensor:
     """What of log q(z | x) a draw's distribution depends on and its value does not carry: a table (K, N).
 
     The gradient of a draw's expectation has the gradient of this times the integrand beside that through its value. It
@@ -263,7 +269,7 @@ def _score_function(site: Any) -> Tensor:
 SiteTerm = Callable[[Any], Tensor]
 
 
-def _log_guide(trace: poutine.Trace, x: Tensor, shape: tuple[int, int], term: SiteTerm = _log_prob) -> Tensor:
+def _log_guide(trace: poutine.Trace, x: Items, shape: tuple[int, int], term: SiteTerm = _log_prob) -> Tensor:
     """The log-density of a guide's draws, with its `pyro.factor` where a code is a point that draws were turned into.
 
     A factor beside a draw that has a density of its own is a term of a loss, as a scale is.
@@ -275,7 +281,7 @@ def _log_guide(trace: poutine.Trace, x: Tensor, shape: tuple[int, int], term: Si
 
 
 def _total(
-    trace: poutine.Trace, observed: bool, x: Tensor, shape: tuple[int, int], term_of: SiteTerm = _log_prob
+    trace: poutine.Trace, observed: bool, x: Items, shape: tuple[int, int], term_of: SiteTerm = _log_prob
 ) -> Tensor:
     """The log-densities of a trace's observed, or of its other sites, summed: a table of `shape`."""
     trace = prune_subsample_sites(trace)

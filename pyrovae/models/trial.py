@@ -14,9 +14,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
+from pyrovae.models.batch import Batch
 from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.laws import stated_support
-from pyrovae.models.pair import Pair, as_module, dtype_and_device
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, stand_ins
 from pyrovae.models.particles import Particles, is_point, tabulated, traces
 from pyrovae.models.precision import doubled, widened
 from pyrovae.models.scopes import Workspace
@@ -30,7 +31,7 @@ TIGHT, ROUNDED, LOOSE = 1e-7, 1e-4, 1e-2
 DRAWS, ITEMS = 2, 3  # unlike, so that a network that takes one axis for another gives another number, or none
 
 
-def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True) -> tuple[str, ...]:
+def tried(pair: Pair, x: Tensor | Batch, *, draws: int = DRAWS, items_apart: bool = True) -> tuple[str, ...]:
     """The names of the observed sites of which a mask leaves a part out, found by scoring `draws` draws of 3 items.
 
     An entry of the table must be what that draw of that item is alone: a network that normalises over draws or items,
@@ -82,7 +83,7 @@ def tried(pair: Pair, x: Tensor, *, draws: int = DRAWS, items_apart: bool = True
 
 
 def _is_of_each_alone(
-    pair: Pair, x: Tensor, drawn: poutine.Trace, table: Particles, columns: list[slice], close: float
+    pair: Pair, x: Tensor | Batch, drawn: poutine.Trace, table: Particles, columns: list[slice], close: float
 ) -> bool:
     """Whether each item's last draw has the log-densities in the table that it has when it is scored alone."""
     for column in columns:
@@ -92,7 +93,7 @@ def _is_of_each_alone(
     return True
 
 
-def _is_rounding(pair: Pair, x: Tensor, drawn: poutine.Trace, table: Particles, columns: list[slice]) -> bool:
+def _is_rounding(pair: Pair, x: Tensor | Batch, drawn: poutine.Trace, table: Particles, columns: list[slice]) -> bool:
     """Whether what differs in single precision agrees in float64; by a loose comparison of a pair that has no such."""
     try:
         double, items = doubled(pair), x.double()
@@ -104,7 +105,7 @@ def _is_rounding(pair: Pair, x: Tensor, drawn: poutine.Trace, table: Particles, 
         return _is_of_each_alone(pair, x, drawn, table, columns, LOOSE)
 
 
-def require_supported(pair: Pair, x: Tensor, rows: int) -> None:
+def require_supported(pair: Pair, x: Tensor | Batch, rows: int) -> None:
     """Refuse observed values outside of their distribution's support to which it gives a log-density all the same.
 
     Estimators run without the checks of torch's distributions, and a Bernoulli has a plausible number for 0.5. Of each
@@ -156,7 +157,7 @@ def _require_inside(name: str, site: Any) -> None:
         )
 
 
-def observed_measure(pair: Pair, x: Tensor) -> str:
+def observed_measure(pair: Pair, x: Tensor | Batch) -> str:
     """What log p(x) is taken against, by the supports of the observed sites: "mass", "density", or "mixed"."""
     module = as_module(pair)
     with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
@@ -179,8 +180,8 @@ def called(pair: Pair) -> None:
         writes_noted(module, given) as called_once,
     ):
         for size in (2, 3):
-            drawn = poutine.trace(pair.model).get_trace(size=size)
-            pair.guide(drawn.nodes["obs"]["value"])
+            drawn = poutine.trace(pair.model).get_trace(size=size, **stand_ins(pair, size))
+            pair.guide(drawn.nodes["obs"]["value"], **stand_ins(pair, size))
             called_once()
 
 
@@ -207,7 +208,7 @@ def _is_writable(b: Tensor) -> bool:
 
 
 def _at(
-    pair: Pair, x: Tensor, drawn: poutine.Trace, num_particles: int | None, column: slice = slice(None)
+    pair: Pair, x: Tensor | Batch, drawn: poutine.Trace, num_particles: int | None, column: slice = slice(None)
 ) -> Particles:
     """The tables at the values of all draws, or at those of the last draw without a plate."""
     at = poutine.Trace()

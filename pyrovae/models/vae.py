@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, cast
@@ -14,16 +15,18 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.models.batch import Batch
 from pyrovae.models.composition import require_fitting
 from pyrovae.models.frozen import frozen
 from pyrovae.models.imputation import METHODS, draw_missing
-from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.items import checked_beside, checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, image_shape, require_room, with_parameters
-from pyrovae.models.pair import dtype_and_device, entries_of, support_of
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, entries_of, stand_ins, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
+from pyrovae.models.parts.covariates import GivenCovariates, SplitTrunk
 from pyrovae.models.parts.encoder_inputs import after_input, encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
@@ -62,28 +65,71 @@ class LatentVariableModel(HasParamSites):
         self.latent_dim: int = self.prior.latent_dim
         self.event_shape: tuple[int, ...] = tuple(self.likelihood.event_shape)
 
-    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior."""
+    def model(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int = 1,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+    ) -> Tensor:
+        """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior.
+
+        With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means.
+        """
+        size = len(covariates) if x is None and size == 1 and covariates is not None else size
         register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
         register_param_sites(f"{self._site_prefix}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
-            z = pyro.sample("latent", as_pyro(self.prior()))
-            return pyro.sample("obs", as_pyro(self.likelihood(z)), obs=x)
+            z = pyro.sample("latent", as_pyro(self._prior_given(covariates)))
+            return pyro.sample("obs", as_pyro(self._likelihood_given(z, covariates, exposure)), obs=x)
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """q(z | x); without `x` the prior, since nothing else is known of a code."""
+    def guide(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int = 1,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+    ) -> Tensor:
+        """q(z | x), or q(z | x, c); without `x` the prior, since nothing else is known of a code."""
+        size = len(covariates) if x is None and size == 1 and covariates is not None else size
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
-            return pyro.sample("latent", as_pyro(self.prior() if x is None else self.posterior(x)))
+            q = self._prior_given(covariates) if x is None else self._posterior_given(x, covariates)
+            return pyro.sample("latent", as_pyro(q))
 
-    def encode(self, x: Tensor) -> Tensor:
+    @property
+    def covariate_dim(self) -> int:
+        """The number of covariates of each item, 0 where the pair is not given any."""
+        return max(map(covariate_dim_of, (self.prior, self.likelihood, self.posterior)))
+
+    @property
+    def takes_exposure(self) -> bool:
+        """Whether the likelihood takes an exposure of each item, by which its means are multiplied."""
+        return bool(getattr(self.likelihood, "takes_exposure", False))
+
+    def _prior_given(self, covariates: Tensor | None) -> Any:
+        return self.prior(covariates=covariates) if covariate_dim_of(self.prior) else self.prior()
+
+    def _likelihood_given(self, z: Tensor, covariates: Tensor | None, exposure: Tensor | None = None) -> Any:
+        given = {"covariates": covariates} if covariate_dim_of(self.likelihood) else {}
+        return self.likelihood(z, **given, **({} if exposure is None else {"exposure": exposure}))
+
+    def _posterior_given(self, x: Tensor, covariates: Tensor | None) -> Any:
+        return self.posterior(x, covariates=covariates) if covariate_dim_of(self.posterior) else self.posterior(x)
+
+    def encode(self, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
         """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim).
 
         In evaluation mode, whatever mode the pair is in, and differentiable. Of a posterior whose mean has no closed
-        form, such as a flow, it is the mean of 512 draws that are always the same.
+        form, such as a flow, it is the mean of 512 draws that are always the same. `covariates`, (N, covariate_dim),
+        are those of a pair given some; `x` may be a split that carries them. The exposure of counts is no input of the
+        package's own encoders.
         """
         dtype, device = dtype_and_device(self)
-        given = checks.checked_in_own_dtype(x, self.event_shape)
+        gathered = checks.split_of(x, covariates=covariates, exposure=exposure)
+        given = checks.checked_in_own_dtype(gathered.x, self.event_shape)
         allowed: Any = support_of(self)
         name = plain_name_of(entries_of(self))
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
@@ -91,36 +137,45 @@ class LatentVariableModel(HasParamSites):
         if checks.is_of_whole_numbers(allowed):  # a code that is none would be a row of zeros; a mean of counts will do
             checks.support(given if hasattr(entries_of(self), "probabilities") else given.floor(), allowed, name)
         x = checks.checked_cast(given, dtype).to(device)
+        beside = checked_beside(self, gathered.covariates, gathered.exposure, len(x))
         with evaluation_mode(self):
             if self.is_made_of_parts("guide"):
-                return mean_of(self.posterior(x))
+                return mean_of(self._posterior_given(x, beside.get("covariates")))
             with isolated_store():
-                return mean_of(latent_law(self.guide, x))
+                return mean_of(latent_law(self.guide, x, **beside))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
 
         ValueError where entries have no mean, as categories; `probabilities` is for these. In evaluation mode, whatever
-        mode the pair is in, and differentiable.
+        mode the pair is in, and differentiable. `covariates`, (D,) for all codes or (N, D) for codes of shape (..., N,
+        latent_dim), are those of a pair given some; `exposure`, a number or (N,), is one of counts.
         """
         dtype, device = dtype_and_device(self)
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        count = z.shape[-2] if z.ndim > 1 else 1
+        beside = checked_beside(self, covariates, exposure, count, spread=True)
+        if z.ndim == 1 and beside:
+            z = z[None]
+            return self.decode(z, covariates=covariates, exposure=exposure)[0]
         with evaluation_mode(self):
             if self.is_made_of_parts("model"):
-                return mean_of(self.likelihood(z))
+                return mean_of(self._likelihood_given(z, **_both(beside)))
             if not z.numel():
                 return z.new_zeros((*z.shape[:-1], *self.event_shape))
             with isolated_store():
-                law = observed_law(self, z.reshape(-1, self.latent_dim))
+                # hand-written models know one row of covariates for each code
+                rows = {name: _row_for_each(value, z.shape[:-1], name) for name, value in beside.items()}
+                law = observed_law(self, z.reshape(-1, self.latent_dim), **rows)
             return mean_of(law).reshape(*z.shape[:-1], *self.event_shape)
 
-    def probabilities(self, z: Tensor) -> Tensor:
+    def probabilities(self, z: Tensor, *, covariates: Any = None) -> Tensor:
         """The probability of each category at a code: (..., latent_dim) -> (..., *event_shape, C).
 
         Of a likelihood of categories, "categorical" or "ordinal", whose entries have no mean to `decode`; ValueError
-        for any other. In evaluation mode, whatever mode the pair is in, and differentiable.
+        for any other. `covariates` as in `decode`. In evaluation mode, whatever mode the pair is in, and differentiable.
         """
         entries = entries_of(self)
         if not hasattr(entries, "probabilities"):
@@ -132,14 +187,19 @@ class LatentVariableModel(HasParamSites):
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        beside = checked_beside(self, covariates, None, z.shape[-2] if z.ndim > 1 else 1, spread=True)
         with evaluation_mode(self):
-            p = self.likelihood(z)
+            p = self._likelihood_given(z, **_both(beside))
         table: Tensor = entries.probabilities(getattr(p, "base_dist", p))
         return table
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are."""
-        return self.decode(self.encode(x))
+    def reconstruct(self, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
+        """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are.
+
+        `x` may be a split with covariates and an exposure, or these come by keyword; both steps are given them.
+        """
+        given = checks.split_of(x, covariates=covariates, exposure=exposure)
+        return self.decode(self.encode(given), **given.beside)
 
     def frozen(self) -> Self:
         """A copy that nothing trains, for a Pyro model of your own: see `pyrovae.models.frozen.frozen`.
@@ -167,10 +227,13 @@ class LatentVariableModel(HasParamSites):
             return True
         device = dtype_and_device(self)[1]
         with Workspace(self, noise=Noise(0, device)).turn():
-            z = self.prior().sample((4,))
-            x = self.likelihood(z).sample()
-            table = scored(self, x, z[None])
-            parts = (self.likelihood(z).log_prob(x), self.prior().log_prob(z), self.posterior(x).log_prob(z))
+            c = stand_ins(self, 4).get("covariates")
+            z = self._prior_given(c).expand((4,)).sample()
+            p = self._likelihood_given(z, c)
+            x = p.sample()
+            table = scored(self, Batch.of(x, c), z[None])
+            log_prior = self._prior_given(c).log_prob(z)
+            parts = (p.log_prob(x), log_prior, self._posterior_given(x, c).log_prob(z))
         tables = (table.log_likelihood, table.log_prior, table.log_guide)
         pairs = zip(tables, parts, strict=True)
         return all(torch.allclose(one[0], other, rtol=1e-4, atol=1e-4, equal_nan=True) for one, other in pairs)
@@ -205,11 +268,15 @@ class VAE(LatentVariableModel):
     is_normalized = True
 
     @checks.allocating
-    def sample(self, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
+    def sample(
+        self, n: int, *, seed: int | None = None, mean: bool = False, covariates: Any = None, exposure: Any = None
+    ) -> Tensor:
         """`n` draws from p(x), shape (n, *event_shape): a code from the prior, then an item from the likelihood.
 
         With `mean` the likelihood's mean takes the place of the last draw, which is what pictures show. Without a
-        `seed` torch's global generator goes on. Raises ValueError for n below 1.
+        `seed` torch's global generator goes on. A pair given covariates draws from p(x | c): `covariates` is a row for
+        each of the n items, (n, covariate_dim), or one for all of them, (covariate_dim,); so is `exposure`, of counts.
+        Raises ValueError for n below 1, and for covariates that are missing or misshapen.
 
         >>> from pyrovae import mlp_vae
         >>> mlp_vae((3,)).sample(4, seed=0).shape
@@ -218,17 +285,28 @@ class VAE(LatentVariableModel):
         dtype, device = dtype_and_device(self)
         checks.whole("n", n, bytes_each=dtype.itemsize * (self.latent_dim + math.prod(self.event_shape)), device=device)
         key = None if seed is None else stream(checks.seed(seed), "sample")
+        beside = checked_beside(self, covariates, exposure, n, spread=True)
         with evaluating(self), forked(key, device):
             if self.is_made_of_parts("model"):
-                p: TorchDistribution = self.likelihood(self.prior().sample((n,)))
+                prior = self._prior_given(beside.get("covariates"))
+                z = prior.sample(() if prior.batch_shape else (n,))
+                p: TorchDistribution = self._likelihood_given(z, **_both(beside))
                 return mean_of(p) if mean else p.sample()
             with isolated_store():
-                obs = poutine.trace(self.model).get_trace(size=n).nodes["obs"]
+                obs = poutine.trace(self.model).get_trace(size=n, **beside).nodes["obs"]
             return mean_of(obs["fn"]) if mean else obs["value"]
 
     @checks.allocating
     def impute(
-        self, x: Any, *, num_draws: int = 100, seed: int = 0, num_steps: int = 100, method: str = "mcmc"
+        self,
+        x: Any,
+        *,
+        num_draws: int = 100,
+        seed: int = 0,
+        num_steps: int = 100,
+        method: str = "mcmc",
+        covariates: Any = None,
+        exposure: Any = None,
     ) -> Tensor:
         """Draws from p(x_missing | x_seen), the likelihood's noise included: shape (num_draws, N, *event_shape).
 
@@ -265,11 +343,13 @@ class VAE(LatentVariableModel):
         checks.choice("method", method, METHODS)
         checks.seed(seed)
         _, device = dtype_and_device(self)
-        x = checked_items(self, x, missing=True).to(device)
+        given = checks.split_of(x, covariates=covariates, exposure=exposure)
+        x = checked_items(self, given.x, missing=True).to(device)
+        beside = checked_beside(self, given.covariates, given.exposure, len(x))
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
         parts = (self.prior, self.likelihood, self.posterior)
-        return draw_missing(*parts, x, num_draws=num_draws, num_steps=num_steps, noise=noise, method=method)
+        return draw_missing(*parts, x, num_draws=num_draws, num_steps=num_steps, noise=noise, method=method, **beside)
 
 
 @register("mlp_vae", kind="builder")
@@ -282,13 +362,16 @@ def mlp_vae(
     likelihood: str | nn.Module = "bernoulli",
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
+    covariate_dim: int = 0,
 ) -> VAE:
     """A VAE of fully connected networks; the decoder has the encoder's hidden layers in reverse order.
 
     `likelihood`, `posterior` and `prior` are names, such as "normal" or "normal(scale=0.5)", or modules. `likelihood`
     is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale), another of `docs/parts.md`, a name
     that you have registered, or a family module such as `Normal(scale=0.626)`; the decoder has as many outputs an entry
-    as the family has parameters. Raises ValueError for sizes below 1 and for unknown names.
+    as the family has parameters. With `covariate_dim` D the pair is p(x | c) of items given covariates, (N, D), which
+    decoder and encoder see beside their input, and the prior where it is "conditional". Raises ValueError for sizes
+    below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import mlp_vae
@@ -297,11 +380,18 @@ def mlp_vae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = family(likelihood)
-    shape, widths, decoder = mlp_decoder(event_shape, latent_dim, hidden_dims, activation, entries)
+    covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    shape, widths, decoder = mlp_decoder(event_shape, latent_dim + covariate_dim, hidden_dims, activation, entries)
     return VAE(
-        make("prior", prior, latent_dim),
-        Likelihood(decoder, entries, shape),
-        _posterior(posterior, lambda: mlp_trunk(shape, widths, activation, entries), latent_dim),
+        _prior(prior, latent_dim, covariate_dim),
+        Likelihood(decoder, entries, shape, covariate_dim),
+        _posterior(
+            posterior,
+            lambda: mlp_trunk(shape, widths, activation, entries, covariate_dim),
+            latent_dim,
+            shape,
+            covariate_dim,
+        ),
     )
 
 
@@ -315,11 +405,13 @@ def conv_vae(
     likelihood: str | nn.Module = "bernoulli",
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
+    covariate_dim: int = 0,
 ) -> VAE:
     """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the post's network.
 
     (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
-    as an image's is. Raises ValueError for another event shape and for sizes below 1.
+    as an image's is. `covariate_dim` as there; the encoder's heads see the covariates beside the features of the last
+    convolution. Raises ValueError for another event shape and for sizes below 1.
 
     >>> import torch
     >>> from pyrovae import conv_vae
@@ -328,12 +420,14 @@ def conv_vae(
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = family(likelihood, of_images=True)
-    encoder, trunk = conv_trunk(event_shape, channels, strides, entries)
-    decoder = ConvDecoder(encoder, latent_dim, num_parameters_of(entries))
+    covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    encoder, trunk, features = conv_trunk(event_shape, channels, strides, entries, covariate_dim)
+    decoder = ConvDecoder(encoder, latent_dim + covariate_dim, num_parameters_of(entries))
+    shape = encoder.event_shape
     return VAE(
-        make("prior", prior, latent_dim),
-        Likelihood(decoder, entries, encoder.event_shape),
-        _posterior(posterior, lambda: (trunk, encoder.features), latent_dim),
+        _prior(prior, latent_dim, covariate_dim),
+        Likelihood(decoder, entries, shape, covariate_dim),
+        _posterior(posterior, lambda: (trunk, features), latent_dim, shape, covariate_dim),
     )
 
 
@@ -345,12 +439,14 @@ def linear_vae(
     likelihood: str | nn.Module = "normal",
     posterior: str | nn.Module | None = None,
     prior: str | nn.Module = "standard",
+    covariate_dim: int = 0,
 ) -> VAE:
     """Probabilistic PCA as a VAE: x = W z + mu + e, e ~ N(0, s^2 I), with q(z | x) = N(A x + b, diag).
 
     Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
     section 3; Lucas et al. 2019). `posterior` None is that `LinearNormal`; one that is asked for by name has no network
-    before it. Raises ValueError for sizes below 1 and for unknown names.
+    before it. With `covariate_dim` D it is x = W z + V c + mu + e, and A x + B c + b in q(z | x, c). Raises ValueError
+    for sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import linear_vae
@@ -362,13 +458,20 @@ def linear_vae(
     count = num_parameters_of(entries)
     require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, count * features])
     several = count > 1
-    decoder = MLP((latent_dim,), (count, features), hidden_dims=()) if several else nn.Linear(latent_dim, features)
-    code_prior = make("prior", prior, latent_dim)
-    p_of_x = Likelihood(decoder, entries, (features,))
-    seen, (columns,) = encoder_input_of(entries, (features,))
+    covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    rows, shape = latent_dim + covariate_dim, (features,)
+    decoder = MLP((rows,), (count, features), hidden_dims=()) if several else nn.Linear(rows, features)
+    code_prior = _prior(prior, latent_dim, covariate_dim)
+    p_of_x = Likelihood(decoder, entries, shape, covariate_dim)
+    seen, (columns,) = encoder_input_of(entries, shape)
+    if covariate_dim:
+        seen, columns = SplitTrunk(seen, None, shape), columns + covariate_dim
     if posterior is None:
-        return VAE(code_prior, p_of_x, LinearNormal(columns, latent_dim, network=seen))
-    return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (seen or nn.Identity(), columns), latent_dim))
+        q: nn.Module = LinearNormal(columns, latent_dim, network=seen)
+        q = GivenCovariates(q, shape, covariate_dim, latent_dim) if covariate_dim else q
+        return VAE(code_prior, p_of_x, q)
+    trunk = seen or nn.Identity()
+    return VAE(code_prior, p_of_x, _posterior(posterior, lambda: (trunk, columns), latent_dim, shape, covariate_dim))
 
 
 def family(likelihood: str | nn.Module, *, of_images: bool = False) -> nn.Module:
@@ -402,30 +505,78 @@ def mlp_decoder(
 
 
 def mlp_trunk(
-    event_shape: tuple[int, ...], hidden_dims: tuple[int, ...], activation: str, entries: nn.Module
+    event_shape: tuple[int, ...],
+    hidden_dims: tuple[int, ...],
+    activation: str,
+    entries: nn.Module,
+    covariate_dim: int = 0,
 ) -> tuple[nn.Module, int]:
-    """The layers of an encoder up to the last hidden one, behind what the family wants it to see; and its width."""
+    """The layers of an encoder up to the last hidden one, behind what the family wants it to see; and its width.
+
+    With covariates it takes rows of an item and these, as `GivenCovariates` makes them.
+    """
     *inner, features = hidden_dims
     seen, shape = encoder_input_of(entries, event_shape)
-    trunk = MLP(shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
+    in_shape = (math.prod(shape) + covariate_dim,) if covariate_dim else shape
+    trunk = MLP(in_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
+    if covariate_dim:
+        return SplitTrunk(seen, trunk, event_shape), features
     return after_input(seen, trunk), features
 
 
 def conv_trunk(
-    event_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int], entries: nn.Module
-) -> tuple[ConvEncoder, nn.Module]:
-    """The convolutions of an encoder, and the same behind what the family wants it to see."""
+    event_shape: Sequence[int],
+    channels: Sequence[int],
+    strides: Sequence[int],
+    entries: nn.Module,
+    covariate_dim: int = 0,
+) -> tuple[ConvEncoder, nn.Module, int]:
+    """The convolutions of an encoder, the same behind what the family wants it to see, and the number of features.
+
+    With covariates the second takes rows of an item and these, as `GivenCovariates` makes them.
+    """
     seen, (in_channels, *_) = encoder_input_of(entries, image_shape(event_shape))
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides, in_channels=in_channels)
-    return encoder, after_input(seen, encoder)
+    trunk = after_input(seen, encoder)
+    if covariate_dim:
+        return encoder, SplitTrunk(trunk, None, encoder.event_shape), encoder.features + covariate_dim
+    return encoder, trunk, encoder.features
 
 
-def _posterior(posterior: str | nn.Module, trunk: Callable[[], tuple[nn.Module, int]], latent_dim: int) -> nn.Module:
+def _prior(prior: str | nn.Module, latent_dim: int, covariate_dim: int) -> nn.Module:
+    """The prior; one given covariates is told their number."""
+    if isinstance(prior, nn.Module):
+        return prior
+    made, _ = chosen("prior", prior)
+    takes = "covariate_dim" in inspect.signature(made).parameters
+    return make("prior", prior, latent_dim, **({"covariate_dim": covariate_dim} if takes else {}))
+
+
+def _posterior(
+    posterior: str | nn.Module,
+    trunk: Callable[[], tuple[nn.Module, int]],
+    latent_dim: int,
+    event_shape: tuple[int, ...],
+    covariate_dim: int,
+) -> nn.Module:
     """The posterior; a trunk is built only where it is asked for by name."""
     if is_zuko_flow(posterior):
-        return ZukoFlow(cast(nn.Module, posterior), trunk()[0])
+        flow = ZukoFlow(cast(nn.Module, posterior), trunk()[0])
+        return GivenCovariates(flow, event_shape, covariate_dim, latent_dim) if covariate_dim else flow
     if isinstance(posterior, nn.Module):
         return posterior
     made, stated = chosen("posterior", posterior)
     network, features = trunk()
-    return cast(nn.Module, made(network, features, latent_dim, **stated))
+    part = cast(nn.Module, made(network, features, latent_dim, **stated))
+    return GivenCovariates(part, event_shape, covariate_dim, latent_dim) if covariate_dim else part
+
+
+def _both(beside: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """The arguments of a likelihood beside the code."""
+    return {"covariates": beside.get("covariates"), "exposure": beside.get("exposure")}
+
+
+def _row_for_each(value: Tensor, leading: torch.Size, name: str) -> Tensor:
+    """Covariates or exposures of N items for codes of leading shape (..., N), flat."""
+    own = value.shape[1:]
+    return value.expand(*leading, *own).reshape(-1, *own)

@@ -27,6 +27,7 @@ from pyrovae.inference.svi.schedule import Schedule
 from pyrovae.inference.svi.trial import Sites
 from pyrovae.inference.svi.validation import validated
 from pyrovae.inference.svi.watchers import Watchers
+from pyrovae.models.batch import Batch, items_of, rebuilt, tensors_of
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.seeding import Noise, stream
@@ -177,7 +178,7 @@ class Loop:
         process = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
         return stream(self.plan.seed, "noise", epoch, *process)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
         """This process's share of an epoch's items and labels, on the device, binary where that is asked for."""
         draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
         share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
@@ -185,14 +186,16 @@ class Loop:
         for batch, label in read:
             x, y = batch.to(self.device), None if label is None else label.to(self.device)
             if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
-                x = torch.bernoulli(x, generator=draws)
+                drawn = torch.bernoulli(items_of(x), generator=draws)
+                x = x.with_items(drawn) if isinstance(x, Batch) else drawn
                 share_of_batch = self.ranks.share(len(x))
                 x, y = x[share_of_batch], None if y is None else y[share_of_batch]
-            elif x.is_inference():  # which has no gradient to save it for
-                x = x.clone()
+            else:
+                # which has no gradient to save it for
+                x = rebuilt(x, [t.clone() if t.is_inference() else t for t in tensors_of(x)])
             yield x, y
 
-    def step(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def step(self, x: Tensor | Batch, y: Tensor | None = None) -> Tensor:
         """Take one step: loss, gradients, update. Nothing is updated once a loss or a gradient is not finite."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
@@ -200,7 +203,7 @@ class Loop:
         self.taken += 1
         return loss
 
-    def arguments(self, x: Tensor, y: Tensor | None) -> tuple[Any, ...]:
+    def arguments(self, x: Tensor | Batch, y: Tensor | None) -> tuple[Any, ...]:
         """The arguments of the loss at this step."""
         beta = None
         if self.plan.beta != 1 or self.plan.warmup:

@@ -84,6 +84,7 @@ class SVI(Method):
     name: ClassVar[str] = "svi"
     title: ClassVar[str] = "SVI"
     keeps_checkpoints: ClassVar[bool] = True
+    takes_beside: ClassVar[bool] = True
 
     epochs: int = 20
     batch_size: int | Literal["all"] = 256

@@ -7,18 +7,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import nn
 
 from pyrovae import ranks
 from pyrovae.compile.watching import watched
 from pyrovae.inference.elbo import is_differentiable
 from pyrovae.inference.items import Items
+from pyrovae.models.batch import called_on
 from pyrovae.models.layers import seen
 from pyrovae.models.pair import Pair, as_module, has_global_latents
 from pyrovae.models.particles import traces
@@ -52,7 +54,7 @@ class Sites:
         module, some = as_module(pair), next(source.batches(2, shuffle=False))[0].to(device)
         space = Workspace(module, training=True, noise=Noise(0, device), store=store)
         with space.turn(), torch.no_grad(), watched(module), seen(module) as layers, _on_one_device(pair, device):
-            guide, model = (prune_subsample_sites(poutine.trace(fn).get_trace(some)) for fn in (pair.guide, pair.model))
+            guide, model = (prune_subsample_sites(_traced(fn, some)) for fn in (pair.guide, pair.model))
             guide.compute_score_parts()
             stored = bool(pyro.get_param_store())
         drawn = [guide.nodes[name] for name in guide.stochastic_nodes]
@@ -115,7 +117,7 @@ def try_shapes(
         raise refused or ValueError(others[0])
 
 
-def _tell_of_tables(pair: Pair, x: Tensor, is_first: bool) -> None:
+def _tell_of_tables(pair: Pair, x: Any, is_first: bool) -> None:
     """Warn of a pair by hand that can be trained, and that every estimator would refuse afterwards."""
     try:
         tried(pair, x, items_apart=False)
@@ -139,11 +141,16 @@ def _try_last_batch(pair: Pair, plan: Plan, source: Items, device: torch.device,
             if count > 1:
                 traces(pair, some, count)
             else:
-                poutine.trace(pair.guide).get_trace(some)
-                poutine.trace(pair.model).get_trace(some)
+                _traced(pair.guide, some)
+                _traced(pair.model, some)
     except (RuntimeError, ValueError, IndexError) as error:
         items, said = f"{size} item{'s' if size > 1 else ''}", [*str(error).splitlines(), type(error).__name__][0]
         raise ValueError(
             f"batch_size={plan.batch_size} and {len(source)} items leave a last batch of {items}, which "
             f"{type(pair).__name__} cannot take in training ({said}): take another batch_size, or leave out items"
         ) from error
+
+
+def _traced(fn: Any, x: Any) -> poutine.Trace:
+    """The trace of a model or guide on a batch."""
+    return poutine.trace(partial(called_on, fn)).get_trace(x)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.models import activity
+from pyrovae.models.batch import Batch, called_on, items_of
 from pyrovae.models.particles import particles
 from pyrovae.seeding import stream
 
@@ -38,9 +39,11 @@ def validated(loop: Loop, source: Items) -> dict[str, float]:
     return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
 
 
-def log_score(loop: Loop, x: Tensor, label: Tensor | None) -> float:
+def log_score(loop: Loop, x: Tensor | Batch, label: Tensor | None) -> float:
     """The sum of some items' ELBO from one draw each, or of their labels' log-probabilities."""
-    x = torch.bernoulli(x) if loop.plan.binarize else x
+    if loop.plan.binarize:
+        drawn = torch.bernoulli(items_of(x))
+        x = x.with_items(drawn) if isinstance(x, Batch) else drawn
     if label is None:
         return float(particles(loop.pair, x, 1).log_weight.sum())
     table: Any = loop.pair
@@ -56,7 +59,7 @@ def active_units(loop: Loop) -> int | None:
     try:
         for batch, _ in islice(loop.source.batches(EVALUATION_BATCH, shuffle=False), 10):
             with space.turn():
-                parts.append(encode(batch.to(loop.device)))
+                parts.append(called_on(encode, batch.to(loop.device)))
     except Exception as error:  # the training is done: what is said of it afterwards must not lose it
         log.warning("active_units is None: encode raised %s: %s", type(error).__name__, error)
         return None

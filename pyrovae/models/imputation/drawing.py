@@ -34,6 +34,8 @@ def draw_missing(
     num_steps: int,
     noise: Noise | None = None,
     method: str = "mcmc",
+    covariates: Tensor | None = None,
+    exposure: Tensor | None = None,
 ) -> Tensor:
     """Draw p(x_missing | x_seen), NaN for missing: (N, *event_shape) -> (num_draws, N, *event_shape).
 
@@ -41,6 +43,8 @@ def draw_missing(
     code. The method draws codes from p(z | x_seen), proportional to p(z) prod_seen p(x_j | z): "mcmc"
     (`imputation.mcmc.MarkovChain`), "sir" (`imputation.sir.Resampling`) or "nuts" (`imputation.nuts.NoUTurn`). Each
     code is then decoded, and the missing entries are drawn.
+
+    `covariates`, (N, D), and `exposure`, (N,), are those of the items, for parts that take them.
 
     The random numbers are those of `noise`, or torch's global generator's; no gradients. Half precision is drawn in
     float32 with the same weights, and rounded at the end. An item without a missing entry comes back as it is in every
@@ -70,13 +74,17 @@ def draw_missing(
             x = x.float()
         space = Workspace(prior, likelihood, posterior, noise=noise, checks=None)
         room = max(1, CHUNK_BYTES // _bytes_per_code(prior, likelihood, x))
-        way = METHODS[method](Parts(prior, likelihood, posterior), num_draws, num_steps, room, space)
+        both = {"covariates": covariates, "exposure": exposure}
+        beside = {name: value for name, value in both.items() if value is not None}
+        parts = Parts(prior, likelihood, posterior)
+        way = METHODS[method](parts.given(beside, wanting[:1]), num_draws, num_steps, room, space)
         for rows in wanting.split(way.rows_at_once):
             start = 0
+            way.parts = parts.given(beside, rows)
             for z in way.codes(x[rows], seen[rows]):
                 stop = start + len(z)
                 with space.turn():
-                    drawn = likelihood(z).sample()
+                    drawn = way.parts.likelihood(z).sample()
                 draws[start:stop, rows] = torch.where(seen[rows], x[rows], drawn).to(draws.dtype)
                 start = stop
     for doubt in way.doubts():
@@ -86,5 +94,5 @@ def draw_missing(
 
 def _bytes_per_code(prior: Any, likelihood: nn.Module, x: Tensor) -> int:
     sizes = [size for p in likelihood.parameters() for size in p.shape]
-    widest = max(x[0].numel(), prior().event_shape[-1] ** 2, *sizes)
+    widest = max(x[0].numel(), prior.latent_dim**2, *sizes)
     return LAYERS_ALIVE * widest * x.element_size()

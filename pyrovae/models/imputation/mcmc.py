@@ -34,7 +34,7 @@ class MarkovChain:
     name: ClassVar[str] = "mcmc"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
-        self._parts, self._num_draws, self._num_steps, self._room, self._space = (
+        self.parts, self._num_draws, self._num_steps, self._room, self._space = (
             parts,
             num_draws,
             num_steps,
@@ -46,7 +46,7 @@ class MarkovChain:
     def codes(self, x: Tensor, seen: Tensor) -> Iterator[Tensor]:
         """Codes of n items given what is seen, in parts of shape (count, n, latent_dim) that are `num_draws` in all."""
         with self._space.turn():
-            conditional = _Proposals(self._parts, x, seen)
+            conditional = _Proposals(self.parts, x, seen)
         for start in range(0, self._num_draws, self._room):
             count = min(self._room, self._num_draws - start)
             z = conditional.walked(count, self._num_steps, self._space)

@@ -38,7 +38,7 @@ class NoUTurn:
     name: ClassVar[str] = "nuts"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
-        self._parts, self._num_draws, self._num_steps, self._space = parts, num_draws, num_steps, space
+        self.parts, self._num_draws, self._num_steps, self._space = parts, num_draws, num_steps, space
         self._chains = min(CHAINS, num_draws)
         self.rows_at_once = min(ROWS, max(1, room // max(num_draws, POOL)))
         self._r_hat: list[Tensor] = []
@@ -48,7 +48,7 @@ class NoUTurn:
         """Codes of n items given what is seen, all in one part of shape (num_draws, n, latent_dim)."""
         space, each = self._space, math.ceil(self._num_draws / self._chains)
         with space.turn():
-            potential = _Potential(self._parts, x, seen, self._chains)
+            potential = _Potential(self.parts, x, seen, self._chains)
             kernel: Any = NUTS(potential_fn=potential, adapt_mass_matrix=potential.is_bounded, max_tree_depth=DEPTH)
             kernel.initial_params = at = {"latent": potential.start}
             with torch.enable_grad():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.models.laws import stated_support
 from pyrovae.models.means import mean_of
+from pyrovae.models.pair import covariate_dim_of
 
 __all__ = ["Everywhere", "Parts", "SeenDensity"]
 
@@ -22,6 +25,36 @@ class Parts(NamedTuple):
     prior: Any
     likelihood: Any
     posterior: Any
+
+    def given(self, beside: Mapping[str, Tensor], rows: Tensor) -> Parts:
+        """The parts as functions of no more than a code or an item, at the covariates and exposures of some rows."""
+        if not beside:
+            return self
+        dtype = next(self.likelihood.parameters()).dtype
+        here = {name: value[rows].to(dtype) for name, value in beside.items()}
+        c = {name: value for name, value in here.items() if name == "covariates"}
+        of_prior, of_likelihood, of_posterior = (c if covariate_dim_of(part) else {} for part in self)
+        of_likelihood = of_likelihood | {name: value for name, value in here.items() if name == "exposure"}
+        return Parts(
+            (lambda: _OfEach(self.prior(**of_prior))) if of_prior else self.prior,
+            partial(self.likelihood, **of_likelihood),
+            partial(self.posterior, **of_posterior),
+        )
+
+
+class _OfEach:
+    """Distributions of n codes, drawn as one that all items share is: `sample((..., n))`."""
+
+    def __init__(self, p: Any) -> None:
+        self.p, self.event_shape, self.support = p, p.event_shape, p.support
+
+    def sample(self, shape: Sequence[int]) -> Tensor:
+        draws: Tensor = self.p.sample(tuple(shape)[:-1])
+        return draws
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        value: Tensor = self.p.log_prob(z)
+        return value
 
 
 class SeenDensity:

@@ -35,7 +35,7 @@ class Resampling:
     name: ClassVar[str] = "sir"
 
     def __init__(self, parts: Parts, num_draws: int, num_steps: int, room: int, space: Workspace) -> None:
-        self._parts, self._num_draws, self._room, self._space = parts, num_draws, room, space
+        self.parts, self._num_draws, self._room, self._space = parts, num_draws, room, space
         self._candidates = num_draws * num_steps
         latent_dim = parts.prior().event_shape[-1]
         kept = CODE_BYTES // (8 * self._candidates * latent_dim)
@@ -46,7 +46,7 @@ class Resampling:
         """Codes of n items given what is seen, in parts of shape (count, n, latent_dim) that are `num_draws` in all."""
         space, at_once = self._space, max(1, self._room // len(x))
         with space.turn():
-            proposal = _Proposal(self._parts, x, seen)
+            proposal = _Proposal(self.parts, x, seen)
             candidates = proposal.sample(self._candidates)
         log_weights = []
         for z in candidates.split(at_once):

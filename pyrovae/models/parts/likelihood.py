@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pyrovae import checks
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.parts.covariates import beside
 from pyrovae.models.scopes import evaluation_mode
 
 __all__ = ["Likelihood", "num_parameters_of"]
@@ -34,6 +35,10 @@ class Likelihood(nn.Module):
     A family of counts may take an exposure for each item: `likelihood(z, exposure=e)`, e of shape (N,), multiplies
     the means of item n by e_n, as a time or an area over which it was counted. ValueError where the family takes none.
 
+    With `covariate_dim` D the likelihood is p(x | z, c): `likelihood(z, covariates=c)`, c of shape (N, D), and the
+    network takes a code and the covariates in one row, (N, latent_dim + D). A missing c, or one of another shape, is a
+    ValueError.
+
     A family with parameters of its own for each entry, as a scale for each column, has a method `bind(event_shape)`,
     which is called once, here, and makes them.
 
@@ -47,10 +52,13 @@ class Likelihood(nn.Module):
 
     family: Any
 
-    def __init__(self, network: nn.Module, family: nn.Module, event_shape: Sequence[int]) -> None:
+    def __init__(
+        self, network: nn.Module, family: nn.Module, event_shape: Sequence[int], covariate_dim: int = 0
+    ) -> None:
         super().__init__()
         self.network, self.family = network, family
         self.event_shape = checks.sizes("event_shape", event_shape, one=False)
+        self.covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
         bind = getattr(family, "bind", None)
         if bind is not None:  # parameters of its own for each entry need the shape of an item
             bind(self.event_shape)
@@ -72,7 +80,10 @@ class Likelihood(nn.Module):
         """Whether the family takes an exposure for each item, by which the means of its entries are multiplied."""
         return bool(getattr(self.family, "takes_exposure", False))
 
-    def forward(self, z: Tensor, *, exposure: Tensor | None = None) -> TorchDistribution:
+    def forward(
+        self, z: Tensor, *, covariates: Tensor | None = None, exposure: Tensor | None = None
+    ) -> TorchDistribution:
+        z = beside(z, covariates, self.covariate_dim, f"{type(self).__name__} of {type(self.family).__name__}")
         arguments = self._arguments(z)
         leading = tuple(z.shape[:-1])
         if exposure is None:
@@ -97,7 +108,9 @@ class Likelihood(nn.Module):
             )
         return p.to_event(len(self.event_shape))
 
-    def log_prob_table(self, z: Tensor, x: Tensor, *, exposure: Tensor | None = None) -> Tensor:
+    def log_prob_table(
+        self, z: Tensor, x: Tensor, *, covariates: Tensor | None = None, exposure: Tensor | None = None
+    ) -> Tensor:
         """log p(x_n | z_m) for every code and item, (M, latent_dim) and (N, *event_shape) to (M, N), in nats.
 
         A family of densities proportional to exp(x l) in its entries, with `natural_parameter` l, needs one matrix
@@ -108,8 +121,8 @@ class Likelihood(nn.Module):
         with evaluation_mode(self):
             natural = getattr(self.family, "natural_parameter", None)
             log_zero = getattr(self.family, "log_zero", None)
-            if natural is None or (exposure is not None and log_zero is None):
-                return self(z[:, None], exposure=exposure).log_prob(x)
+            if natural is None or covariates is not None or (exposure is not None and log_zero is None):
+                return self(z[:, None], covariates=covariates, exposure=exposure).log_prob(x)
             p = self.family(*self._arguments(z))
         product = natural(p).flatten(1) @ x.flatten(1).T
         if exposure is None or log_zero is None:
