@@ -151,5 +151,5 @@ def concatenated(parts: Sequence[Any]) -> Any:
 pytree.register_pytree_node(
     Batch,
     lambda batch: (tensors_of(batch), tuple(batch.keywords)),
-    lambda values, names: Batch(values[0], **dict(zip(names, values[1:], strict=True))),  # type: ignore[index, arg-type]
+    lambda values, names: Batch(values[0], **dict(zip(names, values[1:], strict=True))),  # type: ignore[index]
 )

@@ -14,7 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
-from pyrovae.models.batch import Batch
+from pyrovae.models.batch import Batch, called_on
 from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.laws import stated_support
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, stand_ins
@@ -181,7 +181,7 @@ def called(pair: Pair) -> None:
     ):
         for size in (2, 3):
             drawn = poutine.trace(pair.model).get_trace(size=size, **stand_ins(pair, size))
-            pair.guide(drawn.nodes["obs"]["value"], **stand_ins(pair, size))
+            called_on(pair.guide, Batch.of(drawn.nodes["obs"]["value"], **stand_ins(pair, size)))
             called_once()
 
 
