@@ -175,7 +175,8 @@ class LatentVariableModel(HasParamSites):
         """The probability of each category at a code: (..., latent_dim) -> (..., *event_shape, C).
 
         Of a likelihood of categories, "categorical" or "ordinal", whose entries have no mean to `decode`; ValueError
-        for any other. `covariates` as in `decode`. In evaluation mode, whatever mode the pair is in, and differentiable.
+        for any other. `covariates` as in `decode`. In evaluation mode, whatever mode the pair is in, and
+        differentiable.
         """
         entries = entries_of(self)
         if not hasattr(entries, "probabilities"):
@@ -187,7 +188,9 @@ class LatentVariableModel(HasParamSites):
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
-        beside = checked_beside(self, covariates, None, z.shape[-2] if z.ndim > 1 else 1, spread=True)
+        if z.ndim == 1:
+            return self.probabilities(z[None], covariates=covariates)[0]
+        beside = checked_beside(self, covariates, None, z.shape[-2], spread=True)
         with evaluation_mode(self):
             p = self._likelihood_given(z, **_both(beside))
         table: Tensor = entries.probabilities(getattr(p, "base_dist", p))
