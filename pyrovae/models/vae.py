@@ -352,7 +352,8 @@ class VAE(LatentVariableModel):
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
         parts = (self.prior, self.likelihood, self.posterior)
-        return draw_missing(*parts, x, num_draws=num_draws, num_steps=num_steps, noise=noise, method=method, **beside)
+        options: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "noise": noise, "method": method}
+        return draw_missing(*parts, x, **options, **beside)
 
 
 @register("mlp_vae", kind="builder")
