@@ -352,8 +352,16 @@ class VAE(LatentVariableModel):
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
         parts = (self.prior, self.likelihood, self.posterior)
-        options: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "noise": noise, "method": method}
-        return draw_missing(*parts, x, **options, **beside)
+        return draw_missing(
+            *parts,
+            x,
+            num_draws=num_draws,
+            num_steps=num_steps,
+            noise=noise,
+            method=method,
+            covariates=beside.get("covariates"),
+            exposure=beside.get("exposure"),
+        )
 
 
 @register("mlp_vae", kind="builder")
