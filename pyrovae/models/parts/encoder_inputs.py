@@ -40,7 +40,7 @@ class Unit(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Codes 0..C - 1 as C columns of zeros and a one, (..., A, *rest) -> (..., C A, *rest).
+    """Codes 0..C - 1 as C columns of zeros and a one, (..., A, *rest) -> (..., A C, *rest).
 
     An item has `event_dim` axes, of which the first, A, is that of its columns or channels.
 
