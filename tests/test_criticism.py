@@ -199,6 +199,11 @@ def test_what_else_is_refused() -> None:
         pyrovae.predictive_checks(pyrovae.linear_vae(1, 1), torch.zeros(3, 1), kind="split")
     with pytest.raises(ValueError, match=r"needs a p\(x\)"):
         pyrovae.predictive_checks(pyrovae.mlp_ae((4,)), torch.zeros(3, 4))
+    conditional = linear_pair()
+    conditional.likelihood.covariate_dim = 2
+    for refused in (pyrovae.predictive_checks, pyrovae.NoveltyDetector):
+        with pytest.raises(ValueError, match="has covariates"):
+            refused(conditional, torch.zeros(40, 4))
     few = pyrovae.predictive_checks(pair, pair.sample(9, seed=0), draws=19)
     assert "raise draws to" in str(few)
 

@@ -186,6 +186,8 @@ def predictive_checks(
     checks.whole("num_particles", num_particles, least=2, bytes_each=8 * max(1, pair.latent_dim))
     checks.probability("level", level)
     checks.seed(seed)
+    if getattr(getattr(pair, "likelihood", None), "covariate_dim", 0):
+        raise ValueError("predictive_checks draws sets from p(x), and this pair has covariates: it is p(x | c)")
     chosen = _chosen(statistics, pair)
     if ranks.current().size > 1:
         raise ValueError("predictive_checks runs in one process: call it outside of pyrovae.distributed()")

@@ -196,6 +196,8 @@ class NoveltyDetector(HasSummary):
                 f"a NoveltyDetector needs a p(x), and {type(pair).__name__} has none: take pyrovae.as_density, or a "
                 "function of items as score, such as a reconstruction error, with another pair"
             )
+        if getattr(getattr(pair, "likelihood", None), "covariate_dim", 0):
+            raise ValueError("a NoveltyDetector scores items by p(x), and this pair has covariates: it is p(x | c)")
         self.pair, self.estimator = pair, estimator
         items = checked_items(pair, usual, name="usual")
         if reference is None:
