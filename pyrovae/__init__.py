@@ -15,6 +15,7 @@ _HOMES = {
     "pyrovae.models.vae": ["VAE", "conv_vae", "linear_vae", "mlp_vae"],
     "pyrovae.models.autoencoder": ["AE", "conv_ae", "mlp_ae"],
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
+    "pyrovae.models.ensemble": ["Ensemble"],
     "pyrovae.models.independent": ["IndependentEntries"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
@@ -75,6 +76,7 @@ _HOMES = {
     "pyrovae.evaluation.code_space.reconstruction": ["reconstruction_error"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
     "pyrovae.export": ["to_arviz"],
+    "pyrovae.export_program": ["export_program"],
     "pyrovae.ranks": ["distributed"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -123,6 +125,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     )
     from pyrovae.evaluation.quadrature import quadrature as quadrature
     from pyrovae.export import to_arviz as to_arviz
+    from pyrovae.export_program import export_program as export_program
     from pyrovae.inference.checkpoint import CheckpointError as CheckpointError, load as load, save as save
     from pyrovae.inference.compiled_svi import (
         CaptureError as CaptureError,
@@ -174,6 +177,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
         ZukoFlow as ZukoFlow,
     )
     from pyrovae.models.independent import IndependentEntries as IndependentEntries
+    from pyrovae.models.ensemble import Ensemble as Ensemble
     from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture
     from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
     from pyrovae.models.registry import register as register

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
@@ -50,6 +51,7 @@ FROM_ABOVE = {"value": ("log p(x) by annealing back, an upper bound", "nats")} |
 
 
 @checks.allocating
+@by_members
 def ais(
     pair: Pair,
     x: Any,

@@ -13,6 +13,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyrovae import checks
 from pyrovae.evaluation.agreement import CODES, agree, few_items, scored_components, scored_few
 from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
@@ -38,6 +39,7 @@ OF_WEIGHTS = {
 
 
 @checks.allocating
+@by_members
 def elbo(
     pair: Pair,
     x: Any,
@@ -91,6 +93,7 @@ def elbo(
 
 
 @checks.allocating
+@by_members
 def iwae(
     pair: Pair,
     x: Any,
@@ -143,6 +146,7 @@ def iwae(
 
 
 @checks.allocating
+@by_members
 def exact(pair: Pair, x: Any, *, covariates: Any = None, exposure: Any = None) -> Estimate:
     """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
 

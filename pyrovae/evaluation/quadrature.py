@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.evaluation.cell_rule import CellRule, table_is_of_model
 from pyrovae.evaluation.estimate import Estimate
+from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.models.layers import LAYERS_ALIVE, rows_within
 from pyrovae.models.pair import Pair
@@ -46,6 +47,7 @@ WORDS = {
 
 
 @checks.allocating
+@by_members
 def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 4_000_000) -> Estimate:
     """log p(x), the log of the integral of p(x | z) p(z) over a code of one or two dimensions, within `tol` nats.
 

@@ -1,0 +1,265 @@
+"""Several fitted pairs as one pair: the mixture of their densities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae import checks
+from pyrovae.models.laws import as_pyro
+from pyrovae.models.pair import as_module, base_measure_of, dtype_and_device, entries_of, is_made_of_parts, support_of
+from pyrovae.models.registry import plain_name_of
+from pyrovae.models.vae import VAE, LatentVariableModel
+from pyrovae.summary import Rows
+
+__all__ = ["Ensemble"]
+
+
+class Ensemble(VAE):
+    """The mixture of its members, p(x) = sum_k w_k p_k(x), as one pair.
+
+    Members are fitted pairs of a prior, a likelihood and a posterior, such as one network from several starts;
+    `weights` are probabilities, None for equal ones. The code of an item holds one of each member, z = (z_1, ..., z_K)
+    of sum_k d_k dimensions: under the prior and in the guide they are independent, and p(x | z) is
+    sum_k w_k p_k(x | z_k), whose integral over z is the mixture. Nothing discrete is drawn or summed out.
+
+    `elbo`, `iwae`, `ais`, `quadrature` and `exact` take log sum_k w_k exp(estimate of log p_k(x)), member by member, so
+    that codes of one or two dimensions a member are enough for `quadrature`; a bound of each member gives one of the
+    mixture. Everything else goes by the pair as it is. `log_likelihood` has log p_k(x) of each member. The members' own
+    modules are used and not copied: what trains one of them changes the ensemble. A saved state is read by
+    `load(path, like=ensemble of the same members)`.
+
+    Raises ValueError for no members, for members of other event shapes, base measures, supports, dtypes or devices, and
+    for weights that are no distribution; TypeError for a member that is no normalised pair of three parts.
+
+    >>> import torch
+    >>> from pyrovae import Ensemble, exact, linear_vae
+    >>> members = [linear_vae(3, 1), linear_vae(3, 2)]
+    >>> ensemble = Ensemble(members, weights=[0.25, 0.75])
+    >>> ensemble.latent_dim, ensemble.sample(4, seed=0).shape
+    (3, torch.Size([4, 3]))
+    >>> exact(ensemble, torch.zeros(2, 3)).kind
+    'exact'
+    """
+
+    def __init__(self, members: Sequence[Any], weights: Sequence[float] | None = None) -> None:
+        pairs = _checked_members(members)
+        log_weights = _checked_weights(weights, len(pairs))
+        priors = [pair.prior for pair in pairs]
+        super().__init__(
+            _Priors(priors),
+            _Likelihoods([pair.likelihood for pair in pairs], [prior.latent_dim for prior in priors], log_weights),
+            _Posteriors([pair.posterior for pair in pairs]),
+        )
+        # in a list: their parts are in the three above, and not a second time in the state
+        self._members: list[Any] = pairs
+
+    @property
+    def members(self) -> list[Any]:
+        """The pairs that it is made of."""
+        return list(self._members)
+
+    @property
+    def log_weights(self) -> Tensor:
+        """The logarithms of the members' weights, (K,), float64."""
+        log_weights: Tensor = self.likelihood.log_weights
+        return log_weights.double()
+
+    def log_likelihood(self, x: Any, *, evidence: Any = None) -> Tensor:
+        """log p_k(x_n) of each member, (K, N), in nats, float64: the values of `evidence(member, x)`.
+
+        `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`,
+        which is what None takes. For ArviZ the members are draws of the parameters: give a group `log_likelihood` the
+        array with dimensions (chain, draw, item) as `ensemble.log_likelihood(x)[None]`.
+        """
+        if evidence is None:
+            from pyrovae.evaluation.evidence import iwae as evidence
+        rows = [torch.from_numpy(evidence(member, x).pointwise["value"].to_numpy().copy()) for member in self._members]
+        return torch.stack(rows).double()
+
+    def _summary_of_parts(self) -> Rows:
+        return {
+            "members": lambda: len(self._members),
+            "latent_dim": lambda: self.latent_dim,
+            "weights": lambda: ", ".join(f"{w:.3g}" for w in self.log_weights.exp().tolist()),
+        }
+
+
+class _Priors(nn.Module):
+    """The codes of all members, independent and one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.latent_dim = sum(part.latent_dim for part in parts)
+
+    def forward(self) -> TorchDistribution:
+        return _Joint([as_pyro(part()) for part in self.parts])
+
+
+class _Posteriors(nn.Module):
+    """The codes of all members given an item, independent and one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> TorchDistribution:
+        return _Joint([as_pyro(part(x)) for part in self.parts])
+
+
+class _Likelihoods(nn.Module):
+    """p(x | z_1, ..., z_K) = sum_k w_k p_k(x | z_k)."""
+
+    log_weights: Tensor
+
+    def __init__(self, parts: Sequence[Any], sizes: Sequence[int], log_weights: Tensor) -> None:
+        super().__init__()
+        self.parts, self.sizes = nn.ModuleList(parts), list(sizes)
+        self.event_shape = tuple(parts[0].event_shape)
+        self.register_buffer("log_weights", log_weights)
+
+    @property
+    def support(self) -> Any:
+        """The support of one entry of an item, which all members share."""
+        first: Any = self.parts[0]
+        return first.support
+
+    @property
+    def base_measure(self) -> Any:
+        """That of the members."""
+        return getattr(self.parts[0], "base_measure", None)
+
+    def forward(self, z: Tensor) -> TorchDistribution:
+        laws = [as_pyro(part(code)) for part, code in zip(self.parts, z.split(self.sizes, -1), strict=True)]
+        return _Mixture(laws, self.log_weights.to(z))
+
+
+class _Joint(TorchDistribution):
+    """Independent distributions over vectors, whose values lie one after the other in one vector."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    support = constraints.real_vector
+
+    def __init__(self, parts: Sequence[Any], batch_shape: Any = None) -> None:
+        self.parts = list(parts)
+        self.sizes = [part.event_shape[0] for part in parts]
+        shape = torch.broadcast_shapes(*(part.batch_shape for part in parts)) if batch_shape is None else batch_shape
+        super().__init__(torch.Size(shape), (sum(self.sizes),), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return all(part.has_rsample for part in self.parts)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([part.mean.expand(*self.batch_shape, -1) for part in self.parts], -1)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.cat([part.variance.expand(*self.batch_shape, -1) for part in self.parts], -1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Joint:
+        return _Joint([part.expand(batch_shape) for part in self.parts], batch_shape)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.cat([part.rsample(sample_shape) for part in self._expanded()], -1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([part.sample(sample_shape) for part in self._expanded()], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        codes = value.split(self.sizes, -1)
+        return sum(part.log_prob(code) for part, code in zip(self.parts, codes, strict=True))  # type: ignore[return-value]
+
+    def _expanded(self) -> list[Any]:
+        same = [part.batch_shape == self.batch_shape for part in self.parts]
+        return [part if s else part.expand(self.batch_shape) for part, s in zip(self.parts, same, strict=True)]
+
+
+class _Mixture(TorchDistribution):
+    """A mixture of any distributions over the same event."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, parts: Sequence[Any], log_weights: Tensor) -> None:
+        self.parts, self.log_weights = list(parts), log_weights
+        shape = torch.broadcast_shapes(*(part.batch_shape for part in parts))
+        super().__init__(shape, parts[0].event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.parts[0].support
+
+    @property
+    def mean(self) -> Tensor:
+        means = torch.stack([part.mean for part in self.parts], -1)
+        return (means * self.log_weights.exp()).sum(-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Mixture:
+        return _Mixture([part.expand(batch_shape) for part in self.parts], self.log_weights)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = torch.Size(sample_shape) + self.batch_shape
+            member = torch.distributions.Categorical(logits=self.log_weights).sample(shape)
+            member = member.reshape(*shape, *[1] * len(self.event_shape))
+            value = self.parts[0].sample(sample_shape)
+            for number, part in enumerate(self.parts[1:], start=1):
+                value = torch.where(member == number, part.sample(sample_shape), value)
+            return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.stack([part.log_prob(value) for part in self.parts], -1).add(self.log_weights).logsumexp(-1)
+
+
+def _checked_members(members: Any) -> list[Any]:
+    pairs = list(members) if isinstance(members, Sequence | nn.ModuleList) else None
+    if not pairs:
+        raise ValueError(f"members must be a list of at least one pair, got {members!r}"[:300])
+    for number, pair in enumerate(pairs):
+        as_module(pair)
+        whole = isinstance(pair, LatentVariableModel) and pair.is_normalized
+        if not (whole and is_made_of_parts(pair, "model") and is_made_of_parts(pair, "guide")):
+            raise TypeError(
+                f"members[{number}] must be a pair with a p(x) that is made of a prior, a likelihood and a posterior, "
+                f"such as a VAE, got {type(pair).__name__}"
+            )
+    asked: dict[str, Any] = {
+        "event_shape": lambda pair: tuple(pair.event_shape),
+        "base measure": base_measure_of,
+        "support": lambda pair: str(support_of(pair)),
+        "dtype and device": dtype_and_device,
+    }
+    for what, of in asked.items():
+        for number, pair in enumerate(pairs):
+            if of(pair) == of(pairs[0]):
+                continue
+            names = [plain_name_of(entries_of(each)) for each in (pairs[0], pair)]
+            raise ValueError(
+                f"members must have one {what}: that of members[0] ({names[0]}) is {of(pairs[0])}, and that of "
+                f"members[{number}] ({names[1]}) is {of(pair)}; there is no mixture of the two"
+            )
+    return pairs
+
+
+def _checked_weights(weights: Any, count: int) -> Tensor:
+    if weights is None:
+        return torch.full((count,), -math.log(count), dtype=torch.float64)
+    given = checks.array(weights, "weights").detach().double()
+    if given.shape != (count,):
+        raise ValueError(f"weights must have shape ({count},), one for each member, got {tuple(given.shape)}")
+    if not bool((given > 0).all()) or abs(float(given.sum()) - 1) > 1e-6:
+        raise ValueError(
+            f"weights must be positive and sum to 1, got {given.tolist()}: divide them by their sum, and leave members "
+            "without weight out"
+        )
+    return (given / given.sum()).log()

@@ -1,0 +1,126 @@
+"""An ensemble's density is the weighted sum of its members'."""
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+import pyrovae
+from pyrovae import Ensemble
+from pyrovae.models.particles import particles
+
+WEIGHTS = (0.2, 0.8)
+
+
+def linear(latent_dim, seed, offset=0.0):
+    torch.manual_seed(seed)
+    vae = pyrovae.linear_vae(3, latent_dim).double()
+    with torch.no_grad():
+        vae.likelihood.network.bias.fill_(offset)
+    return vae
+
+
+@pytest.fixture
+def members():
+    return [linear(1, 1), linear(2, 2, offset=1.0)]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def summed(estimator, members, x, weights=WEIGHTS):
+    values = [estimator(member, x).pointwise["value"].to_numpy() for member in members]
+    return logsumexp(np.log(weights)[:, None] + np.stack(values), axis=0)
+
+
+@pytest.mark.parametrize("estimator", [pyrovae.exact, pyrovae.quadrature])
+def test_log_p_is_that_of_the_weighted_sum_to_1e_10(members, x, estimator):
+    value = estimator(Ensemble(members, WEIGHTS), x).pointwise["value"].to_numpy()
+    assert np.abs(value - summed(estimator, members, x)).max() < 1e-10
+    assert np.abs(value - summed(estimator, members, x, WEIGHTS[::-1])).max() > 1e-2  # the control
+
+
+def test_model_and_guide_are_those_of_the_mixture(members, x):
+    """exp(mean weight - log p) lies at 1 within 4 standard errors, of 6 items: a false alarm once in 2,600 runs."""
+    ensemble = Ensemble(members, WEIGHTS)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        log_weight = particles(ensemble, x, 20_000).log_weight
+    truth = torch.from_numpy(summed(pyrovae.exact, members, x))
+    ratio = (log_weight - truth).exp()
+    off = (ratio.mean(0) - 1).abs() / (ratio.std(0) / 20_000**0.5)
+    assert bool((off < 4).all()), off
+    equal = torch.from_numpy(summed(pyrovae.exact, members, x, (0.5, 0.5)))  # the control: weights left out
+    ratio = (log_weight - equal).exp()
+    assert bool(((ratio.mean(0) - 1).abs() / (ratio.std(0) / 20_000**0.5) > 4).any())
+
+
+def test_bounds_of_the_members_give_one_of_the_mixture_with_its_error(members, x):
+    ensemble, truth = Ensemble(members, WEIGHTS), summed(pyrovae.exact, members, x)
+    estimator = functools.partial(pyrovae.iwae, num_particles=300)
+    estimate = estimator(ensemble, x)
+    assert estimate.bound == "lower" and estimate.kind == "iwae(300)"
+    value, se = (estimate.pointwise[name].to_numpy() for name in ("value", "se"))
+    assert np.abs(value - summed(estimator, members, x)).max() < 1e-10
+    assert (np.abs(value - truth) < 5 * se + 0.05).all()
+    parts = [estimator(member, x).pointwise for member in members]
+    share = np.exp(np.log(WEIGHTS)[:, None] + np.stack([part["value"] for part in parts]) - value)
+    assert np.allclose(se, np.sqrt((share**2 * np.stack([part["se"] for part in parts]) ** 2).sum(0)))
+    gap = pyrovae.exact(ensemble, x) - estimate  # one pair under two estimators
+    assert np.isfinite(gap.mean)
+    assert pyrovae.elbo(ensemble, x, num_particles=8).mean < truth.mean() + 0.5
+
+
+def test_items_are_drawn_of_each_member_by_its_weight():
+    """3,000 items: the share of a member within 4 standard errors, a false alarm once in 16,000 runs."""
+    ensemble = Ensemble([linear(1, 1, -100.0), linear(2, 2, 100.0)], WEIGHTS)
+    share = (ensemble.sample(3000, seed=0).mean(1) < 0).double().mean()
+    assert abs(share - 0.2) < 4 * (0.2 * 0.8 / 3000) ** 0.5
+    mean = ensemble.decode(torch.zeros(1, 3, dtype=torch.float64))
+    assert torch.allclose(mean, torch.full((1, 3), 60.0, dtype=torch.float64))
+
+
+@pytest.mark.slow  # ArviZ takes seconds to import
+def test_the_rest_of_the_package_takes_it(members, x, tmp_path):
+    ensemble = Ensemble(members, WEIGHTS)
+    assert torch.equal(ensemble.encode(x), torch.cat([member.encode(x) for member in members], -1))
+    table = ensemble.log_likelihood(x, evidence=pyrovae.exact)
+    assert (
+        np.abs(logsumexp(np.log(WEIGHTS)[:, None] + table.numpy(), 0) - summed(pyrovae.exact, members, x)).max() < 1e-10
+    )
+    assert pyrovae.to_arviz(ensemble, x, num_draws=3).posterior["latent"].shape == (1, 3, 6, 3)
+    still = ensemble.frozen()
+    assert not list(still.parameters()) and not any(list(member.parameters()) for member in still.members)
+    assert pyrovae.exact(still, x).mean == pyrovae.exact(ensemble, x).mean
+    pyrovae.save(tmp_path / "state", ensemble)
+    other = Ensemble([linear(1, 5), linear(2, 6)], WEIGHTS)
+    loaded = pyrovae.load(tmp_path / "state", like=other)
+    assert pyrovae.exact(loaded, x).mean == pyrovae.exact(ensemble, x).mean != pyrovae.exact(other, x).mean
+    assert loaded.members[0].likelihood is loaded.likelihood.parts[0]
+    twin = copy.deepcopy(ensemble).float()
+    assert twin.members[1].prior().mean.dtype == torch.float32
+
+
+def test_members_that_have_no_mixture_are_named(members):
+    other = pyrovae.linear_vae(4, 1).double()
+    mass = pyrovae.linear_vae(3, 1, likelihood="bernoulli").double()
+    positive = pyrovae.linear_vae(3, 1, likelihood="gamma").double()
+    for bad, message in (
+        ([], "members must be a list of at least one pair"),
+        ([members[0], other], r"one event_shape: .* is \(3,\), and that of members\[1\] \(normal\) is \(4,\)"),
+        ([members[0], mass], r"one base measure: .*\(normal\) is density, .*\(bernoulli\) is mass"),
+        ([members[0], positive], r"one support"),
+        ([members[0], linear(1, 3).float()], "one dtype and device"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Ensemble(bad)
+    with pytest.raises(TypeError, match=r"members\[1\] must be a pair with a p\(x\)"):
+        Ensemble([members[0], pyrovae.mlp_ae((3,))])
+    for weights, message in (([1.0], r"shape \(2,\)"), ([0.5, 0.6], "sum to 1"), ([0.0, 1.0], "positive")):
+        with pytest.raises(ValueError, match=message):
+            Ensemble(members, weights)
