@@ -177,7 +177,7 @@ class _Joint(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         codes = value.split(self.sizes, -1)
-        return sum(part.log_prob(code) for part, code in zip(self.parts, codes, strict=True))  # type: ignore[return-value]
+        return torch.stack([part.log_prob(code) for part, code in zip(self.parts, codes, strict=True)]).sum(0)
 
     def _expanded(self) -> list[Any]:
         same = [part.batch_shape == self.batch_shape for part in self.parts]
