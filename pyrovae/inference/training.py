@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference import bayesian, discriminative, em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
+from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
