@@ -27,7 +27,7 @@ class SVIOfWeights(SVI):
                 "validation is not for a BayesianVAE, whose items share its weights: pair.log_likelihood(held_out) is "
                 "log p(x) at draws of them"
             )
-        if self.num_particles > 1 or self.objective != "elbo":
+        if (self.num_particles or 1) > 1 or self.objective != "elbo":
             raise ValueError(
                 "num_particles and objective='iwae' are not for a BayesianVAE, whose items share one draw of the "
                 "weights in each step: leave them out"

@@ -32,8 +32,8 @@ class BayesianVAE(HasParamSites):
     N(loc, scale^2) for each entry of W, from the weights of `vae` as locations and `initial_scale`, and the encoder for
     the codes. The scale of the likelihood, the prior of the codes and the encoder stay parameters. `vae` is copied.
 
-    `fit(pair, x)` fits all of it by SVI, with one draw of W a step and no validation. `draw(seed)` gives a VAE at one draw of W, which
-    every estimator takes; the estimators refuse the pair itself by name, since its items share W.
+    `fit(pair, x)` fits all of it by SVI, with one draw of W a step and no validation. `draw(seed)` gives a VAE at one
+    draw of W, which every estimator takes; the estimators refuse the pair itself by name, since its items share W.
 
     Raises TypeError for what is no VAE of a network's likelihood, ValueError for scales that are not positive.
 
