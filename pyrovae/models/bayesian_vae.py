@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -111,9 +110,7 @@ class BayesianVAE(HasParamSites):
             parameter.copy_(values[name])
         return vae
 
-    def log_likelihood(
-        self, x: Any, *, num_draws: int = 20, evidence: Callable[..., Any] | None = None, seed: int = 0
-    ) -> Tensor:
+    def log_likelihood(self, x: Any, *, num_draws: int = 20, evidence: Any = None, seed: int = 0) -> Tensor:
         """log p(x_n | W_s) at draws of the weights, codes integrated out: (num_draws, N), in nats, float64.
 
         By `evidence(vae, x)`, an estimator of log p(x); None takes `pyrovae.iwae`. ArviZ takes the array as a group
