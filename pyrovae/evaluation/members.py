@@ -32,6 +32,9 @@ def by_members(estimator: Callable[P, Estimate]) -> Callable[P, Estimate]:
         pair = args[0] if args else kwargs.get("pair")
         if not isinstance(pair, Ensemble):
             return estimator(*args, **kwargs)
+        for name in ("covariates", "exposure"):
+            if cast(Any, kwargs).get(name) is not None:
+                raise ValueError(f"{name} is not for an Ensemble, whose members share one p(x): estimate each of them")
         estimates = []
         for member in pair.members:
             given: Any = {**kwargs, "pair": member} if not args else kwargs
