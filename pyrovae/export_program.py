@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
 from pyrovae.models.frozen import frozen
 from pyrovae.models.means import mean_of
-from pyrovae.models.pair import as_module, dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import as_module, covariate_dim_of, dtype_and_device, is_made_of_parts
 from pyrovae.models.scopes import isolated_store
 from pyrovae.models.vae import LatentVariableModel
 
@@ -47,6 +47,11 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
         raise TypeError(
             f"export_program takes a pair of prior, likelihood and posterior, as a VAE or an AE, got "
             f"{type(pair).__name__}"
+        )
+    if covariate_dim_of(pair):
+        raise ValueError(
+            "export_program makes a function of one tensor, and this pair is of items given covariates: export its "
+            "network by torch.export.export"
         )
     name: Any = "guide" if what == "encode" else "model"
     if not is_made_of_parts(pair, name):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.models.items import plate_size
 from pyrovae.models.laws import as_pyro
-from pyrovae.models.pair import dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
@@ -56,6 +56,8 @@ class BayesianVAE(HasParamSites):
                 "vae must be a VAE whose likelihood is a Likelihood(network, family, event_shape) with weights, got "
                 f"{type(vae).__name__}"
             )
+        if covariate_dim_of(vae):
+            raise ValueError("vae is of items given covariates, and a BayesianVAE is for items alone")
         self.prior_scale = checks.positive("prior_scale", prior_scale)
         start = math.log(checks.positive("initial_scale", initial_scale))
         self.vae = copied(vae)

@@ -13,7 +13,15 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.models.laws import as_pyro
-from pyrovae.models.pair import as_module, base_measure_of, dtype_and_device, entries_of, is_made_of_parts, support_of
+from pyrovae.models.pair import (
+    as_module,
+    base_measure_of,
+    covariate_dim_of,
+    dtype_and_device,
+    entries_of,
+    is_made_of_parts,
+    support_of,
+)
 from pyrovae.models.registry import plain_name_of
 from pyrovae.models.vae import VAE, LatentVariableModel
 from pyrovae.summary import Rows
@@ -232,6 +240,10 @@ def _checked_members(members: Any) -> list[Any]:
             raise TypeError(
                 f"members[{number}] must be a pair with a p(x) that is made of a prior, a likelihood and a posterior, "
                 f"such as a VAE, got {type(pair).__name__}"
+            )
+        if covariate_dim_of(pair):
+            raise ValueError(
+                f"members[{number}] is of items given covariates, and an Ensemble has one p(x) without any"
             )
     asked: dict[str, Any] = {
         "event_shape": lambda pair: tuple(pair.event_shape),

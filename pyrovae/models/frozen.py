@@ -13,7 +13,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyrovae.models.pair import as_module, dtype_and_device, has_global_latents, is_frozen, takes_labels
+from pyrovae.models.pair import (
+    as_module,
+    covariate_dim_of,
+    dtype_and_device,
+    has_global_latents,
+    is_frozen,
+    takes_labels,
+)
 from pyrovae.models.scopes import Workspace, copied, isolated_store
 from pyrovae.models.trial import unchanged
 from pyrovae.seeding import Noise
@@ -157,11 +164,15 @@ def _require_still(pair: Any) -> None:
     noise = Noise(0, dtype_and_device(pair)[1])
     name = type(pair).__name__
     with Workspace(pair, noise=noise).turn(), unchanged(pair), torch.enable_grad():
-        model = poutine.trace(pair.model).get_trace(size=2)
+        named: dict[str, Any] = {}
+        if count := covariate_dim_of(pair):
+            dtype, device = dtype_and_device(pair)
+            named["covariates"] = torch.zeros(2, count, dtype=dtype, device=device)
+        model = poutine.trace(pair.model).get_trace(size=2, **named)
         traces = {"model": model}
         x = model.nodes.get("obs", {}).get("value")
         if isinstance(x, Tensor):
-            traces["guide"] = poutine.trace(pair.guide).get_trace(x.detach())
+            traces["guide"] = poutine.trace(pair.guide).get_trace(x.detach(), **named)
     for which, trace in traces.items():
         stored = [site for site, node in trace.nodes.items() if node["type"] == "param"]
         if stored:
