@@ -95,7 +95,7 @@ class ConvEncoder(nn.Module):
         for stride in self.strides:
             self.sizes.append((math.ceil(self.sizes[-1][0] / stride), math.ceil(self.sizes[-1][1] / stride)))
         colours = colours if in_channels is None else checks.whole("in_channels", in_channels)
-        self.in_shape = (colours, height, width)
+        self._in_shape = (colours, height, width)
         require_room({"event_shape": self.event_shape, "channels": self.channels}, [colours, *self.channels], each=9)
         layers: list[nn.Module] = []
         for (before, after), stride in zip(pairwise((colours, *self.channels)), self.strides, strict=True):
@@ -106,7 +106,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[:-3]
         # channels_last: the first convolution is several times faster so on a CPU
-        flat = x.reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
+        flat = x.reshape(-1, *self._in_shape).contiguous(memory_format=torch.channels_last)
         return self.layers(flat).contiguous().reshape(*batch, self.features)
 
 
@@ -125,7 +125,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, encoder: ConvEncoder, latent_dim: int, num_parameters: int = 1) -> None:
         super().__init__()
         self.event_shape = encoder.event_shape
-        self.in_shape = (encoder.channels[-1], *encoder.sizes[-1])
+        self._in_shape = (encoder.channels[-1], *encoder.sizes[-1])
         self._out_shape = with_parameters(self.event_shape, num_parameters)
         require_room({"latent_dim": latent_dim, "event_shape": self.event_shape}, [latent_dim, encoder.features])
         self.linear = nn.Linear(latent_dim, encoder.features)
@@ -143,7 +143,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         batch = z.shape[:-1]
-        image = self.linear(z).reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
+        image = self.linear(z).reshape(-1, *self._in_shape).contiguous(memory_format=torch.channels_last)
         return self.layers(image).contiguous().reshape(*batch, *self._out_shape)
 
 
