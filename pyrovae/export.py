@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor
 
 import pyrovae
 from pyrovae import checks
@@ -19,11 +19,12 @@ from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import MAX_BYTES, iwae, pareto_k
 from pyrovae.evaluation.session import Session
 from pyrovae.labelled import labelled
+from pyrovae.models.batch import called_on, items_of, keywords_of
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.items import checked_items
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
-from pyrovae.models.particles import scored, simulated
+from pyrovae.models.particles import Items, scored, simulated
 from pyrovae.models.scopes import Workspace
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def to_arviz(
     num_draws: int = 200,
     evidence: Estimate | None = None,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Any:
     """Export a pair and its items to ArviZ: an InferenceData on ArviZ 0.x, an xarray.DataTree on 1.x.
 
@@ -61,7 +64,8 @@ def to_arviz(
       `posterior_predictive`: "obs" (chain, draw, item, event_0, ...), a draw of p(x | z) at each of
       these codes. `prior` and `prior_predictive` have the same shapes, with codes from p(z).
     - `observed_data`: "obs" (item, event_0, ...). With `y` there is also `constant_data`: "label"
-      (item), and "label" is a coordinate of the items in the other groups. The exception is
+      (item), as there is with "covariates" (item, covariate) and "exposure" (item) where the items have
+      these; "label" is a coordinate of the items in the other groups. The exception is
       `log_evidence`, of which ArviZ 0.x could then make no data frame.
     - `sample_stats`: "log_weight" (chain, draw, item), log p(x, z) - log q(z | x) of each draw.
     - `log_evidence`, in nats: "log_evidence" and its standard error "se", the estimate of log p(x);
@@ -103,11 +107,13 @@ def to_arviz(
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
-    x, labels_of_split = checks.parts_of(x)
-    y = labels_of_split if y is None else y
+    x = checks.split_of(x, covariates=covariates, exposure=exposure)
+    y = x.y if y is None else y
     num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):
-        return _mixture(pair, x, y, num_draws, seed)
+        if x.beside:
+            raise ValueError(f"a {type(pair).__name__} takes no {' and no '.join(x.beside)}: leave them out")
+        return _mixture(pair, x.x, y, num_draws, seed)
     session = Session("to_arviz", pair)
     session.require_continuous()
     items = session.items(x)
@@ -136,10 +142,14 @@ def to_arviz(
         "posterior_predictive": {"obs": ([*draw, *event], drawn["obs"], "item, a draw of p(x | z) at that code", "1")},
         "prior": {"latent": ([*draw, *code], drawn["prior_latent"], "code, a draw of the prior", "1")},
         "prior_predictive": {"obs": ([*draw, *event], drawn["prior_obs"], "item, a draw of p(x)", "1")},
-        "observed_data": {"obs": (["item", *event], items.cpu(), "observed item", "1")},
+        "observed_data": {"obs": (["item", *event], items_of(items).cpu(), "observed item", "1")},
         "sample_stats": {"log_weight": (draw, table["elbo"][None], "log p(x, z) - log q(z | x)", "nats")},
         "log_evidence": _log_evidence(evidence, table),
     }
+    if beside := keywords_of(items):
+        dims = {"covariates": ["item", "covariate"], "exposure": ["item"]}
+        words = {"covariates": "covariate of the item", "exposure": "exposure of the item's counts"}
+        tree["constant_data"] = {name: (dims[name], value.cpu(), words[name], "1") for name, value in beside.items()}
     attributes = {}
     for name, value in of_evidence.items():
         if name == "seed":
@@ -215,7 +225,8 @@ def _tree(
             # with a label, a group of several variables would have no data frame in ArviZ 0.x
             if "item" in group.dims and len(group.data_vars) == 1:
                 groups[name] = group.assign_coords(label=label)
-        groups["constant_data"] = _group({"label": (["item"], labels, "label", "1")}, common)
+        beside = tree.get("constant_data", {})
+        groups["constant_data"] = _group({"label": (["item"], labels, "label", "1"), **beside}, common)
     result = xr.DataTree.from_dict(groups)
     result.attrs = dict(common)
     return az.InferenceData.from_datatree(result) if az.__version__.startswith("0.") else result
@@ -267,10 +278,10 @@ def _labels(y: Any, count: int) -> np.ndarray:
     return array.astype(np.int8) if array.dtype.kind == "b" else array
 
 
-def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str, Any]:
+def _draws(pair: Pair, x: Items, num_draws: int, space: Workspace) -> dict[str, Any]:
     """Codes and items, with a first dimension of one chain, in the pair's dtype; and a table of parts, (S, N) each."""
     size, event = (1, num_draws, len(x)), tuple(pair.event_shape)
-    kind = x.cpu().numpy().dtype
+    kind = items_of(x).cpu().numpy().dtype
     arrays: dict[str, Any] = {n: np.empty((*size, pair.latent_dim), kind) for n in ("latent", "prior_latent")}
     arrays |= {n: np.empty((*size, *event), kind) for n in ("obs", "prior_obs")}
     table = {n: np.empty(size[1:]) for n in ("elbo", "rate", "distortion")}
@@ -278,14 +289,14 @@ def _draws(pair: Pair, x: Tensor, num_draws: int, space: Workspace) -> dict[str,
     for items in torch.arange(len(x)).split(max(1, rows // num_draws)):
         part = x[items.to(x.device)]
         with space.turn():
-            of_guide = poutine.trace(pair.guide).get_trace(part)
-            of_model = poutine.trace(pair.model).get_trace(size=len(part))
+            of_guide = poutine.trace(partial(called_on, pair.guide)).get_trace(part)
+            of_model = poutine.trace(pair.model).get_trace(size=len(part), **keywords_of(part))
         for draws in torch.arange(num_draws).split(max(1, rows // len(part))):
             at = np.ix_([0], draws, items)
             for trace, prefix in ((of_guide, ""), (of_model, "prior_")):
                 with space.turn():
                     z = trace.nodes["latent"]["fn"].sample((len(draws),))
-                    items_at_z = simulated(pair, z)
+                    items_at_z = simulated(pair, z, **keywords_of(part))
                     parts = None if prefix else scored(pair, part, z)
                 arrays[f"{prefix}latent"][at] = z.cpu()
                 arrays[f"{prefix}obs"][at] = items_at_z.cpu()

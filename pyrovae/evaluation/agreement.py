@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyrovae.evaluation.session import Session
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.particles import Drawn, Particles, latent_law, scored, weighed
 from pyrovae.seeding import Noise, stream
 
@@ -17,14 +20,12 @@ ABSOLUTE = 1e-6  # nats, for pairs in float64
 RELATIVE = 1e-9  # relative to a log-density, which may be a sum of large terms
 
 
-def few_items(x: Tensor) -> Tensor:
+def few_items(x: Any) -> Any:
     """A few items of `x`, evenly spaced."""
     return x[:: -(-len(x) // ITEMS)]
 
 
-def scored_few(
-    session: Session, double: torch.nn.Module, x: Tensor, *, guide: bool = False
-) -> tuple[Tensor, Particles]:
+def scored_few(session: Session, double: torch.nn.Module, x: Any, *, guide: bool = False) -> tuple[Tensor, Particles]:
     """Codes (M, latent_dim), half from the prior and half from the guide, and the log-densities (M, N) at them.
 
     The densities are those of the pair's model and, with `guide`, of its guide, and not those of its parts. `double` is
@@ -32,8 +33,9 @@ def scored_few(
     """
     noise = Noise(stream(0, session.name, "agreement"), x.device)
     with session.workspace(noise, pair=double).turn(), torch.no_grad():
-        of_prior = latent_law(double.model, size=1).sample((CODES // 2,))[:, 0].to(x)
-        of_guide = latent_law(double.guide, x[: CODES // 2]).sample().to(x)
+        given: dict[str, Any] = {"size": len(x), **keywords_of(x)} if keywords_of(x) else {"size": 1}
+        of_prior = latent_law(double.model, **given).sample((CODES // 2,))[:, 0].to(items_of(x))
+        of_guide = latent_law(double.guide, x[: CODES // 2]).sample().to(items_of(x))
         codes = torch.cat([of_prior, of_guide])
         return codes, scored(double, x, codes[:, None].expand(-1, len(x), -1), guide=guide)  # type: ignore[arg-type]
 

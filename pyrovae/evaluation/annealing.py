@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from typing import Any, Literal
 
@@ -20,9 +19,11 @@ from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
+from pyrovae.models.batch import keywords_of, rebuilt, tensors_of
+from pyrovae.models.items import checked_beside
 from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
 from pyrovae.models.pair import Pair, as_module
-from pyrovae.models.particles import drawn_jointly, latent_law, scored
+from pyrovae.models.particles import Items, drawn_jointly, latent_law, scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.progress import progress_bar
 from pyrovae.seeding import Noise, stream
@@ -63,6 +64,8 @@ def ais(
     schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
     progress: bool = True,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Estimate:
     """log p(x) by annealed importance sampling with Hamiltonian transitions: a lower bound in expectation.
 
@@ -102,7 +105,7 @@ def ais(
     session = Session("ais", pair)
     session.require_continuous()
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
-    items = session.items(x)
+    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
     session.protocol |= plan.protocol()
     plan.fit_memory(session.pair, items)
     parts: list[dict[str, np.ndarray]] = []
@@ -130,6 +133,8 @@ def bdmc(
     schedule: Literal["adaptive", "sigmoid", "linear"] = "adaptive",
     progress: bool = True,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> tuple[Estimate, Estimate]:
     """Bidirectional Monte Carlo: bounds (lower, upper) on log p(x) of `n` items drawn from the model itself.
 
@@ -157,10 +162,11 @@ def bdmc(
     session.require_continuous()
     n = checks.whole("n", n, bytes_each=4 * (pair.latent_dim + math.prod(pair.event_shape)))
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
+    beside = checked_beside(session.pair, covariates, exposure, n, spread=True)
     noise = Noise(stream(seed, "bdmc items", session.pair_sha256), session.device)
     with session.workspace(noise, checks=None).turn():
-        codes, drawn = drawn_jointly(session.pair, n)
-    items = session.items(drawn)
+        codes, drawn = drawn_jointly(session.pair, n, **beside)
+    items = session.items(checks.Gathered(drawn, None, **beside))
     session.protocol |= plan.protocol() | {"items": f"{n} draws from the model, seed {seed}"}
     plan.fit_memory(session.pair, items)
     session.protocol["se_from_items"] = 1
@@ -204,7 +210,7 @@ class _Plan:
         self.progress = progress
         self.batch = 1
 
-    def fit_memory(self, pair: Pair, x: Tensor) -> None:
+    def fit_memory(self, pair: Pair, x: Items) -> None:
         """Set the number of items that are annealed together, as many as memory allows."""
         rows = rows_within(pair, x, MAX_BYTES)
         self.batch = min(len(x), max(1, min(ROWS, rows) // self.num_chains))
@@ -261,11 +267,11 @@ class _State:
 class _Path:
     """The densities between the base and p(x, z) for n items."""
 
-    def __init__(self, pair: Pair, x: Tensor, base: str, graph: CompiledFunction | None = None) -> None:
+    def __init__(self, pair: Pair, x: Items, base: str, graph: CompiledFunction | None = None) -> None:
         self.pair, self.x, self.graph = pair, x, graph
         self.from_prior = base == "prior"
         traced = pair.model if self.from_prior else pair.guide
-        arguments = {"size": len(x)} if self.from_prior else {"x": x}
+        arguments = {"size": len(x), **keywords_of(x)} if self.from_prior else {"x": x}
         self.base = latent_law(traced, **arguments)
 
     def start(self, count: int) -> _State:
@@ -273,8 +279,9 @@ class _Path:
 
     def at(self, z: Tensor) -> _State:
         z = z.detach()
-        compiled = self.graph is not None and self.graph.fits(self.x, z)
-        scores = self.graph(self.x, z) if compiled and self.graph else _joint(self.pair, self.x, z)
+        inputs = [*tensors_of(self.x), z]
+        compiled = self.graph is not None and self.graph.fits(*inputs)
+        scores = self.graph(*inputs) if compiled and self.graph else _joint(self.pair, self.x, z)
         log_likelihood, log_prior, likelihood_gradient, prior_gradient = scores
         if self.from_prior:
             return _State(z, log_prior, log_likelihood, prior_gradient, likelihood_gradient)
@@ -317,7 +324,7 @@ class _Path:
         return state.chosen(accepted, now), probability.mean(0)
 
 
-def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
+def _joint(pair: Pair, x: Items, z: Tensor) -> list[Tensor]:
     """log p(x | z) and log p(z), shape (C, n), and their gradients in z, shape (C, n, d)."""
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
@@ -327,7 +334,7 @@ def _joint(pair: Pair, x: Tensor, z: Tensor) -> list[Tensor]:
     return [*(value.detach() for value in parts), *slopes]
 
 
-def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> CompiledFunction | None:
+def _joint_as_graph(pair: Pair, x: Items, plan: _Plan, *, runs: int) -> CompiledFunction | None:
     """`_joint` for full batches as a compiled graph, if there are enough calls for the compilation to pay off."""
     transitions = SETTLING + PILOT - 1 + runs * (plan.num_steps - 1)
     calls, rows = len(x) // plan.batch * transitions * plan.num_leapfrog, plan.batch * plan.num_chains
@@ -335,8 +342,9 @@ def _joint_as_graph(pair: Pair, x: Tensor, plan: _Plan, *, runs: int) -> Compile
         return None
     with Workspace(as_module(pair), noise=Noise(0, x.device)).turn():
         some = x[: plan.batch]
+        codes = _Path(pair, some, plan.base).base.sample((plan.num_chains,))
         return compile_function(
-            partial(_joint, pair), [some, _Path(pair, some, plan.base).base.sample((plan.num_chains,))]
+            lambda *inputs: _joint(pair, rebuilt(some, inputs[:-1]), inputs[-1]), [*tensors_of(some), codes]
         )
 
 
@@ -445,7 +453,7 @@ def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, stage: _Sta
     return log_weight, _mean(accepted, path.x)
 
 
-def _mean(accepted: list[Tensor], x: Tensor) -> Tensor:
+def _mean(accepted: list[Tensor], x: Items) -> Tensor:
     return torch.stack(accepted).mean(0) if accepted else x.new_full((len(x),), math.nan)
 
 

@@ -15,6 +15,8 @@ from pyrovae import checks
 from pyrovae.evaluation import holm
 from pyrovae.evaluation.session import Session
 from pyrovae.labelled import labelled
+from pyrovae.models.batch import Batch
+from pyrovae.models.items import checked_beside
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import drawn_jointly, latent_law, scored
@@ -107,6 +109,8 @@ def calibrate(
     test: str = "anderson-darling",
     level: float = 0.05,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Calibration:
     """Simulation-based calibration of the guide: z from the prior, x from the decoder, its rank under q(z | x).
 
@@ -116,6 +120,9 @@ def calibrate(
     section 3). Ties are broken at random. The `test` of uniformity is "anderson-darling", on
     (rank + u) / (L + 1) with u uniform, or "chi-square", in 20 bins. Holm's correction over the
     quantities has the error rate `level`.
+
+    Of a pair given covariates, or an exposure, the simulations go round the rows of `covariates`, (N, D), and
+    `exposure`, (N,), which stand for those that the pair is to be used at.
 
     Raises ValueError for a pair without p(x), for fewer than 20 simulations or 1 draw, and for an
     unknown test.
@@ -136,22 +143,35 @@ def calibrate(
     checks.seed(seed)
     checks.probability("level", level)
     session.require_continuous()
+    given = [value for value in (covariates, exposure) if value is not None]
+    beside = checked_beside(session.pair, covariates, exposure, len(given[0]) if given else num_simulations)
     session.protocol |= {"seed": seed, "pair_sha256": session.pair_sha256}
     simulated: list[dict[str, Tensor]] = []
     space = session.workspace(session.noise(seed))
     with space.turn():
-        _, item = drawn_jointly(session.pair, 1)
+        _, item = drawn_jointly(session.pair, 1, **_rows(beside, 0, 1))
+    item = Batch.of(item, **_rows(beside, 0, 1))
     session.try_on(item)
     batch = max(1, min(ROWS, rows_within(session.pair, item, MAX_BYTES)) // (num_draws + 1))
     for start in range(0, num_simulations, batch):
         with space.turn():
-            simulated.append(_simulated(session.pair, min(batch, num_simulations - start), num_draws))
+            count = min(batch, num_simulations - start)
+            simulated.append(_simulated(session.pair, count, num_draws, _rows(beside, start, count)))
     columns = {name: torch.cat([one[name] for one in simulated]).cpu().numpy() for name in simulated[0]}
     return _tested(columns, num_draws, test, level, session.protocol)
 
 
-def _simulated(pair: Pair, count: int, num_draws: int) -> dict[str, Tensor]:
-    z, x = drawn_jointly(pair, count)
+def _rows(beside: dict[str, Tensor], start: int, count: int) -> dict[str, Tensor]:
+    """The covariates and exposures of some simulations, which go round the rows that were given."""
+    return {
+        name: value[torch.arange(start, start + count, device=value.device) % len(value)]
+        for name, value in beside.items()
+    }
+
+
+def _simulated(pair: Pair, count: int, num_draws: int, beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    z, drawn = drawn_jointly(pair, count, **beside)
+    x = Batch.of(drawn, **beside)
     q = latent_law(pair.guide, x)
     codes = torch.cat([z[None], q.sample((num_draws,))])  # (L + 1, n, d)
     heights = scored(pair, x, codes, guide=False).log_likelihood

@@ -12,7 +12,9 @@ from torch import Tensor
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.agreement import agree, few_items, scored_few
 from pyrovae.evaluation.session import Session
+from pyrovae.models.batch import Batch, items_of, keywords_of
 from pyrovae.models.layers import layer_sizes
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.particles import scored
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise, forked
@@ -33,7 +35,8 @@ class CellRule:
         self.compiled: CompiledFunction | None = None
         self.settled = False  # whether compiling has been decided on
 
-    def __call__(self, *arguments: Tensor) -> list[Tensor]:
+    def __call__(self, *arguments: Any) -> list[Tensor]:
+        self.settled = self.settled or isinstance(arguments[0], Batch)  # which no graph takes as an input
         if not self.settled:
             kind = tuple(each.shape for each in arguments)
             self.calls[kind] += 1
@@ -43,7 +46,7 @@ class CellRule:
                 return self.compiled(*arguments)
             return self.integrals(*arguments)
 
-    def integrals(self, x: Tensor, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
+    def integrals(self, x: Any, z: Tensor, log_weights: Tensor, log_volume: Tensor) -> list[Tensor]:
         """The integrals of items (n, ...) over cells with nodes z (u, m, d), in float64.
 
         Returns the log of the mass (u, n); the peak, the highest log p(x, z) of a cell (u, n), and the depth, its
@@ -74,22 +77,22 @@ class CellRule:
             self.last_arguments.clear()
 
 
-def table_is_of_model(session: Session, pair: Any, x: Tensor) -> bool:
+def table_is_of_model(session: Session, pair: Any, x: Any) -> bool:
     """Whether the fast table of the pair's likelihood is the density of its model, which a subclass may override."""
     table = getattr(getattr(pair, "likelihood", None), "log_prob_table", None)
-    if table is None or not hasattr(pair, "prior"):
+    if table is None or not hasattr(pair, "prior") or covariate_dim_of(pair):
         return False
     some = few_items(x)
     z, of_model = scored_few(session, pair, some)
     with session.workspace(Noise(0, x.device), pair=pair).turn():
-        likelihood, prior = table(z, some), pair.prior().log_prob(z)[:, None]
+        likelihood, prior = table(z, items_of(some), **keywords_of(some)), pair.prior().log_prob(z)[:, None]
     return agree(likelihood, of_model.log_likelihood) and agree(prior, of_model.log_prior)
 
 
-def log_joint_table(pair: Any, x: Tensor, z: Tensor, *, by_parts: bool) -> Tensor:
+def log_joint_table(pair: Any, x: Any, z: Tensor, *, by_parts: bool) -> Tensor:
     """log p(x_n, z_m) for every code and item: (M, d) and (N, *event_shape) to (M, N)."""
     if by_parts:
-        log_likelihood = pair.likelihood.log_prob_table(z, x)
+        log_likelihood = pair.likelihood.log_prob_table(z, items_of(x), **keywords_of(x))
         log_prior = pair.prior().log_prob(z)[:, None]
     else:
         at = scored(pair, x, z[:, None], guide=False)

@@ -17,10 +17,11 @@ from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.distributions import Normal
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import Pair
-from pyrovae.models.particles import Particles
+from pyrovae.models.pair import Pair, covariate_dim_of
+from pyrovae.models.particles import Items, Particles
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
@@ -173,9 +174,9 @@ def exact(pair: Pair, x: Any, *, covariates: Any = None, exposure: Any = None) -
             value = session.pair.log_joint_table(items).logsumexp(-1)
         _require_model_of_components(session, items)
     else:
-        linear = _Linear(session.in_float64(), "exact")
+        linear = _Linear(session.in_float64(), "exact", items.double())
         linear.require_model(session, items.double())
-        value = linear.log_prob(items.double().flatten(1))
+        value = linear.log_prob(items_of(items).double().flatten(1))
     columns = {"value": value, "se": np.zeros(len(items))}
     return session.estimate(columns, bound="exact", errors="none", words={"value": ("log p(x)", "nats")})
 
@@ -207,14 +208,15 @@ def _require_model_of_components(session: Session, items: Tensor) -> None:
 class _Linear:
     """The parameters of a linear-Gaussian pair in float64: x = W z + mu + e, z ~ N(m, S), e ~ N(0, diag s^2)."""
 
-    def __init__(self, double: Any, estimator: str) -> None:
-        self.pair = double.eval()
+    def __init__(self, double: Any, estimator: str, x: Items) -> None:
+        self.pair, covariates = double.eval(), keywords_of(x).get("covariates")
         network = getattr(getattr(double, "likelihood", None), "network", None)
         family = getattr(getattr(double, "likelihood", None), "family", None)
         with torch.no_grad():
             linear = isinstance(network, nn.Module) and _is_linear(network)
             normal = isinstance(family, Normal) and family.link == "identity"
-            prior = _moments(double.prior()) if linear and normal else None
+            given = {"covariates": covariates} if covariate_dim_of(getattr(double, "prior", None)) else {}
+            prior = _moments(double.prior(**given)) if linear and normal else None
             if prior is None or not isinstance(network, nn.Module) or not isinstance(family, Normal):
                 raise ValueError(
                     f"{estimator} is for linear-Gaussian pairs: a Normal likelihood with the identity link, a network "
@@ -222,43 +224,60 @@ class _Linear:
                     "two dimensions), ais or iwae"
                 )
             self.mean, self.covariance = (moment.double() for moment in prior)
-            origin = network(self.mean.new_zeros(1, len(self.mean))).flatten(1)
-            units = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+            size, of_c = self.mean.shape[-1], covariate_dim_of(double.likelihood)
+            origin = network(self.mean.new_zeros(1, size + of_c)).flatten(1)
+            units = torch.eye(size, size + of_c, dtype=self.mean.dtype, device=self.mean.device)
             self.weight = (network(units).flatten(1) - origin).T
             self.offset = origin[0]
             self.variance = family.scale.double().square().flatten().expand(len(self.offset))
             self.per_variance = self.weight / self.variance[:, None]
             self.precision = torch.linalg.inv(self.covariance) + self.weight.T @ self.per_variance
+            if covariates is not None and of_c:  # (N, F): that of each item
+                rows = torch.cat([covariates.new_zeros(len(covariates), size), covariates], -1)
+                self.offset = network(rows).flatten(1)
 
     @torch.no_grad()
-    def require_model(self, session: Session, x: Tensor, *, guide: bool = False) -> None:
+    def require_model(self, session: Session, x: Items, *, guide: bool = False) -> None:
         """Refuse a pair whose model is not the linear-Gaussian one of its parts, or whose guide is not its posterior.
 
         A subclass may define another model, and a network of linear layers may have a hook that is not linear.
         """
         some = few_items(x)
         codes, of_model = scored_few(session, self.pair, some, guide=guide)
+        covariates = keywords_of(some).get("covariates")
         # at the prior's codes: the guide's of items far from zero are so large that the weights' rounding shows
         z = codes[: CODES // 2]
-        decoded = (self.offset + z @ self.weight.T)[:, None]
-        items = some.flatten(1)
+        offset = few_items(self.offset) if self.offset.ndim == 2 else self.offset
+        decoded = offset + (z @ self.weight.T)[:, None]
+        items = items_of(some).flatten(1)
         likelihood = torch.distributions.Normal(decoded, self.variance.sqrt()).log_prob(items).sum(-1)
         # a decoding is rounded by a few units of its last place, which the residuals multiply
         ulp = 64 * torch.finfo(decoded.dtype).eps * (decoded.abs() + items.abs())
         rounding = (ulp * ((items - decoded).abs() + ulp) / self.variance).sum(-1)
-        prior = MultivariateNormal(self.mean, self.covariance).log_prob(z)[:, None]
+        if self.mean.ndim == 2:
+            prior = MultivariateNormal(few_items(self.mean), few_items(self.covariance)).log_prob(z[:, None])
+        else:
+            prior = MultivariateNormal(self.mean, self.covariance).log_prob(z)[:, None]
         same = agree(likelihood, of_model.log_likelihood[: len(z)], rounding)
         same = same and agree(prior, of_model.log_prior[: len(z)])
         if guide and same:
-            same = agree(self.pair.posterior(some).log_prob(codes[:, None]), of_model.log_guide)
+            q = self.posterior(items_of(some), covariates)
+            same = agree(q.log_prob(codes[:, None]), of_model.log_guide)
         if not same:
             raise ValueError(
                 f"{session.name} goes by the parts of a pair, and {type(self.pair).__name__} states another model or "
                 "guide than they make, or a network that is not linear: take iwae or ais"
             )
 
+    def posterior(self, x: Tensor, covariates: Tensor | None) -> Any:
+        """q(z | x) by the pair's part, given covariates where it takes some."""
+        given = {"covariates": covariates} if covariate_dim_of(self.pair.posterior) else {}
+        return self.pair.posterior(x, **given)
+
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
+        if self.mean.ndim == 2:  # a prior for each item
+            return self._log_prob_each(x)
         centred = x - self.offset - self.weight @ self.mean
         z = torch.linalg.solve(self.precision, self.per_variance.T @ centred.T).T
         residual = ((centred - z @ self.weight.T).square() / self.variance).sum(-1)
@@ -266,19 +285,31 @@ class _Linear:
         log_det = self.variance.log().sum() + torch.logdet(self.covariance) + torch.logdet(self.precision)
         return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + residual + prior)
 
+    def _log_prob_each(self, x: Tensor) -> Tensor:
+        """The same where each item has a mean and a covariance of its code of its own."""
+        centred = x - self.offset - self.mean @ self.weight.T
+        z = torch.linalg.solve(self.precision, centred @ self.per_variance)
+        residual = ((centred - z @ self.weight.T).square() / self.variance).sum(-1)
+        prior = (z * torch.linalg.solve(self.covariance, z)).sum(-1)
+        log_det = self.variance.log().sum() + torch.logdet(self.covariance) + torch.logdet(self.precision)
+        return -0.5 * (x.shape[1] * math.log(2 * math.pi) + log_det + residual + prior)
+
 
 def _analytic_elbo(session: Session, x: Any) -> Estimate:
     items = session.items(x).double()
     session.require_whole("elbo(analytic=True)")
-    parts = _Linear(session.in_float64(), "elbo(analytic=True)")
+    parts = _Linear(session.in_float64(), "elbo(analytic=True)", items)
+    covariates = keywords_of(items).get("covariates")
     parts.require_model(session, items, guide=True)
     with torch.no_grad():
-        moments = _moments(parts.pair.posterior(items))
+        moments = _moments(parts.posterior(items_of(items), covariates))
         if moments is None:
             raise ValueError("elbo(analytic=True) needs a normal posterior")
         loc, covariance = (moment.double() for moment in moments)
         rate = kl_divergence(MultivariateNormal(loc, covariance), MultivariateNormal(parts.mean, parts.covariance))
-        residual = ((items.flatten(1) - parts.offset - loc @ parts.weight.T).square() / parts.variance).sum(-1)
+        residual = ((items_of(items).flatten(1) - parts.offset - loc @ parts.weight.T).square() / parts.variance).sum(
+            -1
+        )
         spread = torch.einsum("di,dj,...ij->...", parts.weight, parts.per_variance, covariance)
         distortion = 0.5 * (torch.log(2 * math.pi * parts.variance).sum() + residual + spread)
     zero = torch.zeros_like(rate)

@@ -15,6 +15,7 @@ from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.session import Session
 from pyrovae.labelled import Variable, labelled
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import is_point, latent_law, scored
@@ -104,6 +105,8 @@ def gaps(
     learning_rate: float = 0.03,
     progress: bool = True,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Gaps:
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
 
@@ -150,7 +153,7 @@ def gaps(
     checks.positive("learning_rate", learning_rate)
     checks.seed(seed)
     session.require_continuous()
-    items = session.items(x)
+    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
     session.require_evidence(evidence)
     if {"rate", "distortion"} <= {*evidence.pointwise}:
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
@@ -209,7 +212,7 @@ class _Search:
         self.transforms: list[Any] = []
         self.is_of_both = False  # whether q(z | x) is of another family than the q that are searched
 
-    def run(self, x: Tensor) -> dict[str, np.ndarray]:
+    def run(self, x: Any) -> dict[str, np.ndarray]:
         with self.space.turn():
             q = latent_law(self.pair.guide, x)
         if is_point(q) or len(q.event_shape) != 1:
@@ -221,13 +224,13 @@ class _Search:
             parameters = torch.cat([encoder_q[:, None], self.other_starts(x, encoder_q)], 1)  # (2, S, n, d)
         parameters = self.climbed(x, parameters)
         with self.space.turn():
-            noise = _normal(self.num_evaluation // 2 + 1, encoder_q[0]).to(x)
+            noise = _normal(self.num_evaluation // 2 + 1, encoder_q[0]).to(items_of(x))
         values = self.bounds(x, torch.cat([encoder_q[:, None], parameters], 1), noise).mean(0)  # (1 + S, n)
         highest, chosen = values.max(0).values, values.argmax(0)
         item = torch.arange(len(x), device=x.device)
         best = torch.cat([encoder_q[:, None], parameters], 1)[:, chosen, item]
         with self.space.turn():
-            fresh = _normal(self.num_evaluation, encoder_q[0]).to(x)
+            fresh = _normal(self.num_evaluation, encoder_q[0]).to(items_of(x))
         bounds = self.bounds(x, torch.stack([encoder_q, best], 1), fresh)  # (K, 2, n)
         gain = bounds[:, 1] - bounds[:, 0]
         root = math.sqrt(len(fresh))
@@ -253,7 +256,7 @@ class _Search:
         return torch.stack([z.mean(0), z.std(0).log()])
 
     def of_both(
-        self, x: Tensor, q: Any, encoder_q: Tensor, highest: Tensor, columns: dict[str, Tensor]
+        self, x: Any, q: Any, encoder_q: Tensor, highest: Tensor, columns: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Replace the columns by those of q(z | x) itself, which is also q* where its bound is the higher one.
 
@@ -273,7 +276,7 @@ class _Search:
             "scale": torch.where(keeps[:, None], encoder_q[1].exp(), columns["scale"]),
         }
 
-    def bounds_of(self, x: Tensor, q: Any, count: int) -> Tensor:
+    def bounds_of(self, x: Any, q: Any, count: int) -> Tensor:
         """log p(x, z) - log q(z) at `count` draws of q, shape (count, n)."""
         parts, rows = [], max(1, self.rows // len(x))
         for first in range(0, count, rows):
@@ -282,9 +285,9 @@ class _Search:
                 parts.append(self.log_joint(x, z) - q.log_prob(z))
         return torch.cat(parts).double()
 
-    def other_starts(self, x: Tensor, encoder_q: Tensor) -> Tensor:
+    def other_starts(self, x: Any, encoder_q: Tensor) -> Tensor:
         """Starts at draws of the prior and of a widened q, chosen in proportion to p(x, z): shape (2, S - 1, n, d)."""
-        prior = self.pulled(latent_law(self.pair.model, size=len(x)).sample((POOL,)))
+        prior = self.pulled(latent_law(self.pair.model, size=len(x), **keywords_of(x)).sample((POOL,)))
         near = encoder_q[0] + 2 * encoder_q[1].exp() * _normal(POOL, encoder_q[0])
         pool = near if prior is None else torch.cat([prior, near])
         parts = pool.split(max(1, self.rows // len(x)))
@@ -295,10 +298,10 @@ class _Search:
         loc = pool.gather(0, top[..., None].expand(-1, -1, pool.shape[-1]))
         return torch.stack([loc, encoder_q[1].expand_as(loc)])
 
-    def climbed(self, x: Tensor, parameters: Tensor) -> Tensor:
+    def climbed(self, x: Any, parameters: Tensor) -> Tensor:
         """The parameters after Adam on common random numbers; each item keeps its best start after the first round."""
         with self.space.turn():
-            noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(x)[:, None]
+            noise = _balanced(self.num_particles, x.shape[0], parameters.shape[-1]).to(items_of(x))[:, None]
         item = torch.arange(len(x), device=x.device)
         last = None
         for _ in range(math.ceil(self.max_steps / ROUND)):
@@ -311,7 +314,7 @@ class _Search:
             last = best.values
         return parameters
 
-    def round(self, x: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
+    def round(self, x: Any, parameters: Tensor, noise: Tensor) -> Tensor:
         with torch.enable_grad():
             free = parameters.clone().requires_grad_()
             optimizer = torch.optim.Adam([free], lr=self.rate)
@@ -329,7 +332,7 @@ class _Search:
         better = self.bounds(x, free.detach(), noise[:, 0]).mean(0) > self.bounds(x, parameters, noise[:, 0]).mean(0)
         return torch.where(better[..., None], free.detach(), parameters)
 
-    def bounds(self, x: Tensor, parameters: Tensor, noise: Tensor) -> Tensor:
+    def bounds(self, x: Any, parameters: Tensor, noise: Tensor) -> Tensor:
         """log p(x, z) - log q(z), shape (K, S, n), for parameters (2, S, n, d) and noise (K, n, d)."""
         loc, log_scale = parameters
         log_q = (-0.5 * noise.square() - 0.5 * math.log(2 * math.pi)).sum(-1)[:, None] - log_scale.sum(-1)
@@ -361,7 +364,7 @@ class _Search:
             return None
         return z
 
-    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+    def log_joint(self, x: Any, z: Tensor) -> Tensor:
         table = scored(self.pair, x, z, guide=False)
         return table.log_likelihood + table.log_prior
 

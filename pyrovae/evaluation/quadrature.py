@@ -16,6 +16,7 @@ from pyrovae.evaluation.cell_rule import CellRule, table_is_of_model
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import LAYERS_ALIVE, rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import latent_law
@@ -48,7 +49,15 @@ WORDS = {
 
 @checks.allocating
 @by_members
-def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 4_000_000) -> Estimate:
+def quadrature(
+    pair: Pair,
+    x: Any,
+    *,
+    tol: float = 1e-4,
+    max_evaluations: int = 4_000_000,
+    covariates: Any = None,
+    exposure: Any = None,
+) -> Estimate:
     """log p(x), the log of the integral of p(x | z) p(z) over a code of one or two dimensions, within `tol` nats.
 
     In float64, by Gauss-Legendre rules on cells of a grid that is refined where any item's own
@@ -87,7 +96,9 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     if checks.positive("tol", tol) < LEAST_TOL:
         raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
     checks.whole("max_evaluations", max_evaluations)
-    items = session.items(x)  # which refuses a size of codes that is stated wrongly
+    items = session.items(
+        checks.split_of(x, covariates=covariates, exposure=exposure)
+    )  # which refuses a size of codes that is stated wrongly
     if pair.latent_dim not in NODES:
         raise ValueError(
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
@@ -122,7 +133,7 @@ def quadrature(pair: Pair, x: Any, *, tol: float = 1e-4, max_evaluations: int = 
     return session.estimate(variables, bound="exact", errors="grid error", words=WORDS)
 
 
-def _solved(rule: CellRule, x: Tensor, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
+def _solved(rule: CellRule, x: Any, tol: float, max_evaluations: int) -> list[dict[str, np.ndarray]]:
     """The items on one grid, or on several where one would hold too many values."""
     grid = _Grid(rule, x, tol, max_evaluations)
     nodes = len(grid.roots) * len(grid.nodes)
@@ -184,7 +195,7 @@ class _Tree:
 class _Grid:
     """The adaptive grid of one batch of items."""
 
-    def __init__(self, rule: CellRule, x: Tensor, tol: float, max_evaluations: int) -> None:
+    def __init__(self, rule: CellRule, x: Any, tol: float, max_evaluations: int) -> None:
         self.rule, self.x, self.tol, self.max_evaluations = rule, x, tol, max_evaluations
         pair = rule.pair
         self.size, self.decodings = pair.latent_dim, 0
@@ -194,7 +205,9 @@ class _Grid:
         self.per_code = budget // rows_within(pair, x, budget)  # bytes of what a decoder holds for one code
         if not rule.is_product:
             self.per_code += LAYERS_ALIVE * x.numel() * x.element_size()
-        nodes, weights = (torch.from_numpy(a).to(x) for a in np.polynomial.legendre.leggauss(NODES[self.size]))
+        nodes, weights = (
+            torch.from_numpy(a).to(items_of(x)) for a in np.polynomial.legendre.leggauss(NODES[self.size])
+        )
         axes = [(nodes + 1) / 2] * self.size
         self.nodes = torch.cartesian_prod(*axes).reshape(-1, self.size)  # of the unit cell
         products = torch.cartesian_prod(*[weights / 2] * self.size).reshape(-1, self.size).prod(-1)
@@ -412,11 +425,15 @@ def _distinct(level: Tensor, index: Tensor, item: Tensor) -> tuple[Tensor, Tenso
     return rows[:, 0], rows[:, 1:-1], rows[:, -1]
 
 
-def _draws_of_prior(pair: Any, x: Tensor, count: int) -> Tensor:
+def _draws_of_prior(pair: Any, x: Any, count: int) -> Tensor:
     """Draws of the prior, (count, latent_dim)."""
+    if beside := keywords_of(x):
+        law = latent_law(pair.model, size=len(x), **beside)  # of each item's own prior as many
+        draws: Tensor = law.sample((-(-count // len(x)),)).flatten(0, 1)
+        return draws.to(items_of(x))
     return latent_law(pair.model, size=1).sample((count,))[:, 0].to(x)
 
 
-def _draws_of_guide(pair: Any, x: Tensor, count: int) -> Tensor:
+def _draws_of_guide(pair: Any, x: Any, count: int) -> Tensor:
     """Draws of the guide, (count, N, latent_dim)."""
-    return latent_law(pair.guide, x).sample((count,)).to(x)
+    return latent_law(pair.guide, x).sample((count,)).to(items_of(x))

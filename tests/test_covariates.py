@@ -1,0 +1,252 @@
+"""Covariates and exposure, against closed forms, statsmodels and errors that name the argument."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import pyrovae
+from pyrovae import data
+from pyrovae.inference.items import Items
+from pyrovae.models.pair import covariate_dim_of
+
+N, D, F = 12, 3, 5
+
+
+@pytest.fixture
+def given() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(N, F + D, generator=generator, dtype=torch.float64)
+    return draw[:, :F], draw[:, F:]
+
+
+def linear(prior: str = "standard") -> pyrovae.VAE:
+    torch.manual_seed(1)
+    vae = pyrovae.linear_vae(F, 2, covariate_dim=D, prior=prior).double()
+    if prior == "conditional":
+        nn.init.normal_(vae.prior.network.layers[-1].weight, std=0.5)
+    return vae
+
+
+def regression(vae: pyrovae.VAE, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """log N(x; W m(c) + V c + mu, W S(c) W' + s^2 I), from the weights by hand."""
+    network = vae.likelihood.network
+    w, v = network.weight[:, :2], network.weight[:, 2:]
+    p = vae.prior(covariates=c) if covariate_dim_of(vae.prior) else vae.prior()
+    mean, variance = p.mean.expand(len(x), 2), p.variance.expand(len(x), 2)
+    loc = mean @ w.T + c @ v.T + network.bias
+    covariance = torch.einsum("fi,ni,gi->nfg", w, variance, w)
+    covariance = covariance + vae.likelihood.family.scale.square() * torch.eye(F, dtype=x.dtype)
+    return torch.distributions.MultivariateNormal(loc, covariance).log_prob(x).detach()
+
+
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_a_linear_pair_is_the_regression_in_closed_form(given, prior) -> None:
+    x, c = given
+    vae = linear(prior)
+    wanted = regression(vae, x, c)
+    exact = torch.from_numpy(pyrovae.exact(vae, x, covariates=c).pointwise["value"].values)
+    assert (exact - wanted).abs().max() < 1e-10
+    # a control: the covariates of other items
+    assert (exact - regression(vae, x, c.flip(0))).abs().max() > 0.1
+    of_split = pyrovae.exact(vae, data.Split(x, None, covariates=c))
+    assert (of_split.pointwise["value"].values == exact.numpy()).all()
+
+
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_every_estimator_takes_covariates(given, prior) -> None:
+    x, c = given
+    vae = linear(prior)
+    exact = pyrovae.exact(vae, x, covariates=c)
+    analytic = pyrovae.elbo(vae, x, covariates=c, analytic=True)
+    assert (exact - analytic).mean > 0
+    elbo = pyrovae.elbo(vae, x, covariates=c, num_particles=4000)
+    assert abs(elbo.mean - analytic.mean) < 5 * elbo.se
+    iwae = pyrovae.iwae(vae, x, covariates=c, num_particles=4000)
+    assert abs(iwae.mean - exact.mean) < 5 * iwae.se + 0.01
+    other = pyrovae.iwae(vae, x, covariates=c.flip(0))
+    with pytest.raises(ValueError, match="items"):
+        exact - other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_the_slower_estimators_take_covariates(given, prior) -> None:
+    x, c = given
+    vae = linear(prior)
+    split = data.Split(x, None, covariates=c)
+    exact = pyrovae.exact(vae, split)
+    assert abs((pyrovae.quadrature(vae, split, tol=1e-6) - exact).mean) < 1e-6
+    ais = pyrovae.ais(vae, split, num_steps=200, progress=False)
+    assert abs(ais.mean - exact.mean) < 5 * ais.se
+    lower, upper = pyrovae.bdmc(vae, N, num_steps=100, progress=False, covariates=c)
+    assert -0.5 < (upper - lower).mean < 1
+    gaps = pyrovae.gaps(vae, split, exact, progress=False, max_steps=400)
+    assert gaps.pointwise.gap.mean() > 0
+    assert not pyrovae.calibrate(vae, covariates=c, num_simulations=500).passed
+    tree = pyrovae.to_arviz(vae, split, num_draws=3)
+    assert tree.constant_data["covariates"].shape == (N, D)
+    assert vae.impute(x.masked_fill(x > 1, math.nan), covariates=c, num_draws=4).shape == (4, N, F)
+
+
+def test_quadrature_with_an_exposure_is_that_of_scaled_rates() -> None:
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(3, 1, likelihood="poisson").double()
+    x = torch.poisson(torch.full((4, 3), 2.0, dtype=torch.float64))
+    two = pyrovae.quadrature(vae, x, exposure=torch.full((4,), 2.0))
+    one = pyrovae.quadrature(vae, x)
+    assert abs((two.pointwise["value"] - one.pointwise["value"]).values).max() > 0.05  # a dropped exposure is no match
+    with torch.no_grad():
+        vae.likelihood.network.bias.add_(math.log(2.0))
+    scaled = pyrovae.quadrature(vae, x)
+    assert abs((two.pointwise["value"] - scaled.pointwise["value"]).values).max() < 1e-6
+
+
+def test_a_batch_draws_the_covariates_of_its_items() -> None:
+    items = torch.arange(10.0)[:, None].expand(-1, F).contiguous()
+    c = torch.arange(10.0)[:, None].expand(-1, D).contiguous()
+    pair = pyrovae.linear_vae(F, 2, covariate_dim=D)
+    source = Items(pair, data.Split(items, None, covariates=c), "x", False)
+    seen = []
+    for batch, _ in source.batches(3, seed=5, epoch=2):
+        assert (batch.x[:, 0] == batch.covariates[:, 0]).all()
+        seen += batch.x[:, 0].tolist()
+    assert sorted(seen) == list(range(10)) != seen
+
+
+@pytest.mark.slow
+def test_a_fit_finds_the_coefficients_of_a_linear_pair() -> None:
+    torch.manual_seed(0)
+    c = torch.randn(500, 2)
+    x = c @ torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.0, 2.0]]) + 0.1 * torch.randn(500, 3)
+    vae = pyrovae.linear_vae(3, 1, covariate_dim=2)
+    pyrovae.fit(vae, x, covariates=c, epochs=30, learning_rate=0.03, batch_size=50, progress=False)
+    wanted = torch.tensor([[1.0, 0.5], [-1.0, 0.0], [0.0, 2.0]])
+    assert (vae.likelihood.network.weight[:, 1:].detach() - wanted).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("builder", ["mlp_vae", "conv_vae", "mlp_ae", "conv_ae"])
+def test_decoder_and_encoder_of_each_builder_see_the_covariates(builder) -> None:
+    torch.manual_seed(0)
+    small = {"hidden_dims": (6,)} if builder.startswith("mlp") else {"channels": (3,), "strides": (2,)}
+    pair = getattr(pyrovae, builder)((1, 4, 4), 2, covariate_dim=D, **small)
+    x, c, other = torch.ones(3, 1, 4, 4), torch.zeros(3, D), torch.ones(3, D)
+    assert not torch.allclose(pair.encode(x, covariates=c), pair.encode(x, covariates=other))
+    z = torch.zeros(3, 2)
+    assert not torch.allclose(pair.decode(z, covariates=c), pair.decode(z, covariates=other))
+    assert torch.equal(pair.decode(z, covariates=other), pair.decode(z, covariates=torch.ones(D)))
+    assert pair.reconstruct(data.Split(x, None, covariates=c)).shape == x.shape
+
+
+class ByHand(nn.Module):
+    """x = a c + z + e, in plain Pyro."""
+
+    event_shape, latent_dim, is_normalized, covariate_dim = (1,), 1, True, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def model(self, x=None, *, size=1, covariates):
+        import pyro
+        import pyro.distributions as dist
+
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("latent", dist.Normal(self.a.new_zeros(1), 1).to_event(1))
+            return pyro.sample("obs", dist.Normal(self.a * covariates + z, 1).to_event(1), obs=x)
+
+    def guide(self, x=None, *, size=1, covariates):
+        import pyro
+        import pyro.distributions as dist
+
+        with pyro.plate("data", size if x is None else len(x)):
+            loc = self.a.new_zeros(size, 1) if x is None else (x - self.a * covariates) / 2
+            return pyro.sample("latent", dist.Normal(loc, math.sqrt(0.5)).to_event(1))
+
+
+def test_a_pair_by_hand_takes_covariates() -> None:
+    x, c = torch.randn(6, 1, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
+    wanted = torch.distributions.Normal(c, math.sqrt(2)).log_prob(x)[:, 0]
+    value = torch.from_numpy(pyrovae.elbo(ByHand(), x, covariates=c).pointwise["value"].values)
+    assert (value - wanted).abs().max() < 1e-10  # its guide is the posterior
+
+
+SPLIT = data.Split(torch.zeros(4, F), None, covariates=torch.zeros(4, D))
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ({}, "covariates are needed"),
+        ({"covariates": torch.zeros(4, 2)}, r"covariates must have shape \(4, 3\).*\(4, 2\)"),
+        ({"covariates": torch.zeros(5, 3)}, r"covariates must have shape \(4, 3\).*\(5, 3\)"),
+        ({"covariates": [0, 1, 2, 0]}, "one_hot"),
+        ({"covariates": torch.full((4, 3), math.nan)}, "covariates must be finite"),
+        ({"covariates": torch.zeros(4, 3), "exposure": torch.ones(4)}, "exposure came"),
+    ],
+)
+def test_what_is_wrong_beside_the_items_is_named(beside, words) -> None:
+    vae, x = pyrovae.linear_vae(F, 2, covariate_dim=D), torch.zeros(4, F)
+    for call in (pyrovae.elbo, pyrovae.iwae, pyrovae.exact, pyrovae.fit):
+        with pytest.raises(ValueError, match=words):
+            call(vae, x, **beside)
+    with pytest.raises(ValueError, match=words):
+        vae.encode(x, **beside)
+    with pytest.raises(ValueError, match=words):
+        vae.sample(4, **beside)
+
+
+def test_more_of_what_is_wrong_beside_the_items() -> None:
+    counts, x = pyrovae.linear_vae(F, 2, likelihood="poisson"), torch.zeros(4, F)
+    for exposure, words in (
+        (torch.tensor([1.0, 0.0, 1.0, 1.0]), "exposure must be positive.*item 1"),
+        (torch.ones(3), r"exposure must have shape \(4,\)"),
+        (torch.tensor([1.0, math.inf, 1.0, 1.0]), "exposure must be finite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.elbo(counts, x, exposure=exposure)
+    with pytest.raises(ValueError, match="takes none"):
+        pyrovae.elbo(counts, SPLIT)
+    with pytest.raises(ValueError, match="takes none"):
+        pyrovae.fit(pyrovae.GaussianMixture((F,), 2), SPLIT)
+    vae = pyrovae.linear_vae(F, 2, covariate_dim=D)
+    with pytest.raises(ValueError, match="leave covariates= out"):
+        pyrovae.elbo(vae, SPLIT, covariates=torch.zeros(4, D))
+    with pytest.raises(ValueError, match="covariates of validation are needed"):
+        pyrovae.fit(vae, SPLIT, validation=x)
+    with pytest.raises(ValueError, match="'weight', which is not supported yet"):
+        pyrovae.fit(vae, data.Split(x, None, torch.zeros(4, D), weight=torch.ones(4)))
+    with pytest.raises(ValueError, match="conditional"):
+        pyrovae.linear_vae(F, 2, prior="conditional")
+
+
+def test_one_hot() -> None:
+    assert data.one_hot(["b", "a"], ["a", "b", "c"]).tolist() == [[0, 1, 0], [1, 0, 0]]
+    with pytest.raises(ValueError, match="category 3"):
+        data.one_hot([0, 3], 3)
+
+
+@pytest.mark.slow
+def test_poisson_with_weights_of_z_at_zero_is_the_regression_of_statsmodels() -> None:
+    sm = pytest.importorskip("statsmodels.api")
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    exposure = 0.5 + 2 * torch.rand(300, generator=generator, dtype=torch.float64)
+    y = torch.poisson(exposure * (0.3 + c @ torch.tensor([0.5, -0.4], dtype=torch.float64)).exp(), generator=generator)
+    result = sm.GLM(
+        y.numpy(), sm.add_constant(c.numpy()), family=sm.families.Poisson(), exposure=exposure.numpy()
+    ).fit()
+    vae = pyrovae.linear_vae(1, 1, likelihood="poisson", covariate_dim=2).double()
+    network, split = vae.likelihood.network, data.Split(y[:, None], None, covariates=c, exposure=exposure)
+    with torch.no_grad():
+        network.weight[:, 0] = 0
+        network.weight[:, 1:] = torch.from_numpy(result.params[1:])
+        network.bias.fill_(float(result.params[0]))
+    table = pyrovae.elbo(vae, split, num_particles=1).pointwise
+    at = torch.from_numpy(-table["distortion"].values)
+    assert abs(float(at.sum()) - result.llf) < 1e-8 * len(y)
+    dropped = pyrovae.elbo(vae, data.Split(y[:, None], None, covariates=c), num_particles=1).pointwise
+    assert abs(float(-dropped["distortion"].sum()) - result.llf) > 1
