@@ -80,9 +80,9 @@ def test_the_slower_estimators_take_covariates(given, prior) -> None:
     split = data.Split(x, None, covariates=c)
     exact = pyrovae.exact(vae, split)
     assert abs((pyrovae.quadrature(vae, split, tol=1e-6) - exact).mean) < 1e-6
-    ais = pyrovae.ais(vae, split, num_steps=200, progress=False)
+    ais = pyrovae.ais(vae, split, num_steps=100, progress=False)
     assert abs(ais.mean - exact.mean) < 5 * ais.se
-    lower, upper = pyrovae.bdmc(vae, N, num_steps=100, progress=False, covariates=c)
+    lower, upper = pyrovae.bdmc(vae, N, num_steps=50, progress=False, covariates=c)
     assert -0.5 < (upper - lower).mean < 1
     gaps = pyrovae.gaps(vae, split, exact, progress=False, max_steps=400)
     assert gaps.pointwise.gap.mean() > 0

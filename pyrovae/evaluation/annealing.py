@@ -19,7 +19,7 @@ from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.weights import effective_size, log_mean
-from pyrovae.models.batch import keywords_of, rebuilt, tensors_of
+from pyrovae.models.batch import items_of, keywords_of, rebuilt, tensors_of
 from pyrovae.models.items import checked_beside
 from pyrovae.models.layers import layer_sizes, least_bytes, rows_within
 from pyrovae.models.pair import Pair, as_module
@@ -454,7 +454,7 @@ def _backward(path: _Path, plan: _Plan, table: _Table, code: Tensor, stage: _Sta
 
 
 def _mean(accepted: list[Tensor], x: Items) -> Tensor:
-    return torch.stack(accepted).mean(0) if accepted else x.new_full((len(x),), math.nan)
+    return torch.stack(accepted).mean(0) if accepted else items_of(x).new_full((len(x),), math.nan)
 
 
 def _reduced(log_weight: Tensor, acceptance: Tensor) -> dict[str, np.ndarray]:
