@@ -352,10 +352,14 @@ def _require_density(pair: Pair, estimator: str) -> None:
     if not pair.is_normalized and has_global_latents(pair):
         raise ValueError(f"{estimator} needs a p(x), and a {type(pair).__name__} has none: it is p(y | x) alone")
     if has_global_latents(pair):
+        advice = (
+            "pair.draw(seed) is a pair that each estimator takes"
+            if hasattr(pair, "draw")
+            else "log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at each"
+        )
         raise ValueError(
-            f"{estimator} integrates out one code per item, and a {type(pair).__name__} has draws of its parameters "
-            "and no code per item: log_prob(x) is its log predictive density, to_arviz(pair, x) its log-likelihood at "
-            "each"
+            f"{estimator} integrates out one code per item, and a {type(pair).__name__} has draws of its parameters: "
+            f"{advice}"
         )
     if not pair.is_normalized:
         raise ValueError(
