@@ -80,8 +80,9 @@ def neighbours_of_masked(x: Tensor, train: Tensor) -> Tensor:
     return torch.stack(chosen, 1)
 
 
-def by_hidden(vae: Any, mixture: Any, train: Tensor, x: Tensor, n: int) -> dict[str, Draws]:
+def by_hidden(vae: Any, mixture: Any, train: Tensor, x: Tensor, options: argparse.Namespace) -> dict[str, Draws]:
     """Each method's draws of items with NaN where a pixel is hidden."""
+    n = options.draws
     generator = torch.Generator().manual_seed(0)
     at_random = train[torch.randint(len(train), (n, len(x)), generator=generator)]
     known = {
@@ -93,7 +94,7 @@ def by_hidden(vae: Any, mixture: Any, train: Tensor, x: Tensor, n: int) -> dict[
     def imputed(method: str) -> Draws:
         return lambda: vae.impute(x, num_draws=n, method=method)
 
-    return known | {f"VAE, {method}": imputed(method) for method in ("mcmc", "sir", "nuts")}
+    return known | {f"VAE, {method}": imputed(method) for method in options.methods}
 
 
 def by_blurred(vae: Any, train: Tensor, y: Tensor, matrix: Tensor, n: int) -> dict[str, Draws]:
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--root", default=None, help="folder of the data set, in torchvision's layout")
     parser.add_argument("--train", type=int, default=10_000, help="training images at most")
     parser.add_argument("--items", type=int, default=200, help="test images")
+    parser.add_argument("--methods", nargs="+", default=["mcmc", "sir", "nuts"], help="of impute; mcmc is pictured")
     parser.add_argument("--draws", type=int, default=99)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--latent", type=int, default=10)
@@ -234,6 +236,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder for figures (out/inverse-problem-DATA)")
     options, start = parser.parse_args(), time.perf_counter()
     options.out = options.out or Path("out") / f"inverse-problem-{Path(options.data).name}"
+    if "mcmc" not in options.methods:
+        parser.error("--methods must have mcmc among them, which is pictured")
     options.out.mkdir(parents=True, exist_ok=True)
     data = pyrovae.data.load(options.data, root=options.root)
     train, true = data.train.x[: options.train], data.test.x[: options.items]
@@ -255,7 +259,7 @@ def main() -> None:
     tasks = {}
     for damage, hidden in hidden_pixels(true, options.seed).items():
         x = true.masked_fill(hidden, torch.nan)
-        tasks[damage] = (x, hidden, by_hidden(vae, mixture, train, x, options.draws))
+        tasks[damage] = (x, hidden, by_hidden(vae, mixture, train, x, options))
     matrix = blur(true.shape[-1], true.shape[-1] / 14)
     noise = NOISE * torch.randn(true.flatten(1).shape, generator=torch.Generator().manual_seed(options.seed))
     y = (true.flatten(1) @ matrix + noise).view_as(true)

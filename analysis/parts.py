@@ -56,6 +56,7 @@ LIKELIHOODS = {
     "counts": ["poisson", "negative_binomial", "zero_inflated_poisson", "zero_inflated_negative_binomial"],
 }
 FLOORED = ("normal", "heteroscedastic_normal", "laplace")
+GIVEN_COVARIATES = ("conditional",)  # a prior that has a part only where items have covariates
 OUTPUTS = 50_000  # of a decoder: a class for each of 256 levels and 784 pixels is beyond it
 
 
@@ -74,7 +75,7 @@ def arms(items: Items) -> Iterator[tuple[str, dict[str, str]]]:
     first, *others = LIKELIHOODS[items.measure]
     yield f"{first}, diagonal, standard", {"likelihood": told(first, items)}
     for name in others:
-        classes = items.levels if name in ("categorical",) else 1
+        classes = items.levels if name == "categorical" else 1
         if items.train[0].numel() * classes <= OUTPUTS:
             yield name, {"likelihood": told(name, items)}
     if items.measure == "density":
@@ -85,7 +86,7 @@ def arms(items: Items) -> Iterator[tuple[str, dict[str, str]]]:
         return
     for kind, default in (("posterior", "diagonal"), ("prior", "standard")):
         for name in registered(kind):
-            if name != default and not name.startswith("linear"):
+            if name != default and name not in GIVEN_COVARIATES:
                 yield f"{kind} {name}", {"likelihood": told(first, items), kind: name}
 
 
@@ -140,6 +141,7 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
             items.train,
             epochs=options.epochs,
             batch_size=128,
+            warmup=max(1, options.epochs // 10),
             schedule="cosine",
             compile=False,
             progress=False,
@@ -205,7 +207,11 @@ def main() -> None:
     options, start = parser.parse_args(), time.perf_counter()
     options.out = options.out or Path("out") / f"parts-{Path(options.data).name}"
     options.out.mkdir(parents=True, exist_ok=True)
-    priceless = set(registered("likelihood")) - {name for names in LIKELIHOODS.values() for name in names}
+    priceless = (
+        set(registered("likelihood"))
+        - {"from_distribution"}
+        - {name for names in LIKELIHOODS.values() for name in names}
+    )
     if priceless:
         print(f"in no comparison: {', '.join(sorted(priceless))}")
     results = {}
