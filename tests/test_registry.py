@@ -387,6 +387,7 @@ class TestRecipes:
             "likelihood": {"kind": "likelihood", "name": "normal", "arguments": normal},
             "posterior": None,
             "prior": "standard",
+            "covariate_dim": 0,
         }
         assert completed({"builder": "nobody's"}) == {"builder": "nobody's"}
         assert completed(None) is None

@@ -125,7 +125,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, encoder: ConvEncoder, latent_dim: int, num_parameters: int = 1) -> None:
         super().__init__()
         self.event_shape = encoder.event_shape
-        self._in_shape = (encoder.channels[-1], *encoder.sizes[-1])
+        self.in_shape = (encoder.channels[-1], *encoder.sizes[-1])
         self._out_shape = with_parameters(self.event_shape, num_parameters)
         require_room({"latent_dim": latent_dim, "event_shape": self.event_shape}, [latent_dim, encoder.features])
         self.linear = nn.Linear(latent_dim, encoder.features)
@@ -143,7 +143,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         batch = z.shape[:-1]
-        image = self.linear(z).reshape(-1, *self._in_shape).contiguous(memory_format=torch.channels_last)
+        image = self.linear(z).reshape(-1, *self.in_shape).contiguous(memory_format=torch.channels_last)
         return self.layers(image).contiguous().reshape(*batch, *self._out_shape)
 
 

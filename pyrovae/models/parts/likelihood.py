@@ -51,6 +51,7 @@ class Likelihood(nn.Module):
     """
 
     family: Any
+    covariate_dim: int = 0
 
     def __init__(
         self, network: nn.Module, family: nn.Module, event_shape: Sequence[int], covariate_dim: int = 0
@@ -58,7 +59,8 @@ class Likelihood(nn.Module):
         super().__init__()
         self.network, self.family = network, family
         self.event_shape = checks.sizes("event_shape", event_shape, one=False)
-        self.covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+        if checks.whole("covariate_dim", covariate_dim, least=0):
+            self.covariate_dim = covariate_dim  # no attribute where there is none: hashes of pairs stay as they were
         bind = getattr(family, "bind", None)
         if bind is not None:  # parameters of its own for each entry need the shape of an item
             bind(self.event_shape)
