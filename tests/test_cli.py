@@ -70,9 +70,9 @@ def test_files_networks_and_likelihoods(tmp_path):
         ),
         (
             ["digits", "--prior", "users_mixture"],
-            "--prior must be one of standard, or a name that a",
+            "--prior must be one of conditional, flow, mixture, standard, vamp, or a name that a",
         ),
-        (["digits", "--posterior", "users_flow"], "--posterior must be one of diagonal, or a name that"),
+        (["digits", "--posterior", "users_flow"], "--posterior must be one of diagonal, flow, full, or a name that"),
         (["digits", "--binarize", "--epochs", "0"], "--epochs must be"),
         (["digits", "--likelihood", "bernoulli"], "(--binarize)"),
         (["digits", "--network", "linear", "--likelihood", "normal"], "items of one axis"),
@@ -239,7 +239,7 @@ def test_help_shows_defaults_and_how_a_file_is_split(capsys):
         assert shown_default(name) == ("none" if default is None else str(default))
     parameters = inspect.signature(pyrovae.mlp_vae).parameters
     assert f"{parameters['hidden_dims'].default[0]} of mlp_vae, mlp_ae" in shown_default("hidden_dims")
-    assert shown_default("latent_dim") == str(parameters["latent_dim"].default)
+    assert shown_default("latent_dim").startswith(f"{parameters['latent_dim'].default} of mlp_vae, conv_vae")
     assert shown_default("prior") == parameters["prior"].default
     assert f"{parameters['posterior'].default} of mlp_vae, conv_vae" in shown_default("posterior")
     assert shown_default("likelihood").startswith("by the items")
@@ -418,7 +418,7 @@ def test_the_builders_and_methods_that_are_read_from_the_source_are_those_of_the
     assert set(read) == ours
     for name in ours:
         assert read[name].arguments == imported[name].arguments and read[name].summary == imported[name].summary
-    assert choices.methods().keys() == {"svi", "em", "lbfgs", "nuts", "closed_form"}
+    assert choices.methods().keys() == {"svi", "em", "lbfgs", "nuts", "closed_form", "semi_supervised_svi"}
     imported_methods = choices.imported_methods()
     for name, options in choices.methods().items():
         assert imported_methods[name] == options
