@@ -17,6 +17,7 @@ _HOMES = {
     "pyrovae.models.density": ["GaussianPrior", "as_density"],
     "pyrovae.models.ensemble": ["Ensemble"],
     "pyrovae.models.independent": ["IndependentEntries"],
+    "pyrovae.models.given": ["Given"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
     "pyrovae.models.bayesian_vae": ["BayesianVAE"],
@@ -180,6 +181,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     )
     from pyrovae.models.independent import IndependentEntries as IndependentEntries
     from pyrovae.models.ensemble import Ensemble as Ensemble
+    from pyrovae.models.given import Given as Given
     from pyrovae.models.mixture import ConditionalMixture as ConditionalMixture, GaussianMixture as GaussianMixture
     from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
     from pyrovae.models.registry import register as register

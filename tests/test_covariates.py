@@ -250,3 +250,61 @@ def test_poisson_with_weights_of_z_at_zero_is_the_regression_of_statsmodels() ->
     assert abs(float(at.sum()) - result.llf) < 1e-8 * len(y)
     dropped = pyrovae.elbo(vae, data.Split(y[:, None], None, covariates=c), num_particles=1).pointwise
     assert abs(float(-dropped["distortion"].sum()) - result.llf) > 1
+
+
+@pytest.mark.slow
+def test_negative_binomial_with_weights_of_z_at_zero_is_the_regression_of_statsmodels() -> None:
+    sm = pytest.importorskip("statsmodels.api")
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    mean = (0.7 + c @ torch.tensor([0.5, -0.4], dtype=torch.float64)).exp()
+    torch.manual_seed(0)
+    y = torch.poisson(mean * torch.distributions.Gamma(2.0, 2.0).sample((300,)))
+    result = sm.NegativeBinomial(y.numpy(), sm.add_constant(c.numpy())).fit(disp=False)
+    vae = pyrovae.linear_vae(
+        1, 1, likelihood=f"negative_binomial(initial_dispersion={result.params[-1]})", covariate_dim=2
+    ).double()
+    with torch.no_grad():
+        vae.likelihood.network.weight[:, 0] = 0
+        vae.likelihood.network.weight[:, 1:] = torch.from_numpy(result.params[1:3])
+        vae.likelihood.network.bias.fill_(float(result.params[0]))
+    table = pyrovae.elbo(vae, y[:, None], covariates=c, num_particles=1).pointwise
+    # the dispersion is a parameter in float32 at first
+    assert abs(float(-table["distortion"].sum()) - result.llf) < 1e-5
+
+
+def log_density_of_each_class(vae, x):
+    each = [pyrovae.iwae(pyrovae.Given(vae, c), x, num_particles=300) for c in torch.eye(10)]
+    return torch.stack([torch.from_numpy(one.pointwise["value"].values) for one in each], 1)
+
+
+@pytest.mark.slow
+def test_a_label_is_worth_between_nothing_and_its_entropy_and_shuffled_labels_nothing() -> None:
+    digits = data.load("digits")
+    x, y = data.binarize(digits.test.x)[:150], digits.test.y[:150]
+    gains, right = [], []
+    for shuffled in (False, True):
+        torch.manual_seed(0)
+        of_train = digits.train.y[torch.randperm(len(digits.train.y))] if shuffled else digits.train.y
+        vae = pyrovae.mlp_vae(digits.event_shape, 2, hidden_dims=(64,), covariate_dim=10)
+        train = data.Split(digits.train.x, None, covariates=data.one_hot(of_train, 10))
+        pyrovae.fit(vae, train, binarize=True, epochs=40, learning_rate=3e-3, progress=False)
+        table = log_density_of_each_class(vae, x)
+        gain = table.gather(1, y[:, None])[:, 0] - (table.logsumexp(1) - math.log(10))
+        gains.append((float(gain.mean()), float(gain.std() / len(gain) ** 0.5)))
+        right.append(float((table.argmax(1) == y).double().mean()))
+    (gain, se), (of_shuffled, se_of_shuffled) = gains
+    assert 3 * se < gain < math.log(10)
+    assert of_shuffled < 3 * se_of_shuffled
+    assert right[0] > 0.8 > 0.3 > right[1]
+
+
+def test_a_pair_at_one_value_of_its_covariates_is_a_density(given) -> None:
+    x, c = given
+    vae = linear()
+    at = pyrovae.iwae(pyrovae.Given(vae, c[0]), x[:1], num_particles=2000)
+    assert abs(at.mean - float(regression(vae, x[:1], c[:1]))) < 5 * at.se + 0.01
+    codes = pyrovae.encoded(vae, data.Split(x, None, covariates=c))
+    assert torch.equal(codes, vae.encode(x, covariates=c).detach())
+    with pytest.raises(ValueError, match="one item"):
+        pyrovae.Given(vae, c)

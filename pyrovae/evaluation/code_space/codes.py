@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data import MappedArray
+from pyrovae.models.batch import Batch, called_on
+from pyrovae.models.items import checked_beside
 from pyrovae.models.pair import dtype_and_device, is_made_of_parts
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
@@ -19,19 +21,21 @@ __all__ = ["decoded", "encoded", "posteriors", "prior_of"]
 BATCH = 1024
 
 
-def encoded(pair: Any, x: Any) -> Tensor:
+def encoded(pair: Any, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
     """The codes of all items, computed in batches: shape (N, latent_dim), on the CPU.
 
-    `x` is an array, a memory-mapped view or a split of a data set.
+    `x` is an array, a memory-mapped view or a split of a data set, which may carry the covariates that the pair needs.
 
     >>> import pyrovae
     >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
     _method_of(pair, "encode")
-    if not isinstance(x := checks.parts_of(x)[0], MappedArray):  # checked once and not per batch
+    given = checks.split_of(x, covariates=covariates, exposure=exposure)
+    if not isinstance(x := given.x, MappedArray):  # checked once and not per batch
         x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
-    return _batched(pair, _method_of(pair, "encode"), x)
+    beside = checked_beside(pair, given.covariates, given.exposure, len(x))
+    return _batched(pair, _method_of(pair, "encode"), Batch(x, **beside) if beside else x)
 
 
 def decoded(pair: Any, z: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     parts, space = [], Workspace(pair, checks=None)
     for i in range(0, len(x), BATCH):
         with space.turn():
-            parts.append(function(x[i : i + BATCH]).detach().cpu())  # a view of a parameter has its gradient
+            parts.append(called_on(function, x[i : i + BATCH]).detach().cpu())  # a view of a parameter has its gradient
     return torch.cat(parts)
 
 
