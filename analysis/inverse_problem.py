@@ -193,7 +193,7 @@ def pictures(shown: dict[str, dict[str, Tensor]], count: int) -> Figure:
                 image = images[column][i].mean(0).masked_fill(images[column][i].isnan().any(0), torch.nan).numpy()
                 ax.set_facecolor("#3f8fd9")  # hidden
                 ax.imshow(image, cmap="gray", vmin=0, vmax=0.5 if column.endswith("spread") else 1)
-                ax.set_xticks([])
+                ax.set_xticks([])  # the spread is shown from 0 to 0.5
                 ax.set_yticks([])
                 if block == 0 and i == 0:
                     ax.set_title(column, fontsize=9)
