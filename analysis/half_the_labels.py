@@ -222,7 +222,7 @@ def main() -> None:
     rows = measured(data, args)
     print(report(rows))
     if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=1))
+        args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

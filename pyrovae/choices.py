@@ -107,7 +107,7 @@ def methods() -> dict[str, dict[str, Option]]:
 
     >>> from pyrovae.choices import methods
     >>> sorted(methods()), methods()["em"]["num_restarts"].default
-    (['closed_form', 'em', 'lbfgs', 'nuts', 'svi'], 10)
+    (['closed_form', 'em', 'lbfgs', 'nuts', 'semi_supervised_svi', 'svi'], 10)
     """
     if not SVI.is_file():
         return imported_methods()

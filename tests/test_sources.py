@@ -1078,7 +1078,8 @@ def test_results_are_frozen_and_print_as_one_line() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(pyrovae.data.__all__) == ["Dataset", "MappedArray", "Split", "batches", "binarize", "load"]
+    names = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load", "one_hot"]
+    assert sorted(pyrovae.data.__all__) == names
 
 
 @pytest.mark.parametrize("kind", [np.uint8, bool])

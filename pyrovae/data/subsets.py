@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.seeding import stream
 
 __all__ = ["labelled_subset"]
 
@@ -31,7 +30,7 @@ def labelled_subset(y: Any, count: int, *, seed: int = 0) -> Tensor:
     count = checks.whole("count", count)
     if count < len(names):
         raise ValueError(f"count must be at least 1 for each of the {len(names)} classes, got {count}")
-    generator = torch.Generator().manual_seed(stream(checks.seed(seed), "labelled_subset"))
+    generator = torch.Generator().manual_seed(checks.seed(seed))
     each, more = divmod(count, len(names))
     chosen = []
     for c, name in enumerate(names.tolist()):

@@ -112,14 +112,12 @@ class BayesianVAE(HasParamSites):
             parameter.copy_(values[name])
         return vae
 
-    def log_likelihood(self, x: Any, *, num_draws: int = 20, evidence: Any = None, seed: int = 0) -> Tensor:
+    def log_likelihood(self, x: Any, *, evidence: Any, num_draws: int = 20, seed: int = 0) -> Tensor:
         """log p(x_n | W_s) at draws of the weights, codes integrated out: (num_draws, N), in nats, float64.
 
-        By `evidence(vae, x)`, an estimator of log p(x); None takes `pyrovae.iwae`. ArviZ takes the array as a group
+        By `evidence(vae, x)`, an estimator of log p(x) such as `pyrovae.iwae`. ArviZ takes the array as a group
         `log_likelihood` of dimensions (chain, draw, item) with one chain.
         """
-        if evidence is None:
-            from pyrovae.evaluation.evidence import iwae as evidence
         checks.whole("num_draws", num_draws)
         draws = [self.draw(stream(checks.seed(seed), "draw", number)) for number in range(num_draws)]
         rows = [torch.from_numpy(evidence(vae, x).pointwise["value"].to_numpy().copy()) for vae in draws]

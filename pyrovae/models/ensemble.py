@@ -79,15 +79,13 @@ class Ensemble(VAE):
         log_weights: Tensor = self.likelihood.log_weights
         return log_weights.double()
 
-    def log_likelihood(self, x: Any, *, evidence: Any = None) -> Tensor:
+    def log_likelihood(self, x: Any, *, evidence: Any) -> Tensor:
         """log p_k(x_n) of each member, (K, N), in nats, float64: the values of `evidence(member, x)`.
 
-        `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`,
-        which is what None takes. For ArviZ the members are draws of the parameters: give a group `log_likelihood` the
-        array with dimensions (chain, draw, item) as `ensemble.log_likelihood(x)[None]`.
+        `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`.
+        For ArviZ the members are draws of the parameters: give a group `log_likelihood` the array with dimensions
+        (chain, draw, item) as `ensemble.log_likelihood(x, evidence=pyrovae.iwae)[None]`.
         """
-        if evidence is None:
-            from pyrovae.evaluation.evidence import iwae as evidence
         rows = [torch.from_numpy(evidence(member, x).pointwise["value"].to_numpy().copy()) for member in self._members]
         return torch.stack(rows).double()
 

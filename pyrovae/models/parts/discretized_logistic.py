@@ -35,7 +35,7 @@ class DiscretizedLogistic(nn.Module):
     >>> from pyrovae import DiscretizedLogistic
     >>> p = DiscretizedLogistic()(torch.zeros(()), torch.zeros(()))
     >>> p.log_prob(torch.tensor([0.0, 127.0, 255.0])), p.mean
-    (tensor([-4.0024, -4.8482, -4.0024]), tensor(127.5000))
+    (tensor([-4.0027, -4.8482, -4.0027]), tensor(127.5000))
     """
 
     base_measure = "mass"
