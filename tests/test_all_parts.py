@@ -13,17 +13,22 @@ import pyrovae
 import pyrovae.models.distributions
 from pyrovae.models.registry import registered
 
+WITH_COVARIATES = {"conditional"}  # which the builders refuse without covariates: it has tests of its own
+OF_CODES = {"categorical", "ordinal"}  # whose encoder looks items up: pseudo-inputs would not be trained
+ARGUMENTS = {"vamp": "num_components=3", "categorical": "num_classes=3", "ordinal": "num_classes=3"}
+
 
 def names(kind):
     """The package's own parts of a kind; new ones join by themselves, and those that other tests register do not."""
-    parts = [name for name, part in registered(kind).items() if part.__module__.startswith("pyrovae.")]
-    return [name for name in parts if name != "conditional"]  # one given covariates: test_covariates has it
+    own = [name for name, part in registered(kind).items() if part.__module__.startswith("pyrovae.")]
+    return [name for name in own if name not in WITH_COVARIATES]
 
 
-def pair_of(likelihood, posterior, prior):
+def pair_of(*parts):
     torch.manual_seed(0)
-    prior = "vamp(num_components=3)" if prior == "vamp" else prior
-    return pyrovae.mlp_vae((3,), 2, hidden_dims=(4,), likelihood=likelihood, posterior=posterior, prior=prior)
+    asked = [f"{part}({ARGUMENTS[part]})" if part in ARGUMENTS else part for part in parts]
+    options = dict(zip(("likelihood", "posterior", "prior"), asked, strict=True))
+    return pyrovae.mlp_vae((3,), 2, hidden_dims=(4,), **options)
 
 
 @pytest.mark.slow
@@ -32,6 +37,10 @@ def test_every_triple_takes_a_step_and_is_saved_and_loaded(likelihood, tmp_path)
     for posterior in names("posterior"):
         for prior in names("prior"):
             case = (likelihood, posterior, prior)
+            if prior == "vamp" and likelihood in OF_CODES:
+                with pytest.raises(ValueError, match="no gradient reaches them"):
+                    pair_of(*case)
+                continue
             pair = pair_of(*case)
             x = pair.sample(8, seed=0)
             before = {name: parameter.detach().clone() for name, parameter in pair.named_parameters()}

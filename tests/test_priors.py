@@ -225,6 +225,9 @@ def test_what_a_vamp_prior_cannot_do_is_told():
     with pytest.raises(ValueError, match="x must have shape"):
         pair.prior.initialise_from(torch.zeros(3, 4))
 
+    with pytest.raises(ValueError, match="takes some"):
+        pair_of("diagonal", "vamp", covariate_dim=2)
+
     class Sphere(nn.Module):
         support = constraints.simplex
 

@@ -10,12 +10,16 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
 from pyrovae.models.finite_mixture import FiniteMixture
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.registry import register
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import Workspace
+from pyrovae.models.trial import unchanged
+from pyrovae.seeding import Noise, forked, stream
 
 __all__ = ["VampPrior"]
 
@@ -55,7 +59,9 @@ class VampPrior(nn.Module):
     def bind(self, posterior: nn.Module, event_shape: Sequence[int], support: constraints.Constraint | None) -> None:
         """Take the posterior of a pair, and make pseudo-inputs of the shape and within the support of its items.
 
-        A pair calls this as it is built. Raises ValueError for a prior that is another pair's already.
+        A pair calls this as it is built. Raises ValueError for a prior that is another pair's already, for a posterior
+        that takes covariates or that no gradient flows through to items, as one of categories, and for a support
+        without ends that a number can be kept between.
         """
         if self._bound:
             if self._bound[0] is posterior:
@@ -64,6 +70,11 @@ class VampPrior(nn.Module):
                 "prior is a VampPrior of another pair, whose posterior it takes: make a new one for this pair, "
                 f"VampPrior({self.latent_dim}, num_components={self.num_components})"
             )
+        if covariate_dim_of(posterior):
+            raise ValueError(
+                "prior 'vamp' is made of the posterior at pseudo-inputs, which have no covariates, and this posterior "
+                "takes some: take prior 'conditional', 'mixture' or 'flow'"
+            )
         self._ends = _ends_of(support)
         tensors = (t for t in (*posterior.parameters(), *posterior.buffers()) if t.is_floating_point())
         like = next(tensors, torch.empty(()))
@@ -71,6 +82,7 @@ class VampPrior(nn.Module):
         checks.whole("num_components", self.num_components, bytes_each=8 * math.prod(event_shape), device=like.device)
         self.raw = nn.Parameter(torch.randn(shape, dtype=like.dtype, device=like.device))
         self._bound.append(posterior)
+        self._require_gradient()
 
     @property
     def pseudo_inputs(self) -> Tensor:
@@ -121,6 +133,25 @@ class VampPrior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, num_components={self.num_components}"
+
+    def _require_gradient(self) -> None:
+        """Refuse an encoder that looks items up, as codes of categories: pseudo-inputs would never be trained."""
+        posterior = self._bound[0]
+        if any(is_lazy(parameter) for parameter in posterior.parameters()):
+            return
+        noise = Noise(0, self.raw.device)
+        with Workspace(posterior, noise=noise).turn(), unchanged(posterior), torch.enable_grad():
+            try:
+                value = posterior(self.pseudo_inputs[:2]).log_prob(self.raw.new_zeros(self.latent_dim)).sum()
+                (gradient,) = torch.autograd.grad(value, self.raw, allow_unused=True)
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
+                return  # what is wrong with a part is said where the pair looks at it
+        if gradient is None:
+            del self._bound[:]
+            raise ValueError(
+                "prior 'vamp' trains pseudo-inputs through the posterior, and no gradient reaches them: its encoder "
+                "takes whole codes, as of categories, or rounds its items. Take prior 'mixture' or 'flow'"
+            )
 
     def _require_bound(self) -> None:
         if not self._bound:
