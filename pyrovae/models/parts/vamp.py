@@ -143,7 +143,7 @@ class VampPrior(nn.Module):
         with Workspace(posterior, noise=noise).turn(), unchanged(posterior), torch.enable_grad():
             try:
                 value = posterior(self.pseudo_inputs[:2]).log_prob(self.raw.new_zeros(self.latent_dim)).sum()
-                (gradient,) = torch.autograd.grad(value, self.raw, allow_unused=True)
+                gradient: Any = torch.autograd.grad(value, self.raw, allow_unused=True)[0]
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
                 return  # what is wrong with a part is said where the pair looks at it
         if gradient is None:
