@@ -20,7 +20,8 @@ from pyrovae.cli.options import OneOf, Option, Registered, Value
 __all__ = ["FROM_DATA", "NETWORKS", "builder_arguments", "builders", "model_options", "spelled"]
 
 FROM_DATA = ("event_shape", "features", "num_classes")  # of a builder, which the data set says
-NOT_SHOWN = ("classes", "sampled_shape", "callbacks")  # which the data set or a saved state says; objects of Python
+# which the data set or a saved state says; objects of Python; covariates, which no command reads
+NOT_SHOWN = ("classes", "sampled_shape", "callbacks", "covariate_dim")
 TAKEN = ("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "labels", "scale", "root")
 REQUIRED_HERE = {"latent_dim": 2}  # the default of an argument that a builder requires
 PARTS = ("likelihood", "prior", "posterior")
