@@ -240,6 +240,6 @@ def test_p_values_of_planted_sets_are_uniform(kind: str) -> None:
 @pytest.mark.slow
 def test_p_values_by_codes_of_the_same_items_are_conservative() -> None:
     """The double use of the data, which the documentation warns of: these are no uniform p-values."""
-    _, p = planted("posterior", 40)
+    _, p = planted("posterior", 150)
     assert stats.kstest(p[:, 0], "uniform").pvalue < 1e-4
     assert p[:, 0].std() < 0.8 / math.sqrt(12)
