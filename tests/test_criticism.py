@@ -188,6 +188,55 @@ def test_what_is_refused(change: dict[str, Any], error: type[Exception], words: 
         pyrovae.predictive_checks(pair, torch.zeros(3, 4), **{"draws": 9, **change})
 
 
+def shifted_pair() -> tuple[pyrovae.VAE, torch.Tensor]:
+    """A pair whose means are 3 times its one covariate whatever the code, and covariates of 60 items."""
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 1, covariate_dim=1)
+    with torch.no_grad():
+        pair.likelihood.network.weight[:] = torch.tensor([0.0, 3.0])
+    return pair, torch.arange(60.0)[:, None] % 2
+
+
+@pytest.mark.parametrize(("kind", "draws"), [("prior", 99), ("posterior", 99), ("split", 39)])
+def test_sets_are_drawn_at_the_items_own_covariates(kind: str, draws: int) -> None:
+    pair, c = shifted_pair()
+    x = pair.sample(60, covariates=c, seed=1)
+    how: Any = {"statistics": {"odd": lambda x: x[1::2].mean()}, "kind": kind, "draws": draws, "num_particles": 20}
+    own = pyrovae.predictive_checks(pair, x, covariates=c, **how)
+    assert own.passed and own.table.attrs["given"] == "covariates"
+    split = pyrovae.predictive_checks(pair, pyrovae.data.Split(x, covariates=c), **how)
+    assert np.array_equal(split.table["replicate"], own.table["replicate"])
+    # the control: at those of the items beside them the drawn entries, all or half of them, are 3 lower
+    other = pyrovae.predictive_checks(pair, x, covariates=1 - c, **how)
+    assert other.failed == ("odd",)
+    away = float((own.table["mean"] - other.table["mean"]).squeeze())
+    assert away == pytest.approx(1.5 if kind == "split" else 3, abs=0.3)
+
+
+def test_sets_that_are_drawn_in_parts_keep_each_item_at_its_covariates(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, c = shifted_pair()
+    x = pair.sample(60, covariates=c, seed=1)
+    monkeypatch.setattr("pyrovae.evaluation.criticism.rows_within", lambda *a: 25)  # fewer than a set has
+
+    def gap(x: Tensor) -> Tensor:
+        return x[1::2].mean() - x[::2].mean()
+
+    found = pyrovae.predictive_checks(pair, x, covariates=c, statistics={"gap": gap}, draws=39)
+    # 60 items of 4 entries with a standard deviation of about 1: within 6 standard errors
+    assert abs(found.table["replicate"] - 3).max() < 6 * 2 / math.sqrt(240) + 0.1
+
+
+def test_sets_have_the_exposure_of_the_items() -> None:
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(3, 1, likelihood="poisson")
+    exposure = torch.linspace(1, 9, 50)
+    x = pair.sample(50, exposure=exposure, seed=1)
+    how: Any = {"statistics": ["mean"], "draws": 39}
+    found = pyrovae.predictive_checks(pair, x, exposure=exposure, **how)
+    assert found.passed
+    assert "mean" in pyrovae.predictive_checks(pair, x, **how).failed  # the control: exposures of 1
+
+
 def test_what_else_is_refused() -> None:
     pair = linear_pair()
     with pytest.raises(ValueError, match="at least 2 items"):
@@ -199,10 +248,9 @@ def test_what_else_is_refused() -> None:
         pyrovae.predictive_checks(pyrovae.linear_vae(1, 1), torch.zeros(3, 1), kind="split")
     with pytest.raises(ValueError, match=r"needs a p\(x\)"):
         pyrovae.predictive_checks(pyrovae.mlp_ae((4,)), torch.zeros(3, 4))
-    conditional = linear_pair()
-    conditional.likelihood.covariate_dim = 2
+    conditional = pyrovae.linear_vae(4, 1, covariate_dim=2)
     for refused in (pyrovae.predictive_checks, pyrovae.NoveltyDetector):
-        with pytest.raises(ValueError, match="has covariates"):
+        with pytest.raises(ValueError, match="are needed"):
             refused(conditional, torch.zeros(40, 4))
     few = pyrovae.predictive_checks(pair, pair.sample(9, seed=0), draws=19)
     assert "raise draws to" in str(few)

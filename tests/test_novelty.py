@@ -245,3 +245,26 @@ def test_raw_log_p_takes_blank_images_for_the_more_usual_ones() -> None:
     assert float(table.power.sel(score="likelihood_ratio")) == 1
     lower, upper = stats.binom(180, detector.false_alarm).ppf([1e-4, 1 - 1e-4]) / 180
     assert lower <= float(table.false_alarm.sel(score="likelihood_ratio")) <= upper + 0.05  # of one calibration
+
+
+def test_items_given_covariates_are_scored_at_their_own() -> None:
+    torch.manual_seed(0)
+    pair = pyrovae.linear_vae(4, 1, covariate_dim=1)
+    with torch.no_grad():
+        pair.likelihood.network.weight[:, 1] = 6.0
+    c = torch.arange(60.0)[:, None] % 2
+    x = pair.sample(60, covariates=c, seed=1)
+    usual, reference = pyrovae.data.Split(x[:30], covariates=c[:30]), pyrovae.data.Split(x[30:], covariates=c[30:])
+    for estimator in (None, pyrovae.exact):
+        detector = pyrovae.NoveltyDetector(
+            pair, usual, reference=reference, score="log_prob", level=0.1, estimator=estimator
+        )
+        more = pair.sample(20, covariates=c[:20], seed=2)
+        own = detector.detect(pyrovae.data.Split(more, covariates=c[:20]))
+        assert own.strange.sum() < 7  # Binomial(20, 0.1) with a calibrated threshold: 1 in 10,000 at the least
+        assert detector.detect(pyrovae.data.Split(more, covariates=1 - c[:20])).strange.all()  # the control
+        if estimator is not None:
+            exact = pyrovae.exact(pair, more, covariates=c[:20]).pointwise["value"].values
+            np.testing.assert_allclose(own.pointwise["score"], -exact, rtol=1e-6)
+    with pytest.raises(ValueError, match="covariates of usual are needed"):
+        pyrovae.NoveltyDetector(pair, x)

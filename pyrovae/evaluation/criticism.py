@@ -18,9 +18,10 @@ from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.set_statistics import STATISTICS, Statistic, defaults_for
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.labelled import labelled
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair, support_of
-from pyrovae.models.particles import Drawn, drawn, drawn_items, simulated, weighed
+from pyrovae.models.particles import Drawn, Items, drawn, drawn_items, simulated, weighed
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import HasSummary, Rows
 
@@ -130,6 +131,8 @@ def predictive_checks(
     level: float = 0.05,
     num_particles: int = 1000,
     seed: int = 0,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> PredictiveChecks:
     """Compare statistics of a set of items with those of sets of as many items that the pair draws.
 
@@ -161,13 +164,16 @@ def predictive_checks(
     (standard deviation over items of an item's mean), "q05", "q25", "median", "q75", "q95", and
     "correlation" (root mean square of the correlations between entries, of 64 entries at most).
 
+    A pair given covariates, or an exposure, draws each set at those of the items, one for one: an item of a set is a
+    draw from p(x | c) at the covariates of its item. They come with a split `x` or by keyword.
+
     The p-values refer to this pair as it is, so that errors of its parameters count as misfit.
     Sets drawn under one `seed` are the same sets: give independent data sets different seeds where
     their p-values are to be independent.
 
     Raises ValueError for a pair without p(x), for items outside the likelihood's support, fewer than 2
-    items, an unknown statistic and one that is not finite; TypeError for a function that returns no
-    numbers.
+    items, covariates that are missing or misshapen, an unknown statistic and one that is not finite; TypeError for a
+    function that returns no numbers.
 
     >>> import torch
     >>> import pyrovae
@@ -186,19 +192,17 @@ def predictive_checks(
     checks.whole("num_particles", num_particles, least=2, bytes_each=8 * max(1, pair.latent_dim))
     checks.probability("level", level)
     checks.seed(seed)
-    if getattr(getattr(pair, "likelihood", None), "covariate_dim", 0):
-        raise ValueError("predictive_checks draws sets from p(x), and this pair has covariates: it is p(x | c)")
     chosen = _chosen(statistics, pair)
     if ranks.current().size > 1:
         raise ValueError("predictive_checks runs in one process: call it outside of pyrovae.distributed()")
     if kind == "posterior":
         session.require_continuous()
-    items = session.items(x)
+    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
     if len(items) < 2:
         raise ValueError(f"x must have at least 2 items, whose statistics are compared, got {len(items)}")
     sets = {"prior": _from_prior, "posterior": _from_posterior, "split": _from_split}[kind]
     attributes: dict[str, Any] = {"kind": kind, "draws": draws, "level": level, "seed": seed}
-    observed = np.array([_value(name, statistic, items) for name, statistic in chosen.items()])
+    observed = np.array([_value(name, statistic, items_of(items)) for name, statistic in chosen.items()])
     rows = []
     for replicate in sets(session, items, draws, num_particles, seed, attributes):
         rows.append([_value(name, statistic, replicate, "a set of draws") for name, statistic in chosen.items()])
@@ -246,22 +250,26 @@ def _value(name: str, statistic: Statistic, items: Tensor, of: str = "x") -> flo
 
 
 def _from_prior(
-    session: Session, items: Tensor, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
+    session: Session, items: Items, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
 ) -> Iterator[Tensor]:
     space, count = session.workspace(session.noise(seed, "prior")), len(items)
     rows = max(1, rows_within(session.pair, items, MAX_BYTES))
     together = max(1, rows // count)  # sets that are drawn at once
     for first in range(0, draws, together):
         some = min(together, draws - first)
-        parts = []
+        parts, start = [], 0
         for size in _sizes(some * count, rows if together == 1 else some * count):
+            # each set has a draw at what lies beside each of the items
+            own = torch.arange(start, start + size, device=items.device) % count
+            given = {name: value[own] for name, value in keywords_of(items).items()}
             with space.turn(), torch.no_grad():
-                parts.append(drawn_items(session.pair, size))
+                parts.append(drawn_items(session.pair, size, **given))
+            start += size
         yield from torch.cat(parts).reshape(some, count, *items.shape[1:])
 
 
 def _from_posterior(
-    session: Session, items: Tensor, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
+    session: Session, items: Items, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
 ) -> Iterator[Tensor]:
     session.require_whole()
     pair: Any = session.pair
@@ -284,13 +292,13 @@ def _from_posterior(
     space = session.workspace(session.noise(seed, "posterior"))
     for one in z:
         parts = []
-        for some in one.split(rows):
+        for some, own in zip(one.split(rows), items.split(rows), strict=True):
             with space.turn(), torch.no_grad():
-                parts.append(simulated(pair, some[None])[0])
+                parts.append(simulated(pair, some[None], **keywords_of(own))[0])
         yield torch.cat(parts)
 
 
-def _posterior_codes(pair: Any, x: Tensor, draws: int, count: int, rows: int) -> tuple[Tensor, Tensor]:
+def _posterior_codes(pair: Any, x: Items, draws: int, count: int, rows: int) -> tuple[Tensor, Tensor]:
     """Codes of p(z | x) by importance resampling, (draws, n, d), and the effective number of those drawn, (n,)."""
     at_once = max(1, rows // len(x))
     codes = Drawn.joined([drawn(pair, x, size) for size in _sizes(count, at_once)], -2)
@@ -310,7 +318,7 @@ def _posterior_codes(pair: Any, x: Tensor, draws: int, count: int, rows: int) ->
 
 
 def _from_split(
-    session: Session, items: Tensor, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
+    session: Session, items: Items, draws: int, num_particles: int, seed: int, attributes: dict[str, Any]
 ) -> Iterator[Tensor]:
     session.require_whole()
     pair: Any = session.pair
@@ -327,12 +335,13 @@ def _from_split(
     if order.shape[1] < 2:
         raise ValueError("kind='split' hides half of an item's entries, and these have one: take kind='prior'")
     hidden = (order < order.shape[1] // 2).reshape(items.shape).to(items.device)
-    masked = items.masked_fill(hidden, math.nan)
+    masked = items_of(items).masked_fill(hidden, math.nan)
     if hasattr(pair, "impute"):
-        filled = pair.impute(masked, num_draws=draws, seed=stream(seed, "filled", session.pair_sha256))
+        key = stream(seed, "filled", session.pair_sha256)
+        filled = pair.impute(masked, num_draws=draws, seed=key, **keywords_of(items))
     else:
         with torch.no_grad(), forked(stream(seed, "filled", session.pair_sha256), items.device):
-            filled = pair.conditional(masked).sample((draws,)).to(items)
+            filled = pair.conditional(masked).sample((draws,)).to(masked)
     yield from filled
 
 

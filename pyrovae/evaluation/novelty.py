@@ -17,9 +17,11 @@ from pyrovae.evaluation.classification import auroc
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.labelled import labelled
+from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.independent import IndependentEntries, family_for
-from pyrovae.models.items import checked_items
-from pyrovae.models.pair import Pair
+from pyrovae.models.items import checked_batch
+from pyrovae.models.pair import Pair, covariate_dim_of, takes_exposure
+from pyrovae.models.particles import Items
 from pyrovae.models.trial import observed_measure
 from pyrovae.seeding import stream
 from pyrovae.summary import HasSummary, Rows
@@ -142,6 +144,10 @@ class NoveltyDetector(HasSummary):
 
     `compare` says how well each does where strange items are at hand: none is best for all of them.
 
+    Items of a pair given covariates, or an exposure, come as splits that carry them, here and in
+    `detect` and `compare`: log p(x) is then log p(x | c) at an item's own, and an item may be strange
+    for its covariates alone. The background of None does not see them.
+
     Args:
         pair: the fitted pair, or a density with `log_prob`.
         usual: usual items that the pair was not fitted on, (N, *event_shape).
@@ -196,17 +202,15 @@ class NoveltyDetector(HasSummary):
                 f"a NoveltyDetector needs a p(x), and {type(pair).__name__} has none: take pyrovae.as_density, or a "
                 "function of items as score, such as a reconstruction error, with another pair"
             )
-        if getattr(getattr(pair, "likelihood", None), "covariate_dim", 0):
-            raise ValueError("a NoveltyDetector scores items by p(x), and this pair has covariates: it is p(x | c)")
         self.pair, self.estimator = pair, estimator
-        items = checked_items(pair, usual, name="usual")
+        items = checked_batch(pair, usual, name="usual")
         if reference is None:
             generator = torch.Generator().manual_seed(stream(self.seed, "halves"))
             order = torch.randperm(len(items), generator=generator)
             of_reference, items = items[order[: len(items) // 2]], items[order[len(items) // 2 :]]
             advice = ", or give reference= so that all of usual calibrate"
         else:
-            of_reference, advice = checked_items(pair, reference, name="reference"), ""
+            of_reference, advice = checked_batch(pair, reference, name="reference"), ""
         count = len(items)
         self.rank = math.floor(self.level * (count + 1) + ROUNDING)
         if self.rank < 1:
@@ -237,7 +241,7 @@ class NoveltyDetector(HasSummary):
 
     def detect(self, x: Any) -> Novelty:
         """The score and the p-value of each of the items (N, *event_shape), and whether it is strange."""
-        items = checked_items(self.pair, x)
+        items = checked_batch(self.pair, x)
         values = self._scores(items, "detect", [self._name])[self._name]
         p_value = self._p_values(self._name, values)
         variables = {
@@ -263,8 +267,8 @@ class NoveltyDetector(HasSummary):
         of either kind.
         """
         checks.probability("confidence", confidence)
-        of_usual = self._scores(checked_items(self.pair, usual, name="usual"), "usual")
-        of_strange = self._scores(checked_items(self.pair, strange, name="strange"), "strange")
+        of_usual = self._scores(checked_batch(self.pair, usual, name="usual"), "usual")
+        of_strange = self._scores(checked_batch(self.pair, strange, name="strange"), "strange")
         rows = []
         for name in of_usual:
             area = auroc(-of_usual[name], -of_strange[name], level=confidence)
@@ -333,12 +337,13 @@ class NoveltyDetector(HasSummary):
         strange: np.ndarray = p_value * (self.num_calibration + 1) < self.rank + 0.5  # a whole number, rounding apart
         return strange
 
-    def _checked_background(self, background: Any, reference: Tensor, perturbation: float) -> Any:
+    def _checked_background(self, background: Any, reference: Items, perturbation: float) -> Any:
         """The density of the ratio, of the pair's base measure; None where none can be had and none is needed."""
         if background is None:
             family = family_for(self.pair)
             if family is not None:
-                return IndependentEntries.fit(reference, family=family, perturbation=perturbation).to(reference.device)
+                entries = IndependentEntries.fit(items_of(reference), family=family, perturbation=perturbation)
+                return entries.to(reference.device)
             if self.score == "likelihood_ratio":
                 raise ValueError(
                     f"score='likelihood_ratio' needs a background, and none of independent entries has the support of "
@@ -358,7 +363,7 @@ class NoveltyDetector(HasSummary):
             )
         return background
 
-    def _scores(self, items: Tensor, use: str, wanted: list[str] | None = None) -> dict[str, np.ndarray]:
+    def _scores(self, items: Items, use: str, wanted: list[str] | None = None) -> dict[str, np.ndarray]:
         """The scores by name, (N,) each, higher for stranger items."""
         scores: dict[str, np.ndarray] = {}
         if callable(self.score):
@@ -377,9 +382,9 @@ class NoveltyDetector(HasSummary):
                 )
         return {name: values for name, values in scores.items() if wanted is None or name in wanted}
 
-    def _given(self, items: Tensor) -> np.ndarray:
+    def _given(self, items: Items) -> np.ndarray:
         with torch.no_grad():
-            values = torch.as_tensor(self.score(items), dtype=torch.float64).detach().cpu().numpy()
+            values = torch.as_tensor(self.score(items_of(items)), dtype=torch.float64).detach().cpu().numpy()
         if values.shape != (len(items),) or np.isnan(values).any():
             raise ValueError(
                 f"score must return a number for each of the {len(items)} items, none NaN, got shape {values.shape} "
@@ -388,20 +393,23 @@ class NoveltyDetector(HasSummary):
         scores: np.ndarray = values
         return scores
 
-    def _log_prob(self, density: Any, items: Tensor, use: str) -> np.ndarray:
+    def _log_prob(self, density: Any, items: Items, use: str) -> np.ndarray:
         """log p(x) in nats, (N,); each use has random numbers of its own, so that scores are independent of another."""
         own = getattr(density, "log_prob", None)
+        takes = {"covariates": covariate_dim_of(density), "exposure": takes_exposure(density)}
+        beside = {name: value for name, value in keywords_of(items).items() if takes[name]}
+        given: Any = checks.split_of(items_of(items), **beside) if beside else items_of(items)
         if density is self.pair and self.estimator is not None:
-            estimate = self.estimator(density, items)
+            estimate = self.estimator(density, given)
             if not isinstance(estimate, Estimate):
                 raise TypeError(f"estimator must return an Estimate of log p(x), got {type(estimate).__name__}")
             values = estimate.pointwise["value"].values
         elif own is not None:
             with torch.no_grad():
-                values = own(items).double().cpu().numpy()
+                values = own(items_of(items), **beside).double().cpu().numpy()
         else:
             seed = stream(self.seed, "novelty", use)
-            values = iwae(density, items, num_particles=self.num_particles, seed=seed).pointwise["value"].values
+            values = iwae(density, given, num_particles=self.num_particles, seed=seed).pointwise["value"].values
         log_prob: np.ndarray = np.asarray(values, dtype=float)
         return log_prob
 
