@@ -42,9 +42,9 @@ class PredictiveChecks(HasSummary):
 
     "observed" is the statistic of the items; "mean", "lower" and "upper" are the mean and the central
     95 % interval of "replicate", over "draw"; "p_upper" is the one-sided p-value, small if the items
-    have more than the model's sets; "p_value" is two-sided, and "p_adjusted" is Holm's over the
-    statistics. A statistic that is the same number for all sets has p-values of NaN and is not
-    counted by Holm. `str()` is a table for a report.
+    have more than the model's sets; "p_value" is two-sided, with its Monte Carlo standard error
+    "p_value_se", and "p_adjusted" is Holm's over the statistics. A statistic that is the same number
+    for all sets has p-values of NaN and is not counted by Holm. `str()` is a table for a report.
     """
 
     table: xr.Dataset
@@ -359,6 +359,7 @@ def _tested(
     says_nothing = ties == count
     upper = np.where(says_nothing, math.nan, rank / (count + 1))
     two_sided = np.where(says_nothing, math.nan, np.minimum(1.0, 2 * np.minimum(rank, count + 2 - rank) / (count + 1)))
+    error = 2 * np.sqrt(upper * (1 - upper) / (count + 1))  # of a share of the sets, which the two-sided one is twice
     adjusted = np.full(len(names), math.nan)
     adjusted[~says_nothing] = holm.adjusted(two_sided[~says_nothing])
     ends = np.quantile(replicate, INTERVAL, axis=0)
@@ -369,6 +370,7 @@ def _tested(
         "upper": (ends[1], "97.5 % quantile over the model's sets", None, "statistic"),
         "p_upper": (upper, "share of sets with as much or more", "1", "statistic"),
         "p_value": (two_sided, "two-sided p-value", "1", "statistic"),
+        "p_value_se": (error, "Monte Carlo standard error of the two-sided p-value", "1", "statistic"),
         "p_adjusted": (adjusted, "p-value, Holm's over the statistics", "1", "statistic"),
         "replicate": (replicate, "statistic of the model's sets", None, "draw", "statistic"),
     }

@@ -157,7 +157,7 @@ class _Joint(TorchDistribution):
         self.parts = list(parts)
         self.sizes = [part.event_shape[0] for part in parts]
         shape = torch.broadcast_shapes(*(part.batch_shape for part in parts)) if batch_shape is None else batch_shape
-        super().__init__(torch.Size(shape), (sum(self.sizes),), validate_args=False)
+        super().__init__(torch.Size(shape), torch.Size([sum(self.sizes)]), validate_args=False)
 
     @property
     def has_rsample(self) -> bool:

@@ -18,6 +18,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.models.classifiers.classes import Classifier, named_classes
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.means import mean_of
 from pyrovae.models.networks import ACTIVATIONS, MLP
 from pyrovae.models.pair import dtype_and_device, support_of
 from pyrovae.models.param_sites import register_param_sites
@@ -174,6 +175,18 @@ class SemiSupervisedVAE(Classifier):
             number = self.label_logits(x).argmax(-1) if number is None else number
             return self.code(x, self.indicators(number)).mean
 
+    def reconstruct(self, x: Any, y: Any = None) -> Tensor:
+        """The mean of p(x | y, z) at the code `encode(x, y)` and the same label: of x's shape, and differentiable.
+
+        The labels are `y`, or where None the likeliest of q(y | x). ValueError where entries have no mean.
+        """
+        items = self._seen_items(x)
+        number = None if y is None else self.numbers(y, len(items))
+        with evaluation_mode(self):
+            number = self.label_logits(items).argmax(-1) if number is None else number
+            indicators = self.indicators(number)
+            return mean_of(self.given(indicators, self.code(items, indicators).mean))
+
     def log_joint(
         self,
         x: Any,
@@ -236,14 +249,18 @@ class SemiSupervisedVAE(Classifier):
         value, error = found
         return value.logsumexp(-1), (value.softmax(-1) * error).square().sum(-1).sqrt()
 
-    def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
-        """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
+    def sample(self, label: Any, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on.
+
+        With `mean` the mean of p(x | y, z) takes the place of the last draw, which is what pictures show.
+        """
         checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
         number = self.numbers([label], 1, name="label")
         key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
         with torch.no_grad(), evaluation_mode(self), forked(key, dtype_and_device(self)[1]):
             z = self.prior().sample((n,))
-            drawn: Tensor = self.given(self.indicators(number), z).sample()
+            p = self.given(self.indicators(number), z)
+            drawn: Tensor = mean_of(p) if mean else p.sample()
             return drawn
 
     @property

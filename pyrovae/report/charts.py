@@ -20,6 +20,7 @@ __all__ = [
     "Line",
     "Row",
     "curves",
+    "distribution",
     "figure",
     "histogram",
     "intervals",
@@ -236,6 +237,29 @@ def histogram(counts: Sequence[float], *, label: str, xlabel: str, band: tuple[f
     parts += [f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{bottom}" y2="{bottom}"/>']
     middle = (LEFT + RIGHT) / 2
     parts += [f'<text x="{middle:g}" y="{bottom + 20}" text-anchor="middle">{text(xlabel)}</text>']
+    return _svg(parts, label, height)
+
+
+def distribution(values: Any, mark: float, *, label: str, xlabel: str, place: int = 0, bins: int = 25) -> Markup:
+    """Values as bars of equal width over an axis, with an upright line at `mark`, which may lie far outside."""
+    shown = np.asarray(values, float)
+    shown = shown[np.isfinite(shown)]
+    if not len(shown) or not math.isfinite(mark):
+        return Markup("")
+    height = 140
+    bottom = height - 40
+    counts, edges = np.histogram(shown, bins=bins if np.ptp(shown) > 0 else 1)
+    across = _padded(min(float(edges[0]), mark), max(float(edges[-1]), mark), LEFT, RIGHT)
+    up = _Scale(0.0, 1.1 * float(counts.max()), bottom, TOP, most_ticks=3)
+    parts = [f'<g class="series s{place % SERIES}">']
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        x, top = across(low), up(float(count))
+        width = max(0.8, across(high) - x - 0.6)
+        parts += [f'<rect class="bar" x="{x:g}" width="{width:g}" y="{top:g}" height="{bottom - top:g}"/>']
+    parts += ["</g>", _bottom_axis(across, bottom, xlabel, None)]
+    parts += [f'<line class="mark" x1="{across(mark):g}" x2="{across(mark):g}" y1="{TOP}" y2="{bottom}"/>']
+    for tick in up.ticks:
+        parts += [f'<text x="{LEFT - 6}" y="{up(tick) + 4:g}" text-anchor="end">{up.label(tick)}</text>']
     return _svg(parts, label, height)
 
 

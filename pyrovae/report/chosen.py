@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.data import Dataset, Split, binarize
-from pyrovae.models.pair import support_of
+from pyrovae.models.pair import covariate_dim_of, support_of, takes_exposure
 
-__all__ = ["are_binarized", "is_grey", "items", "items_of", "rows", "takes_binary"]
+__all__ = ["are_binarized", "beside_of", "is_grey", "items", "items_of", "rows", "takes_binary"]
 
 
 def rows(count: int, num_items: int, seed: int = 0) -> np.ndarray:
@@ -40,9 +41,8 @@ def items(data: Dataset, num_items: int = 500, seed: int = 0) -> Split:
 
 
 def part(split: Split, num_items: int, seed: int) -> Split:
-    """Some items of a part of a data set, with their labels."""
-    index = rows(len(split), num_items, seed)
-    return Split(split.x[index], None if split.y is None else split.y[index])
+    """Some items of a part of a data set, with their labels and all that lies beside them."""
+    return split[rows(len(split), num_items, seed)]
 
 
 def items_of(pair: Any, split: Split, seed: int = 0) -> Split:
@@ -58,7 +58,14 @@ def items_of(pair: Any, split: Split, seed: int = 0) -> Split:
     [0.0, 1.0]
     """
     x = split.x[:]
-    return Split(binarize(x, seed=seed), split.y) if are_binarized(pair, x) else split
+    return replace(split, x=binarize(x, seed=seed)) if are_binarized(pair, x) else split
+
+
+def beside_of(pair: Any, split: Split) -> dict[str, Any]:
+    """What lies beside the items of a split and is taken by this pair: covariates, an exposure, both or nothing."""
+    takes = {"covariates": bool(covariate_dim_of(pair)), "exposure": takes_exposure(pair)}
+    values = {name: getattr(split, name) for name, taken in takes.items() if taken}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def are_binarized(pair: Any, x: Tensor) -> bool:

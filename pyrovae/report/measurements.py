@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from pyrovae.evaluation.estimate import Estimate
 from pyrovae.models.pair import takes_labels
 from pyrovae.report import chosen
 from pyrovae.report.entry import Entry
+from pyrovae.report.families import probabilities_at
 from pyrovae.warned import gathered
 
 __all__ = ["Measurements", "Refusal", "Settings"]
@@ -45,6 +46,7 @@ class Settings:
     num_ledger_items: int = 20  # of them, the first, for quadrature and gaps
     num_particles: int = 1000  # draws of q(z | x) for each item, for iwae
     num_simulations: int = 1000  # of the calibration
+    num_sets: int = 399  # of the predictive checks
     num_codes: int = 2000  # that are decoded to look for holes
     num_pairs: int = 200  # walks between codes
     seed: int = 0
@@ -72,8 +74,7 @@ class Measurements:
         self._say = say
         self._known: dict[tuple[str, str], Any] = {}
         self.chosen = chosen.items(data, self.settings.num_items, self.seed)
-        x = self.chosen.x[:]
-        self._grey = Split(x, self.chosen.y)
+        self._grey = replace(self.chosen, x=self.chosen.x[:])
         self.rows = chosen.rows(len(data.test), self.settings.num_items, self.seed)
 
     @property
@@ -114,29 +115,37 @@ class Measurements:
         return split
 
     def x(self, entry: Entry) -> Tensor:
-        """These items, without their labels."""
+        """These items, without their labels and without what lies beside them."""
         return self.items(entry).x[:]
+
+    def beside(self, entry: Entry) -> dict[str, Any]:
+        """The covariates and the exposure of these items, where there are any and the pair takes them."""
+        return chosen.beside_of(entry.pair, self.chosen)
+
+    def given(self, entry: Entry) -> Split:
+        """These items with what lies beside them, as an estimator takes both."""
+        return Split(self.x(entry), **self.beside(entry))
 
     def are_binarized(self, entry: Entry) -> bool:
         """Whether grey items were made 0 or 1 for this pair."""
         return self.items(entry) is not self._grey
 
     def few_items(self, entry: Entry) -> Split:
-        """The first of these items, for what takes long."""
-        split, count = self.items(entry), self.settings.num_ledger_items
-        return Split(split.x[:count], None if split.y is None else split.y[:count])
+        """The first of these items with what lies beside them, for what takes long."""
+        return self.given(entry)[: self.settings.num_ledger_items]
 
     def training_items(self, entry: Entry) -> Split:
         """Some training items, as this pair takes them."""
         count = TRAINING_ITEMS * self.settings.num_items
-        return chosen.items_of(entry.pair, chosen.part(self.data.train, count, self.seed), self.seed)
+        split = chosen.items_of(entry.pair, chosen.part(self.data.train, count, self.seed), self.seed)
+        return Split(split.x, split.y, **chosen.beside_of(entry.pair, split))
 
     # estimates --------------------------------------------------------------------------------------
 
     def elbo(self, entry: Entry) -> Estimate | Refusal:
         """The ELBO of the items, with rate and distortion."""
         pair: Any = entry.pair
-        return self.of(entry, "elbo", lambda: pyrovae.elbo(pair, self.x(entry), seed=self.seed))
+        return self.of(entry, "elbo", lambda: pyrovae.elbo(pair, self.given(entry), seed=self.seed))
 
     def iwae(self, entry: Entry) -> Estimate | Refusal:
         """The importance-weighted bound of the items."""
@@ -145,19 +154,31 @@ class Measurements:
         return self.of(
             entry,
             f"iwae({count})",
-            lambda: pyrovae.iwae(pair, self.x(entry), num_particles=count, seed=self.seed),
+            lambda: pyrovae.iwae(pair, self.given(entry), num_particles=count, seed=self.seed),
         )
 
     def codes(self, entry: Entry) -> Tensor | Refusal:
         """The codes of the items, posterior means: (N, latent_dim)."""
-        return self.of(entry, "codes", lambda: pyrovae.encoded(entry.pair, self.x(entry)))
+        return self.of(entry, "codes", lambda: pyrovae.encoded(entry.pair, self.given(entry)))
 
     def reconstructions(self, entry: Entry) -> Tensor | Refusal:
         """The decoded codes of the items: (N, *event_shape)."""
+        pair: Any = entry.pair
         codes = self.codes(entry)
         if isinstance(codes, Refusal):
             return codes
-        return self.of(entry, "reconstructions", lambda: pyrovae.decoded(entry.pair, codes))
+        if not hasattr(pair, "decode") and hasattr(pair, "reconstruct"):  # what it decodes is more than the code
+            return self.of(entry, "reconstructions", lambda: pair.reconstruct(self.x(entry)).detach().cpu())
+        return self.of(entry, "reconstructions", lambda: pyrovae.decoded(pair, codes, **self.beside(entry)))
+
+    def probabilities(self, entry: Entry) -> Tensor | Refusal:
+        """The probabilities of the categories at the codes of the items: (N, *event_shape, C)."""
+        pair: Any = entry.pair
+        codes = self.codes(entry)
+        if isinstance(codes, Refusal):
+            return codes
+        of = self.beside(entry).get("covariates")
+        return self.of(entry, "probabilities", lambda: probabilities_at(pair, codes, covariates=of))
 
     def reconstruction_error(self, entry: Entry) -> Any:
         """The errors of the reconstructions, a Dataset; or a refusal."""
@@ -181,6 +202,14 @@ class Measurements:
         if y is None or classes is None or names is None or names.dtype.kind not in "US":
             return y
         return [classes[int(number)] for number in y]
+
+    def labels_of(self, places: Any) -> list[Any]:
+        """The labels of some of the items as words, by their places among them; None of items without one."""
+        y, classes = self._grey.y, self.data.classes
+        if y is None:
+            return [None] * len(places)
+        numbers = [int(y[int(place)]) for place in places]
+        return [number if classes is None else classes[number] for number in numbers]
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Any:

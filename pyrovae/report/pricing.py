@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import dtype_and_device, stand_ins
 from pyrovae.report.entry import Entry
+from pyrovae.report.families import num_categories
 
 __all__ = ["DECODINGS_OF_GAPS", "MOST_FOR_GAPS", "decoding_cost", "draws_within"]
 
@@ -32,7 +33,9 @@ def decoding_cost(pair: Any) -> float:
     dtype, device = dtype_and_device(pair)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            pair.decode(torch.zeros(1, pair.latent_dim, dtype=dtype, device=device))
+            code = torch.zeros(1, pair.latent_dim, dtype=dtype, device=device)
+            decode = pair.probabilities if num_categories(pair) else pair.decode
+            decode(code, **stand_ins(pair, 1))
     except Exception:  # a decoder that fails says so where it is used
         return 0.0
     return float(counter.get_total_flops())

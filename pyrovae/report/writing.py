@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,10 +42,11 @@ def write(
     """Write a report on fitted pairs as one self-contained HTML page, and return its path.
 
     The page compares the pairs on the same items of the data set's test part: their reconstructions and log p(x) with
-    intervals of the paired differences, training curves, samples, rate and distortion, the gap between log p(x) and the
-    ELBO, the calibration of the encoder, classification, and the code space; and it has a code plane to explore. What a
-    pair does not have is left out, with the reason. All numbers are those of the package's estimators with their
-    default options, but for these:
+    intervals of the paired differences, training curves, samples, predictive checks, rate and distortion, the gap
+    between log p(x) and the ELBO, the calibration of the encoder, classification, strange items, and the code space;
+    and it has a code plane to explore. Covariates and exposures that the data's splits carry are given to the pairs
+    that take them. What a pair does not have is left out, with the reason. All numbers are those of the package's
+    estimators with their default options, but for these:
 
     Args:
         path: the file, such as "report.html". It is replaced as a whole, or not at all.
@@ -88,6 +90,7 @@ def write(
         num_ledger_items=checks.whole("num_ledger_items", num_ledger_items),
         num_particles=checks.whole("num_particles", num_particles),
         num_simulations=draws_within(entries, 1000, 200, decodings_each=100),
+        num_sets=draws_within(entries, 399, 99, decodings_each=min(judged, len(data.test))),
         seed=seed,
     )
     heading = title if title is not None else f"{', '.join(entry.name for entry in entries)} on {data.name}"
@@ -127,7 +130,11 @@ def _sections(measurements: Measurements, bar: Any) -> Iterator[Section]:
     """Each section there is, and at last one that names those there are not."""
     absent = []
     for make in makers():
-        made = make(measurements)
+        try:
+            made = make(measurements)
+        except Exception as error:  # a fault of this package: the other sections stand
+            title = getattr(sys.modules[make.__module__], "TITLE", make.__name__)
+            made = LeftOut(title, f"it failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(made, LeftOut):
             absent += [(made.title, made.reason)]
         else:

@@ -38,15 +38,21 @@ def encoded(pair: Any, x: Any, *, covariates: Any = None, exposure: Any = None) 
     return _batched(pair, _method_of(pair, "encode"), Batch(x, **beside) if beside else x)
 
 
-def decoded(pair: Any, z: Tensor) -> Tensor:
+def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
     """The decoded means of all codes, computed in batches: shape (N, *event_shape), on the CPU.
+
+    `covariates`, (N, D), and `exposure`, (N,), are those of the items that the codes are of, where the pair takes any.
 
     >>> import torch
     >>> import pyrovae
     >>> pyrovae.decoded(pyrovae.mlp_ae((1, 8, 8)), torch.zeros(5, 2)).shape
     torch.Size([5, 1, 8, 8])
     """
-    return _batched(pair, _method_of(pair, "decode"), z)
+    decode = _method_of(pair, "decode")
+    beside = (
+        checked_beside(pair, covariates, exposure, len(z)) if covariates is not None or exposure is not None else {}
+    )
+    return _batched(pair, decode, Batch(z, **{name: value.cpu() for name, value in beside.items()}) if beside else z)
 
 
 def _method_of(pair: Any, name: str) -> Any:

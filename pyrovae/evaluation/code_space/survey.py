@@ -22,6 +22,7 @@ from pyrovae.evaluation.code_space.separation import separation
 from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
 from pyrovae.evaluation.code_space.whitening import Whitening
 from pyrovae.models.means import is_diagonal_normal, is_standard_normal, mean_of
+from pyrovae.models.pair import covariate_dim_of, takes_exposure
 from pyrovae.models.particles import is_point
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import stream
@@ -64,7 +65,9 @@ def code_space(
     of the judge. Items that are no images of at least 3 by 3 pixels have no crispness. A pair without
     p(x) has no rate, and its aggregate compares its codes with N(0, I). A pair whose q(z | x) is a
     point has no rate either. A pair whose q(z | x) has a density at its own draws alone has no
-    mutual information. Raises TypeError for a pair without `encode` and `decode`.
+    mutual information. Counts with an exposure are reconstructed at their own, and other codes are
+    decoded at an exposure of 1. Raises TypeError for a pair without `encode` and `decode`; ValueError
+    for a pair with covariates.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -76,12 +79,20 @@ def code_space(
     """
     if absent := [name for name in ("encode", "decode") if not hasattr(pair, name)]:
         raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
+    if covariate_dim_of(pair):
+        raise ValueError(
+            "code_space moves in one code space and decodes codes alone, and a pair with covariates decodes a code and "
+            "covariates together: there is one space for each value of these"
+        )
     prior = prior_of(pair) if pair.is_normalized else None
     if prior is not None and is_standard_normal(prior):
         prior = None  # N(0, I), with closed forms
     train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
     train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
     real = test.x[:]
+    # beside real counts stand their means at the items' own exposures; elsewhere codes are decoded at an exposure of 1
+    exposure = test.exposure if takes_exposure(pair) else None
+    reconstructions = test_images if exposure is None else decoded(pair, test_codes, exposure=exposure)
     drawn = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
     samples = {law: decoded(pair, codes) for law, codes in drawn.items()}
     is_labelled = train.y is not None and test.y is not None
@@ -105,7 +116,7 @@ def code_space(
     else:
         left_out += ["separation, control_fraction: the items have no labels"]
     if is_of_images:
-        of_images = [crispness(test_images, real).drop_vars(["squared_error", "squared_error_items"])]
+        of_images = [crispness(reconstructions, real).drop_vars(["squared_error", "squared_error_items"])]
         of_samples = [crispness(samples["gaussian"], real, paired=False)]
     else:
         left_out += ["crispness: the items are no images of at least 3 by 3 pixels"]
@@ -114,11 +125,11 @@ def code_space(
     else:
         of_judge = [hole_statistics(judge.features)]
         if is_labelled:
-            of_judge += [_prefixed("judge_", judge.accuracy(test_images, test.y))]
+            of_judge += [_prefixed("judge_", judge.accuracy(reconstructions, test.y))]
     parts = {
         "": [
             *of_labels,
-            reconstruction_error(real, test_images, mean=train.x[:].mean(0)),
+            reconstruction_error(real, reconstructions, mean=train.x[:].mean(0)),
             *of_images,
             smoothness(
                 lambda codes: decoded(pair, codes),

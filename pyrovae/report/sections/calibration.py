@@ -31,6 +31,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
             pair,
             num_simulations=measurements.settings.num_simulations,
             seed=measurements.seed,
+            **measurements.beside(entry),
         )
         result = measurements.of(entry, "calibration", calibrate)
         if isinstance(result, Refusal):

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 import pyrovae
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.report.chosen import part
 from pyrovae.report.entry import Entry
+from pyrovae.report.families import has_mean
 from pyrovae.report.markup import Markup, estimate, joined, left_out, number, p_value, table
 from pyrovae.report.measurements import TRAINING_ITEMS, Measurements, Refusal
 from pyrovae.report.section import Section
@@ -25,10 +27,9 @@ def section(measurements: Measurements) -> Section | LeftOut:
     reasons: list[tuple[str, Any]] = []
     coded = []
     for entry in measurements.entries:
-        if entry.pair.latent_dim:
-            coded += [entry]
-        else:
-            reasons += [(entry.name, "it has no code")]
+        lacks = _lacks(entry.pair)
+        reasons += [(entry.name, lacks)] if lacks else []
+        coded += [] if lacks else [entry]
     judge = _judge(measurements) if coded else None
     if isinstance(judge, Refusal):
         reasons += [("the judge, a classifier of decoded items", judge)]
@@ -50,6 +51,19 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "by little, and where all codes together follow the prior."
     )
     return Section(TITLE, how, joined(*parts, left_out(reasons)))
+
+
+def _lacks(pair: Any) -> str:
+    """Why a pair has no code space that could be surveyed; empty where it has one, as far as can be told at once."""
+    if not pair.latent_dim:
+        return "it has no code"
+    if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
+        return "it has no encode and decode of a code alone"
+    if covariate_dim_of(pair):
+        return "it decodes a code and covariates together: there is one code space for each value of these"
+    if not has_mean(pair):
+        return "entries of its likelihood have no mean, so that codes cannot be compared by what they decode to"
+    return ""
 
 
 def _judge(measurements: Measurements) -> Any:

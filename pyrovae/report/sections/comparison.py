@@ -16,12 +16,13 @@ from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.section import Section
 
 ORDER = 20
+TITLE = "Which is better, and can it be sampled?"
 
 
 def section(measurements: Measurements) -> Section:
     parts = [_side_by_side(measurements), *_log_p(measurements), *_reconstruction(measurements)]
     return Section(
-        "Which is better, and can it be sampled?",
+        TITLE,
         "A higher log p(x) is better and a lower reconstruction error is better; where the interval of a difference "
         "holds 0, the items do not tell which of the two it is.",
         joined(*parts),

@@ -57,7 +57,7 @@ def _estimates(entry: Entry, measurements: Measurements) -> tuple[dict[str, Esti
     """What each estimator says of the first items, the more exact the later; and why others say nothing."""
     pair: Any = entry.pair
     seed, count = measurements.seed, measurements.settings.num_particles
-    x = measurements.few_items(entry).x
+    x = measurements.few_items(entry)
 
     def quadrature() -> Estimate:
         entries = math.prod(pair.event_shape) * len(x)
@@ -118,7 +118,7 @@ def _ledger(entry: Entry, estimates: dict[str, Estimate], measurements: Measurem
     if not evidence:
         return Refusal("there is no estimate of log p(x) beside the ELBO")
     pair: Any = entry.pair
-    x = measurements.few_items(entry).x
+    x = measurements.few_items(entry)
     if decoding_cost(pair) * DECODINGS_OF_GAPS * len(x) > MOST_FOR_GAPS:
         return Refusal(
             f"the search for the best q of {len(x)} items would take many minutes with this decoder: call "

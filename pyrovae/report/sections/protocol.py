@@ -44,6 +44,9 @@ def section(measurements: Measurements) -> Section:
 def _of_data(measurements: Measurements) -> Iterable[tuple[str, Any]]:
     data, settings = measurements.data, measurements.settings
     yield "data", f"{data.name}, items of shape {tuple(data.event_shape)}"
+    beside = [name for name in ("covariates", "exposure") if getattr(data.test, name) is not None]
+    if beside:
+        yield "beside the items", " and ".join(beside)
     yield "training items", f"{len(data.train):,}"
     labels = "no labels"
     if data.test.y is not None:
@@ -84,7 +87,11 @@ def _of_pair(entry: Entry, measurements: Measurements) -> Iterable[tuple[str, An
     yield "parameters", f"{count:,}, {str(dtype).removeprefix('torch.')} on {device}"
     if pair.latent_dim:
         yield "code", f"{pair.latent_dim} dimensions" if pair.latent_dim > 1 else "1 dimension"
-    yield "density", "p(x)" if pair.is_normalized else "none: it has no p(x)"
+    given = measurements.beside(entry)
+    density = "p(x | c)" if "covariates" in given else "p(x)"
+    yield "density", density if pair.is_normalized else f"none: it has no {density}"
+    if given:
+        yield "given of an item", " and ".join(f"its {name}" for name in given)
     if are_binarized(pair, measurements.chosen.x[:]):
         yield "items", f"made 0 or 1 by a draw with seed {measurements.seed}: its likelihood takes nothing else"
     yield "SHA-256", Markup(f'<span class="mono">{pair_hash(pair)[:12]}…</span>')

@@ -23,6 +23,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
         bound = measurements.elbo(entry)
         if isinstance(bound, Refusal):
             reasons += [(entry.name, bound)]
+        elif "rate" not in bound.pointwise:
+            reasons += [(entry.name, "its ELBO is put together from those of its members, and has no rate of its own")]
         else:
             bounds[entry.name] = bound
     if not bounds:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.report.charts import Line, figure, scatter
 from pyrovae.report.chosen import rows as some_rows
-from pyrovae.report.markup import Markup, joined, left_out, note
+from pyrovae.report.families import num_categories
+from pyrovae.report.markup import Markup, estimate, joined, left_out, note, number, table
 from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.pictures import are_images, sheet, value_range
 from pyrovae.report.section import Section
@@ -22,18 +24,70 @@ POINTS = 400  # entries in a scatter
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    images, reasons = {}, []
+    images: dict[str, Tensor] = {}
+    categories: dict[str, Tensor] = {}
+    reasons = []
     for entry in measurements.entries:
-        reconstructions = measurements.reconstructions(entry)
-        if isinstance(reconstructions, Refusal):
+        of_categories = num_categories(entry.pair) and hasattr(entry.pair, "probabilities")
+        reconstructions = measurements.probabilities(entry) if of_categories else measurements.reconstructions(entry)
+        if of_categories and not isinstance(reconstructions, Refusal):
+            categories[entry.name] = reconstructions
+            if are_images(measurements.data.event_shape):
+                images[entry.name] = reconstructions.argmax(-1).float()
+        elif isinstance(reconstructions, Refusal):
             reasons += [(entry.name, reconstructions)]
         else:
             images[entry.name] = reconstructions
-    if not images:
+    if not images and not categories:
         return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
-    make = _pictures if are_images(measurements.data.event_shape) else _scatters
-    body, how = make(measurements, images)
-    return Section(TITLE, how, joined(body, left_out(reasons)))
+    parts, ways = [], []
+    if images:
+        make = _pictures if are_images(measurements.data.event_shape) else _scatters
+        body, how = make(measurements, images)
+        parts, ways = [body], [how]
+    if categories:
+        parts += [_table_of_categories(measurements, categories)]
+        ways += ["Of categories, the decoder's probability of an item's own category is the better the higher it is."]
+    return Section(TITLE, " ".join(ways), joined(*parts, left_out(reasons)))
+
+
+def _table_of_categories(measurements: Measurements, categories: dict[str, Tensor]) -> Markup:
+    """How often the most probable category is the item's own, beside always naming the most frequent one."""
+    rows = []
+    for entry in measurements.entries:
+        if entry.name not in categories:
+            continue
+        table_of = categories[entry.name].flatten(1, -2).double()  # (N, entries, C)
+        own = measurements.x(entry).flatten(1).long()
+        of_own = table_of.gather(-1, own[..., None]).squeeze(-1)
+        right = (table_of.argmax(-1) == own).double()
+        counts = torch.stack([(own == each).double().mean(0) for each in range(table_of.shape[-1])])
+        rows += [
+            [
+                entry.name,
+                _over_items(right.mean(1)),
+                number(float(counts.max(0).values.mean())),
+                _over_items(of_own.mean(1)),
+                number(1 / table_of.shape[-1]),
+            ]
+        ]
+    head = [
+        "pair",
+        "most probable category is the item's own",
+        "most frequent category of the entry is",
+        "probability of the own category",
+        "by chance",
+    ]
+    caption = (
+        f"Shares over the entries of {len(measurements.chosen):,} test items, decoded at their codes, with standard "
+        "errors over items. The second column is what always naming the most frequent category of an entry would reach."
+    )
+    return table(caption, head, rows)
+
+
+def _over_items(values: Tensor) -> Markup:
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
+    return estimate(float(values.mean()), error)
 
 
 def _pictures(measurements: Measurements, images: dict[str, Tensor]) -> tuple[Markup, str]:

@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor
 
 import pyrovae
+from pyrovae.models.items import checked_beside
 from pyrovae.models.pair import dtype_and_device, has_global_latents
 from pyrovae.models.particles import drawn_items
 from pyrovae.models.scopes import Workspace
 from pyrovae.report.entry import Entry
+from pyrovae.report.families import has_mean, num_categories
 from pyrovae.report.markup import Markup, estimate, joined, left_out, note, number, table
 from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.pictures import are_images, sheet, value_range
@@ -27,6 +29,7 @@ ACROSS = 10
 DOWN = 4
 DRAWS = 500  # for the numbers
 MOST_COLUMNS = 8  # of a table of vectors
+MOST_SHARES = 10  # of categories in a cell
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
@@ -49,6 +52,9 @@ def section(measurements: Measurements) -> Section | LeftOut:
     else:
         body = _columns(measurements, samples)
         how = "Means and spreads of the draws should be those of the items; less spread says that something is missing."
+        if all(num_categories(entry.pair) for entry in measurements.entries if entry.name in samples):
+            body = _shares(measurements, samples)
+            how = "The share of each category should be that among the items, in every column."
     return Section(TITLE, how, joined(body, left_out(reasons)))
 
 
@@ -58,28 +64,35 @@ def _drawn(measurements: Measurements, entry: Entry) -> Tensor | Refusal:
         return Refusal("it has no p(x), so that nothing can be drawn from it")
     if has_global_latents(pair) and not hasattr(pair, "sample"):
         return Refusal("its latent variables are parameters, and it has no sample of items")
-    mean = are_images(measurements.data.event_shape)
+    mean = are_images(measurements.data.event_shape) and has_mean(pair)
+    beside = going_round(measurements.beside(entry), DRAWS)
     return measurements.of(
-        entry, f"{DRAWS} samples", lambda: draws(pair, DRAWS, measurements.seed, mean=mean).detach().cpu()
+        entry, f"{DRAWS} samples", lambda: draws(pair, DRAWS, measurements.seed, mean=mean, **beside).detach().cpu()
     )
 
 
-def draws(pair: Any, count: int, seed: int, *, mean: bool) -> Tensor:
+def going_round(beside: dict[str, Any], count: int) -> dict[str, Any]:
+    """What lies beside `count` draws: that of the items, row after row and from the first again."""
+    return {name: value[np.arange(count) % len(value)] for name, value in beside.items()}
+
+
+def draws(pair: Any, count: int, seed: int, *, mean: bool, **beside: Any) -> Tensor:
     """`count` items drawn from p(x), shape (count, *event_shape).
 
     With `mean` they are the likelihood's means at drawn codes, as pictures show, where the pair gives these. By the
     pair's own `sample(n, seed=seed)`. A classifier that has a density of each class draws its labels by its model, and
-    so does a pair on Pyro alone.
+    so does a pair on Pyro alone. `beside` are covariates and an exposure, a row for each draw.
     """
     sample: Any = getattr(pair, "sample", None)
     known = {} if sample is None else inspect.signature(sample).parameters
     if {"n", "seed"} <= {*known} and "label" not in known:
         options = {"mean": mean} if "mean" in known else {}
-        items: Tensor = sample(count, seed=seed, **options)
+        items: Tensor = sample(count, seed=seed, **options, **beside)
         return items
+    rows = checked_beside(pair, beside.get("covariates"), beside.get("exposure"), count)
     noise = Noise(stream(seed, "samples of a report"), dtype_and_device(pair)[1])
     with Workspace(pair, noise=noise, checks=None).turn():
-        return drawn_items(pair, count)
+        return drawn_items(pair, count, **rows)
 
 
 def _pictures(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
@@ -102,8 +115,10 @@ def _pictures(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
     )
     words = (
         "A picture of a VAE is the mean of its likelihood at a code drawn from the prior, without the noise of the "
-        "likelihood. A picture of a mixture is a draw with its noise."
+        "likelihood. A picture of a mixture, or of categories, is a draw with its noise."
     )
+    if any(measurements.beside(entry) for entry in measurements.entries):
+        words += " Covariates and exposures are those of the test items, from the first on."
     return joined(Markup('<div class="plots">\n'), *parts, Markup("</div>\n"), note(words), table(caption, head, rows))
 
 
@@ -127,7 +142,34 @@ def _columns(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
         f"Mean ± standard deviation of each column, of {len(real)} test items and of {DRAWS} draws with seed "
         f"{measurements.seed}, the likelihood's noise included.{some}"
     )
+    if any(measurements.beside(entry) for entry in measurements.entries):
+        caption += " Covariates and exposures are those of the test items, row after row."
     return table(caption, ["of", *names], rows)
+
+
+def _shares(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
+    """Of columns that are categories: how often each of these comes."""
+    count = max(num_categories(entry.pair) for entry in measurements.entries)
+    real = measurements.chosen.x[:].flatten(1)
+    shown = min(real.shape[1], MOST_COLUMNS)
+    rows = []
+    for name, items in {"test items": real, **samples}.items():
+        of = np.rint(items.flatten(1)[:, :shown].double().numpy()).astype(int)
+        shares = np.stack([(of == category).mean(0) for category in range(count)])
+        rows += [[name, *(_listed_shares(shares[:, column]) for column in range(shown))]]
+    some = "" if shown == real.shape[1] else f" The first {shown} of {real.shape[1]} columns."
+    caption = (
+        f"The share of each category 0 to {count - 1} in each column, in their order, of {len(real)} test items and of "
+        f"{DRAWS} draws with seed {measurements.seed}.{some}"
+    )
+    return table(caption, ["of", *(f"column {column}" for column in range(shown))], rows)
+
+
+def _listed_shares(shares: np.ndarray) -> Markup:
+    parts: list[Any] = []
+    for place, share in enumerate(shares[:MOST_SHARES]):
+        parts += [", "] * bool(place) + [number(float(share), ".2f")]
+    return joined(*parts, ", …" if len(shares) > MOST_SHARES else "")
 
 
 def _moments(values: np.ndarray, shown: int) -> list[Markup]:
