@@ -397,7 +397,7 @@ class NoveltyDetector(HasSummary):
         """log p(x) in nats, (N,); each use has random numbers of its own, so that scores are independent of another."""
         own = getattr(density, "log_prob", None)
         takes = {"covariates": covariate_dim_of(density), "exposure": takes_exposure(density)}
-        beside = {name: value for name, value in keywords_of(items).items() if takes[name]}
+        beside: dict[str, Any] = {name: value for name, value in keywords_of(items).items() if takes[name]}
         given: Any = checks.split_of(items_of(items), **beside) if beside else items_of(items)
         if density is self.pair and self.estimator is not None:
             estimate = self.estimator(density, given)
@@ -414,6 +414,6 @@ class NoveltyDetector(HasSummary):
         return log_prob
 
 
-def _measure_of(density: Any, items: Tensor) -> str | None:
+def _measure_of(density: Any, items: Items) -> str | None:
     """The base measure of a density; None where it does not say."""
     return observed_measure(density, items) if isinstance(density, Pair) else getattr(density, "base_measure", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
         if "covariates" not in measurements.beside(entry):
             reasons += [(entry.name, "the test items of this data carry no covariates")]
             continue
-        told = measurements.of(entry, "what covariates tell", lambda entry=entry: _told(entry, measurements))
-        drawn = measurements.of(entry, "draws at covariates", lambda entry=entry: _draws(entry, measurements))
+        told = measurements.of(entry, "what covariates tell", partial(_told, entry, measurements))
+        drawn = measurements.of(entry, "draws at covariates", partial(_draws, entry, measurements))
         if isinstance(told, Refusal):
             reasons += [(f"{entry.name}, what covariates tell", told)]
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import pyrovae
@@ -18,7 +20,8 @@ TITLE = "Rate and distortion"
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    bounds, reasons = {}, []
+    bounds: dict[str, Estimate] = {}
+    reasons: list[tuple[str, Any]] = []
     for entry in measurements.entries:
         bound = measurements.elbo(entry)
         if isinstance(bound, Refusal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
     reasons: list[tuple[str, Any]] = []
     for entry in entries:
         rows += [_row(entry, measurements, reasons)]
-        drawn = measurements.of(entry, "draws of each class", lambda entry=entry: _draws(entry, measurements))
+        drawn = measurements.of(entry, "draws of each class", partial(_draws, entry, measurements))
         if isinstance(drawn, Refusal):
             reasons += [(f"{entry.name}, draws of each class", drawn)]
         else:
