@@ -132,7 +132,8 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
     errors, seconds = [], []
     print(f"\n{items.measure}: {len(items.train):,} training items, {len(items.test):,} test items")
     print(f"  {'':42s} {'log p(x)':>10s} {'gain':>9s}   {'95 % interval':20s} {'fit, s':>7s}")
-    for name, parts in arms(items):
+    first, *others = arms(items)
+    for name, parts in [first, *(row for row in others if options.rows is None or row[0] in options.rows)]:
         torch.manual_seed(options.seed)
         pair = pyrovae.mlp_vae(items.train.shape[1:], options.latent, hidden_dims=(options.width,), **parts)
         start = time.perf_counter()
@@ -151,8 +152,7 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
         found = pyrovae.iwae(pair, items.test, num_particles=options.particles)
         rows[name] = found.pointwise["value"].values
         errors.append(found.se)
-        first = next(iter(rows.values()))
-        gain = ("", "") if len(rows) == 1 else interval(rows[name] - first)
+        gain = ("", "") if len(rows) == 1 else interval(rows[name] - rows[first[0]])
         print(f"  {name:42s} {found.mean:10.2f} {gain[0]:>9s}   {gain[1]:20s} {seconds[-1]:7.1f}", flush=True)
     return xr.Dataset(
         {
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="digits, mnist, fashion-mnist or kmnist")
     parser.add_argument("--root", default=None, help="folder of the data set, in torchvision's layout")
     parser.add_argument("--only", nargs="*", default=None, choices=list(LIKELIHOODS), help="these base measures alone")
+    parser.add_argument("--rows", nargs="*", default=None, help="these alone, beside the first: 'prior vamp'")
     parser.add_argument("--train", type=int, default=50_000, help="training images at most")
     parser.add_argument("--items", type=int, default=500, help="test images")
     parser.add_argument("--epochs", type=int, default=100, help="of each fit of images")
@@ -205,6 +206,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="folder for results (out/parts-DATA)")
     options, start = parser.parse_args(), time.perf_counter()
+    known = {name for measure in LIKELIHOODS for name, _ in arms(Items(measure, torch.zeros(1, 1), torch.zeros(1, 1), 2))}
+    if not set(options.rows or ()) <= known:
+        parser.error(f"--rows must be of {', '.join(sorted(known))}")
     options.out = options.out or Path("out") / f"parts-{Path(options.data).name}"
     options.out.mkdir(parents=True, exist_ok=True)
     priceless = (

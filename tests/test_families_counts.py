@@ -347,7 +347,7 @@ def test_one_dispersion_for_each_column_belongs_to_a_shape():
     with pytest.raises(ValueError, match="has no dispersions yet"):
         family(torch.zeros(4))
     family.bind((4,))
-    assert family.raw_log_size.shape == (4,)
+    assert family.log_size_change.shape == (4,)
     with pytest.raises(ValueError, match=r"items of shape \(4,\), and is asked for \(3,\)"):
         pyrovae.mlp_vae((3,), likelihood=family)
 

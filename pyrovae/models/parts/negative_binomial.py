@@ -53,10 +53,11 @@ class NegativeBinomial(nn.Module):
         super().__init__()
         self.dispersion = checks.choice("dispersion", dispersion, DISPERSIONS)
         self.initial_dispersion = checks.positive("initial_dispersion", initial_dispersion)
-        self.raw_log_size: nn.Parameter | None
-        self.register_parameter("raw_log_size", None)
+        # from `_start`, which is a Python number: a pair that is made double loses no figure of its dispersion
+        self.log_size_change: nn.Parameter | None
+        self.register_parameter("log_size_change", None)
         if dispersion == "shared":
-            self.raw_log_size = nn.Parameter(torch.tensor(self._start))
+            self.log_size_change = nn.Parameter(torch.zeros(()))
 
     @property
     def _start(self) -> float:
@@ -71,24 +72,24 @@ class NegativeBinomial(nn.Module):
         """Make the dispersion of each entry of an item, where there is one for each."""
         if self.dispersion != "column":
             return
-        if self.raw_log_size is not None and self.raw_log_size.shape != torch.Size(event_shape):
+        if self.log_size_change is not None and self.log_size_change.shape != torch.Size(event_shape):
             raise ValueError(
                 f"{type(self).__name__} has a dispersion for each entry of items of shape "
-                f"{tuple(self.raw_log_size.shape)}, and is asked for {tuple(event_shape)}: make a new one"
+                f"{tuple(self.log_size_change.shape)}, and is asked for {tuple(event_shape)}: make a new one"
             )
-        if self.raw_log_size is None:
-            self.raw_log_size = nn.Parameter(torch.full(event_shape, self._start))
+        if self.log_size_change is None:
+            self.log_size_change = nn.Parameter(torch.zeros(event_shape))
 
     def log_size(self, raw: Tensor | None = None) -> Tensor:
         """log r, the logarithm of the inverse dispersion; `raw` is the network's output where it gives one."""
         if raw is not None:
             return bounded_log(raw + self._start)
-        if self.raw_log_size is None:
+        if self.log_size_change is None:
             raise ValueError(
                 f"{type(self).__name__}(dispersion='column') has no dispersions yet, because it does not know the "
                 "shape of an item: call bind(event_shape), as Likelihood does"
             )
-        return bounded_log(self.raw_log_size)
+        return bounded_log(self.log_size_change + self._start)
 
     def forward(
         self, log_mean: Tensor, raw_log_size: Tensor | None = None, *, exposure: Tensor | None = None
