@@ -206,7 +206,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="folder for results (out/parts-DATA)")
     options, start = parser.parse_args(), time.perf_counter()
-    known = {name for measure in LIKELIHOODS for name, _ in arms(Items(measure, torch.zeros(1, 1), torch.zeros(1, 1), 2))}
+    known = {
+        name for measure in LIKELIHOODS for name, _ in arms(Items(measure, torch.zeros(1, 1), torch.zeros(1, 1), 2))
+    }
     if not set(options.rows or ()) <= known:
         parser.error(f"--rows must be of {', '.join(sorted(known))}")
     options.out = options.out or Path("out") / f"parts-{Path(options.data).name}"
