@@ -54,9 +54,7 @@ class Split(HasSummary):
         return Split(**rows)
 
     def __str__(self) -> str:
-        beside = [name for name in ("covariates", "exposure", "weight", "missing") if getattr(self, name) is not None]
-        of = f", with {' and '.join(beside)}" if beside else ""
-        return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}{of}"
+        return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}{_with(self)}"
 
     def _summary_rows(self) -> Rows:
         return {
@@ -108,17 +106,22 @@ class Dataset(HasSummary):
         [0.0, 1.0, 2.0]
         """
         x = joined(self.train.x, self.test.x)
-        y = None
-        if self.train.y is not None and self.test.y is not None:
-            y = torch.cat([self.train.y, self.test.y])
-        if self.order is None:
-            return Split(x, y)
-        place = torch.argsort(self.order)
-        return Split(x.select(place) if isinstance(x, MappedArray) else x[place], None if y is None else y[place])
+        place = None if self.order is None else torch.argsort(self.order)
+
+        def both(name: str) -> Any:
+            parts = [getattr(part, name) for part in (self.train, self.test)]
+            if any(part is None for part in parts):
+                return None
+            rows = torch.cat(parts)
+            return rows if place is None else rows[place]
+
+        if place is not None:
+            x = x.select(place) if isinstance(x, MappedArray) else x[place]
+        return Split(x, both("y"), both("covariates"), both("exposure"))
 
     def __str__(self) -> str:
         counts = f"{len(self.train):,} training and {len(self.test):,} test items"
-        return f"{self.name}: {counts} of shape {self.event_shape}, {_labelled(self.train.y)}"
+        return f"{self.name}: {counts} of shape {self.event_shape}, {_labelled(self.train.y)}{_with(self.train)}"
 
     def _summary_rows(self) -> Rows:
         sizes = {
@@ -199,6 +202,11 @@ def _labels_in_words(y: Tensor | None) -> str:
         return "none"
     count = len(torch.unique(y))
     return f"{count} classes, {int(y.min())} to {int(y.max())}"
+
+
+def _with(split: Split) -> str:
+    beside = [name for name in ("covariates", "exposure", "weight", "missing") if getattr(split, name) is not None]
+    return f", with {' and '.join(beside)}" if beside else ""
 
 
 def _labelled(y: Tensor | None) -> str:

@@ -1,4 +1,4 @@
-"""NumPy's file formats: a .npy of items, memory-mapped, and a .npz of items and labels."""
+"""NumPy's file formats: a .npy of items, memory-mapped, and a .npz of items, labels, covariates and exposures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from pyrovae import checks
+from pyrovae.data.beside import BESIDE, checked_rows, with_beside
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.images import kind_of
 
-__all__ = ["read_labels", "read_npy", "read_npz"]
+__all__ = ["read_array", "read_npy", "read_npz"]
 
 
 def read_npy(
@@ -41,30 +43,53 @@ def read_npz(
         keys = list(archive.keys())
         parts: list[Part] = []
         chosen = _npz_keys(path, keys)
-        if labels is not None and (len(chosen) > 1 or chosen[0][1] is not None):
-            why = "has a training and a test part" if len(chosen) > 1 else f"has labels, {chosen[0][1]!r}"
+        has_labels = chosen[0]["y"] is not None
+        if labels is not None and (len(chosen) > 1 or has_labels):
+            why = "has a training and a test part" if len(chosen) > 1 else f"has labels, {chosen[0]['y']!r}"
             raise ValueError(
                 f"labels must be left out: they are for items of one part that have none, and {path} {why}"
             )
-        for x, y in chosen:
-            its_labels = labels if y is None else _numpy(path, partial(archive.__getitem__, y), y)
-            parts.append(Part(f"{path.name}:{x}", _numpy(path, partial(archive.__getitem__, x), x), its_labels))
-    return assembled(path.stem, parts, channels, scale=scale, missing=missing)
+
+        def read(key: str | None) -> Any:
+            return None if key is None else _numpy(path, partial(archive.__getitem__, key), key)
+
+        for its in chosen:
+            parts.append(Part(f"{path.name}:{its['x']}", read(its["x"]), labels if its["y"] is None else read(its["y"])))
+        beside = {name: [(its[name], read(its[name])) for its in chosen] for name in BESIDE}
+    data = assembled(path.stem, parts, channels, scale=scale, missing=missing)
+    return with_beside(data, **{name: _joined(data, name, rows) for name, rows in beside.items()})
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """The labels in a .npy file, integers or strings, shape (N,)."""
+def _joined(data: Dataset, name: str, rows: Sequence[tuple[str | None, Any]]) -> Any:
+    """What lies beside the items of all parts of an archive, each checked against its part; None without any."""
+    if all(key is None for key, _ in rows):
+        return None
+    if len(rows) == 1:
+        return rows[0][1]
+    parts = []
+    for split, part, (key, value) in zip((data.train, data.test), ("training", "test"), rows, strict=True):
+        if key is None:
+            raise ValueError(f"{name} must be in {data.name}.npz for both parts: there are none of the {part} items")
+        parts.append(checked_rows(name, value, len(split), f"the {part} items", key=key))
+    if parts[0].shape[1:] != parts[1].shape[1:]:
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        raise ValueError(f"{name} must have the same columns in both parts, got shapes {shapes}")
+    return torch.cat(parts)
+
+
+def read_array(name: str, path: Path, what: str) -> np.ndarray:
+    """The array in the .npy file that the argument `name` names; `what` are the words for what it must hold."""
+    must = f"{name} must be a .npy file of {what}, and {path}"
     if path.suffix.lower() != ".npy" or not path.is_file():
-        there = "is no .npy file" if path.exists() else "does not exist"
-        raise ValueError(f"labels must be a .npy file of one label for each item, and {path} {there}")
+        raise ValueError(f"{must} {'is no .npy file' if path.exists() else 'does not exist'}")
     array = _numpy(path, partial(np.load, path, allow_pickle=False))
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"labels must be a .npy file of one label for each item, and {path} is an archive")
+        raise ValueError(f"{must} is an archive")
     return array
 
 
-def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The keys of items and labels for each part of an archive; a warning names the parts that are not used."""
+def _npz_keys(path: Path, keys: Sequence[str]) -> list[dict[str, str | None]]:
+    """The keys of each part of an archive by what they hold; a warning names the parts that are not used."""
     lower: dict[str, str] = {}
     for key in keys:
         lower.setdefault(key.lower(), key)
@@ -72,27 +97,34 @@ def _npz_keys(path: Path, keys: Sequence[str]) -> list[tuple[str, str | None]]:
     def first(*names: str) -> str | None:
         return next((lower[name] for name in names if name in lower), None)
 
-    def of(*parts: str) -> tuple[str | None, str | None]:
+    def of(*parts: str) -> dict[str, str | None]:
         xs = [name for part in parts for name in (f"x_{part}", f"{part}_x", f"{part}_images", f"{part}_data", part)]
-        return first(*xs), first(*[name for part in parts for name in (f"y_{part}", f"{part}_y", f"{part}_labels")])
+        ys = [name for part in parts for name in (f"y_{part}", f"{part}_y", f"{part}_labels")]
+        beside = {name: first(*(n for part in parts for n in (f"{name}_{part}", f"{part}_{name}"))) for name in BESIDE}
+        return {"x": first(*xs), "y": first(*ys), **beside}
 
     train, test = of("train", "training"), of("test", "testing")
     valid = of("valid", "validation", "val", "dev")
-    if train[0] is not None and test[0] is None and valid[0] is not None:
-        checks.warn(f"{path}: {valid[0]!r} is taken as the test part: there is no other")
+    if train["x"] is not None and test["x"] is None and valid["x"] is not None:
+        checks.warn(f"{path}: {valid['x']!r} is taken as the test part: there is no other")
         test = valid
     x = first("x", "data", "images", "arr_0")
-    if train[0] is not None and test[0] is not None:
-        chosen = [(train[0], train[1]), (test[0], test[1])]
+    if train["x"] is not None and test["x"] is not None:
+        chosen = [train, test]
     elif x is not None:
-        chosen = [(x, first("y", "labels", "target"))]
+        chosen = [{"x": x, "y": first("y", "labels", "target"), **{name: first(name) for name in BESIDE}}]
     else:
         raise ValueError(
             f"{path} must hold 'x', or 'x_train' and 'x_test' (with labels: 'y', or 'y_train' and 'y_test'), "
             f"got {', '.join(map(repr, keys)) or 'nothing'}"
         )
-    used = {key for pair in chosen for key in pair}
-    unused = [key for key in keys if key not in used and (kind_of(key) or key.lower() in ("x", "y"))]
+    used = {key for its in chosen for key in its.values()}
+    names = ("x", "y", *BESIDE)
+    unused = [
+        key
+        for key in keys
+        if key not in used and (kind_of(key) or key.lower() in names or key.lower().startswith(BESIDE))
+    ]
     if unused:
         used_names = ", ".join(repr(key) for key in keys if key in used)
         checks.warn(f"of {path} {', '.join(map(repr, unused))} are not used, only {used_names}")

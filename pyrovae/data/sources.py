@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pyrovae import checks
+from pyrovae.data.beside import with_beside
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.idx import idx_files, read_idx_folder
 from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
-from pyrovae.data.numpy_files import read_labels, read_npy, read_npz
+from pyrovae.data.numpy_files import read_array, read_npy, read_npz
 
 __all__ = ["load"]
+
+ROWS = {"covariates": "a row of numbers for each item", "exposure": "one positive number for each item"}
 
 
 def load(
@@ -27,6 +31,8 @@ def load(
     scale: bool = True,
     labels: Any = None,
     missing: bool = False,
+    covariates: Any = None,
+    exposure: Any = None,
 ) -> Dataset:
     """Load a data set by name, or from a file or folder: `x` has shape (N, *event_shape), and `y` is int64 or None.
 
@@ -41,7 +47,7 @@ def load(
     - a .npy file of items without labels. It is memory-mapped: `x` is a `MappedArray`, whose values are checked when
       they are used.
     - a .npz file with x and y, or with x_train, y_train, x_test and y_test (also train_images, train_labels, ...; or
-      train, test).
+      train, test). It may have covariates and exposure, or covariates_train, covariates_test, and so on.
     - a folder of images of one size, all grey or all in colour; an image with a palette counts by the colours that it
       shows. Each class is a sub-folder, or all images are in one folder and have no labels. Sub-folders such as train
       and test, Training and Testing, train_images and test_images, or seg_train and seg_test are the parts; without a
@@ -66,6 +72,10 @@ def load(
     one for each item. With `missing=True` NaN is let through, as an entry that was not seen; infinite values are
     refused still.
 
+    `covariates`, (N, D), and `exposure`, (N,), arrays or the paths of .npy files, are a row for each item of any source
+    but a folder of images, in the order of the source (the training items first where it has a test part). They are
+    kept as they are, not divided by 255, and each part has those of its items (`Split`).
+
     Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
     of another length, and numeric labels that are not integers or do not fit int64; FileNotFoundError for missing
     files; ImportError if a download needs torchvision and it cannot be imported; RuntimeError for a failed download.
@@ -82,7 +92,25 @@ def load(
     if labels is not None and not _is_numpy_file(name_or_path):
         raise ValueError(f"labels must be left out: they are for a .npy or .npz file, and {name_or_path} is none")
     if isinstance(labels, str | os.PathLike):
-        labels = read_labels(checks.path("labels", labels))
+        labels = read_array("labels", checks.path("labels", labels), "one label for each item")
+    beside = {"covariates": covariates, "exposure": exposure}
+    for name, value in beside.items():
+        if isinstance(value, str | os.PathLike):
+            beside[name] = read_array(name, checks.path(name, value), ROWS[name])
+    return with_beside(_loaded(name_or_path, root, download, channels, scale, labels, missing, beside), **beside)
+
+
+def _loaded(
+    name_or_path: Any,
+    root: Any,
+    download: bool,
+    channels: Literal["first", "last"] | None,
+    scale: bool,
+    labels: Any,
+    missing: bool,
+    beside: Mapping[str, Any],
+) -> Dataset:
+    """The data set without what lies beside its items, unless these come with them."""
     if name_or_path == "digits":
         return digits(scale)
     if isinstance(name_or_path, str) and name_or_path in MNIST_FAMILY:
@@ -97,6 +125,12 @@ def load(
                 f"{path} must hold IDX files where whole numbers are to be kept (scale=False), for images are read as "
                 "values from 0 to 1: save their pixels as one .npy file of uint8"
             )
+        for name, value in beside.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be left out: the images of a folder are in the order of its files, and {path} is "
+                    "one; save their pixels as one .npy file"
+                )
         return _image_folder(path)
     if path.is_file():
         if path.suffix.lower() not in (".npy", ".npz"):
