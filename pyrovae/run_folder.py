@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyrovae
 from pyrovae import checks, ranks
+from pyrovae.data.beside import BESIDE, given, without_beside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +41,7 @@ __all__ = [
     "Run",
     "RunError",
     "begin_run",
+    "beside_digests",
     "data_record",
     "diverge_run",
     "finish_run",
@@ -80,6 +82,9 @@ DATA_FIELDS: dict[str, Any] = {
     "event_shape": list,
     "sha256": dict,
 }
+# what only runs have whose items came with it; runs of before have none of these
+OPTIONAL_DATA_FIELDS: dict[str, Any] = {"beside": dict, "unlabeled": dict}
+BESIDE_FIELDS: dict[str, Any] = {"path": str | None, "sha256": dict}
 LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
 
 
@@ -123,13 +128,16 @@ class Run:
         config = json.loads(epochs.attrs.pop("config", "{}"))
         return pyrovae.History(epochs, config)
 
-    def data(self, source: str | os.PathLike[str] | None = None) -> Dataset:
+    def data(
+        self, source: str | os.PathLike[str] | None = None, *, covariates: Any = None, exposure: Any = None
+    ) -> Dataset:
         """The data set that the run was fitted on, whose digest must be the recorded one.
 
-        With `source`, another data set, read in the same way: bytes divided by 255 or not, channels first or last.
-        Raises RunError where the recorded data set has changed, and FileNotFoundError where it is gone.
+        With `source`, another data set, read in the same way: bytes divided by 255 or not, channels first or last. What
+        the run's items were given comes with them; that of a `source` is named beside it. Raises RunError where the
+        recorded data set has changed, and FileNotFoundError where it is gone.
         """
-        data = load_recorded(self.manifest["data"], source)
+        data = load_recorded(self.manifest["data"], source, covariates=covariates, exposure=exposure)
         if source is None:
             require_same_data(self.manifest["data"], data, self.path)
         elif tuple(data.event_shape) != tuple(self.manifest["data"]["event_shape"]):
@@ -215,7 +223,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RunError(f"{file} is damaged or was changed: its SHA-256 is not the one that it states; fit again")
     lacking = _lacking(manifest, FIELDS)
     if not lacking:
-        lacking = [f"data.{name}" for name in _lacking(manifest["data"], DATA_FIELDS)]
+        its = manifest["data"]
+        there = {name: kind for name, kind in OPTIONAL_DATA_FIELDS.items() if name in its}
+        lacking = [f"data.{name}" for name in _lacking(its, DATA_FIELDS | there)]
+        for name, record in its.get("beside", {}).items() if not lacking else ():
+            if name not in BESIDE or not isinstance(record, dict) or _lacking(record, BESIDE_FIELDS):
+                lacking.append(f"data.beside.{name}")
     if lacking:
         raise RunError(f"{file} was not written by `pyrovae fit`: it has no {', '.join(lacking)} as that writes them")
     return manifest
@@ -269,19 +282,22 @@ def data_record(
     channels: str | None = None,
     scale: bool = True,
     ends: tuple[float, float] = (0.0, 1.0),
+    beside: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts.
 
-    `ends` are the smallest and the largest value of the training part.
+    `ends` are the smallest and the largest value of the training part, and `beside` names the files of the covariates
+    and of the exposure, where these are not in the data set's own.
     """
     if root is None and source in _names():
         root = "data"  # where `load` looks for it from here, and would not from elsewhere
     is_path = source not in _names() and Path(source).expanduser().exists()
+    files = {name: _absolute((beside or {}).get(name)) for name in given(data.train)}
     return {
         "source": source,
-        "path": str(Path(source).expanduser().resolve()) if is_path else None,
-        "root": None if root is None else str(Path(root).expanduser().resolve()),
-        "labels": None if labels is None else str(Path(labels).expanduser().resolve()),
+        "path": _absolute(source) if is_path else None,
+        "root": _absolute(root),
+        "labels": _absolute(labels),
         "channels": channels or data.channels,
         "scale": scale,
         "minimum": ends[0],
@@ -292,11 +308,34 @@ def data_record(
         "test_items": len(data.test),
         "divided": data.divided,
         "sha256": dict(digests),
+        "beside": {name: {"path": file, "sha256": beside_digests(data)[name]} for name, file in files.items()},
     }
 
 
-def load_recorded(record: Mapping[str, Any], source: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load the data set of a record, or another `source` in the same way."""
+def beside_digests(data: Dataset) -> dict[str, dict[str, str]]:
+    """The SHA-256 of the covariates and of the exposure in each part, as far as there are any."""
+    parts = {"train": given(data.train), "test": given(data.test)}
+    return {name: {part: _digest_of(rows[name]) for part, rows in parts.items()} for name in parts["train"]}
+
+
+def _digest_of(rows: Any) -> str:
+    digest = hashlib.sha256(f"{tuple(rows.shape)} {rows.dtype}".encode())
+    digest.update(rows.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def load_recorded(
+    record: Mapping[str, Any],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    covariates: Any = None,
+    exposure: Any = None,
+) -> Dataset:
+    """Load the data set of a record with what lay beside its items, or another `source` in the same way."""
     as_recorded = record["path"] or record["source"]
     path: Any = as_recorded if source is None else source
     if source is None and record["path"] is not None and not Path(as_recorded).exists():
@@ -305,9 +344,18 @@ def load_recorded(record: Mapping[str, Any], source: str | os.PathLike[str] | No
             "it lies now"
         )
     options = {"root": record["root"], "channels": record["channels"], "scale": record["scale"]}
-    if source is None:
-        options["labels"] = record["labels"]
-    return pyrovae.data.load(path, **options)
+    if source is not None:
+        return pyrovae.data.load(path, **options, covariates=covariates, exposure=exposure)
+    beside = record.get("beside", {})
+    for name, its in beside.items():
+        if its["path"] is not None and not Path(its["path"]).exists():
+            raise FileNotFoundError(
+                f"the {name} that the run was fitted with are not there any more: {its['path']}; put them back"
+            )
+    files = {name: its["path"] for name, its in beside.items()}
+    data = pyrovae.data.load(path, **options, labels=record["labels"], **files)
+    # an archive may hold arrays of these names that a run of before did not read
+    return without_beside(data, *(name for name in BESIDE if name not in beside))
 
 
 def require_same_data(record: Mapping[str, Any], data: Dataset, folder: Path) -> None:
@@ -322,6 +370,11 @@ def require_same_data(record: Mapping[str, Any], data: Dataset, folder: Path) ->
                 f"the {words} items of {record['path'] or record['source']} are not those that {folder} was fitted on: "
                 f"their SHA-256 is {digest[:16]}..., and {MANIFEST} says {str(recorded)[:16]}..."
             )
+    digests = beside_digests(data)
+    for name, its in record.get("beside", {}).items():
+        if digests.get(name) != its["sha256"]:
+            where = its["path"] or record["path"] or record["source"]
+            raise RunError(f"the {name} in {where} are not those that {folder} was fitted with: another SHA-256")
 
 
 def versions() -> dict[str, str]:

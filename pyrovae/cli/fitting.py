@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,11 @@ class _Fitting:
         import torch
 
         from pyrovae import checks, run_folder
+        from pyrovae.data.beside import BESIDE, without_beside
         from pyrovae.data.summary import summarize
 
         keep_bytes = is_of_whole_numbers(self.plan.arguments.get("likelihood"))
+        keep_bytes = keep_bytes or self.parameters["exposure"] is not None
         data, scale = read(self.parameters, keep_bytes, missing=True)
         summaries = {part: summarize(getattr(data, part)) for part in ("train", "test")}
         missing, infinite = (sum(getattr(s, name) for s in summaries.values()) for name in ("missing", "infinite"))
@@ -92,7 +95,10 @@ class _Fitting:
         digests = {part: summary.sha256 for part, summary in summaries.items()}
         digests["test_items"] = summaries["test"].items_sha256  # known again with other labels, or without
         if self.earlier is not None:
-            self._require_same_data(digests)
+            recorded = self.earlier["data"].get("beside", {})
+            absent = [name for name in BESIDE if name not in recorded and self.parameters[name] is None]
+            data = without_beside(data, *absent)  # of an archive whose arrays a run of before did not read
+            self._require_same_data(digests, run_folder.beside_digests(data), recorded)
         model, likelihood = self.plan.choose(data, summaries["train"])
         if self.earlier is not None:  # whatever the rules are by now
             model = Choice(self.earlier["chosen"]["model"], "")
@@ -116,18 +122,27 @@ class _Fitting:
                 channels=self.parameters["channel_axis"],
                 scale=scale,
                 ends=(summaries["train"].minimum, summaries["train"].maximum),
+                beside={name: self.parameters[name] for name in BESIDE},
             )
             run_folder.begin_run(self.out, self._manifest(record, pair, model, likelihood, seed))
         self.ranks.gathered(None)
         return self._fit(data, pair, model, likelihood, seed)
 
-    def _require_same_data(self, digests: Mapping[str, str]) -> None:
+    def _require_same_data(
+        self, digests: Mapping[str, str], beside: Mapping[str, Any], recorded: Mapping[str, Any]
+    ) -> None:
         assert self.earlier is not None
         for part, words in (("train", "training"), ("test", "test")):
             if digests[part] != self.earlier["data"]["sha256"].get(part):
                 raise click.UsageError(
                     f"DATA {self.parameters['data']} is not what the run in --out {self.out} was begun with: its "
                     f"{words} items have another SHA-256"
+                )
+        for name in {*beside, *recorded}:
+            if beside.get(name) != recorded.get(name, {}).get("sha256"):
+                raise click.UsageError(
+                    f"the {name} {self.parameters[name] or self.parameters['data']} are not those that the run in --out "
+                    f"{self.out} was begun with: another SHA-256"
                 )
 
     def _say_choices(self, model: Choice, likelihood: Choice | None) -> None:
@@ -164,6 +179,7 @@ class _Fitting:
         import pyrovae
         import pyrovae.methods  # which states the methods of all pairs
         from pyrovae import run_folder
+        from pyrovae.data.beside import given
         from pyrovae.inference.method import chosen
         from pyrovae.models.pair import takes_labels
 
@@ -176,11 +192,14 @@ class _Fitting:
             if self.parameters["resume"] and (last := self._last_epoch()) is not None:
                 self.say(f"goes on after epoch {last + 1}")
         x, y, held_out = data.train.x, None, data.test.x
+        if given(data.test):
+            held_out = replace(data.test, y=None)
         if takes_labels(pair):
             y = _named(data.train.y, data.classes)
             held_out = None if data.test.y is None else (data.test.x, _named(data.test.y, data.classes))
         if method.takes_validation:
             options["validation"] = held_out
+        options |= given(data.train)
         try:
             history = pyrovae.fit(pair, x, y, **options)
         except KeyboardInterrupt as interrupt:

@@ -279,6 +279,17 @@ def data_options(function: Any) -> Any:
     made = [
         click.option("--labels", metavar="FILE.npy", help="Labels of a .npy or .npz file that has none, one an item."),
         click.option(
+            "--covariates",
+            metavar="FILE.npy",
+            help="What the items are given, (N, D): a row of D columns for each item of DATA, in its order. The model is "
+            "then p(x | covariates).",
+        ),
+        click.option(
+            "--exposure",
+            metavar="FILE.npy",
+            help="What multiplies the mean of each item's counts, (N,): a positive number for each item of DATA.",
+        ),
+        click.option(
             "--channel-axis",
             type=OneOf(["first", "last"]),
             metavar="first|last",

@@ -29,6 +29,9 @@ class Plan:
             *RUN_OPTIONS,
             "data",
             "labels",
+            "covariates",
+            "exposure",
+            "unlabeled",
             "channel_axis",
             "scale",
             "root",
@@ -55,6 +58,8 @@ class Plan:
         """The model and the likelihood, each with its reason; an empty reason where it was asked for."""
         if self.asked_model is None:
             asked = {name: spelled(name) for name in self.arguments}
+            if data.train.covariates is not None:
+                asked["covariate_dim"] = "covariates"
             model = chosen_model(data.event_shape, asked, self.builders)
         else:
             model = Choice(self.asked_model, "")
@@ -62,7 +67,9 @@ class Plan:
         self._refuse_options_of_other_builders(model.name, builder)
         if "likelihood" in self.arguments:
             return model, Choice(self.arguments["likelihood"], "")
-        return model, chosen_likelihood(summary, builder, binarize=bool(self.options.get("binarize")))
+        with_exposure = data.train.exposure is not None
+        binarize = bool(self.options.get("binarize"))
+        return model, chosen_likelihood(summary, builder, binarize=binarize, with_exposure=with_exposure)
 
     def _refuse_options_of_other_builders(self, model: str, builder: Builder) -> None:
         for name in self.arguments:
@@ -74,6 +81,7 @@ class Plan:
 
     def build(self, data: Any, model: str, likelihood: str | None) -> Any:
         """The pair, its weights drawn by torch's present generator."""
+        from pyrovae.models.pair import takes_exposure
         from pyrovae.models.registry import registered
 
         builder = self.builders[model]
@@ -83,10 +91,19 @@ class Plan:
         arguments |= self._from_data(data, model, builder)
         for name, argument in builder.arguments.items():
             if argument.required and name not in arguments:
+                if name == "covariate_dim":
+                    raise click.UsageError(f"--model {model} needs covariates: name them by --covariates FILE.npy")
                 if name not in REQUIRED_HERE:
                     raise click.UsageError(f"--model {model} needs {spelled(name)}")
                 arguments[name] = REQUIRED_HERE[name]
-        return registered("builder")[model](**arguments)
+        pair = registered("builder")[model](**arguments)
+        if data.train.exposure is not None and not takes_exposure(pair):
+            its = "" if likelihood is None else f" with --likelihood {likelihood}"
+            raise click.UsageError(
+                f"an exposure multiplies the means of counts, and {model}{its} takes none: name --likelihood "
+                "negative_binomial or poisson, or leave the exposure out"
+            )
+        return pair
 
     def _from_data(self, data: Any, model: str, builder: Builder) -> dict[str, Any]:
         """What the data set says of a builder's arguments."""
@@ -99,6 +116,14 @@ class Plan:
                     f"--model {model} is for items of one axis, and these have shape {data.event_shape}"
                 )
             arguments["features"] = data.event_shape[0]
+        if data.train.covariates is not None:
+            if "covariate_dim" not in builder.arguments:
+                takers = ", ".join(name for name, each in self.builders.items() if "covariate_dim" in each.arguments)
+                raise click.UsageError(
+                    f"--model {model} takes no covariates, and {self._named('covariates')}: leave them out, or name one "
+                    f"of {takers}"
+                )
+            arguments["covariate_dim"] = data.train.covariates.shape[1]
         if "num_classes" in builder.arguments:
             if data.train.y is None:
                 raise click.UsageError(
@@ -110,12 +135,19 @@ class Plan:
                 raise click.UsageError(f"--model {model} needs at least 2 classes, and the training part has 1")
         return arguments
 
+    def _named(self, name: str) -> str:
+        """Where what lies beside the items came from."""
+        file = self.parameters[name]
+        return f"{self.parameters['data']} has some" if file is None else f"{spelled(name)} is {file}"
+
 
 def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool = False) -> tuple[Any, bool]:
     """The data set that the options name, and whether its bytes are divided by 255."""
     import pyrovae
+    from pyrovae.data.beside import BESIDE
 
     scale = not keep_bytes if parameters["scale"] is None else parameters["scale"]
+    beside = {name: parameters[name] for name in BESIDE}
     data = pyrovae.data.load(
         parameters["data"],
         root=parameters["root"],
@@ -124,6 +156,7 @@ def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool 
         labels=parameters["labels"],
         scale=scale,
         missing=missing,
+        **beside,
     )
     return data, scale
 

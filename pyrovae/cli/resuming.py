@@ -15,7 +15,22 @@ from pyrovae.cli.planning import is_given, shown
 __all__ = ["as_recorded", "is_longer"]
 
 # what a run that goes on may be given anew: where the data lie, how long it trains, on what and how steps are taken
-MAY_DIFFER = ("data", "labels", "root", "download", "epochs", "device", "compile", "plugin", "as_json", "resume", "out")
+MAY_DIFFER = (
+    "data",
+    "labels",
+    "covariates",
+    "exposure",
+    "unlabeled",
+    "root",
+    "download",
+    "epochs",
+    "device",
+    "compile",
+    "plugin",
+    "as_json",
+    "resume",
+    "out",
+)
 
 
 def as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -40,6 +55,11 @@ def as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Pa
     merged["data"] = parameters["data"] or manifest["data"]["path"] or manifest["data"]["source"]
     merged["root"] = parameters["root"] or manifest["data"]["root"]
     merged["labels"] = parameters["labels"] or manifest["data"]["labels"]
+    for name, record in manifest["data"].get("beside", {}).items():
+        merged[name] = parameters[name] or record["path"]
+    if "unlabeled" in manifest["data"]:
+        record = manifest["data"]["unlabeled"]
+        merged["unlabeled"] = parameters["unlabeled"] or record["path"] or record["source"]
     merged["scale"] = manifest["data"]["scale"]
     missing = [file["path"] for file in manifest.get("plugins", [])][len(parameters["plugin"]) :]
     if missing:

@@ -68,7 +68,9 @@ def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None 
     if rows.ndim != axes:
         expected = "(N, D), a row of D columns for each item" if axes == 2 else "(N,), one number for each item"
         column = rows.ndim == 1
-        hint = "; one column has shape (N, 1), and pyrovae.data.one_hot(y) makes columns of categories" if column else ""
+        hint = (
+            "; one column has shape (N, 1), and pyrovae.data.one_hot(y) makes columns of categories" if column else ""
+        )
         raise ValueError(f"{called} must have shape {expected}, got {tuple(rows.shape)}{hint}")
     if len(rows) != count:
         raise ValueError(f"{called} must have a row for each of the {count:,} items of {of}, got {len(rows):,}")

@@ -54,7 +54,9 @@ def read_npz(
             return None if key is None else _numpy(path, partial(archive.__getitem__, key), key)
 
         for its in chosen:
-            parts.append(Part(f"{path.name}:{its['x']}", read(its["x"]), labels if its["y"] is None else read(its["y"])))
+            parts.append(
+                Part(f"{path.name}:{its['x']}", read(its["x"]), labels if its["y"] is None else read(its["y"]))
+            )
         beside = {name: [(its[name], read(its[name])) for its in chosen] for name in BESIDE}
     data = assembled(path.stem, parts, channels, scale=scale, missing=missing)
     return with_beside(data, **{name: _joined(data, name, rows) for name, rows in beside.items()})
