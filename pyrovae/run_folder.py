@@ -34,7 +34,7 @@ from pyrovae.data.beside import BESIDE, given, without_beside
 if TYPE_CHECKING:
     from torch import nn
 
-    from pyrovae.data import Dataset
+    from pyrovae.data import Dataset, Split
     from pyrovae.inference.history import History
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "load_recorded",
     "read_manifest",
     "read_run",
+    "unlabeled_record",
     "versions",
 ]
 
@@ -85,6 +86,7 @@ DATA_FIELDS: dict[str, Any] = {
 # what only runs have whose items came with it; runs of before have none of these
 OPTIONAL_DATA_FIELDS: dict[str, Any] = {"beside": dict, "unlabeled": dict}
 BESIDE_FIELDS: dict[str, Any] = {"path": str | None, "sha256": dict}
+UNLABELED_FIELDS: dict[str, Any] = {"source": str, "path": str | None, "items": int, "sha256": str}
 LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
 
 
@@ -226,6 +228,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         its = manifest["data"]
         there = {name: kind for name, kind in OPTIONAL_DATA_FIELDS.items() if name in its}
         lacking = [f"data.{name}" for name in _lacking(its, DATA_FIELDS | there)]
+        if not lacking and "unlabeled" in its:
+            lacking = [f"data.unlabeled.{name}" for name in _lacking(its["unlabeled"], UNLABELED_FIELDS)]
         for name, record in its.get("beside", {}).items() if not lacking else ():
             if name not in BESIDE or not isinstance(record, dict) or _lacking(record, BESIDE_FIELDS):
                 lacking.append(f"data.beside.{name}")
@@ -310,6 +314,15 @@ def data_record(
         "sha256": dict(digests),
         "beside": {name: {"path": file, "sha256": beside_digests(data)[name]} for name, file in files.items()},
     }
+
+
+def unlabeled_record(source: str, items: Split) -> dict[str, Any]:
+    """What `run.json` says of the items without labels that a run learnt from."""
+    from pyrovae.data.summary import summarize
+
+    is_path = source not in _names() and Path(source).expanduser().exists()
+    path = _absolute(source) if is_path else None
+    return {"source": source, "path": path, "items": len(items), "sha256": summarize(items).items_sha256}
 
 
 def beside_digests(data: Dataset) -> dict[str, dict[str, str]]:

@@ -70,7 +70,8 @@ def chosen_model(event_shape: Sequence[int], given: Mapping[str, str], builders:
 def chosen_likelihood(summary: Any, builder: Builder, *, binarize: bool, with_exposure: bool = False) -> Choice | None:
     """The likelihood for such items; None where the builder has none, or has one of its own by default.
 
-    Items with an exposure: "negative_binomial". Items that are drawn as binary ones, and items of zeros and ones: "bernoulli". Other items in [0, 1]:
+    Items with an exposure: "negative_binomial".
+    Items that are drawn as binary ones, and items of zeros and ones: "bernoulli". Other items in [0, 1]:
     "continuous_bernoulli". All other items: "normal".
     """
     argument = builder.arguments.get("likelihood")

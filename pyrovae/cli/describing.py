@@ -16,6 +16,7 @@ from pyrovae.cli.plugins import PLUGINS
 
 __all__ = ["describe"]
 
+BESIDE = ("covariates", "exposure")
 CLASSES_SHOWN = 12
 
 
@@ -65,6 +66,7 @@ def _facts(data: Any, scale: bool, parts: Mapping[str, Any]) -> dict[str, Any]:
         "infinite": sum(part.infinite for part in both),
         "entries": entries,
         "labels": _labels(data),
+        **{name: _beside(data, name) for name in BESIDE},
         "bytes": entries * bytes_each,
         "is_memory_mapped": isinstance(data.train.x, MappedArray),
         "sha256": {name: part.sha256 for name, part in parts.items()},
@@ -81,6 +83,23 @@ def _labels(data: Any) -> dict[str, int] | None:
             counts[label] = counts.get(label, 0) + 1
     names = data.classes
     return {str(label if names is None else names[label]): counts[label] for label in sorted(counts)}
+
+
+def _beside(data: Any, name: str) -> dict[str, Any] | None:
+    """The columns and the ends of what lies beside the items; None without it."""
+    rows = [getattr(part, name) for part in (data.train, data.test)]
+    if rows[0] is None:
+        return None
+    ends = [float(end) for part in rows for end in (part.min(), part.max())]
+    columns = {"columns": int(rows[0].shape[1])} if name == "covariates" else {}
+    return {**columns, "minimum": min(ends), "maximum": max(ends)}
+
+
+def _beside_in_words(facts: Mapping[str, Any]) -> str:
+    ends = f"{facts['minimum']:g} to {facts['maximum']:g}"
+    if "columns" not in facts:
+        return ends
+    return f"{facts['columns']} column{'s' if facts['columns'] > 1 else ''}, {ends}"
 
 
 def _split(data: Any) -> str:
@@ -116,12 +135,13 @@ def _print_facts(
         ("values", values),
         ("missing", missing),
         ("labels", _labels_in_words(facts["labels"])),
+        *((name, _beside_in_words(facts[name])) for name in BESIDE if facts[name] is not None),
         ("memory", _memory(facts)),
     ]
     click.echo(facts["name"])
     _print_rows(rows)
     words = [str(parameters["data"])]
-    for name in ("labels", "channel_axis", "root"):
+    for name in ("labels", *BESIDE, "channel_axis", "root"):
         if parameters[name] is not None:
             words += [f"--{name.replace('_', '-')}", str(parameters[name])]
     command = f"pyrovae fit {shlex.join(words)} --out run"

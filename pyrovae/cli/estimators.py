@@ -158,9 +158,11 @@ def defaults_of(opened: Opened) -> list[str]:
 def _has_closed_form(pair: Any) -> bool:
     """Whether `exact` takes the pair."""
     import pyrovae
+    from pyrovae.models.pair import stand_ins
 
     try:
-        pyrovae.exact(pair, pair.sample(2, seed=0))
+        some = stand_ins(pair, 2)
+        pyrovae.exact(pair, pair.sample(2, seed=0, **some), **some)
     except (ValueError, TypeError, AttributeError):
         return False
     return True
@@ -192,7 +194,7 @@ def _estimated(
         options = {**options, "seed": seed}
     if "progress" in takes:
         options = {**options, "progress": progress}
-    estimate = estimator(opened.pair, items.x, **options)
+    estimate = estimator(opened.pair, items.given, **options)
     return estimate.named(data=items.data.name, binarization=items.binarization)
 
 
@@ -252,7 +254,7 @@ def _gaps(opened: Opened, items: Items, options: dict[str, Any], seed: int, prog
         how = "exact" if _has_closed_form(pair) else "quadrature" if small else "iwae"
     its_options = {"num_particles": 5000} if how == "iwae" else {}
     evidence = _estimated(how, opened, items, its_options, seed, progress)
-    gaps = pyrovae.gaps(pair, items.x, evidence, seed=seed, progress=progress, **options)
+    gaps = pyrovae.gaps(pair, items.given, evidence, seed=seed, progress=progress, **options)
     record: dict[str, Any] = {"estimator": "gaps", "units": "nats per item", "settings": dict(gaps.pointwise.attrs)}
     for name in ("gap", "approximation", "amortization"):
         mean, se = gaps.mean(name)
@@ -263,7 +265,7 @@ def _gaps(opened: Opened, items: Items, options: dict[str, Any], seed: int, prog
 def _calibrate(opened: Opened, items: Items, options: dict[str, Any], seed: int, progress: bool) -> Evaluation:
     import pyrovae
 
-    calibration = pyrovae.calibrate(opened.pair, seed=seed, **options)
+    calibration = pyrovae.calibrate(opened.pair, seed=seed, **options, **items.beside)
     tests = calibration.tests
     record = {
         "estimator": "calibrate",
@@ -282,7 +284,7 @@ def _reconstruction(opened: Opened, items: Items, options: dict[str, Any], seed:
     from pyrovae.labelled import labelled
 
     pair: Any = opened.pair
-    reconstructed = pyrovae.decoded(pair, pyrovae.encoded(pair, items.x))
+    reconstructed = pyrovae.decoded(pair, pyrovae.encoded(pair, items.given), **items.beside)
     error = pyrovae.reconstruction_error(items.x, reconstructed)
     each = error["squared_error_items"].values
     count = len(each)
@@ -375,6 +377,7 @@ def _code_space(opened: Opened, items: Items, options: dict[str, Any], seed: int
         raise click.UsageError(
             f"code_space is of labelled images with a training part, and {data.name} is none such: take reconstruction"
         )
+    opened.require_nothing_beside("code_space")
     if items.part != "test":
         raise click.UsageError("code_space compares the test part with the training part: add --part test")
     parts = []

@@ -16,7 +16,7 @@ from pyrovae.cli.errors import Terminated, as_sentence
 from pyrovae.cli.model_options import spelled
 from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
 from pyrovae.cli.outputs import json_text
-from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, is_of_whole_numbers, read, refusal, shown
+from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, is_of_whole_numbers, read, read_unlabeled, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
 from pyrovae.cli.words import Words
@@ -109,6 +109,11 @@ class _Fitting:
         seed = self.parameters["seed"] or 0
         torch.manual_seed(checks.seed(seed, most=2**64 - 1))
         pair = self.plan.build(data, model.name, None if likelihood is None else likelihood.name)
+        self._require_unlabeled_taken(pair)
+        unlabeled = read_unlabeled(self.parameters, data, scale)
+        if unlabeled is not None:
+            self.say(f"unlabelled: {len(unlabeled):,} items of {self.parameters['unlabeled']}")
+            self._require_same_unlabeled(unlabeled)
         if data.train.x.dtype == torch.float64:
             pair.double()
             self.say("precision float64: float32 is too coarse for these values")
@@ -124,9 +129,11 @@ class _Fitting:
                 ends=(summaries["train"].minimum, summaries["train"].maximum),
                 beside={name: self.parameters[name] for name in BESIDE},
             )
+            if unlabeled is not None:
+                record["unlabeled"] = run_folder.unlabeled_record(self.parameters["unlabeled"], unlabeled)
             run_folder.begin_run(self.out, self._manifest(record, pair, model, likelihood, seed))
         self.ranks.gathered(None)
-        return self._fit(data, pair, model, likelihood, seed)
+        return self._fit(data, unlabeled, pair, model, likelihood, seed)
 
     def _require_same_data(
         self, digests: Mapping[str, str], beside: Mapping[str, Any], recorded: Mapping[str, Any]
@@ -141,9 +148,35 @@ class _Fitting:
         for name in {*beside, *recorded}:
             if beside.get(name) != recorded.get(name, {}).get("sha256"):
                 raise click.UsageError(
-                    f"the {name} {self.parameters[name] or self.parameters['data']} are not those that the run in --out "
-                    f"{self.out} was begun with: another SHA-256"
+                    f"the {name} in {self.parameters[name] or self.parameters['data']} are not those that the run in "
+                    f"--out {self.out} was begun with: another SHA-256"
                 )
+
+    def _require_unlabeled_taken(self, pair: Any) -> None:
+        """Refuse --unlabeled for a model or by a method that learns from labelled items alone."""
+        import pyrovae.methods  # noqa: F401  # which states the methods of all pairs
+        from pyrovae.inference.method import chosen
+
+        if self.parameters["unlabeled"] is None:
+            return
+        method = chosen(pair, self.parameters["method"], self.plan.options)
+        if not method.takes_unlabeled:
+            raise click.UsageError(
+                "--unlabeled is of models that learn from items without labels, as --model SemiSupervisedVAE does, and "
+                f"this is a {type(pair).__name__}, fitted by {method.title}: leave it out"
+            )
+
+    def _require_same_unlabeled(self, unlabeled: Any) -> None:
+        from pyrovae import run_folder
+
+        source = self.parameters["unlabeled"]
+        if self.earlier is None:
+            return
+        recorded = self.earlier["data"].get("unlabeled", {})
+        if recorded.get("sha256") != run_folder.unlabeled_record(source, unlabeled)["sha256"]:
+            raise click.UsageError(
+                f"--unlabeled {source} is not what the run in --out {self.out} was begun with: another SHA-256"
+            )
 
     def _say_choices(self, model: Choice, likelihood: Choice | None) -> None:
         if model.reason:
@@ -175,7 +208,7 @@ class _Fitting:
         kept = {**self.parameters, "seed": self.parameters["seed"] or 0}
         return {name: value for name, value in kept.items() if name not in RUN_OPTIONS and is_given(value)}
 
-    def _fit(self, data: Any, pair: Any, model: Choice, likelihood: Choice | None, seed: int) -> int:
+    def _fit(self, data: Any, unlabeled: Any, pair: Any, model: Choice, likelihood: Choice | None, seed: int) -> int:
         import pyrovae
         import pyrovae.methods  # which states the methods of all pairs
         from pyrovae import run_folder
@@ -200,6 +233,8 @@ class _Fitting:
         if method.takes_validation:
             options["validation"] = held_out
         options |= given(data.train)
+        if unlabeled is not None:
+            options["unlabeled"] = unlabeled.x
         try:
             history = pyrovae.fit(pair, x, y, **options)
         except KeyboardInterrupt as interrupt:

@@ -21,8 +21,10 @@ __all__ = ["FROM_DATA", "NETWORKS", "builder_arguments", "builders", "model_opti
 
 FROM_DATA = ("event_shape", "features", "num_classes", "covariate_dim")  # of a builder, which the data set says
 NOT_SHOWN = ("classes", "sampled_shape", "callbacks")  # which the data set or a saved state says; objects of Python
-TAKEN = ("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "labels", "scale", "root")
-TAKEN += ("covariates", "exposure", "unlabeled")
+TAKEN = (
+    *("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "scale", "root"),
+    *("labels", "covariates", "exposure", "unlabeled"),
+)
 REQUIRED_HERE = {"latent_dim": 2}  # the default of an argument that a builder requires
 PARTS = ("likelihood", "prior", "posterior")
 NETWORKS = {"mlp": "mlp_vae", "conv": "conv_vae", "linear": "linear_vae"}  # --network, short for --model

@@ -281,8 +281,8 @@ def data_options(function: Any) -> Any:
         click.option(
             "--covariates",
             metavar="FILE.npy",
-            help="What the items are given, (N, D): a row of D columns for each item of DATA, in its order. The model is "
-            "then p(x | covariates).",
+            help="What the items are given, (N, D): a row of D columns for each item of DATA, in its order. The "
+            "model is then p(x | covariates).",
         ),
         click.option(
             "--exposure",

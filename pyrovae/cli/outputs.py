@@ -26,6 +26,7 @@ FORMATS = {
     ".npz": "all arrays by name",
     ".csv": "a row for each item",
     ".nc": "netCDF, which xarray and ArviZ read, with names, units and protocol",
+    ".pt2": "a program of torch's",
     ".png": "a picture",
     "/": "a folder, with one .png for each image",
     ".html": "a page",

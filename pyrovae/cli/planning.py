@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from pyrovae.choices import Builder
 from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
 from pyrovae.cli.model_options import COMPILE, NETWORKS, REQUIRED_HERE, builder_arguments, builders, spelled
 
-__all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_of_whole_numbers", "read", "refusal", "shown"]
+__all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_of_whole_numbers", "read", "read_unlabeled", "refusal", "shown"]
 
 RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
 
@@ -120,8 +121,8 @@ class Plan:
             if "covariate_dim" not in builder.arguments:
                 takers = ", ".join(name for name, each in self.builders.items() if "covariate_dim" in each.arguments)
                 raise click.UsageError(
-                    f"--model {model} takes no covariates, and {self._named('covariates')}: leave them out, or name one "
-                    f"of {takers}"
+                    f"--model {model} takes no covariates, and {self._named('covariates')}: leave them out, or name "
+                    f"one of {takers}"
                 )
             arguments["covariate_dim"] = data.train.covariates.shape[1]
         if "num_classes" in builder.arguments:
@@ -159,6 +160,23 @@ def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool 
         **beside,
     )
     return data, scale
+
+
+def read_unlabeled(parameters: Mapping[str, Any], data: Any, scale: bool) -> Any:
+    """The items of --unlabeled in the order of their source, read as those of the data set are; None without any."""
+    import pyrovae
+
+    source = parameters["unlabeled"]
+    if source is None:
+        return None
+    options = {"root": parameters["root"], "download": parameters["download"], "scale": scale}
+    more = pyrovae.data.load(source, channels=data.channels, **options)
+    if tuple(more.event_shape) != tuple(data.event_shape):
+        raise click.UsageError(
+            f"--unlabeled {source} has items of shape {tuple(more.event_shape)}, and those of DATA have shape "
+            f"{tuple(data.event_shape)}"
+        )
+    return replace(more.whole(), y=None, covariates=None, exposure=None)
 
 
 def refusal(missing: int, infinite: int) -> str | None:

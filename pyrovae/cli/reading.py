@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+NOTHING: Mapping[str, str | None] = {}
+
+
 @dataclass(frozen=True)
 class Items:
     """Some items of a data set, as a command takes them.
@@ -37,6 +40,8 @@ class Items:
     Attributes:
         x: (N, *event_shape), in the dtype that the data set is read in.
         y: their labels, int64, or None.
+        covariates: what they are given, (N, D), or None.
+        exposure: what multiplies the means of their counts, (N,), or None.
         numbers: the place of each in its part.
         data: the data set.
         part: "test", "train" or "all".
@@ -50,7 +55,23 @@ class Items:
     data: Dataset
     part: str
     count: int
+    covariates: torch.Tensor | None = None
+    exposure: torch.Tensor | None = None
     binarization: str | None = None
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What lies beside the items, by the name of the argument that takes it."""
+        from pyrovae.data.beside import given
+
+        return given(self)
+
+    @property
+    def given(self) -> Any:
+        """The items as an estimator takes them: with what lies beside them, where there is anything."""
+        from pyrovae.data import Split
+
+        return Split(self.x, None, **self.beside) if self.beside else self.x
 
     @property
     def is_grey(self) -> bool:
@@ -75,7 +96,9 @@ class Items:
         import numpy as np
 
         place = np.flatnonzero(np.isin(self.numbers, _chosen_numbers(self.count, num_items)))
-        return replace(self, x=self.x[place], y=None if self.y is None else self.y[place], numbers=self.numbers[place])
+        rows: dict[str, Any] = {"x": self.x, "y": self.y, **self.beside}
+        chosen: dict[str, Any] = {name: None if value is None else value[place] for name, value in rows.items()}
+        return replace(self, numbers=self.numbers[place], **chosen)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -104,6 +127,8 @@ class Items:
             "items_of_part": self.count,
             "choice": choice,
         }
+        if self.beside:
+            protocol["given"] = ", ".join(self.beside)
         return protocol if self.binarization is None else {**protocol, "binarization": self.binarization}
 
     @property
@@ -159,14 +184,36 @@ class Opened:
             return 0.0, 255.0
         return float(low), float(high) if high > low else float(low) + 1.0
 
-    def dataset(self, source: str | None = None, *, labels: str | None = None, missing: bool = False) -> Dataset:
-        """The data set of the run, or another one, read in the same way."""
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What the pair's items are given: what the run was fitted with, or what a saved state cannot do without."""
+        from pyrovae.models.pair import covariate_dim_of
+
+        recorded = self.manifest.get("data", {}).get("beside", {})
+        needed = {"covariates"} if covariate_dim_of(self.pair) else set()
+        return tuple(sorted(needed | set(recorded)))
+
+    def require_nothing_beside(self, command: str) -> None:
+        """Refuse a pair whose items are given something, for a command that cannot treat it."""
+        if self.beside:
+            raise click.UsageError(
+                f"{command} takes no items with {' and '.join(self.beside)}, and those of {self.path} have such"
+            )
+
+    def dataset(
+        self, source: str | None = None, of_items: Mapping[str, str | None] = NOTHING, *, missing: bool = False
+    ) -> Dataset:
+        """The data set of the run, or another one, read in the same way.
+
+        `of_items` names the files of the "labels", the "covariates" and the "exposure" of another one's items.
+        """
         import pyrovae
         from pyrovae.warned import gathered
 
         if source is None:
-            if labels is not None:
-                raise click.UsageError("--labels are of the items in --data: name these too")
+            for name in (name for name, file in of_items.items() if file is not None):
+                verb = "is" if name == "exposure" else "are"
+                raise click.UsageError(f"--{name} {verb} of the items in --data: name these too")
             if self.run is None:
                 raise click.UsageError(
                     f"{self.path} is a saved state, which does not say what it was fitted on: name items by --data"
@@ -179,15 +226,42 @@ class Opened:
         orders = dict.fromkeys([record.get("channels") or "first", "first", "last"])
         shapes = []
         for channels in orders:
-            options: dict[str, Any] = {"root": record.get("root"), "channels": channels, "scale": scale}
-            data = pyrovae.data.load(source, **options, labels=labels, missing=missing)
+            options: dict[str, Any] = {"root": record.get("root"), "channels": channels, "scale": scale, **of_items}
+            data = pyrovae.data.load(source, **options, missing=missing)
             if tuple(data.event_shape) == tuple(self.pair.event_shape):
+                self._require_beside(data, source)
                 return data
             shapes.append(data.event_shape)
         raise click.UsageError(
             f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
             f"{source} have shape {_shape(shapes[0])}"
         )
+
+    def _require_beside(self, data: Dataset, source: str) -> None:
+        """Refuse items without what the pair's are given, and with what it does not take."""
+        from pyrovae.data.beside import given
+        from pyrovae.models.pair import covariate_dim_of, takes_exposure
+
+        there, size = given(data.test), covariate_dim_of(self.pair)
+        for name in self.beside:
+            if name not in there:
+                each = f" ({size} columns)" if name == "covariates" else ""
+                raise click.UsageError(
+                    f"{self.path} is of items given {name}{each}, and --data {source} has none: name them by "
+                    f"--{name} FILE.npy"
+                )
+        takes = {"covariates": bool(size), "exposure": takes_exposure(self.pair)}
+        for name in there:
+            if not takes[name]:
+                raise click.UsageError(
+                    f"{self.path} ({type(self.pair).__name__}) takes no {name}, and the items of --data {source} come "
+                    "with some: leave them out"
+                )
+        if size and there["covariates"].shape[1] != size:
+            raise click.UsageError(
+                f"{self.path} is of items given {size} covariates each, and those of --data {source} have "
+                f"{there['covariates'].shape[1]}"
+            )
 
     def is_own(self, data: Dataset) -> bool:
         """Whether the items of a data set are those that the pair was fitted on, whatever their labels are."""
@@ -203,10 +277,15 @@ class Opened:
         return summary.items_sha256 == recorded["test_items"]
 
     def source(
-        self, source: str | None = None, *, labels: str | None = None, part: str | None = None, missing: bool = False
+        self,
+        source: str | None = None,
+        of_items: Mapping[str, str | None] = NOTHING,
+        *,
+        part: str | None = None,
+        missing: bool = False,
     ) -> Source:
-        """The part of a data set that the options name."""
-        data = self.dataset(source, labels=labels, missing=missing)
+        """The part of a data set that the options name; `of_items` as in `dataset`."""
+        data = self.dataset(source, of_items, missing=missing)
         if part is None:
             whole = source is not None and data.order is not None and source not in DATA_SETS
             # a fit's own items are judged by those that it has not seen, and completed wherever an entry is missing
@@ -251,8 +330,9 @@ def part_items(data: Dataset, part: str, num_items: int | str = ALL, *, exactly:
     source: Any = split.x
     read = source.exactly if exactly and hasattr(source, "exactly") else source.__getitem__
     x = read(numbers) if len(numbers) < count else read(slice(None))
-    y = None if split.y is None else split.y[numbers]
-    return Items(x, y, numbers, data, part, count)
+    rows = {name: getattr(split, name) for name in ("y", "covariates", "exposure")}
+    chosen: dict[str, Any] = {name: None if value is None else value[numbers] for name, value in rows.items()}
+    return Items(x, numbers=numbers, data=data, part=part, count=count, **chosen)
 
 
 def names_of(opened: Sequence[Opened]) -> list[str]:
@@ -278,22 +358,41 @@ def require_alike(opened: Sequence[Opened], names: Sequence[str]) -> None:
                 f"{names[0]} and {name} were fitted on different data ({records[0]['source']}, {record['source']}), or "  # type: ignore[index]
                 "on the same read differently: name items that neither has seen by --data"
             )
+        digests = [
+            {key: its["sha256"] for key, its in each.get("beside", {}).items()}  # type: ignore[union-attr]
+            for each in (records[0], record)
+        ]
+        if digests[0] != digests[1]:
+            raise click.UsageError(
+                f"{names[0]} and {name} were fitted on the same items given something else "
+                f"({_given_in_words(digests[0])}, {_given_in_words(digests[1])}): their densities are of different "
+                "things, and are not compared"
+            )
+
+
+def _given_in_words(digests: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name} {its['train'][:8]}..." for name, its in digests.items()) or "nothing"
 
 
 def source_of_all(
-    opened: Sequence[Opened], names: Sequence[str], source: str | None, *, labels: str | None, part: str | None
+    opened: Sequence[Opened],
+    names: Sequence[str],
+    source: str | None,
+    of_items: Mapping[str, str | None] = NOTHING,
+    *,
+    part: str | None,
 ) -> Source:
     """The items by which all runs are judged, read in one way; where any run was fitted on some, the test part."""
     from pyrovae.warned import gathered
 
     if source is None:
         require_alike(opened, names)
-        return opened[0].source(labels=labels, part=part)
-    first = opened[0].source(source, labels=labels, part=part)
+        return opened[0].source(None, of_items, part=part)
+    first = opened[0].source(source, of_items, part=part)
     chosen = first.part
     for one, name in zip(opened[1:], names[1:], strict=True):
         with gathered():  # which the first reading has said
-            other = one.source(source, labels=labels, part=part)
+            other = one.source(source, of_items, part=part)
         _require_read_alike(first.data, other.data, source, names[0], name)
         chosen = chosen if other.part == ALL else other.part
     return replace(first, part=chosen)

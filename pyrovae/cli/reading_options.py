@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pyrovae.cli.options import DataName, OneOf, Option, RunFolder
 from pyrovae.cli.outputs import FORMATS, require_target
 
+if TYPE_CHECKING:
+    from pyrovae.cli.reading import Items, Opened, Source
+
 __all__ = [
     "ALL",
+    "Asked",
     "Count",
     "Number",
+    "beside_options",
     "binarize_option",
     "data_options",
     "device_option",
@@ -107,12 +114,59 @@ def runs_argument(*, least: int = 1) -> Callable[[Function], Function]:
     return click.argument("runs", metavar="RUN...", type=RunFolder(), nargs=-1, required=True, callback=check)
 
 
-def data_options(
-    *, count: int | str | None, shown: str | None = None, missing: bool = False
-) -> Callable[[Function], Function]:
-    """Which items: --data, --labels, --part and --num-items, `count` of them; `shown` says what None stands for."""
-    words = "; NaN is an entry that is missing" if missing else ""
+@dataclass(frozen=True)
+class Asked:
+    """Which items a command was asked for, by `data_options`: None where an option was not given."""
+
+    data: str | None = None
+    labels: str | None = None
+    covariates: str | None = None
+    exposure: str | None = None
+    part: str | None = None
+    num_items: int | str | None = None  # None where it is the command that says how many
+
+    @property
+    def of_items(self) -> dict[str, str | None]:
+        """What is named beside --data."""
+        return {"labels": self.labels, "covariates": self.covariates, "exposure": self.exposure}
+
+    def items_of(self, opened: Opened, binarize: str = "no", *, missing: bool = False, exactly: bool = False) -> Items:
+        """The items that were asked for."""
+        source = self.source_of(opened, missing=missing)
+        return source.items(self.num_items or ALL, binarize, exactly=exactly)
+
+    def source_of(self, opened: Opened, *, missing: bool = False) -> Source:
+        """The part of the run's data set, or of --data, that was asked for."""
+        return opened.source(self.data, self.of_items, part=self.part, missing=missing)
+
+
+def beside_options(function: Function) -> Function:
+    """--covariates and --exposure of the items in --data."""
     return together(
+        click.option(
+            "--covariates",
+            metavar="FILE.npy",
+            cls=Option,
+            section="Items",
+            help="The covariates of the items in --data, (N, D), of a model fitted with some.",
+        ),
+        click.option(
+            "--exposure",
+            metavar="FILE.npy",
+            cls=Option,
+            section="Items",
+            help="The exposure of the items in --data, (N,), of a model fitted with one.",
+        ),
+    )(function)
+
+
+def data_options(*, count: int | str | None, shown: str | None = None, missing: bool = False) -> Callable[[Any], Any]:
+    """Which items, as one argument `asked`: --data and what lies beside it, --part and --num-items.
+
+    `count` is how many by default, and `shown` says what None stands for.
+    """
+    words = "; NaN is an entry that is missing" if missing else ""
+    options = together(
         click.option(
             "--data",
             metavar="DATA",
@@ -128,6 +182,7 @@ def data_options(
             section="Items",
             help="Labels of the items in --data, a file that has none.",
         ),
+        beside_options,
         click.option(
             "--part",
             metavar="test|train|all",
@@ -148,6 +203,16 @@ def data_options(
             f"(default: {shown if count is None else count}).",
         ),
     )
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @wraps(function)
+        def with_asked(**given: Any) -> Any:
+            asked = Asked(**{each.name: given.pop(each.name) for each in fields(Asked)})
+            return function(asked=asked, **given)
+
+        return options(with_asked)
+
+    return decorate
 
 
 def binarize_option(default: str) -> Callable[[Function], Function]:

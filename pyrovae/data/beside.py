@@ -57,7 +57,7 @@ def given(split: Any) -> dict[str, Any]:
 
 
 def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None = None) -> Tensor:
-    """Covariates (N, D) or an exposure (N,) of `count` items, checked in their own dtype; `key` names them in errors."""
+    """Covariates (N, D) or an exposure (N,) of `count` items, checked as they come; `key` names them in errors."""
     called = name if key is None else key
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in ("U", "S", "O"):
@@ -67,10 +67,9 @@ def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None 
     axes = {"covariates": 2, "exposure": 1}[name]
     if rows.ndim != axes:
         expected = "(N, D), a row of D columns for each item" if axes == 2 else "(N,), one number for each item"
-        column = rows.ndim == 1
-        hint = (
-            "; one column has shape (N, 1), and pyrovae.data.one_hot(y) makes columns of categories" if column else ""
-        )
+        hint = ""
+        if rows.ndim == 1:
+            hint = "; one column has shape (N, 1), and pyrovae.data.one_hot(y) makes columns of categories"
         raise ValueError(f"{called} must have shape {expected}, got {tuple(rows.shape)}{hint}")
     if len(rows) != count:
         raise ValueError(f"{called} must have a row for each of the {count:,} items of {of}, got {len(rows):,}")
@@ -80,8 +79,8 @@ def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None 
         first = (~rows.isfinite()).nonzero()[0].tolist()
         column = f", column {first[1]}" if axes == 2 else ""
         raise ValueError(
-            f"{called} must be finite, and that of item {first[0]}{column} is {rows[tuple(first)].item():g}: drop these "
-            "items, or fill what is missing"
+            f"{called} must be finite, and that of item {first[0]}{column} is {rows[tuple(first)].item():g}: drop "
+            "these items, or fill what is missing"
         )
     if name == "exposure" and bool((rows <= 0).any()):
         item = int((rows <= 0).nonzero()[0])

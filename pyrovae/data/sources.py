@@ -17,7 +17,7 @@ from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
 from pyrovae.data.numpy_files import read_array, read_npy, read_npz
 
-__all__ = ["load"]
+__all__ = ["load", "read_rows"]
 
 ROWS = {"covariates": "a row of numbers for each item", "exposure": "one positive number for each item"}
 
@@ -96,8 +96,13 @@ def load(
     beside = {"covariates": covariates, "exposure": exposure}
     for name, value in beside.items():
         if isinstance(value, str | os.PathLike):
-            beside[name] = read_array(name, checks.path(name, value), ROWS[name])
+            beside[name] = read_rows(name, value)
     return with_beside(_loaded(name_or_path, root, download, channels, scale, labels, missing, beside), **beside)
+
+
+def read_rows(name: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """The covariates or the exposure in a .npy file, unchecked."""
+    return read_array(name, checks.path(name, path), ROWS[name])
 
 
 def _loaded(

@@ -9,6 +9,7 @@ import click
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     Number,
     binarize_option,
     data_options,
@@ -58,10 +59,7 @@ def command(
     run: str,
     kind: Any,
     statistics: tuple[str, ...],
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str,
+    asked: Asked,
     binarize: str | None,
     draws: int,
     level: float,
@@ -88,12 +86,13 @@ def command(
     from pyrovae.cli.reading import open_run
 
     opened = open_run(run, device=device)
-    items = opened.source(data, labels=labels, part=part).items(num_items, binarize or "auto")
-    asked = {"kind": kind, "draws": draws, "level": level, "seed": seed}
-    checks = pyrovae.predictive_checks(opened.pair, items.x, statistics=list(statistics) or None, **asked)
+    opened.require_nothing_beside("check")
+    items = asked.items_of(opened, binarize or "auto")
+    settings: dict[str, Any] = {"kind": kind, "draws": draws, "level": level, "seed": seed}
+    checks = pyrovae.predictive_checks(opened.pair, items.x, statistics=list(statistics) or None, **settings)
     result = Result(checks.table.assign_attrs({**checks.table.attrs, **opened.attributes, **items.protocol}), "p_value")
     if as_json:
-        emit(result, "", command="check", out=out, force=force, as_json=True, settings=asked)
+        emit(result, "", command="check", out=out, force=force, as_json=True, settings=settings)
         return
     click.echo(f"{opened.name}  {type(opened.pair).__name__}, {items.of_words}")
     click.echo(str(checks))

@@ -16,6 +16,7 @@ from pyrovae.cli.estimators import (
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     Number,
     binarize_option,
     data_options,
@@ -55,10 +56,7 @@ OPTIONS = tuple(dict.fromkeys(option for name in COMPARABLE for option in ESTIMA
 def command(
     runs: tuple[str, ...],
     estimator: str | None,
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str | None,
+    asked: Asked,
     binarize: str | None,
     confidence: float,
     seed: int,
@@ -88,8 +86,8 @@ def command(
     require_taken(options, [chosen])
     its = ESTIMATORS[chosen]
     _require_one_shape(opened, names)
-    source = source_of_all(opened, names, data, labels=labels, part=part)
-    items = source.items(num_items or its.most_items or 1000)
+    source = source_of_all(opened, names, asked.data, asked.of_items, part=asked.part)
+    items = source.items(asked.num_items or its.most_items or 1000)
     how = binarize or _binarization(opened, names, its.takes_grey, items)
     items = items if how == "no" else items.binarized(how)
     if not as_json:

@@ -9,6 +9,7 @@ import click
 from pyrovae.cli.options import Command
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     binarize_option,
     data_options,
     device_option,
@@ -30,10 +31,7 @@ __all__ = ["command"]
 @out_options(".csv", ".npy", ".npz", ".nc", ".png", what="them")
 def command(
     run: str,
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str,
+    asked: Asked,
     binarize: str,
     device: str,
     plugin: tuple[str, ...],
@@ -58,8 +56,8 @@ def command(
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
-    items = opened.source(data, labels=labels, part=part).items(num_items, binarize)
-    name, what, dim, names, values = _encoded(opened, items.x)
+    items = asked.items_of(opened, binarize)
+    name, what, dim, names, values = _encoded(opened, items.given)
     if out is not None and out.suffix.lower() == ".png" and (name != "latent" or values.shape[1] < 2):
         raise click.UsageError(f"-o {out}: a picture is of codes of two dimensions or more; name a .csv or .npy file")
     variables = items.label_variable

@@ -10,6 +10,7 @@ from pyrovae.cli.estimators import ESTIMATORS, OPTIONS, estimator_options
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     binarize_option,
     data_options,
     device_option,
@@ -53,10 +54,7 @@ SMALL = ", ".join(name for name, each in ESTIMATORS.items() if each.most_items i
 def command(
     runs: tuple[str, ...],
     estimators: tuple[str, ...],
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str | None,
+    asked: Asked,
     binarize: str | None,
     seed: int,
     device: str,
@@ -84,16 +82,16 @@ def command(
     from pyrovae.cli.reading import names_of, open_run
 
     opened = [open_run(run, device=device) for run in runs]
-    asked = [list(dict.fromkeys(estimators)) or defaults_of(one) for one in opened]
-    require_taken(options, [name for names in asked for name in names])
-    if out is not None and not any(ESTIMATORS[name].is_pointwise for names in asked for name in names):
+    chosen = [list(dict.fromkeys(estimators)) or defaults_of(one) for one in opened]
+    require_taken(options, [name for names in chosen for name in names])
+    if out is not None and not any(ESTIMATORS[name].is_pointwise for names in chosen for name in names):
         raise click.UsageError("-o writes values of each item, and none of these estimators has such")
     records = []
     tables = []
-    for name_of_run, one, names in zip(names_of(opened), opened, asked, strict=True):
-        source = one.source(data, labels=labels, part=part)
+    for name_of_run, one, names in zip(names_of(opened), opened, chosen, strict=True):
+        source = asked.source_of(one)
         evaluations: list[Any] = []
-        items_of = _items_of(source, names, num_items, binarize)
+        items_of = _items_of(source, names, asked.num_items, binarize)
         for name in names:
             items = items_of[name]
             if not as_json and not evaluations:

@@ -1,4 +1,4 @@
-"""A fitted model's draws and evidence, for ArviZ."""
+"""A fitted model for other programs: draws and evidence for ArviZ, its encoder or decoder for torch alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from pyrovae.cli.options import Command
+from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     Number,
     binarize_option,
     data_options,
@@ -23,9 +24,20 @@ from pyrovae.cli.reading_options import (
 
 __all__ = ["command"]
 
+WHAT = ["inference-data", "encode", "decode"]
 
-@click.command("export", cls=Command, short_help="A fitted model's draws and evidence, for ArviZ.")
+
+@click.command("export", cls=Command, short_help="A fitted model for other programs.")
 @run_argument
+@click.option(
+    "--what",
+    metavar="|".join(WHAT),
+    type=OneOf(WHAT),
+    default=WHAT[0],
+    cls=Option,
+    help="Draws and evidence for ArviZ, a .nc file; or the encoder or the decoder as a program of torch alone, a .pt2 "
+    f"file (default: {WHAT[0]}).",
+)
 @data_options(count=100)
 @binarize_option("auto")
 @number_option("--num-draws", Number(1, whole=True), 200, "Draws of q(z | x) and of p(x | z) for each item.")
@@ -33,13 +45,13 @@ __all__ = ["command"]
 @device_option
 @plugin_option
 @json_option
-@out_options(".nc", what="it")
+@out_options(".nc", ".pt2", what="it")
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str,
+    what: Any,
+    asked: Asked,
     binarize: str | None,
     num_draws: int,
     seed: int,
@@ -49,27 +61,38 @@ def command(
     out: Path | None,
     force: bool,
 ) -> None:
-    """Write draws of codes and of items, and the evidence of each item, of the fitted model in RUN as netCDF.
+    """Write the fitted model in RUN for other programs.
 
-    ArviZ and xarray read the file: arviz.from_netcdf("run.nc") has the groups posterior, posterior_predictive, prior,
-    prior_predictive, observed_data, sample_stats and log_evidence; of a Bayesian mixture the draws of its parameters
-    and log_likelihood. Each draw of each item is as large as an item.
+    --what inference-data: draws of codes and of items, and the evidence of each item, as netCDF, which ArviZ and
+    xarray read: arviz.from_netcdf("run.nc") has the groups posterior, posterior_predictive, prior, prior_predictive,
+    observed_data, sample_stats and log_evidence; of a Bayesian mixture the draws of its parameters and log_likelihood.
+    Each draw of each item is as large as an item.
+
+    --what encode or decode: a function from items to codes, or from codes to the likelihood's means, which
+    torch.export.load("decoder.pt2").module() gives in a process that needs torch alone, for batches of any size.
 
     \b
     Examples:
       pyrovae export run -o run.nc
       pyrovae export run --num-items 20 --num-draws 1000 -o run.nc
+      pyrovae export run --what decode -o decoder.pt2
     """
     import pyrovae
     from pyrovae.cli.outputs import described, json_text, replacing, write_nc
     from pyrovae.cli.reading import open_run
 
-    if out is None:
-        raise click.UsageError("name a file that ends in .nc by -o")
+    is_program = what != WHAT[0]
+    ending = ".pt2" if is_program else ".nc"
+    if out is None or out.suffix.lower() != ending:
+        raise click.UsageError(f"--what {what} is written to a file that ends in {ending}: name one by -o")
+    if is_program:
+        _require_no_items(ctx, what)
+        _write_program(run, what, device, out, force, as_json)
+        return
     opened = open_run(run, device=device)
-    items = opened.source(data, labels=labels, part=part).items(num_items, binarize or "auto")
+    items = asked.items_of(opened, binarize or "auto")
     try:
-        tree: Any = pyrovae.to_arviz(opened.pair, items.x, y=items.labels, num_draws=num_draws, seed=seed)
+        tree: Any = pyrovae.to_arviz(opened.pair, items.given, y=items.labels, num_draws=num_draws, seed=seed)
     except ValueError as error:
         why = str(error).replace("to_arviz", "export")
         raise click.UsageError(f"{opened.path} ({type(opened.pair).__name__}) cannot be exported: {why}") from error
@@ -88,6 +111,53 @@ def command(
         click.echo(json_text(record))
     else:
         click.echo(f"{', '.join(groups)} of {items}, {num_draws} draws, seed {seed}: {out}")
+
+
+def _require_no_items(ctx: click.Context, what: str) -> None:
+    """Refuse options of items and draws, which a program has none of."""
+    of_program = ("run", "what", "device", "plugin", "as_json", "out", "force")
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name not in of_program and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = max(parameter.opts, key=len)
+            raise click.UsageError(f"{option} is of --what {WHAT[0]}, and --what is {what}: leave it out")
+
+
+def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_json: bool) -> None:
+    """The encoder or the decoder as a program, on the CPU unless another device is named."""
+    import torch
+
+    import pyrovae
+    from pyrovae.cli.outputs import json_text, replacing
+    from pyrovae.cli.reading import open_run
+
+    opened = open_run(run, device="cpu" if device == "auto" else device)
+    pair: Any = opened.pair
+    kind = type(pair).__name__
+    if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
+        raise click.UsageError(
+            f"{opened.path} ({kind}) has no networks between items and codes: --what {what} is of a VAE or an "
+            "autoencoder"
+        )
+    if opened.beside:
+        raise click.UsageError(
+            f"--what {what} is a function of one array, and {opened.path} is of items given "
+            f"{' and '.join(opened.beside)}: in Python, export its network by `torch.export.export`"
+        )
+    try:
+        program = pyrovae.export_program(pair, what)
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(f"{opened.path} ({kind}) cannot be exported: {error}") from error
+    with replacing(out, force=force) as temporary:
+        torch.export.save(program, temporary)
+    shapes = {"items": list(pair.event_shape), "codes": [pair.latent_dim]}
+    takes, gives = ("items", "codes") if what == "encode" else ("codes", "items")
+    if as_json:
+        record = {"command": "export", "out": out, "settings": {"what": what}, "takes": takes, "gives": gives}
+        click.echo(json_text({**record, "input_shape": shapes[takes], "output_shape": shapes[gives]}))
+    else:
+        ends = [f"{name} of shape (N, {', '.join(map(str, shapes[name]))})" for name in (takes, gives)]
+        click.echo(f"{what} of {opened.name}, {' to '.join(ends)}: {out}")
 
 
 def _group(tree: Any, name: str) -> Any:

@@ -31,7 +31,8 @@ HELP = """Fit a model to DATA, its test part for validation, and write the run f
 
 \b
 DATA is one of
-  x.npy or x.npz      an array (N, ...), a .npz with x and y, or x_train, y_train, x_test and y_test
+  x.npy or x.npz      an array (N, ...), a .npz with x and y, or x_train, y_train, x_test and y_test, and with
+                      covariates and exposure, or covariates_train and so on
   a folder            of images, a sub-folder for each class if there are any, or of IDX files
   a name              digits, mnist, fashion-mnist, kmnist
 
@@ -44,7 +45,10 @@ unless the likelihood is one of whole numbers. `pyrovae data DATA` says what is 
   pyrovae fit images/ --model conv_ae --out run
   pyrovae fit x.npy --model GaussianMixture --num-components 5 --out run
   pyrovae fit x.npy --labels y.npy --model gaussian_classifier --out run
+  pyrovae fit x.npy --labels y.npy --unlabeled more.npy --model SemiSupervisedVAE --out run
   pyrovae fit x.npy --likelihood 'student_t(df=4)' --out run
+  pyrovae fit x.npy --covariates c.npy --out run
+  pyrovae fit counts.npy --exposure months.npy --likelihood poisson --out run
   pyrovae fit x.npy --plugin my_parts.py --likelihood my_likelihood --out run
   pyrovae fit --resume --out run
   torchrun --nproc-per-node 2 -m pyrovae fit mnist --binarize --out run
@@ -95,6 +99,15 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
 )
 @json_option
 @data_options
+@click.option(
+    "--unlabeled",
+    metavar="DATA",
+    type=DataName(),
+    cls=Option,
+    section="Data",
+    help="More items, whose labels are not known or not used, for --model SemiSupervisedVAE and for classifiers whose "
+    "densities are Gaussian; in whatever form DATA may have.",
+)
 @plugin_option
 @click.option(
     "--model",

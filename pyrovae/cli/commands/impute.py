@@ -10,6 +10,7 @@ from pyrovae import choices
 from pyrovae.cli.options import Command, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     Number,
     binarize_option,
     data_options,
@@ -80,10 +81,7 @@ MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, whic
 @out_options(".npy", ".npz", ".csv", ".png", ".nc", "/", what="the filled items")
 def command(
     run: str,
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str,
+    asked: Asked,
     mask: str | None,
     binarize: str,
     num_draws: int,
@@ -125,16 +123,15 @@ def command(
         raise click.UsageError("--interval needs more than one array: name a .npz, .csv or .nc file by -o")
     if draws and ending in (".png", ""):
         raise click.UsageError("--draws are no picture: name a .npy, .npz, .csv or .nc file by -o")
-    items = opened.source(data, labels=labels, part=part, missing=True).items(num_items, binarize, exactly=True)
+    items = asked.items_of(opened, binarize, missing=True, exactly=True)
     x = _with_missing(items, mask)
     absent = np.isnan(x.numpy())
     if not absent.any():
         raise click.UsageError(
             f"nothing is missing of the {items}: an entry is missing where it is NaN, or where --mask is true"
         )
-    filled = _filled(
-        opened, x, absent, {"num_draws": num_draws, "num_steps": num_steps, "method": method}, interval, draws, seed
-    )
+    how = {"num_draws": num_draws, "num_steps": num_steps, "method": method}
+    filled = _filled(opened, x, items.beside, how, interval, draws, seed)
     dims = [f"event_{i}" for i in range(x.ndim - 1)]
     variables = items.label_variable
     variables["x"] = (filled["mean"], "item, missing entries by the mean of p(missing | seen)", "1", "item", *dims)
@@ -146,7 +143,7 @@ def command(
         variables["draws"] = (filled["draws"], "item, missing entries drawn", "1", "draw", "item", *dims)
     if ending in (None, ".npz", ".nc"):
         variables["missing"] = (absent.astype(np.int8), "1 where the entry was missing", "1", "item", *dims)
-    settings: dict[str, Any] = {"num_draws": num_draws, "num_steps": num_steps, "method": method, "seed": seed}
+    settings: dict[str, Any] = {**how, "seed": seed}
     if interval is not None:
         settings["interval"] = interval
     attributes = {**opened.attributes, **settings, **items.protocol}
@@ -162,8 +159,8 @@ def command(
         limits=opened.limits,
     )
     is_exact = not hasattr(pair, "impute") and not draws and interval is None
-    how = "by the mean of p(missing | seen) itself" if is_exact else f"{num_draws} draws each, seed {seed}"
-    line = f"{int(absent.sum()):,} missing entries of {items}, {how}"
+    words = "by the mean of p(missing | seen) itself" if is_exact else f"{num_draws} draws each, seed {seed}"
+    line = f"{int(absent.sum()):,} missing entries of {items}, {words}"
     emit(result, line, command="impute", out=out, force=force, as_json=as_json, settings=settings)
 
 
@@ -215,7 +212,7 @@ def _as_the_items(mask: np.ndarray, event: tuple[int, ...], count: int | None = 
 def _filled(
     opened: Any,
     x: torch.Tensor,
-    absent: np.ndarray,
+    beside: dict[str, torch.Tensor],
     how: dict[str, Any],
     interval: float | None,
     keep: bool,
@@ -233,7 +230,8 @@ def _filled(
         for start in range(0, len(x), GROUP):
             rows = x[start : start + GROUP]
             of_group = seed if start == 0 else stream(seed, "group", start)
-            mean, draws = _imputed(opened, rows, how, of_group, keep or interval is not None)
+            its = {name: value[start : start + GROUP] for name, value in beside.items()}
+            mean, draws = _imputed(opened, rows, its, how, of_group, keep or interval is not None)
             columns = {"mean": mean}
             if interval is not None:
                 ends = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
@@ -249,7 +247,9 @@ def _filled(
     return {name: np.concatenate(values, axis=1 if name == "draws" else 0) for name, values in parts.items()}
 
 
-def _imputed(opened: Any, x: torch.Tensor, how: dict[str, Any], seed: int, with_draws: bool) -> Any:
+def _imputed(
+    opened: Any, x: torch.Tensor, beside: dict[str, torch.Tensor], how: dict[str, Any], seed: int, with_draws: bool
+) -> Any:
     """The mean of p(missing | seen), and draws of it, (num_draws, N, *event_shape)."""
     import torch
 
@@ -257,7 +257,7 @@ def _imputed(opened: Any, x: torch.Tensor, how: dict[str, Any], seed: int, with_
 
     pair = opened.pair
     if hasattr(pair, "impute"):
-        draws = pair.impute(x, **how, seed=seed)
+        draws = pair.impute(x, **how, **beside, seed=seed)
         return draws.mean(0).cpu().numpy(), draws.cpu().numpy()
     if not hasattr(pair, "conditional"):
         raise click.UsageError(

@@ -9,6 +9,7 @@ import click
 from pyrovae.cli.options import Command
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
+    Asked,
     binarize_option,
     data_options,
     device_option,
@@ -30,10 +31,7 @@ __all__ = ["command"]
 @out_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
 def command(
     run: str,
-    data: str | None,
-    labels: str | None,
-    part: str | None,
-    num_items: int | str | None,
+    asked: Asked,
     binarize: str,
     device: str,
     plugin: tuple[str, ...],
@@ -64,8 +62,8 @@ def command(
         raise click.UsageError(f"{opened.path} ({type(pair).__name__}) has no codes that could be decoded")
     require_picture(out, tuple(pair.event_shape))
     is_picture = out is not None and out.suffix.lower() == ".png"
-    items = opened.source(data, labels=labels, part=part).items(num_items or (16 if is_picture else "all"), binarize)
-    values = pyrovae.decoded(pair, pyrovae.encoded(pair, items.x)).numpy()
+    items = asked.source_of(opened).items(asked.num_items or (16 if is_picture else "all"), binarize)
+    values = pyrovae.decoded(pair, pyrovae.encoded(pair, items.given), **items.beside).numpy()
     x = items.x.cpu().numpy()
     dims = [f"event_{i}" for i in range(values.ndim - 1)]
     variables = items.label_variable

@@ -11,6 +11,7 @@ from pyrovae.cli.options import Command, DataName, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Number,
+    beside_options,
     device_option,
     json_option,
     number_option,
@@ -32,6 +33,7 @@ __all__ = ["command"]
     section="Items",
     help="Another data set than that of the fits, from anything that `pyrovae fit` takes; its test part is judged.",
 )
+@beside_options
 @number_option("--num-items", Number(2, whole=True), 500, "How many test items are judged.", section="Items")
 @number_option(
     "--num-ledger-items",
@@ -50,6 +52,8 @@ __all__ = ["command"]
 def command(
     runs: tuple[str, ...],
     data: str | None,
+    covariates: str | None,
+    exposure: str | None,
     num_items: int,
     num_ledger_items: int,
     num_particles: int,
@@ -82,7 +86,8 @@ def command(
     opened = [open_run(run, device=device) for run in runs]
     names = names_of(opened)
     entries = [_entry(Entry, one, name) for one, name in zip(opened, names, strict=True)]
-    items = source_of_all(opened, names, data, labels=None, part="test").data
+    of_items = {"covariates": covariates, "exposure": exposure}
+    items = source_of_all(opened, names, data, of_items, part="test").data
     settings: dict[str, Any] = {"num_items": num_items, "num_ledger_items": num_ledger_items}
     settings |= {"num_particles": num_particles, "seed": seed}
     with replacing(out, force=force) as temporary:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyrovae.cli.options import Command, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import Number, device_option, json_option, out_options, run_argument, seed_option
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["command"]
 
@@ -20,11 +23,10 @@ __all__ = ["command"]
     "--num-items",
     "n",
     type=Number(1, whole=True),
-    default=16,
     metavar="N",
     cls=Option,
     section="Items",
-    help="How many items to draw; of a classifier, for each label (default: 16).",
+    help="How many items to draw; of a classifier, for each label (default: 16, or one for each row of --covariates).",
 )
 @click.option(
     "--mean",
@@ -42,6 +44,21 @@ __all__ = ["command"]
     section="Items",
     help="Of a classifier with densities, the label to draw items of; may be given several times (default: every one).",
 )
+@click.option(
+    "--covariates",
+    metavar="X,X,...|FILE.npy",
+    cls=Option,
+    section="Items",
+    help="Of a model fitted with covariates, those of the items to draw: a row of numbers with commas for all of them, "
+    "or an array (N, D) of a row for each.",
+)
+@click.option(
+    "--exposure",
+    metavar="X|FILE.npy",
+    cls=Option,
+    section="Items",
+    help="Of a model fitted with an exposure, that of the items to draw: a number for all, or an array (N,).",
+)
 @seed_option("the draws")
 @device_option
 @plugin_option
@@ -49,9 +66,11 @@ __all__ = ["command"]
 @out_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
 def command(
     run: str,
-    n: int,
+    n: int | None,
     mean: bool,
     labels: tuple[str, ...],
+    covariates: str | None,
+    exposure: str | None,
     seed: int,
     device: str,
     plugin: tuple[str, ...],
@@ -69,6 +88,7 @@ def command(
       pyrovae sample run -n 1000 --seed 1 -o samples.npy
       pyrovae sample run -n 100 -o samples/
       pyrovae sample classifier --label 3 --label 8 -o threes-and-eights.png
+      pyrovae sample run --covariates 0,1,0 -n 100 -o samples.npy
     """
     import numpy as np
 
@@ -80,7 +100,9 @@ def command(
     opened = open_run(run, device=device)
     pair: Any = opened.pair
     require_picture(out, tuple(pair.event_shape))
-    x, its_labels = _drawn(opened, n, mean, labels, seed)
+    beside = _beside(opened, {"covariates": covariates, "exposure": exposure})
+    n = _number(n, beside)
+    x, its_labels = _drawn(opened, n, mean, labels, beside, seed)
     values = x.cpu().numpy()
     count = len(values)
     dims = [f"event_{i}" for i in range(values.ndim - 1)]
@@ -88,7 +110,10 @@ def command(
     variables: dict[str, Any] = {"x": (values, what, "1", "item", *dims)}
     if its_labels is not None:
         variables["label"] = (np.asarray(its_labels), "label that it was drawn for", "1", "item")
-    settings = {"num_items": n, "mean": int(mean), "seed": seed}
+    settings: dict[str, Any] = {"num_items": n, "mean": int(mean), "seed": seed}
+    for name, text in (("covariates", covariates), ("exposure", exposure)):
+        if text is not None:
+            settings[name] = text
     attributes = {**opened.attributes, **settings}
     result = Result(
         labelled(variables, {"item": np.arange(count)}, attributes),
@@ -96,11 +121,70 @@ def command(
         figure=lambda: sheet(shades(values, opened.limits)),
         limits=opened.limits,
     )
-    line = f"{count:,} {'means of ' if mean else ''}draws of p(x), seed {seed}, shape {values.shape}"
+    density = f"p(x{_given_in_words(beside)})"
+    line = f"{count:,} {'means of ' if mean else ''}draws of {density}, seed {seed}, shape {values.shape}"
     emit(result, line, command="sample", out=out, force=force, as_json=as_json, settings=settings)
 
 
-def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], seed: int) -> Any:
+def _beside(opened: Any, asked: dict[str, str | None]) -> dict[str, torch.Tensor]:
+    """What the items are drawn given: covariates (D,) or (N, D), and an exposure () or (N,)."""
+    from pyrovae.models.pair import covariate_dim_of, takes_exposure
+
+    beside = {name: _rows(name, text) for name, text in asked.items() if text is not None}
+    size = covariate_dim_of(opened.pair)
+    takes = {"covariates": bool(size), "exposure": takes_exposure(opened.pair)}
+    for name in asked:
+        if name in beside and not takes[name]:
+            raise click.UsageError(f"{opened.path} ({type(opened.pair).__name__}) takes no {name}: leave --{name} out")
+        if name not in beside and name in opened.beside:
+            how = f"a row of {size} numbers with commas" if name == "covariates" else "a number"
+            raise click.UsageError(
+                f"{opened.path} is of items given {name}: name those of the items to draw by --{name}, {how} or a "
+                ".npy file"
+            )
+    if "covariates" in beside and beside["covariates"].shape[-1] != size:
+        raise click.UsageError(
+            f"--covariates must have the {size} columns that the model was fitted with, got "
+            f"{beside['covariates'].shape[-1]}"
+        )
+    return beside
+
+
+def _rows(name: str, text: str) -> torch.Tensor:
+    """Numbers that were typed, or those in a file, checked as those of a data set are."""
+    import numpy as np
+
+    from pyrovae.data.beside import checked_rows
+    from pyrovae.data.sources import read_rows
+
+    if text.lower().endswith(".npy"):
+        rows = read_rows(name, text)
+        return checked_rows(name, rows, len(rows) if rows.ndim else 1, text)
+    try:
+        numbers = np.array([float(word) for word in text.split(",")])
+    except ValueError:
+        raise click.UsageError(f"--{name} must be numbers with commas, or a .npy file, got {text!r}") from None
+    if name == "exposure" and len(numbers) > 1:
+        raise click.UsageError(f"--exposure must be one number, or a .npy file, got {text!r}")
+    return checked_rows(name, numbers[None] if name == "covariates" else numbers, 1, text)[0]
+
+
+def _number(n: int | None, beside: dict[str, torch.Tensor]) -> int:
+    """How many items to draw: one for each row of a file, else as many as are asked for."""
+    of_one = {"covariates": 1, "exposure": 0}
+    counts = {f"--{name} has {len(rows)} rows": len(rows) for name, rows in beside.items() if rows.ndim > of_one[name]}
+    if n is not None:
+        counts[f"--num-items is {n}"] = n
+    if len(set(counts.values())) > 1:
+        raise click.UsageError(f"{' and '.join(counts)}: one item is drawn for each row of a file")
+    return next(iter(counts.values()), 16)
+
+
+def _given_in_words(beside: dict[str, torch.Tensor]) -> str:
+    return f" | {', '.join(beside)}" if beside else ""
+
+
+def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], beside: dict[str, torch.Tensor], seed: int) -> Any:
     """The items, and the label of each of a classifier."""
     import torch
 
@@ -124,10 +208,10 @@ def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], seed: int) 
             "`pyrovae encode`"
         )
     if not mean:
-        return pair.sample(n, seed=seed), None
+        return pair.sample(n, seed=seed, **beside), None
     if pair.latent_dim == 0:
         raise click.UsageError(f"--mean is of a VAE, and {opened.path} is none ({kind}): leave it out")
-    return pair.sample(n, seed=seed, mean=True).detach(), None
+    return pair.sample(n, seed=seed, mean=True, **beside).detach(), None
 
 
 def _label(pair: Any, text: str) -> Any:

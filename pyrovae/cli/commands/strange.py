@@ -76,6 +76,7 @@ def command(
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
+    opened.require_nothing_beside("strange")
     how = binarize or "auto"
     usual, reference = (opened.source(part=part).items("all", how) for part in ("test", "train"))
     items = opened.source(data, part="all").items("all", how)
