@@ -230,6 +230,8 @@ class _Fitting:
         if takes_labels(pair):
             y = _named(data.train.y, data.classes)
             held_out = None if data.test.y is None else (data.test.x, _named(data.test.y, data.classes))
+        if method.takes_unlabeled and hasattr(x, "exactly"):
+            x = x.exactly(slice(None))  # the labelled items are few, and are taken as an array
         if method.takes_validation:
             options["validation"] = held_out
         options |= given(data.train)

@@ -197,7 +197,7 @@ class Opened:
         """Refuse a pair whose items are given something, for a command that cannot treat it."""
         if self.beside:
             raise click.UsageError(
-                f"{command} takes no items with {' and '.join(self.beside)}, and those of {self.path} have such"
+                f"{command} takes no model of items given {' and '.join(self.beside)}, as {self.path} is"
             )
 
     def dataset(
@@ -245,10 +245,10 @@ class Opened:
         there, size = given(data.test), covariate_dim_of(self.pair)
         for name in self.beside:
             if name not in there:
-                each = f" ({size} columns)" if name == "covariates" else ""
+                what = f"{size} covariates each" if name == "covariates" else "an exposure"
                 raise click.UsageError(
-                    f"{self.path} is of items given {name}{each}, and --data {source} has none: name them by "
-                    f"--{name} FILE.npy"
+                    f"{self.path} is of items given {what}, and those of --data {source} have none: add --{name} "
+                    "FILE.npy"
                 )
         takes = {"covariates": bool(size), "exposure": takes_exposure(self.pair)}
         for name in there:

@@ -61,7 +61,7 @@ def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None 
     called = name if key is None else key
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in ("U", "S", "O"):
-        hint = "; pyrovae.data.one_hot(y) makes columns of categories" if name == "covariates" else ""
+        hint = "; `pyrovae.data.one_hot(y)` makes columns of categories" if name == "covariates" else ""
         raise TypeError(f"{called} must be numbers, got {value.dtype}{hint}")
     rows = checks.array(value, called)
     axes = {"covariates": 2, "exposure": 1}[name]
@@ -69,7 +69,7 @@ def checked_rows(name: str, value: Any, count: int, of: str, *, key: str | None 
         expected = "(N, D), a row of D columns for each item" if axes == 2 else "(N,), one number for each item"
         hint = ""
         if rows.ndim == 1:
-            hint = "; one column has shape (N, 1), and pyrovae.data.one_hot(y) makes columns of categories"
+            hint = "; one column has shape (N, 1), and `pyrovae.data.one_hot(y)` makes columns of categories"
         raise ValueError(f"{called} must have shape {expected}, got {tuple(rows.shape)}{hint}")
     if len(rows) != count:
         raise ValueError(f"{called} must have a row for each of the {count:,} items of {of}, got {len(rows):,}")

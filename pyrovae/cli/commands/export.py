@@ -69,7 +69,8 @@ def command(
     Each draw of each item is as large as an item.
 
     --what encode or decode: a function from items to codes, or from codes to the likelihood's means, which
-    torch.export.load("decoder.pt2").module() gives in a process that needs torch alone, for batches of any size.
+    torch.export.load("decoder.pt2").module() gives in a process that needs torch alone, for batches of any size. Of a
+    model fitted with an exposure the means are those of an exposure of 1.
 
     \b
     Examples:
@@ -136,13 +137,13 @@ def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_
     kind = type(pair).__name__
     if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
         raise click.UsageError(
-            f"{opened.path} ({kind}) has no networks between items and codes: --what {what} is of a VAE or an "
-            "autoencoder"
+            f"--what {what} is of a VAE or an autoencoder, and {opened.path} is none ({kind}): --what {WHAT[0]} is of "
+            "others too"
         )
-    if opened.beside:
+    if "covariates" in opened.beside:
         raise click.UsageError(
-            f"--what {what} is a function of one array, and {opened.path} is of items given "
-            f"{' and '.join(opened.beside)}: in Python, export its network by `torch.export.export`"
+            f"--what {what} is a function of one array, and {opened.path} is of items given covariates: in Python, "
+            "export its network by `torch.export.export`"
         )
     try:
         program = pyrovae.export_program(pair, what)
@@ -157,7 +158,8 @@ def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_
         click.echo(json_text({**record, "input_shape": shapes[takes], "output_shape": shapes[gives]}))
     else:
         ends = [f"{name} of shape (N, {', '.join(map(str, shapes[name]))})" for name in (takes, gives)]
-        click.echo(f"{what} of {opened.name}, {' to '.join(ends)}: {out}")
+        unit = ", at an exposure of 1" if "exposure" in opened.beside and what == "decode" else ""
+        click.echo(f"{what} of {opened.name}, {' to '.join(ends)}{unit}: {out}")
 
 
 def _group(tree: Any, name: str) -> Any:
