@@ -134,8 +134,8 @@ REFUSED = [
     (["export", "runs/c", "--what", "decode", "-o", "o.pt2"], "is of items given covariates"),
     (["compare", "runs/c", "runs/none"], "fitted on the same items given something else"),
     (["report", "runs/c", *OTHER, "-o", "o.html"], "add --covariates FILE.npy"),
-    (["check", "runs/c"], "check takes no model of items given covariates, as runs/c is"),
-    (["strange", "runs/e", "counts9.npy"], "strange takes no model of items given exposure, as runs/e is"),
+    (["check", "runs/c", *OTHER], "add --covariates FILE.npy"),
+    (["strange", "runs/e", "counts9.npy"], "add --exposure FILE.npy"),
     (["evaluate", "runs/c", "-e", "code_space"], "code_space"),
     (["sample", "runs/c", "-o", "o.npy"], "name those of the items to draw by --covariates, a row of 2 numbers"),
     (["sample", "runs/e", "-o", "o.npy"], "name those of the items to draw by --exposure"),
@@ -231,6 +231,24 @@ def test_rows_that_have_changed_are_refused_by_name(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_checks_and_strange_items_are_those_of_the_function(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair, data = read_run(run / "e").pair(), read_run(run / "e").data()
+    capsys.readouterr()
+    assert main(["check", str(run / "e"), "--draws", "19"]) == 0
+    said = capsys.readouterr().out
+    assert str(pyrovae.predictive_checks(pair, data.test, draws=19)) in said
+    alone = Split(data.test.x, exposure=torch.ones(len(data.test)))
+    assert str(pyrovae.predictive_checks(pair, alone, draws=19)) not in said
+    options = {"score": "log_prob", "level": 0.1}
+    words = ["--exposure", "e9.npy", "--score", "log_prob", "--level", "0.1"]
+    found = record(capsys, "strange", str(run / "e"), "counts9.npy", *words)["variables"]["score"]["values"]
+    detector = pyrovae.NoveltyDetector(pair, data.test, reference=data.train, **options)
+    x, e = (torch.from_numpy(np.load(f"{name}.npy")) for name in ("counts9", "e9"))
+    assert np.allclose(found, detector.detect(Split(x, exposure=e)).pointwise["score"], atol=1e-6)
+    assert not np.allclose(found, detector.detect(Split(x, exposure=e.flip(0))).pointwise["score"], atol=1e-2)
+
+
+@pytest.mark.slow
 def test_all_other_estimators_the_export_and_the_report(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +267,7 @@ def test_all_other_estimators_the_export_and_the_report(
     words = ["--num-items", "10", "--num-ledger-items", "2", "--num-particles", "10"]
     assert main(["report", str(run / "c"), *words, "-o", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
-    assert "are needed: this VAE" not in page and "its decoder is given covariates" not in page
+    assert "covariates are needed" not in page
 
 
 def exposures(run: Path) -> list[float]:
@@ -270,7 +288,10 @@ def test_a_mixture_and_a_classifier_have_no_program(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "y.npy", np.arange(60) % 2)
-    for name, more in {"GaussianMixture": ["--num-components", "2"], "gaussian_classifier": ["--labels", str(tmp_path / "y.npy")]}.items():
+    for name, more in {
+        "GaussianMixture": ["--num-components", "2"],
+        "gaussian_classifier": ["--labels", str(tmp_path / "y.npy")],
+    }.items():
         assert main(["fit", "x.npy", "--model", name, *more, "--out", str(tmp_path / name)]) == 0
         capsys.readouterr()
         assert main(["export", str(tmp_path / name), "--what", "decode", "-o", str(tmp_path / "p.pt2")]) == 2

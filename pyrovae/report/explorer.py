@@ -14,6 +14,7 @@ import torch
 from pyrovae import checks
 from pyrovae.data import Dataset
 from pyrovae.evaluation.code_space.codes import encoded
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
@@ -97,6 +98,8 @@ def _lacks(pair: Any, data: Dataset) -> str:
     """Why a pair has no code plane; empty where it has one."""
     if not getattr(pair, "latent_dim", 0):
         return "it has no code"
+    if covariate_dim_of(pair):
+        return "its decoder is given covariates beside the code, and a plane is of codes alone"
     missing = [name for name in ("encode", "decode") if not hasattr(pair, name)]
     if missing:
         return f"it has no {' and no '.join(missing)}"

@@ -86,10 +86,9 @@ def command(
     from pyrovae.cli.reading import open_run
 
     opened = open_run(run, device=device)
-    opened.require_nothing_beside("check")
     items = asked.items_of(opened, binarize or "auto")
     settings: dict[str, Any] = {"kind": kind, "draws": draws, "level": level, "seed": seed}
-    checks = pyrovae.predictive_checks(opened.pair, items.x, statistics=list(statistics) or None, **settings)
+    checks = pyrovae.predictive_checks(opened.pair, items.given, statistics=list(statistics) or None, **settings)
     result = Result(checks.table.assign_attrs({**checks.table.attrs, **opened.attributes, **items.protocol}), "p_value")
     if as_json:
         emit(result, "", command="check", out=out, force=force, as_json=True, settings=settings)

@@ -10,6 +10,7 @@ from pyrovae.cli.options import Command, DataName, OneOf, Option
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Number,
+    beside_options,
     binarize_option,
     device_option,
     json_option,
@@ -37,6 +38,7 @@ SCORES = ["likelihood_ratio", "log_prob", "typicality"]
     help="log p(x) beside that of independent entries, log p(x) alone, or its distance from the mean of usual items "
     "(default: likelihood_ratio).",
 )
+@beside_options
 @binarize_option("auto")
 @number_option("--level", Number(0, 1, is_open=True), 0.05, "The rate of false alarms among usual items.")
 @number_option("--num-particles", Number(1, whole=True), 100, "Draws of the code for each log p(x).")
@@ -48,6 +50,8 @@ SCORES = ["likelihood_ratio", "log_prob", "typicality"]
 def command(
     run: str,
     data: str,
+    covariates: str | None,
+    exposure: str | None,
     score: str,
     binarize: str | None,
     level: float,
@@ -76,13 +80,13 @@ def command(
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
-    opened.require_nothing_beside("strange")
     how = binarize or "auto"
     usual, reference = (opened.source(part=part).items("all", how) for part in ("test", "train"))
-    items = opened.source(data, part="all").items("all", how)
+    of_items = {"covariates": covariates, "exposure": exposure}
+    items = opened.source(data, of_items, part="all").items("all", how)
     asked: dict[str, Any] = {"score": score, "level": level, "num_particles": num_particles, "seed": seed}
-    detector = pyrovae.NoveltyDetector(opened.pair, usual.x, reference=reference.x, **asked)
-    novelty = detector.detect(items.x)
+    detector = pyrovae.NoveltyDetector(opened.pair, usual.given, reference=reference.given, **asked)
+    novelty = detector.detect(items.given)
     variables: dict[str, Any] = items.label_variable
     for name, values in novelty.pointwise.data_vars.items():
         numbers = values.values.astype("int8") if name == "strange" else values.values
