@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,13 @@ from pyrovae.evaluation.session import Session
 from pyrovae.labelled import labelled
 from pyrovae.models.batch import called_on, items_of, keywords_of
 from pyrovae.models.bayesian import BayesianGaussianMixture
+from pyrovae.models.bayesian_vae import BayesianVAE
 from pyrovae.models.items import checked_items
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import Items, scored, simulated
 from pyrovae.models.scopes import Workspace
+from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +52,7 @@ def to_arviz(
     *,
     y: Any = None,
     num_draws: int = 200,
-    evidence: Estimate | None = None,
+    evidence: Estimate | Callable[[Any, Any], Estimate] | None = None,
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
@@ -100,6 +102,15 @@ def to_arviz(
       approximation and not the posterior.
     - `posterior_predictive`: "obs", N items per draw; `observed_data` and `constant_data` as above.
 
+    A `BayesianVAE`, whose decoder's weights W have draws, gives the same groups:
+
+    - `posterior`: "weight.NAME" (chain, draw, ...) for each parameter of the decoder's network, `num_draws` draws of
+      the guide.
+    - `log_likelihood`: "obs" (chain, draw, item), log p(x_n | W) with the code integrated out by `evidence`, which is
+      an estimator here, as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`; None takes `iwae` with
+      1,000 particles. `sample_stats` has its standard errors, "log_likelihood_se".
+    - `posterior_predictive`: "obs", N new items per draw; `observed_data` and `constant_data` as above.
+
     >>> import torch
     >>> import pyrovae
     >>> vae = pyrovae.mlp_vae((3,))
@@ -114,6 +125,8 @@ def to_arviz(
         if x.beside:
             raise ValueError(f"a {type(pair).__name__} takes no {' and no '.join(x.beside)}: leave them out")
         return _mixture(pair, x.x, y, num_draws, seed)
+    if isinstance(pair, BayesianVAE):
+        return _bayesian_vae(pair, x, y, num_draws, evidence, seed)
     session = Session("to_arviz", pair)
     session.require_continuous()
     items = session.items(x)
@@ -122,6 +135,7 @@ def to_arviz(
     checks.whole("num_draws", num_draws, bytes_each=each)
     if evidence is not None:
         session.require_evidence(evidence)
+        assert isinstance(evidence, Estimate)
     drawn = _draws(session.pair, items, num_draws, session.workspace(session.noise(seed)))
     evidence = iwae(session.pair, x, seed=seed) if evidence is None else evidence
     of_evidence = evidence.pointwise.attrs
@@ -195,6 +209,58 @@ def _mixture(pair: BayesianGaussianMixture, x: Any, y: Any, num_draws: int, seed
     return _tree(tree, _common(how, seed) | settings, {}, labels)
 
 
+def _bayesian_vae(pair: BayesianVAE, x: Any, y: Any, num_draws: int, evidence: Any, seed: int) -> Any:
+    """The groups of a VAE with draws of its decoder's weights, and log p(x | weights) of each item at each draw."""
+    if evidence is not None and not callable(evidence):
+        raise TypeError(
+            "evidence of a BayesianVAE must be an estimator, which is called for each draw of the weights, as "
+            f"pyrovae.iwae, got {type(evidence).__name__}"
+        )
+    if x.beside:
+        raise ValueError(f"a BayesianVAE takes no {' and no '.join(x.beside)}: leave them out")
+    items = checked_items(pair.vae, x.x).detach()
+    labels = None if y is None else _labels(y, len(items))
+    guide = pair.guide_of_weights()
+    size = sum(q.mean.numel() for q in guide.values()) + items.numel()
+    checks.whole("num_draws", num_draws, bytes_each=size * items.element_size() + 16 * len(items))
+    weights: dict[str, list[Any]] = {name: [] for name in guide}
+    values, errors, replicates = [], [], []
+    for draw in range(num_draws):
+        vae = pair.draw(stream(seed, "draw", draw))
+        estimate = iwae(vae, items, seed=stream(seed, "evidence", draw)) if evidence is None else evidence(vae, items)
+        if not isinstance(estimate, Estimate):
+            raise TypeError(f"evidence must return an Estimate of log p(x), got {type(estimate).__name__}")
+        values.append(estimate.pointwise["value"].values)
+        errors.append(estimate.pointwise["se"].values)
+        replicates.append(vae.sample(len(items), seed=stream(seed, "items", draw)).cpu().numpy())
+        for name, parameter in vae.likelihood.network.named_parameters():
+            weights[name].append(parameter.detach().cpu().numpy())
+    at, event = ["chain", "draw"], [f"event_{i}" for i in range(len(pair.event_shape))]
+    posterior = {
+        f"weight.{name}": (
+            [*at, *(f"{name}_axis_{i}" for i in range(rows[0].ndim))],
+            np.stack(rows)[None],
+            f"draws of {name} of the decoder's network",
+            "1",
+        )
+        for name, rows in weights.items()
+    }
+    by = [*at, "item"]
+    tree = {
+        "posterior": posterior,
+        "posterior_predictive": {
+            "obs": ([*by, *event], np.stack(replicates)[None], "item, a draw of p(x) at those weights", "1")
+        },
+        "log_likelihood": {"obs": (by, np.stack(values)[None], f"log p(x | weights) by {estimate.kind}", "nats")},
+        "sample_stats": {
+            "log_likelihood_se": (by, np.stack(errors)[None], "Monte Carlo standard error of log_likelihood", "nats")
+        },
+        "observed_data": {"obs": (["item", *event], items.cpu(), "observed item", "1")},
+    }
+    common = _common("draws of a mean-field guide of the decoder's weights, not MCMC", seed)
+    return _tree(tree, common | {"prior_scale": pair.prior_scale, "evidence": estimate.kind}, {}, labels)
+
+
 def _common(inference: str, seed: int) -> dict[str, Any]:
     """The attributes that all groups have."""
     return {
@@ -237,7 +303,9 @@ def _group(variables: dict[str, tuple[list[str], Any, str, str]], attributes: di
     for name, (dims, values, words, unit) in variables.items():
         rows[name] = (values, words, unit, *dims)
         for dim, size in zip(dims, np.shape(values), strict=True):
-            long_name = DIMS.get(dim, f"axis {dim[6:]} of an item")
+            parameter, _, axis = dim.partition("_axis_")
+            other = f"axis {axis} of {parameter}" if axis else f"axis {dim[6:]} of an item"
+            long_name = DIMS.get(dim, other)
             coords[dim] = (dim, np.arange(size), {"long_name": long_name, "units": "1"})
     return labelled(rows, coords, attributes)
 

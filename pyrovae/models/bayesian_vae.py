@@ -115,8 +115,8 @@ class BayesianVAE(HasParamSites):
     def log_likelihood(self, x: Any, *, evidence: Any, num_draws: int = 20, seed: int = 0) -> Tensor:
         """log p(x_n | W_s) at draws of the weights, codes integrated out: (num_draws, N), in nats, float64.
 
-        By `evidence(vae, x)`, an estimator of log p(x) such as `pyrovae.iwae`. ArviZ takes the array as a group
-        `log_likelihood` of dimensions (chain, draw, item) with one chain.
+        By `evidence(vae, x)`, an estimator of log p(x) such as `pyrovae.iwae`. `pyrovae.to_arviz` gives ArviZ the array
+        and the draws of the weights.
         """
         checks.whole("num_draws", num_draws)
         draws = [self.draw(stream(checks.seed(seed), "draw", number)) for number in range(num_draws)]
