@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -33,17 +33,6 @@ class Normal(Scaled):
     support = constraints.real
     base_measure = "density"
     image_arguments: ClassVar[dict[str, Any]] = {"link": "sigmoid"}  # an image's mean is in [0, 1]
-
-    def __init__(
-        self,
-        scale: float | None = None,
-        *,
-        initial_scale: float = 1.0,
-        floor: float = 1e-3,
-        link: Literal["identity", "sigmoid"] = "identity",
-        per_entry: bool = False,
-    ) -> None:
-        super().__init__(scale, initial_scale=initial_scale, floor=floor, per_entry=per_entry, link=link)
 
     def forward(self, loc: Tensor) -> TorchDistribution:
         return dist.Normal(linked(loc, self.link), self.scale.to(loc))

@@ -27,7 +27,13 @@ class Scaled(nn.Module):
     log_scale: nn.Parameter | None
 
     def __init__(
-        self, scale: float | None, *, initial_scale: float, floor: float, per_entry: bool, link: Link = "identity"
+        self,
+        scale: float | None = None,
+        *,
+        initial_scale: float = 1.0,
+        floor: float = 1e-3,
+        link: Link = "identity",
+        per_entry: bool = False,
     ) -> None:
         super().__init__()
         self.link = checks.choice("link", link, ("identity", "sigmoid"))
