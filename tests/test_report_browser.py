@@ -283,6 +283,37 @@ def test_a_grid_stands_in_for_a_decoder_that_cannot_run_here(chromium, tmp_path)
     assert cell < 0.06 < far and opened.said == []
 
 
+def test_what_lies_beside_a_code_is_chosen_or_the_items_own(chromium, tmp_path):
+    torch.manual_seed(0)
+    whole = few()
+    covariates = pyrovae.data.one_hot(whole.test.y, 10)
+    part = Split(whole.test.x, whole.test.y, covariates=covariates)
+    data, pair = Dataset(part, part, (1, 8, 8), "digits"), noisy(pyrovae.mlp_vae((1, 8, 8), covariate_dim=10))
+    file = written(tmp_path, data, Entry("VAE", pair))
+    opened = Opened(chromium, file)
+    box = opened.page.locator(".plane").bounding_box()
+    select = opened.page.locator(".plane-card select")
+    place = (box["x"] + 150, box["y"] + 120)
+    seen = {}
+    for name in ("those of the chosen item", "covariate 3", "covariate 8"):
+        select.select_option(label=name)
+        seen[name] = opened.decoded(lambda: opened.page.mouse.move(*place), "VAE")
+        opened.decoded(lambda: opened.page.mouse.move(box["x"] + 200, box["y"] + 200), "VAE")
+    chosen = int(re.search(r"item (\d+)", opened.page.locator(".pair figcaption").first.inner_text()).group(1))
+    rows = {"covariate 3": torch.eye(10)[3], "covariate 8": torch.eye(10)[8]}
+    rows["those of the chosen item"] = covariates[chosen]
+    for name, row in rows.items():
+        exact = pair.decode(torch.tensor([seen[name]["code"]]), covariates=row).detach().flatten().numpy()
+        assert np.abs(np.array(seen[name]["values"]) - exact).max() <= stated(file, "VAE"), name
+    apart = np.array(seen["covariate 3"]["values"]) - np.array(seen["covariate 8"]["values"])
+    assert np.abs(apart).max() > 0.05  # the control
+    again = pair.reconstruct(data.test[chosen : chosen + 1]).detach()
+    off = float((again - data.test.x[chosen]).square().mean().sqrt())
+    told = opened.page.locator(".pair figcaption").all_inner_texts()[1]
+    assert abs(float(re.search(r"off by ([0-9.]+)", told).group(1)) - off) < 0.004
+    assert opened.outside == [] and opened.said == []
+
+
 def test_a_script_from_outside_does_not_run(chromium, tmp_path):
     torch.manual_seed(0)
     hostile = "<script>window.caught = 1</script><img src=x onerror='window.caught = 1'>"

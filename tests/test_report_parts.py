@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from test_report_explorer import with_half_weights
+from test_report_network import in_node
 
 import pyrovae
 from pyrovae.data import Dataset, Split
 from pyrovae.models.registry import registered
 from pyrovae.report import Entry, charts, explorer, page
+from pyrovae.report.decoders import decoder_of
+from pyrovae.report.decoding import decoding_of
 from pyrovae.report.measurements import Measurements, Settings
+from pyrovae.report.planes import plane_of
 from pyrovae.report.sections import (
     LeftOut,
     code_space,
@@ -30,6 +35,7 @@ from pyrovae.report.sections import (
     semi_supervised,
     strange_items,
 )
+from pyrovae.report.shown_items import Layout
 
 SMALL = Settings(num_items=60, num_ledger_items=2, num_particles=20, num_simulations=30, num_sets=59, num_codes=50)
 KINDS = {
@@ -398,3 +404,89 @@ def test_every_pair_has_a_page(name, monkeypatch):
         expected |= {strange_items.TITLE}
     assert expected <= set(titles), (name, titles)
     assert ("covariates" in measurements.beside(measurements.entries[0])) == (conditional.TITLE in titles)
+
+
+# the code plane ---------------------------------------------------------------------------------------
+
+PLANES = {
+    **{name: (KINDS.get(name, "real"), {"likelihood": named("likelihood", name)}) for name in own("likelihood")},
+    "student_t without a mean": ("real", {"likelihood": "student_t(df=1.0)"}),
+    "dispersion of an item": ("counts", {"likelihood": "negative_binomial(dispersion='item')"}),
+    "covariates": ("real", {"likelihood": "normal", "covariate_dim": 3}),
+    "covariates and exposure": ("counts", {"likelihood": "poisson", "covariate_dim": 3}),
+    "categories with covariates": ("codes", {"likelihood": "categorical(num_classes=3)", "covariate_dim": 3}),
+}
+FAST = ("poisson", "categorical", "covariates and exposure")
+
+
+def of_plane(name: str) -> tuple[Dataset, pyrovae.VAE]:
+    kind, options = PLANES[name]
+    data = table_of(kind, covariates=options.get("covariate_dim", 0), exposure=name.endswith("exposure"))
+    pair = small(**options)
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter.mul_(1.5)
+    return data, pair
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in [*PLANES, "few labels"]]
+)
+def test_the_page_decodes_what_python_decodes(name):
+    if name == "few labels":
+        data = table_of("counts")
+        torch.manual_seed(0)
+        pair = pyrovae.SemiSupervisedVAE((3,), 2, latent_dim=2, hidden_dims=(6,), likelihood="poisson")
+    else:
+        data, pair = of_plane(name)
+    decoding = decoding_of(pair, data.test)
+    plane = plane_of(pair, decoding.codes, 0)
+    decoder = decoder_of(decoding, plane, Layout.of((3,), data.test.x.numpy()), 0)
+    assert decoder.error is not None, decoder.why
+    rows = decoding.with_beside(plane.spread_codes(100, 1), 1)
+    half = decoding_of(with_half_weights(pair), data.test)  # the page's own weights
+    exact = half(rows)
+    values = np.array(in_node(decoder.text, rows.tolist())["values"])
+    if decoding.categories:
+        table = np.sort(exact.reshape(100, 3, -1), -1)
+        told = table[..., -1] - table[..., -2] > 1e-4
+        assert told.mean() > 0.9 and len(np.unique(values)) > 1
+        np.testing.assert_array_equal(values[told], half.shown(exact)[told])
+        other = 2 - half.shown(exact)
+    else:
+        size = max(1.0, float(np.abs(exact).max()))
+        np.testing.assert_allclose(values, exact, atol=1e-4 * size)
+        assert np.abs(decoding(rows) - values).max() <= decoder.error
+        other = half(np.roll(rows, 1, 0))
+    assert np.abs(values - other).max() > 0.01  # the control
+    if decoding.beside.shape[1]:
+        at_options = [half(np.concatenate([rows[:, :2], np.tile(row, (100, 1))], 1)) for _, row in decoding.options[:2]]
+        assert np.abs(at_options[1] - at_options[0]).max() > 1e-3  # what lies beside a code counts
+
+
+def test_what_the_page_decodes_is_the_pairs_own():
+    data, pair = of_plane("covariates and exposure")
+    decoding = decoding_of(pair, data.test)
+    rows = np.concatenate([decoding.codes.numpy(), decoding.beside], 1)
+    np.testing.assert_allclose(decoding(rows), pair.reconstruct(data.test).detach(), rtol=1e-5)
+    assert [name for name, _ in decoding.options] == [f"covariate {k}, exposure 1" for k in range(3)]
+    data, pair = of_plane("ordinal")
+    probabilities = pair.probabilities(pair.encode(data.test.x)).detach().numpy()
+    decoding = decoding_of(pair, data.test)
+    np.testing.assert_allclose(decoding(decoding.codes.numpy()), probabilities @ [0, 1, 2], rtol=1e-5)
+    assert decoding.words == "shown is the expected category"
+    data, pair = of_plane("student_t without a mean")
+    decoding = decoding_of(pair, data.test)
+    median = pair.likelihood(decoding.codes).base_dist.loc.detach()
+    np.testing.assert_allclose(decoding(decoding.codes.numpy()), median, rtol=1e-5)
+
+
+def test_a_prior_that_depends_on_covariates_has_no_lines_and_the_page_says_so():
+    data = table_of(covariates=3)
+    conditional_prior = small(likelihood="normal", covariate_dim=3, prior="conditional")
+    vamp = small(likelihood="normal", prior="vamp(num_components=3)", latent_dim=3)
+    told = explorer([Entry("conditional", conditional_prior)], data)
+    assert "its prior depends on the covariates" in told and "within" in told
+    assert "is no normal one, and has no lines here" in explorer([Entry("vamp", vamp)], table_of())
+    flat = small(likelihood="normal", prior="vamp(num_components=3)")
+    assert plane_of(flat, flat.encode(data.test.x).detach(), 0).prior["kind"] == "grid"

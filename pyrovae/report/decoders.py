@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyrovae.evaluation.code_space.codes import decoded
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.scopes import Workspace
+from pyrovae.report.decoding import Decoding
 from pyrovae.report.network import Program, Untranslatable, translated
 from pyrovae.report.planes import Plane
 from pyrovae.report.shown_items import Layout, pictures_text
@@ -20,6 +20,7 @@ from pyrovae.seeding import Noise
 __all__ = ["NUM_CODES", "Decoder", "decoder_of", "rounded_up"]
 
 NUM_CODES = 10_000  # that the page's arithmetic is compared with Python's at
+BATCH = 1024
 ROWS = 250  # codes that NumPy decodes together
 LARGEST_TEXT = 6 * 2**20  # bytes of weights: what is larger makes a page that nobody sends on
 MOST_PRODUCTS = 4 * 10**8  # multiplications for one code: about half a second in a page
@@ -37,24 +38,27 @@ class Decoder:
     why: str = ""
 
 
-def decoder_of(pair: Any, plane: Plane, layout: Layout, seed: int) -> Decoder:
+def decoder_of(decoding: Decoding, plane: Plane, layout: Layout, seed: int) -> Decoder:
     """The network of a pair, or a grid where the page cannot run it.
 
-    Raises `Untranslatable` where `decode` itself fails at a code of the grid.
+    Raises `Untranslatable` where decoding itself fails at a code of the grid.
     """
     try:
-        program = _program(pair)
-        error = _largest_error(pair, program, plane, seed)
+        program = _program(decoding)
+        error = _largest_error(decoding, program, plane, seed)
     except Untranslatable as reason:
-        return Decoder(_grid(pair, plane, layout), None, f"it has {reason}")
-    return Decoder({"kind": "network", **program.text}, error)
+        return Decoder(_grid(decoding, plane, layout), None, f"it has {reason}")
+    categories = {"categories": decoding.categories} if decoding.categories else {}
+    return Decoder({"kind": "network", **program.text, **categories}, error)
 
 
-def _program(pair: Any) -> Program:
-    dtype, device = dtype_and_device(pair)
-    with Workspace(pair, noise=Noise(0, device), checks=None).turn():
+def _program(decoding: Decoding) -> Program:
+    dtype, device = dtype_and_device(decoding.pair)
+    with Workspace(decoding.pair, noise=Noise(0, device), checks=None).turn():
         try:
-            program = translated(pair.decode, pair.latent_dim, torch.zeros((), dtype=dtype, device=device))
+            like = torch.zeros((), dtype=dtype, device=device)
+            function = decoding.as_steps or decoding.function
+            program = translated(function, decoding.codes.shape[1], like, rows=decoding.with_beside)
         except ValueError as error:
             raise Untranslatable(NO_MEAN) from error
     if program.size > LARGEST_TEXT:
@@ -64,13 +68,13 @@ def _program(pair: Any) -> Program:
     return program
 
 
-def _largest_error(pair: Any, program: Program, plane: Plane, seed: int) -> float:
-    """The largest difference of an entry between the page's arithmetic and `decode`, over `NUM_CODES` codes."""
-    codes = plane.spread_codes(NUM_CODES, seed)
+def _largest_error(decoding: Decoding, program: Program, plane: Plane, seed: int) -> float:
+    """The largest difference of an entry between the page's arithmetic and Python's, over `NUM_CODES` codes."""
+    codes = decoding.with_beside(plane.spread_codes(NUM_CODES, seed), seed)
     largest, low, high = 0.0, math.inf, -math.inf
     for start in range(0, len(codes), ROWS):
         rows = codes[start : start + ROWS]
-        exact = _decoded(pair, rows)
+        exact = _decoded(decoding, rows)
         values = program.run(rows)
         if not (np.isfinite(exact).all() and np.isfinite(values).all()):  # `max` would pass over a NaN
             raise Untranslatable("a result that is not finite at some codes")
@@ -85,15 +89,13 @@ def _largest_error(pair: Any, program: Program, plane: Plane, seed: int) -> floa
     return rounded_up(largest + slack)
 
 
-def _decoded(pair: Any, codes: np.ndarray) -> np.ndarray:
-    """Decoded items of codes (N, latent_dim), flat."""
-    dtype, _ = dtype_and_device(pair)
+def _decoded(decoding: Decoding, rows: np.ndarray) -> np.ndarray:
+    """What is decoded at codes and what lies beside them, (N, width), flat."""
     try:
-        values = decoded(pair, torch.as_tensor(codes).to(dtype))
+        parts = [decoding(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
     except ValueError as error:  # a distribution without a mean, or that refuses its parameters
         raise Untranslatable(NO_MEAN) from error
-    array: np.ndarray = values.flatten(1).double().numpy()
-    return array
+    return np.concatenate(parts)
 
 
 def rounded_up(error: float) -> float:
@@ -111,7 +113,7 @@ def rounded_up(error: float) -> float:
     return value if value >= error else float(f"{(figures + 1) * unit:.2g}")
 
 
-def _grid(pair: Any, plane: Plane, layout: Layout) -> dict[str, Any]:
+def _grid(decoding: Decoding, plane: Plane, layout: Layout) -> dict[str, Any]:
     """Decoded items on a grid over the plane that the explorer starts with, through the mean code."""
     shown = plane.directions[: min(2, plane.latent_dim)]
     per_axis = max(5, min(257 if len(shown) == 1 else 33, int((GRID_NUMBERS / layout.entries) ** (1 / len(shown)))))
@@ -120,7 +122,7 @@ def _grid(pair: Any, plane: Plane, layout: Layout) -> dict[str, Any]:
     high = [d.high - float(through @ d.vector) for d in shown]
     axes = np.meshgrid(*[np.linspace(a, b, per_axis) for a, b in zip(low, high, strict=True)])
     codes = through + sum(axis.reshape(-1, 1) * d.vector for axis, d in zip(axes, shown, strict=True))
-    values = _decoded(pair, codes).astype(np.float32)
+    values = decoding.shown(_decoded(decoding, decoding.at_first(codes))).astype(np.float32)
     return {
         "kind": "grid",
         "count": per_axis,

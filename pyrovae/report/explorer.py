@@ -13,14 +13,14 @@ import torch
 
 from pyrovae import checks
 from pyrovae.data import Dataset
-from pyrovae.evaluation.code_space.codes import encoded
-from pyrovae.models.pair import covariate_dim_of
+from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
+from pyrovae.report.decoding import Decoding, decoding_of
 from pyrovae.report.entry import Entry
 from pyrovae.report.network import Untranslatable
-from pyrovae.report.planes import plane_of
+from pyrovae.report.planes import Plane, plane_of
 from pyrovae.report.shown_items import Layout, chosen_items, items_text
 
 __all__ = ["DATA", "SCRIPTS", "explorer"]
@@ -64,14 +64,16 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     if not with_codes:
         return ""
     index = chosen_items(data, data.event_shape, seed)
-    x = data.test.x[torch.from_numpy(index)]
+    split = data.test[torch.from_numpy(index)]
+    x = split.x[:]
     values = x.flatten(1).numpy()
     layout = Layout.of(data.event_shape, values)
     shown, texts, decoders = [], [], []
     for entry in with_codes:
         try:
-            plane = plane_of(entry.pair, encoded(entry.pair, x), seed)
-            decoder = decoder_of(entry.pair, plane, layout, seed)
+            decoding = decoding_of(entry.pair, split)
+            plane = plane_of(entry.pair, decoding.codes, seed)
+            decoder = decoder_of(decoding, plane, layout, seed)
         except Untranslatable as reason:
             reasons[id(entry)] = f"it has {reason}"
             continue
@@ -80,8 +82,8 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
             continue
         shown.append(entry)
         decoders.append(decoder)
-        words = {"name": entry.name, "words": _words(plane.latent_dim, decoder)}
-        texts.append({**words, **plane.text(), "decoder": decoder.text})
+        words = {"name": entry.name, "words": _words(entry.pair, plane, decoding, decoder)}
+        texts.append({**words, **plane.text(), "beside": decoding.text(), "decoder": decoder.text})
     if not shown:
         return ""
     held = {"items": items_text(data, index, values, layout), "entries": texts, "first": 0}
@@ -98,9 +100,8 @@ def _lacks(pair: Any, data: Dataset) -> str:
     """Why a pair has no code plane; empty where it has one."""
     if not getattr(pair, "latent_dim", 0):
         return "it has no code"
-    if covariate_dim_of(pair):
-        return "its decoder is given covariates beside the code, and a plane is of codes alone"
-    missing = [name for name in ("encode", "decode") if not hasattr(pair, name)]
+    needed = ("encode", "given") if isinstance(pair, SemiSupervisedVAE) else ("encode", "decode")
+    missing = [name for name in needed if not hasattr(pair, name)]
     if missing:
         return f"it has no {' and no '.join(missing)}"
     if tuple(pair.event_shape) != tuple(data.event_shape):
@@ -122,14 +123,22 @@ def _how(data: Dataset, index: np.ndarray, binarized: Sequence[str]) -> str:
     )
 
 
-def _words(latent_dim: int, decoder: Decoder) -> str:
-    size = f"code of {latent_dim} dimension{'s' if latent_dim > 1 else ''}"
+def _words(pair: Any, plane: Plane, decoding: Decoding, decoder: Decoder) -> str:
+    parts = [f"code of {plane.latent_dim} dimension{'s' if plane.latent_dim > 1 else ''}"]
     if decoder.error is None:
-        return (
-            f"{size}; its decoder does not run in this page ({decoder.why}): pictures are of the nearest of "
-            f"{_grid_words(decoder)} codes decoded before"
+        with_first = f" with {decoding.options[0][0]}" if decoding.options else ""
+        parts.append(
+            f"its decoder does not run in this page ({decoder.why}): pictures are of the nearest of "
+            f"{_grid_words(decoder)} codes decoded before{with_first}"
         )
-    return f"{size}; decoded in this page, within {decoder.error:g} of Python"
+    else:
+        what = "probabilities" if decoding.categories else ""
+        parts.append(f"decoded in this page,{f' {what}' if what else ''} within {decoder.error:g} of Python")
+    parts += [decoding.words] if decoding.words else []
+    if plane.prior is None and pair.is_normalized:
+        why = "depends on the covariates" if plane.draws is None else "is no normal one, and has no lines here"
+        parts.append(f"its prior {why}")
+    return "; ".join(parts)
 
 
 def _grid_words(decoder: Decoder) -> str:

@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 
 from pyrovae.evaluation.code_space.codes import prior_of
 from pyrovae.models.means import is_diagonal_normal
-from pyrovae.models.pair import dtype_and_device
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device
 from pyrovae.models.scopes import Workspace
 from pyrovae.report.network.packing import as_text
 from pyrovae.seeding import Noise
@@ -155,7 +155,8 @@ def _directions(codes: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 def _prior(pair: Any) -> Any:
     """p(z), or None where the pair has none."""
-    return prior_of(pair) if pair.is_normalized else None
+    depends = covariate_dim_of(getattr(pair, "prior", None))
+    return prior_of(pair) if pair.is_normalized and not depends else None
 
 
 def _draws(pair: Any, law: Any, seed: int) -> np.ndarray:

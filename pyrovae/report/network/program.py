@@ -103,12 +103,19 @@ class _Place:
     index: int
 
 
-def translated(decode: Callable[[Tensor], Tensor], latent_dim: int, like: Tensor) -> Program:
+def translated(
+    decode: Callable[[Tensor], Tensor],
+    latent_dim: int,
+    like: Tensor,
+    *,
+    rows: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> Program:
     """What `decode` does to codes (N, latent_dim), written down; `like` has the dtype and device of a code.
 
     Weights of linear layers and convolutions are kept in float16, and all else in float32. Raises `Untranslatable`
-    where `decode` does what the page cannot do. The course that it takes at a few standard normal codes is that which
-    is written down: whoever uses the program compares it with `decode` at many.
+    where `decode` does what the page cannot do. `rows` makes the inputs of a few codes and a seed, where some inputs
+    are no codes and must be values that `decode` takes. The course that it takes at a few standard normal codes is that
+    which is written down: whoever uses the program compares it with `decode` at many.
 
     >>> import torch
     >>> from pyrovae.report.network import translated
@@ -117,10 +124,14 @@ def translated(decode: Callable[[Tensor], Tensor], latent_dim: int, like: Tensor
     (['linear'], (2, 3))
     """
     draws = np.random.default_rng(0).standard_normal((BATCH, latent_dim))
+    width = latent_dim
+    if rows is not None:
+        draws = rows(draws, 0)
+        width = draws.shape[1]
     code = torch.as_tensor(draws).to(like)
     calls, result = taped(decode, code)
     nodes, end = _nodes(calls, code, result)
-    writer = Writer(BATCH, latent_dim)
+    writer = Writer(BATCH, width)
     made: dict[_Place, Value] = {_Place(0): writer.code}
     for node in _needed(nodes, end):
 

@@ -82,8 +82,9 @@ class Explorer {
     const entry = { ...stored, codes, count: this.items.count };
     entry.decoder.network =
       stored.decoder.kind === "network"
-        ? new NetworkDecoder(stored.decoder, stored.latentDim)
+        ? new NetworkDecoder(stored.decoder, stored.latentDim, stored.beside?.size)
         : new GridDecoder(stored.decoder, new Pictures(stored.decoder.pictures, this.items.layout));
+    if (stored.beside) entry.beside.values = numbersFrom(stored.beside.values, "f4");
     if (stored.prior?.grid) entry.prior.grid.values = numbersFrom(stored.prior.grid.values, "f4");
     if (stored.latentDim === 1) entry.lanes = this.lanes();
     return entry;

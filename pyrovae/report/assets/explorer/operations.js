@@ -120,6 +120,18 @@ const OPERATIONS = {
     };
   },
 
+  sum([x], out, shape, { axes: [outer, size, inner] }) {
+    return () => {
+      for (let a = 0; a < outer; a++) {
+        for (let b = 0; b < inner; b++) {
+          let total = 0;
+          for (let i = 0; i < size; i++) total += x.data[(a * size + i) * inner + b];
+          out[a * inner + b] = total;
+        }
+      }
+    };
+  },
+
   softmax: (inputs, out, shape, { axes }) => softmaxOf(inputs[0], out, axes, (x, log) => Math.exp(x - log)),
   log_softmax: (inputs, out, shape, { axes }) => softmaxOf(inputs[0], out, axes, (x, log) => x - log),
 };

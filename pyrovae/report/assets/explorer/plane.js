@@ -54,7 +54,7 @@ class Plane {
       ]),
     ];
     this.root = element("article", { class: "card plane-card", "aria-label": entry.name }, [
-      element("header", {}, [title, element("p", { class: "note", text: entry.words }), this.axisChoice()]),
+      element("header", {}, [title, element("p", { class: "note", text: entry.words }), this.axisChoice(), this.besideChoice()]),
       element("div", { class: `plane-row${items.layout.image ? "" : " of-numbers"}` }, [
         this.area,
         element("div", { class: "side" }, figures),
@@ -75,6 +75,30 @@ class Plane {
       return element("label", { class: "axis-choice" }, [element("span", { text: name }), select]);
     });
     return element("div", { class: "axes" }, this.selects);
+  }
+
+  // what a code is decoded with, where that is more than the code: what belongs to the chosen item, or a value
+  besideChoice() {
+    const { beside, decoder } = this.entry;
+    if (!beside || decoder.kind === "grid") return null;
+    const options = [{ name: "those of the chosen item" }, ...beside.options].map(({ name }, i) =>
+      element("option", { value: String(i - 1), text: name }),
+    );
+    this.givenSelect = element("select", {}, options);
+    this.givenSelect.addEventListener("change", () => this.look());
+    return element("div", { class: "axes" }, [
+      element("label", { class: "axis-choice" }, [element("span", { text: "decoded with" }), this.givenSelect]),
+    ]);
+  }
+
+  ownBeside(index) {
+    const { beside } = this.entry;
+    return beside ? beside.values.subarray(index * beside.size, (index + 1) * beside.size) : [];
+  }
+
+  givenBeside() {
+    const chosen = Number(this.givenSelect?.value ?? -1);
+    return chosen >= 0 ? this.entry.beside.options[chosen].row : this.ownBeside(this.selected ?? 0);
   }
 
   chooseAxes(changed) {
@@ -164,14 +188,15 @@ class Plane {
   showPlace() {
     if (!this.screen) return; // not laid out yet: once it is, `resize` looks again
     const code = this.scales.codeAt(this.place, this.base);
-    const values = this.entry.decoder.network.decode(code);
+    const given = this.givenBeside();
+    const values = this.entry.decoder.network.decode(code, given);
     this.decodedPicture.show(values, this.nearValues());
     this.where.textContent = codeInWords(code);
     const found = this.nearest(this.scales.pixelAt(this.place), Infinity);
     this.near.textContent = `nearest: ${this.items.nameOf(found)}`;
     this.drawOver();
     this.explorer.tell(this, code, found);
-    this.root.dispatchEvent(new CustomEvent("decoded", { bubbles: true, detail: { code, values } }));
+    this.root.dispatchEvent(new CustomEvent("decoded", { bubbles: true, detail: { code, values, given } }));
   }
 
   nearValues() {
@@ -192,7 +217,7 @@ class Plane {
       this.againPicture.clear("no reconstruction in this page");
       this.againWords.textContent = "its reconstruction is not in this page";
     } else {
-      const again = Float32Array.from(entry.decoder.network.decode(code));
+      const again = Float32Array.from(entry.decoder.network.decode(code, this.ownBeside(index)));
       this.againPicture.show(again, values);
       // a soft hyphen: the column is narrow on a phone
       const made = entry.decoder.kind === "grid" ? "nearest of the grid" : "recon\u00adstructed";
