@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 
@@ -156,3 +157,15 @@ def test_no_output_of_the_network_makes_a_gradient_infinite(name):
             value = family(*raw).log_prob(at)
             gradients = torch.autograd.grad(value.sum(), raw)
             assert value.isfinite().all() and all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("distribution", ["Gumbel", "Bernoulli", "StudentT"])
+def test_a_copy_is_the_same_density(distribution):
+    torch.manual_seed(0)
+    pair = pyrovae.mlp_vae((3,), 2, hidden_dims=(6,), likelihood=f"from_distribution(distribution={distribution!r})")
+    x = pair.sample(5, seed=0)
+    z = 3 * torch.randn(5, 2)
+    wanted = pair.likelihood(z).log_prob(x)
+    for other in (copy.deepcopy(pair), pair.frozen()):
+        assert torch.equal(other.likelihood(z).log_prob(x), wanted)
+        assert other.likelihood.support is pair.likelihood.support

@@ -150,7 +150,8 @@ def decoding_of(pair: Any, items: Split) -> Decoding:
         levels = torch.arange(1, p.levels, dtype=p.loc.dtype, device=p.loc.device)
         return torch.sigmoid((p.loc[..., None] - levels + 0.5) / p.scale[..., None]).sum(-1)
 
-    as_steps = None
+    # a mean that is the location wherever it exists is masked where it does not
+    as_steps = median if isinstance(entries_of(pair), StudentT) else None
     if isinstance(entries_of(pair), DiscretizedLogistic):
         numbers = math.prod(pair.event_shape) * entries_of(pair).levels
         as_steps = mean_over_levels if numbers <= MOST_SUMMED else None

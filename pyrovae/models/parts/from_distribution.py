@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -74,6 +75,14 @@ class FromDistribution(nn.Module):
         self._support = self._checked_support()
         if self._name is not None:  # in plain values, by which a saved state is built again
             restate(self, distribution=self._name, **fixed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FromDistribution:
+        # torch's constraints are told by what they are, not by what they hold: a copy has the same ones
+        memo.update((id(each), each) for each in (*self._constraints.values(), self._support))
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return made
 
     @property
     def support(self) -> constraints.Constraint:
@@ -308,7 +317,7 @@ def _name_of(made: Any) -> str | None:
 
 def _in(constraint: Any, name: str, raw: Tensor) -> Tensor:
     """A network's output as a parameter that meets its constraint, away from the ends where densities overflow."""
-    if constraint is constraints.real:
+    if isinstance(constraint, type(constraints.real)):
         return LOGIT_BOUND * torch.tanh(raw / LOGIT_BOUND) if name == "logits" else raw
     value: Tensor = transform_to(constraint)(bounded_scale(raw).log())
     return value

@@ -221,7 +221,10 @@ class Plane {
       this.againPicture.show(again, values);
       // a soft hyphen: the column is narrow on a phone
       const made = entry.decoder.kind === "grid" ? "nearest of the grid" : "recon\u00adstructed";
-      const away = element("span", { class: "near", text: `off by ${inWords(difference(values, again), 3)}` });
+      const isCategories = Boolean(entry.decoder.categories);
+      const wrong = values.reduce((count, x, i) => count + (Math.abs(x - again[i]) > 0.5 ? 1 : 0), 0);
+      const told = isCategories ? `${wrong} of ${again.length} differ` : `off by ${inWords(difference(values, again), 3)}`;
+      const away = element("span", { class: "near", text: told });
       this.againWords.replaceChildren(made, away);
     }
     this.look();
