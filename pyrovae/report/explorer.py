@@ -13,6 +13,7 @@ import torch
 
 from pyrovae import checks
 from pyrovae.data import Dataset
+from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
@@ -100,6 +101,8 @@ def _lacks(pair: Any, data: Dataset) -> str:
     """Why a pair has no code plane; empty where it has one."""
     if not getattr(pair, "latent_dim", 0):
         return "it has no code"
+    if covariate_dim_of(pair) and data.test.covariates is None:
+        return "its decoder is given covariates beside the code, and these items carry none"
     needed = ("encode", "given") if isinstance(pair, SemiSupervisedVAE) else ("encode", "decode")
     missing = [name for name in needed if not hasattr(pair, name)]
     if missing:
