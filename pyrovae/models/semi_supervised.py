@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import pyro
@@ -15,7 +16,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.models.classifiers.classes import Classifier, named_classes
+from pyrovae.models.classifiers.classes import Classifier, drawn_of_class, named_classes
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
@@ -30,7 +31,7 @@ from pyrovae.models.precision import doubled
 from pyrovae.models.registry import make, name_of, note, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluation_mode
 from pyrovae.models.vae import family, mlp_decoder
-from pyrovae.seeding import Noise, forked, stream
+from pyrovae.seeding import Noise, stream
 from pyrovae.summary import Rows
 
 __all__ = ["SemiSupervisedVAE"]
@@ -254,19 +255,17 @@ class SemiSupervisedVAE(Classifier):
 
         With `mean` the mean of p(x | y, z) takes the place of the last draw, which is what pictures show.
         """
-        checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
-        number = self.numbers([label], 1, name="label")
-        key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
-        with torch.no_grad(), evaluation_mode(self), forked(key, dtype_and_device(self)[1]):
-            z = self.prior().sample((n,))
-            p = self.given(self.indicators(number), z)
-            drawn: Tensor = mean_of(p) if mean else p.sample()
-            return drawn
+        return drawn_of_class(self, partial(self._drawn, mean=mean), label, n, seed)
 
     @property
     def class_prior(self) -> Tensor:
         """p(y), (C,)."""
         return self.log_class_prior.exp()
+
+    def _drawn(self, number: Tensor, mean: bool) -> Tensor:
+        p = self.given(self.indicators(number), self.prior().sample(number.shape))
+        drawn: Tensor = mean_of(p) if mean else p.sample()
+        return drawn
 
     def _take_prior(self, prior: Any) -> None:
         if isinstance(prior, Mapping):

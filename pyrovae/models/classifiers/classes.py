@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from pyrovae import checks
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites
 from pyrovae.models.registry import note
+from pyrovae.models.scopes import evaluation_mode
+from pyrovae.seeding import forked, stream
 
-__all__ = ["Classifier", "nameable", "named_classes", "numbered"]
+__all__ = ["Classifier", "drawn_of_class", "nameable", "named_classes", "numbered"]
 
 
 class Classifier(HasParamSites):
@@ -53,6 +57,20 @@ class Classifier(HasParamSites):
         """Give the classes these sorted names, one for each class, as a fit takes them from its labels."""
         self.names, self.names_are_given = names, True
         note(self, classes=names.tolist())
+
+
+def drawn_of_class(
+    classifier: Classifier, draw: Callable[[Tensor], Tensor], label: Any, n: int, seed: int | None
+) -> Tensor:
+    """`n` items of one class, by `draw` from their class numbers (n,), in evaluation mode and without gradients.
+
+    Without a `seed` torch's global generator goes on; with one it is left as it was.
+    """
+    checks.whole("n", n, bytes_each=4 * math.prod(classifier.event_shape))
+    number = classifier.numbers([label], 1, name="label")
+    key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
+    with torch.no_grad(), evaluation_mode(classifier), forked(key, dtype_and_device(classifier)[1]):
+        return draw(number.expand(n))
 
 
 def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tensor:

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.models.classifiers.classes import Classifier, named_classes
+from pyrovae.models.classifiers.classes import Classifier, drawn_of_class, named_classes
 from pyrovae.models.classifiers.densities import DensitiesOfClasses, NormalDensities, OfClasses, of_classes
 from pyrovae.models.components import Component
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.mixture import MISSING
-from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
-from pyrovae.models.scopes import copied, evaluation_mode
-from pyrovae.seeding import forked, stream
+from pyrovae.models.scopes import copied
 from pyrovae.summary import Rows
 
 __all__ = ["GenerativeClassifier", "gaussian_classifier"]
@@ -165,11 +163,7 @@ class GenerativeClassifier(Classifier):
 
     def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
         """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
-        checks.whole("n", n, bytes_each=4 * math.prod(self.event_shape))
-        number = self.numbers([label], 1, name="label")
-        key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
-        with torch.no_grad(), evaluation_mode(self), forked(key, dtype_and_device(self)[1]):
-            return self.densities.draw(number.expand(n)).unflatten(-1, self.event_shape)
+        return drawn_of_class(self, self._drawn, label, n, seed)
 
     @property
     def prior_is_given(self) -> bool:
@@ -210,6 +204,9 @@ class GenerativeClassifier(Classifier):
         note(self, class_prior=self.given_prior)
         with torch.no_grad():
             self.logits.copy_(given.log())
+
+    def _drawn(self, number: Tensor) -> Tensor:
+        return self.densities.draw(number).unflatten(-1, self.event_shape)
 
     def _log_prior(self) -> Tensor:
         return self.logits.double().log_softmax(-1)
