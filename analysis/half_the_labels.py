@@ -178,7 +178,7 @@ def chosen(items: Split, args: argparse.Namespace, run: Callable[[Split, float],
 def measured(data: pyrovae.data.Dataset, args: argparse.Namespace) -> dict[str, list[float]]:
     rows: dict[str, list[float]] = {}
     codes, alphas = first_model(data, args), dict[str, float]()
-    for seed in range(args.splits):
+    for seed in range(args.first_split, args.first_split + args.splits):
         items = split(data, args, seed)
         if args.alpha is not None:
             alphas = dict(zip(("M2", "M1+M2"), args.alpha, strict=True))
@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--unlabeled", type=int, default=10_000)
     parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--first-split", type=int, default=0, help="the seed of the first split")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--latent-dim", type=int, default=50)

@@ -88,7 +88,9 @@ class SemiSupervisedSVI(Method):
 
     The loss, in nats per item, is (sum over labelled items L(x, y) + sum over unlabelled U(x)) / N + alpha mean(-log
     q(y | x)), the mean over the labelled items alone and N the number of all items: equation 9 of Kingma, Mohamed,
-    Rezende and Welling (2014) divided by N. Their weight of 0.1 N is `alpha=0.1` here. A step takes labelled and
+    Rezende and Welling (2014) divided by N. In a sum over items each of the N_l labelled ones thus weighs its
+    cross-entropy by alpha N / N_l. The paper's weight, 0.1 N, is `alpha=0.1`; it trains for thousands of passes, and
+    in few of them the labelled items are then overruled, so that the default is 1. A step takes labelled and
     unlabelled items from two shuffled sources, each with its share of N as its weight, so that every gradient is
     unbiased whatever the batches are. An epoch is a pass over the unlabelled items, or over the labelled ones where
     there are no others. Labels are summed out over all classes, and codes are drawn once.
@@ -107,8 +109,8 @@ class SemiSupervisedSVI(Method):
     Raises ValueError or TypeError for an option that is not one of these.
 
     >>> from pyrovae.methods import SemiSupervisedSVI
-    >>> SemiSupervisedSVI(alpha=1.0).alpha
-    1.0
+    >>> SemiSupervisedSVI(alpha=0.1).alpha
+    0.1
     """
 
     name: ClassVar[str] = "semi_supervised_svi"
@@ -120,7 +122,7 @@ class SemiSupervisedSVI(Method):
     batch_size: int = 256
     labeled_batch_size: int = 100
     learning_rate: float = 1e-3
-    alpha: float = 0.1
+    alpha: float = 1.0
     warmup: int = 0
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"

@@ -65,7 +65,8 @@ class SemiSupervisedVAE(Classifier):
             them in its labels.
 
     `predict` and `predict_log_proba` go by q(y | x), as in the paper; the p(y | x) of the model itself is
-    `log_joint(x).log_softmax(-1)`. Log-densities are in nats per item. Raises ValueError for sizes below 1 (below 2
+    `log_joint(x).log_softmax(-1)`. `log_prob` sums the label out; `elbo` and `iwae` draw it from q(y | x), which gives
+    valid bounds that are looser. Log-densities are in nats per item. Raises ValueError for sizes below 1 (below 2
     classes), unknown names and a prior that is no distribution.
 
     >>> import torch
