@@ -325,7 +325,7 @@ def by_hand(pair, x, more, y):
 
 
 def test_the_loss_of_a_fit_is_equation_9_summed_by_hand():
-    """J + alpha N mean(-log q(y | x)) over N items, alpha as in the paper: within 0.02 nats, 5 errors of the draws.
+    """J + alpha N mean(-log q(y | x)) over N items, alpha as in the paper: within 0.08 nats, over 5 errors of the draws.
 
     In the authors' own words for it, each of the N_l labelled items weighs its cross-entropy by alpha N / N_l.
     """
@@ -334,14 +334,14 @@ def test_the_loss_of_a_fit_is_equation_9_summed_by_hand():
     count = len(x) + len(more)
     wanted = (labeled + unlabeled + alpha * count / len(x) * sum(cross_entropy)) / count
 
-    copies, epochs = 500, 4  # of every item, which changes no mean
+    copies, epochs = 100, 4  # of every item, which changes no mean
     labels = y * copies
-    how = {"learning_rate": 1e-30, "batch_size": 100, "labeled_batch_size": 5000, "alpha": alpha, "progress": False}
+    how = {"learning_rate": 1e-30, "batch_size": 300, "labeled_batch_size": 400, "alpha": alpha, "progress": False}
     history = fit(pair, x.repeat(copies, 1), labels, unlabeled=more.repeat(copies, 1), epochs=epochs, **how)
     means = history.epochs["loss"].values
     error = means.std(ddof=1) / math.sqrt(epochs)
-    assert abs(means.mean() - wanted) < 0.02
-    assert error < 0.02
+    assert abs(means.mean() - wanted) < 0.08
+    assert error < 0.016
     assert math.isclose(float(history.epochs["cross_entropy"][0]), np.mean(cross_entropy), rel_tol=1e-9)
     as_a_sum = (labeled + unlabeled + alpha * sum(cross_entropy)) / count  # alpha with the sum over labelled items
     assert abs(means.mean() - as_a_sum) > 0.2
