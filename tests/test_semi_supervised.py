@@ -325,7 +325,7 @@ def by_hand(pair, x, more, y):
 
 
 def test_the_loss_of_a_fit_is_equation_9_summed_by_hand():
-    """J + alpha N mean(-log q(y | x)) over N items, alpha as in the paper: within 0.08 nats, over 5 errors of the draws.
+    """J + alpha N mean(-log q(y | x)) over N items, alpha as in the paper: within 0.08 nats, 5 errors of draws.
 
     In the authors' own words for it, each of the N_l labelled items weighs its cross-entropy by alpha N / N_l.
     """
