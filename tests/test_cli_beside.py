@@ -259,7 +259,8 @@ def test_all_other_estimators_the_export_and_the_report(
     assert abs(gaps["gap"]["mean"] - pyrovae.gaps(pair, test, evidence, progress=False).mean("gap")[0]) < 1e-6
     expected = pyrovae.calibrate(pair, num_simulations=40, covariates=test.covariates)
     assert calibration["quantities"]["latent[0]"]["p_value"] == expected.tests.p_value.sel(quantity="latent[0]").item()
-    assert abs(error["mean"] - float((pair.reconstruct(test).detach() - test.x[:]).square().flatten(1).sum(1).mean())) < 1e-5
+    errors = (pair.reconstruct(test).detach() - test.x[:]).square().flatten(1).sum(1)
+    assert abs(error["mean"] - float(errors.mean())) < 1e-5
     export = ["export", str(run / "e"), "--num-items", "4", "--num-draws", "2", "-o", str(tmp_path / "e.nc")]
     assert main(export) == 0
     with pytest.importorskip("xarray").open_dataset(tmp_path / "e.nc", group="constant_data") as constant:
