@@ -342,10 +342,22 @@ def independent() -> tuple:
     return data, pyrovae.IndependentEntries.fit(data.train.x, family="negative_binomial")
 
 
+# whose pages are those of another family with the same kind of mean: what the page decodes of each is compared below
+LIKE_OTHERS = (
+    "continuous_bernoulli",
+    "heteroscedastic_normal",
+    "laplace",
+    "log_normal",
+    "normal",
+    "poisson",
+    "zero_inflated_negative_binomial",
+    "zero_inflated_poisson",
+)
 PAIRS = {
     **{
         name: lambda name=name: (table_of(KINDS.get(name, "real")), small(likelihood=named("likelihood", name)))
         for name in own("likelihood")
+        if name not in LIKE_OTHERS
     },
     "student_t without a mean": lambda: (table_of(), small(likelihood="student_t(df=1.0)")),
     **{
