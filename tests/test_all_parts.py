@@ -8,10 +8,13 @@ import pyro
 import pytest
 import torch
 from conftest import needs_compiler
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import nn
+from torch.distributions import constraints
 
 import pyrovae
 import pyrovae.models.distributions
-from pyrovae.models.registry import registered
+from pyrovae.models.registry import make, registered
 
 WITH_COVARIATES = {"conditional"}  # which the builders refuse without covariates: it has tests of its own
 OF_CODES = {"categorical", "ordinal"}  # whose encoder looks items up: pseudo-inputs would not be trained
@@ -61,20 +64,91 @@ def test_every_triple_takes_a_step_and_is_saved_and_loaded(likelihood, tmp_path)
             pyro.clear_param_store()
 
 
+class Together(TorchDistribution):
+    """A vector whose entries are independent, each of a distribution of its own."""
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.independent(constraints.real, 1)
+
+    def __init__(self, entries):
+        self.entries = entries
+        super().__init__(entries[0].batch_shape[:-1], torch.Size([len(entries)]), validate_args=False)
+
+    def log_prob(self, x):
+        return sum(entry.log_prob(x[..., i : i + 1]).squeeze(-1) for i, entry in enumerate(self.entries))
+
+
+class Beside(nn.Module):
+    """A likelihood of which each entry is of another family, so that one compilation covers them all."""
+
+    support = constraints.real
+
+    def __init__(self, families):
+        super().__init__()
+        self.families = nn.ModuleList(make("likelihood", family) for family in families)
+        for family in self.families:
+            if hasattr(family, "bind"):
+                family.bind((1,))
+        self.event_shape = (len(families),)
+        self.sizes = [getattr(family, "num_parameters", 1) for family in self.families]
+        self.network = nn.Linear(2, sum(self.sizes))
+
+    def forward(self, z):
+        outputs = iter(self.network(z).split(1, -1))
+        pairs = zip(self.families, self.sizes, strict=True)
+        return Together([family(*(next(outputs) for _ in range(size))) for family, size in pairs])
+
+
+# every posterior, prior and likelihood once; items are 1 to 3, which all of these take, or 0 and 1
+COMPILED = {
+    ("full", "mixture"): [
+        "normal(per_entry=True)",
+        "heteroscedastic_normal",
+        "student_t",
+        "laplace",
+        "log_normal",
+        "gamma(per_entry=True)",
+    ],
+    ("flow", "vamp(num_components=3)"): [
+        "poisson",
+        "negative_binomial(dispersion='item')",
+        "zero_inflated_negative_binomial(dispersion='item')",
+        "categorical(num_classes=5)",
+        "ordinal(num_classes=5)",
+        "discretized_logistic(levels=16)",
+    ],
+    ("diagonal", "flow"): ["bernoulli", "continuous_bernoulli", "zero_inflated_poisson", "normal"],
+}
+
+
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(("normal", posterior, "standard") for posterior in names("posterior")),
-        *(("normal", "diagonal", prior) for prior in names("prior") if prior != "standard"),
-    ],
-)
-def test_each_posterior_and_prior_is_compiled(case):
+@pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
+@pytest.mark.parametrize("parts", COMPILED)
+def test_each_posterior_and_prior_is_compiled(parts):
+    families, (posterior, prior) = COMPILED[parts], parts
+    low, high = (0, 2) if "bernoulli" in families else (1, 4)
+    x = torch.randint(low, high, (40, len(families)), generator=torch.Generator().manual_seed(0)).float()
     losses = []
     for compiled in (True, False):
-        pair = pair_of(*case)
-        x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        names = {"posterior": posterior, "prior": prior, "likelihood": "normal"}
+        pair = pyrovae.mlp_vae((len(families),), 2, hidden_dims=(4,), **names)
+        if "vamp" in prior:
+            pair = pyrovae.VAE(pyrovae.VampPrior(2, num_components=3), Beside(families), pair.posterior)
+        else:
+            pair = pyrovae.VAE(pair.prior, Beside(families), pair.posterior)
         options = {"epochs": 2, "batch_size": 20, "learning_rate": 1e-2, "progress": False}
         losses.append(pyrovae.fit(pair, x, compile=compiled, **options).epochs["loss"].values)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4), case
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_every_part_is_among_those_that_are_compiled():
+    named = {kind: set() for kind in ("likelihood", "posterior", "prior")}
+    for (posterior, prior), families in COMPILED.items():
+        named["posterior"].add(posterior)
+        named["prior"].add(prior.split("(")[0])
+        named["likelihood"] |= {family.split("(")[0] for family in families}
+    assert named["posterior"] >= set(names("posterior"))
+    assert named["prior"] >= set(names("prior")) - {"standard"}
+    assert named["likelihood"] >= set(names("likelihood")) - {"from_distribution"}

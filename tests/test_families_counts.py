@@ -7,7 +7,6 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
-from conftest import needs_compiler
 from scipy import stats
 from torch import nn
 
@@ -380,15 +379,3 @@ def test_each_family_fits_is_saved_scored_and_imputed(family, tmp_path):
     holes[:, 0] = torch.nan
     draws = pair.impute(holes, num_draws=3, num_steps=4)
     assert torch.equal(draws[:, :, 1:], x[:4, 1:].expand(3, 4, 3)) and bool((draws % 1 == 0).all())
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.parametrize("family", [FAMILIES[3], FAMILIES[5], FAMILIES[6], FAMILIES[7], FAMILIES[9]])
-def test_a_compiled_step_is_the_eager_one(family):
-    losses = []
-    for compiled in (True, False):
-        pair = pair_of(family)
-        history = pyrovae.fit(pair, items(), epochs=2, batch_size=30, compile=compiled, progress=False)
-        losses.append(history.epochs["loss"].values)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
