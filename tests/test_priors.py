@@ -22,7 +22,7 @@ from pyrovae.models.registry import registered
 
 PRIORS = ("standard", "mixture(num_components=3)", "vamp(num_components=4)", "flow")
 POSTERIORS = ("diagonal", "full", "flow")
-RICHER = [("diagonal", prior) for prior in PRIORS[1:]] + [("full", PRIORS[0]), ("flow", PRIORS[0]), ("full", PRIORS[2])]
+RICHER = [("diagonal", PRIORS[3]), ("full", PRIORS[1]), ("flow", PRIORS[2])]  # each part once
 WIDE = {"dtype": torch.float64}
 
 
@@ -242,16 +242,16 @@ def test_what_a_vamp_prior_cannot_do_is_told():
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A pair of each, fitted for a moment, made when it is first asked for; and what quadrature says of eight items."""
+    """A pair of each, fitted for a moment, made when it is first asked for; and what quadrature says of four items."""
     pairs = {}
 
     def pair(parts):
         if parts not in pairs:
             one = pair_of(*parts)
             how = {"learning_rate": 1e-2, "batch_size": 50, "compile": False, "progress": False}
-            pyrovae.fit(one, items(), epochs=8, **how)
+            pyrovae.fit(one, items(), epochs=4, **how)
             one = one.double()
-            pairs[parts] = one, pyrovae.quadrature(one, items()[::25].double(), tol=1e-4)
+            pairs[parts] = one, pyrovae.quadrature(one, items()[::50].double(), tol=1e-4)
         return pairs[parts]
 
     return pair
@@ -260,15 +260,21 @@ def fitted():
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("posterior", POSTERIORS)
-def test_weights_have_the_mean_that_quadrature_says(fitted, posterior, prior):
+def test_weights_have_the_mean_that_quadrature_says(fitted, posterior, prior, monkeypatch):
+    # the mean of the weights is exact whatever step sizes a pilot run finds: a short one
+    monkeypatch.setattr("pyrovae.evaluation.annealing.PILOT", 10)
+    monkeypatch.setattr("pyrovae.evaluation.annealing.SETTLING", 5)
     pair, truth = fitted((posterior, prior))
-    truth, x = truth.pointwise["value"].values, items()[::25].double()
+    truth, x = truth.pointwise["value"].values, items()[::50].double()
     # each item several times, with draws of its own
     for estimate, times in (
-        (pyrovae.iwae(pair, x.repeat(40, 1), num_particles=200), 40),
-        (pyrovae.ais(pair, x.repeat(10, 1), num_chains=8, num_steps=30, progress=False), 10),
+        (pyrovae.iwae(pair, x.repeat(80, 1), num_particles=200), 80),
+        (
+            pyrovae.ais(pair, x.repeat(20, 1), base="guide", num_chains=8, num_steps=5, num_leapfrog=2, progress=False),
+            20,
+        ),
     ):
-        ratio = np.exp(estimate.pointwise["value"].values.reshape(times, 8) - truth).ravel()
+        ratio = np.exp(estimate.pointwise["value"].values.reshape(times, 4) - truth).ravel()
         error = ratio.std(ddof=1) / len(ratio) ** 0.5
         assert error < 0.1
         # 24 checks at 4 standard errors: false alarm 2e-3
@@ -278,20 +284,18 @@ def test_weights_have_the_mean_that_quadrature_says(fitted, posterior, prior):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", RICHER)
-def test_everything_else_takes_the_pair(fitted, parts):
+def test_everything_else_takes_the_pair(fitted, parts, monkeypatch):
+    monkeypatch.setattr("pyrovae.evaluation.annealing.PILOT", 10)
+    monkeypatch.setattr("pyrovae.evaluation.annealing.SETTLING", 5)
     pair, truth = fitted(parts)
-    x = items()[::25].double()
-    lower, upper = pyrovae.bdmc(pair, 8, num_steps=30, num_chains=4, progress=False)
+    x = items()[::50].double()
+    lower, upper = pyrovae.bdmc(pair, 4, num_steps=5, num_chains=4, progress=False)
     assert (upper - lower).mean > -4 * (upper - lower).se_items
-    if parts[0] != "diagonal":
-        based = pyrovae.ais(pair, x, base="guide", num_chains=8, num_steps=30, progress=False)
-        gap = based.pointwise["value"].values - truth.pointwise["value"].values
-        assert abs(gap.mean()) < 0.2
     ledger = pyrovae.gaps(pair, x, truth, max_steps=50, num_evaluation=100, progress=False)
     value, error = ledger.mean("gap")
     assert value > -4 * error and np.isfinite(value)
     assert pyrovae.calibrate(pair, num_simulations=50).pointwise.sizes["simulation"] == 50
-    assert pyrovae.to_arviz(pair, x, num_draws=5)["posterior"]["latent"].shape == (1, 5, 8, 2)
+    assert pyrovae.to_arviz(pair, x, num_draws=5)["posterior"]["latent"].shape == (1, 5, 4, 2)
     holed = x.clone()
     holed[:, 1] = torch.nan
     draws = pair.impute(holed, num_draws=3, num_steps=20)
