@@ -39,6 +39,7 @@ DIMS = {
     "draw": "draw",
     "item": "item, in the order given",
     "latent_dim": "dimension of the code",
+    "covariate": "column of the covariates",
     "component": "component, numbered alike in every draw",
     "feature": "entry of an item, flat",
     "feature_": "entry of an item, flat",

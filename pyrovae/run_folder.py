@@ -139,6 +139,8 @@ class Run:
         the run's items were given comes with them; that of a `source` is named beside it. Raises RunError where the
         recorded data set has changed, and FileNotFoundError where it is gone.
         """
+        if source is None and not (covariates is None and exposure is None):
+            raise ValueError("covariates and exposure are those of the items in source: name these too")
         data = load_recorded(self.manifest["data"], source, covariates=covariates, exposure=exposure)
         if source is None:
             require_same_data(self.manifest["data"], data, self.path)
@@ -363,7 +365,7 @@ def load_recorded(
     for name, its in beside.items():
         if its["path"] is not None and not Path(its["path"]).exists():
             raise FileNotFoundError(
-                f"the {name} that the run was fitted with are not there any more: {its['path']}; put them back"
+                f"the file of the {name} that the run was fitted with is not there any more: {its['path']}; put it back"
             )
     files = {name: its["path"] for name, its in beside.items()}
     data = pyrovae.data.load(path, **options, labels=record["labels"], **files)
@@ -387,7 +389,7 @@ def require_same_data(record: Mapping[str, Any], data: Dataset, folder: Path) ->
     for name, its in record.get("beside", {}).items():
         if digests.get(name) != its["sha256"]:
             where = its["path"] or record["path"] or record["source"]
-            raise RunError(f"the {name} in {where} are not those that {folder} was fitted with: another SHA-256")
+            raise RunError(f"the {name} in {where} are not what {folder} was fitted with: another SHA-256")
 
 
 def versions() -> dict[str, str]:

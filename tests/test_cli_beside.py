@@ -170,6 +170,27 @@ def test_what_does_not_fit_is_a_sentence(
 
 
 @pytest.mark.slow
+def test_a_run_that_was_fitted_without_an_exposure_takes_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["fit", "counts.npy", "--likelihood", "poisson", "--out", out, *QUICK]) == 0
+    np.savez(tmp_path / "nine.npz", x=np.load("counts9.npy"), exposure=np.load("e9.npy"))
+    for words in (["--data", "counts9.npy", "--exposure", "e9.npy"], ["--data", str(tmp_path / "nine.npz")]):
+        capsys.readouterr()
+        assert main(["evaluate", out, *words]) == 2
+        assert "was fitted without an exposure, and the items of --data" in capsys.readouterr().err
+    assert main(["sample", out, "--exposure", "3", "-o", str(tmp_path / "s.npy")]) == 2
+    assert "was fitted without exposure: leave --exposure out" in capsys.readouterr().err
+    assert main(["evaluate", out, "--data", "counts9.npy"]) == 0  # the control
+
+
+def test_rows_of_no_items_are_refused_by_a_run(run: Path) -> None:
+    with pytest.raises(ValueError, match="covariates and exposure are those of the items in source"):
+        read_run(run / "c").data(covariates="c9.npy")
+
+
+@pytest.mark.slow
 def test_codes_reconstructions_imputations_and_draws(run: Path, tmp_path: Path) -> None:
     pair, test = read_run(run / "c").pair(), read_run(run / "c").data().test
     words = ["--data", "holes.npy", "--covariates", "c9.npy", "--num-draws", "3", "--num-steps", "2"]
@@ -222,7 +243,7 @@ def test_rows_that_have_changed_are_refused_by_name(folder: Path, tmp_path: Path
     words = ["fit", str(folder / "x.npy"), "--covariates", str(tmp_path / "c.npy"), "--out", str(tmp_path / "run")]
     assert main([*words, *QUICK]) == 0
     np.save(tmp_path / "c.npy", np.load(folder / "shuffled.npy"))
-    with pytest.raises(ValueError, match=r"the covariates in .* are not those that"):
+    with pytest.raises(ValueError, match=r"the covariates in .* are not what"):
         read_run(tmp_path / "run").data()
     assert main(["fit", "--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 2
     right = ["--covariates", str(folder / "c.npy")]

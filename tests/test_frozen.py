@@ -94,6 +94,10 @@ def test_the_density_is_the_same_and_the_caller_keeps_the_pair(x):
     assert torch.equal(
         still.impute(torch.full((2, 5), torch.nan), num_draws=3), vae.impute(torch.full((2, 5), torch.nan), num_draws=3)
     )
+    given = small(covariate_dim=2)
+    beside = {"covariates": torch.ones(2, 2), "num_draws": 3}
+    holes = torch.full((2, 5), torch.nan)
+    assert torch.equal(given.frozen().impute(holes, **beside), given.impute(holes, **beside))
     assert still.double().encode(x).dtype == torch.float64 and dtype_and_device(still)[0] == torch.float64
     assert pyrovae.elbo(still, x.double(), num_particles=2).pointwise.sizes["item"] == 7
     with pytest.raises(ValueError, match="pair is frozen, and fit trains nothing of it"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pyro
@@ -195,6 +196,18 @@ def test_the_page_shows_the_fits(classifiers):
         assert words in protocol
 
 
+def attributes(text):
+    """The names of all attributes of the elements in a piece of HTML."""
+    names = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            names.update(name for name, _ in attrs)
+
+    Reader().feed(text)
+    return names
+
+
 def test_nothing_from_outside_is_markup_and_nothing_needs_what_the_page_forbids(tmp_path):
     x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     y = torch.arange(30) % 2
@@ -206,8 +219,8 @@ def test_nothing_from_outside_is_markup_and_nothing_needs_what_the_page_forbids(
     page = Report(write(tmp_path / "page.html", [entry], data, num_items=5, num_particles=5)).page
     assert page.count("<script>") == 1 and page.count(html.escape(HOSTILE)) > 5
     body = page.split("<main")[1].split("</main>")[0]
-    assert not re.search("<[^>]* style=", body) and "<script" not in body
-    assert re.search("<[^>]* style=", html.unescape(body))  # control
+    assert "style" not in attributes(body) and "<script" not in body
+    assert "style" in attributes(html.unescape(body))  # control
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) == []
 
 

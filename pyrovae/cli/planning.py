@@ -163,7 +163,7 @@ def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool 
 
 
 def read_unlabeled(parameters: Mapping[str, Any], data: Any, scale: bool) -> Any:
-    """The items of --unlabeled in the order of their source, read as those of the data set are; None without any."""
+    """The items of --unlabeled in the order of their source, without its test part; None without any."""
     import pyrovae
 
     source = parameters["unlabeled"]
@@ -176,7 +176,8 @@ def read_unlabeled(parameters: Mapping[str, Any], data: Any, scale: bool) -> Any
             f"--unlabeled {source} has items of shape {tuple(more.event_shape)}, and those of DATA have shape "
             f"{tuple(data.event_shape)}"
         )
-    return replace(more.whole(), y=None, covariates=None, exposure=None)
+    items = more.train if more.order is None else more.whole()  # a test part of its own stays one
+    return replace(items, y=None, covariates=None, exposure=None)
 
 
 def refusal(missing: int, infinite: int) -> str | None:

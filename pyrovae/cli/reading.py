@@ -252,6 +252,12 @@ class Opened:
                 )
         takes = {"covariates": bool(size), "exposure": takes_exposure(self.pair)}
         for name in there:
+            if takes[name] and self.run is not None and name not in self.beside:
+                what = "an exposure" if name == "exposure" else name
+                raise click.UsageError(
+                    f"{self.path} was fitted without {what}, and the items of --data {source} come with {what}: leave "
+                    f"the {name} out"
+                )
             if not takes[name]:
                 raise click.UsageError(
                     f"{self.path} ({type(self.pair).__name__}) takes no {name}, and the items of --data {source} come "

@@ -273,17 +273,20 @@ def number_option(
     )
 
 
-def out_options(*endings: str, what: str, required: bool = True) -> Callable[[Function], Function]:
+def out_options(
+    *endings: str, what: str, required: bool = True, can_print: bool = True
+) -> Callable[[Function], Function]:
     """-o and --force; the target is checked before anything is computed and comes as a Path, or None."""
 
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
         if value is not None:
             return require_target(value, endings, force=bool(ctx.params.get("force")))
         if required and not ctx.params.get("as_json"):
-            can_print = any(each.name == "as_json" for each in ctx.command.params) and len(endings) > 1
+            has_json = any(each.name == "as_json" for each in ctx.command.params)
+            to_screen = can_print and has_json and len(endings) > 1
             raise click.UsageError(
                 f"name by -o where to write {what}, with one of the endings {', '.join(endings)}"
-                f"{'; or take --json' if can_print else ''}",
+                f"{'; or take --json' if to_screen else ''}",
                 ctx,
             )
         return None

@@ -343,7 +343,10 @@ class NoveltyDetector(HasSummary):
             family = family_for(self.pair)
             if family is not None:
                 entries = IndependentEntries.fit(items_of(reference), family=family, perturbation=perturbation)
-                return entries.to(reference.device)
+                entries = entries.to(reference.device)
+                measures = [_measure_of(self.pair, reference), _measure_of(entries, items_of(reference))]
+                if None in measures or measures[0] == measures[1]:
+                    return entries
             if self.score == "likelihood_ratio":
                 raise ValueError(
                     f"score='likelihood_ratio' needs a background, and none of independent entries has the support of "

@@ -46,8 +46,8 @@ def terms_of(pair: SemiSupervisedVAE, x: Tensor, y: Tensor, more: Tensor, *, qui
     """The terms at one draw of each code, at class numbers `y` of the items `x`, and for the unlabelled items `more`.
 
     -L(x, y) = E_q[log p(x | y, z) + log p(y) + log p(z) - log q(z | x, y)]; U(x) = sum_y q(y | x) (L(x, y) + log q(y |
-    x)), over all classes at once, a batch (C, M) of codes. With `analytic` the divergence of q(z | x, y) from p(z) is
-    in closed form, where torch has one.
+    x)), over all classes at once, a batch (C, M) of codes. With `quiet` the divergence of q(z | x, y) from p(z) is in
+    closed form, where torch has one, and all classes share one noise.
     """
     labeled = _bound(pair, x, pair.indicators(y), quiet)
     cross_entropy = nn.functional.cross_entropy(pair.label_logits(x), y, reduction="none")

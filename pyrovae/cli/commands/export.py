@@ -45,7 +45,7 @@ WHAT = ["inference-data", "encode", "decode"]
 @device_option
 @plugin_option
 @json_option
-@out_options(".nc", ".pt2", what="it")
+@out_options(".nc", ".pt2", what="it", can_print=False)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -150,7 +150,10 @@ def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_
     except (ValueError, TypeError) as error:
         raise click.UsageError(f"{opened.path} ({kind}) cannot be exported: {error}") from error
     with replacing(out, force=force) as temporary:
-        torch.export.save(program, temporary)
+        try:
+            torch.export.save(program, temporary)
+        except RuntimeError as error:  # torch's writer has no other for a disk that is full
+            raise OSError(f"{out} could not be written: {error}") from error
     shapes = {"items": list(pair.event_shape), "codes": [pair.latent_dim]}
     takes, gives = ("items", "codes") if what == "encode" else ("codes", "items")
     if as_json:

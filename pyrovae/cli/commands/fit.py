@@ -106,7 +106,7 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
     cls=Option,
     section="Data",
     help="More items, whose labels are not known or not used, for --model SemiSupervisedVAE and for classifiers whose "
-    "densities are Gaussian; in whatever form DATA may have.",
+    "densities are Gaussian; in whatever form DATA may have, without the test part of a source that has one.",
 )
 @plugin_option
 @click.option(

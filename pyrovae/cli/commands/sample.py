@@ -136,6 +136,8 @@ def _beside(opened: Any, asked: dict[str, str | None]) -> dict[str, torch.Tensor
     for name in asked:
         if name in beside and not takes[name]:
             raise click.UsageError(f"{opened.path} ({type(opened.pair).__name__}) takes no {name}: leave --{name} out")
+        if name in beside and opened.run is not None and name not in opened.beside:
+            raise click.UsageError(f"{opened.path} was fitted without {name}: leave --{name} out")
         if name not in beside and name in opened.beside:
             how = f"a row of {size} numbers with commas" if name == "covariates" else "a number"
             raise click.UsageError(

@@ -77,10 +77,10 @@ def draw_missing(
         both = {"covariates": covariates, "exposure": exposure}
         beside = {name: value for name, value in both.items() if value is not None}
         parts = Parts(prior, likelihood, posterior)
-        way = METHODS[method](parts.given(beside, wanting[:1]), num_draws, num_steps, room, space)
+        way = METHODS[method](parts.given(beside, wanting[:1], x.dtype), num_draws, num_steps, room, space)
         for rows in wanting.split(way.rows_at_once):
             start = 0
-            way.parts = parts.given(beside, rows)
+            way.parts = parts.given(beside, rows, x.dtype)
             for z in way.codes(x[rows], seen[rows]):
                 stop = start + len(z)
                 with space.turn():
@@ -93,6 +93,6 @@ def draw_missing(
 
 
 def _bytes_per_code(prior: Any, likelihood: nn.Module, x: Tensor) -> int:
-    sizes = [size for p in likelihood.parameters() for size in p.shape]
+    sizes = [size for p in likelihood.state_dict().values() for size in p.shape]  # a frozen pair has buffers alone
     widest = max(x[0].numel(), prior.latent_dim**2, *sizes)
     return LAYERS_ALIVE * widest * x.element_size()

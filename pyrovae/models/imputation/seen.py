@@ -26,11 +26,10 @@ class Parts(NamedTuple):
     likelihood: Any
     posterior: Any
 
-    def given(self, beside: Mapping[str, Tensor], rows: Tensor) -> Parts:
+    def given(self, beside: Mapping[str, Tensor], rows: Tensor, dtype: torch.dtype) -> Parts:
         """The parts as functions of no more than a code or an item, at the covariates and exposures of some rows."""
         if not beside:
             return self
-        dtype = next(self.likelihood.parameters()).dtype
         here = {name: value[rows].to(dtype) for name, value in beside.items()}
         c = {name: value for name, value in here.items() if name == "covariates"}
         of_prior, of_likelihood, of_posterior = (c if covariate_dim_of(part) else {} for part in self)

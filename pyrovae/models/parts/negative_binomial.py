@@ -112,7 +112,7 @@ class MeanNegativeBinomial(TorchDistribution):
     r"""The negative binomial distribution by log m and log r, of mean m and variance m + m^2 / r.
 
     For x above 0, log p(x) = -D - S(x) - S(r) + S(x + r) - log(1 + x / r) / 2 - log(2 pi x) / 2, with S the error of
-    Stirling's formula and D = x (exp(v) - 1 - v) - r (s - log(1 + s)) the deviance, s = (x - m) / (r + m) and
+    Stirling's formula and D = x (exp(v) - 1 - v) + r (s - log(1 + s)) the deviance, s = (x - m) / (r + m) and
     v = log m - log x + log(1 + s): no two large terms are taken from each other, and at large r each tends to that of
     the Poisson distribution. (Loader 2000, Fast and accurate computation of binomial probabilities, section 3.)
 

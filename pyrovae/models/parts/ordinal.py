@@ -98,7 +98,7 @@ class Ordinal(nn.Module):
         if self.num_classes == 2:
             return
         share = torch.arange(1, self.num_classes, dtype=torch.float64) / self.num_classes
-        raw = torch.log(torch.expm1(share.logit().diff() - 1e-4)).to(torch.get_default_dtype())
+        raw = torch.log(torch.expm1((share.logit().diff() - 1e-4).clamp(min=1e-6))).to(torch.get_default_dtype())
         self.raw_steps = nn.Parameter(raw.expand(*shape, -1).clone())
 
 

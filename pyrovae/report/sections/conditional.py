@@ -54,10 +54,14 @@ def section(measurements: Measurements) -> Section | LeftOut:
             parts += [drawn]
     if not rows and not parts:
         return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
-    head = ["pair", "log p(x | own c) − log p(x | another item's c), nats per item", "do covariates tell of an item?"]
+    head = [
+        "pair",
+        "log p(x | own c) − log p(x | another item's c), nats per item",
+        "do they tell something?",
+    ]
     caption = (
         f"Importance-weighted bounds of {len(measurements.chosen):,} test items, with their own covariates and with "
-        "those of another item, drawn at random without return; the interval is Student's over the items, at 95 %."
+        "those of another item, by a random permutation; the interval is Student's over the items, at 95 %."
     )
     how = (
         "A pair that uses its covariates finds an item less probable at another item's covariates, and draws other "

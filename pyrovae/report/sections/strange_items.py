@@ -13,6 +13,7 @@ from torch import Tensor
 import pyrovae
 from pyrovae.data import Split
 from pyrovae.models.independent import family_for
+from pyrovae.report import chosen
 from pyrovae.report.charts import distribution, figure
 from pyrovae.report.entry import Entry
 from pyrovae.report.markup import Markup, interval, joined, left_out, number, table
@@ -82,7 +83,7 @@ def _detected(entry: Entry, measurements: Measurements) -> tuple[pyrovae.Novelty
     detector = pyrovae.NoveltyDetector(
         pair,
         items[usual],
-        reference=reference[: 2 * len(items)],
+        reference=reference[chosen.rows(len(reference), 2 * len(items), measurements.seed)],
         score=score,
         perturbation=0.3 if are_images(pair.event_shape) else 0.0,  # entries of one unit, as pixels
         level=LEVEL,
