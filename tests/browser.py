@@ -42,7 +42,7 @@ class Opened:
     def __init__(self, opened: Any, file: Path, **options: Any) -> None:
         self.context = opened.new_context(**{"viewport": {"width": 1400, "height": 1500}, **options})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(8000)
+        self.page.set_default_timeout(30_000)
         self.asked: list[str] = []
         self.said: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url[:100]))
