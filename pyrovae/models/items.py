@@ -16,7 +16,6 @@ from pyrovae.models.pair import covariate_dim_of, dtype_and_device, entries_of, 
 from pyrovae.models.registry import plain_name_of
 
 ENOUGH_ROWS = 10  # of covariates, from which on their spread says what may be rounded
-ROUNDED = 1e-3
 
 __all__ = ["checked_batch", "checked_beside", "checked_items", "plate_size"]
 
@@ -147,16 +146,6 @@ def _cast(pair: Any, value: Tensor, name: str, of: str, dtype: torch.dtype | Non
             f"{name}{of} must be finite, and entry {first} is {value[tuple(first)].item():g} (in {cast.dtype}): drop "
             "these items, or fill what is missing"
         )
-    if name == "covariates" and len(value) >= ENOUGH_ROWS and rounding.is_wider(value.dtype, cast.dtype):
-        wide = value.double()
-        scale = wide.std(0)
-        lost = (cast.to(wide) - wide).abs().amax(0) > ROUNDED * scale
-        lost &= scale > 1e-12 * wide.abs().amax(0)  # the others are constant, rounding apart
-        if bool(lost.any()):
-            column = int(lost.nonzero()[0])
-            raise ValueError(
-                f"{name}{of} vary too little for {cast.dtype}, in which column {column} would be rounded by more than "
-                f"a thousandth of its standard deviation ({float(scale[column]):.3g}): subtract its mean, or use "
-                ".double() on the pair"
-            )
+    if name == "covariates" and len(value) >= ENOUGH_ROWS:
+        checks.checked_cast(value, cast.dtype, name=f"{name}{of}")
     return cast
