@@ -240,7 +240,7 @@ class Opened:
     def _require_beside(self, data: Dataset, source: str) -> None:
         """Refuse items without what the pair's are given, and with what it does not take."""
         from pyrovae.data.beside import given
-        from pyrovae.models.pair import covariate_dim_of, takes_exposure
+        from pyrovae.models.pair import covariate_dim_of, takes_beside
 
         there, size = given(data.test), covariate_dim_of(self.pair)
         for name in self.beside:
@@ -250,7 +250,7 @@ class Opened:
                     f"{self.path} is of items given {what}, and those of --data {source} have none: add --{name} "
                     "FILE.npy"
                 )
-        takes = {"covariates": bool(size), "exposure": takes_exposure(self.pair)}
+        takes = takes_beside(self.pair)
         for name in there:
             if takes[name] and self.run is not None and name not in self.beside:
                 what = "an exposure" if name == "exposure" else name

@@ -20,7 +20,7 @@ from pyrovae.labelled import labelled
 from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.independent import IndependentEntries, family_for
 from pyrovae.models.items import checked_batch
-from pyrovae.models.pair import Pair, covariate_dim_of, takes_exposure
+from pyrovae.models.pair import Pair, takes_beside
 from pyrovae.models.particles import Items
 from pyrovae.models.trial import observed_measure
 from pyrovae.seeding import stream
@@ -399,7 +399,7 @@ class NoveltyDetector(HasSummary):
     def _log_prob(self, density: Any, items: Items, use: str) -> np.ndarray:
         """log p(x) in nats, (N,); each use has random numbers of its own, so that scores are independent of another."""
         own = getattr(density, "log_prob", None)
-        takes = {"covariates": covariate_dim_of(density), "exposure": takes_exposure(density)}
+        takes = takes_beside(density)
         beside: dict[str, Any] = {name: value for name, value in keywords_of(items).items() if takes[name]}
         given: Any = checks.split_of(items_of(items), **beside) if beside else items_of(items)
         if density is self.pair and self.estimator is not None:

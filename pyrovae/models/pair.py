@@ -23,6 +23,7 @@ __all__ = [
     "is_made_of_parts",
     "stand_ins",
     "support_of",
+    "takes_beside",
     "takes_exposure",
     "takes_labels",
 ]
@@ -144,6 +145,11 @@ def covariate_dim_of(pair: Any) -> int:
 def takes_exposure(pair: Any) -> bool:
     """Whether model and guide take an exposure of each item; False by default."""
     return bool(getattr(pair, "takes_exposure", False))
+
+
+def takes_beside(pair: Any) -> dict[str, bool]:
+    """Whether model and guide take covariates and an exposure, by the name of the argument."""
+    return {"covariates": bool(covariate_dim_of(pair)), "exposure": takes_exposure(pair)}
 
 
 def stand_ins(pair: Any, count: int) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.data import Dataset, Split, binarize
-from pyrovae.models.pair import covariate_dim_of, support_of, takes_exposure
+from pyrovae.data.beside import given
+from pyrovae.models.pair import support_of, takes_beside
 
 __all__ = ["are_binarized", "beside_of", "is_grey", "items", "items_of", "rows", "takes_binary"]
 
@@ -63,9 +64,8 @@ def items_of(pair: Any, split: Split, seed: int = 0) -> Split:
 
 def beside_of(pair: Any, split: Split) -> dict[str, Any]:
     """What lies beside the items of a split and is taken by this pair: covariates, an exposure, both or nothing."""
-    takes = {"covariates": bool(covariate_dim_of(pair)), "exposure": takes_exposure(pair)}
-    values = {name: getattr(split, name) for name, taken in takes.items() if taken}
-    return {name: value for name, value in values.items() if value is not None}
+    takes = takes_beside(pair)
+    return {name: value for name, value in given(split).items() if takes[name]}
 
 
 def are_binarized(pair: Any, x: Tensor) -> bool:

@@ -128,11 +128,11 @@ def command(
 
 def _beside(opened: Any, asked: dict[str, str | None]) -> dict[str, torch.Tensor]:
     """What the items are drawn given: covariates (D,) or (N, D), and an exposure () or (N,)."""
-    from pyrovae.models.pair import covariate_dim_of, takes_exposure
+    from pyrovae.models.pair import covariate_dim_of, takes_beside
 
     beside = {name: _rows(name, text) for name, text in asked.items() if text is not None}
     size = covariate_dim_of(opened.pair)
-    takes = {"covariates": bool(size), "exposure": takes_exposure(opened.pair)}
+    takes = takes_beside(opened.pair)
     for name in asked:
         if name in beside and not takes[name]:
             raise click.UsageError(f"{opened.path} ({type(opened.pair).__name__}) takes no {name}: leave --{name} out")
