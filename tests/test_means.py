@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import (
     AffineTransform,
+    Categorical,
     ExpTransform,
     Independent,
     MultivariateNormal,
@@ -15,7 +16,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyrovae.models.means import mean_of
+from pyrovae.models.means import mean_and_error, mean_of
 
 LOC = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -73,3 +74,20 @@ def test_a_base_without_quantiles_is_drawn_from_one_seed():
     assert torch.equal(torch.get_rng_state(), before)
     shared = TransformedDistribution(Normal(torch.zeros(2), 1.0).expand([5, 2]), [ExpTransform()])
     assert (mean_of(Independent(shared, 1)) - np.exp(0.5)).abs().max() < 0.02
+
+
+def test_a_mean_by_draws_has_an_error_whether_torch_raises_or_states_nan():
+    # torch states NaN for the mean of a Categorical, whose variance is 11/16 here, and raises for that of a flow; the
+    # error is sd / sqrt(512), within a fifth: 6 of its own standard errors
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 2.0]], dtype=torch.float64)
+    cases = (
+        (Categorical(torch.tensor([[0.5, 0.25, 0.25]] * 4).double()), 0.75, (11 / 16) ** 0.5),
+        (TransformedDistribution(MultivariateNormal(LOC * 0, covariance), [AffineTransform(3.0, 2.0)]), 3.0, None),
+    )
+    for q, truth, sd in cases:
+        mean, error = mean_and_error(q)
+        spread = 2 * covariance.diagonal().sqrt() if sd is None else sd
+        assert torch.allclose(error, torch.as_tensor(spread) / 512**0.5 * torch.ones_like(error), rtol=0.2)
+        assert ((mean - truth).abs() < 5 * error).all()
+        assert torch.equal(mean, mean_of(q))
+    assert not mean_and_error(dist.Normal(LOC, 1.0).to_event(1))[1].any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,17 +47,8 @@ def mean_of(q: Any) -> Tensor:
     >>> (mean_of(log_normal) - torch.tensor(0.125).exp()).abs().max() < 0.005
     tensor(True)
     """
-    try:
-        mean: Tensor = q.mean
-    except NotImplementedError:
-        return _mean_of_draws(q)
-    leaf = _leaf(q)
-    if isinstance(leaf, HAVE_MEANS) or mean.isfinite().all() or not _is_finite(leaf):
-        return mean
-    if leaf.support.is_discrete:  # torch states NaN for the mean of a Categorical
-        return _mean_of_draws(q)
-    name = _name_of(q)
-    raise ValueError(f"{name} has no mean with these parameters: look at draws, or at their median")
+    mean = _closed_mean(q)
+    return _mean_of_draws(q) if mean is None else mean
 
 
 def mean_and_error(q: Any) -> tuple[Tensor, Tensor]:
@@ -74,21 +66,32 @@ def mean_and_error(q: Any) -> tuple[Tensor, Tensor]:
     >>> bool((error > 0).all() and ((mean - torch.tensor(0.125).exp()).abs() < 5 * error).all())
     True
     """
-    mean = mean_of(q)
-    try:
-        _ = q.mean
-    except NotImplementedError:
-        pass
-    else:
-        return mean, torch.zeros_like(mean)
+    closed = _closed_mean(q)
+    if closed is not None:
+        return closed, torch.zeros_like(closed)
+    mean = _mean_of_draws(q)
     with torch.no_grad():
         try:
             others = [_mean_at_points(q, seed) for seed in range(REPEATS)]
         except NotImplementedError:
-            with forked(stream(0, "mean"), device_of(q)):
-                z = q.sample((DRAWS,))
-            return mean, (z.std(0) / math.sqrt(DRAWS)).expand_as(mean)
+            variance = _sum_over_draws(q, lambda z: (z - mean).square()) / (DRAWS - 1)
+            return mean, (variance / DRAWS).sqrt().expand_as(mean)
         return mean, torch.stack(others).std(0).expand_as(mean)
+
+
+def _closed_mean(q: Any) -> Tensor | None:
+    """The mean that `q` states; None where it states none, and draws must do."""
+    try:
+        mean: Tensor = q.mean
+    except NotImplementedError:
+        return None
+    leaf = _leaf(q)
+    if isinstance(leaf, HAVE_MEANS) or mean.isfinite().all() or not _is_finite(leaf):
+        return mean
+    if leaf.support.is_discrete:  # torch states NaN for the mean of a Categorical
+        return None
+    name = _name_of(q)
+    raise ValueError(f"{name} has no mean with these parameters: look at draws, or at their median")
 
 
 def _mean_of_draws(q: Any) -> Tensor:
@@ -96,11 +99,16 @@ def _mean_of_draws(q: Any) -> Tensor:
     try:
         return _mean_at_points(q, 0).expand(shape)
     except NotImplementedError:  # a base that has no quantile function
-        draw = q.rsample if q.has_rsample else q.sample
-        rows = max(1, ELEMENTS // max(1, shape.numel()))
-        with forked(stream(0, "mean"), device_of(q)):
-            parts = [draw((min(rows, DRAWS - first),)).sum(0) for first in range(0, DRAWS, rows)]
-    return (torch.stack(parts).sum(0) / DRAWS).expand(shape)
+        return (_sum_over_draws(q, lambda z: z) / DRAWS).expand(shape)
+
+
+def _sum_over_draws(q: Any, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The sum of a function over 512 draws, which are the same in every call."""
+    draw = q.rsample if q.has_rsample else q.sample
+    rows = max(1, ELEMENTS // max(1, torch.Size([*q.batch_shape, *q.event_shape]).numel()))
+    with forked(stream(0, "mean"), device_of(q)):
+        parts = [function(draw((min(rows, DRAWS - first),))).sum(0) for first in range(0, DRAWS, rows)]
+    return torch.stack(parts).sum(0)
 
 
 def _mean_at_points(q: Any, seed: int) -> Tensor:

@@ -86,12 +86,15 @@ class MonotoneSpline(Transform):
         bin_of |= {"left_slope": of_bin(slopes[..., :-1]), "right_slope": of_bin(slopes[..., 1:])}
         if not inverse:
             return (inside - left) / width, bin_of
-        # the root in [0, 1] of a quadratic (Durkan et al. 2019, appendix A.2), in the form without cancellation
+        # the root in [0, 1] of a quadratic a s^2 + b s + c (Durkan et al. 2019, appendix A.2), in the form in which b and
+        # the square root have one sign: where b is negative a exceeds -b, for a + b + c is at least 0 and c at most 0
         rise, secant = (inside - low) / height, bin_of["secant"]
         bend = rise * (bin_of["left_slope"] + bin_of["right_slope"] - 2 * secant)
         a, b, c = secant - bin_of["left_slope"] + bend, bin_of["left_slope"] - bend, -secant * rise
         root = (b.square() - 4 * a * c).clamp(min=torch.finfo(value.dtype).tiny).sqrt()
-        return (2 * c / (-b - root)).clamp(0, 1), bin_of
+        falls = b < 0
+        share: Tensor = torch.where(falls, root - b, -2 * c) / torch.where(falls, 2 * a, root + b)
+        return share.clamp(0, 1), bin_of
 
 
 def _cumulative(raw: Tensor) -> Tensor:
