@@ -10,6 +10,8 @@ from scipy.special import logsumexp
 
 import pyrovae
 from pyrovae import Ensemble
+from pyrovae.evaluation import Session, log_mean
+from pyrovae.evaluation.members import by_members
 from pyrovae.models.particles import particles
 
 WEIGHTS = (0.2, 0.8)
@@ -85,14 +87,48 @@ def test_items_are_drawn_of_each_member_by_its_weight():
     assert torch.allclose(mean, torch.full((1, 3), 60.0, dtype=torch.float64))
 
 
+@by_members
+def bare_iwae(pair, x, *, num_particles=1000, seed=0):
+    """`pyrovae.iwae` without what it says of the weights, which takes most of its time."""
+    session = Session("bare", pair)
+    columns = session.from_particles(x, lambda t: log_mean(t.log_weight), num_particles=num_particles, seed=seed)
+    return session.estimate({name: columns[name] for name in ("value", "se")}, bound="lower")
+
+
+def test_members_of_one_state_have_noise_of_their_own():
+    """The error of 400 items is that of 2 K draws: their sd, of error 3.5 %, is 1 and not 2^0.5 as of K draws twice."""
+    member = linear(1, 1)
+    x = member.sample(400, seed=0)
+    ensemble = Ensemble([member, copy.deepcopy(member)])
+    estimate = bare_iwae(ensemble, x, num_particles=100, seed=3)
+    assert estimate.pointwise.attrs["seed"] == 3
+    off = estimate.pointwise["value"] - pyrovae.exact(member, x).pointwise["value"]
+    assert 0.85 < float((off / estimate.pointwise["se"]).std()) < 1.15
+    # the errors of a grid are no noise: two times the same density has its error
+    twice, grid = (pyrovae.quadrature(pair, x[:1]).pointwise["se"] for pair in (ensemble, member))
+    assert np.allclose(twice, grid, rtol=1e-9, atol=0) and (grid > 0).all()
+
+
+def test_the_rows_for_arviz_are_members_by_their_weights(members, x):
+    """The mean over 1,000 rows is the mixture: each member's share is within 1 / 1,000 of its weight."""
+    rows = Ensemble(members).log_likelihood(x, evidence=pyrovae.exact)
+    assert np.abs(logsumexp(rows.numpy(), 0) - np.log(2) - summed(pyrovae.exact, members, x, (0.5, 0.5))).max() < 1e-10
+    ensemble = Ensemble(members, WEIGHTS)
+    with pytest.raises(ValueError, match=r"num_draws must be given, .*weights \(0.2, 0.8\)"):
+        ensemble.log_likelihood(x, evidence=pyrovae.exact)
+    rows = ensemble.log_likelihood(x, evidence=pyrovae.exact, num_draws=1000)
+    assert rows.shape == (1000, 6)
+    mixed = logsumexp(rows.numpy(), 0) - np.log(1000)
+    assert np.abs(mixed - summed(pyrovae.exact, members, x)).max() < 0.01
+    assert np.abs(mixed - summed(pyrovae.exact, members, x, (0.5, 0.5))).max() > 0.05  # the control
+    of_first = rows[:, 0] == pyrovae.exact(members[0], x).pointwise["value"].values[0]
+    assert abs(int(of_first.sum()) - 200) <= 1 and bool(of_first[:500].any()) and bool(of_first[500:].any())
+
+
 @pytest.mark.slow  # ArviZ takes seconds to import
 def test_the_rest_of_the_package_takes_it(members, x, tmp_path):
     ensemble = Ensemble(members, WEIGHTS)
     assert torch.equal(ensemble.encode(x), torch.cat([member.encode(x) for member in members], -1))
-    table = ensemble.log_likelihood(x, evidence=pyrovae.exact)
-    assert (
-        np.abs(logsumexp(np.log(WEIGHTS)[:, None] + table.numpy(), 0) - summed(pyrovae.exact, members, x)).max() < 1e-10
-    )
     assert pyrovae.to_arviz(ensemble, x, num_draws=3).posterior["latent"].shape == (1, 3, 6, 3)
     still = ensemble.frozen()
     assert not list(still.parameters()) and not any(list(member.parameters()) for member in still.members)

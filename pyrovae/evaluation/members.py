@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, cast
 
 import numpy as np
 from scipy.special import logsumexp
 
-from pyrovae.evaluation.estimate import Estimate
+from pyrovae import checks
+from pyrovae.evaluation.estimate import Estimate, pair_hash
 from pyrovae.evaluation.session import Session
 from pyrovae.models.ensemble import Ensemble
+from pyrovae.seeding import stream
 
 __all__ = ["by_members"]
 
@@ -22,10 +25,14 @@ NEGLIGIBLE = 0.01  # the share of a member in p(x), below which its flag is not 
 def by_members(estimator: Callable[P, Estimate]) -> Callable[P, Estimate]:
     """Let an estimator of log p(x) take an `Ensemble`: log sum_k w_k exp(value of member k), of each item.
 
-    The members are estimated one by one, with the same arguments. Lower bounds of the members give a lower bound, since
-    the sum is increasing in each. The standard error is sqrt(sum_k r_k^2 se_k^2) with r_k the share of member k in
-    p(x), by the delta method; the members' noise is independent.
+    The members are estimated one by one, with the same arguments; random numbers go by a member's state, so that of
+    members of one state all but the first have another seed. Lower bounds of the members give a lower bound, since the
+    sum is increasing in each. The standard error is sqrt(sum_k r_k^2 se_k^2) with r_k the share of member k in p(x), by
+    the delta method; the members' noise is independent. The errors of a grid are no noise, and add up to
+    sum_k r_k se_k.
     """
+    parameters = inspect.signature(estimator).parameters
+    default_seed = parameters["seed"].default if "seed" in parameters else None
 
     @functools.wraps(estimator)
     def call(*args: P.args, **kwargs: P.kwargs) -> Estimate:
@@ -36,9 +43,14 @@ def by_members(estimator: Callable[P, Estimate]) -> Callable[P, Estimate]:
             if cast(Any, kwargs).get(name) is not None:
                 raise ValueError(f"{name} is not for an Ensemble, whose members share one p(x): estimate each of them")
         estimates = []
+        states: list[str] = []
         for member in pair.members:
-            given: Any = {**kwargs, "pair": member} if not args else kwargs
+            given: Any = {**kwargs, "pair": member} if not args else {**kwargs}
             rest: Any = (member, *args[1:]) if args else ()
+            states.append(pair_hash(member))
+            earlier = states.count(states[-1]) - 1
+            if earlier and default_seed is not None:
+                given["seed"] = stream(checks.seed(given.get("seed", default_seed)), "member", earlier)
             estimates.append(estimator(*rest, **given))
         items = args[1] if len(args) > 1 else cast(Any, kwargs)["x"]
         return _combined(estimator.__name__, pair, items, estimates)
@@ -60,7 +72,9 @@ def _combined(name: str, pair: Ensemble, x: Any, estimates: list[Estimate]) -> E
     joint = values + pair.log_weights.cpu().numpy()[:, None]
     value = logsumexp(joint, axis=0)
     share = np.exp(joint - value)
-    columns: dict[str, Any] = {"value": value, "se": np.sqrt((share**2 * errors**2).sum(0))}
+    is_noise = attributes["errors"] != "grid error"
+    se = np.sqrt((share**2 * errors**2).sum(0)) if is_noise else (share * errors).sum(0)
+    columns: dict[str, Any] = {"value": value, "se": se}
     if all("unreliable" in estimate.pointwise for estimate in estimates):
         flags = np.stack([estimate.pointwise["unreliable"].to_numpy() for estimate in estimates]).astype(bool)
         columns["unreliable"] = (flags & (share > NEGLIGIBLE)).any(0)

@@ -24,6 +24,7 @@ from pyrovae.models.pair import (
 )
 from pyrovae.models.registry import plain_name_of
 from pyrovae.models.vae import VAE, LatentVariableModel
+from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
 __all__ = ["Ensemble"]
@@ -39,9 +40,9 @@ class Ensemble(VAE):
 
     `elbo`, `iwae`, `ais`, `quadrature` and `exact` take log sum_k w_k exp(estimate of log p_k(x)), member by member, so
     that codes of one or two dimensions a member are enough for `quadrature`; a bound of each member gives one of the
-    mixture. Everything else goes by the pair as it is. `log_likelihood` has log p_k(x) of each member. The members' own
-    modules are used and not copied: what trains one of them changes the ensemble. A saved state is read by
-    `load(path, like=ensemble of the same members)`.
+    mixture. Everything else goes by the pair as it is. `log_likelihood` has log p_k(x) of members as ArviZ's draws. The
+    members' own modules are used and not copied: what trains one of them changes the ensemble. A saved state is read
+    by `load(path, like=ensemble of the same members)`.
 
     Raises ValueError for no members, for members of other event shapes, base measures, supports, dtypes or devices, and
     for weights that are no distribution; TypeError for a member that is no normalised pair of three parts.
@@ -79,15 +80,43 @@ class Ensemble(VAE):
         log_weights: Tensor = self.likelihood.log_weights
         return log_weights.double()
 
-    def log_likelihood(self, x: Any, *, evidence: Any) -> Tensor:
-        """log p_k(x_n) of each member, (K, N), in nats, float64: the values of `evidence(member, x)`.
+    def log_likelihood(self, x: Any, *, evidence: Any, num_draws: int | None = None, seed: int = 0) -> Tensor:
+        """log p_s(x_n) of members drawn by their weights, (num_draws, N), in nats, float64: as ArviZ takes it.
 
-        `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`.
-        For ArviZ the members are draws of the parameters: give a group `log_likelihood` the array with dimensions
+        `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`,
+        and each row is `evidence(member, x)` of a member. ArviZ weighs draws alike, so members of equal weights are one
+        row each, in their order, where `num_draws` is None. Members of other weights need `num_draws`: member k is then
+        in num_draws w_k rows, rounded up or down at random and unbiased, in a random order (systematic resampling,
+        Douc, Cappe and Moulines 2005, section 2.4). Give a group `log_likelihood` the array with dimensions
         (chain, draw, item) as `ensemble.log_likelihood(x, evidence=pyrovae.iwae)[None]`.
+
+        Raises ValueError for unequal weights without `num_draws`.
         """
-        rows = [torch.from_numpy(evidence(member, x).pointwise["value"].to_numpy().copy()) for member in self._members]
-        return torch.stack(rows).double()
+        rows = self._drawn_members(num_draws, checks.seed(seed))
+        values = {
+            number: torch.from_numpy(evidence(self._members[number], x).pointwise["value"].to_numpy().copy())
+            for number in sorted({*rows})
+        }
+        return torch.stack([values[number] for number in rows]).double()
+
+    def _drawn_members(self, num_draws: int | None, seed: int) -> list[int]:
+        """The numbers of members, each as often as its weight asks for."""
+        weights, count = self.log_weights.exp().cpu(), len(self._members)
+        if num_draws is None:
+            if bool(((weights * count - 1).abs() > 1e-6).any()):
+                shown = ", ".join(f"{weight:.3g}" for weight in weights.tolist())
+                raise ValueError(
+                    f"num_draws must be given, the number of members to draw by their weights ({shown}): ArviZ weighs "
+                    "draws alike, and a row for each member would make these weights equal"
+                )
+            return list(range(count))
+        checks.whole("num_draws", num_draws)
+        with forked(stream(seed, "members")):
+            points = (torch.arange(num_draws, dtype=torch.float64) + torch.rand((), dtype=torch.float64)) / num_draws
+            order = torch.randperm(num_draws)
+        rows = torch.searchsorted(weights.cumsum(0), points, right=True).clamp(max=count - 1)
+        numbers: list[int] = rows[order].tolist()
+        return numbers
 
     def _summary_of_parts(self) -> Rows:
         return {

@@ -86,8 +86,8 @@ class MonotoneSpline(Transform):
         bin_of |= {"left_slope": of_bin(slopes[..., :-1]), "right_slope": of_bin(slopes[..., 1:])}
         if not inverse:
             return (inside - left) / width, bin_of
-        # the root in [0, 1] of a quadratic a s^2 + b s + c (Durkan et al. 2019, appendix A.2), in the form in which b and
-        # the square root have one sign: where b is negative a exceeds -b, for a + b + c is at least 0 and c at most 0
+        # the root in [0, 1] of a quadratic (Durkan et al. 2019, appendix A.2), in the form in which b and the square
+        # root have one sign; where b is negative a exceeds -b, because a + b + c is at least 0 and c at most 0
         rise, secant = (inside - low) / height, bin_of["secant"]
         bend = rise * (bin_of["left_slope"] + bin_of["right_slope"] - 2 * secant)
         a, b, c = secant - bin_of["left_slope"] + bend, bin_of["left_slope"] - bend, -secant * rise
