@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -328,3 +331,16 @@ class TestAMethodOfOnesOwn:
         pair = Mean()
         pyrovae.fit(pair, X, epochs=200, learning_rate=0.02, batch_size=None, **QUIET)
         torch.testing.assert_close(pair.loc.detach(), X.mean(0), atol=2e-2, rtol=0)
+
+
+def test_the_methods_of_every_pair_are_stated_where_methods_are_imported():
+    """In a process that has not called `fit` yet too, as that of `pyrovae fit` is when it asks which method it is."""
+    folder = Path(pyrovae.__file__).parent
+    files = [file for file in folder.rglob("*.py") if re.search(r"(?m)^register_methods\(", file.read_text())]
+    stating = {".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files}
+    assert len(stating) > 5
+    imported = set()
+    for statement in ast.parse(Path(methods.__file__).read_text()).body:
+        if isinstance(statement, ast.ImportFrom):
+            imported |= {statement.module, *(f"{statement.module}.{each.name}" for each in statement.names)}
+    assert stating <= imported
