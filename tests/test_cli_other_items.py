@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
 
@@ -177,3 +179,58 @@ def test_a_run_folder_whose_name_is_no_unicode_is_read_and_written_of(folder, tm
     monkeypatch.setattr("pyrovae.report.writing.makers", lambda: [])  # a page of the explorer alone
     pyrovae.report.write("page.html", [pyrovae.report.Entry(run.name, read_run(run).pair())], data)
     assert "r? é" in Path("page.html").read_text(encoding="utf-8")
+
+
+WORDS = {"numbers": [10, 2, 1], "spelled": ["10", "2", "1"], "words": ["a", "b", "c"], "places": [0, 1, 2]}
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory) -> Path:
+    """A classifier of three groups that are far apart for each way to name them, and the labels in each way."""
+    folder = tmp_path_factory.mktemp("named")
+    rng = np.random.default_rng(0)
+    number = np.arange(30) % 3
+    x = torch.from_numpy(20 * number[:, None] + rng.normal(size=(30, 2))).float()
+    np.save(folder / "x.npy", x.numpy())
+    for way, names in WORDS.items():
+        y = np.array(names)[number]
+        classifier = pyrovae.gaussian_classifier((2,), 3)
+        pyrovae.fit(classifier, x, y, progress=False, device="cpu")
+        pyrovae.save(folder / way, classifier)
+        np.save(folder / f"{way}.npy", y)
+        np.savez(folder / f"{way}.npz", x=x.numpy(), y=y)
+    return folder
+
+
+ALIKE = [{"numbers", "spelled"}]  # any other two ways name other classes
+
+
+@pytest.mark.parametrize("labels", WORDS)
+@pytest.mark.parametrize("run", WORDS)
+def test_labels_are_matched_by_what_they_say_and_never_by_their_places(named, capsys, monkeypatch, run, labels):
+    monkeypatch.chdir(named)
+    status = main(["evaluate", run, "--data", "x.npy", "--labels", f"{labels}.npy", "-e", "scores", "--json"])
+    out, error = capsys.readouterr()
+    if run == labels or {run, labels} in ALIKE:
+        result = json.loads(out)["runs"][0]["results"][0]
+        assert (status, result["accuracy"]["value"]) == (0, 1.0)  # of codes of sorted strings it is 1/3
+    else:
+        assert status == 2
+        assert (
+            "the data set x has labels that are no class here" in error and f"These are the classes of {run}" in error
+        )
+
+
+@pytest.mark.parametrize(("run", "labels"), [("numbers", "spelled"), ("spelled", "numbers"), ("places", "words")])
+def test_a_report_reads_labels_as_evaluate_does(named, tmp_path, capsys, monkeypatch, run, labels):
+    from pyrovae.report.sections import classification
+
+    monkeypatch.chdir(named)
+    monkeypatch.setattr("pyrovae.report.writing.makers", lambda: [classification.section])
+    status = main(["report", run, "--data", f"{labels}.npz", "-o", str(tmp_path / "report.html")])
+    if labels == "words":
+        assert status == 2 and "the data set words has labels that are no class here" in capsys.readouterr().err
+        return
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert status == 0 and re.search(r"<th[^>]*>\W*10\W*</th>", page)  # the class, in the table of mistakes
+    assert "1.0000" in page

@@ -522,3 +522,28 @@ def test_a_costly_decoder_gets_fewer_draws_and_all_entries_the_same():
     entries = [Entry("cheap", cheap), Entry("costly", costly)]
     assert pricing.draws_within(entries[:1], 1000, 100, 500) == 1000
     assert pricing.draws_within(entries, 1000, 100, 500) == 100
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "expected"),
+    [
+        ([0, 1, 2], ("a", "b", "c"), [0, 2, 1]),  # places, as `data.train.y` has them
+        ([3, 5, 7], ("3", "5", "7"), [3, 7, 5]),
+        (["3", "5", "7"], None, ["3", "7", "5"]),
+        ([0, 1, 2], ("0", "1", "2"), [0, 2, 1]),
+        (list(range(11)), tuple(sorted(map(str, range(11)))), None),  # "10" is the third of the words
+    ],
+)
+def test_labels_are_in_the_form_of_a_classifier_s_classes(names, classes, expected):
+    y = torch.tensor([3, 7, 5] if classes is None else [0, 2, 1])
+    part = Split(torch.rand(3, 2), y)
+    classifier = pyrovae.gaussian_classifier((2,), len(names))
+    classifier.rename(np.array(names))
+    entry = Entry("pair", classifier)
+    measurements = Measurements([entry], Dataset(part, part, (2,), "x", classes), Settings(num_items=3))
+    if expected is None:
+        with pytest.raises(ValueError, match="their places among them"):
+            measurements.labels(entry)
+        assert "their places" in str(measurements.predictions(entry))
+    else:
+        assert [getattr(each, "item", lambda each=each: each)() for each in measurements.labels(entry)] == expected

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae.cli.options import OneOf, Option
-from pyrovae.cli.reading import Items, Opened, part_items
+from pyrovae.cli.reading import Items, Opened, class_labels, part_items
 from pyrovae.cli.reading_options import Number, together
 
 if TYPE_CHECKING:
@@ -326,15 +326,12 @@ def _scores(opened: Opened, items: Items, options: dict[str, Any], seed: int, pr
 
 
 def _class_labels(opened: Opened, items: Items) -> Any:
-    """The labels by the names that the classifier has."""
-    import numpy as np
-
-    if items.y is None:
+    """The labels by the names that the classifier has, whether these are words or numbers."""
+    if items.labels is None:
         raise click.UsageError(
             f"scores judges labelled items, and those of {items.data.name} have no labels: name them by --labels"
         )
-    names = np.asarray(opened.pair.names)
-    return items.labels if names.dtype.kind in "US" else items.y
+    return class_labels(opened, items.labels, items.data.name)
 
 
 def _log_prob(opened: Opened, items: Items, options: dict[str, Any], seed: int, progress: bool) -> Evaluation:

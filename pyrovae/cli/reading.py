@@ -22,6 +22,8 @@ __all__ = [
     "Items",
     "Opened",
     "Source",
+    "class_labels",
+    "named_as_classes",
     "names_of",
     "open_run",
     "part_items",
@@ -414,6 +416,42 @@ def _require_read_alike(one: Dataset, other: Dataset, source: str, name: str, ot
             f"--data {source} is read differently for {name} and for {other_name} (bytes divided by 255 or kept, or "
             "the order of the axes), so that their figures are not comparable: fit both on values of one scale"
         )
+
+
+def class_labels(opened: Opened, labels: np.ndarray, of: str) -> np.ndarray:
+    """The labels of a data set of this name by the names that a classifier's classes have, in words or in numbers."""
+    from pyrovae.models.classifiers.classes import as_named
+
+    pair: Any = opened.pair
+    named = as_named(pair.names, labels)
+    try:
+        pair.numbers(named, len(named), name=f"the data set {of}")
+    except ValueError as error:
+        raise click.UsageError(
+            f"{error}. These are the classes of {opened.path}: name the labels as they are"
+        ) from None
+    return named
+
+
+def named_as_classes(opened: Sequence[Opened], data: Dataset) -> Dataset:
+    """The data set with numbers for labels in place of words that spell them, where those name a classifier's classes.
+
+    Else their places among the words, as `y` has them, would be taken for these numbers.
+    """
+    import numpy as np
+    import torch
+
+    from pyrovae.models.pair import takes_labels
+
+    for one in opened:
+        if takes_labels(one.pair) and data.classes is not None and one.pair.names.dtype.kind not in "US":
+            number = torch.from_numpy(class_labels(one, np.array(data.classes), data.name))
+            parts = {
+                name: replace(part, y=None if part.y is None else number[part.y])
+                for name, part in (("train", data.train), ("test", data.test))
+            }
+            data = replace(data, classes=None, **parts)
+    return data
 
 
 def open_run(path: str, *, device: str = "cpu") -> Opened:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 import pyrovae
 from pyrovae.data import Dataset, Split
 from pyrovae.evaluation.estimate import Estimate
+from pyrovae.models.classifiers.classes import as_named
 from pyrovae.models.pair import takes_labels
 from pyrovae.report import chosen
 from pyrovae.report.entry import Entry
@@ -196,12 +198,30 @@ class Measurements:
         return self.of(entry, "predictions", lambda: pyrovae.predictions(entry.pair, self.x(entry), self.labels(entry)))
 
     def labels(self, entry: Entry) -> Any:
-        """The labels of the items as a classifier names its classes: numbers, or the data set's names for them."""
+        """The labels of the items as a classifier names its classes, in words or in numbers; None without any."""
         y, classes = self._grey.y, self.data.classes
         names = getattr(entry.pair, "names", None)
-        if y is None or classes is None or names is None or names.dtype.kind not in "US":
+        if y is None or names is None or self.knows_places(entry):
             return y
-        return [classes[int(number)] for number in y]
+        return as_named(names, y if classes is None else np.array(classes)[y.numpy()])
+
+    def knows_places(self, entry: Entry) -> bool:
+        """Whether a classifier's classes are the places of the data set's named ones, as `data.train.y` has them.
+
+        ValueError where they are numbers that may as well be the names.
+        """
+        names, classes = getattr(entry.pair, "names", None), self.data.classes
+        if names is None or classes is None or names.dtype.kind in "US":
+            return False
+        named = as_named(names, classes)
+        can_be_names, can_be_places = named.dtype.kind not in "US", set(range(len(classes))) <= set(names.tolist())
+        if can_be_names and can_be_places and named.tolist() != list(range(len(classes))):
+            raise ValueError(
+                f"its classes are the numbers {_few(names)} and the labels of {self.data.name} the words "
+                f"{_few(classes)}: the numbers may be these, or their places among them. Fit it on the words, "
+                "numpy.array(data.classes)[data.train.y]"
+            )
+        return can_be_places and not can_be_names
 
     def labels_of(self, places: Any) -> list[Any]:
         """The labels of some of the items as words, by their places among them; None of items without one."""
@@ -218,6 +238,12 @@ class Measurements:
         began = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def _few(names: Iterable[Any]) -> str:
+    """The first of some names."""
+    words = list(map(str, names))
+    return ", ".join(words[:4]) + (", ..." if len(words) > 4 else "")
 
 
 def _sentence(error: BaseException) -> str:

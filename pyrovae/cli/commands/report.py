@@ -78,7 +78,7 @@ def command(
     """
     import pyrovae
     from pyrovae.cli.outputs import json_text, replacing
-    from pyrovae.cli.reading import names_of, open_run, source_of_all
+    from pyrovae.cli.reading import named_as_classes, names_of, open_run, source_of_all
     from pyrovae.report import Entry
 
     if out is None:
@@ -87,7 +87,7 @@ def command(
     names = names_of(opened)
     entries = [_entry(Entry, one, name) for one, name in zip(opened, names, strict=True)]
     of_items = {"covariates": covariates, "exposure": exposure}
-    items = source_of_all(opened, names, data, of_items, part="test").data
+    items = named_as_classes(opened, source_of_all(opened, names, data, of_items, part="test").data)
     settings: dict[str, Any] = {"num_items": num_items, "num_ledger_items": num_ledger_items}
     settings |= {"num_particles": num_particles, "seed": seed}
     with replacing(out, force=force) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from pyrovae.models.registry import note
 from pyrovae.models.scopes import evaluation_mode
 from pyrovae.seeding import forked, stream
 
-__all__ = ["Classifier", "drawn_of_class", "nameable", "named_classes", "numbered"]
+__all__ = ["Classifier", "as_named", "drawn_of_class", "nameable", "named_classes", "numbered"]
 
 
 class Classifier(HasParamSites):
@@ -84,6 +85,39 @@ def numbered(names: np.ndarray, y: Any, count: int, *, name: str = "y") -> Tenso
             f"{', '.join(map(repr, names.tolist()[:20]))}"
         )
     return torch.tensor([known[value] for value in labels.tolist()])
+
+
+def as_named(names: np.ndarray, labels: Any) -> np.ndarray:
+    """Labels in the form that classes are named in: "7" and 7 are one class, whichever of the two is its name.
+
+    Where any label is no class in either form, or might be two of them, all stay as they are, for `numbered` to refuse.
+
+    >>> import numpy as np
+    >>> from pyrovae.models.classifiers.classes import as_named
+    >>> as_named(np.array([3, 7, 10]), np.array(["10", "3"])), as_named(np.array(["a", "b"]), np.array([0, 1]))
+    (array([10,  3]), array([0, 1]))
+    """
+    labels = np.asarray(labels)
+    known = names.tolist()
+    of_number: dict[int, list[Any]] = {}
+    for name in known:
+        if (number := _whole(name)) is not None:
+            of_number.setdefault(number, []).append(name)
+    place: dict[Any, int] = {}
+    for label in np.unique(labels).tolist():
+        number = _whole(label)
+        same = [label] if label in known else [] if number is None else of_number.get(number, [])
+        if len(same) != 1:
+            return labels
+        place[label] = known.index(same[0])
+    return names[[place[label] for label in labels.tolist()]]
+
+
+def _whole(name: Any) -> int | None:
+    """The whole number that a name is, or spells; None for any other name."""
+    if isinstance(name, str):
+        return int(name) if re.fullmatch(r"[+-]?[0-9]{1,18}", name) else None
+    return int(name) if float(name).is_integer() else None
 
 
 def nameable(names: np.ndarray, what: str) -> np.ndarray:

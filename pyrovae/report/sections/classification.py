@@ -36,7 +36,10 @@ def section(measurements: Measurements) -> Section | LeftOut:
     if not tables:
         return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
     parts = [_scores(tables, measurements), _reliability(tables, measurements), *_compared(tables, measurements)]
-    parts += [_confusion(name, predictions, measurements.data.classes) for name, predictions in tables.items()]
+    for entry in classifiers:
+        if entry.name in tables:
+            classes = measurements.data.classes if measurements.knows_places(entry) else None
+            parts += [_confusion(entry.name, tables[entry.name], classes)]
     how = (
         "A lower log-loss is better: it punishes a wrong answer by how sure it was; a classifier whose points "
         "lie on the diagonal is right as often as it says."
@@ -137,7 +140,5 @@ def _listed(words: list[Markup]) -> list[Any]:
 
 
 def _name(label: Any, classes: tuple[str, ...] | None) -> str:
-    """The data set's name of a class, where the classifier knows it by its number."""
-    if classes is not None and isinstance(label, int) and 0 <= label < len(classes):
-        return classes[label]
-    return str(label)
+    """The name of a class: the one of `classes` that has this place, where there are any."""
+    return str(label) if classes is None else classes[label]
