@@ -446,11 +446,10 @@ def named_as_classes(opened: Sequence[Opened], data: Dataset) -> Dataset:
     for one in opened:
         if takes_labels(one.pair) and data.classes is not None and one.pair.names.dtype.kind not in "US":
             number = torch.from_numpy(class_labels(one, np.array(data.classes), data.name))
-            parts = {
-                name: replace(part, y=None if part.y is None else number[part.y])
-                for name, part in (("train", data.train), ("test", data.test))
-            }
-            data = replace(data, classes=None, **parts)
+            train, test = (
+                replace(part, y=None if part.y is None else number[part.y]) for part in (data.train, data.test)
+            )
+            data = replace(data, train=train, test=test, classes=None)
     return data
 
 
