@@ -18,7 +18,7 @@ from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.labelled import labelled
 from pyrovae.models.batch import items_of, keywords_of
-from pyrovae.models.independent import IndependentEntries, family_for
+from pyrovae.models.independent import entries_like
 from pyrovae.models.items import checked_batch
 from pyrovae.models.pair import Pair, takes_beside
 from pyrovae.models.particles import Items
@@ -340,9 +340,8 @@ class NoveltyDetector(HasSummary):
     def _checked_background(self, background: Any, reference: Items, perturbation: float) -> Any:
         """The density of the ratio, of the pair's base measure; None where none can be had and none is needed."""
         if background is None:
-            family = family_for(self.pair)
-            if family is not None:
-                entries = IndependentEntries.fit(items_of(reference), family=family, perturbation=perturbation)
+            entries = entries_like(self.pair, items_of(reference), perturbation=perturbation)
+            if entries is not None:
                 entries = entries.to(reference.device)
                 measures = [_measure_of(self.pair, reference), _measure_of(entries, items_of(reference))]
                 if None in measures or measures[0] == measures[1]:

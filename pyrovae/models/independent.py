@@ -19,13 +19,17 @@ from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.pair import base_measure_of, dtype_and_device, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.parts.bernoulli import Bernoulli
+from pyrovae.models.parts.categorical import Codes
 from pyrovae.models.parts.continuous_bernoulli import ContinuousBernoulli
+from pyrovae.models.parts.counts import LARGEST_LOG
+from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
-__all__ = ["FAMILIES", "IndependentEntries", "family_for"]
+__all__ = ["FAMILIES", "IndependentEntries", "entries_like", "family_for"]
 
-MOST_SUCCESSES = 1e4  # of a negative binomial, which is close to a Poisson distribution there
+MOST_CODES = 1024  # of an entry, whose frequencies are kept for each of them
+ENTRIES_TOGETHER = 2**22  # of the codes that are counted at once
 
 
 class IndependentEntries(HasParamSites):
@@ -37,10 +41,11 @@ class IndependentEntries(HasParamSites):
 
     Args:
         event_shape: the shape of an item.
-        family: "bernoulli" (0 or 1, a mass), "continuous_bernoulli" (0 to 1), "normal", "log_normal" (above 0), or
-            "negative_binomial" (counts, a mass).
+        family: "bernoulli" (0 or 1, a mass), "continuous_bernoulli" (0 to 1), "normal", "log_normal" (above 0),
+            "negative_binomial" (counts, a mass), or "categorical" (codes 0..num_classes - 1, a mass).
+        num_classes: the number of codes of a "categorical" entry, at most 1,024; None for the others.
 
-    Raises ValueError for sizes below 1 and unknown names.
+    Raises ValueError for sizes below 1, unknown names, and a `num_classes` that is missing or does not belong here.
 
     >>> import torch
     >>> from pyrovae import IndependentEntries
@@ -54,20 +59,26 @@ class IndependentEntries(HasParamSites):
     is_normalized = True
     latent_dim = 0
 
-    def __init__(self, event_shape: Sequence[int], family: str = "normal") -> None:
+    def __init__(self, event_shape: Sequence[int], family: str = "normal", *, num_classes: int | None = None) -> None:
         super().__init__()
         self.event_shape = checks.sizes("event_shape", event_shape)
         self.family = checks.choice("family", family, FAMILIES)
-        self.natural = nn.Parameter(torch.zeros(FAMILIES[family].num_parameters, *self.event_shape))
+        self.num_classes = _checked_classes(family, num_classes)
+        count = self.num_classes or FAMILIES[family].num_parameters
+        self.natural = nn.Parameter(torch.zeros(count, *self.event_shape))
 
     @classmethod
-    def fit(cls, x: Any, *, family: str = "normal", perturbation: float = 0.0) -> IndependentEntries:
+    def fit(
+        cls, x: Any, *, family: str = "normal", num_classes: int | None = None, perturbation: float = 0.0
+    ) -> IndependentEntries:
         """The density whose entries have the means, and where the family has one the variances, of items `x`.
 
         `x` has shape (N, *event_shape). For "bernoulli", "continuous_bernoulli", "normal" and "log_normal" (whose
-        moments are those of log x) that is the maximum of the likelihood; "negative_binomial" is fitted by moments.
-        Half an observation of 1/2 is added to an entry of 0 to 1, and half an event to a count, so that what was
-        never seen has a finite log p. A normal entry that never varied has the smallest variance among the others.
+        moments are those of log x) that is the maximum of the likelihood; "negative_binomial" is fitted by moments,
+        and is a Poisson distribution where the variance does not exceed the mean; of "categorical" the frequencies are
+        taken. Half an observation of 1/2 is added to an entry of 0 to 1, half an event to a count, and one observation
+        that is spread over all codes to those of an entry, so that what was never seen has a finite log p. A normal
+        entry that never varied has the smallest variance among the others.
 
         `perturbation` is the share of entries that are taken from any other entry's values, at random, before the
         fit: the background then says less of single entries (Ren et al. 2019, section 3, who replace 10 to 30 %). It
@@ -78,21 +89,27 @@ class IndependentEntries(HasParamSites):
         given = checks.array(x, "x")
         if given.ndim < 2 or len(given) < 2:
             raise ValueError(f"x must have shape (N, *event_shape) with at least 2 items, got {tuple(given.shape)}")
-        made = cls(tuple(given.shape[1:]), family)
+        made = cls(tuple(given.shape[1:]), family, num_classes=num_classes)
         if given.dtype == torch.float64:
             made = made.double()
         kind = FAMILIES[family]
-        items = checked_items(made, given, support=kind.support).double()
-        if kind.of_logarithm:
-            items = items.log()
-        moments = _Moments(items.mean(0), items.var(0, correction=0), len(items))
+        items = checked_items(made, given, support=made.support)
+        if made.num_classes is not None:
+            fitted = _log_frequencies(items, made.num_classes, share)
+        else:
+            items = items.double().log() if kind.of_logarithm else items.double()
+            assert kind.fitted is not None
+            moments = _Moments(items.mean(0), items.var(0, correction=0), len(items))
+            fitted = torch.stack(kind.fitted(moments.perturbed(share)))
         with torch.no_grad():
-            made.natural.copy_(torch.stack(kind.fitted(moments.perturbed(share))))
+            made.natural.copy_(fitted)
         return made
 
     @property
     def support(self) -> constraints.Constraint:
         """The support of an entry."""
+        if self.num_classes is not None:
+            return constraints.integer_interval(0, self.num_classes - 1)
         return FAMILIES[self.family].support
 
     @property
@@ -102,7 +119,7 @@ class IndependentEntries(HasParamSites):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of each entry, shape event_shape."""
+        """The mean of each entry, shape event_shape; ValueError for codes of categories, which have none."""
         mean: Tensor = self._law().mean
         return mean
 
@@ -163,7 +180,7 @@ class _Family:
 
     support: constraints.Constraint
     num_parameters: int
-    fitted: Callable[[_Moments], tuple[Tensor, ...]]
+    fitted: Callable[[_Moments], tuple[Tensor, ...]] | None  # None where moments are not enough
     law: Callable[..., Any]
     of_logarithm: bool = False
 
@@ -200,10 +217,35 @@ def _normal(moments: _Moments) -> tuple[Tensor, Tensor]:
 
 
 def _counts(moments: _Moments) -> tuple[Tensor, Tensor]:
-    mean = (moments.mean * moments.count + 0.5) / (moments.count + 1)
+    """log m and log r of the mean m and the variance m + m^2 / r: the Poisson distribution where r is not finite."""
+    mean = moments.mean + 0.5 / moments.count
     excess = moments.variance - mean
-    successes = torch.where(excess > 0, mean.square() / excess.where(excess > 0, torch.ones_like(excess)), math.inf)
-    return mean.log(), successes.clamp(1e-4, MOST_SUCCESSES).log()
+    log_size = 2 * mean.log() - excess.clamp(min=0).log()
+    return mean.log(), log_size.clamp(-LARGEST_LOG, LARGEST_LOG)
+
+
+def _log_frequencies(x: Tensor, num_classes: int, share: float) -> Tensor:
+    """The logarithms of the smoothed frequencies of codes, (num_classes, *event), after a share was replaced."""
+    entries = math.prod(x.shape[1:])
+    place = torch.arange(entries, device=x.device) * num_classes
+    counts = torch.zeros(entries * num_classes, dtype=torch.float64, device=x.device)
+    for rows in x.flatten(1).split(max(1, ENTRIES_TOGETHER // entries)):
+        counts += torch.bincount((rows.long() + place).flatten(), minlength=len(counts))
+    counts = counts.reshape(*x.shape[1:], num_classes).movedim(-1, 0) / len(x)
+    pooled = counts.flatten(1).mean(1).reshape(-1, *[1] * (counts.ndim - 1))
+    frequencies = (1 - share) * counts + share * pooled
+    return ((frequencies * len(x) + 1 / num_classes) / (len(x) + 1)).log()
+
+
+def _checked_classes(family: str, num_classes: Any) -> int | None:
+    """The number of codes of a categorical entry, and None of any other."""
+    if family == "categorical":
+        if num_classes is None:
+            raise ValueError("num_classes must be given with family='categorical': the number of codes of an entry")
+        return checks.whole("num_classes", num_classes, least=2, most=MOST_CODES)
+    if num_classes is not None:
+        raise ValueError(f"num_classes is for family='categorical', and the family is {family!r}: leave it out")
+    return None
 
 
 def _normal_law(loc: Tensor, log_scale: Tensor) -> Any:
@@ -214,8 +256,8 @@ def _log_normal_law(loc: Tensor, log_scale: Tensor) -> Any:
     return dist.LogNormal(loc, log_scale.exp())
 
 
-def _counts_law(log_mean: Tensor, log_successes: Tensor) -> Any:
-    return dist.NegativeBinomial(log_successes.exp(), logits=log_mean - log_successes)
+def _codes_law(*logits: Tensor) -> Any:
+    return Codes(torch.stack(logits, -1).log_softmax(-1))
 
 
 FAMILIES = {
@@ -225,7 +267,8 @@ FAMILIES = {
     ),
     "normal": _Family(constraints.real, 2, _normal, _normal_law),
     "log_normal": _Family(constraints.positive, 2, _normal, _log_normal_law, of_logarithm=True),
-    "negative_binomial": _Family(constraints.nonnegative_integer, 2, _counts, _counts_law),
+    "negative_binomial": _Family(constraints.nonnegative_integer, 2, _counts, MeanNegativeBinomial),
+    "categorical": _Family(constraints.nonnegative_integer, 0, None, _codes_law),
 }
 
 
@@ -237,14 +280,13 @@ def family_for(pair: Any) -> str | None:
     >>> family_for(pyrovae.mlp_vae((3,))), family_for(pyrovae.GaussianMixture((3,), 2))
     ('bernoulli', 'normal')
     """
-    support = support_of(pair)
-    if support is None:
-        support = getattr(pair, "support", constraints.real)
+    support = _support(pair)
     if support is constraints.boolean:
         return "bernoulli"
     if support.is_discrete:
-        least = getattr(support, "lower_bound", None)
-        return "negative_binomial" if least is not None and not isinstance(least, Tensor) and least >= 0 else None
+        if _codes_of(support) is not None:
+            return "categorical"
+        return "negative_binomial" if _ends_of(support) == (0, None) else None
     if base_measure_of(pair) not in (None, "density"):
         return None
     if support is constraints.unit_interval:
@@ -252,3 +294,30 @@ def family_for(pair: Any) -> str | None:
     if support is constraints.positive:
         return "log_normal"
     return "normal" if support is constraints.real else None
+
+
+def entries_like(pair: Any, x: Any, *, perturbation: float = 0.0) -> IndependentEntries | None:
+    """Independent entries of the family for a pair, fitted to items `x`; None where there is no family."""
+    family = family_for(pair)
+    if family is None:
+        return None
+    num_classes = _codes_of(_support(pair)) if family == "categorical" else None
+    return IndependentEntries.fit(x, family=family, num_classes=num_classes, perturbation=perturbation)
+
+
+def _support(pair: Any) -> Any:
+    support = support_of(pair)
+    return getattr(pair, "support", constraints.real) if support is None else support
+
+
+def _codes_of(support: Any) -> int | None:
+    """The number of codes of a support 0..C - 1 with C of at most 1,024; None for any other."""
+    low, high = _ends_of(support)
+    return int(high) + 1 if low == 0 and high is not None and 1 <= high < MOST_CODES else None
+
+
+def _ends_of(support: Any) -> tuple[float | None, float | None]:
+    """The least and the largest number of a support; None for an end that it does not state as one number."""
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    ends = [None if end is None or torch.as_tensor(end).numel() != 1 else float(end) for end in (low, high)]
+    return ends[0], ends[1]
