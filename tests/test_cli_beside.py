@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 
 import pyrovae
 from pyrovae.cli import main
+from pyrovae.cli.planning import Plan
 from pyrovae.data import Split
 from pyrovae.run_folder import read_run
 
@@ -119,7 +121,11 @@ REFUSED = [
     ([*COUNTS, "--exposure", "zero.npy"], "that of item 5 is 0"),
     ([*COUNTS, "--exposure", "negative.npy"], "that of item 5 is -1"),
     ([*COUNTS, "--exposure", "e9.npy"], "--exposure must have a row for each of the 60 items"),
-    ([*COUNTS, "--exposure", "e.npy", "--likelihood", "normal"], "an exposure multiplies the means of counts"),
+    (
+        [*COUNTS, "--exposure", "e.npy", "--likelihood", "normal"],
+        "--exposure is e.npy, which multiplies the means of counts, and --likelihood normal is none of counts: name "
+        "--likelihood negative_binomial or poisson, or leave the exposure out",
+    ),
     (["fit", "x.npy", "--out", "new", "--covariates", "c.npy", "--model", "GaussianMixture"], "takes no covariates"),
     ([*FIT, "--unlabeled", "x9.npy"], "--unlabeled is of models that learn from items without"),
     (["evaluate", "runs/c", *OTHER], "add --covariates FILE.npy"),
@@ -167,6 +173,52 @@ def test_what_does_not_fit_is_a_sentence(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pyrovae: ")]
     assert len(said) == 1 and expected in said[0]
     assert not Path("new").exists() and not [file for file in Path().iterdir() if file.stem == "o"]
+
+
+@pytest.mark.parametrize(
+    ("model", "likelihood", "expected"),
+    [
+        ("linear_vae", None, "the likelihood of linear_vae is none of counts: name --likelihood negative_binomial or"),
+        ("SemiSupervisedVAE", "poisson", "--model SemiSupervisedVAE takes no exposure, and --exposure is e.npy: leave"),
+        ("DiscriminativeClassifier", None, "or name --model mlp_vae with --likelihood negative_binomial or poisson"),
+    ],
+)
+def test_what_takes_no_exposure_is_told_what_does(folder: Path, model: str, likelihood: str | None, expected: str):
+    data = pyrovae.data.load(folder / "counts.npy", exposure=folder / "e.npy", labels=np.arange(60) % 2)
+    names = {"likelihood": likelihood, "exposure": "e.npy", "covariates": None, "data": "counts.npy"}
+    with pytest.raises(click.UsageError) as refused:
+        Plan(names, False).build(data, model, likelihood)
+    assert expected in str(refused.value)
+    assert likelihood is None or f"--likelihood {likelihood}" not in str(refused.value)  # as if it could be had
+
+
+def test_bytes_with_an_exposure_are_counts_whatever_reads_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bytes_, e = np.load(folder / "counts.npy").astype(np.uint8), np.load(folder / "e.npy")
+    seen: list[torch.Tensor] = []
+
+    def fit(pair: Any, x: Any, *args: Any, **options: Any) -> None:
+        seen.append(x[:])
+        raise FloatingPointError("this is all that the test looks at")
+
+    monkeypatch.setattr(pyrovae, "fit", fit)
+    np.save("bytes.npy", bytes_)
+    np.save("e.npy", e)
+    np.savez("own.npz", x=bytes_, exposure=e)
+    np.savez("parts.npz", x_train=bytes_[:50], x_test=bytes_[50:], exposure_train=e[:50], test_exposure=e[50:])
+    for words in (["bytes.npy", "--exposure", "e.npy"], ["own.npz"], ["parts.npz"]):
+        facts = record(capsys, "data", *words)
+        assert (facts["scaled"], facts["maximum"]) == (False, bytes_.max()), words
+        assert facts["fit"]["likelihood"] == "negative_binomial"
+        assert main(["fit", *words, "--out", "run", *QUICK]) == 2  # as far as the items
+        assert torch.equal(seen[-1], seen[-1].floor()) and seen[-1].max() > 1
+        assert pyrovae.data.load(words[0]).train.x[:].max() < 1  # the control: in Python it is `scale=` that says so
+    assert record(capsys, "data", "bytes.npy")["scaled"]
+    assert record(capsys, "data", "own.npz", "--scale")["scaled"]
+    assert main(["data", "bytes.npy", "--no-scale"]) == 0
+    assert "pyrovae fit bytes.npy --no-scale --out run" in capsys.readouterr().out
 
 
 @pytest.mark.slow

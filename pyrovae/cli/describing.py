@@ -144,6 +144,8 @@ def _print_facts(
     for name in ("labels", *BESIDE, "channel_axis", "root"):
         if parameters[name] is not None:
             words += [f"--{name.replace('_', '-')}", str(parameters[name])]
+    if parameters["scale"] is not None:
+        words += ["--scale" if parameters["scale"] else "--no-scale"]
     command = f"pyrovae fit {shlex.join(words)} --out run"
     refusal = facts["fit"]["refused"]
     if refusal is not None:

@@ -16,7 +16,7 @@ from pyrovae.cli.errors import Terminated, as_sentence
 from pyrovae.cli.model_options import spelled
 from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
 from pyrovae.cli.outputs import json_text
-from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, is_of_whole_numbers, read, read_unlabeled, refusal, shown
+from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, read, read_unlabeled, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
 from pyrovae.cli.words import Words
@@ -85,9 +85,7 @@ class _Fitting:
         from pyrovae.data.beside import BESIDE, without_beside
         from pyrovae.data.summary import summarize
 
-        keep_bytes = is_of_whole_numbers(self.plan.arguments.get("likelihood"))
-        keep_bytes = keep_bytes or self.parameters["exposure"] is not None
-        data, scale = read(self.parameters, keep_bytes, missing=True)
+        data, scale = read(self.parameters, missing=True)
         summaries = {part: summarize(getattr(data, part)) for part in ("train", "test")}
         missing, infinite = (sum(getattr(s, name) for s in summaries.values()) for name in ("missing", "infinite"))
         if (why := refusal(missing, infinite)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyrovae.choices import Builder
 from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
 from pyrovae.cli.model_options import COMPILE, NETWORKS, REQUIRED_HERE, builder_arguments, builders, spelled
 
-__all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_of_whole_numbers", "read", "read_unlabeled", "refusal", "shown"]
+__all__ = ["RUN_OPTIONS", "Plan", "is_given", "read", "read_unlabeled", "refusal", "shown"]
 
 RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
 
@@ -97,14 +98,33 @@ class Plan:
                 if name not in REQUIRED_HERE:
                     raise click.UsageError(f"--model {model} needs {spelled(name)}")
                 arguments[name] = REQUIRED_HERE[name]
-        pair = registered("builder")[model](**arguments)
+        make = registered("builder")[model]
+        pair = make(**arguments)
         if data.train.exposure is not None and not takes_exposure(pair):
-            its = "" if likelihood is None else f" with --likelihood {likelihood}"
-            raise click.UsageError(
-                f"an exposure multiplies the means of counts, and {model}{its} takes none: name --likelihood "
-                "negative_binomial or poisson, or leave the exposure out"
-            )
+            raise click.UsageError(self._refused_exposure(data, model, likelihood, arguments))
         return pair
+
+    def _refused_exposure(self, data: Any, model: str, likelihood: str | None, arguments: Mapping[str, Any]) -> str:
+        """Why this pair takes no exposure: its likelihood, or the model whatever the likelihood is; and what does."""
+        from pyrovae.models.pair import takes_exposure
+        from pyrovae.models.registry import registered
+
+        of_counts = "--likelihood negative_binomial or poisson"
+        takes = False
+        if "likelihood" in self.builders[model].arguments:
+            with suppress(ValueError, TypeError):
+                takes = takes_exposure(registered("builder")[model](**{**arguments, "likelihood": "poisson"}))
+        if takes:
+            its = f"the likelihood of {model}" if likelihood is None else f"--likelihood {likelihood}"
+            return (
+                f"{self._named('exposure')}, which multiplies the means of counts, and {its} is none of counts: name "
+                f"{of_counts}, or leave the exposure out"
+            )
+        other = chosen_model(data.event_shape, {}, self.builders).name
+        return (
+            f"--model {model} takes no exposure, and {self._named('exposure')}: leave it out, or name --model {other} "
+            f"with {of_counts}"
+        )
 
     def _from_data(self, data: Any, model: str, builder: Builder) -> dict[str, Any]:
         """What the data set says of a builder's arguments."""
@@ -139,15 +159,16 @@ class Plan:
     def _named(self, name: str) -> str:
         """Where what lies beside the items came from."""
         file = self.parameters[name]
-        return f"{self.parameters['data']} has some" if file is None else f"{spelled(name)} is {file}"
+        what = "an exposure" if name == "exposure" else name
+        return f"{self.parameters['data']} has {what}" if file is None else f"{spelled(name)} is {file}"
 
 
-def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool = False) -> tuple[Any, bool]:
+def read(parameters: Mapping[str, Any], missing: bool = False) -> tuple[Any, bool]:
     """The data set that the options name, and whether its bytes are divided by 255."""
     import pyrovae
     from pyrovae.data.beside import BESIDE
 
-    scale = not keep_bytes if parameters["scale"] is None else parameters["scale"]
+    scale = _is_scaled(parameters)
     beside = {name: parameters[name] for name in BESIDE}
     data = pyrovae.data.load(
         parameters["data"],
@@ -160,6 +181,21 @@ def read(parameters: Mapping[str, Any], keep_bytes: bool = False, missing: bool 
         **beside,
     )
     return data, scale
+
+
+def _is_scaled(parameters: Mapping[str, Any]) -> bool:
+    """Whether bytes are divided by 255: as --scale says, and else unless they are counts.
+
+    They are where the likelihood is one of whole numbers, and where there is an exposure, which multiplies the means of
+    counts.
+    """
+    from pyrovae.data.numpy_files import archive_has
+
+    if parameters["scale"] is not None:
+        return bool(parameters["scale"])
+    if _is_of_whole_numbers(parameters.get("likelihood")):
+        return False
+    return parameters["exposure"] is None and not archive_has("exposure", parameters["data"])
 
 
 def read_unlabeled(parameters: Mapping[str, Any], data: Any, scale: bool) -> Any:
@@ -192,7 +228,7 @@ def refusal(missing: int, infinite: int) -> str | None:
     return None
 
 
-def is_of_whole_numbers(likelihood: str | None) -> bool:
+def _is_of_whole_numbers(likelihood: str | None) -> bool:
     """Whether a registered likelihood is one of whole numbers, as counts are, for which bytes are kept."""
     if likelihood is None:
         return False

@@ -254,8 +254,8 @@ class Opened:
                 )
         takes = takes_beside(self.pair)
         for name in there:
+            what = "an exposure" if name == "exposure" else name
             if takes[name] and self.run is not None and name not in self.beside:
-                what = "an exposure" if name == "exposure" else name
                 raise click.UsageError(
                     f"{self.path} was fitted without {what}, and the items of --data {source} come with {what}: leave "
                     f"the {name} out"
@@ -263,7 +263,7 @@ class Opened:
             if not takes[name]:
                 raise click.UsageError(
                     f"{self.path} ({type(self.pair).__name__}) takes no {name}, and the items of --data {source} come "
-                    "with some: leave them out"
+                    f"with {what}: leave the {name} out"
                 )
         if size and there["covariates"].shape[1] != size:
             raise click.UsageError(

@@ -17,8 +17,9 @@ from pyrovae import checks
 from pyrovae.data.beside import BESIDE, checked_rows, with_beside
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.images import kind_of
+from pyrovae.warned import gathered
 
-__all__ = ["read_array", "read_npy", "read_npz"]
+__all__ = ["archive_has", "read_array", "read_npy", "read_npz"]
 
 
 def read_npy(
@@ -60,6 +61,18 @@ def read_npz(
         beside = {name: [(its[name], read(its[name])) for its in chosen] for name in BESIDE}
     data = assembled(path.stem, parts, channels, scale=scale, missing=missing)
     return with_beside(data, **{name: _joined(data, name, rows) for name, rows in beside.items()})
+
+
+def archive_has(name: str, source: Any) -> bool:
+    """Whether a source is a .npz archive with the covariates or the exposure, as `name` says, beside its items."""
+    path = Path(source)
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as archive, gathered():
+            return any(its[name] is not None for its in _npz_keys(path, list(archive.keys())))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError):
+        return False  # which reading it says
 
 
 def _joined(data: Dataset, name: str, rows: Sequence[tuple[str | None, Any]]) -> Any:
