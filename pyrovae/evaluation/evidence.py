@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyrovae import checks
 from pyrovae.evaluation.agreement import CODES, agree, few_items, scored_components, scored_few
 from pyrovae.evaluation.estimate import Estimate
-from pyrovae.evaluation.members import by_members
+from pyrovae.evaluation.members import by_guided_members, by_members
 from pyrovae.evaluation.session import Session
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
@@ -40,7 +40,7 @@ OF_WEIGHTS = {
 
 
 @checks.allocating
-@by_members
+@by_guided_members
 def elbo(
     pair: Pair,
     x: Any,

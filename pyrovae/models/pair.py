@@ -21,6 +21,7 @@ __all__ = [
     "has_global_latents",
     "is_frozen",
     "is_made_of_parts",
+    "members_of",
     "stand_ins",
     "support_of",
     "takes_beside",
@@ -44,8 +45,9 @@ class Pair(Protocol):
 
     What a pair may have beside these is asked for by the functions of this module, each with its answer for a pair
     that has none: `has_global_latents`, `takes_labels`, `covariate_dim_of`, `takes_exposure`, `support_of`,
-    `entries_of`, `base_measure_of`. A pair of items given covariates states `covariate_dim`, their number, and its
-    model and guide take `covariates=`, (N, covariate_dim); one with `takes_exposure` True takes `exposure=`, (N,).
+    `entries_of`, `base_measure_of`, `members_of`. A pair of items given covariates states `covariate_dim`, their
+    number, and its model and guide take `covariates=`, (N, covariate_dim); one with `takes_exposure` True takes
+    `exposure=`, (N,).
 
     >>> import pyrovae
     >>> isinstance(pyrovae.mlp_vae((3,)), pyrovae.Pair)
@@ -150,6 +152,18 @@ def takes_exposure(pair: Any) -> bool:
 def takes_beside(pair: Any) -> dict[str, bool]:
     """Whether model and guide take covariates and an exposure, by the name of the argument."""
     return {"covariates": bool(covariate_dim_of(pair)), "exposure": takes_exposure(pair)}
+
+
+def members_of(pair: Any) -> tuple[list[Any], Tensor] | None:
+    """The pairs whose densities p(x) is a weighted sum of, and the logarithms of the weights, (K,); None by default.
+
+    Such a pair has `members` and `log_weights`, as an `Ensemble`. Where its guide chooses among the members by the
+    item, it has `guide_log_weights(x)` too, (N, K).
+    """
+    members, log_weights = (getattr(pair, name, None) for name in ("members", "log_weights"))
+    if not isinstance(members, list) or not isinstance(log_weights, Tensor):
+        return None
+    return members, log_weights
 
 
 def stand_ins(pair: Any, count: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -21,25 +22,24 @@ from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import ACTIVATIONS, MLP
-from pyrovae.models.pair import dtype_and_device, support_of
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, support_of
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.parts.diagonal_normal import DiagonalNormal
 from pyrovae.models.parts.encoder_inputs import encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood
-from pyrovae.models.precision import doubled
-from pyrovae.models.registry import make, name_of, note, plain_name_of, register
+from pyrovae.models.parts.zuko_flow import ZukoFlow, is_zuko_flow
+from pyrovae.models.registry import chosen, make, name_of, note, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluation_mode
-from pyrovae.models.vae import family, mlp_decoder
+from pyrovae.models.vae import VAE, family, mlp_decoder
 from pyrovae.seeding import Noise, stream
 from pyrovae.summary import Rows
+from pyrovae.warned import gathered
 
 __all__ = ["SemiSupervisedVAE"]
 
 ENTRIES = 2**22  # of decoded items that a chunk of `log_joint` holds
-WIDEST = 1e6  # of a grid, from its middle to either end
-NEGLIGIBLE = 45.0  # nats below the largest value, from which on a grid's ends do not count
-NODES = {1: 2**16, 2: 2**10}  # of the finest grid along each dimension
+MOST_DIMENSIONS = 2  # of a code that quadrature integrates over
 
 
 @register("SemiSupervisedVAE", kind="builder")
@@ -65,9 +65,17 @@ class SemiSupervisedVAE(Classifier):
             them in its labels.
 
     `predict` and `predict_log_proba` go by q(y | x), as in the paper; the p(y | x) of the model itself is
-    `log_joint(x).log_softmax(-1)`. `log_prob` sums the label out; `elbo` and `iwae` draw it from q(y | x), which gives
-    valid bounds that are looser. Log-densities are in nats per item. Raises ValueError for sizes below 1 (below 2
-    classes), unknown names and a prior that is no distribution.
+    `log_joint(x).log_softmax(-1)`. Log-densities are in nats per item.
+
+    The label is summed out wherever log p(x) is estimated. `log_prob`, `iwae`, `ais` and `quadrature` give
+    log sum_y p(y) exp(estimate of log p(x | y)) and draw for each class, at a cost in proportion to their number.
+    `elbo` is -U(x) of the paper's equation 7, sum_y q(y | x) (ELBO of log p(x, y) - log q(y | x)); its rate contains
+    KL(q(y | x) || p(y)). What needs a pair with a code alone, as `gaps` and `calibrate`, takes the VAE
+    `of_class(label)`.
+
+    Raises ValueError for sizes below 1 (below 2 classes), unknown names, a class prior that is no distribution, and a
+    prior of codes of another size, one given covariates, or one that is made of the posterior, as "vamp"; TypeError for
+    a prior that is no part of a pair.
 
     >>> import torch
     >>> import pyrovae
@@ -101,12 +109,13 @@ class SemiSupervisedVAE(Classifier):
         with exclusive():
             shape, widths, decoder = mlp_decoder(event_shape, self.latent_dim + count, hidden_dims, activation, entries)
             self.event_shape = shape
-            self.prior: Any = make("prior", prior, self.latent_dim)
+            self.prior: Any = _prior_of_every_class(prior, self.latent_dim)
             self.likelihood = Likelihood(decoder, entries, shape)
             seen, features = encoder_input_of(entries, shape)
             self.seen = nn.Identity() if seen is None else seen
             self.classifier = MLP(features, (count,), hidden_dims=widths, activation=activation)
             self.posterior = _GivenLabel(features, count, widths, activation, self.latent_dim)
+            self._of_number(0)  # where parts that do not fit each other are named
         self.register_buffer("log_class_prior", torch.full((count,), -math.log(count)))
         if class_prior is not None:
             self._take_prior(class_prior)
@@ -206,18 +215,18 @@ class SemiSupervisedVAE(Classifier):
         error is the delta method's, sd(w) / (mean(w) sqrt(K)), NaN for one draw: it tells of noise, and not of codes
         that no draw has met.
 
-        "quadrature", of one or two dimensions: the trapezoidal rule on a grid about q(z | x, y), widened until its ends
-        do not count and halved until two grids agree within `tol` nats; the error is the last difference. ValueError
-        where that is not reached.
+        "quadrature", of one or two dimensions: `pyrovae.quadrature` of each class, whose grid covers the prior's mass
+        and the codes of q(z | x, y), grows where mass leaves it and is refined until the error is within `tol` nats;
+        its docstring says which modes it can miss. ValueError where `tol` is not reached.
 
         With `return_error` a pair of both, (N, C) each. The columns are as in `classes_`; no gradient flows.
 
         >>> import torch
         >>> import pyrovae
         >>> pair = pyrovae.SemiSupervisedVAE((3,), 2, latent_dim=1, hidden_dims=(4,))
-        >>> value, error = pair.log_joint(torch.zeros(5, 3), return_error=True)
-        >>> exact = pair.log_joint(torch.zeros(5, 3), how="quadrature")
-        >>> bool(((value - exact).abs() < 6 * error + 1e-5).all())
+        >>> value, error = pair.log_joint(torch.zeros(2, 3), return_error=True)
+        >>> exact = pair.log_joint(torch.zeros(2, 3), how="quadrature", tol=1e-4)
+        >>> bool(((value - exact).abs() < 6 * error + 1e-3).all())
         True
         """
         checks.choice("how", how, ("importance", "quadrature"))
@@ -225,31 +234,27 @@ class SemiSupervisedVAE(Classifier):
         tol, seed = checks.positive("tol", tol), checks.seed(seed)
         device = dtype_and_device(self)[1]
         items = checked_items(self, x).to(device)
-        if how == "quadrature" and self.latent_dim not in NODES:
-            raise ValueError(
-                f"how='quadrature' is for codes of 1 or 2 dimensions, and these have {self.latent_dim}: take "
-                "how='importance'"
-            )
-        space = Workspace(self, noise=Noise(stream(seed, "log_joint", count), device))
-        if how == "importance":
-            parts = list(space.each(self._weighed(items, count)))
+        if how == "quadrature":
+            value, error = self._integrated(items, tol)
         else:
-            double = doubled(self)  # float32 rounds by more than any useful tolerance
-            space = Workspace(double)
-            parts = list(space.each(double._integrated(item[None].double(), tol) for item in items))
-        value, error = (torch.cat(part) for part in zip(*parts, strict=True))
+            space = Workspace(self, noise=Noise(stream(seed, "log_joint", count), device))
+            parts = list(space.each(self._weighed(items, count)))
+            value, error = (torch.cat(part) for part in zip(*parts, strict=True))
         return (value, error) if return_error else value
 
     def log_prob(self, x: Any, **options: Any) -> Any:
         """log p(x) = log sum_y p(x, y), (N,), in nats and float64, with the label summed out; `options` of `log_joint`.
 
-        With `return_error` a pair of both: the errors of the classes are independent, and enter by p(y | x).
+        With `return_error` a pair of both: the errors of the classes are independent noise, those of quadrature add up,
+        and each enters by p(y | x).
         """
         found = self.log_joint(x, **options)
         if not isinstance(found, tuple):
             return found.logsumexp(-1)
         value, error = found
-        return value.logsumexp(-1), (value.softmax(-1) * error).square().sum(-1).sqrt()
+        each = value.softmax(-1) * error
+        is_noise = options.get("how") != "quadrature"
+        return value.logsumexp(-1), each.square().sum(-1).sqrt() if is_noise else each.sum(-1)
 
     def sample(self, label: Any, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on.
@@ -258,10 +263,42 @@ class SemiSupervisedVAE(Classifier):
         """
         return drawn_of_class(self, partial(self._drawn, mean=mean), label, n, seed)
 
+    def of_class(self, label: Any) -> VAE:
+        """p(x, z | y = label) with the guide q(z | x, y = label), as a VAE that shares this pair's parameters.
+
+        What is for a pair with a code alone takes it, as `gaps`, `calibrate`, `decode` and `impute`. Raises ValueError
+        for a label that is no class here.
+
+        >>> import torch
+        >>> import pyrovae
+        >>> pair = pyrovae.SemiSupervisedVAE((3,), 2, latent_dim=1, hidden_dims=(4,))
+        >>> vae = pair.of_class(1)
+        >>> vae.decode(torch.zeros(4, 1)).shape, vae.likelihood.family is pair.likelihood.family
+        (torch.Size([4, 3]), True)
+        """
+        return self._of_number(int(self.numbers([label], 1, name="label")))
+
+    @property
+    def members(self) -> list[VAE]:
+        """The densities p(x | y) that p(x) is a weighted sum of, in the order of `classes_`."""
+        return [self._of_number(number) for number in range(self.num_classes)]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(y), (C,), in float64: the weights of `members`."""
+        return self.log_class_prior.double().log_softmax(-1)
+
+    def guide_log_weights(self, x: Tensor) -> Tensor:
+        """log q(y | x) of unchecked items, (N, *event_shape) to (N, C): the weights of `members` in the guide."""
+        return self.label_logits(x).log_softmax(-1)
+
     @property
     def class_prior(self) -> Tensor:
         """p(y), (C,)."""
         return self.log_class_prior.exp()
+
+    def _of_number(self, number: int) -> VAE:
+        return VAE(self.prior, _LikelihoodOfClass(self, number), _CodeOfClass(self, number))
 
     def _drawn(self, number: Tensor, mean: bool) -> Tensor:
         p = self.given(self.indicators(number), self.prior().sample(number.shape))
@@ -323,45 +360,52 @@ class SemiSupervisedVAE(Classifier):
                 error = (log_weight - value).exp().std(0) / math.sqrt(count)
             yield value.T, error.T
 
-    def _integrated(self, x: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-        """The trapezoidal rule for one item, (1, C) of the integral's logarithm, and its error."""
-        q, dims = self.of_every_class(x), self.latent_dim
-        # the mean and scale of q are no more than where a grid begins
-        loc, scale = q.mean, q.variance.sqrt()
-        reach, value = 8.0, None
-        while True:
-            on_grid, edges = self._on_grid(x, loc, scale, reach, 64 if dims == 1 else 32)
-            inside = on_grid.amax(0)
-            if bool((edges < inside - NEGLIGIBLE).all()):
-                break
-            reach *= 1.5
-            if float((reach * scale).amax()) > WIDEST:
-                raise ValueError(f"the integral over the code does not end within {WIDEST:g}: take how='importance'")
-        nodes = 128 if dims == 1 else 64
-        while nodes <= NODES[dims]:
-            finer = self._on_grid(x, loc, scale, reach, nodes)[0]
-            volume = (2 * reach / nodes * scale.double()).log().sum(-1)
-            total = finer.logsumexp(0) + volume
-            if value is not None and bool(((total - value).abs() < tol).all()):
-                return total.T, (total - value).abs().T
-            value, nodes = total, 2 * nodes
-        raise ValueError(
-            f"quadrature has not come within tol={tol:g} nats on {NODES[dims]:,} nodes a dimension: take a larger "
-            "tol, a smooth activation, or how='importance'"
-        )
+    def _integrated(self, items: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+        """log p(x, y), (N, C), by quadrature of each class, and its error."""
+        if self.latent_dim > MOST_DIMENSIONS:
+            raise ValueError(
+                f"how='quadrature' is for codes of 1 or 2 dimensions, and these have {self.latent_dim}: take "
+                "how='importance'"
+            )
+        from pyrovae.evaluation.quadrature import quadrature  # which is above all models
 
-    def _on_grid(self, x: Tensor, loc: Tensor, scale: Tensor, reach: float, nodes: int) -> tuple[Tensor, Tensor]:
-        """log p(x, y, z) on a grid, (nodes + 1, ..., C, 1), and the largest value at its ends, (C, 1)."""
-        steps = torch.linspace(-reach, reach, nodes + 1, dtype=loc.dtype, device=loc.device)
-        t = torch.stack(torch.meshgrid(*[steps] * self.latent_dim, indexing="ij"), -1)
-        t = t.reshape(*[nodes + 1] * self.latent_dim, 1, 1, self.latent_dim)
-        flat = (loc + scale * t).flatten(0, self.latent_dim - 1)
-        per_chunk = max(1, ENTRIES // (math.prod(self.event_shape) * self.num_classes))
-        table = torch.cat([self.log_ratio(x, z, None) for z in flat.split(per_chunk)])
-        table = table.unflatten(0, [nodes + 1] * self.latent_dim)
-        ends = [table.select(dim, at) for dim in range(self.latent_dim) for at in (0, -1)]
-        edges = torch.cat([end.reshape(-1, *table.shape[-2:]) for end in ends]).amax(0)
-        return table.flatten(0, -3), edges
+        values, errors = [], []
+        for member in self.members:
+            with gathered():  # what it warns of is an error here
+                found = quadrature(member, items, tol=tol).pointwise
+            values += [torch.from_numpy(found["value"].to_numpy().copy())]
+            errors += [torch.from_numpy(found["se"].to_numpy().copy())]
+        value, error = (torch.stack(each, -1).to(items.device) for each in (values, errors))
+        if not bool((error <= tol).all()):
+            raise ValueError(
+                f"quadrature has not come within tol={tol:g} nats of log p(x, y), but within {float(error.max()):.2g}: "
+                "take a larger tol, a smooth activation, or how='importance'"
+            )
+        return value + self.log_weights, error
+
+
+def _prior_of_every_class(prior: Any, latent_dim: int) -> nn.Module:
+    """p(z), which knows neither label nor item; ValueError for a prior of another kind or size."""
+    if is_zuko_flow(prior):
+        prior = ZukoFlow(prior)
+    advice = "take 'standard', 'mixture' or 'flow'"
+    made = type(prior) if isinstance(prior, nn.Module) else chosen("prior", prior)[0]
+    name = plain_name_of(prior) if isinstance(prior, nn.Module) else str(prior)
+    takes = isinstance(made, type) and "covariate_dim" in inspect.signature(made).parameters
+    if covariate_dim_of(prior) or (takes and not isinstance(prior, nn.Module)):
+        raise ValueError(f"prior {name!r} is one given covariates, and a SemiSupervisedVAE has none: {advice}")
+    if hasattr(made, "bind"):
+        raise ValueError(
+            f"prior {name!r} is made of the posterior q(z | x), and that of a SemiSupervisedVAE is q(z | x, y), one "
+            f"for each label: {advice}"
+        )
+    part = make("prior", prior, latent_dim)
+    size = getattr(part, "latent_dim", latent_dim)
+    if size != latent_dim:
+        raise ValueError(
+            f"prior must be of codes of {latent_dim} dimensions, as latent_dim says, and {name!r} is of {size}"
+        )
+    return part
 
 
 class _GivenLabel(nn.Module):
@@ -383,3 +427,49 @@ class _GivenLabel(nn.Module):
 
     def forward(self, x: Tensor, indicators: Tensor) -> TorchDistribution:
         return self.law(self.of_item(x) + self.of_label(indicators))
+
+
+class _LikelihoodOfClass(Likelihood):
+    """p(x | y, z) of one class, of the modules of a pair: what is trained in one of the two changes the other."""
+
+    def __init__(self, pair: SemiSupervisedVAE, number: int) -> None:
+        nn.Module.__init__(self)  # that of Likelihood would make the family's parameters anew
+        whole = pair.likelihood
+        self.network = _BesideLabel(whole.network, _indicator(pair, number))
+        self.family, self.event_shape = whole.family, whole.event_shape
+
+
+class _CodeOfClass(nn.Module):
+    """q(z | x, y) of one class, of the modules of a pair."""
+
+    indicator: Tensor
+
+    def __init__(self, pair: SemiSupervisedVAE, number: int) -> None:
+        super().__init__()
+        self.seen, self.posterior = pair.seen, pair.posterior
+        self.register_buffer("indicator", _indicator(pair, number))
+
+    def forward(self, x: Tensor) -> TorchDistribution:
+        law: TorchDistribution = self.posterior(self.seen(x), self.indicator)
+        return law
+
+
+class _BesideLabel(nn.Module):
+    """A decoder that is given one label: codes (N, latent_dim) to what it puts out for them."""
+
+    indicator: Tensor
+
+    def __init__(self, network: nn.Module, indicator: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("indicator", indicator)
+
+    def forward(self, z: Tensor) -> Tensor:
+        decoded: Tensor = self.network(torch.cat([z, self.indicator.expand(len(z), -1)], -1))
+        return decoded
+
+
+def _indicator(pair: SemiSupervisedVAE, number: int) -> Tensor:
+    """The label as a row of zeros and a one, in the pair's dtype and on its device."""
+    dtype, device = dtype_and_device(pair)
+    return nn.functional.one_hot(torch.tensor(number, device=device), pair.num_classes).to(dtype)
