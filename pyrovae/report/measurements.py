@@ -106,6 +106,29 @@ class Measurements:
         known: T | Refusal = self._known[key]
         return known
 
+    def of_each(
+        self, measure: Callable[[Entry], T | Refusal], entries: Iterable[Entry] | None = None
+    ) -> tuple[dict[str, T], list[tuple[str, Any]]]:
+        """What `measure` gives for each entry by its name, of all or of these; and the names and reasons of the others.
+
+        >>> import pyrovae
+        >>> from pyrovae.report import Entry
+        >>> from pyrovae.report.measurements import Measurements, Refusal
+        >>> entries = [Entry(name, pyrovae.mlp_vae((1, 8, 8), hidden_dims=(2,))) for name in ("one", "other")]
+        >>> measurements = Measurements(entries, pyrovae.data.load("digits"))
+        >>> measurements.of_each(lambda entry: 2.5 if entry.name == "one" else Refusal("it has no such number"))
+        ({'one': 2.5}, [('other', Refusal(reason='it has no such number'))])
+        """
+        results: dict[str, T] = {}
+        refusals: list[tuple[str, Any]] = []
+        for entry in self.entries if entries is None else entries:
+            result = measure(entry)
+            if isinstance(result, Refusal):
+                refusals += [(entry.name, result)]
+            else:
+                results[entry.name] = result
+        return results, refusals
+
     # items ------------------------------------------------------------------------------------------
 
     def items(self, entry: Entry) -> Split:

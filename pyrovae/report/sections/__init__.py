@@ -7,9 +7,10 @@ A file has `ORDER`, a number by which the sections follow one another, and `sect
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from pyrovae.report.measurements import Measurements
 from pyrovae.report.section import Section
@@ -23,6 +24,11 @@ class LeftOut:
 
     title: str
     reason: str
+
+    @classmethod
+    def of(cls, title: str, reasons: Iterable[tuple[str, Any]]) -> LeftOut:
+        """A section that no entry has anything for, with the name of each and its reason."""
+        return cls(title, "; ".join(f"{name}: {reason}" for name, reason in reasons))
 
 
 Maker = Callable[[Measurements], Section | LeftOut]

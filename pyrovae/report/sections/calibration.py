@@ -10,6 +10,7 @@ from scipy import stats
 
 import pyrovae
 from pyrovae.report.charts import figure, histogram
+from pyrovae.report.entry import Entry
 from pyrovae.report.markup import Markup, joined, left_out, number, p_value, table
 from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.section import Section
@@ -22,22 +23,8 @@ SHOWN = 3  # quantities of an entry, those that fit worst
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    rows, charts, reasons = [], [], []
-    results: dict[str, pyrovae.Calibration] = {}
-    for entry in measurements.entries:
-        pair: Any = entry.pair
-        calibrate = partial(
-            pyrovae.calibrate,
-            pair,
-            num_simulations=measurements.settings.num_simulations,
-            seed=measurements.seed,
-            **measurements.beside(entry),
-        )
-        result = measurements.of(entry, "calibration", calibrate)
-        if isinstance(result, Refusal):
-            reasons += [(entry.name, result)]
-        else:
-            results[entry.name] = result
+    results, reasons = measurements.of_each(partial(_calibrated, measurements))
+    rows, charts = [], []
     for name, result in results.items():
         worst = result.tests.sortby("statistic", ascending=False).quantity.values[:SHOWN]
         for quantity in result.tests.quantity.values:  # in the order of the code
@@ -45,7 +32,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
                 rows += [_row(name, quantity, result)]
                 charts += [_histogram(name, quantity, result, measurements.place(name))]
     if not rows:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     attributes = next(iter(results.values())).tests.attrs
     caption = (
         f"{attributes['num_simulations']:,} items drawn from each decoder, not real ones, "
@@ -67,6 +54,18 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "side."
     )
     return Section(TITLE, how, body)
+
+
+def _calibrated(measurements: Measurements, entry: Entry) -> pyrovae.Calibration | Refusal:
+    pair: Any = entry.pair
+    calibrate = partial(
+        pyrovae.calibrate,
+        pair,
+        num_simulations=measurements.settings.num_simulations,
+        seed=measurements.seed,
+        **measurements.beside(entry),
+    )
+    return measurements.of(entry, "calibration", calibrate)
 
 
 def _row(name: str, quantity: str, result: pyrovae.Calibration) -> list[Any]:

@@ -11,7 +11,7 @@ import pyrovae
 from pyrovae.models.pair import takes_labels
 from pyrovae.report.charts import Line, figure, legend, scatter
 from pyrovae.report.markup import Markup, estimate, interval, joined, left_out, number, table
-from pyrovae.report.measurements import Measurements, Refusal
+from pyrovae.report.measurements import Measurements
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut
 from pyrovae.report.sections.comparison import paired
@@ -22,19 +22,12 @@ MOST_CLASSES = 20  # of a table of mistakes
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    tables: dict[str, Any] = {}
-    reasons: list[tuple[str, Any]] = []
     classifiers = [entry for entry in measurements.entries if takes_labels(entry.pair)]
     if not classifiers:
         return LeftOut(TITLE, "none of these pairs is a classifier")
-    for entry in classifiers:
-        predictions = measurements.predictions(entry)
-        if isinstance(predictions, Refusal):
-            reasons += [(entry.name, predictions)]
-        else:
-            tables[entry.name] = predictions
+    tables, reasons = measurements.of_each(measurements.predictions, classifiers)
     if not tables:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     parts = [_scores(tables, measurements), _reliability(tables, measurements), *_compared(tables, measurements)]
     for entry in classifiers:
         if entry.name in tables:

@@ -34,17 +34,13 @@ def section(measurements: Measurements) -> Section | LeftOut:
     if isinstance(judge, Refusal):
         reasons += [("the judge, a classifier of decoded items", judge)]
         judge = None
-    results = {}
-    for entry in coded:
-        result = measurements.of(entry, "code space", partial(_measured, entry, judge, measurements))
-        if isinstance(result, Refusal):
-            reasons += [(entry.name, result)]
-        else:
-            results[entry.name] = result
-            if result.attrs.get("left_out"):
-                reasons += [(entry.name, result.attrs["left_out"])]
+    results, refusals = measurements.of_each(
+        lambda entry: measurements.of(entry, "code space", partial(_measured, entry, judge, measurements)), coded
+    )
+    refusals += [(name, each.attrs["left_out"]) for name, each in results.items() if each.attrs.get("left_out")]
+    reasons += sorted(refusals, key=lambda one: measurements.place(one[0]))
     if not results:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     parts = [_group(results, *group, measurements) for group in GROUPS]
     how = (
         "A code space is good to move in where few codes decode to nothing seen, where a step changes the decoded item "

@@ -100,12 +100,9 @@ def _log_p(measurements: Measurements) -> list[Markup]:
 
 def _reconstruction(measurements: Measurements) -> list[Markup]:
     """Differences in squared reconstruction error of each entry and the first with the same items."""
-    errors, items = {}, {}
-    for entry in measurements.entries:
-        error = measurements.reconstruction_error(entry)
-        if not isinstance(error, Refusal):
-            errors[entry.name] = error.squared_error_items.values
-            items[entry.name] = measurements.are_binarized(entry)
+    reconstructed, _ = measurements.of_each(measurements.reconstruction_error)
+    errors = {name: error.squared_error_items.values for name, error in reconstructed.items()}
+    items = {entry.name: measurements.are_binarized(entry) for entry in measurements.entries if entry.name in errors}
 
     def difference(name: str, reference: str) -> np.ndarray:
         if items[name] != items[reference]:

@@ -53,7 +53,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
         else:
             parts += [drawn]
     if not rows and not parts:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     head = [
         "pair",
         "log p(x | own c) − log p(x | another item's c), nats per item",

@@ -44,7 +44,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
             ledger += [[entry.name, *(_part(split, name) for name in ("gap", *PARTS)), _evidence(split)]]
             bars[entry.name] = {words: split.mean(name)[0] for name, words in PARTS.items()}
     if not rows:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     body = joined(_estimates_table(rows, measurements), _ledger_table(ledger, bars, measurements), left_out(reasons))
     how = (
         "A lower bound lies below log p(x), apart from its Monte Carlo error, so the highest bound is the best. What "

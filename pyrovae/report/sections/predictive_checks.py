@@ -8,6 +8,7 @@ from typing import Any
 
 import pyrovae
 from pyrovae.report.charts import distribution, figure
+from pyrovae.report.entry import Entry
 from pyrovae.report.markup import Markup, estimate, joined, left_out, note, number, p_value, table
 from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.section import Section
@@ -19,24 +20,9 @@ SHOWN = 3  # statistics of an entry that have a chart, those that fit worst
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    results: dict[str, pyrovae.PredictiveChecks] = {}
-    reasons: list[tuple[str, Any]] = []
-    for entry in measurements.entries:
-        pair: Any = entry.pair
-        compare = partial(
-            pyrovae.predictive_checks,
-            pair,
-            measurements.given(entry),
-            draws=measurements.settings.num_sets,
-            seed=measurements.seed,
-        )
-        result = measurements.of(entry, "predictive checks", compare)
-        if isinstance(result, Refusal):
-            reasons += [(entry.name, result)]
-        else:
-            results[entry.name] = result
+    results, reasons = measurements.of_each(partial(_checked, measurements))
     if not results:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     rows, charts = [], []
     for name, result in results.items():
         rows += [_row(name, statistic, result) for statistic in result.table["statistic"].values.tolist()]
@@ -56,6 +42,18 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "items: a line outside of the bars says in which way p(x) is not that of the items."
     )
     return Section(TITLE, how, body)
+
+
+def _checked(measurements: Measurements, entry: Entry) -> pyrovae.PredictiveChecks | Refusal:
+    pair: Any = entry.pair
+    check = partial(
+        pyrovae.predictive_checks,
+        pair,
+        measurements.given(entry),
+        draws=measurements.settings.num_sets,
+        seed=measurements.seed,
+    )
+    return measurements.of(entry, "predictive checks", check)
 
 
 def _caption(measurements: Measurements) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -20,18 +20,9 @@ TITLE = "Rate and distortion"
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    bounds: dict[str, Estimate] = {}
-    reasons: list[tuple[str, Any]] = []
-    for entry in measurements.entries:
-        bound = measurements.elbo(entry)
-        if isinstance(bound, Refusal):
-            reasons += [(entry.name, bound)]
-        elif "rate" not in bound.pointwise:
-            reasons += [(entry.name, "its ELBO is put together from those of its members, and has no rate of its own")]
-        else:
-            bounds[entry.name] = bound
+    bounds, reasons = measurements.of_each(partial(_bound, measurements))
     if not bounds:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     rows = []
     for entry in measurements.entries:
         if entry.name in bounds:
@@ -48,6 +39,13 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "better, and a rate of 0 says that the code is not used."
     )
     return Section(TITLE, how, joined(table(caption, head, rows), _chart(bounds, measurements), left_out(reasons)))
+
+
+def _bound(measurements: Measurements, entry: Entry) -> Estimate | Refusal:
+    bound = measurements.elbo(entry)
+    if isinstance(bound, Estimate) and "rate" not in bound.pointwise:
+        return Refusal("its ELBO is put together from those of its members, and has no rate of its own")
+    return bound
 
 
 def _row(entry: Entry, bound: Estimate, measurements: Measurements) -> list[Markup | str]:

@@ -39,7 +39,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
         else:
             images[entry.name] = reconstructions
     if not images and not categories:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     parts, ways = [], []
     if images:
         make = _pictures if are_images(measurements.data.event_shape) else _scatters

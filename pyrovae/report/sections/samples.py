@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,16 +34,9 @@ MOST_SHARES = 10  # of categories in a cell
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    samples: dict[str, Tensor] = {}
-    reasons: list[tuple[str, Any]] = []
-    for entry in measurements.entries:
-        drawn = _drawn(measurements, entry)
-        if isinstance(drawn, Refusal):
-            reasons += [(entry.name, drawn)]
-        else:
-            samples[entry.name] = drawn
+    samples, reasons = measurements.of_each(partial(_drawn, measurements))
     if not samples:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     if are_images(measurements.data.event_shape):
         body = _pictures(measurements, samples)
         how = (

@@ -17,7 +17,7 @@ from pyrovae.report import chosen
 from pyrovae.report.charts import distribution, figure
 from pyrovae.report.entry import Entry
 from pyrovae.report.markup import Markup, interval, joined, left_out, number, table
-from pyrovae.report.measurements import Measurements, Refusal
+from pyrovae.report.measurements import Measurements
 from pyrovae.report.pictures import are_images, sheet, value_range
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut
@@ -31,16 +31,11 @@ LEVEL = 0.05
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
-    found: dict[str, tuple[pyrovae.NoveltyDetector, pyrovae.Novelty]] = {}
-    reasons: list[tuple[str, Any]] = []
-    for entry in measurements.entries:
-        result = measurements.of(entry, "strange items", partial(_detected, entry, measurements))
-        if isinstance(result, Refusal):
-            reasons += [(entry.name, result)]
-        else:
-            found[entry.name] = result
+    found, reasons = measurements.of_each(
+        lambda entry: measurements.of(entry, "strange items", partial(_detected, entry, measurements))
+    )
     if not found:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     rows = [_row(name, *result) for name, result in found.items()]
     head = ["pair, score", "threshold, nats", "false alarms claimed", "flagged [95 % interval]", "does it fit?"]
     usual, checked = _halves(measurements)

@@ -42,7 +42,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
         chart = curves(lines, label=f"{entry.name}: {_names(lines)} by {step}", xlabel=step, ylabel="nats per item")
         charts += [figure(chart, caption=entry.name, names=legend(lines))]
     if not rows:
-        return LeftOut(TITLE, "; ".join(f"{name}: {reason}" for name, reason in reasons))
+        return LeftOut.of(TITLE, reasons)
     head = ["pair", "steps", "last loss, nats per item", "best on validation items", "levelled off?", "seconds"]
     caption = (
         "The loss is the method's own, and that of two methods is not the same quantity: for SVI the negative ELBO at "
