@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["Result", "described", "emit", "json_text", "plain", "replacing", "require_target", "write", "write_nc"]
+__all__ = ["Output", "Result", "described", "json_text", "plain", "replacing", "require_target", "write", "write_nc"]
 
 FORMATS = {
     ".npy": "one array",
@@ -52,34 +52,57 @@ class Result:
     limits: tuple[float, float] = (0.0, 1.0)
 
 
-def emit(
-    result: Result,
-    line: str,
-    *,
-    command: str,
-    out: Path | None,
-    force: bool,
-    as_json: bool,
-    settings: Mapping[str, Any],
-) -> None:
-    """Write a result to `out`, and say so in a line; with `as_json`, in an object.
+@dataclass(frozen=True)
+class Output:
+    """What was asked for by -o, --force and --json: where a command's result goes, and in which form.
 
-    The object has the values themselves where nothing is written. The attributes of the result are the protocol, and
-    `settings` is what the command was asked for.
+    Attributes:
+        command: the name of the command.
+        out: the file or folder to write to, or None.
+        force: whether it may be replaced.
+        as_json: whether the standard output has one JSON object in place of words.
     """
-    if out is not None:
-        write(result, out, force=force)
-    if as_json:
-        record = {
-            "command": command,
-            "out": out,
-            "settings": settings,
-            "protocol": result.dataset.attrs,
-            "variables": described(result.dataset, values=out is None),
-        }
-        click.echo(json_text(record))
-    else:
-        click.echo(f"{line}: {out}")
+
+    command: str
+    out: Path | None = None
+    force: bool = False
+    as_json: bool = False
+
+    @property
+    def ending(self) -> str | None:
+        """The ending of `out`, "" of a folder; None where nothing is written."""
+        return None if self.out is None else self.out.suffix.lower()
+
+    def say(self, text: str) -> None:
+        """Words on the standard output, unless an object was asked for."""
+        if not self.as_json:
+            click.echo(text)
+
+    def answer(self, record: Mapping[str, Any]) -> None:
+        """The object, where one was asked for."""
+        if self.as_json:
+            click.echo(json_text({"command": self.command, **record}))
+
+    def write(self, result: Result) -> None:
+        """Write a result, where a file or a folder was named."""
+        if self.out is not None:
+            write(result, self.out, force=self.force)
+
+    def emit(self, result: Result, line: str, *, settings: Mapping[str, Any]) -> None:
+        """Write a result, and say so in a line, or in an object, which has the values where nothing is written.
+
+        The attributes of the result are the protocol, and `settings` is what the command was asked for.
+        """
+        self.write(result)
+        self.say(f"{line}: {self.out}")
+        self.describe(result, settings)
+
+    def describe(self, result: Result, settings: Mapping[str, Any]) -> None:
+        """The object of a result."""
+        if self.as_json:
+            variables = described(result.dataset, values=self.out is None)
+            record = {"out": self.out, "settings": settings, "protocol": result.dataset.attrs, "variables": variables}
+            self.answer(record)
 
 
 # the target ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pyrovae.cli.options import DataName, OneOf, Option, RunFolder
-from pyrovae.cli.outputs import FORMATS, require_target
+from pyrovae.cli.outputs import FORMATS, Output, require_target
 
 if TYPE_CHECKING:
     from pyrovae.cli.reading import Items, Opened, Source
@@ -26,9 +26,8 @@ __all__ = [
     "binarize_option",
     "data_options",
     "device_option",
-    "json_option",
     "number_option",
-    "out_options",
+    "output_options",
     "run_argument",
     "runs_argument",
     "seed_option",
@@ -273,17 +272,19 @@ def number_option(
     )
 
 
-def out_options(
-    *endings: str, what: str, required: bool = True, can_print: bool = True
-) -> Callable[[Function], Function]:
-    """-o and --force; the target is checked before anything is computed and comes as a Path, or None."""
+def output_options(
+    *endings: str, what: str = "", required: bool = True, can_print: bool = True
+) -> Callable[[Function], Any]:
+    """--json, and -o and --force where there are endings, as one argument `output`.
+
+    The target is checked before anything is computed.
+    """
 
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
         if value is not None:
             return require_target(value, endings, force=bool(ctx.params.get("force")))
         if required and not ctx.params.get("as_json"):
-            has_json = any(each.name == "as_json" for each in ctx.command.params)
-            to_screen = can_print and has_json and len(endings) > 1
+            to_screen = can_print and len(endings) > 1
             raise click.UsageError(
                 f"name by -o where to write {what}, with one of the endings {', '.join(endings)}"
                 f"{'; or take --json' if to_screen else ''}",
@@ -292,7 +293,17 @@ def out_options(
         return None
 
     formats = "; ".join(f"{ending} ({FORMATS[ending]})" for ending in endings)
-    return together(
+    json_option = click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,  # it is read before --out
+        cls=Option,
+        section="Output",
+        help="Write one JSON object to the standard output, with names, units, settings and protocol. A number that "
+        'JSON has no word for is "NaN", "Infinity" or "-Infinity".',
+    )
+    out_options = [
         click.option(
             "-o",
             "--out",
@@ -310,18 +321,16 @@ def out_options(
             section="Output",
             help="Replace what --out names if it exists.",
         ),
-    )
+    ]
+    options = together(json_option, *(out_options if endings else []))
 
+    def decorate(function: Callable[..., Any]) -> Any:
+        @wraps(function)
+        def with_output(**given: Any) -> Any:
+            its = {each.name: given.pop(each.name) for each in fields(Output) if each.name in given}
+            command = str(click.get_current_context().command.name)
+            return function(output=Output(command, **its), **given)
 
-def json_option(function: Function) -> Function:
-    """--json, which is read before --out."""
-    return click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        is_eager=True,
-        cls=Option,
-        section="Output",
-        help="Write one JSON object to the standard output, with names, units, settings and protocol. A number that "
-        'JSON has no word for is "NaN", "Infinity" or "-Infinity".',
-    )(function)
+        return options(with_output)
+
+    return decorate

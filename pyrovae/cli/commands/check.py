@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
@@ -14,9 +15,8 @@ from pyrovae.cli.reading_options import (
     binarize_option,
     data_options,
     device_option,
-    json_option,
     number_option,
-    out_options,
+    output_options,
     run_argument,
     seed_option,
 )
@@ -53,8 +53,7 @@ MOST_ITEMS = 1000
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".npz", ".nc", required=False, what="the statistics of items and sets")
+@output_options(".npz", ".nc", required=False, what="the statistics of items and sets")
 def command(
     run: str,
     kind: Any,
@@ -66,9 +65,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """Whether the fitted model in RUN draws sets of items that look like the held-out ones.
 
@@ -82,7 +79,7 @@ def command(
       pyrovae check run --statistic zeros --statistic max
     """
     import pyrovae
-    from pyrovae.cli.outputs import Result, emit, write
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.reading import open_run
 
     opened = open_run(run, device=device)
@@ -90,10 +87,10 @@ def command(
     settings: dict[str, Any] = {"kind": kind, "draws": draws, "level": level, "seed": seed}
     checks = pyrovae.predictive_checks(opened.pair, items.given, statistics=list(statistics) or None, **settings)
     result = Result(checks.table.assign_attrs({**checks.table.attrs, **opened.attributes, **items.protocol}), "p_value")
-    if as_json:
-        emit(result, "", command="check", out=out, force=force, as_json=True, settings=settings)
+    if output.as_json:
+        output.write(result)
+        output.describe(result, settings)
         return
     click.echo(f"{opened.name}  {type(opened.pair).__name__}, {items.of_words}")
     click.echo(str(checks))
-    if out is not None:
-        write(result, out, force=force)
+    output.write(result)

@@ -14,6 +14,7 @@ from pyrovae.cli.estimators import (
     unreliable_items,
 )
 from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
@@ -21,8 +22,8 @@ from pyrovae.cli.reading_options import (
     binarize_option,
     data_options,
     device_option,
-    json_option,
     number_option,
+    output_options,
     runs_argument,
     seed_option,
 )
@@ -52,7 +53,7 @@ OPTIONS = tuple(dict.fromkeys(option for name in COMPARABLE for option in ESTIMA
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
+@output_options()
 def command(
     runs: tuple[str, ...],
     estimator: str | None,
@@ -62,7 +63,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
+    output: Output,
     **options: Any,
 ) -> None:
     """Which of the fitted models in RUN RUN... is better, by one estimator on the same items.
@@ -76,8 +77,8 @@ def command(
       pyrovae compare run-a run-b run-c -e elbo --num-items all
       pyrovae compare vae ae -e reconstruction
     """
+    import pyrovae
     from pyrovae.cli.estimators import evaluated, require_taken
-    from pyrovae.cli.outputs import json_text
     from pyrovae.cli.reading import names_of, open_run, source_of_all
 
     opened = [open_run(run, device=device) for run in runs]
@@ -90,35 +91,28 @@ def command(
     items = source.items(asked.num_items or its.most_items or 1000)
     how = binarize or _binarization(opened, names, its.takes_grey, items)
     items = items if how == "no" else items.binarized(how)
-    if not as_json:
-        click.echo(f"{chosen} of {items}")
+    output.say(f"{chosen} of {items}")
     evaluations = []
     for one, name in zip(opened, names, strict=True):
         evaluation = evaluated(chosen, one, items, options, seed=seed)
         evaluations.append(evaluation)
-        if not as_json:
-            click.echo(f"{name}\n" + "\n".join(f"  {line}" for line in evaluation.lines))
+        output.say(f"{name}\n" + "\n".join(f"  {line}" for line in evaluation.lines))
     differences = _differences(names, evaluations, confidence)
     for record in differences:
-        if not as_json:
-            click.echo(_line(record))
-    if as_json:
-        import pyrovae
-
-        settings = {"seed": seed, "confidence": confidence}
-        settings |= {key: value for key, value in options.items() if value is not None}
-        record = {
-            "command": "compare",
-            "pyrovae": pyrovae.__version__,
-            "settings": settings,
-            "protocol": items.protocol,
-            "runs": [
-                {"run": str(one.path), "name": name, **each.record}
-                for one, name, each in zip(opened, names, evaluations, strict=True)
-            ],
-            "differences": differences,
-        }
-        click.echo(json_text(record))
+        output.say(_line(record))
+    settings = {"seed": seed, "confidence": confidence}
+    settings |= {key: value for key, value in options.items() if value is not None}
+    record = {
+        "pyrovae": pyrovae.__version__,
+        "settings": settings,
+        "protocol": items.protocol,
+        "runs": [
+            {"run": str(one.path), "name": name, **each.record}
+            for one, name, each in zip(opened, names, evaluations, strict=True)
+        ],
+        "differences": differences,
+    }
+    output.answer(record)
 
 
 def _require_one_shape(opened: list[Any], names: list[str]) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from pyrovae.cli.options import Command
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
     binarize_option,
     data_options,
     device_option,
-    json_option,
-    out_options,
+    output_options,
     run_argument,
 )
 
@@ -27,17 +27,14 @@ __all__ = ["command"]
 @binarize_option("no")
 @device_option
 @plugin_option
-@json_option
-@out_options(".csv", ".npy", ".npz", ".nc", ".png", what="them")
+@output_options(".csv", ".npy", ".npz", ".nc", ".png", what="them")
 def command(
     run: str,
     asked: Asked,
     binarize: str,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """What the fitted model in RUN makes of each item.
 
@@ -51,15 +48,17 @@ def command(
       pyrovae encode run --data more.npy -o codes.npy
       pyrovae encode run -o codes.png
     """
-    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
     items = asked.items_of(opened, binarize)
     name, what, dim, names, values = _encoded(opened, items.given)
-    if out is not None and out.suffix.lower() == ".png" and (name != "latent" or values.shape[1] < 2):
-        raise click.UsageError(f"-o {out}: a picture is of codes of two dimensions or more; name a .csv or .npy file")
+    if output.ending == ".png" and (name != "latent" or values.shape[1] < 2):
+        raise click.UsageError(
+            f"-o {output.out}: a picture is of codes of two dimensions or more; name a .csv or .npy file"
+        )
     variables = items.label_variable
     variables[name] = (values, what, "1", "item", dim)
     coords: dict[str, Any] = {"item": items.numbers}
@@ -75,7 +74,7 @@ def command(
     result = Result(labelled(variables, coords, attributes), main=name, figure=figure)
     line = f"{what} of {items}, shape {values.shape}"
     settings = {"part": items.part, "num_items": len(items.numbers)}
-    emit(result, line, command="encode", out=out, force=force, as_json=as_json, settings=settings)
+    output.emit(result, line, settings=settings)
 
 
 def _encoded(opened: Any, x: Any) -> tuple[str, str, str, Any, Any]:

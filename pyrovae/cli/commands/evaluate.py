@@ -8,14 +8,14 @@ import click
 
 from pyrovae.cli.estimators import ESTIMATORS, OPTIONS, estimator_options
 from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
     binarize_option,
     data_options,
     device_option,
-    json_option,
-    out_options,
+    output_options,
     runs_argument,
     seed_option,
 )
@@ -49,8 +49,7 @@ SMALL = ", ".join(name for name, each in ESTIMATORS.items() if each.most_items i
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".csv", ".npz", ".nc", required=False, what="the values of each item")
+@output_options(".csv", ".npz", ".nc", required=False, what="the values of each item")
 def command(
     runs: tuple[str, ...],
     estimators: tuple[str, ...],
@@ -59,9 +58,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
     **options: Any,
 ) -> None:
     """How good the fitted models in RUN... are, on items that they were not fitted on.
@@ -77,14 +74,14 @@ def command(
       pyrovae evaluate run --data more.npy -o values.csv
       pyrovae evaluate run --json > run.json
     """
+    import pyrovae
     from pyrovae.cli.estimators import defaults_of, evaluated, require_taken
-    from pyrovae.cli.outputs import json_text, write
     from pyrovae.cli.reading import names_of, open_run
 
     opened = [open_run(run, device=device) for run in runs]
     chosen = [list(dict.fromkeys(estimators)) or defaults_of(one) for one in opened]
     require_taken(options, [name for names in chosen for name in names])
-    if out is not None and not any(ESTIMATORS[name].is_pointwise for names in chosen for name in names):
+    if output.out is not None and not any(ESTIMATORS[name].is_pointwise for names in chosen for name in names):
         raise click.UsageError("-o writes values of each item, and none of these estimators has such")
     records = []
     tables = []
@@ -94,23 +91,18 @@ def command(
         items_of = _items_of(source, names, asked.num_items, binarize)
         for name in names:
             items = items_of[name]
-            if not as_json and not evaluations:
-                click.echo(f"{name_of_run}  {type(one.pair).__name__}, {items.of_words}")
+            if not evaluations:
+                output.say(f"{name_of_run}  {type(one.pair).__name__}, {items.of_words}")
             evaluation = evaluated(name, one, items, options, seed=seed)
             evaluations.append((evaluation, items))
-            if not as_json:
-                click.echo("\n".join(f"  {line}" for line in evaluation.lines))
+            output.say("\n".join(f"  {line}" for line in evaluation.lines))
         results = [{**each.record, "protocol": items.protocol} for each, items in evaluations]
         records.append({"run": str(one.path), "pair": type(one.pair).__name__, "results": results})
         tables.append(evaluations)
-    if out is not None:
-        write(_pointwise(names_of(opened), tables), out, force=force)
-    if as_json:
-        import pyrovae
-
-        settings = {"seed": seed, **{name: value for name, value in options.items() if value is not None}}
-        record = {"command": "evaluate", "pyrovae": pyrovae.__version__, "settings": settings, "runs": records}
-        click.echo(json_text(record))
+    if output.out is not None:
+        output.write(_pointwise(names_of(opened), tables))
+    settings = {"seed": seed, **{name: value for name, value in options.items() if value is not None}}
+    output.answer({"pyrovae": pyrovae.__version__, "settings": settings, "runs": records})
 
 
 def _items_of(source: Any, names: list[str], num_items: int | str | None, binarize: str | None) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
@@ -15,9 +15,8 @@ from pyrovae.cli.reading_options import (
     binarize_option,
     data_options,
     device_option,
-    json_option,
     number_option,
-    out_options,
+    output_options,
     run_argument,
     seed_option,
 )
@@ -44,8 +43,7 @@ WHAT = ["inference-data", "encode", "decode"]
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".nc", ".pt2", what="it", can_print=False)
+@output_options(".nc", ".pt2", what="it", can_print=False)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -57,9 +55,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Path | None,
-    force: bool,
+    output: Output,
 ) -> None:
     """Write the fitted model in RUN for other programs.
 
@@ -79,16 +75,16 @@ def command(
       pyrovae export run --what decode -o decoder.pt2
     """
     import pyrovae
-    from pyrovae.cli.outputs import described, json_text, replacing, write_nc
+    from pyrovae.cli.outputs import described, replacing, write_nc
     from pyrovae.cli.reading import open_run
 
     is_program = what != WHAT[0]
     ending = ".pt2" if is_program else ".nc"
-    if out is None or out.suffix.lower() != ending:
+    if output.out is None or output.ending != ending:
         raise click.UsageError(f"--what {what} is written to a file that ends in {ending}: name one by -o")
     if is_program:
         _require_no_items(ctx, what)
-        _write_program(run, what, device, out, force, as_json)
+        _write_program(run, what, device, output)
         return
     opened = open_run(run, device=device)
     items = asked.items_of(opened, binarize or "auto")
@@ -97,21 +93,18 @@ def command(
     except ValueError as error:
         why = str(error).replace("to_arviz", "export")
         raise click.UsageError(f"{opened.path} ({type(opened.pair).__name__}) cannot be exported: {why}") from error
-    with replacing(out, force=force) as temporary:
+    with replacing(output.out, force=output.force) as temporary:
         write_nc(tree, temporary)
     listed = tree.groups() if callable(tree.groups) else tree.groups  # of ArviZ 0.x and of xarray
     groups = {name.strip("/"): _group(tree, name) for name in listed if name.strip("/")}
-    if as_json:
-        record = {
-            "command": "export",
-            "out": out,
-            "settings": {"num_draws": num_draws, "seed": seed},
-            "protocol": items.protocol,
-            "groups": {name: described(group, values=False) for name, group in groups.items()},
-        }
-        click.echo(json_text(record))
-    else:
-        click.echo(f"{', '.join(groups)} of {items}, {num_draws} draws, seed {seed}: {out}")
+    record = {
+        "out": output.out,
+        "settings": {"num_draws": num_draws, "seed": seed},
+        "protocol": items.protocol,
+        "groups": {name: described(group, values=False) for name, group in groups.items()},
+    }
+    output.answer(record)
+    output.say(f"{', '.join(groups)} of {items}, {num_draws} draws, seed {seed}: {output.out}")
 
 
 def _require_no_items(ctx: click.Context, what: str) -> None:
@@ -124,12 +117,12 @@ def _require_no_items(ctx: click.Context, what: str) -> None:
             raise click.UsageError(f"{option} is of --what {WHAT[0]}, and --what is {what}: leave it out")
 
 
-def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_json: bool) -> None:
+def _write_program(run: str, what: Any, device: str, output: Output) -> None:
     """The encoder or the decoder as a program, on the CPU unless another device is named."""
     import torch
 
     import pyrovae
-    from pyrovae.cli.outputs import json_text, replacing
+    from pyrovae.cli.outputs import replacing
     from pyrovae.cli.reading import open_run
 
     opened = open_run(run, device="cpu" if device == "auto" else device)
@@ -149,20 +142,19 @@ def _write_program(run: str, what: Any, device: str, out: Path, force: bool, as_
         program = pyrovae.export_program(pair, what)
     except (ValueError, TypeError) as error:
         raise click.UsageError(f"{opened.path} ({kind}) cannot be exported: {error}") from error
-    with replacing(out, force=force) as temporary:
+    assert output.out is not None
+    with replacing(output.out, force=output.force) as temporary:
         try:
             torch.export.save(program, temporary)
         except RuntimeError as error:  # torch's writer has no other for a disk that is full
-            raise OSError(f"{out} could not be written: {error}") from error
+            raise OSError(f"{output.out} could not be written: {error}") from error
     shapes = {"items": list(pair.event_shape), "codes": [pair.latent_dim]}
     takes, gives = ("items", "codes") if what == "encode" else ("codes", "items")
-    if as_json:
-        record = {"command": "export", "out": out, "settings": {"what": what}, "takes": takes, "gives": gives}
-        click.echo(json_text({**record, "input_shape": shapes[takes], "output_shape": shapes[gives]}))
-    else:
-        ends = [f"{name} of shape (N, {', '.join(map(str, shapes[name]))})" for name in (takes, gives)]
-        unit = ", at an exposure of 1" if "exposure" in opened.beside and what == "decode" else ""
-        click.echo(f"{what} of {opened.name}, {' to '.join(ends)}{unit}: {out}")
+    record = {"out": output.out, "settings": {"what": what}, "takes": takes, "gives": gives}
+    output.answer({**record, "input_shape": shapes[takes], "output_shape": shapes[gives]})
+    ends = [f"{name} of shape (N, {', '.join(map(str, shapes[name]))})" for name in (takes, gives)]
+    unit = ", at an exposure of 1" if "exposure" in opened.beside and what == "decode" else ""
+    output.say(f"{what} of {opened.name}, {' to '.join(ends)}{unit}: {output.out}")
 
 
 def _group(tree: Any, name: str) -> Any:

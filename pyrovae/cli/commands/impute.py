@@ -8,6 +8,7 @@ import click
 
 from pyrovae import choices
 from pyrovae.cli.options import Command, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
@@ -15,9 +16,8 @@ from pyrovae.cli.reading_options import (
     binarize_option,
     data_options,
     device_option,
-    json_option,
     number_option,
-    out_options,
+    output_options,
     run_argument,
     seed_option,
 )
@@ -77,8 +77,7 @@ MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, whic
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".npy", ".npz", ".csv", ".png", ".nc", "/", what="the filled items")
+@output_options(".npy", ".npz", ".csv", ".png", ".nc", "/", what="the filled items")
 def command(
     run: str,
     asked: Asked,
@@ -92,9 +91,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """Fill in what is missing of items, given what is seen of them, by the fitted model in RUN.
 
@@ -110,15 +107,15 @@ def command(
     """
     import numpy as np
 
-    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.pictures import require_picture, shades
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
     pair: Any = opened.pair
-    ending = None if out is None else out.suffix.lower()
-    require_picture(out, tuple(pair.event_shape))
+    ending = output.ending
+    require_picture(output.out, tuple(pair.event_shape))
     if interval is not None and ending not in (None, ".npz", ".csv", ".nc"):
         raise click.UsageError("--interval needs more than one array: name a .npz, .csv or .nc file by -o")
     if draws and ending in (".png", ""):
@@ -161,7 +158,7 @@ def command(
     is_exact = not hasattr(pair, "impute") and not draws and interval is None
     words = "by the mean of p(missing | seen) itself" if is_exact else f"{num_draws} draws each, seed {seed}"
     line = f"{int(absent.sum()):,} missing entries of {items}, {words}"
-    emit(result, line, command="impute", out=out, force=force, as_json=as_json, settings=settings)
+    output.emit(result, line, settings=settings)
 
 
 def _with_missing(items: Any, mask: str | None) -> torch.Tensor:

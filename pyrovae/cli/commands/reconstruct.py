@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from pyrovae.cli.options import Command
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Asked,
     binarize_option,
     data_options,
     device_option,
-    json_option,
-    out_options,
+    output_options,
     run_argument,
 )
 
@@ -27,17 +27,14 @@ __all__ = ["command"]
 @binarize_option("no")
 @device_option
 @plugin_option
-@json_option
-@out_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
+@output_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
 def command(
     run: str,
     asked: Asked,
     binarize: str,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """Encode items with the fitted model in RUN, and decode their codes.
 
@@ -51,7 +48,7 @@ def command(
       pyrovae reconstruct run --data more.npy -o reconstructions.npy
     """
     import pyrovae
-    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.pictures import require_picture, rows, shades
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
@@ -60,15 +57,15 @@ def command(
     pair: Any = opened.pair
     if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
         raise click.UsageError(f"{opened.path} ({type(pair).__name__}) has no codes that could be decoded")
-    require_picture(out, tuple(pair.event_shape))
-    is_picture = out is not None and out.suffix.lower() == ".png"
+    require_picture(output.out, tuple(pair.event_shape))
+    is_picture = output.ending == ".png"
     items = asked.source_of(opened).items(asked.num_items or (16 if is_picture else "all"), binarize)
     values = pyrovae.decoded(pair, pyrovae.encoded(pair, items.given), **items.beside).numpy()
     x = items.x.cpu().numpy()
     dims = [f"event_{i}" for i in range(values.ndim - 1)]
     variables = items.label_variable
     variables["reconstruction"] = (values, "mean of p(x | z) at the code of the item", "1", "item", *dims)
-    if out is None or out.suffix.lower() in (".npz", ".nc"):
+    if output.ending in (None, ".npz", ".nc"):
         variables["x"] = (x, "item", "1", "item", *dims)
     attributes = {**opened.attributes, **items.protocol}
     result = Result(
@@ -79,4 +76,4 @@ def command(
     )
     settings = {"part": items.part, "num_items": len(items.numbers)}
     line = f"reconstructions of {items}, shape {values.shape}"
-    emit(result, line, command="reconstruct", out=out, force=force, as_json=as_json, settings=settings)
+    output.emit(result, line, settings=settings)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pyrovae.cli.options import Command, DataName, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Number,
     beside_options,
     device_option,
-    json_option,
     number_option,
-    out_options,
+    output_options,
     runs_argument,
     seed_option,
 )
@@ -47,8 +46,7 @@ __all__ = ["command"]
 @seed_option("the choice of the items and the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".html", what="the page")
+@output_options(".html", what="the page")
 def command(
     runs: tuple[str, ...],
     data: str | None,
@@ -61,9 +59,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Path | None,
-    force: bool,
+    output: Output,
 ) -> None:
     """Write one page on the fitted models in RUN...: what was fitted on what, and what it is worth.
 
@@ -77,11 +73,11 @@ def command(
       pyrovae report ae vae mixture -o report.html --title "Digits"
     """
     import pyrovae
-    from pyrovae.cli.outputs import json_text, replacing
+    from pyrovae.cli.outputs import replacing
     from pyrovae.cli.reading import named_as_classes, names_of, open_run, source_of_all
     from pyrovae.report import Entry
 
-    if out is None:
+    if output.out is None:
         raise click.UsageError("name by -o where to write the page, a file that ends in .html")
     opened = [open_run(run, device=device) for run in runs]
     names = names_of(opened)
@@ -90,13 +86,10 @@ def command(
     items = named_as_classes(opened, source_of_all(opened, names, data, of_items, part="test").data)
     settings: dict[str, Any] = {"num_items": num_items, "num_ledger_items": num_ledger_items}
     settings |= {"num_particles": num_particles, "seed": seed}
-    with replacing(out, force=force) as temporary:
-        pyrovae.report.write(temporary, entries, items, title=title, progress=not as_json, **settings)
-    if as_json:
-        record = {"command": "report", "out": out, "runs": [str(one.path) for one in opened], "settings": settings}
-        click.echo(json_text(record))
-    else:
-        click.echo(f"{', '.join(names)} on {items.name}: {out}")
+    with replacing(output.out, force=output.force) as temporary:
+        pyrovae.report.write(temporary, entries, items, title=title, progress=not output.as_json, **settings)
+    output.answer({"out": output.out, "runs": [str(one.path) for one in opened], "settings": settings})
+    output.say(f"{', '.join(names)} on {items.name}: {output.out}")
 
 
 def _entry(kind: Any, one: Any, name: str) -> Any:

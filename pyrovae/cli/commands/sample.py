@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae.cli.options import Command, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
-from pyrovae.cli.reading_options import Number, device_option, json_option, out_options, run_argument, seed_option
+from pyrovae.cli.reading_options import Number, device_option, output_options, run_argument, seed_option
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,7 @@ __all__ = ["command"]
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
+@output_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
 def command(
     run: str,
     n: int | None,
@@ -74,9 +74,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """Draw new items from p(x) of the fitted model in RUN.
 
@@ -92,14 +90,14 @@ def command(
     """
     import numpy as np
 
-    from pyrovae.cli.outputs import Result, emit
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.pictures import require_picture, shades, sheet
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
     opened = open_run(run, device=device)
     pair: Any = opened.pair
-    require_picture(out, tuple(pair.event_shape))
+    require_picture(output.out, tuple(pair.event_shape))
     beside = _beside(opened, {"covariates": covariates, "exposure": exposure})
     n = _number(n, beside)
     x, its_labels = _drawn(opened, n, mean, labels, beside, seed)
@@ -123,7 +121,7 @@ def command(
     )
     density = f"p(x{_given_in_words(beside)})"
     line = f"{count:,} {'means of ' if mean else ''}draws of {density}, seed {seed}, shape {values.shape}"
-    emit(result, line, command="sample", out=out, force=force, as_json=as_json, settings=settings)
+    output.emit(result, line, settings=settings)
 
 
 def _beside(opened: Any, asked: dict[str, str | None]) -> dict[str, torch.Tensor]:

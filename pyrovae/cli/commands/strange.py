@@ -7,15 +7,15 @@ from typing import Any
 import click
 
 from pyrovae.cli.options import Command, DataName, OneOf, Option
+from pyrovae.cli.outputs import Output
 from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import (
     Number,
     beside_options,
     binarize_option,
     device_option,
-    json_option,
     number_option,
-    out_options,
+    output_options,
     run_argument,
     seed_option,
 )
@@ -45,8 +45,7 @@ SCORES = ["likelihood_ratio", "log_prob", "typicality"]
 @seed_option("the draws")
 @device_option
 @plugin_option
-@json_option
-@out_options(".csv", ".npz", ".nc", required=False, what="the score of each item")
+@output_options(".csv", ".npz", ".nc", required=False, what="the score of each item")
 def command(
     run: str,
     data: str,
@@ -59,9 +58,7 @@ def command(
     seed: int,
     device: str,
     plugin: tuple[str, ...],
-    as_json: bool,
-    out: Any,
-    force: bool,
+    output: Output,
 ) -> None:
     """Which of the items in DATA are unlike those that the model in RUN was fitted on.
 
@@ -75,7 +72,7 @@ def command(
       pyrovae strange run more.npy -o scores.csv
     """
     import pyrovae
-    from pyrovae.cli.outputs import Result, emit, write
+    from pyrovae.cli.outputs import Result
     from pyrovae.cli.reading import open_run
     from pyrovae.labelled import labelled
 
@@ -93,8 +90,9 @@ def command(
         variables[str(name)] = (numbers, values.attrs["long_name"], values.attrs["units"], "item")
     attributes = {**opened.attributes, **items.protocol, **novelty.pointwise.attrs}
     result = Result(labelled(variables, {"item": items.numbers}, attributes), "score")
-    if as_json:
-        emit(result, "", command="strange", out=out, force=force, as_json=True, settings=asked)
+    if output.as_json:
+        output.write(result)
+        output.describe(result, asked)
         return
     click.echo(f"{opened.name}  {type(opened.pair).__name__}, {detector}")
     click.echo(str(novelty))
@@ -102,5 +100,4 @@ def command(
     for number in strangest[novelty.strange[strangest]]:
         value = float(novelty.pointwise["score"][number])
         click.echo(f"  item {items.numbers[number]:>6}  score {value:10.3f}  p {novelty.p_value[number]:.3g}")
-    if out is not None:
-        write(result, out, force=force)
+    output.write(result)
