@@ -547,7 +547,7 @@ def table() -> str:
             if not part.__module__.startswith("pyrovae."):
                 continue  # registered by a user
             options = list(_signature(part).parameters.values())[len(contract) :]
-            arguments = ", ".join(f"`{parameter.name}={parameter.default!r}`" for parameter in options)
+            arguments = ", ".join(f"`{each.replace(annotation=inspect.Parameter.empty)}`" for each in options)
             summary = str(inspect.getdoc(part)).partition("\n")[0].replace("|", r"\|")
             lines.append(f'| {kind} | `"{name}"` | `{part.__name__}` | {summary} | {arguments or "none"} |')
     return "\n".join(lines)
