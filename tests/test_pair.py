@@ -228,3 +228,35 @@ class TestWhatAPairStates:
         pyrovae.save(tmp_path / "pair", fitted)
         again = pyrovae.load(tmp_path / "pair", like=ByHand())
         assert torch.equal(again.log_prob(ITEMS), fitted.log_prob(ITEMS))
+
+
+def views(likelihood):
+    """A pair whose likelihood is its own, two that are views of one, and where there is one a density without any."""
+    plain = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood)
+    given = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood=likelihood, covariate_dim=1)
+    yield plain
+    yield pyrovae.BayesianVAE(plain)
+    yield pyrovae.Given(given, torch.zeros(1))
+    if likelihood in ("bernoulli", "log_normal"):
+        yield pyrovae.IndependentEntries((3,), likelihood)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "value", "message"),
+    [
+        ("bernoulli", 0.5, "x has grey values .* and a bernoulli likelihood"),
+        ("poisson", 1.5, "outside the support of the poisson likelihood.* its entries are whole numbers"),
+        ("log_normal", 0.0, "outside the support of the log_normal likelihood"),
+    ],
+)
+def test_items_are_checked_by_the_likelihood_whosever_it_is(likelihood, value, message):
+    """One entry of the last of 2,000 items, which no trial of a pair looks at."""
+    x = torch.ones(2000, 3)
+    x[-1, -1] = value
+    for pair in views(likelihood):
+        with pytest.raises(ValueError, match=message):
+            pyrovae.fit(pair, x, epochs=1, progress=False, compile=False)
+        if not has_global_latents(pair):
+            with pytest.raises(ValueError, match=message):
+                pyrovae.iwae(pair, x, num_particles=2)
+        assert support_of(pair) is pyrovae.models.registry.registered("likelihood")[likelihood].support

@@ -18,7 +18,7 @@ from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.batch import Batch
 from pyrovae.models.items import checked_beside, checked_items
-from pyrovae.models.pair import Pair, dtype_and_device, entries_of
+from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
 __all__ = ["EVALUATION_BATCH", "Items"]
@@ -65,7 +65,8 @@ class Items:
             scale = None if reference_x is None else partial(spread, reference_x)
             most = max(-smallest, largest)
             checks.require_held(x.exactly, x.shape, self.dtype, most, name=name, least_scale=scale)
-        if getattr(entries_of(pair), "link", None) == "sigmoid" and (smallest < 0 or largest > 1):
+        link = getattr(getattr(likelihood_of(pair), "family", None), "link", None)
+        if link == "sigmoid" and (smallest < 0 or largest > 1):
             checks.warn(
                 f"{name} reaches from {smallest:g} to {largest:g}, and the likelihood's mean stays in [0, 1] "
                 "(link='sigmoid'): scale it, or take link='identity'"

@@ -64,6 +64,11 @@ class BayesianVAE(HasParamSites):
         self.log_scales = nn.ParameterList([torch.full_like(loc, start) for loc in self._locations().values()])
         self.event_shape, self.latent_dim = tuple(vae.event_shape), vae.latent_dim
 
+    @property
+    def viewed(self) -> VAE:
+        """The VAE whose likelihood scores the items, by which they are checked."""
+        return self.vae
+
     def _summary_of_parts(self) -> Rows:
         return {"latent_dim": lambda: self.latent_dim, "prior_scale": lambda: self.prior_scale}
 

@@ -41,6 +41,11 @@ class Given(nn.Module):
         self.latent_dim: int = pair.latent_dim
         self.is_normalized: bool = bool(pair.is_normalized)
 
+    @property
+    def viewed(self) -> nn.Module:
+        """The pair that it is a view of, by whose likelihood items are checked."""
+        return self.pair
+
     def model(self, x: Tensor | None = None, *, size: int = 1) -> Any:
         """p(x, z | c)."""
         pair: Any = self.pair

@@ -306,8 +306,7 @@ def entries_like(pair: Any, x: Any, *, perturbation: float = 0.0) -> Independent
 
 
 def _support(pair: Any) -> Any:
-    support = support_of(pair)
-    return getattr(pair, "support", constraints.real) if support is None else support
+    return support_of(pair) or constraints.real
 
 
 def _codes_of(support: Any) -> int | None:

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks, rounding
 from pyrovae.models.batch import Batch
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, entries_of, support_of, takes_exposure
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, likelihood_of, support_of, takes_exposure
 from pyrovae.models.registry import plain_name_of
 
 ENOUGH_ROWS = 10  # of covariates, from which on their spread says what may be rounded
@@ -52,13 +52,22 @@ def checked_items(
         x, tuple(pair.event_shape), name=name, allow_nan=missing, index_offset=index_offset or 0, hint=hint
     )
     allowed = support or support_of(pair)
-    family = plain_name_of(entries_of(pair))
+    family = _family_name(pair)
     if allowed is not None:
         checks.support(as_given, allowed, family, name=name)
     items = checks.checked_cast(as_given, pair_dtype, name=name, whole=index_offset is None, least_scale=least_scale)
     if allowed is not None and not checks.lives_in_unit(allowed) and rounding.is_wider(as_given.dtype, pair_dtype):
         checks.support_once_rounded(items, allowed, family, name=name)
     return items if dtype in (None, pair_dtype) else as_given.to(dtype)
+
+
+def _family_name(pair: Any) -> str:
+    """The name of the family that scores the items, as an error says it."""
+    likelihood = likelihood_of(pair)
+    if likelihood is not None:
+        return plain_name_of(getattr(likelihood, "family", likelihood))
+    family = getattr(pair, "family", None)
+    return family if isinstance(family, str) else type(pair).__name__
 
 
 def checked_batch(pair: Any, x: Any, *, name: str = "x", **options: Any) -> Any:

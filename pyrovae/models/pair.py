@@ -21,6 +21,7 @@ __all__ = [
     "has_global_latents",
     "is_frozen",
     "is_made_of_parts",
+    "likelihood_of",
     "members_of",
     "stand_ins",
     "support_of",
@@ -44,10 +45,10 @@ class Pair(Protocol):
         is_normalized: False where the model has no p(x), as an autoencoder's; estimators of log p(x) refuse it then.
 
     What a pair may have beside these is asked for by the functions of this module, each with its answer for a pair
-    that has none: `has_global_latents`, `takes_labels`, `covariate_dim_of`, `takes_exposure`, `support_of`,
-    `entries_of`, `base_measure_of`, `members_of`. A pair of items given covariates states `covariate_dim`, their
-    number, and its model and guide take `covariates=`, (N, covariate_dim); one with `takes_exposure` True takes
-    `exposure=`, (N,).
+    that has none: `has_global_latents`, `takes_labels`, `covariate_dim_of`, `takes_exposure`, `likelihood_of`,
+    `support_of`, `entries_of`, `base_measure_of`, `members_of`. A pair of items given covariates states
+    `covariate_dim`, their number, and its model and guide take `covariates=`, (N, covariate_dim); one with
+    `takes_exposure` True takes `exposure=`, (N,).
 
     >>> import pyrovae
     >>> isinstance(pyrovae.mlp_vae((3,)), pyrovae.Pair)
@@ -180,22 +181,37 @@ def is_made_of_parts(pair: Any, name: Literal["model", "guide"]) -> bool:
     return made_of_parts is not None and bool(made_of_parts(name))
 
 
+def likelihood_of(pair: Any) -> Any:
+    """The likelihood that scores the items: the pair's own, or that of the pair it is a view of; None by default.
+
+    A view, as `Given` is, states the pair as its `viewed`. It has no likelihood to call with a code alone.
+
+    >>> import pyrovae
+    >>> from pyrovae.models.pair import likelihood_of
+    >>> pair = pyrovae.BayesianVAE(pyrovae.mlp_vae((3,), likelihood="poisson"))
+    >>> type(likelihood_of(pair).family).__name__
+    'Poisson'
+    """
+    likelihood, viewed = getattr(pair, "likelihood", None), getattr(pair, "viewed", None)
+    return likelihood_of(viewed) if likelihood is None and viewed is not None else likelihood
+
+
 def support_of(pair: Any) -> constraints.Constraint | None:
-    """The support of one entry of an item under the pair's likelihood; None where it does not say."""
-    support: constraints.Constraint | None = getattr(getattr(pair, "likelihood", None), "support", None)
-    return support
+    """The support of one entry of an item, by the likelihood or the pair; None where neither says."""
+    support = getattr(likelihood_of(pair), "support", None) or getattr(pair, "support", None)
+    return support if isinstance(support, constraints.Constraint) else None
 
 
 def entries_of(pair: Any) -> Any:
-    """The family of the likelihood, which makes a distribution of one entry; else the likelihood itself, or None."""
+    """The family of the pair's own likelihood, which makes a distribution of one entry; else that itself, or None."""
     likelihood = getattr(pair, "likelihood", None)
     return getattr(likelihood, "family", likelihood)
 
 
 def base_measure_of(pair: Any) -> Literal["mass", "density", "mixed"] | None:
-    """The base measure of p(x), by the likelihood: "mass" where p(x) is a probability; None where nothing is said."""
+    """The base measure of p(x), by likelihood or pair: "mass" where it is a probability; None where nothing is said."""
     measure: Literal["mass", "density", "mixed"] | None
-    measure = getattr(getattr(pair, "likelihood", None), "base_measure", None)
+    measure = getattr(likelihood_of(pair), "base_measure", None) or getattr(pair, "base_measure", None)
     return measure
 
 
