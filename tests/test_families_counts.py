@@ -12,9 +12,9 @@ from torch import nn
 
 import pyrovae
 from pyrovae.models.parts.categorical import Codes
-from pyrovae.models.parts.counts import bounded_log, stirling_error
+from pyrovae.models.parts.counts import bounded_log, largest_rate, poisson_counts, stirling_error
 from pyrovae.models.parts.discretized_logistic import BinnedLogistic
-from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial
+from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial, StableNegativeBinomial
 from pyrovae.models.parts.poisson import LogRatePoisson
 from pyrovae.models.parts.zero_inflated import ZeroInflated
 
@@ -187,6 +187,57 @@ def test_masses_sum_to_1_and_draws_have_them(name):
         wrong = below[at, column] + torch.rand(4000).double() * (1 - below[at, column])
         assert stats.kstest(wrong.numpy(), "uniform").pvalue < 0.001  # control
     assert torch.equal(p.expand((2, 3)).log_prob(draws[:2])[0], p.log_prob(draws[0]))
+
+
+def counted(kind, log_mean, dtype):
+    """A distribution of counts of that mean, wide where it is a negative binomial."""
+    log_mean = torch.tensor(log_mean, dtype=dtype)
+    return {
+        "poisson": lambda: LogRatePoisson(log_mean),
+        "negative_binomial": lambda: MeanNegativeBinomial(log_mean, torch.zeros((), dtype=dtype)),
+        "of_torch": lambda: StableNegativeBinomial(torch.ones((), dtype=dtype), logits=log_mean),
+        "zero_inflated": lambda: ZeroInflated(LogRatePoisson(log_mean), torch.tensor(-3.0, dtype=dtype)),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["poisson", "negative_binomial", "of_torch", "zero_inflated"])
+def test_counts_that_cannot_be_drawn_rightly_are_refused(kind):
+    """Beyond 2^24 single precision rounds a count, from 2^45 on torch's draws are off, and from 2^63 on they wrap."""
+    for dtype, highest, message in (
+        (torch.float32, 19.0, r"float32 holds counts of rates up to 1.67e\+07; take pair.double\(\)"),
+        (torch.float64, 35.0, r"cannot be relied on: torch's draws can up to 1.1e\+12 on this device"),
+        (torch.float64, 50.0, r"cannot be relied on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            counted(kind, highest, dtype).sample((100,))
+    for dtype, fine in ((torch.float32, 13.0), (torch.float64, 24.0)):
+        torch.manual_seed(0)
+        draws = counted(kind, fine, dtype).sample((4000,))
+        assert bool((draws == draws.floor()).all()) and abs(float((draws % 2).mean()) - 0.5) < 0.06
+    with pytest.raises(ValueError, match="is NaN"):
+        poisson_counts(torch.full((2,), torch.nan))
+
+
+def test_poisson_counts_are_theirs_up_to_the_largest_rate():
+    """20,000 draws at each largest rate: p-values of 1e-4 and above, a false alarm once in 5,000 of other seeds."""
+    for dtype in (torch.float32, torch.float64):
+        rate = largest_rate(dtype, "cpu")
+        torch.manual_seed(0)
+        draws = poisson_counts(torch.full((20_000,), rate, dtype=dtype)).double()
+        score = ((draws - rate) / rate**0.5).numpy()  # normal: the skewness is 1 / sqrt(rate)
+        assert stats.kstest(score, "norm").pvalue > 1e-4
+    assert largest_rate(torch.float64, "cuda") + 10 * largest_rate(torch.float64, "cuda") ** 0.5 <= 2**32
+    assert largest_rate(torch.float32, "cuda") == largest_rate(torch.float32, "cpu") < 2**24
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torchs_negative_binomial_keeps_its_figures_at_large_counts(dtype):
+    """As `FromDistribution` makes it; torch's own loses 2 nats at counts of a million in single precision."""
+    for total in (0.5, 10.0, 1e6):
+        p = pyrovae.FromDistribution("NegativeBinomial", total_count=total)(torch.zeros((), dtype=dtype))
+        x = stats.nbinom(total, 0.5).rvs(50, random_state=0).astype(float)
+        error = np.abs(p.log_prob(torch.tensor(x, dtype=dtype)).double().numpy() - stats.nbinom(total, 0.5).logpmf(x))
+        assert error.max() < (2e-3 if dtype == torch.float32 else 1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])

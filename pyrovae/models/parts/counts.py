@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["bounded_log", "expm1_excess", "log_ratio_excess", "stirling_error"]
+__all__ = ["bounded_log", "expm1_excess", "largest_rate", "log_ratio_excess", "poisson_counts", "stirling_error"]
 
 LINEAR_UP_TO = 20.0  # exp(20) = 4.9e8: a log-mean is what the network gives up to there
 LARGEST_LOG = 60.0  # exp(60) = 1.1e26, whose square float32 cannot hold and whose gradient it can
+LARGEST_DRAWN = 2.0**40  # rate: from 2^45 on torch's draws differ visibly from their distribution, and beyond 2^63 wrap
+LARGEST_ON_CUDA = 2.0**32  # count, which CUDA's draws are made of 32 bits
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
 EXPONENTIAL = tuple(1 / math.factorial(k + 2) for k in range(16))
@@ -30,6 +32,46 @@ def bounded_log(raw: Tensor) -> Tensor:
     """
     beyond = (raw.abs() - LINEAR_UP_TO).clamp(min=0)
     return (raw.clamp(-LINEAR_UP_TO, LINEAR_UP_TO) + raw.sign() * beyond.log1p()).clamp(-LARGEST_LOG, LARGEST_LOG)
+
+
+def poisson_counts(rate: Tensor) -> Tensor:
+    """A draw of a Poisson count at each rate; ValueError for rates whose counts cannot be drawn rightly.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.counts import poisson_counts
+    >>> poisson_counts(torch.zeros(3))
+    tensor([0., 0., 0.])
+    """
+    largest = largest_rate(rate.dtype, rate.device.type)
+    if not bool((rate <= largest).all()):
+        highest = float(rate.max())
+        if math.isnan(highest):
+            raise ValueError("a draw of counts needs a rate, and this one is NaN: look at the codes and the exposure")
+        advice = "draw codes nearer to those of the items, give a smaller exposure, or count in larger units"
+        if largest < largest_rate(torch.float64, rate.device.type):
+            raise ValueError(
+                f"a draw of counts at a rate of {highest:.3g} would be rounded: {rate.dtype} holds counts of rates up "
+                f"to {largest:.3g}; take pair.double(), or {advice}"
+            )
+        raise ValueError(
+            f"a draw of counts at a rate of {highest:.3g} cannot be relied on: torch's draws can up to {largest:.3g} "
+            f"on this device ({rate.device.type}); {advice}"
+        )
+    return torch.poisson(rate)
+
+
+def largest_rate(dtype: torch.dtype, device: str) -> float:
+    """The largest rate whose Poisson counts, 10 standard deviations above it too, are drawn exactly.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.counts import largest_rate
+    >>> f"{largest_rate(torch.float32, 'cpu'):,.0f}"
+    '16,736,306'
+    """
+    whole = 2 / torch.finfo(dtype).eps  # up to there each whole number is one of the dtype
+    if device == "cuda":
+        whole = min(whole, LARGEST_ON_CUDA)
+    return min(whole + 50 - 10 * math.sqrt(whole + 25), LARGEST_DRAWN)
 
 
 def stirling_error(a: Tensor) -> Tensor:

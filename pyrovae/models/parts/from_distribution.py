@@ -18,6 +18,7 @@ from torch.distributions import Distribution, constraints, transform_to
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.parts.diagonal_normal import bounded_scale
 from pyrovae.models.parts.gamma import StableGamma
+from pyrovae.models.parts.negative_binomial import StableNegativeBinomial
 from pyrovae.models.parts.student_t import StableStudentT
 from pyrovae.models.registry import register, restate
 
@@ -32,7 +33,11 @@ INSTEAD = {
     "Uniform": "its support depends on its parameters",
     "VonMises": "its density is one on a circle, and does not integrate to one over the line that it states",
 }
-STABLE: dict[Any, Any] = {torch.distributions.Gamma: StableGamma, torch.distributions.StudentT: StableStudentT}
+STABLE: dict[Any, Any] = {
+    torch.distributions.Gamma: StableGamma,
+    torch.distributions.NegativeBinomial: StableNegativeBinomial,
+    torch.distributions.StudentT: StableStudentT,
+}
 
 
 @register("from_distribution", kind="likelihood")

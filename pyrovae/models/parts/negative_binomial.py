@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from pyrovae.models.parts.counts import (
     bounded_log,
     expm1_excess,
     log_ratio_excess,
+    poisson_counts,
     stirling_error,
 )
 from pyrovae.models.parts.encoder_inputs import Log1p
 from pyrovae.models.registry import register
 
-__all__ = ["MeanNegativeBinomial", "NegativeBinomial"]
+__all__ = ["MeanNegativeBinomial", "NegativeBinomial", "StableNegativeBinomial"]
 
 DISPERSIONS = ("shared", "column", "item")
 
@@ -171,7 +173,23 @@ class MeanNegativeBinomial(TorchDistribution):
             size = self.log_size.exp().expand(shape)
             # a Poisson count whose rate is a gamma variable of mean m and shape r
             relative = torch._standard_gamma(size) / size
-            return torch.poisson(relative * self.log_mean.exp().expand(shape))
+            return poisson_counts(relative * self.log_mean.exp().expand(shape))
+
+
+class StableNegativeBinomial(dist.NegativeBinomial):
+    """torch's negative binomial distribution, scored and drawn by its mean n exp(logits) and its r = n."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._by_mean().log_prob(value)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._by_mean().sample(sample_shape)
+
+    def _by_mean(self) -> MeanNegativeBinomial:
+        log_count = self.total_count.log()
+        return MeanNegativeBinomial(log_count + self.logits, log_count, validate_args=False)
 
 
 def _log1p_over(ratio: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.models.parts.counts import HALF_LOG_TWO_PI, bounded_log, expm1_excess, stirling_error
+from pyrovae.models.parts.counts import (
+    HALF_LOG_TWO_PI,
+    bounded_log,
+    expm1_excess,
+    poisson_counts,
+    stirling_error,
+)
 from pyrovae.models.parts.encoder_inputs import Log1p
 from pyrovae.models.registry import register
 
@@ -100,4 +106,4 @@ class LogRatePoisson(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
-            return torch.poisson(self.log_rate.exp().expand(shape))
+            return poisson_counts(self.log_rate.exp().expand(shape))
