@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import pyrovae
 from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
+from pyrovae.data.sources import load_of_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,9 +136,9 @@ class Run:
     ) -> Dataset:
         """The data set that the run was fitted on, whose digest must be the recorded one.
 
-        With `source`, another data set, read in the same way: bytes divided by 255 or not, channels first or last. What
-        the run's items were given comes with them; that of a `source` is named beside it. Raises RunError where the
-        recorded data set has changed, and FileNotFoundError where it is gone.
+        With `source`, another data set, read in the same way: bytes divided by 255 or not, and the channels where they
+        make its items of the run's shape. What the run's items were given comes with them; that of a `source` is named
+        beside it. Raises RunError where the recorded data set has changed, and FileNotFoundError where it is gone.
         """
         if source is None and not (covariates is None and exposure is None):
             raise ValueError("covariates and exposure are those of the items in source: name these too")
@@ -360,7 +361,7 @@ def load_recorded(
         )
     options = {"root": record["root"], "channels": record["channels"], "scale": record["scale"]}
     if source is not None:
-        return pyrovae.data.load(path, **options, covariates=covariates, exposure=exposure)
+        return load_of_shape(path, record["event_shape"], **options, covariates=covariates, exposure=exposure)
     beside = record.get("beside", {})
     for name, its in beside.items():
         if its["path"] is not None and not Path(its["path"]).exists():

@@ -14,7 +14,7 @@ import torch
 
 import pyrovae
 from pyrovae.cli import main
-from pyrovae.cli.planning import Plan
+from pyrovae.cli.planning import Plan, read_unlabeled
 from pyrovae.data import Split
 from pyrovae.run_folder import read_run
 
@@ -404,5 +404,41 @@ def test_items_without_labels_are_learnt_from_and_recorded(
     assert found["accuracy"]["value"] == pytest.approx(float(right))
     assert main(["sample", str(tmp_path / "m2"), "--label", "3", "-n", "2", "-o", str(tmp_path / "s.npy")]) == 0
     assert np.array_equal(np.load(tmp_path / "s.npy"), pair.sample(3, 2, seed=0).numpy())
+    draw = ["sample", str(tmp_path / "m2"), "--label", "3", "--mean", "-n", "2", "-o", str(tmp_path / "mean.npy")]
+    assert main(draw) == 0
+    assert np.array_equal(np.load(tmp_path / "mean.npy"), pair.sample(3, 2, seed=0, mean=True).numpy())
+    give_back = ["reconstruct", str(tmp_path / "m2"), "--data", str(tmp_path / "more.npy")]
+    other = (int(pair.predict(data.x[:1])) + 1) % 10
+    for more, y in (([], None), (["--label", str(other)], [other] * 200)):
+        assert main([*give_back, *more, "--force", "-o", str(tmp_path / "r.npz")]) == 0
+        with np.load(tmp_path / "r.npz") as made:
+            expected = pair.reconstruct(data.x[:200], y).detach()
+            assert np.allclose(made["reconstruction"], expected, atol=1e-6)
+            assert np.array_equal(made["decoded_label"], pair.predict(data.x[:200]) if y is None else y)
+    assert not torch.allclose(pair.reconstruct(data.x[:200]), expected, atol=1e-4)  # the label matters
+    assert main([*give_back, "--label", "ten", "-o", str(tmp_path / "ten.npy")]) == 2
+    assert "--label ten is no class of" in capsys.readouterr().err
+    assert main(["reconstruct", str(run / "none"), "--label", "8", "-o", str(tmp_path / "ten.npy")]) == 2
+    assert "--label is of a SemiSupervisedVAE, and" in capsys.readouterr().err
+    found = record(capsys, "evaluate", str(tmp_path / "m2"), "-e", "reconstruction")["runs"][0]["results"][0]
+    errors = (pair.reconstruct(labelled.test.x[:]) - labelled.test.x[:]).square().flatten(1).sum(1)
+    assert found["mean"] == pytest.approx(float(errors.mean()), rel=1e-5)
     wrong = [*words, "--unlabeled", "x.npy", "--out", str(tmp_path / "wrong")]
     assert main(wrong) == 2 and "--unlabeled x.npy has items of shape (3,)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize("order_of_data", ["first", "last"])
+def test_unlabelled_images_are_read_in_the_order_that_gives_them_the_shape_of_data(
+    tmp_path: Path, order: str, order_of_data: str
+) -> None:
+    images = np.random.default_rng(0).random((12, 3, 5, 4), dtype=np.float32)
+    moved = {"first": images, "last": np.moveaxis(images, 1, -1)}
+    np.save(tmp_path / "data.npy", moved[order_of_data])
+    np.save(tmp_path / "more.npy", moved[order])
+    data = pyrovae.data.load(tmp_path / "data.npy", channels=order_of_data)
+    given = {"unlabeled": str(tmp_path / "more.npy"), "root": None, "download": False}
+    assert np.array_equal(read_unlabeled(given, data, True).x, images)
+    np.save(tmp_path / "more.npy", images[:, :2])
+    with pytest.raises(click.UsageError, match=r"has items of shape .*, and those of DATA have shape \(3, 5, 4\)"):
+        read_unlabeled(given, data, True)

@@ -285,6 +285,37 @@ def test_a_pair_that_learnt_from_few_labels_has_its_error_and_its_counts():
     assert means.shape == (3, 3) and not torch.equal(means, means.round())
 
 
+def test_draws_of_a_pair_with_labels_are_said_to_have_some():
+    """Labels of p(y) 0.9 and 0.1, of which 500 draws have 450 of the first within 5 standard deviations."""
+    data = table_of("counts")
+    torch.manual_seed(0)
+    pair = pyrovae.SemiSupervisedVAE((3,), 2, 1, hidden_dims=(6,), likelihood="poisson", class_prior=[0.9, 0.1])
+    with torch.no_grad():
+        pair.likelihood.network.layers[0].weight[:, 1:] *= 20  # what the label adds
+    told = plain(samples.section(measured(pair, data)).html)
+    assert "has a label of its own, drawn from the model's p(y)" in told
+    assert "label of its own" not in plain(samples.section(measured(small(likelihood="poisson"), data)).html)
+    drawn = samples.draws(pair, 500, 0, mean=True)
+    means = torch.stack([pair.sample(label, 2000, seed=1, mean=True).mean(0) for label in (0, 1)])
+    mixed = 0.9 * means[0] + 0.1 * means[1]
+    error = 5 * drawn.std(0) / 500**0.5
+    assert ((drawn.mean(0) - mixed).abs() < error + 0.02 * mixed).all()
+    assert ((means[0] - mixed).abs() > error + 0.02 * mixed).any()  # labels of one class would be seen
+    assert not torch.equal(drawn, drawn.round())  # means, and no counts
+
+
+def test_pictures_of_classes_are_at_the_same_codes():
+    torch.manual_seed(0)
+    pair = pyrovae.SemiSupervisedVAE((1, 4, 4), 3, 2, hidden_dims=(6,))
+    found = semi_supervised.at_the_same_codes(pair, [2, 0], 5, 0)
+    assert found.shape == (10, 1, 4, 4)
+    with torch.no_grad():
+        for parameter in pair.likelihood.network.layers[0].parameters():
+            parameter[..., 2:] = 0  # labels that do not matter, so that only the codes do
+    one, other = semi_supervised.at_the_same_codes(pair, [2, 0], 5, 0).chunk(2)
+    assert torch.equal(one, other) and not torch.equal(one[0], one[1])
+
+
 def test_an_ensemble_has_no_rate_and_says_so():
     data, ensemble = two_members()
     measurements = measured(ensemble, data)

@@ -69,6 +69,8 @@ def test_its_data_set_is_read_as_it_was(made, tmp_path):
     np.save(tmp_path / "other.npy", other)
     read = run.data(tmp_path / "other.npy")
     assert read.event_shape == (3, 6, 5) and torch.equal(read.train.x[:], torch.full((8, 3, 6, 5), 0.2))
+    np.save(tmp_path / "other.npy", np.moveaxis(other, -1, 1))  # channels first, and still of the run's shape
+    assert torch.equal(run.data(tmp_path / "other.npy").train.x[:], read.train.x[:])
     np.save(tmp_path / "other.npy", other[:, :4])
     with pytest.raises(RunError, match=r"items of shape \(3, 6, 5\), and those of .* have shape \(3, 4, 5\)"):
         run.data(tmp_path / "other.npy")

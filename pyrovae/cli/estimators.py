@@ -281,11 +281,11 @@ def _calibrate(opened: Opened, items: Items, options: dict[str, Any], seed: int,
 
 def _reconstruction(opened: Opened, items: Items, options: dict[str, Any], seed: int, progress: bool) -> Evaluation:
     import pyrovae
+    from pyrovae.evaluation.code_space.codes import reconstructed
     from pyrovae.labelled import labelled
 
     pair: Any = opened.pair
-    reconstructed = pyrovae.decoded(pair, pyrovae.encoded(pair, items.given), **items.beside)
-    error = pyrovae.reconstruction_error(items.x, reconstructed)
+    error = pyrovae.reconstruction_error(items.x, reconstructed(pair, items.given))
     each = error["squared_error_items"].values
     count = len(each)
     se = float(each.std(ddof=1)) / count**0.5 if count > 1 else float("nan")

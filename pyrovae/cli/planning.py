@@ -200,13 +200,13 @@ def _is_scaled(parameters: Mapping[str, Any]) -> bool:
 
 def read_unlabeled(parameters: Mapping[str, Any], data: Any, scale: bool) -> Any:
     """The items of --unlabeled in the order of their source, without its test part; None without any."""
-    import pyrovae
+    from pyrovae.data.sources import load_of_shape
 
     source = parameters["unlabeled"]
     if source is None:
         return None
     options = {"root": parameters["root"], "download": parameters["download"], "scale": scale}
-    more = pyrovae.data.load(source, channels=data.channels, **options)
+    more = load_of_shape(source, data.event_shape, channels=data.channels, **options)
     if tuple(more.event_shape) != tuple(data.event_shape):
         raise click.UsageError(
             f"--unlabeled {source} has items of shape {tuple(more.event_shape)}, and those of DATA have shape "

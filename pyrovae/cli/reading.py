@@ -23,6 +23,7 @@ __all__ = [
     "Opened",
     "Source",
     "class_labels",
+    "class_named",
     "named_as_classes",
     "names_of",
     "open_run",
@@ -209,7 +210,7 @@ class Opened:
 
         `of_items` names the files of the "labels", the "covariates" and the "exposure" of another one's items.
         """
-        import pyrovae
+        from pyrovae.data.sources import load_of_shape
         from pyrovae.warned import gathered
 
         if source is None:
@@ -224,19 +225,14 @@ class Opened:
                 return self.run.data()
         record = self.manifest.get("data", {})
         scale = record.get("scale", not _counts(self.pair))
-        # the pair says where the channels of its items are; the order of the fit counts where both would do
-        orders = dict.fromkeys([record.get("channels") or "first", "first", "last"])
-        shapes = []
-        for channels in orders:
-            options: dict[str, Any] = {"root": record.get("root"), "channels": channels, "scale": scale, **of_items}
-            data = pyrovae.data.load(source, **options, missing=missing)
-            if tuple(data.event_shape) == tuple(self.pair.event_shape):
-                self._require_beside(data, source)
-                return data
-            shapes.append(data.event_shape)
+        options: dict[str, Any] = {"root": record.get("root"), "scale": scale, "missing": missing, **of_items}
+        data = load_of_shape(source, self.pair.event_shape, channels=record.get("channels"), **options)
+        if tuple(data.event_shape) == tuple(self.pair.event_shape):
+            self._require_beside(data, source)
+            return data
         raise click.UsageError(
             f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
-            f"{source} have shape {_shape(shapes[0])}"
+            f"{source} have shape {_shape(data.event_shape)}"
         )
 
     def _require_beside(self, data: Dataset, source: str) -> None:
@@ -431,6 +427,15 @@ def class_labels(opened: Opened, labels: np.ndarray, of: str) -> np.ndarray:
             f"{error}. These are the classes of {opened.path}: name the labels as they are"
         ) from None
     return named
+
+
+def class_named(opened: Opened, text: str) -> Any:
+    """The class of a classifier, or of another model with labels, that was typed for --label."""
+    pair: Any = opened.pair
+    known = {str(name): name for name in pair.names.tolist()}
+    if text not in known:
+        raise click.UsageError(f"--label {text} is no class of {opened.path}: {', '.join(known)}")
+    return known[text]
 
 
 def named_as_classes(opened: Sequence[Opened], data: Dataset) -> Dataset:

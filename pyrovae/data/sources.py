@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
 from pyrovae.data.numpy_files import read_array, read_npy, read_npz
 
-__all__ = ["load", "read_rows"]
+__all__ = ["load", "load_of_shape", "read_rows"]
 
 ROWS = {"covariates": "a row of numbers for each item", "exposure": "one positive number for each item"}
 
@@ -98,6 +98,29 @@ def load(
         if isinstance(value, str | os.PathLike):
             beside[name] = read_rows(name, value)
     return with_beside(_loaded(name_or_path, root, download, channels, scale, labels, missing, beside), **beside)
+
+
+def load_of_shape(
+    name_or_path: str | os.PathLike[str],
+    event_shape: Sequence[int],
+    *,
+    channels: Literal["first", "last"] | None,
+    **options: Any,
+) -> Dataset:
+    """A data set whose items are to have the shape of others: the channels lie where that makes them so.
+
+    `channels` is where those of the others lay, and counts where both orders would do. Where neither does, the items
+    are as `channels` has them, for the caller to refuse. `options` are those of `load`.
+    """
+    first: Dataset | None = None
+    orders: list[Literal["first", "last"]] = [channels or "first", "first", "last"]
+    for order in dict.fromkeys(orders):
+        data = load(name_or_path, channels=order, **options)
+        if tuple(data.event_shape) == tuple(event_shape):
+            return data
+        first = first or data
+    assert first is not None
+    return first
 
 
 def read_rows(name: str, path: str | os.PathLike[str]) -> np.ndarray:

@@ -257,9 +257,10 @@ class SemiSupervisedVAE(Classifier):
         return value.logsumexp(-1), each.square().sum(-1).sqrt() if is_noise else each.sum(-1)
 
     def sample(self, label: Any, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
-        """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on.
+        """`n` draws of p(x | y = label), or of p(x) where `label` is None: (n, *event_shape).
 
-        With `mean` the mean of p(x | y, z) takes the place of the last draw, which is what pictures show.
+        With `mean` the mean of p(x | y, z) takes the place of the last draw, which is what pictures show. Without a
+        `seed` torch's global generator goes on.
         """
         return drawn_of_class(self, partial(self._drawn, mean=mean), label, n, seed)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.models.batch import Batch, called_on
-from pyrovae.models.pair import dtype_and_device, entries_of, stand_ins
+from pyrovae.models.pair import dtype_and_device, entries_of, members_of, stand_ins
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
@@ -30,7 +30,13 @@ def num_categories(pair: Any) -> int:
 
 
 def has_mean(pair: Any) -> bool:
-    """Whether `decode` gives the likelihood's mean at a code of zeros, and does not refuse it."""
+    """Whether `decode` gives the likelihood's mean at a code of zeros, and does not refuse it.
+
+    Of a pair that decodes a label beside the code, whether that of its first class does.
+    """
+    members = members_of(pair)
+    if not hasattr(pair, "decode") and members is not None:
+        pair = members[0][0]
     if not hasattr(pair, "decode") or not pair.latent_dim:
         return False
     dtype, device = dtype_and_device(pair)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.data import Dataset, Split
+from pyrovae.evaluation.code_space.codes import reconstructed
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.models.classifiers.classes import as_named
 from pyrovae.models.pair import takes_labels
@@ -192,8 +193,8 @@ class Measurements:
         codes = self.codes(entry)
         if isinstance(codes, Refusal):
             return codes
-        if not hasattr(pair, "decode") and hasattr(pair, "reconstruct"):  # what it decodes is more than the code
-            return self.of(entry, "reconstructions", lambda: pair.reconstruct(self.x(entry)).detach().cpu())
+        if not hasattr(pair, "decode"):  # what it decodes is more than the code
+            return self.of(entry, "reconstructions", lambda: reconstructed(pair, self.given(entry)))
         return self.of(entry, "reconstructions", lambda: pyrovae.decoded(pair, codes, **self.beside(entry)))
 
     def probabilities(self, entry: Entry) -> Tensor | Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +35,7 @@ __all__ = ["command"]
     is_flag=True,
     cls=Option,
     section="Items",
-    help="The likelihood's mean at each code, which is what pictures usually show.",
+    help="The likelihood's mean at each code, which is what pictures usually show; of a VAE or a SemiSupervisedVAE.",
 )
 @click.option(
     "--label",
@@ -43,7 +44,8 @@ __all__ = ["command"]
     metavar="LABEL",
     cls=Option,
     section="Items",
-    help="Of a classifier with densities, the label to draw items of; may be given several times (default: every one).",
+    help="Of a classifier with densities or a SemiSupervisedVAE, the label to draw items of; may be given several "
+    "times (default: every one).",
 )
 @click.option(
     "--covariates",
@@ -104,7 +106,8 @@ def command(
     values = x.cpu().numpy()
     count = len(values)
     dims = [f"event_{i}" for i in range(values.ndim - 1)]
-    what = "mean of p(x | z) at a draw of the prior" if mean else "draw of p(x)"
+    y = ", y" if its_labels is not None else ""
+    what = f"mean of p(x | z{y}) at a draw of the prior" if mean else "draw of p(x | y)" if y else "draw of p(x)"
     variables: dict[str, Any] = {"x": (values, what, "1", "item", *dims)}
     if its_labels is not None:
         variables["label"] = (np.asarray(its_labels), "label that it was drawn for", "1", "item")
@@ -119,7 +122,7 @@ def command(
         figure=lambda: sheet(shades(values, opened.limits)),
         limits=opened.limits,
     )
-    density = f"p(x{_given_in_words(beside)})"
+    density = "p(x | y)" if y else f"p(x{_given_in_words(beside)})"
     line = f"{count:,} {'means of ' if mean else ''}draws of {density}, seed {seed}, shape {values.shape}"
     output.emit(result, line, settings=settings)
 
@@ -188,6 +191,7 @@ def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], beside: dic
     """The items, and the label of each of a classifier."""
     import torch
 
+    from pyrovae.cli.reading import class_named
     from pyrovae.models.pair import takes_labels
 
     pair = opened.pair
@@ -195,11 +199,12 @@ def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], beside: dic
     if takes_labels(pair):
         if not hasattr(pair, "sample"):
             raise click.UsageError(f"{opened.path} ({kind}) is p(y | x) alone, and has no items to draw")
-        if mean:
+        options = {"mean": True} if mean else {}
+        if mean and "mean" not in inspect.signature(pair.sample).parameters:
             raise click.UsageError(f"--mean is of a VAE, and {opened.path} is none ({kind}): leave it out")
-        chosen = [_label(pair, label) for label in labels] or pair.names.tolist()
-        drawn = [pair.sample(label, n, seed=seed) for label in chosen]
-        return torch.cat(drawn), [label for label in chosen for _ in range(n)]
+        chosen = [class_named(opened, label) for label in labels] or pair.names.tolist()
+        drawn = [pair.sample(label, n, seed=seed, **options) for label in chosen]
+        return torch.cat(drawn).detach(), [label for label in chosen for _ in range(n)]
     if labels:
         raise click.UsageError(f"--label is of a classifier, and {opened.path} is none ({kind}): leave it out")
     if not hasattr(pair, "sample") or not pair.is_normalized:
@@ -212,11 +217,3 @@ def _drawn(opened: Any, n: int, mean: bool, labels: tuple[str, ...], beside: dic
     if pair.latent_dim == 0:
         raise click.UsageError(f"--mean is of a VAE, and {opened.path} is none ({kind}): leave it out")
     return pair.sample(n, seed=seed, mean=True, **beside).detach(), None
-
-
-def _label(pair: Any, text: str) -> Any:
-    """A label of the classifier, from what was typed."""
-    known = {str(name): name for name in pair.names.tolist()}
-    if text not in known:
-        raise click.UsageError(f"--label {text} is no class of the classifier: {', '.join(known)}")
-    return known[text]

@@ -16,7 +16,7 @@ from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
-__all__ = ["decoded", "encoded", "posteriors", "prior_of"]
+__all__ = ["decoded", "encoded", "posteriors", "prior_of", "reconstructed"]
 
 BATCH = 1024
 
@@ -55,10 +55,25 @@ def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = Non
     return _batched(pair, decode, Batch(z, **{name: value.cpu() for name, value in beside.items()}) if beside else z)
 
 
+def reconstructed(pair: Any, x: Any, *, label: Any = None) -> Tensor:
+    """Items as the pair gives them back, computed in batches: shape (N, *event_shape), on the CPU.
+
+    It decodes their codes, or goes by the pair's own `reconstruct` where it decodes more than a code, as that of a
+    `SemiSupervisedVAE` does: with `label` for all items, or with each one's likeliest where it is None.
+    """
+    given = checks.split_of(x)
+    if hasattr(pair, "decode"):
+        return decoded(pair, encoded(pair, given), **given.beside)
+    function = _method_of(pair, "reconstruct")
+    if not isinstance(items := given.x, MappedArray):
+        items = checks.checked_array(items, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
+    return _batched(pair, function if label is None else lambda part: function(part, [label] * len(part)), items)
+
+
 def _method_of(pair: Any, name: str) -> Any:
     """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
     if not hasattr(pair, name):
-        needs = {"encode": "encoded", "decode": "decoded"}[name]
+        needs = {"encode": "encoded", "decode": "decoded", "reconstruct": "reconstructed"}[name]
         raise TypeError(f"{type(pair).__name__} has no {name}, as VAE and AE have, so that nothing can be {needs}")
     return getattr(pair, name)
 

@@ -65,12 +65,16 @@ def drawn_of_class(
 ) -> Tensor:
     """`n` items of one class, by `draw` from their class numbers (n,), in evaluation mode and without gradients.
 
-    Without a `seed` torch's global generator goes on; with one it is left as it was.
+    Where `label` is None the classes are drawn from p(y). Without a `seed` torch's global generator goes on; with one
+    it is left as it was.
     """
     checks.whole("n", n, bytes_each=4 * math.prod(classifier.event_shape))
-    number = classifier.numbers([label], 1, name="label")
-    key = None if seed is None else stream(checks.seed(seed), "sample", int(number))
+    number = None if label is None else classifier.numbers([label], 1, name="label")
+    key = None if seed is None else stream(checks.seed(seed), "sample", *([] if number is None else [int(number)]))
     with torch.no_grad(), evaluation_mode(classifier), forked(key, dtype_and_device(classifier)[1]):
+        if number is None:
+            prior: Any = classifier  # which only a classifier with densities has
+            return draw(torch.distributions.Categorical(prior.class_prior).sample((n,)))
         return draw(number.expand(n))
 
 

@@ -162,7 +162,10 @@ class GenerativeClassifier(Classifier):
         return log_proba.to(self.logits), spread.to(self.logits), flagged
 
     def sample(self, label: Any, n: int, *, seed: int | None = None) -> Tensor:
-        """`n` draws of p(x | y = label), (n, *event_shape); without a `seed` torch's global generator goes on."""
+        """`n` draws of p(x | y = label), or of p(x) where `label` is None: (n, *event_shape).
+
+        Without a `seed` torch's global generator goes on.
+        """
         return drawn_of_class(self, self._drawn, label, n, seed)
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.models.items import checked_beside
-from pyrovae.models.pair import dtype_and_device, has_global_latents
+from pyrovae.models.pair import dtype_and_device, has_global_latents, takes_labels
 from pyrovae.models.particles import drawn_items
 from pyrovae.models.scopes import Workspace
 from pyrovae.report.entry import Entry
@@ -74,14 +74,16 @@ def draws(pair: Any, count: int, seed: int, *, mean: bool, **beside: Any) -> Ten
     """`count` items drawn from p(x), shape (count, *event_shape).
 
     With `mean` they are the likelihood's means at drawn codes, as pictures show, where the pair gives these. By the
-    pair's own `sample(n, seed=seed)`. A classifier that has a density of each class draws its labels by its model, and
-    so does a pair on Pyro alone. `beside` are covariates and an exposure, a row for each draw.
+    pair's own `sample`, whose labels are drawn from p(y) where it takes one; a pair on Pyro alone draws by its model.
+    `beside` are covariates and an exposure, a row for each draw.
     """
     sample: Any = getattr(pair, "sample", None)
     known = {} if sample is None else inspect.signature(sample).parameters
-    if {"n", "seed"} <= {*known} and "label" not in known:
-        options = {"mean": mean} if "mean" in known else {}
-        items: Tensor = sample(count, seed=seed, **options, **beside)
+    if {"n", "seed"} <= {*known}:
+        options: dict[str, Any] = {"mean": mean} if "mean" in known else {}
+        if "label" in known:
+            options["label"] = None
+        items: Tensor = sample(n=count, seed=seed, **options, **beside)
         return items
     rows = checked_beside(pair, beside.get("covariates"), beside.get("exposure"), count)
     noise = Noise(stream(seed, "samples of a report"), dtype_and_device(pair)[1])
@@ -111,6 +113,7 @@ def _pictures(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
         "A picture of a VAE is the mean of its likelihood at a code drawn from the prior, without the noise of the "
         "likelihood. A picture of a mixture, or of categories, is a draw with its noise."
     )
+    words += _labels_in_words(measurements, samples)
     if any(measurements.beside(entry) for entry in measurements.entries):
         words += " Covariates and exposures are those of the test items, from the first on."
     return joined(Markup('<div class="plots">\n'), *parts, Markup("</div>\n"), note(words), table(caption, head, rows))
@@ -136,9 +139,18 @@ def _columns(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
         f"Mean ± standard deviation of each column, of {len(real)} test items and of {DRAWS} draws with seed "
         f"{measurements.seed}, the likelihood's noise included.{some}"
     )
+    caption += _labels_in_words(measurements, samples)
     if any(measurements.beside(entry) for entry in measurements.entries):
         caption += " Covariates and exposures are those of the test items, row after row."
     return table(caption, ["of", *names], rows)
+
+
+def _labels_in_words(measurements: Measurements, samples: dict[str, Tensor]) -> str:
+    """Of which entries a label is drawn before the code or the item, as a sentence; empty where of none."""
+    names = [entry.name for entry in measurements.entries if entry.name in samples and takes_labels(entry.pair)]
+    if not names:
+        return ""
+    return f" Each draw of {' and of '.join(names)} has a label of its own, drawn from the model's p(y)."
 
 
 def _shares(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
@@ -154,7 +166,7 @@ def _shares(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
     some = "" if shown == real.shape[1] else f" The first {shown} of {real.shape[1]} columns."
     caption = (
         f"The share of each category 0 to {count - 1} in each column, in their order, of {len(real)} test items and of "
-        f"{DRAWS} draws with seed {measurements.seed}.{some}"
+        f"{DRAWS} draws with seed {measurements.seed}.{some}{_labels_in_words(measurements, samples)}"
     )
     return table(caption, ["of", *(f"column {column}" for column in range(shown))], rows)
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import pyrovae
+from pyrovae.models.means import mean_of
+from pyrovae.models.scopes import Workspace
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.report.entry import Entry
 from pyrovae.report.families import num_categories
@@ -17,6 +20,7 @@ from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.pictures import are_images, sheet, value_range
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut
+from pyrovae.seeding import Noise, stream
 
 ORDER = 92
 TITLE = "Learnt from few labels"
@@ -72,12 +76,13 @@ def _draws(entry: Entry, measurements: Measurements) -> Markup:
     some = "" if len(shown) == len(names) else f" The first {len(shown)} of {len(names)} classes."
     if are_images(measurements.data.event_shape):
         mean = not num_categories(pair)
-        images = torch.cat(
-            [pair.sample(name, ACROSS, seed=measurements.seed, mean=mean).detach().cpu() for name in shown]
+        draw = at_the_same_codes if mean else _each
+        images = draw(pair, shown, ACROSS, measurements.seed)
+        what = (
+            "means of p(x | y, z) at codes drawn from the prior, the same in each row" if mean else "draws of p(x | y)"
         )
-        what = "means of p(x | y, z) at codes drawn from the prior, the same codes" if mean else "draws of p(x | y)"
         classes = ", ".join(map(str, shown))
-        caption = f"{entry.name}: {what} in each row; classes from above: {classes}.{some}"
+        caption = f"{entry.name}: {what}; classes from above: {classes}.{some}"
         alt = f"draws of {entry.name}, a row for each class"
         return sheet(images, columns=ACROSS, limits=value_range(measurements.chosen.x[:]), alt=alt, caption=caption)
     real, labels = measurements.x(entry).flatten(1).double(), measurements.labels(entry)
@@ -89,6 +94,19 @@ def _draws(entry: Entry, measurements: Measurements) -> Markup:
             rows += [[f"test items of class {name}", *moments(real[torch.from_numpy(of_class)], columns)]]
     caption = f"{entry.name}: mean ± standard deviation of columns, of {DRAWS} draws of each class.{some}"
     return table(caption, ["of", *(f"column {column}" for column in range(columns))], rows)
+
+
+def at_the_same_codes(pair: Any, labels: list[Any], count: int, seed: int) -> Tensor:
+    """The means of p(x | y, z) for each label at the same `count` codes, a label after the other."""
+    number = pair.numbers(labels, len(labels))
+    with Workspace(pair, noise=Noise(stream(seed, "codes of all classes"), number.device), checks=None).turn():
+        z = pair.prior().sample((count,))
+        means: Tensor = mean_of(pair.given(pair.indicators(number)[:, None], z))
+    return means.flatten(0, 1).detach().cpu()
+
+
+def _each(pair: Any, labels: list[Any], count: int, seed: int) -> Tensor:
+    return torch.cat([pair.sample(label, count, seed=seed).cpu() for label in labels])
 
 
 def moments(items: Any, columns: int) -> list[Markup]:
