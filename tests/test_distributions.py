@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+import pyrovae
 from pyrovae.models.distributions import Bernoulli, ContinuousBernoulli, Normal, TruncatedExponential
 
 LOGITS = [-80.0, -20.0, -3.0, -0.31, -0.29, -1e-3, 0.0, 0.05, 0.3, 1.0, 15.0, 40.0, 200.0]
@@ -117,6 +119,34 @@ class TestNormal:
         assert family(torch.zeros(1, dtype=torch.float32)).scale.dtype == torch.float32
         with pytest.raises(ValueError, match="scale must lie between 1e-30 and 1e30"):
             Normal(scale=1e-50)
+
+    def test_a_scale_whose_square_is_lost_is_refused_by_name(self):
+        """1e-25 squared is 0 in single precision, of which log p is NaN, and 1e25 squared is infinite."""
+        families = (Normal, pyrovae.Laplace, pyrovae.LogNormal, pyrovae.StudentT)
+        of_torch = functools.partial(pyrovae.FromDistribution, "Normal")
+        for scale in (1e-25, 1e25):
+            for family in (*families, of_torch):
+                made = family(scale=scale)
+                with pytest.raises(ValueError, match=r"scale of .* must lie between 1.08e-19 and 9.22e\+18 in torch.f"):
+                    made(torch.zeros(1))
+                assert made(torch.zeros(1, dtype=torch.float64)).log_prob(torch.ones(1).double() * scale).isfinite()
+            pair = pyrovae.BayesianVAE(pyrovae.linear_vae(2, 1), prior_scale=scale)
+            classifier = pyrovae.DiscriminativeClassifier((2,), 2, prior_scale=scale)
+            mixture = pyrovae.BayesianGaussianMixture((2,), 2, prior_scale=scale)
+            for call in (pair.prior_of_weights, classifier.log_prior, mixture.model):
+                with pytest.raises(ValueError, match="prior_scale must lie between"):
+                    call()
+            assert pair.double().prior_of_weights() and classifier.double().log_prior().isfinite()
+            assert mixture.double().model().isfinite().all()
+        with pytest.raises(ValueError, match="initial_scale of Normal must lie"):
+            Normal(initial_scale=1e-25, floor=1e-26)(torch.zeros(1))
+        for scale in (2e-19, 9e18):  # those that are taken have finite values and gradients
+            for family in families:
+                loc = torch.zeros(1, requires_grad=True)
+                p = family(scale=scale)(loc)
+                x = torch.ones(1) if family is pyrovae.LogNormal else torch.full((1,), scale)
+                value = p.log_prob(x)
+                assert value.isfinite() and torch.autograd.grad(value.sum(), loc)[0].isfinite()
 
     @pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan])
     def test_a_scale_is_positive(self, scale):

@@ -30,6 +30,7 @@ __all__ = [
     "path",
     "positive",
     "probability",
+    "scale_in",
     "seed",
     "sequence",
     "sizes",
@@ -196,6 +197,28 @@ def positive(name: str, value: Any, *, zero: bool = False) -> float:
     if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
         raise ValueError(f"{name} must be {expected}, got {_short(value)}")
     return result
+
+
+def scale_in(name: str, value: float, dtype: torch.dtype) -> float:
+    """Return a standard deviation, or another scale, whose square `dtype` holds; a density would be NaN of any other.
+
+    >>> import torch
+    >>> from pyrovae.checks import scale_in
+    >>> scale_in("scale", 1e-25, torch.float64)
+    1e-25
+    >>> scale_in("scale", 1e-25, torch.float32)
+    Traceback (most recent call last):
+        ...
+    ValueError: scale must lie between 1.08e-19 and 9.22e+18 in torch.float32, which holds ... square, got 1e-25: ...
+    """
+    least, most = torch.finfo(dtype).tiny ** 0.5, torch.finfo(dtype).max ** 0.5 / 2
+    if not least <= value <= most:
+        double = "" if dtype == torch.float64 else ", or make the pair double"
+        raise ValueError(
+            f"{name} must lie between {least:.3g} and {most:.3g} in {dtype}, which holds no other's square, got "
+            f"{value!r}: give items in other units{double}"
+        )
+    return value
 
 
 def probability(name: str, value: Any) -> float:

@@ -163,6 +163,7 @@ class BayesianGaussianMixture(HasParamSites):
         """
         register_param_sites(self._site_prefix, self)
         values, plate = {}, pyro.plate("components", self.num_components)
+        self._require_scales()
         for name, law in self.priors().items():
             with plate if law.batch_shape else nullcontext():
                 values[name] = pyro.sample(name, law)
@@ -182,6 +183,11 @@ class BayesianGaussianMixture(HasParamSites):
         for name, (value, log_density) in self._constrained(z).items():
             with plate if laws[name].batch_shape else nullcontext():
                 pyro.sample(name, dist.Delta(value, log_density, event_dim=laws[name].event_dim))
+
+    def _require_scales(self) -> None:
+        """Refuse scales of the priors whose densities the dtype has no numbers for."""
+        for name in ("prior_scale", "scale_spread"):
+            checks.scale_in(name, getattr(self, name), self.guide_loc.dtype)
 
     def _law(self) -> Any:
         scale = self.guide_log_scale.exp()
@@ -282,6 +288,7 @@ class BayesianGaussianMixture(HasParamSites):
         Equal to what Pyro makes of the model, without its handlers, which cost more than the densities.
         """
         items = x.flatten(1)
+        self._require_scales()
         priors = self.priors(self.guide_loc.detach())
         laws = {name: (law, self._transform(name, law)) for name, law in priors.items()}
 

@@ -82,6 +82,7 @@ class BayesianVAE(HasParamSites):
 
     def prior_of_weights(self) -> dict[str, Any]:
         """The prior of each parameter of the decoder's network, by name."""
+        checks.scale_in("prior_scale", self.prior_scale, dtype_and_device(self)[0])
         wide = {name: torch.zeros_like(loc) for name, loc in self._locations().items()}
         return {name: dist.Normal(zero, self.prior_scale).to_event(zero.ndim) for name, zero in wide.items()}
 

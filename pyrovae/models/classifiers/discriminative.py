@@ -127,6 +127,7 @@ class DiscriminativeClassifier(Classifier):
         if self.prior_scale is None:
             return named  # type: ignore[return-value]
         weights = {}
+        checks.scale_in("prior_scale", self.prior_scale, dtype_and_device(self)[0])
         for name, value in named.items():
             law = dist.Normal(torch.zeros_like(value), self.prior_scale).to_event(value.ndim)
             weights[name] = pyro.sample(_site(name), law)
@@ -136,6 +137,7 @@ class DiscriminativeClassifier(Classifier):
         """log p(weights) in nats, of the present weights where none are given; 0 without a prior."""
         if self.prior_scale is None:
             return next(self.network.parameters()).new_zeros(())
+        checks.scale_in("prior_scale", self.prior_scale, dtype_and_device(self)[0])
         given: Any = self.network.parameters() if weights is None else weights.values()
         laws = ((dist.Normal(torch.zeros_like(p), self.prior_scale), p) for p in given)
         return torch.stack([law.log_prob(p).sum() for law, p in laws]).sum()

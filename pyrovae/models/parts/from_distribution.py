@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
+from pyrovae import checks
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.parts.diagonal_normal import bounded_scale
 from pyrovae.models.parts.gamma import StableGamma
@@ -101,6 +102,8 @@ class FromDistribution(nn.Module):
 
     def forward(self, *raw: Tensor) -> Any:
         given = {name: _in(self._constraints[name], name, value) for name, value in zip(self._free, raw, strict=True)}
+        if "scale" in self._fixed:
+            checks.scale_in(f"scale of {self._class.__name__}", self._fixed["scale"], raw[0].dtype)
         return as_pyro(self._class(**given, **self._fixed))
 
     def extra_repr(self) -> str:

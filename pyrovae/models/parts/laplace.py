@@ -33,4 +33,4 @@ class Laplace(Scaled):
     image_arguments: ClassVar[dict[str, Any]] = {"link": "sigmoid"}
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return dist.Laplace(linked(loc, self.link), self.scale.to(loc))
+        return dist.Laplace(linked(loc, self.link), self.scale_in(loc))

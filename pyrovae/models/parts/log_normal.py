@@ -43,7 +43,7 @@ class LogNormal(Scaled):
         super().__init__(scale, initial_scale=initial_scale, floor=floor, per_entry=per_entry)
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return dist.LogNormal(loc, self.scale.to(loc))
+        return dist.LogNormal(loc, self.scale_in(loc))
 
     def encoder_input(self, event_shape: tuple[int, ...]) -> Log:
         """What a builder's encoder sees of the values: their logarithms."""

@@ -35,7 +35,7 @@ class Normal(Scaled):
     image_arguments: ClassVar[dict[str, Any]] = {"link": "sigmoid"}  # an image's mean is in [0, 1]
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return dist.Normal(linked(loc, self.link), self.scale.to(loc))
+        return dist.Normal(linked(loc, self.link), self.scale_in(loc))
 
     def natural_parameter(self, p: TorchDistribution) -> Tensor:
         """The natural parameter l of a density proportional to exp(x l) times a term of x alone."""

@@ -76,6 +76,12 @@ class Scaled(nn.Module):
             raise unbound(self)
         return self.floor + self.log_scale.exp()
 
+    def scale_in(self, like: Tensor) -> Tensor:
+        """The scale in the dtype and on the device of a location; ValueError where that dtype loses its square."""
+        name, stated = ("initial_scale", self._initial_scale) if self._scale is None else ("scale", self._scale)
+        checks.scale_in(f"{name} of {type(self).__name__}", stated, like.dtype)
+        return self.scale.to(like)
+
     def extra_repr(self) -> str:
         """What sets two of them apart."""
         own = f"scale={self._scale!r}, initial_scale={self._initial_scale!r}, floor={self.floor!r}, link={self.link!r}"

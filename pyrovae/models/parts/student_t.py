@@ -73,7 +73,7 @@ class StudentT(Scaled):
         return self.fixed_df if self._df is not None else self.df_floor + bounded_scale(self.raw_df)
 
     def forward(self, loc: Tensor) -> TorchDistribution:
-        return StableStudentT(self.df.to(loc), linked(loc, self.link), self.scale.to(loc))
+        return StableStudentT(self.df.to(loc), linked(loc, self.link), self.scale_in(loc))
 
     def extra_repr(self) -> str:
         """What sets two of them apart."""
