@@ -336,11 +336,13 @@ class TestAMethodOfOnesOwn:
 def test_the_methods_of_every_pair_are_stated_where_methods_are_imported():
     """In a process that has not called `fit` yet too, as that of `pyrovae fit` is when it asks which method it is."""
     folder = Path(pyrovae.__file__).parent
-    files = [file for file in folder.rglob("*.py") if re.search(r"(?m)^register_methods\(", file.read_text())]
+    files = [
+        file for file in folder.rglob("*.py") if re.search(r"(?m)^register_methods\(", file.read_text(encoding="utf-8"))
+    ]
     stating = {".".join(file.relative_to(folder.parent).with_suffix("").parts) for file in files}
     assert len(stating) > 5
     imported = set()
-    for statement in ast.parse(Path(methods.__file__).read_text()).body:
+    for statement in ast.parse(Path(methods.__file__).read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.ImportFrom):
             imported |= {statement.module, *(f"{statement.module}.{each.name}" for each in statement.names)}
     assert stating <= imported
