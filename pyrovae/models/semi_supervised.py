@@ -434,7 +434,7 @@ class _LikelihoodOfClass(Likelihood):
     """p(x | y, z) of one class, of the modules of a pair: what is trained in one of the two changes the other."""
 
     def __init__(self, pair: SemiSupervisedVAE, number: int) -> None:
-        nn.Module.__init__(self)  # that of Likelihood would make the family's parameters anew
+        nn.Module.__init__(self)  # that of Likelihood binds the family, which the pair has done
         whole = pair.likelihood
         self.network = _BesideLabel(whole.network, _indicator(pair, number))
         self.family, self.event_shape = whole.family, whole.event_shape
