@@ -21,9 +21,12 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Docstring examples see only what they import themselves, as when one is pasted into a new session."""
+    """Docstring examples see only what they import themselves, as when one is pasted; what is long is slow too."""
     for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
         if isinstance(item, pytest.DoctestItem) and item.dtest is not None:
             item.dtest.globs = {"__name__": "__main__"}
 

@@ -33,6 +33,13 @@ def table(path, plan, step):
 QUICK = {"num_steps": 40, "num_chains": 8, "progress": False}
 
 
+@pytest.fixture(autouse=True)
+def _short_pilot(monkeypatch):
+    """Most of a run of few temperatures is its pilot, and no weight's mean depends on how well it chose the steps."""
+    monkeypatch.setattr(annealing, "PILOT", 40)
+    monkeypatch.setattr(annealing, "SETTLING", 10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["prior", "guide"])
 def test_the_weights_mean_is_p_of_x(base):
