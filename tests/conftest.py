@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if isinstance(item, pytest.DoctestItem) and item.dtest is not None:
             item.dtest.globs = {"__name__": "__main__"}
+
+
+def long_but(*at_once: object, of: Iterable[object]) -> list[object]:
+    """All values for a test to be run with, marked long but for those that CI runs too."""
+    return [value if value in at_once else pytest.param(value, marks=pytest.mark.long) for value in of]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -228,7 +228,7 @@ def test_step_sizes_are_frozen_and_the_same_in_both_directions(monkeypatch):
     assert not torch.equal(steps[..., 0], steps[..., 1])  # and steps one a direction
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_curved_decoder_too_the_weights_mean_is_p_of_x():
     # against quadrature: 200 items, then 100 repeats of each of 5 as rows of one call; false alarm 4e-4 in all
     torch.manual_seed(0)
@@ -267,7 +267,7 @@ def test_every_schedule_runs_from_0_to_1_and_is_unbiased(schedule, monkeypatch):
     assert (betas.diff(dim=0) > 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adaptive_temperatures_bring_the_two_ends_closer():
     vae = pair(scale=0.2)
     gaps = {}
@@ -290,7 +290,7 @@ def test_pilot_and_run_are_on_random_numbers_of_their_own(monkeypatch):
     assert len(set(seeds)) == len(seeds)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("n", [1, 5])
 def test_batches_of_items_and_counts_of_one(monkeypatch, n):
     monkeypatch.setattr(annealing, "ROWS", 6)

@@ -57,7 +57,7 @@ def summaries(draws):
     return {"loc": draws["loc"].flatten().numpy(), "scale": draws["scale"].log().flatten().numpy()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_guide_weighs_to_the_exact_evidence_and_finds_the_posterior(grid):
     x, moments, evidence = grid
     ours = mixture(1, 1, scale_spread=0.7)
@@ -206,7 +206,7 @@ def test_posterior_predictive_items_have_its_moments():
     assert ours.responsibilities(held_out).sum(1).allclose(torch.ones(150, dtype=torch.float64))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_loo_chooses_the_number_of_clusters():
     # two data seeds and K = 2, 3, 5 here; ten and K = 1 to 6 by analysis/number_of_clusters.py
     for seed in range(2):

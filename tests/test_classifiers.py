@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from conftest import with_exact_posterior
+from conftest import long_but, with_exact_posterior
 from hypothesis import strategies as st
 from pyro.infer import MCMC, NUTS, Predictive, TraceEnum_ELBO
 from scipy import stats
@@ -211,7 +211,7 @@ class TestEfron:
         torch.set_num_threads(before)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("distance", [1, 2, 3, 4])
+    @pytest.mark.parametrize("distance", long_but(2, of=[1, 2, 3, 4]))
     def test_the_ratio_of_excess_errors_is_efrons(self, distance):
         pytest.importorskip("efron", reason="the scripts are not beside the tests")
         import efron
@@ -306,7 +306,7 @@ class TestDiscriminative:
         tight, _ = logistic(x, y, prior_scale=1 / math.sqrt(3))
         assert np.abs(proba(tight, x) - proba(ours, x)).max() > 0.05
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_nuts_takes_the_model_and_agrees_with_integration(self):
         # two classes, one feature: the difference of the two classes' weights is all that the data see
         rng = np.random.default_rng(0)
@@ -445,7 +445,7 @@ class TestGenerative:
         assert np.allclose(ours.class_prior.detach(), np.bincount(y) / 300)
         assert set(ours.predict(x)) <= set("xyz")
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_standard_errors_of_evidence_go_into_those_of_p_of_y(self):
         # independent repeats: the spread of log p(y | x) over seeds is what is stated
         # q wider than the posterior: even weights, whose error is stated rightly to first order

@@ -315,7 +315,7 @@ def test_a_file_or_nothing_for_a_folder(tmp_path, capsys):
     assert "--out must be the path of a file or folder, got ''" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiler_that_is_asked_for_and_missing(without_compiler, tmp_path):
     done = without_compiler(
         f"""

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_mean
@@ -101,8 +101,10 @@ def adam():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ["VAE", "linear VAE", "AE", "AutoNormal", "AutoMultivariateNormal", "groups"])
+@pytest.mark.parametrize("dtype", long_but(torch.float32, of=[torch.float32, torch.float64]), ids=str)
+@pytest.mark.parametrize(
+    "name", long_but("VAE", "groups", of=["VAE", "linear VAE", "AE", "AutoNormal", "AutoMultivariateNormal", "groups"])
+)
 def test_two_hundred_steps_are_pyros(name, dtype, record_property):
     eager, found = (losses(kind, name, dtype, adam, Trace_ELBO) for kind in (SVI, CompiledSVI))
     difference = float(((eager - found) / eager).abs().max())
@@ -135,7 +137,7 @@ def test_each_optimiser_is_pyros(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["AdamW", "momentum", "by parameter"])
+@pytest.mark.parametrize("name", long_but("AdamW", of=["AdamW", "momentum", "by parameter"]))
 def test_an_update_that_is_compiled_is_pyros(name):
     """Its factors as inductor lays them down: strides of 0, truth values, several groups."""
     eager, found = (
@@ -162,7 +164,7 @@ def test_each_loss_is_pyros(loss):
     assert float((found - other).abs().max()) > 1e-3  # control: not the plain one
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hundred_compiled_and_a_hundred_eager_steps_are_two_hundred_eager_ones():
     torch.manual_seed(0)
     x = torch.rand(32, 1, 8, 8).round().double()
@@ -281,7 +283,7 @@ class TestNotMeanField:
         assert found == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gamma_guide_draws_within_the_graph_as_eager_does():
     counts = torch.tensor([3.0, 5.0, 4.0, 6.0]).double()
 
@@ -334,7 +336,7 @@ class Network(nn.Module):
             pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_modes_and_buffers_are_followed():
     torch.manual_seed(0)
     x = torch.randn(30, 5)
@@ -446,7 +448,7 @@ def test_a_number_that_changes_outside_is_seen_by_the_check():
         svi.step(x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_compiler_nothing_is_changed(without_compiler):
     code = """
     import pyro, torch, pyrovae

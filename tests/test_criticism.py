@@ -285,7 +285,7 @@ def test_p_values_of_planted_sets_are_uniform(kind: str) -> None:
         assert stats.kstest(column, "uniform").pvalue > 1e-3, name  # by chance in 1 of 1,000 for each statistic
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_p_values_by_codes_of_the_same_items_are_conservative() -> None:
     """The double use of the data, which the documentation warns of: these are no uniform p-values."""
     _, p = planted("posterior", 150)

@@ -98,7 +98,7 @@ def test_a_floor_under_all_changes_nothing() -> None:
     torch.testing.assert_close(weights(floored), weights(plain), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_compiled_steps_are_the_eager_ones() -> None:
     eager, compiled = (made().float() for _ in range(2))

@@ -32,7 +32,7 @@ def test_labelled_items_are_paired_spread_over_classes_and_differ_by_seed():
     assert sorted(np.bincount(p.y[p.labelled(29, 0)])) == [9, 10, 10]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_of_one_seed_is_the_same_whatever_ran_before():
     p = problem()
     for name in ("mixtures", "perceptron"):

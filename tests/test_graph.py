@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 
 import pyrovae
 from pyrovae.argument_checks import argument_checks
@@ -24,7 +24,7 @@ def mixture(covariance: str, components: int = 2) -> tuple[pyrovae.BayesianGauss
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("covariance", long_but("full", of=COVARIANCES))
 def test_a_compiled_potential_and_its_gradient_are_the_eager_ones(covariance):
     pair, x = mixture(covariance)
     points = pair.unconstrained(bayesian.start(pair, x, 0))
@@ -79,7 +79,7 @@ def test_what_depends_on_a_value_runs_eagerly(caplog):
     assert float(function(-torch.ones(3))) == 3.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_compiler_a_fit_runs_eagerly_and_says_so_once(without_compiler):
     code = """
     import logging, torch, pyrovae

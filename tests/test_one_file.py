@@ -178,7 +178,7 @@ class TestAPart:
         assert a.pointwise.equals(b.pointwise)
         assert a.pointwise.attrs["pair_sha256"] == b.pointwise.attrs["pair_sha256"]
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_its_compiled_fit_is_the_eager_one(self, part):
         kind, name, _, _ = part
         losses = []

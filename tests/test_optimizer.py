@@ -10,7 +10,7 @@ from functools import partial
 import pyro
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from test_steps import pair, quiet_fit, weights
 from torch import nn
 
@@ -169,7 +169,7 @@ def test_a_norm_that_is_not_finite_freezes_either_step(interpreted):
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("case", ["AdamW with its options", "Nesterov", "Pyro's own"])
+@pytest.mark.parametrize("case", long_but("Nesterov", of=["AdamW with its options", "Nesterov", "Pyro's own"]))
 def test_a_fit_by_compiled_steps_is_the_eager_one(case):
     optimizer, _ = STATED[case]
     one, two = pair(), pair()

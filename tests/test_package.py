@@ -59,7 +59,7 @@ print(import_foreign("pyrovae.plotting"))
     assert plotting & lazy == {"matplotlib"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_using_every_name_leaves_global_state_alone():
     script = """
 import logging, os, random, tempfile, warnings

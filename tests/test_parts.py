@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import users_parts  # a likelihood of two parameters per entry, a prior, and a posterior without a mean
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from scipy import stats
 from torch import nn
 from torch.distributions import constraints
@@ -266,7 +266,7 @@ def test_a_state_that_no_look_without_memory_can_be_had_of_is_built_within_bound
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", long_but("likelihood", of=PARTS))
 def test_a_compiled_fit_is_the_eager_one(part):
     options = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 50, "progress": False}
     losses = []

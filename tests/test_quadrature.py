@@ -315,7 +315,7 @@ def modes(vae, x, points=161, half=4.0):
     return (highest & near).sum((1, 2, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_finds_the_moments_of_the_posterior(trained, record_property):
     # 20 items, 2 means and 3 second moments each, within 4 Monte Carlo standard errors: false alarm 100 x 6e-5
     vae, x, found = trained

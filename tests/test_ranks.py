@@ -106,7 +106,7 @@ def test_an_autoencoder_under_sgd_follows_one_process(tmp_path):
     assert not np.allclose(wrong["eager"][1], one["eager"][1], atol=1e-5)  # gradients that are not summed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_compiled_steps_share_too(tmp_path):
     body = AUTOENCODER.replace("COMPILE", "True").replace("epochs=19", "epochs=3")
@@ -117,7 +117,7 @@ def test_compiled_steps_share_too(tmp_path):
         assert found["compiled"][1] == pytest.approx(one["eager"][1], abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_of_a_vae_agree_within_their_noise(tmp_path):
     """Ten seeds, five losses: of their differences one is beyond 4 standard errors (t, 9 df) once in 60 seeds' choices.
 
@@ -201,7 +201,7 @@ def test_processes_go_on_where_they_were(tmp_path):
     assert run(body, 2, tmp_path) == {"alike": [True, True], "resumed": 0}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_processes_must_agree_on(tmp_path):
     """Disagreement is an error on all of them; what they differ in by their shares is none."""
     body = """

@@ -96,7 +96,7 @@ def names(folder):
         ("conv", {"precision": "bf16"}),  # its weights are channels_last while they train
         ("normed", {}),
         pytest.param("normed", {"compile": True, "beta": 2.0, "warmup": 4}, marks=needs_compiler),
-        pytest.param("conv", {"compile": True}, marks=needs_compiler),
+        pytest.param("conv", {"compile": True}, marks=[needs_compiler, pytest.mark.long]),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, options):

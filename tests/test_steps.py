@@ -13,7 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -126,7 +126,7 @@ def test_an_eager_step_calls_one_optimiser_once(monkeypatch):
     assert len(calls) == 10 and len(set(map(id, calls))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_compiler
 def test_the_step_of_a_perceptron_is_ten_kernels(monkeypatch):
     """What lies between matrix products, rates and counts, and the update: an optimiser a parameter would be ten more.
@@ -167,7 +167,7 @@ class Reading(nn.Module):
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("kind", ["LSTM", "reentrant", "compiled by the user"])
+@pytest.mark.parametrize("kind", long_but("reentrant", of=["LSTM", "reentrant", "compiled by the user"]))
 @pytest.mark.usefixtures("float32")
 def test_a_network_that_is_no_graph_is_trained_eagerly(kind, monkeypatch, caplog):
     """Whatever torch raises, and when: an LSTM's graph in float32 is captured and compiled, and fails when called."""
@@ -384,7 +384,7 @@ def test_the_choice_is_a_function_of_steps_and_shapes(monkeypatch):
     assert not quiet_fit(mixture, method="svi").config["compiled"]  # its component is summed out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_compiler(without_compiler):
     done = without_compiler(
         """

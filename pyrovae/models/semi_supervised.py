@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -34,12 +34,10 @@ from pyrovae.models.scopes import Workspace, evaluation_mode
 from pyrovae.models.vae import VAE, family, mlp_decoder
 from pyrovae.seeding import Noise, stream
 from pyrovae.summary import Rows
-from pyrovae.warned import gathered
 
 __all__ = ["SemiSupervisedVAE"]
 
 ENTRIES = 2**22  # of decoded items that a chunk of `log_joint` holds
-MOST_DIMENSIONS = 2  # of a code that quadrature integrates over
 
 
 @register("SemiSupervisedVAE", kind="builder")
@@ -202,22 +200,21 @@ class SemiSupervisedVAE(Classifier):
         self,
         x: Any,
         *,
-        how: Literal["importance", "quadrature"] = "importance",
+        evidence: Callable[..., Any] | None = None,
         num_particles: int = 1000,
         seed: int = 0,
-        tol: float = 1e-9,
         return_error: bool = False,
     ) -> Any:
         """log p(x, y) for every class with the code integrated, (N, C), in nats and float64.
 
-        "importance": log p(y) + log (1/K) sum_k p(x | y, z_k) p(z_k) / q(z_k | x, y), with `num_particles` draws z_k
-        of q(z | x, y) (Burda et al. 2016); its exponential is unbiased, so that it is a lower bound in expectation. The
-        error is the delta method's, sd(w) / (mean(w) sqrt(K)), NaN for one draw: it tells of noise, and not of codes
-        that no draw has met.
+        By importance where `evidence` is None: log p(y) + log (1/K) sum_k p(x | y, z_k) p(z_k) / q(z_k | x, y), with
+        `num_particles` draws z_k of q(z | x, y) (Burda et al. 2016); its exponential is unbiased, so that it is a lower
+        bound in expectation. The error is the delta method's, sd(w) / (mean(w) sqrt(K)), NaN for one draw: it tells of
+        noise, and not of codes that no draw has met.
 
-        "quadrature", of one or two dimensions: `pyrovae.quadrature` of each class, whose grid covers the prior's mass
-        and the codes of q(z | x, y), grows where mass leaves it and is refined until the error is within `tol` nats;
-        its docstring says which modes it can miss. ValueError where `tol` is not reached.
+        Else by `evidence(member, x)` of each class, an estimator of log p(x) such as `pyrovae.quadrature`, which is
+        exact to its tolerance for codes of one or two dimensions, or a `functools.partial` of it with its options. Its
+        values and its errors are taken as they are.
 
         With `return_error` a pair of both, (N, C) each. The columns are as in `classes_`; no gradient flows.
 
@@ -225,17 +222,15 @@ class SemiSupervisedVAE(Classifier):
         >>> import pyrovae
         >>> pair = pyrovae.SemiSupervisedVAE((3,), 2, latent_dim=1, hidden_dims=(4,))
         >>> value, error = pair.log_joint(torch.zeros(2, 3), return_error=True)
-        >>> exact = pair.log_joint(torch.zeros(2, 3), how="quadrature", tol=1e-4)
+        >>> exact = pair.log_joint(torch.zeros(2, 3), evidence=pyrovae.quadrature)
         >>> bool(((value - exact).abs() < 6 * error + 1e-3).all())
         True
         """
-        checks.choice("how", how, ("importance", "quadrature"))
-        count = checks.whole("num_particles", num_particles)
-        tol, seed = checks.positive("tol", tol), checks.seed(seed)
+        count, seed = checks.whole("num_particles", num_particles), checks.seed(seed)
         device = dtype_and_device(self)[1]
         items = checked_items(self, x).to(device)
-        if how == "quadrature":
-            value, error = self._integrated(items, tol)
+        if evidence is not None:
+            value, error = self._estimated(items, evidence)
         else:
             space = Workspace(self, noise=Noise(stream(seed, "log_joint", count), device))
             parts = list(space.each(self._weighed(items, count)))
@@ -245,15 +240,15 @@ class SemiSupervisedVAE(Classifier):
     def log_prob(self, x: Any, **options: Any) -> Any:
         """log p(x) = log sum_y p(x, y), (N,), in nats and float64, with the label summed out; `options` of `log_joint`.
 
-        With `return_error` a pair of both: the errors of the classes are independent noise, those of quadrature add up,
-        and each enters by p(y | x).
+        With `return_error` a pair of both: the errors of the classes enter by p(y | x). They are independent noise, and
+        those of a given `evidence`, which may be shared, add up.
         """
         found = self.log_joint(x, **options)
         if not isinstance(found, tuple):
             return found.logsumexp(-1)
         value, error = found
         each = value.softmax(-1) * error
-        is_noise = options.get("how") != "quadrature"
+        is_noise = options.get("evidence") is None
         return value.logsumexp(-1), each.square().sum(-1).sqrt() if is_noise else each.sum(-1)
 
     def sample(self, label: Any, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
@@ -361,27 +356,15 @@ class SemiSupervisedVAE(Classifier):
                 error = (log_weight - value).exp().std(0) / math.sqrt(count)
             yield value.T, error.T
 
-    def _integrated(self, items: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-        """log p(x, y), (N, C), by quadrature of each class, and its error."""
-        if self.latent_dim > MOST_DIMENSIONS:
-            raise ValueError(
-                f"how='quadrature' is for codes of 1 or 2 dimensions, and these have {self.latent_dim}: take "
-                "how='importance'"
-            )
-        from pyrovae.evaluation.quadrature import quadrature  # which is above all models
-
-        values, errors = [], []
-        for member in self.members:
-            with gathered():  # what it warns of is an error here
-                found = quadrature(member, items, tol=tol).pointwise
-            values += [torch.from_numpy(found["value"].to_numpy().copy())]
-            errors += [torch.from_numpy(found["se"].to_numpy().copy())]
-        value, error = (torch.stack(each, -1).to(items.device) for each in (values, errors))
-        if not bool((error <= tol).all()):
-            raise ValueError(
-                f"quadrature has not come within tol={tol:g} nats of log p(x, y), but within {float(error.max()):.2g}: "
-                "take a larger tol, a smooth activation, or how='importance'"
-            )
+    def _estimated(self, items: Tensor, evidence: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        """log p(x, y), (N, C), by an estimator of log p(x | y) for each class, and its error."""
+        if not callable(evidence):
+            raise TypeError(f"evidence must be an estimator such as pyrovae.quadrature, got {evidence!r}")
+        found = [evidence(member, items).pointwise for member in self.members]
+        value, error = (
+            torch.stack([torch.from_numpy(one[name].to_numpy().copy()) for one in found], -1).to(items.device)
+            for name in ("value", "se")
+        )
         return value + self.log_weights, error
 
 
