@@ -7,7 +7,7 @@ import math
 import pyro
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import nn
 from torch.distributions import constraints
@@ -124,7 +124,7 @@ COMPILED = {
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::pyrovae.PosteriorCollapseWarning")
-@pytest.mark.parametrize("parts", COMPILED)
+@pytest.mark.parametrize("parts", long_but(COMPILED[0], of=COMPILED))
 def test_each_posterior_and_prior_is_compiled(parts):
     families, (posterior, prior) = COMPILED[parts], parts
     low, high = (0, 2) if "bernoulli" in families else (1, 4)

@@ -63,6 +63,7 @@ def table(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
+@pytest.mark.long
 def test_colour_images_in_a_file(run):
     images, kind = pictures(20_000)
     np.save("x.npy", images)
