@@ -489,7 +489,7 @@ def test_lines_say_whose_error_it_is(exact_linear_pair):
 def test_weights_that_are_all_zero_have_no_mean_but_minus_infinity():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = pyrovae.iwae(pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=1e-20)).float(), items(2))
+        found = pyrovae.iwae(pyrovae.linear_vae(6, 2, likelihood=pyrovae.Normal(scale=1e-18)).float(), 1e3 * items(2))
     assert (found.pointwise.value.values == -math.inf).all()
 
 
