@@ -115,7 +115,7 @@ class TestOptionsThatDoNotFit:
         [
             (mixture, {"epochs": 3}, "epochs is an argument of SVI, and this fit is by EM"),
             (linear, {"num_draws": 3}, "num_draws is an argument of NUTS, and this fit is by SVI"),
-            (linear, {"tol": 1e-3}, "tol is an argument of EM or L-BFGS or closed form, and this fit is by SVI"),
+            (linear, {"tol": 1e-3}, "tol is an argument of closed form or EM or L-BFGS, and this fit is by SVI"),
             (mixture, {"method": methods.EM(), "beta": 2.0}, "beta is an argument of SVI, and this fit is by EM"),
         ],
     )

@@ -136,7 +136,7 @@ class Method:
             listed = ", ".join(options_of(self)) or "none"
             raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {listed}")
         if not any(is_same_value(value, options_of(owner)[name]) for owner in owners):
-            whose = " or ".join(dict.fromkeys(owner.title for owner in owners))
+            whose = " or ".join(sorted({owner.title for owner in owners}, key=str.casefold))
             raise ValueError(f"{name} is an argument of {whose}, and this fit is by {self.title}: leave it out")
 
     def refuse_checkpoint(self, name: str) -> None:
