@@ -517,7 +517,7 @@ class TestGenerative:
         pyrovae.fit(ours, x, y, shift=0.25, **quiet)
         assert all(bool((parameter == 0.25).all()) for parameter in ours.densities.parameters())
         with pytest.raises(
-            ValueError, match="epochs is an argument of SVI or semi-supervised SVI, and this fit is by fill"
+            ValueError, match="epochs is an argument of semi-supervised SVI or SVI, and this fit is by fill"
         ):
             pyrovae.fit(ours, x, y, epochs=2, **quiet)
 
