@@ -285,7 +285,7 @@ class TestAMethodOfOnesOwn:
         methods.register(Mean, methods.SVI(epochs=2), Named(epochs=3))
         assert pyrovae.fit(Mean(), X, **QUIET).epochs.sizes["epoch"] == 2
         assert pyrovae.fit(Mean(), X, method="named", **QUIET).epochs.sizes["epoch"] == 3
-        with pytest.raises(ValueError, match=r"tol is an argument of .* EM or .*, and this fit is by named: leave it out"):
+        with pytest.raises(ValueError, match=r"tol is an argument of .*EM or .*, and this fit is by named: leave it"):
             pyrovae.fit(Mean(), X, method="named", tol=1.0)
         methods.register(Mean, Mine(epochs=4))  # alone it stands for SVI
         assert pyrovae.fit(Mean(), X, method="svi", **QUIET).epochs.sizes["epoch"] == 4
