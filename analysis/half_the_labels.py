@@ -7,16 +7,16 @@
 Each split draws labelled training images, as many of each class, and unlabelled ones from the rest; all of them are
 judged on the data set's own test images. Rows: the network of q(y | x) on the labels alone, on pixels and on codes;
 self-training of that network on pixels (the tenth of the unlabelled images that it is surest of gets its labels, and
-more each round); the semi-supervised VAE on pixels (M2 of Kingma et al. 2014) and on codes (M1+M2); and M2 with the
-pixels of each unlabelled image shuffled, which are then of no use. Codes are draws of q(z | x) of one VAE that is
-fitted to all training images and sees no labels, so that all splits share it, as in the paper; dimensions of the code
-whose means hardly vary are left out.
+more each round); the semi-supervised VAE on pixels (M2 of Kingma et al. 2014) and on codes (M1+M2); and both with the
+pixels of each unlabelled image shuffled, which are then of no use. Codes are draws of q(z | x) of one VAE (M1) that is
+fitted to all training images, or all of them shuffled, and sees no labels, so that all splits share it, as in the
+paper; dimensions of the code whose means hardly vary are left out.
 
-The weight alpha of the cross-entropy is chosen for M2 and for M1+M2 on the first split, by the error on a fifth of its
-labelled images that is held out, or fixed in advance by `--alpha`; nothing is chosen by test images. Differences of
-errors from the network alone on the same input are paired over splits, with Student's interval at 95 %. With one split
-there is no interval. The paper has 50,000 images, some thousand passes and a network of its own width: its figures
-stand beside, and not as a claim.
+The weight alpha of the cross-entropy, and for codes the likelihood too, are chosen on the first split, by the error in
+five-fold cross-validation within its labelled images, or fixed in advance by `--alpha` and `--codes-likelihood`;
+nothing is chosen by test images. Differences of errors are paired over splits, with Student's interval at 95 %. With
+one split there is no interval. The paper has 50,000 images, some thousand passes and a network of its own width: its
+figures stand beside, and not as a claim.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,23 @@ from torch import Tensor
 import pyrovae
 
 ALPHAS = (0.1, 1.0, 5.0)
+LIKELIHOODS = ("normal", "heteroscedastic_normal")  # of codes
+FOLDS = 5
 PUBLISHED = {"M2": "11.97 ± 1.71", "M1+M2": "3.33 ± 0.14"}  # Kingma et al. 2014, table 1, 100 labels
 ROUNDS = 9  # of self-training
 DRAWS = 5  # of the codes of M1
 ACTIVE = 0.1  # standard deviation of a code's mean over images, below which M2 does not see that dimension
-ALONE = {"codes, labels alone": "labels alone", "M1+M2": "codes, labels alone"}  # what a row is held against
+# what rows are held against
+AGAINST = {
+    "codes, labels alone": ["labels alone"],
+    "self-training": ["labels alone"],
+    "M1+M2": ["labels alone", "codes, labels alone", "self-training"],
+    "M1+M2, shuffled": ["labels alone"],
+    "M2": ["labels alone", "M2, shuffled"],
+    "M2, shuffled": ["labels alone"],
+}
+
+Codes = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,22 +86,26 @@ def error(predicted: Tensor, y: Tensor) -> float:
 
 
 def on_pixels(items: Split, args: argparse.Namespace, alpha: float, *, shuffled: bool = False) -> float:
-    more = items.more
-    if shuffled:
-        generator = torch.Generator().manual_seed(items.seed)
-        order = torch.rand(len(more), more[0].numel(), generator=generator).argsort(1)
-        more = more.flatten(1).gather(1, order).view_as(more)
+    more = shuffle(items.more, items.seed) if shuffled else items.more
     torch.manual_seed(items.seed)
     pair = pyrovae.SemiSupervisedVAE(items.x.shape[1:], 10, args.latent_dim, hidden_dims=(args.hidden,))
     pyrovae.fit(pair, items.x, items.y, unlabeled=more, binarize=True, alpha=alpha, **options(args.epochs))
     return error(pair.predict(items.test_x), items.test_y)
 
 
-def on_codes(items: Split, args: argparse.Namespace, alpha: float, codes: Callable[[Tensor], Tensor]) -> float:
+def shuffle(x: Tensor, seed: int) -> Tensor:
+    """Each image with its pixels in an order of its own."""
+    order = torch.rand(len(x), x[0].numel(), generator=torch.Generator().manual_seed(seed)).argsort(1)
+    return x.flatten(1).gather(1, order).view_as(x)
+
+
+def on_codes(
+    items: Split, args: argparse.Namespace, alpha: float, likelihood: str, codes: Codes, *, shuffled: bool = False
+) -> float:
     torch.manual_seed(items.seed)
-    x, more = codes(items.x), codes(items.more)
+    x, more = codes(items.x), codes(shuffle(items.more, items.seed) if shuffled else items.more)
     pair = pyrovae.SemiSupervisedVAE(
-        x.shape[2:], 10, args.latent_dim, hidden_dims=(args.hidden,), likelihood=args.codes_likelihood
+        x.shape[2:], 10, args.latent_dim, hidden_dims=(args.hidden,), likelihood=likelihood
     )
     y = items.y.repeat(DRAWS)
     how = options(max(1, args.epochs // DRAWS))
@@ -96,19 +113,24 @@ def on_codes(items: Split, args: argparse.Namespace, alpha: float, codes: Callab
     return error(pair.predict(codes(items.test_x).mean(0)), items.test_y)
 
 
-def first_model(data: pyrovae.data.Dataset, args: argparse.Namespace) -> Callable[[Tensor], Tensor]:
+def first_model(data: pyrovae.data.Dataset, args: argparse.Namespace, *, shuffled: bool = False) -> Codes:
     """Draws of the codes of a VAE that is fitted to all training images without their labels: (DRAWS, N, active)."""
-    if args.first_model is not None and args.first_model.exists():
-        vae = pyrovae.load(args.first_model)
+    place, x = args.first_model, torch.as_tensor(data.train.x[:])
+    if shuffled:
+        x = shuffle(x, 0)
+        place = place and place.with_name(f"{place.name}-shuffled")
+    if place is not None and place.exists():
+        vae = pyrovae.load(place)
     else:
         torch.manual_seed(0)
         vae = pyrovae.mlp_vae(data.event_shape, args.latent_dim, hidden_dims=(500, 500))
         how = options(25 if data.name == "mnist" else 100, learning_rate=1e-3, batch_size=200)
-        pyrovae.fit(vae, data.train.x, binarize=True, **how)
-        if args.first_model is not None:
-            pyrovae.save(args.first_model, vae)
+        pyrovae.fit(vae, x, binarize=True, **how)
+        if place is not None:
+            pyrovae.save(place, vae)
     with torch.no_grad():
-        active = vae.posterior(torch.as_tensor(data.train.x[:2000])).mean.std(0) > ACTIVE
+        spread = vae.posterior(x[:2000]).mean.std(0)
+    active = spread >= min(ACTIVE, float(spread.max()))
 
     def codes(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -131,7 +153,7 @@ def network(x: Tensor, y: Tensor, args: argparse.Namespace, seed: int) -> pyrova
     return alone
 
 
-def alone_on_codes(items: Split, args: argparse.Namespace, codes: Callable[[Tensor], Tensor]) -> float:
+def alone_on_codes(items: Split, args: argparse.Namespace, codes: Codes) -> float:
     torch.manual_seed(items.seed)
     x = codes(items.x)
     model = network(x.flatten(0, 1), items.y.repeat(DRAWS), args, items.seed)
@@ -145,7 +167,7 @@ def self_trained(items: Split, args: argparse.Namespace) -> float:
         with torch.no_grad():
             sureness, guess = model.predict_log_proba(items.more).max(-1)
         surest = sureness.argsort(descending=True)[: len(items.more) * number // 10]
-        x = torch.cat([items.x.repeat(5, 1, 1, 1), items.more[surest]])  # given labels count for more than guessed ones
+        x = torch.cat([*[items.x] * 5, items.more[surest]])  # given labels count for more than guessed ones
         model = network(x, torch.cat([items.y.repeat(5), guess[surest]]), args, items.seed)
     return error(model.predict(items.test_x), items.test_y)
 
@@ -160,83 +182,133 @@ def options(epochs: int, *, learning_rate: float = 2e-3, batch_size: int = 100) 
     }
 
 
-# the choice of alpha --------------------------------------------------------------------------------
+# what is chosen ------------------------------------------------------------------------------------
 
 
-def chosen(items: Split, args: argparse.Namespace, run: Callable[[Split, float], float]) -> float:
-    """The alpha of the least error on a fifth of the labelled items, which are held out; the largest of equals."""
-    held_out = torch.zeros(len(items.y), dtype=torch.bool)
-    held_out[pyrovae.data.labelled_subset(items.y, max(10, len(items.y) // 5), seed=1)] = True
-    x, y = items.x, items.y
-    inner = Split(x[~held_out], y[~held_out], items.more[: args.unlabeled // 4], x[held_out], y[held_out], items.seed)
-    return min(reversed(ALPHAS), key=lambda alpha: run(inner, alpha))
+@dataclass(frozen=True)
+class Chosen:
+    """The weight of the cross-entropy on pixels and on codes, and the likelihood of codes."""
+
+    on_pixels: float
+    on_codes: float
+    likelihood: str
+
+
+def chosen(items: Split, args: argparse.Namespace, codes: Codes) -> Chosen:
+    """What is fixed in advance, and else by cross-validation."""
+    pixels, of_codes = args.alpha or (None, None)
+    if pixels is None and wanted(args, "M2"):
+        (pixels,) = best(items, args, [ALPHAS], lambda inner, alpha: on_pixels(inner, args, alpha))
+    likelihood = args.codes_likelihood or LIKELIHOODS[0]
+    if (of_codes is None or args.codes_likelihood is None) and wanted(args, "M1+M2"):
+        alphas = ALPHAS if of_codes is None else (of_codes,)
+        kinds = LIKELIHOODS if args.codes_likelihood is None else (args.codes_likelihood,)
+        of_codes, likelihood = best(
+            items, args, [alphas, kinds], lambda inner, alpha, kind: on_codes(inner, args, alpha, kind, codes)
+        )
+    found = Chosen(pixels or 1.0, of_codes or 1.0, likelihood)
+    print(found, flush=True)
+    return found
+
+
+def best(
+    items: Split, args: argparse.Namespace, values: list[tuple[Any, ...]], run: Callable[..., float]
+) -> tuple[Any, ...]:
+    """The combination of the least mean error over folds of the labelled items; the last of equals."""
+    errors: dict[tuple[Any, ...], float] = {}
+    for candidate in product(*values):
+        errors[candidate] = sum(run(inner, *candidate) for inner in folds(items, args)) / FOLDS
+        print("cross-validation", *candidate, f"{errors[candidate]:.1f} %", flush=True)
+    return min(reversed(list(errors)), key=errors.__getitem__)
+
+
+def folds(items: Split, args: argparse.Namespace) -> Iterator[Split]:
+    """The labelled items in five parts with as many of each class; each is the test part of the others once."""
+    fold, left = torch.empty(len(items.y), dtype=torch.long), torch.arange(len(items.y))
+    for number in range(FOLDS - 1):
+        part = pyrovae.data.labelled_subset(items.y[left], len(items.y) // FOLDS, seed=number)
+        fold[left[part]] = number
+        rest = torch.ones(len(left), dtype=torch.bool)
+        rest[part] = False
+        left = left[rest]
+    fold[left] = FOLDS - 1
+    more = items.more[: args.unlabeled // FOLDS]  # shorter runs
+    for number in range(FOLDS):
+        out = fold == number
+        yield Split(items.x[~out], items.y[~out], more, items.x[out], items.y[out], items.seed)
+
+
+def wanted(args: argparse.Namespace, name: str) -> bool:
+    return args.rows is None or name in args.rows
 
 
 # the study ------------------------------------------------------------------------------------------
 
 
-def measured(data: pyrovae.data.Dataset, args: argparse.Namespace) -> dict[str, list[float]]:
-    rows: dict[str, list[float]] = {}
-    codes, alphas = first_model(data, args), dict[str, float]()
+def measured(data: pyrovae.data.Dataset, args: argparse.Namespace) -> dict[str, dict[int, float]]:
+    """The error of each row in each split, in %."""
+    rows: dict[str, dict[int, float]] = {}
+    if args.out is not None and args.out.exists():  # goes on where it was stopped
+        known = json.loads(args.out.read_text(encoding="utf-8"))
+        rows = {name: {int(seed): value for seed, value in one.items()} for name, one in known.items()}
+    codes = first_model(data, args)
+    of_shuffled = first_model(data, args, shuffled=True) if wanted(args, "M1+M2, shuffled") else codes
+    settings: Chosen | None = None
     for seed in range(args.first_split, args.first_split + args.splits):
         items = split(data, args, seed)
-        if args.alpha is not None:
-            alphas = dict(zip(("M2", "M1+M2"), args.alpha, strict=True))
-        alphas = alphas or chosen_alphas(items, args, codes)
-        for name, run in runs_of(items, args, codes, alphas).items():
-            if args.rows and name not in args.rows:
+        settings = settings or chosen(items, args, codes)
+        for name, run in runs_of(items, args, codes, of_shuffled, settings).items():
+            if not wanted(args, name) or seed in rows.get(name, {}):
                 continue
             start = time.perf_counter()
-            rows.setdefault(name, []).append(run())
-            print(f"split {seed}  {name:19} {rows[name][-1]:6.2f} %  {time.perf_counter() - start:5.0f} s", flush=True)
+            rows.setdefault(name, {})[seed] = run()
+            print(
+                f"split {seed}  {name:19} {rows[name][seed]:6.2f} %  {time.perf_counter() - start:5.0f} s", flush=True
+            )
             if args.out is not None:
                 args.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return rows
 
 
-def chosen_alphas(items: Split, args: argparse.Namespace, codes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    alphas = {
-        "M2": chosen(items, args, lambda inner, alpha: on_pixels(inner, args, alpha)),
-        "M1+M2": chosen(items, args, lambda inner, alpha: on_codes(inner, args, alpha, codes)),
-    }
-    print("alpha:", alphas, flush=True)
-    return alphas
-
-
 def runs_of(
-    items: Split, args: argparse.Namespace, codes: Callable[[Tensor], Tensor], alphas: dict[str, float]
+    items: Split, args: argparse.Namespace, codes: Codes, of_shuffled: Codes, settings: Chosen
 ) -> dict[str, Callable[[], float]]:
     def alone() -> float:
         return error(network(items.x, items.y, args, items.seed).predict(items.test_x), items.test_y)
 
+    def of_codes(codes: Codes, *, shuffled: bool = False) -> float:
+        return on_codes(items, args, settings.on_codes, settings.likelihood, codes, shuffled=shuffled)
+
     return {
         "labels alone": alone,
         "codes, labels alone": lambda: alone_on_codes(items, args, codes),
-        "M1+M2": lambda: on_codes(items, args, alphas["M1+M2"], codes),
         "self-training": lambda: self_trained(items, args),
-        "M2": lambda: on_pixels(items, args, alphas["M2"]),
-        "M2, shuffled": lambda: on_pixels(items, args, alphas["M2"], shuffled=True),
+        "M1+M2": lambda: of_codes(codes),
+        "M1+M2, shuffled": lambda: of_codes(of_shuffled, shuffled=True),
+        "M2": lambda: on_pixels(items, args, settings.on_pixels),
+        "M2, shuffled": lambda: on_pixels(items, args, settings.on_pixels, shuffled=True),
     }
 
 
-def report(rows: dict[str, list[float]]) -> str:
+def report(rows: dict[str, dict[int, float]]) -> str:
     """A table: errors with their standard deviation over splits, and paired differences over the splits of both."""
     lines = [
         "| model | splits | error in % | less than | by, with the 95 % interval | published |",
         "|---|---|---|---|---|---|",
     ]
-    for name, values in rows.items():
-        errors = torch.tensor(values, dtype=torch.float64)
+    for name, found in rows.items():
+        errors = torch.tensor(list(found.values()), dtype=torch.float64)
         spread = f" ± {float(errors.std()):.2f}" if len(errors) > 1 else ""
-        than = ALONE.get(name, "labels alone")
-        gain = ""
-        if name != "labels alone" and than in rows:
-            both = min(len(values), len(rows[than]))
-            gain = paired(torch.tensor(rows[than][:both], dtype=torch.float64) - errors[:both])
-        value = f"{float(errors.mean()):.2f}{spread}"
-        lines.append(
-            f"| {name} | {len(values)} | {value} | {than if gain else ''} | {gain} | {PUBLISHED.get(name, '')} |"
-        )
+        cells = [name, str(len(errors)), f"{float(errors.mean()):.2f}{spread}"]
+        published = PUBLISHED.get(name, "")
+        for than in AGAINST.get(name, []):
+            gain = [rows[than][seed] - value for seed, value in found.items() if seed in rows.get(than, {})]
+            if gain:
+                cells += [than, paired(torch.tensor(gain, dtype=torch.float64)), published]
+                lines.append(f"| {' | '.join(cells)} |")
+                cells, published = [""] * 3, ""
+        if cells[0]:
+            lines.append(f"| {' | '.join([*cells, '', '', published])} |")
     return "\n".join(lines)
 
 
@@ -265,10 +337,12 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--latent-dim", type=int, default=50)
     parser.add_argument("--alpha", type=float, nargs=2, default=None, help="of M2 and of M1+M2, fixed in advance")
-    parser.add_argument("--codes-likelihood", default="normal")
+    parser.add_argument("--codes-likelihood", choices=LIKELIHOODS, default=None, help="fixed in advance")
     parser.add_argument("--first-model", type=Path, default=None, help="where M1 is kept, and read if it is there")
     parser.add_argument("--rows", nargs="*", default=None, help="run these rows alone")
-    parser.add_argument("--out", type=Path, default=None, help="a JSON file of the errors of each split")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="a JSON file of each split's errors; what it has is kept"
+    )
     args = parser.parse_args()
     data = pyrovae.data.load(args.data, root=args.root)
     rows = measured(data, args)
