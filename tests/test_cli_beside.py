@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -14,7 +16,9 @@ import torch
 
 import pyrovae
 from pyrovae.cli import main
+from pyrovae.cli.estimators import _row_of as row_of
 from pyrovae.cli.planning import Plan, read_unlabeled
+from pyrovae.cli.reading_options import Row
 from pyrovae.data import Split
 from pyrovae.run_folder import read_run
 
@@ -260,6 +264,47 @@ def test_codes_reconstructions_imputations_and_draws(run: Path, tmp_path: Path) 
     }
     for name, values in expected.items():
         assert np.allclose(np.load(tmp_path / f"{name}.npy"), values.detach().numpy(), atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_a_code_space_is_decoded_at_the_row_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = functools.partial(pyrovae.Judge.fit, hidden_dims=(4,), max_iter=2)
+    monkeypatch.setattr(pyrovae.Judge, "fit", quick)
+    rng = np.random.default_rng(0)
+    c = rng.normal(size=(60, 2))
+    arrays = {"x": rng.uniform(size=(60, 4, 4)) < 0.5 + 0.4 * np.tanh(c[:, :1, None]), "y": np.arange(60) % 3, "c": c}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array.astype(np.int64 if name == "y" else np.float32))
+    files = [str(tmp_path / f"{name}.npy") for name in ("x", "y", "c")]
+    run = str(tmp_path / "run")
+    assert main(["fit", files[0], "--labels", files[1], "--covariates", files[2], "--out", run, *QUICK]) == 0
+    space = ["evaluate", run, "-e", "code_space"]
+    found = record(capsys, *space, "--decoded-at", "2,-1")["runs"][0]["results"][0]
+    opened = read_run(run)
+    data, pair = opened.data(), opened.pair().eval()
+    judge = quick(data.train.x, data.train.y, seed=0)
+    sizes = {"num_codes": len(data.test), "num_pairs": len(data.test) // 2}
+    wanted = pyrovae.code_space(pair, data.train, data.test, judge, covariates=[2.0, -1.0], **sizes)
+    for name in ("squared_error", "displacement_median", "rate"):
+        assert found[name]["value"] == pytest.approx(float(wanted[name]), rel=1e-5), name
+    assert found["settings"]["decoded_at"] == [2.0, -1.0]
+
+
+def test_the_row_that_codes_are_decoded_at_is_one_of_the_pair() -> None:
+    of_two: Any = SimpleNamespace(path="run", pair=pyrovae.linear_vae(3, 2, covariate_dim=2))
+    of_none: Any = SimpleNamespace(path="run", pair=pyrovae.linear_vae(3, 2))
+    assert row_of(of_two, (0.0, 1.0)) == (0.0, 1.0) and row_of(of_none, None) is None
+    for opened, row, expected in (
+        (of_two, None, "name that which codes are decoded with by --decoded-at, 2 numbers with commas"),
+        (of_two, (1.0,), "--decoded-at must have the 2 columns"),
+        (of_none, (1.0,), "takes no covariates: leave --decoded-at out"),
+    ):
+        with pytest.raises(click.UsageError, match=expected):
+            row_of(opened, row)
+    with pytest.raises(click.UsageError, match="finite numbers with commas, as 0,1,0"):
+        Row().convert("1,b", None, None)
 
 
 def test_data_says_what_lies_beside_the_items(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,18 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import pyrovae
 from pyrovae.data import Split
 from pyrovae.evaluation.code_space.aggregate import aggregate
 from pyrovae.evaluation.code_space.crispness import crispness
+from pyrovae.evaluation.code_space.holes import holes
 from pyrovae.evaluation.code_space.reconstruction import reconstruction_error
+from pyrovae.evaluation.code_space.sampling import sampling_laws
 from pyrovae.evaluation.code_space.separation import separation
+from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
+from pyrovae.evaluation.code_space.whitening import Whitening
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +145,89 @@ def test_vectors_have_a_code_space_without_crispness():
     assert "no images of at least 3 by 3 pixels" in found.attrs["left_out"]
     assert not [name for name in found if "laplacian" in name or "frequency" in name]
     assert {"rate", "mutual_information", "sliced_w2_excess", "squared_error"} <= {*found}
+
+
+# a pair given covariates --------------------------------------------------------------------------------------------
+
+
+def conditional(prior: str, follows: bool = True) -> tuple[pyrovae.VAE, Split, Split]:
+    """A linear pair of prior N(3 c, I), which its q(z | x, c) follows or not, or N(0, I); items with covariates."""
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(4, 2, covariate_dim=2, prior=prior)
+    vae.likelihood.network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))
+    q = vae.posterior.posterior
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.zero_()
+        if prior == "conditional":
+            vae.prior.network.layers[-1].weight[:2] = 3 * torch.eye(2)
+            q.loc.weight[:, 4:] = 3 * torch.eye(2) if follows else -3 * torch.eye(2)
+        else:
+            nn.init.normal_(q.loc.weight)
+    c = torch.randn(300, 2)
+    items = Split(vae.sample(300, covariates=c, seed=1), torch.arange(300) % 2, covariates=c)
+    return vae, items[:100], items[100:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_codes_are_of_own_covariates_and_decoded_at_the_row(prior):
+    vae, train, test = conditional(prior)
+    row = torch.tensor([1.0, -2.0])
+    found = pyrovae.code_space(vae, train, test, covariates=row, num_codes=50, num_pairs=5)
+    own = vae.reconstruct(test).detach()
+    wanted = reconstruction_error(test.x, own, mean=train.x.mean(0))
+    assert float(found.squared_error) == pytest.approx(float(wanted.squared_error), rel=1e-5)
+    at_row = vae.decode(vae.encode(test), covariates=row)
+    other = reconstruction_error(test.x, at_row, mean=train.x.mean(0))
+    assert abs(float(other.squared_error) - float(wanted.squared_error)) > 0.01  # a control: those of the row
+    images = {
+        law: pyrovae.decoded(vae, z, covariates=row)
+        for law, z in sampling_laws(
+            vae.encode(train).detach(), prior=vae.prior(covariates=row) if prior == "conditional" else None, num=50
+        ).items()
+    }
+    of_train = vae.decode(vae.encode(train), covariates=row)
+    of_holes = holes({law: x.flatten(1) for law, x in images.items()}, of_train, at_row)
+    assert np.array_equal(found.pixel_hole_fraction.values, of_holes.hole_fraction.values)
+    pairs = torch.from_numpy(fixed_pairs(len(test.x), 5, seed=0))
+    z = vae.encode(test).detach()
+    whitening = Whitening.fit(vae.encode(train))
+    ends = z[pairs[:, 0]], z[pairs[:, 1]]
+    walks = smoothness(lambda z: vae.decode(z, covariates=row), *ends, whitening=whitening)
+    for name in ("displacement_median", "path_ratio_mean"):
+        assert float(found[name]) == pytest.approx(float(walks[name]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_each_item_has_its_own_prior_in_the_rate_and_all_codes_the_mean_of_these():
+    sizes = {"covariates": torch.zeros(2), "num_codes": 20, "num_pairs": 2}
+    vae, train, test = conditional("conditional")
+    found = pyrovae.code_space(vae, train, test, **sizes)
+    assert abs(float(found.rate)) < 1e-6  # q(z | x, c) is p(z | c)
+    assert float(found.sliced_w2_p_value.sel(codes="raw")) > 0.01  # by this seed: a share of 1 in 100 would fail
+    assert "each item has a prior of its own" in found.left_out and "kl_aggregate" not in found
+    vae, _, _ = conditional("conditional", follows=False)
+    other = pyrovae.code_space(vae, train, test, **sizes)
+    assert float(other.rate) == pytest.approx(18 * float(test.covariates.square().sum(1).mean()), rel=1e-5)
+    assert "mutual_information" in pyrovae.code_space(*conditional("standard"), **sizes)
+    with torch.no_grad():  # codes of N(0, I) under a prior of locs 3 c
+        vae.posterior.posterior.loc.weight.mul_(0.01)
+    apart = pyrovae.code_space(vae, train, test, **sizes)
+    assert float(apart.sliced_w2_p_value.sel(codes="raw")) < 0.01
+
+
+def test_what_is_wrong_with_the_row_is_named():
+    vae, train, test = conditional("standard")
+    for row, words in (
+        (None, "covariates are needed.*one code space for each value"),
+        (test.covariates, r"must be one row, shape \(2,\).*\(200, 2\)"),
+        (torch.zeros(3), r"must be one row, shape \(2,\).*\(3,\)"),
+        (torch.tensor([0.0, float("nan")]), "finite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.code_space(vae, train, test, covariates=row)
+    with pytest.raises(ValueError, match="covariates of test are needed"):
+        pyrovae.code_space(vae, train, Split(test.x), covariates=torch.zeros(2))
+    with pytest.raises(ValueError, match="covariates came"):
+        pyrovae.code_space(pyrovae.linear_vae(4, 2), train, test, covariates=torch.zeros(2))

@@ -182,8 +182,28 @@ def test_counts_are_reconstructed_at_their_own_exposure_in_the_code_space():
     assert float(survey.squared_error) == pytest.approx(float(wanted.squared_error), rel=1e-5)
     dropped = pyrovae.reconstruction_error(data.test.x, pair.reconstruct(data.test.x))
     assert float(dropped.squared_error) != pytest.approx(float(wanted.squared_error), rel=1e-2)
-    with pytest.raises(ValueError, match="one space for each value"):
-        pyrovae.code_space(small(covariate_dim=3), *[table_of("binary", covariates=3).train] * 2)
+
+
+@pytest.mark.slow
+def test_the_code_space_of_a_pair_with_covariates_is_decoded_at_the_first_that_its_plane_shows():
+    data, pair = table_of("binary", covariates=3), small(covariate_dim=3)
+    measurements = measured(pair, data)
+    assert "(pair, covariate 0)" in plain(code_space.section(measurements).html)
+    entry = measurements.entries[0]
+    survey = pyrovae.code_space(
+        pair,
+        measurements.training_items(entry),
+        measurements.items(entry),
+        measurements.of(entry, "judge", lambda: code_space._judge(measurements)),
+        covariates=[1.0, 0.0, 0.0],
+        num_codes=SMALL.num_codes,
+        num_pairs=SMALL.num_pairs,
+    )
+    found = measurements.of(entry, "code space", dict)
+    for name in ("displacement_median", "squared_error", "rate"):
+        assert float(found[name]) == float(survey[name]), name
+    bare = Dataset(Split(data.train.x, data.train.y), Split(data.test.x, data.test.y), (3,), "bare")
+    assert "carry none" in str(code_space.section(measured(pair, bare)).reason)
 
 
 # predictive checks and strange items -----------------------------------------------------------------

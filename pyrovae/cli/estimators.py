@@ -11,7 +11,7 @@ import click
 
 from pyrovae.cli.options import OneOf, Option
 from pyrovae.cli.reading import Items, Opened, class_labels, part_items
-from pyrovae.cli.reading_options import Number, together
+from pyrovae.cli.reading_options import Number, Row, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,10 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "num_draws": (WHOLE, "Draws: of q(z | x) for calibrate (99), of the parameters for log_prob (1000)."),
     "level": (SHARE, "Confidence of the intervals: scores (0.95)."),
     "bins": (WHOLE, "Bins of the calibration error: scores (15)."),
+    "decoded_at": (
+        Row(),
+        "The covariates, numbers with commas, that codes are decoded with: code_space of a model fitted with some.",
+    ),
 }
 
 
@@ -112,6 +116,8 @@ def estimator_options(*names: str) -> Callable[[Any], Any]:
             return click.option(flag, is_flag=True, **shared)
         if isinstance(kind, OneOf):
             return click.option(flag, type=kind, metavar="|".join(kind.words), **shared)
+        if isinstance(kind, Row):
+            return click.option(flag, type=kind, metavar="0,1,0", **shared)
         return click.option(flag, type=kind, metavar="N" if kind.whole else "X", **shared)
 
     return together(*map(option, names))
@@ -374,7 +380,7 @@ def _code_space(opened: Opened, items: Items, options: dict[str, Any], seed: int
         raise click.UsageError(
             f"code_space is of labelled images with a training part, and {data.name} is none such: take reconstruction"
         )
-    opened.require_nothing_beside("code_space")
+    row = _row_of(opened, options.get("decoded_at"))
     if items.part != "test":
         raise click.UsageError("code_space compares the test part with the training part: add --part test")
     parts = []
@@ -382,15 +388,23 @@ def _code_space(opened: Opened, items: Items, options: dict[str, Any], seed: int
         chosen = part_items(data, part, count)
         if items.binarization is not None:
             chosen = chosen.binarized(items.binarization.partition(",")[0])
-        parts.append(Split(chosen.x, chosen.y))
+        parts.append(Split(chosen.x, chosen.y, **chosen.beside))
     train, test = parts
     judge = pyrovae.Judge.fit(train.x, train.y, seed=seed)
     # no more codes than there are items to compare them with
     statistics = pyrovae.code_space(
-        opened.pair, train, test, judge, num_codes=min(4000, len(test)), num_pairs=min(500, len(test) // 2), seed=seed
+        opened.pair,
+        train,
+        test,
+        judge,
+        covariates=row,
+        num_codes=min(4000, len(test)),
+        num_pairs=min(500, len(test) // 2),
+        seed=seed,
     )
-    record: dict[str, Any] = {"estimator": "code_space", "settings": {**statistics.attrs, "seed": seed}}
-    lines = [f"code_space  ({len(train)} training and {len(test)} test items)"]
+    record: dict[str, Any] = {"estimator": "code_space", "settings": {**statistics.attrs, "seed": seed, **options}}
+    at = "" if row is None else f"; decoded at {', '.join(f'{value:g}' for value in row)}"
+    lines = [f"code_space  ({len(train)} training and {len(test)} test items{at})"]
     for name, value in statistics.data_vars.items():
         about = {"units": value.attrs.get("units"), "description": value.attrs.get("long_name")}
         record[str(name)] = {"value": value.values, "dims": list(map(str, value.dims)), **about}
@@ -399,6 +413,27 @@ def _code_space(opened: Opened, items: Items, options: dict[str, Any], seed: int
             number = f"{value.item():.4f}" if value.dtype.kind == "f" else str(value.item())
             lines.append(f"  {name}  {number}{unit}")
     return Evaluation("code_space", lines, record, None, statistics)
+
+
+def _row_of(opened: Opened, row: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The covariates that codes are decoded with, of as many columns as the pair is given."""
+    from pyrovae.models.pair import covariate_dim_of
+
+    size = covariate_dim_of(opened.pair)
+    if size and row is None:
+        raise click.UsageError(
+            f"{opened.path} is of items given covariates, and has one code space for each value: name that which codes "
+            f"are decoded with by --decoded-at, {size} number{'s with commas' if size > 1 else ''}"
+        )
+    if row is not None and not size:
+        raise click.UsageError(
+            f"{opened.path} ({type(opened.pair).__name__}) takes no covariates: leave --decoded-at out"
+        )
+    if row is not None and len(row) != size:
+        raise click.UsageError(
+            f"--decoded-at must have the {size} columns that {opened.path} was fitted with, got {len(row)}"
+        )
+    return row
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -421,6 +456,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "code_space": Estimator(
         "the codes of labelled images in numbers",
         _code_space,
+        ("decoded_at",),
         is_pointwise=False,
         is_comparable=False,
         takes_grey=True,

@@ -196,13 +196,6 @@ class Opened:
         needed = {"covariates"} if covariate_dim_of(self.pair) else set()
         return tuple(sorted(needed | set(recorded)))
 
-    def require_nothing_beside(self, command: str) -> None:
-        """Refuse a pair whose items are given something, for a command that cannot treat it."""
-        if self.beside:
-            raise click.UsageError(
-                f"{command} takes no model of items given {' and '.join(self.beside)}, as {self.path} is"
-            )
-
     def dataset(
         self, source: str | None = None, of_items: Mapping[str, str | None] = NOTHING, *, missing: bool = False
     ) -> Dataset:

@@ -22,6 +22,7 @@ __all__ = [
     "Asked",
     "Count",
     "Number",
+    "Row",
     "beside_options",
     "binarize_option",
     "data_options",
@@ -84,6 +85,24 @@ class Number(click.ParamType):
         if self.most is None or self.most >= SEEDS:
             return f"{kind} {'over' if self.is_open else 'from'} {self.least:g}{'' if self.is_open else ' on'}"
         return f"{kind} between {self.least:g} and {self.most:g}"
+
+
+class Row(click.ParamType):
+    """Numbers with commas, as `0,1,0`."""
+
+    name = "row"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            row = tuple(float(word) for word in value.split(","))
+        except ValueError:
+            row = (math.nan,)
+        if not all(map(math.isfinite, row)):
+            name = "the row" if param is None else max(param.opts, key=len)
+            raise click.UsageError(f"{name} must be finite numbers with commas, as 0,1,0, got {value!r}", ctx)
+        return row
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:

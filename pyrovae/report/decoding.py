@@ -25,7 +25,7 @@ from pyrovae.report.families import has_mean, num_categories
 from pyrovae.report.network.packing import as_text
 from pyrovae.seeding import Noise
 
-__all__ = ["Decoding", "decoding_of"]
+__all__ = ["Decoding", "decoding_of", "first_covariates"]
 
 Option = tuple[str, list[float]]
 MOST_SUMMED = 2**16  # masses of levels that a page sums for one code
@@ -156,6 +156,11 @@ def decoding_of(pair: Any, items: Split) -> Decoding:
         numbers = math.prod(pair.event_shape) * entries_of(pair).levels
         as_steps = mean_over_levels if numbers <= MOST_SUMMED else None
     return Decoding(pair, codes, mean, rows, options, as_steps=as_steps)
+
+
+def first_covariates(covariates: Any) -> tuple[str, list[float]]:
+    """The covariates that the page of a pair starts with, by name and value, of those of its items (N, D)."""
+    return _options([np.asarray(torch.as_tensor(covariates), np.float32)], ["covariates"])[0]
 
 
 def _beside(pair: Any, x: Tensor, beside: dict[str, Any]) -> tuple[np.ndarray, list[str], list[Option]]:

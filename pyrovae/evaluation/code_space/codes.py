@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.data import MappedArray
 from pyrovae.models.batch import Batch, called_on
 from pyrovae.models.items import checked_beside
-from pyrovae.models.pair import dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
@@ -41,7 +41,8 @@ def encoded(pair: Any, x: Any, *, covariates: Any = None, exposure: Any = None) 
 def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
     """The decoded means of all codes, computed in batches: shape (N, *event_shape), on the CPU.
 
-    `covariates`, (N, D), and `exposure`, (N,), are those of the items that the codes are of, where the pair takes any.
+    `covariates`, (N, D), and `exposure`, (N,), are those of the items that the codes are of, where the pair takes any;
+    one row of covariates, (D,), or one number stands for all codes.
 
     >>> import torch
     >>> import pyrovae
@@ -49,9 +50,9 @@ def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = Non
     torch.Size([5, 1, 8, 8])
     """
     decode = _method_of(pair, "decode")
-    beside = (
-        checked_beside(pair, covariates, exposure, len(z)) if covariates is not None or exposure is not None else {}
-    )
+    beside: dict[str, Tensor] = {}
+    if covariates is not None or exposure is not None:
+        beside = checked_beside(pair, covariates, exposure, len(z), spread=True)
     return _batched(pair, decode, Batch(z, **{name: value.cpu() for name, value in beside.items()}) if beside else z)
 
 
@@ -87,19 +88,33 @@ def _batched(pair: Any, function: Any, x: Any) -> Tensor:
     return torch.cat(parts)
 
 
-def posteriors(pair: Any, x: Any, seed: int) -> list[tuple[Any, Tensor]]:
-    """q(z | x) of each batch of items with one draw per item, (n, latent_dim), on the pair's device."""
+def posteriors(pair: Any, x: Any, seed: int, **beside: Tensor) -> list[tuple[Any, Tensor]]:
+    """q(z | x) of each batch of items with one draw per item, (n, latent_dim), on the pair's device.
+
+    `beside` are the covariates and the exposure of the items, for a pair that takes any.
+    """
     dtype, device = dtype_and_device(pair)
     drawn, space = [], Workspace(pair, noise=Noise(seed, device), checks=None)
     for i in range(0, len(x), BATCH):
         with space.turn():
             items = x[i : i + BATCH].to(device, dtype)
-            q = pair.posterior(items) if is_made_of_parts(pair, "guide") else latent_law(pair.guide, items)
+            given = {name: value[i : i + BATCH].to(device, dtype) for name, value in beside.items()}
+            q = _posterior(pair, items, given)
             drawn.append((q, q.sample()))
     return drawn
 
 
-def prior_of(pair: Any) -> Any:
-    """p(z), the distribution of one code."""
+def _posterior(pair: Any, items: Tensor, given: dict[str, Tensor]) -> Any:
+    if not is_made_of_parts(pair, "guide"):
+        return latent_law(pair.guide, items, **given)
+    takes = ("covariates",) if covariate_dim_of(pair.posterior) else ()
+    return pair.posterior(items, **{name: given[name] for name in takes})
+
+
+def prior_of(pair: Any, covariates: Tensor | None = None) -> Any:
+    """p(z), the distribution of one code; with covariates (N, D) p(z | c), of N codes where it depends on these."""
     with Workspace(pair, noise=Noise(0), checks=None).turn():
-        return pair.prior() if is_made_of_parts(pair, "model") else latent_law(pair.model, size=1)
+        if not is_made_of_parts(pair, "model"):
+            size = 1 if covariates is None else len(covariates)
+            return latent_law(pair.model, size=size, **({} if covariates is None else {"covariates": covariates}))
+        return pair.prior(covariates=covariates) if covariate_dim_of(pair.prior) else pair.prior()

@@ -80,7 +80,8 @@ def rate_of_posteriors(
 ) -> xr.Dataset:
     """The same identity for any q(z | x) and p(z) from which one can draw and whose densities are known.
 
-    `drawn` is a list of distributions of codes, each over a batch of items, with one draw per item.
+    `drawn` is a list of distributions of codes, each over a batch of items, with one draw per item;
+    `prior` is one distribution, or a list with one for each batch.
     The rate is computed in closed form if torch has one (`pyrovae.models.means.divergence_of`).
     Otherwise it is an unbiased estimate from 128 draws per item, and `rate_monte_carlo_se` is its
     Monte Carlo standard error with the items held fixed. The mutual information uses one draw per
@@ -100,9 +101,10 @@ def rate_of_posteriors(
     True
     """
     rates, noises = [], []
-    for number, (q, _) in enumerate(drawn):
+    priors = prior if isinstance(prior, list) else [prior] * len(drawn)
+    for number, ((q, _), p) in enumerate(zip(drawn, priors, strict=True)):
         with turn(), torch.no_grad():
-            value, se = divergence_of(q, prior, seed=stream(seed, "rate", number))
+            value, se = divergence_of(q, p, seed=stream(seed, "rate", number))
         rates.append(value.double().cpu())
         noises.append(se.double().cpu())
     information = _information(drawn, turn, seed)

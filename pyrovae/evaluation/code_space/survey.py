@@ -21,8 +21,9 @@ from pyrovae.evaluation.code_space.sampling import control_images, sampling_laws
 from pyrovae.evaluation.code_space.separation import separation
 from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
 from pyrovae.evaluation.code_space.whitening import Whitening
+from pyrovae.models.items import checked_beside
 from pyrovae.models.means import is_diagonal_normal, is_standard_normal, mean_of
-from pyrovae.models.pair import covariate_dim_of, takes_exposure
+from pyrovae.models.pair import covariate_dim_of, takes_beside
 from pyrovae.models.particles import is_point
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import stream
@@ -42,6 +43,7 @@ def code_space(
     test: Split,
     judge: Judge | None = None,
     *,
+    covariates: Any = None,
     num_codes: int = 4000,
     num_pairs: int = 500,
     seed: int = 0,
@@ -66,8 +68,18 @@ def code_space(
     p(x) has no rate, and its aggregate compares its codes with N(0, I). A pair whose q(z | x) is a
     point has no rate either. A pair whose q(z | x) has a density at its own draws alone has no
     mutual information. Counts with an exposure are reconstructed at their own, and other codes are
-    decoded at an exposure of 1. Raises TypeError for a pair without `encode` and `decode`; ValueError
-    for a pair with covariates.
+    decoded at an exposure of 1.
+
+    A pair given covariates has one code space for each value of these. `covariates`, a row of shape
+    (D,), is the value at which codes are decoded to look for holes and to walk; "prior" is then
+    p(z | covariates). Items come with covariates of their own, with which they are encoded and
+    reconstructed, and the control is made of these reconstructions. If the prior depends on the
+    covariates, the rate is the mean KL from each item's own prior, the raw aggregate is compared with
+    draws of p(z | c) at the covariates of all test items, and mutual information and KL of all codes
+    are left out, since there is no one prior of all codes.
+
+    Raises TypeError for a pair without `encode` and `decode`; ValueError where a pair with covariates
+    is given no row of them, or items without them, and for a row that the pair does not take.
 
     >>> import pyrovae
     >>> digits = pyrovae.data.load("digits")
@@ -79,25 +91,22 @@ def code_space(
     """
     if absent := [name for name in ("encode", "decode") if not hasattr(pair, name)]:
         raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
-    if covariate_dim_of(pair):
-        raise ValueError(
-            "code_space moves in one code space and decodes codes alone, and a pair with covariates decodes a code and "
-            "covariates together: there is one space for each value of these"
-        )
-    prior = prior_of(pair) if pair.is_normalized else None
-    if prior is not None and is_standard_normal(prior):
-        prior = None  # N(0, I), with closed forms
-    train_codes, test_codes = encoded(pair, train.x), encoded(pair, test.x)
-    train_images, test_images = decoded(pair, train_codes), decoded(pair, test_codes)
+    row = _row(pair, covariates)
+    of_train, of_test = _beside(pair, train, "train"), _beside(pair, test, "test")
+    prior = _Priors(pair, of_test.get("covariates"), row)
+    train_codes, test_codes = encoded(pair, train.x, **of_train), encoded(pair, test.x, **of_test)
+    train_images, test_images = decoded(pair, train_codes, **row), decoded(pair, test_codes, **row)
     real = test.x[:]
-    # beside real counts stand their means at the items' own exposures; elsewhere codes are decoded at an exposure of 1
-    exposure = test.exposure if takes_exposure(pair) else None
-    reconstructions = test_images if exposure is None else decoded(pair, test_codes, exposure=exposure)
-    drawn = sampling_laws(train_codes, prior=prior, num=num_codes, seed=seed)
-    samples = {law: decoded(pair, codes) for law, codes in drawn.items()}
+    # real items stand beside what is decoded with their own covariates and exposure, other codes at one value of these
+    reconstructions = decoded(pair, test_codes, **of_test) if of_test else test_images
+    drawn = sampling_laws(train_codes, prior=prior.of_samples, num=num_codes, seed=seed)
+    samples = {law: decoded(pair, codes, **row) for law, codes in drawn.items()}
     is_labelled = train.y is not None and test.y is not None
     is_of_images = real.ndim >= 3 and min(real.shape[-2:]) >= 3
-    control = control_images(test_images, test.y, num=num_codes, seed=seed) if is_labelled else None
+    control = None
+    if is_labelled:  # what is decoded at one value of the covariates may be of one class
+        of_classes = decoded(pair, test_codes, covariates=of_test["covariates"]) if row else test_images
+        control = control_images(of_classes, test.y, num=num_codes, seed=seed)
     pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
     whitening = Whitening.fit(train_codes)
 
@@ -132,7 +141,7 @@ def code_space(
             reconstruction_error(real, reconstructions, mean=train.x[:].mean(0)),
             *of_images,
             smoothness(
-                lambda codes: decoded(pair, codes),
+                lambda codes: decoded(pair, codes, **row),
                 test_codes[pairs[:, 0]],
                 test_codes[pairs[:, 1]],
                 judge=judge,
@@ -145,13 +154,13 @@ def code_space(
         "samples_": of_samples,
     }
     if pair.is_normalized:
-        of_train = posteriors(pair, train.x, stream(seed, "train draws"))
-        of_test = posteriors(pair, test.x, stream(seed, "test draws"))
-        train_draws, test_draws = _codes(of_train), _codes(of_test)
-        rate, without_rate = _rate(pair, of_test, prior, seed)
+        train_laws = posteriors(pair, train.x, stream(seed, "train draws"), **of_train)
+        test_laws = posteriors(pair, test.x, stream(seed, "test draws"), **of_test)
+        train_draws, test_draws = _codes(train_laws), _codes(test_laws)
+        rate, without_rate = _rate(pair, test_laws, prior, seed)
         left_out += [without_rate] if without_rate else []
         parts[""] += [
-            aggregate(test_draws, train_codes=train_draws, prior=prior).rename(num_items="aggregate_items"),
+            aggregate(test_draws, train_codes=train_draws, prior=prior.of_all).rename(num_items="aggregate_items"),
             active_units(test_codes),
             *rate,
         ]
@@ -168,16 +177,85 @@ def _codes(drawn: list[tuple[Any, Tensor]]) -> Tensor:
     return torch.cat([z.cpu() for _, z in drawn])
 
 
-def _rate(pair: Any, drawn: list[tuple[Any, Tensor]], prior: Any, seed: int) -> tuple[list[xr.Dataset], str]:
-    """The rate and its two parts under `prior` (None is N(0, I)), and which of them are left out, with the reason."""
+def _row(pair: Any, covariates: Any) -> dict[str, Tensor]:
+    """The covariates, (D,), that codes are decoded with, as a keyword; nothing for a pair that is given none."""
+    size = covariate_dim_of(pair)
+    if size and covariates is None:
+        raise ValueError(
+            f"covariates are needed: a pair given {size} of them has one code space for each value. Give covariates=c, "
+            f"a row of {size}, with which codes are decoded; items are encoded with their own"
+        )
+    if covariates is not None and size and checks.array(covariates, "covariates").shape != (size,):
+        raise ValueError(
+            f"covariates must be one row, shape ({size},), with which codes are decoded, got "
+            f"{tuple(checks.array(covariates, 'covariates').shape)}; those of the items come with train and test"
+        )
+    return {name: value[0] for name, value in checked_beside(pair, covariates, None, 1, spread=True).items()}
+
+
+def _beside(pair: Any, split: Split, name: str) -> dict[str, Tensor]:
+    """The covariates and the exposure of the items, as far as the pair takes them."""
+    takes = takes_beside(pair)
+    given = {each: getattr(split, each, None) if takes[each] else None for each in ("covariates", "exposure")}
+    return checked_beside(pair, given["covariates"], given["exposure"], len(split.x), name=name)
+
+
+class _Priors:
+    """The priors of one survey, each None where it is N(0, I), which has closed forms, or where there is no p(x).
+
+    Attributes:
+        of_all: the distribution of all codes under the model: p(z), or the mean of p(z | c) over the items.
+        of_samples: p(z), or p(z | c) at the one value with which codes are decoded.
+    """
+
+    def __init__(self, pair: Any, covariates: Tensor | None, row: dict[str, Tensor]) -> None:
+        self.pair, self.covariates = pair, covariates
+        self.of_all = self.of_samples = None
+        self.is_each_items_own = False
+        if not pair.is_normalized:
+            return
+        law = prior_of(pair, covariates)
+        at_row = prior_of(pair, row["covariates"][None]) if row else law
+        self.of_samples = None if is_standard_normal(at_row) else at_row
+        if not is_standard_normal(law):
+            self.is_each_items_own = covariates is not None and len(law.batch_shape) > 0
+            self.of_all = _OverItems(law) if self.is_each_items_own else law
+
+    def of_batches(self, sizes: list[int]) -> list[Any]:
+        """p(z), or p(z | c) of the items of each batch."""
+        if not self.is_each_items_own or self.covariates is None:
+            return [prior_of(self.pair, self.covariates)] * len(sizes)
+        return [prior_of(self.pair, c) for c in self.covariates.split(sizes)]
+
+
+class _OverItems:
+    """The mean over N items of one distribution each, to draw from: a draw of each of them in every N draws."""
+
+    def __init__(self, law: Any) -> None:
+        self.law = law
+        self.example: Tensor = law.sample()  # tells the device
+
+    def sample(self, shape: tuple[int]) -> Tensor:
+        items = len(self.example)
+        rounds = -(-shape[0] // items)
+        parts = [self.law.sample()[torch.randperm(items, device=self.example.device)] for _ in range(rounds)]
+        return torch.cat(parts)[: shape[0]]
+
+
+def _rate(pair: Any, drawn: list[tuple[Any, Tensor]], prior: _Priors, seed: int) -> tuple[list[xr.Dataset], str]:
+    """The rate and its two parts under the prior, and which of them are left out, with the reason."""
     if any(is_point(q) for q, _ in drawn):
         return [], f"{OF_RATE}: q(z | x) is a point, and its rate is infinite"
-    if prior is None and all(is_diagonal_normal(q) for q, _ in drawn):
+    if prior.of_all is None and all(is_diagonal_normal(q) for q, _ in drawn):
         loc = torch.cat([mean_of(q).cpu() for q, _ in drawn])
         scale = torch.cat([q.stddev.cpu() for q, _ in drawn])
         return [rate_identity(loc, scale, _codes(drawn))], ""
     space = Workspace(pair, checks=None)
-    rate = rate_of_posteriors(drawn, prior_of(pair), turn=space.turn, seed=seed)
+    priors = prior.of_batches([len(z) for _, z in drawn])
+    rate = rate_of_posteriors(drawn, priors, turn=space.turn, seed=seed)
+    if prior.is_each_items_own:
+        kept = ["rate", *(name for name in rate.data_vars if str(name).startswith("rate_"))]
+        return [rate[kept]], "mutual_information, kl_aggregate: each item has a prior of its own, by its covariates"
     if "mutual_information" in rate:
         return [rate], ""
     return [rate], "mutual_information, kl_aggregate: q(z | x) has a density at its own draws alone"

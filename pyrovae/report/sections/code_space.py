@@ -11,6 +11,7 @@ import numpy as np
 import pyrovae
 from pyrovae.models.pair import covariate_dim_of
 from pyrovae.report.chosen import part
+from pyrovae.report.decoding import first_covariates
 from pyrovae.report.entry import Entry
 from pyrovae.report.families import has_mean
 from pyrovae.report.markup import Markup, estimate, joined, left_out, number, p_value, table
@@ -27,7 +28,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
     reasons: list[tuple[str, Any]] = []
     coded = []
     for entry in measurements.entries:
-        lacks = _lacks(entry.pair)
+        lacks = _lacks(entry, measurements)
         reasons += [(entry.name, lacks)] if lacks else []
         coded += [] if lacks else [entry]
     judge = _judge(measurements) if coded else None
@@ -46,17 +47,40 @@ def section(measurements: Measurements) -> Section | LeftOut:
         "A code space is good to move in where few codes decode to nothing seen, where a step changes the decoded item "
         "by little, and where all codes together follow the prior."
     )
-    return Section(TITLE, how, joined(*parts, left_out(reasons)))
+    return Section(TITLE, how, joined(_which_covariates(coded, measurements), *parts, left_out(reasons)))
 
 
-def _lacks(pair: Any) -> str:
+def _which_covariates(entries: Sequence[Entry], measurements: Measurements) -> Markup:
+    """At which covariates codes were decoded, of the pairs given some."""
+    at = [f"{each.name}, {_covariates(each, measurements)[0]}" for each in _given(entries)]
+    if not at:
+        return Markup("")
+    words = (
+        "A pair given covariates has a space for each value of these. Holes and walks are of codes decoded with one "
+        f"value, the first that its plane shows ({'; '.join(at)}); items are encoded and reconstructed with their own."
+    )
+    return joined(Markup("<p>"), words, Markup("</p>\n"))
+
+
+def _covariates(entry: Entry, measurements: Measurements) -> tuple[str, list[float]]:
+    """The covariates that codes are decoded with, by name and value."""
+    return first_covariates(measurements.beside(entry)["covariates"])
+
+
+def _given(entries: Sequence[Entry]) -> list[Entry]:
+    """Those of pairs given covariates."""
+    return [entry for entry in entries if covariate_dim_of(entry.pair)]
+
+
+def _lacks(entry: Entry, measurements: Measurements) -> str:
     """Why a pair has no code space that could be surveyed; empty where it has one, as far as can be told at once."""
+    pair: Any = entry.pair
     if not pair.latent_dim:
         return "it has no code"
     if not hasattr(pair, "encode") or not hasattr(pair, "decode"):
         return "it has no encode and decode of a code alone"
-    if covariate_dim_of(pair):
-        return "it decodes a code and covariates together: there is one code space for each value of these"
+    if covariate_dim_of(pair) and "covariates" not in measurements.beside(entry):
+        return "it is given covariates, and the test items of this data carry none"
     if not has_mean(pair):
         return "entries of its likelihood have no mean, so that codes cannot be compared by what they decode to"
     return ""
@@ -77,11 +101,15 @@ def _judge(measurements: Measurements) -> Any:
 
 def _measured(entry: Entry, judge: Any, measurements: Measurements) -> Any:
     settings = measurements.settings
+    at: dict[str, Any] = {}
+    if _given([entry]):
+        at["covariates"] = _covariates(entry, measurements)[1]
     return pyrovae.code_space(
         entry.pair,
         measurements.training_items(entry),
         measurements.items(entry),
         judge,
+        **at,
         num_codes=settings.num_codes,
         num_pairs=settings.num_pairs,
         seed=settings.seed,
