@@ -27,7 +27,11 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
     (N, *event_shape), in the pair's dtype and on its device, N at least 1. `torch.export.save(program, "decoder.pt2")`
     writes it, and `torch.export.load("decoder.pt2").module()(z)` runs it in a process that needs torch alone. The
     weights are copies: a later fit leaves the program as it is. Items are taken as they come, unchecked: the
-    program refuses another shape or dtype, and no value.
+    program refuses another shape or dtype, and no value. Means of counts are those at an exposure of 1.
+
+    The program of a pair given D covariates takes two arguments, by position, `run(x, covariates)` or
+    `run(z, covariates)`, with covariates of shape (N, D) in the pair's dtype, a row for each item or code.
+    `program.graph_signature.user_inputs` names the arguments: ("x",) or ("z",), or with "covariates" as the second.
 
     Raises ValueError for another `what`, for a pair whose model or guide is not that of its parts, and for a network
     that torch cannot export, with torch's reason; TypeError for a pair that is not made of a prior, a likelihood and a
@@ -48,11 +52,6 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
             f"export_program takes a pair of prior, likelihood and posterior, as a VAE or an AE, got "
             f"{type(pair).__name__}"
         )
-    if covariate_dim_of(pair):
-        raise ValueError(
-            "export_program makes a function of one tensor, and this pair is of items given covariates: export its "
-            "network by torch.export.export"
-        )
     name: Any = "guide" if what == "encode" else "model"
     if not is_made_of_parts(pair, name):
         raise ValueError(
@@ -61,14 +60,15 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
         )
     dtype, device = dtype_and_device(pair)
     shape = tuple(pair.event_shape) if what == "encode" else (pair.latent_dim,)
-    part = _Mean(frozen(pair), what)
-    example = torch.zeros(ROWS, *shape, dtype=dtype, device=device)
+    program = (_Encode if what == "encode" else _Decode)(frozen(pair))
+    shapes = [shape, *([(covariate_dim_of(pair),)] if covariate_dim_of(pair) else [])]
+    examples = tuple(torch.zeros(ROWS, *each, dtype=dtype, device=device) for each in shapes)
     with torch.no_grad(), isolated_store():
-        mean_of(part.part(example))  # says by name where there is no mean; its check reads values, which none may below
+        mean_of(program.law(*examples))  # says by name where there is no mean; it reads values, which none may below
     batch = torch.export.Dim("batch", min=1)
     try:
         with isolated_store(), argument_checks(False), torch.no_grad():
-            return torch.export.export(part, (example,), dynamic_shapes=({0: batch},))
+            return torch.export.export(program, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
     except Exception as error:  # of many classes, by what a network does
         reason = [*str(error).strip().splitlines(), type(error).__name__][0]
         raise ValueError(
@@ -77,18 +77,39 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
         ) from error
 
 
-class _Mean(nn.Module):
-    """The mean of a part's distribution as a function of one tensor."""
+class _Program(nn.Module):
+    """The mean of a part's distribution as a function of tensors, whose names are the program's."""
 
-    def __init__(self, pair: Any, what: str) -> None:
-        super().__init__()
-        self.part: nn.Module = pair.posterior if what == "encode" else pair.likelihood
-        self.eval()
+    part: nn.Module
 
-    def forward(self, given: Tensor) -> Tensor:
-        p = self.part(given)
+    def law(self, given: Tensor, covariates: Tensor | None = None) -> Any:
+        """The distribution that the part gives; a part of a pair given covariates may take none itself."""
+        return self.part(given, covariates=covariates) if covariate_dim_of(self.part) else self.part(given)
+
+    def mean(self, given: Tensor, covariates: Tensor | None) -> Tensor:
+        p = self.law(given, covariates)
         try:
             mean: Tensor = p.mean
         except NotImplementedError:  # as of a flow
             return mean_of(p)
         return mean
+
+
+class _Encode(_Program):
+    def __init__(self, pair: Any) -> None:
+        super().__init__()
+        self.part = pair.posterior
+        self.eval()
+
+    def forward(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
+        return self.mean(x, covariates)
+
+
+class _Decode(_Program):
+    def __init__(self, pair: Any) -> None:
+        super().__init__()
+        self.part = pair.likelihood
+        self.eval()
+
+    def forward(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
+        return self.mean(z, covariates)

@@ -141,7 +141,7 @@ REFUSED = [
     (["reconstruct", "runs/c", *OTHER, "-o", "o.npy"], "add --covariates FILE.npy"),
     (["impute", "runs/c", "--data", "holes.npy", "-o", "o.npy"], "add --covariates FILE.npy"),
     (["export", "runs/c", *OTHER, "-o", "o.nc"], "add --covariates FILE.npy"),
-    (["export", "runs/c", "--what", "decode", "-o", "o.pt2"], "is of items given covariates"),
+    (["export", "runs/c", "--what", "decode", "--num-items", "3", "-o", "o.pt2"], "--num-items is of --what"),
     (["compare", "runs/c", "runs/none"], "fitted on the same items given something else"),
     (["report", "runs/c", *OTHER, "-o", "o.html"], "add --covariates FILE.npy"),
     (["check", "runs/c", *OTHER], "add --covariates FILE.npy"),
@@ -290,6 +290,16 @@ def test_a_code_space_is_decoded_at_the_row_that_is_named(
     for name in ("squared_error", "displacement_median", "rate"):
         assert found[name]["value"] == pytest.approx(float(wanted[name]), rel=1e-5), name
     assert found["settings"]["decoded_at"] == [2.0, -1.0]
+
+
+@pytest.mark.slow
+def test_a_program_takes_covariates_too(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair, c = read_run(run / "c").pair(), torch.randn(4, 2)
+    said = record(capsys, "export", str(run / "c"), "--what", "decode", "-o", str(tmp_path / "d.pt2"))
+    assert said["arguments"] == {"z": [pair.latent_dim], "covariates": [2]} and said["output_shape"] == [3]
+    z = torch.randn(4, pair.latent_dim)
+    found = torch.export.load(tmp_path / "d.pt2").module()(z, c)
+    assert torch.allclose(found, pair.decode(z, covariates=c), atol=1e-5)
 
 
 def test_the_row_that_codes_are_decoded_at_is_one_of_the_pair() -> None:

@@ -15,11 +15,11 @@ import sys
 sys.modules["pyrovae"] = None  # an import of it fails
 sys.modules["pyro"] = None
 import torch
-for what in ("encode", "decode"):
+for what in ("encode", "decode", "encode-given", "decode-given"):
     run = torch.export.load(f"{what}.pt2").module()
-    for given, wanted in torch.load(f"{what}.pt"):
-        assert run(given).shape == wanted.shape
-        assert float((run(given) - wanted).abs().max()) < 1e-5
+    for *given, wanted in torch.load(f"{what}.pt"):
+        assert run(*given).shape == wanted.shape
+        assert float((run(*given) - wanted).abs().max()) < 1e-5
 try:
     import pyrovae
 except ImportError:
@@ -41,6 +41,30 @@ def test_it_gives_what_the_pair_gives_for_batches_of_any_size(likelihood):
         for count in (1, 3, 50):
             given = torch.rand(count, size)
             assert torch.allclose(run(given), getattr(vae, what)(given), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_a_pair_given_covariates_is_a_function_of_two_arguments(posterior):
+    vae = pair(covariate_dim=3, posterior=posterior, prior="conditional", likelihood="poisson")
+    for what, name, size in (("encode", "x", 5), ("decode", "z", 2)):
+        program = export_program(vae, what)
+        assert program.graph_signature.user_inputs == (name, "covariates")
+        for count in (1, 3, 50):
+            given, c = torch.rand(count, size).round(), torch.randn(count, 3)
+            found, wanted = program.module()(given, c), getattr(vae, what)(given, covariates=c)
+            assert torch.allclose(found, wanted, atol=1e-5)
+            assert not torch.allclose(found, getattr(vae, what)(given, covariates=c + 1), atol=1e-5)  # a control
+        with pytest.raises(AssertionError, match="covariates"):
+            program.module()(torch.zeros(4, size), torch.zeros(3, 3))
+
+
+@pytest.mark.slow
+def test_covariates_that_one_part_alone_takes_are_an_argument_of_both_programs():
+    vae = pyrovae.VAE(pyrovae.StandardNormal(2), pair(covariate_dim=3).likelihood, pyrovae.LinearNormal(5, 2))
+    x, c = torch.rand(4, 5), torch.randn(4, 3)
+    encode = export_program(vae, "encode").module()
+    assert torch.allclose(encode(x, c), vae.encode(x, covariates=c), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -77,10 +101,18 @@ def test_a_network_that_reads_values_is_refused_with_torchs_reason():
 
 @pytest.mark.slow
 def test_a_process_without_this_package_runs_it(tmp_path):
-    vae = pyrovae.conv_vae((1, 8, 8), channels=(4, 8), strides=(1, 2))
-    for what, shape in (("encode", (1, 8, 8)), ("decode", (2,))):
-        torch.export.save(export_program(vae, what), tmp_path / f"{what}.pt2")
-        given = [torch.rand(count, *shape) for count in (1, 7)]
-        torch.save([(x, getattr(vae, what)(x).detach()) for x in given], tmp_path / f"{what}.pt")
+    images = {"channels": (4, 8), "strides": (1, 2)}
+    for ending, dim, vae in (
+        ("", 0, pyrovae.conv_vae((1, 8, 8), **images)),
+        ("-given", 3, pyrovae.conv_vae((1, 8, 8), **images, covariate_dim=3)),
+    ):
+        for what, shape in (("encode", (1, 8, 8)), ("decode", (2,))):
+            torch.export.save(export_program(vae, what), tmp_path / f"{what}{ending}.pt2")
+            cases = []
+            for count in (1, 7):
+                given = torch.rand(count, *shape)
+                beside = {"covariates": torch.randn(count, dim)} if dim else {}
+                cases.append((given, *beside.values(), getattr(vae, what)(given, **beside).detach()))
+            torch.save(cases, tmp_path / f"{what}{ending}.pt")
     done = subprocess.run([sys.executable, "-c", WITHOUT_US], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "without", done.stderr

@@ -66,7 +66,8 @@ def command(
 
     --what encode or decode: a function from items to codes, or from codes to the likelihood's means, which
     torch.export.load("decoder.pt2").module() gives in a process that needs torch alone, for batches of any size. Of a
-    model fitted with an exposure the means are those of an exposure of 1.
+    model fitted with covariates it takes these too, (N, D), as the second argument; of one fitted with an exposure the
+    means are those of an exposure of 1.
 
     \b
     Examples:
@@ -133,11 +134,6 @@ def _write_program(run: str, what: Any, device: str, output: Output) -> None:
             f"--what {what} is of a VAE or an autoencoder, and {opened.path} is none ({kind}): --what {WHAT[0]} is of "
             "others too"
         )
-    if "covariates" in opened.beside:
-        raise click.UsageError(
-            f"--what {what} is a function of one array, and {opened.path} is of items given covariates: in Python, "
-            "export its network by `torch.export.export`"
-        )
     try:
         program = pyrovae.export_program(pair, what)
     except (ValueError, TypeError) as error:
@@ -150,9 +146,13 @@ def _write_program(run: str, what: Any, device: str, output: Output) -> None:
             raise OSError(f"{output.out} could not be written: {error}") from error
     shapes = {"items": list(pair.event_shape), "codes": [pair.latent_dim]}
     takes, gives = ("items", "codes") if what == "encode" else ("codes", "items")
-    record = {"out": output.out, "settings": {"what": what}, "takes": takes, "gives": gives}
+    names = program.graph_signature.user_inputs
+    arguments = dict(zip(names, ([*shapes[takes]], [pair.covariate_dim]), strict=False))
+    record = {"out": output.out, "settings": {"what": what}, "takes": takes, "gives": gives, "arguments": arguments}
     output.answer({**record, "input_shape": shapes[takes], "output_shape": shapes[gives]})
     ends = [f"{name} of shape (N, {', '.join(map(str, shapes[name]))})" for name in (takes, gives)]
+    if "covariates" in arguments:
+        ends[0] += f" and covariates of shape (N, {pair.covariate_dim})"
     unit = ", at an exposure of 1" if "exposure" in opened.beside and what == "decode" else ""
     output.say(f"{what} of {opened.name}, {' to '.join(ends)}{unit}: {output.out}")
 
