@@ -7,7 +7,8 @@ Four comparisons, each of one network, budget and seed, in which one part is cha
 made 0 or 1 by a draw, a Bernoulli likelihood, every registered posterior and prior. Integer mass: the pixels as they
 are in the file. Density: the same integers with uniform noise added, divided by the number of levels; a Normal,
 Student-t or Laplace scale has a floor of 0.001 of that range, which is also shown at 0.1 and 10 times. Counts: visits
-to a doctor of the RAND health insurance experiment (statsmodels' randhie), a column of its own. log p(x) of test
+to a doctor of the RAND health insurance experiment (statsmodels' randhie), alone and given the nine other columns of
+the table; beside them stand the two regressions of statsmodels on these columns, which have no code. log p(x) of test
 items is the importance-weighted bound of --particles; the gain is the mean of the paired differences to the first
 row, with its 95 % t interval over the items, the fits held fixed. Values of two base measures are never subtracted. A
 bound is looser for a poorer encoder, so a posterior's gain is that of the bound. Seconds are those of the fit.
@@ -57,17 +58,19 @@ LIKELIHOODS = {
 }
 FLOORED = ("normal", "heteroscedastic_normal", "laplace")
 GIVEN_COVARIATES = ("conditional",)  # a prior that has a part only where items have covariates
+GIVEN = " given covariates"
 OUTPUTS = 50_000  # of a decoder: a class for each of 256 levels and 784 pixels is beyond it
 
 
 @dataclass(frozen=True)
 class Items:
-    """Items under one base measure, and what the likelihoods are told of them."""
+    """Items under one base measure, what the likelihoods are told of them, and covariates of both where there are."""
 
     measure: str
     train: torch.Tensor
     test: torch.Tensor
     levels: int = 0
+    covariates: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 def arms(items: Items) -> Iterator[tuple[str, dict[str, str]]]:
@@ -83,6 +86,8 @@ def arms(items: Items) -> Iterator[tuple[str, dict[str, str]]]:
             for times in (0.1, 10):
                 yield f"{name}, floor x {times:g}", {"likelihood": f"{name}(floor={times * FLOOR})"}
     if items.measure == "counts":
+        for name in LIKELIHOODS["counts"]:
+            yield f"{name}{GIVEN}", {"likelihood": name}
         return
     for kind, default in (("posterior", "diagonal"), ("prior", "standard")):
         for name in registered(kind):
@@ -121,9 +126,30 @@ def counts(options: argparse.Namespace) -> Iterator[Items]:
     except ImportError:
         print("\ncounts: left out, since statsmodels is not installed (pip install statsmodels)")
         return
-    visits = torch.tensor(randhie.load_pandas().endog.to_numpy(), dtype=torch.float32)[:, None]
-    visits = visits[torch.randperm(len(visits), generator=torch.Generator().manual_seed(0))]
-    yield Items("counts", visits[4000:], visits[:4000])
+    table = randhie.load_pandas()
+    order = torch.randperm(len(table.endog), generator=torch.Generator().manual_seed(0))
+    visits = torch.tensor(table.endog.to_numpy(), dtype=torch.float32)[order, None]
+    columns = torch.tensor(table.exog.to_numpy(), dtype=torch.float32)[order]
+    columns = (columns - columns[4000:].mean(0)) / columns[4000:].std(0)
+    yield Items("counts", visits[4000:], visits[:4000], covariates=(columns[4000:], columns[:4000]))
+
+
+def regressions(items: Items) -> Iterator[tuple[str, np.ndarray, float]]:
+    """log p of each test count by statsmodels' regressions on the covariates, and the seconds of the fit."""
+    import statsmodels.api as sm
+    from scipy import stats
+
+    assert items.covariates is not None
+    train, test = (sm.add_constant(c.double().numpy()) for c in items.covariates)
+    y, held_out = (x[:, 0].double().numpy() for x in (items.train, items.test))
+    start = time.perf_counter()
+    rate = sm.Poisson(y, train).fit(disp=0).predict(test)
+    yield f"Poisson regression{GIVEN}", stats.poisson.logpmf(held_out, rate), time.perf_counter() - start
+    start = time.perf_counter()
+    fitted = sm.NegativeBinomial(y, train).fit(disp=0, maxiter=500)
+    rate, size = fitted.predict(test), 1 / fitted.params[-1]
+    value = stats.nbinom.logpmf(held_out, size, size / (size + rate))
+    yield f"negative binomial regression{GIVEN}", value, time.perf_counter() - start
 
 
 def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
@@ -131,15 +157,29 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
     rows: dict[str, np.ndarray] = {}
     errors, seconds = [], []
     print(f"\n{items.measure}: {len(items.train):,} training items, {len(items.test):,} test items")
-    print(f"  {'':42s} {'log p(x)':>10s} {'gain':>9s}   {'95 % interval':20s} {'fit, s':>7s}")
+    print(f"  {'':46s} {'log p(x)':>10s} {'gain':>9s}   {'95 % interval':22s} {'fit, s':>7s}")
     first, *others = arms(items)
+
+    def keep(name: str, value: np.ndarray, error: float, taken: float) -> None:
+        rows[name] = value
+        errors.append(error)
+        seconds.append(taken)
+        gain = ("", "") if len(rows) == 1 else interval(value - rows[first[0]])
+        print(f"  {name:46s} {value.mean():10.3f} {gain[0]:>9s}   {gain[1]:22s} {taken:7.1f}", flush=True)
+
     for name, parts in [first, *(row for row in others if options.rows is None or row[0] in options.rows)]:
         torch.manual_seed(options.seed)
-        pair = pyrovae.mlp_vae(items.train.shape[1:], options.latent, hidden_dims=(options.width,), **parts)
+        train, test, size = items.train, items.test, {}
+        if name.endswith(GIVEN) and items.covariates is not None:
+            train, test = (
+                pyrovae.data.Split(x, covariates=c) for x, c in zip((train, test), items.covariates, strict=True)
+            )
+            size = {"covariate_dim": items.covariates[0].shape[1]}
+        pair = pyrovae.mlp_vae(items.train.shape[1:], options.latent, hidden_dims=(options.width,), **parts, **size)
         start = time.perf_counter()
         pyrovae.fit(
             pair,
-            items.train,
+            train,
             epochs=options.epochs,
             batch_size=128,
             warmup=max(1, options.epochs // 10),
@@ -148,12 +188,12 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
             progress=False,
             seed=options.seed,
         )
-        seconds.append(time.perf_counter() - start)
-        found = pyrovae.iwae(pair, items.test, num_particles=options.particles)
-        rows[name] = found.pointwise["value"].values
-        errors.append(found.se)
-        gain = ("", "") if len(rows) == 1 else interval(rows[name] - rows[first[0]])
-        print(f"  {name:42s} {found.mean:10.2f} {gain[0]:>9s}   {gain[1]:20s} {seconds[-1]:7.1f}", flush=True)
+        taken = time.perf_counter() - start
+        found = pyrovae.iwae(pair, test, num_particles=options.particles)
+        keep(name, found.pointwise["value"].values, found.se, taken)
+    if items.measure == "counts" and options.rows is None:
+        for name, value, taken in regressions(items):
+            keep(name, value, float(value.std(ddof=1)) / len(value) ** 0.5, taken)
     return xr.Dataset(
         {
             "log_prob": (("arm", "item"), np.stack(list(rows.values())), {"units": "nats per item"}),
@@ -168,7 +208,7 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
 def interval(difference: np.ndarray) -> tuple[str, str]:
     """The mean of paired differences and its interval, in words."""
     mean, low, high = pyrovae.paired_interval(difference)
-    return f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"
+    return f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]"
 
 
 def figure(results: dict[str, xr.Dataset]) -> Figure:
