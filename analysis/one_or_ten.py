@@ -5,9 +5,10 @@
 
 Binary images, drawn once from the grey ones. One network takes the label as a covariate, in the encoder and the
 decoder; the other way has a network of the same widths for each class, which sees the items of that class alone. Both
-take as many passes over the same labelled items, drawn anew for each seed with as many of each class. p(y | x) follows from importance-weighted bounds of log p(x | y) by --particles and equal class proportions. On the test items of
-the data set: the error rate, the mean of -log p(y | x), and the bound at the true class, all with Student's interval at
-95 % for the difference over seeds. Seconds are those of the fits.
+take as many passes over the same labelled items, drawn anew for each seed with as many of each class. p(y | x) follows
+from importance-weighted bounds of log p(x | y) by --particles and equal class proportions. On the test items of the
+data set: the error rate, the mean of -log p(y | x), and the bound at the true class, all with Student's interval at 95
+% for the difference over seeds. Seconds are those of the fits.
 """
 
 from __future__ import annotations
