@@ -224,8 +224,8 @@ def test_what_a_vamp_prior_cannot_do_is_told():
     with pytest.raises(ValueError, match="x must have shape"):
         pair.prior.initialise_from(torch.zeros(3, 4))
 
-    with pytest.raises(ValueError, match="takes some"):
-        pair_of("diagonal", "vamp", covariate_dim=2)
+    with pytest.raises(ValueError, match="covariates are needed"):
+        pair_of("diagonal", "vamp", covariate_dim=2).prior.initialise_from(torch.zeros(3, 5))
 
     class Sphere(nn.Module):
         support = constraints.simplex
@@ -235,6 +235,57 @@ def test_what_a_vamp_prior_cannot_do_is_told():
 
     with pytest.raises(ValueError, match="states none"):
         pyrovae.VampPrior(2).bind(pair.posterior, (5,), Sphere.support)
+
+
+# a VampPrior of a pair given covariates
+
+
+def given_covariates(posterior="diagonal"):
+    """A pair given three covariates, in float64, with items and covariates."""
+    pair = pair_of(posterior, "vamp(num_components=4)", covariate_dim=3).double()
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(6, 8, generator=generator, **WIDE)
+    return pair, draw[:, :5], draw[:, 5:]
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_each_pseudo_input_has_covariates_of_its_own(posterior):
+    pair = moved(given_covariates(posterior)[0])
+    z = torch.randn(6, 2, **WIDE)
+    prior = pair.prior
+    rows = zip(prior.pseudo_inputs, prior.pseudo_covariates, strict=True)
+    by_hand = torch.stack([pair.posterior(u[None], covariates=c[None]).log_prob(z) for u, c in rows])
+    assert torch.allclose(prior().log_prob(z), by_hand.logsumexp(0) - math.log(4), atol=1e-9)
+    for parameter in (prior.raw, prior.pseudo_covariates):
+        assert torch.autograd.grad(prior().log_prob(z).sum(), parameter)[0].any()
+
+
+def test_a_linear_pair_with_a_vamp_prior_is_a_mixture_of_regressions():
+    torch.manual_seed(0)
+    pair, (_, x, c) = pyrovae.linear_vae(5, 2, covariate_dim=3, prior="vamp(num_components=4)"), given_covariates()
+    pair.double()
+    found = pyrovae.quadrature(pair, x[:3], covariates=c[:3], tol=1e-8).pointwise["value"].values
+    prior, network = pair.prior, pair.likelihood.network
+    q = pair.posterior(prior.pseudo_inputs, covariates=prior.pseudo_covariates)
+    w = network.weight[:, :2]
+    covariance = w * q.variance[0] @ w.T + pair.likelihood.family.scale.square() * torch.eye(5, **WIDE)
+    for row, holds in ((c[:3], True), (c[3:], False)):  # the second is a control: covariates of other items
+        loc = (q.mean @ w.T)[:, None] + row @ network.weight[:, 2:].T + network.bias
+        each = torch.distributions.MultivariateNormal(loc, covariance).log_prob(x[:3])
+        error = np.abs(found - (each.logsumexp(0) - math.log(4)).detach().numpy()).max()
+        assert error < 1e-8 if holds else error > 1e-2
+
+
+def test_pseudo_covariates_start_at_those_of_the_items_and_are_kept(tmp_path):
+    pair, x, c = given_covariates()
+    pair.prior.initialise_from(pyrovae.data.Split(x, None, covariates=c))
+    distance = torch.cdist(torch.cat([pair.prior.pseudo_inputs, pair.prior.pseudo_covariates], 1), torch.cat([x, c], 1))
+    assert distance.amin(1).max() < 1e-6  # each pseudo-input has the covariates of its own item
+    with pytest.raises(ValueError, match=r"covariates must have shape \(6, 3\)"):
+        pair.prior.initialise_from(x, covariates=c[:5])
+    pyrovae.save(tmp_path / "state", pair)
+    z = torch.randn(4, 2, **WIDE)
+    assert torch.equal(pyrovae.load(tmp_path / "state").prior().log_prob(z), pair.prior().log_prob(z))
 
 
 # estimates ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
 from pyrovae.models.finite_mixture import FiniteMixture
+from pyrovae.models.items import checked_beside
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.registry import register
@@ -35,6 +36,12 @@ class VampPrior(nn.Module):
     support: a sigmoid keeps them between two ends (0 and 1 of binary entries), a softplus above one. The paper takes
     500 for MNIST. At the start they are draws from torch's generator, or items of your own by `initialise_from(x)`.
 
+    In a pair given covariates it is p(z) = 1/K sum_k q(z | u_k, c_k): each pseudo-input has covariates of its own,
+    `pseudo_covariates`, which are trained too and may be any real numbers, also where those of items are 0 and 1. The
+    prior itself does not depend on covariates, and approximates the codes of all items together, which is the best
+    such prior (Tomczak and Welling 2018, equation 8). 1/K sum_k q(z | u_k, c), with the covariates of the item, would
+    be another prior, one that depends on them; "conditional" is the one here that does.
+
     The prior takes the posterior of the pair that it becomes part of, and is of no use before: ValueError. A copy of
     the pair has a prior of its own posterior. A prior belongs to one pair.
 
@@ -47,6 +54,7 @@ class VampPrior(nn.Module):
     """
 
     raw: nn.Parameter
+    pseudo_covariates: nn.Parameter | None
 
     def __init__(self, latent_dim: int, num_components: int = 100) -> None:
         super().__init__()
@@ -55,13 +63,14 @@ class VampPrior(nn.Module):
         # in a list: the posterior is the pair's own, and not this module's a second time
         self._bound: list[Any] = []
         self._ends: tuple[float, float] = (-math.inf, math.inf)
+        self.register_parameter("pseudo_covariates", None)
 
     def bind(self, posterior: nn.Module, event_shape: Sequence[int], support: constraints.Constraint | None) -> None:
         """Take the posterior of a pair, and make pseudo-inputs of the shape and within the support of its items.
 
         A pair calls this as it is built. Raises ValueError for a prior that is another pair's already, for a posterior
-        that takes covariates or that no gradient flows through to items, as one of categories, and for a support
-        without ends that a number can be kept between.
+        that no gradient flows through to items, as one of categories, and for a support without ends that a number can
+        be kept between.
         """
         if self._bound:
             if self._bound[0] is posterior:
@@ -70,17 +79,15 @@ class VampPrior(nn.Module):
                 "prior is a VampPrior of another pair, whose posterior it takes: make a new one for this pair, "
                 f"VampPrior({self.latent_dim}, num_components={self.num_components})"
             )
-        if covariate_dim_of(posterior):
-            raise ValueError(
-                "prior 'vamp' is made of the posterior at pseudo-inputs, which have no covariates, and this posterior "
-                "takes some: take prior 'conditional', 'mixture' or 'flow'"
-            )
         self._ends = _ends_of(support)
         tensors = (t for t in (*posterior.parameters(), *posterior.buffers()) if t.is_floating_point())
         like = next(tensors, torch.empty(()))
         shape = (self.num_components, *event_shape)
         checks.whole("num_components", self.num_components, bytes_each=8 * math.prod(event_shape), device=like.device)
         self.raw = nn.Parameter(torch.randn(shape, dtype=like.dtype, device=like.device))
+        if size := covariate_dim_of(posterior):
+            rows = torch.randn(self.num_components, size, dtype=like.dtype, device=like.device)
+            self.pseudo_covariates = nn.Parameter(rows)
         self._bound.append(posterior)
         self._require_gradient()
 
@@ -97,15 +104,18 @@ class VampPrior(nn.Module):
             return high - nn.functional.softplus(self.raw)
         return self.raw
 
-    def initialise_from(self, x: Any, *, seed: int = 0) -> None:
+    def initialise_from(self, x: Any, *, covariates: Any = None, seed: int = 0) -> None:
         """Start the pseudo-inputs at items of `x`, shape (N, *event_shape), chosen at random by `seed`.
 
         Each item at most once where there are enough. An entry at an end of the support starts a hundredth of the
-        support (or 0.01, where it has one end) inside of it. Raises ValueError for items of another shape, for values
-        that are not finite or outside of the support.
+        support (or 0.01, where it has one end) inside of it. In a pair given covariates they start with those of the
+        items, `covariates` (N, D), or those that the split `x` carries. Raises ValueError for items of another shape,
+        for values that are not finite or outside of the support, and for covariates that are missing or misshapen.
         """
         self._require_bound()
-        items = checks.checked_in_own_dtype(x, tuple(self.raw.shape[1:]))
+        given = checks.split_of(x, covariates=covariates)
+        items = checks.checked_in_own_dtype(given.x, tuple(self.raw.shape[1:]))
+        beside = checked_beside(self._bound[0], given.covariates, None, len(items))
         low, high = self._ends
         if bool(((items < low) | (items > high)).any()):
             raise ValueError(
@@ -124,12 +134,18 @@ class VampPrior(nn.Module):
             else:
                 raw = chosen
             self.raw.copy_(raw)
+            if self.pseudo_covariates is not None:
+                self.pseudo_covariates.copy_(beside["covariates"].cpu()[rows])
 
     def forward(self) -> TorchDistribution:
         self._require_bound()
-        components = as_pyro(self._bound[0](self.pseudo_inputs))
+        components = as_pyro(self._posterior_at(self.pseudo_inputs, self.pseudo_covariates))
         equal = self.raw.new_full((self.num_components,), -math.log(self.num_components))
         return FiniteMixture(equal, components)
+
+    def _posterior_at(self, x: Tensor, covariates: Tensor | None) -> Any:
+        posterior = self._bound[0]
+        return posterior(x) if covariates is None else posterior(x, covariates=covariates)
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}, num_components={self.num_components}"
@@ -142,7 +158,9 @@ class VampPrior(nn.Module):
         noise = Noise(0, self.raw.device)
         with Workspace(posterior, noise=noise).turn(), unchanged(posterior), torch.enable_grad():
             try:
-                value = posterior(self.pseudo_inputs[:2]).log_prob(self.raw.new_zeros(self.latent_dim)).sum()
+                beside = None if self.pseudo_covariates is None else self.pseudo_covariates[:2]
+                q = self._posterior_at(self.pseudo_inputs[:2], beside)
+                value = q.log_prob(self.raw.new_zeros(self.latent_dim)).sum()
                 gradient: Any = torch.autograd.grad(value, self.raw, allow_unused=True)[0]
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
                 return  # what is wrong with a part is said where the pair looks at it
