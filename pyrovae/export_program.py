@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
 from pyrovae.models.frozen import frozen
 from pyrovae.models.means import mean_of
-from pyrovae.models.pair import as_module, covariate_dim_of, dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import as_module, covariate_dim_of, dtype_and_device, is_made_of_parts, require_code_alone
 from pyrovae.models.scopes import isolated_store
 from pyrovae.models.vae import LatentVariableModel
 
@@ -47,6 +47,7 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
     """
     checks.choice("what", what, ("encode", "decode"))
     as_module(pair)
+    require_code_alone(pair, "export_program")
     if not isinstance(pair, LatentVariableModel):
         raise TypeError(
             f"export_program takes a pair of prior, likelihood and posterior, as a VAE or an AE, got "

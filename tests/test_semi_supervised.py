@@ -340,7 +340,6 @@ def test_labels_alone_are_enough():
         ({"unlabeled": binary(4) * torch.nan}, "unlabeled"),
         ({"validation": binary(4)}, "validation"),
         ({"alpha": -1.0}, "alpha"),
-        ({"checkpoint": "run"}, "checkpoint is not kept by semi-supervised SVI"),
         ({"num_restarts": 3}, "num_restarts is an argument of EM"),
     ],
 )

@@ -23,7 +23,7 @@ from pyrovae.compile.function import COMPILED_IN, SAVED_A_STEP, SAVED_AN_ELEMENT
 from pyrovae.inference.steps import CompiledFitStep, EagerStep, with_bf16
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.optimizer import OptimizerChoice
-from pyrovae.inference.svi.run import PosteriorCollapseWarning, _require_ties_last
+from pyrovae.inference.svi.run import PosteriorCollapseWarning, require_ties_last
 from pyrovae.models.layers import seen
 
 SOME = torch.rand(23, 1, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -302,11 +302,11 @@ def test_memory_that_a_move_to_another_device_would_untie_is_refused():
     elsewhere, here = torch.device("meta"), torch.device("cpu")  # meta: a device that every machine has
     tied = r"'likelihood\.network\.f\.bias' and 'likelihood\.network\.others\.0' share memory on cpu.* a move to meta"
     with pytest.raises(ValueError, match=tied):
-        _require_ties_last(sharing("whole"), here, elsewhere)
-    _require_ties_last(sharing("whole"), here, torch.device("cpu:0"))
+        require_ties_last(sharing("whole"), here, elsewhere)
+    require_ties_last(sharing("whole"), here, torch.device("cpu:0"))
     same = pair()
     same.again = same.likelihood  # one module in two places is moved as one
-    _require_ties_last(same, here, elsewhere)
+    require_ties_last(same, here, elsewhere)
 
 
 def test_memory_of_two_storages_is_refused_by_names_or_runs_eagerly(monkeypatch, caplog):

@@ -23,18 +23,23 @@ from pyrovae.compile.variant import Piece, Variant, try_out, unnoticed
 from pyrovae.compile.watching import LastSite, watched
 from pyrovae.seeding import generators, put_back
 
-__all__ = ["CompiledStep"]
+__all__ = ["CompiledStep", "leading"]
 
 MANY = 8  # compilations, after which the user is warned once
 
 SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
 
+def leading(loss: Tensor) -> Tensor:
+    """What a step lowers: a scalar, or of a vector the first number, the others being noted beside it."""
+    return loss[0] if loss.ndim else loss
+
+
 class CompiledStep:
     """A training step as compiled graphs, one for each kind of arguments, captured when that kind first occurs.
 
     Args:
-        loss: `loss(*args, **kwargs)` is the scalar to minimise.
+        loss: `loss(*args, **kwargs)` is the scalar to minimise, or without `reduce` a vector that begins with it.
         owners: the functions that `loss` calls; their modules and names are checked for changes at each step.
         updates: the optimiser and its state.
         set_up: `set_up(args, kwargs)` evaluates the loss eagerly and returns the parameters by name and the state of
@@ -205,7 +210,7 @@ class CompiledStep:
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
             with site, no_values_read(site.depends_on_value):
                 loss = self.loss(*args, **kwargs)
-            gradients: list[Tensor | None] = list(torch.autograd.grad(loss, trained, allow_unused=True))
+            gradients: list[Tensor | None] = list(torch.autograd.grad(leading(loss), trained, allow_unused=True))
             moved[:] = [p for p, g in zip(trained, gradients, strict=True) if g is not None]
             return loss.detach(), gradients
 

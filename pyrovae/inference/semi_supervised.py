@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,19 +14,27 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyrovae import checks, ranks
-from pyrovae.inference.environment import environment
+from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
-from pyrovae.inference.items import EVALUATION_BATCH, Items
+from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
 from pyrovae.inference.method import Method, Task, register_methods
+from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.optimizer import OptimizerChoice
+from pyrovae.inference.svi.place import placed, require_finite, require_ties_last
+from pyrovae.inference.svi.plan import options_in_words, require_score
+from pyrovae.inference.svi.problem import not_finite, ready
+from pyrovae.inference.svi.schedule import checked_schedule, schedule_of
 from pyrovae.models.classifiers import numbered
+from pyrovae.models.layers import seen
 from pyrovae.models.pair import as_module, dtype_and_device
 from pyrovae.models.scopes import Workspace
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
-from pyrovae.progress import progress_bar
 from pyrovae.seeding import Noise, stream
 
 __all__ = ["SemiSupervisedSVI", "Terms", "terms_of", "unlabeled_bound"]
+
+TERMS = ("loss", "labeled_loss", "cross_entropy", "unlabeled_loss")  # of an epoch, as the loss gives them
 
 
 class Terms(NamedTuple):
@@ -36,10 +44,11 @@ class Terms(NamedTuple):
     unlabeled: Tensor  # U(x), (M,): eq. 7
     cross_entropy: Tensor  # -log q(y | x), (N,)
 
-    def loss(self, share: float, alpha: float, weight: float = 1.0) -> Tensor:
-        """Eq. 9 divided by the number of items, of which `share` have a label; `weight` is that of U(x)."""
+    def loss(self, share: float, alpha: float, weight: float | Tensor | None = None) -> Tensor:
+        """Eq. 9 divided by the number of items, of which `share` have a label; `weight` is that of U(x), None for 1."""
         value = share * self.labeled.mean() + alpha * self.cross_entropy.mean()
-        return value + (1 - share) * weight * self.unlabeled.mean() if len(self.unlabeled) else value
+        factor = 1 - share if weight is None else (1 - share) * weight
+        return value + factor * self.unlabeled.mean() if len(self.unlabeled) else value
 
 
 def terms_of(pair: SemiSupervisedVAE, x: Tensor, y: Tensor, more: Tensor, *, quiet: bool = True) -> Terms:
@@ -49,7 +58,8 @@ def terms_of(pair: SemiSupervisedVAE, x: Tensor, y: Tensor, more: Tensor, *, qui
     x)), over all classes at once, a batch (C, M) of codes. With `quiet` the divergence of q(z | x, y) from p(z) is in
     closed form, where torch has one, and all classes share one noise.
     """
-    labeled = _bound(pair, x, pair.indicators(y), quiet)
+    every = torch.eye(pair.num_classes, dtype=x.dtype, device=x.device)
+    labeled = _bound(pair, x, every[y], quiet)  # one_hot looks at values, which no graph can
     cross_entropy = nn.functional.cross_entropy(pair.label_logits(x), y, reduction="none")
     return Terms(labeled, unlabeled_bound(pair, more, quiet=quiet) if len(more) else labeled[:0], cross_entropy)
 
@@ -103,8 +113,12 @@ class SemiSupervisedSVI(Method):
         alpha: the weight of the cross-entropy of q(y | x) at the labelled items.
         warmup: epochs over which the weight of U(x) is raised from 0 on a straight line.
         weight_decay: of AdamW, divided by the learning rate as torch has it; 0 is Adam.
-        schedule: "constant", or "cosine" from the learning rate to 0.
+        schedule: "constant", "cosine", "plateau" or a function, as of `SVI`; a plateau is of the validation log-loss.
+        callbacks: objects that are told of the run's begin, epochs and end, and may stop it: `pyrovae.callbacks`.
         binarize: draw binary items from grey ones, anew in each step; the validation items once.
+        patience: stop after so many epochs without a better validation log-loss, -log q(y | x), and take the best
+            weights back.
+        compile: take each step as one compiled graph, as of `SVI`.
 
     Raises ValueError or TypeError for an option that is not one of these.
 
@@ -116,6 +130,7 @@ class SemiSupervisedSVI(Method):
     name: ClassVar[str] = "semi_supervised_svi"
     title: ClassVar[str] = "semi-supervised SVI"
     belongs_to: ClassVar[str] = "SemiSupervisedVAE"
+    keeps_checkpoints: ClassVar[bool] = True
     takes_unlabeled: ClassVar[bool] = True
 
     epochs: int = 20
@@ -125,12 +140,16 @@ class SemiSupervisedSVI(Method):
     alpha: float = 1.0
     warmup: int = 0
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "plateau"] | Callable[[int, int], float] = "constant"
+    callbacks: Sequence[Callback] = ()
     binarize: bool = False
+    patience: int | None = None
+    compile: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.binarize, bool):
             raise TypeError(f"binarize must be True or False, got {self.binarize!r}")
+        compiled = self.compile if isinstance(self.compile, bool) else checks.choice("compile", self.compile, ("auto",))
         checked = {
             "epochs": checks.whole("epochs", self.epochs),
             "batch_size": checks.whole("batch_size", self.batch_size),
@@ -139,180 +158,179 @@ class SemiSupervisedSVI(Method):
             "alpha": checks.positive("alpha", self.alpha, zero=True),
             "warmup": checks.whole("warmup", self.warmup, least=0),
             "weight_decay": checks.positive("weight_decay", self.weight_decay, zero=True),
-            "schedule": checks.choice("schedule", self.schedule, ("constant", "cosine")),
+            "schedule": checked_schedule(self.schedule),
+            "callbacks": checked_callbacks(self.callbacks),
+            "patience": None if self.patience is None else checks.whole("patience", self.patience),
+            "compile": compiled,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def refuse_checkpoint(self, name: str) -> None:
-        raise ValueError(f"{name} is not kept by {self.title}: save(path, pair) after the fit, or leave it out")
-
     def run(self, task: Task) -> History:
-        """Train the pair in place, from where its parameters are."""
+        """Train the pair in place, from where its parameters, or a checkpoint, are."""
         if ranks.current().size > 1:
             raise ValueError(f"{self.title} runs in one process: leave pyrovae.distributed() out")
-        return _Fit(task, self).run()
+        require_score(self.patience, task)
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        decay = {"weight_decay": self.weight_decay}
+        choice = OptimizerChoice(torch.optim.AdamW, decay, self.learning_rate)
+        return _fitted(task, _Plan(**options, optimizer=choice, seed=task.seed))
 
 
-class _Fit:
-    """One fit: the items, checked before anything is changed, and the steps."""
+@dataclass(frozen=True)
+class _Plan(SemiSupervisedSVI):
+    """The options of one run."""
 
-    def __init__(self, task: Task, options: SemiSupervisedSVI) -> None:
-        self.task, self.options, self.pair = task, options, task.pair
-        self.device, binarize = task.device, options.binarize
-        self.source = Items(self.pair, task.x, "x", binarize)
-        if not isinstance(self.source.x, Tensor):
+    clip_norm: ClassVar[float | None] = None
+    precision: ClassVar[str] = "float32"
+
+    optimizer: OptimizerChoice = OptimizerChoice(torch.optim.AdamW, {"weight_decay": 0.0}, 1e-3)  # noqa: RUF009
+    seed: int = 0
+
+    def in_words(self) -> dict[str, Any]:
+        return options_in_words(self)
+
+
+def _fitted(task: Task, plan: _Plan) -> History:
+    """Train the pair: its items are checked before anything is changed."""
+    pair, module = task.pair, as_module(task.pair)
+    data = _Data(task, plan.binarize)
+    problem = _Problem(pair, plan, data, task.device)
+    schedule = schedule_of(plan, problem.steps_per_epoch)
+    require_finite(module)
+    with nullcontext() if task.snapshots is None else task.snapshots.locked():
+        require_ties_last(module, dtype_and_device(pair)[1], task.device)
+        pair.rename(data.names)
+        with placed(pair, task.device, data.labeled, data.unlabeled, data.held_out):
+            problem.try_out()
+            loop = Loop(task, plan, problem, schedule)
+            rows, kept = loop.run()
+    if rows and len(rows) < plan.warmup:
+        checks.warn(
+            f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, with U(x) weighed by "
+            f"{len(rows) / plan.warmup:.3g}: raise epochs or lower warmup"
+        )
+    config = {
+        "method": plan.name,
+        **plan.in_words(),
+        "items": len(data.labeled),
+        "unlabeled_items": 0 if data.unlabeled is None else len(data.unlabeled),
+        "validation_items": 0 if data.held_out is None else len(data.held_out),
+        "classes": data.names.tolist(),
+        "device": str(task.device),
+        "dtype": str(dtype_and_device(pair)[0]),
+        "latent_dim": pair.latent_dim,
+        **loop.outcome(kept),
+    }
+    return History.from_rows(rows, config)
+
+
+class _Data:
+    """The items of a fit, checked: those with labels and their class numbers, those without, and the validation's."""
+
+    def __init__(self, task: Task, binarize: bool) -> None:
+        pair = task.pair
+        self.labeled = Items(pair, task.x, "x", binarize)
+        if not isinstance(self.labeled.x, Tensor):
             raise TypeError("x must be an array of the labelled items, and is memory-mapped: read the rows with labels")
-        self.names, number = numbered_labels(self.pair, task.y, len(self.source))
-        self.source.y = number
+        self.names, number = numbered_labels(pair, task.y, len(self.labeled))
+        self.labeled.y = number
         counts = torch.bincount(number, minlength=len(self.names))
         if absent := [name for name, count in zip(self.names.tolist(), counts, strict=True) if not count]:
             raise ValueError(
                 f"class {absent[0]!r} has no labelled item, and nothing else says which items it has: label one of "
                 "each class, or build the pair for fewer classes"
             )
-        self.more: Items | None = None
+        self.unlabeled: Items | None = None
         if task.unlabeled is not None:
-            self.more = Items(self.pair, task.unlabeled, "unlabeled", binarize, reference=self.source)
+            self.unlabeled = Items(pair, task.unlabeled, "unlabeled", binarize, reference=self.labeled)
         self.held_out: Items | None = None
         if task.validation is not None:
             items, labels = items_and_labels(task.validation)
-            self.held_out = Items(self.pair, items, "validation", binarize, reference=self.source)
+            self.held_out = Items(pair, items, "validation", binarize, reference=self.labeled)
             self.held_out.y = numbered(self.names, labels, len(self.held_out), name="validation labels")
-        self.module = as_module(self.pair)
-        for name, parameter in self.module.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
-        main = self.source if self.more is None else self.more
-        self.batch = options.batch_size if self.more is not None else options.labeled_batch_size
-        self.steps = math.ceil(len(main) / self.batch)
-        self.share = len(self.source) / (len(self.source) + (0 if self.more is None else len(self.more)))
 
-    def run(self) -> History:
-        options, home = self.options, dtype_and_device(self.pair)[1]
-        trained = [p for p in self.module.parameters() if p.requires_grad]
-        if not trained:
-            raise ValueError(f"{type(self.pair).__name__} has no parameter with requires_grad: nothing to fit")
-        rows: list[dict[str, float]] = []
-        self.pair.rename(self.names)
-        try:
-            self.module.to(self.device)
-            for items in (self.source, self.more, self.held_out):
-                if items is not None:
-                    items.move(self.device)
-            self.optimizer = torch.optim.AdamW(
-                trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-            )
-            with progress_bar(range(options.epochs), show=self.task.progress, unit="epoch") as bar:
-                for epoch in bar:
-                    rows.append(self.epoch(epoch, trained))
-                    bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}")
-        finally:
-            for parameter in self.module.parameters():
-                parameter.grad = None
-            self.module.to(home)
-        return History.from_rows(rows, self.config())
 
-    def epoch(self, epoch: int, trained: list[nn.Parameter]) -> dict[str, float]:
-        """Take the steps of an epoch; their means, each term over the items of its own kind."""
-        options, start = self.options, time.perf_counter()
-        weight = min(1.0, (epoch + 1) / options.warmup) if options.warmup else 1.0
-        noise = Noise(stream(self.task.seed, "noise", epoch), self.device)
-        space = Workspace(self.module, training=True, noise=noise)
-        sums: list[Tensor] = []
-        before = [p.detach().clone() for p in trained]
-        for number, batch in enumerate(self.batches(epoch)):
-            self.set_rate(epoch * self.steps + number)
-            with space.turn():
-                x, y, more = self.drawn(*batch)
-                terms = terms_of(self.pair, x, y, more)
-                loss = terms.loss(self.share, options.alpha, weight)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.optimizer.step()
-            unlabeled = terms.unlabeled if len(more) else terms.labeled.new_zeros(1)
-            parts = (loss, terms.labeled.mean(), unlabeled.mean(), terms.cross_entropy.mean())
-            sums.append(torch.stack(parts).detach())
-        mean = torch.stack(sums).double().mean(0).cpu()
-        finite = torch.stack([p.isfinite().all() for p in trained]).all()
-        if not (finite and mean.isfinite().all()):
-            with torch.no_grad():
-                torch._foreach_copy_(list[Tensor](trained), before)
-            raise FloatingPointError(
-                f"the loss or a weight became infinite or NaN in epoch {epoch}; the weights are those before it: lower "
-                "learning_rate or look at the items"
-            )
-        loss, labeled, unlabeled_loss, cross_entropy = mean.tolist()
-        row = {"loss": loss, "labeled_loss": labeled, "cross_entropy": cross_entropy}
-        if self.more is not None:
-            row["unlabeled_loss"] = unlabeled_loss
-        row |= {"learning_rate": self.rate, "seconds": time.perf_counter() - start}
-        if self.held_out is not None:
-            row["validation_log_loss"] = self.validated()
-        return row
+class _Problem:
+    """The loss of a batch of labelled and a batch of unlabelled items, and its three terms beside it."""
+
+    def __init__(self, pair: SemiSupervisedVAE, plan: _Plan, data: _Data, device: torch.device) -> None:
+        self.pair, self.plan, self.device = pair, plan, device
+        self.labeled, self.unlabeled, self.held_out = data.labeled, data.unlabeled, data.held_out
+        self.source = self.labeled if self.unlabeled is None else self.unlabeled
+        self.batch_size = plan.labeled_batch_size if self.unlabeled is None else plan.batch_size
+        self.steps_per_epoch = math.ceil(len(self.source) / self.batch_size)
+        self.share = len(self.labeled) / (len(self.labeled) + (0 if self.unlabeled is None else len(self.unlabeled)))
+        self.elements = 0
+
+    def try_out(self) -> None:
+        """Count what the layers put out in a step of whole batches, by two items of each kind."""
+        module, sizes = as_module(self.pair), []
+        space = Workspace(module, training=True, noise=Noise(0, self.device))
+        for items in (self.labeled, self.unlabeled):
+            if items is None:
+                continue
+            x = next(items.batches(2, shuffle=False))[0].to(self.device)
+            y = torch.zeros(len(x), dtype=torch.long, device=self.device)
+            with space.turn(), torch.no_grad(), seen(module) as layers:
+                terms_of(self.pair, x, y, x[:0]) if items is self.labeled else unlabeled_bound(self.pair, x)
+            sizes.append(sum(layers.sizes) // len(x))
+        counts = (min(self.plan.labeled_batch_size, len(self.labeled)), min(self.batch_size, len(self.source)))
+        self.elements = sum(size * count for size, count in zip(sizes, counts, strict=False))
+
+    def loss(self, x: Tensor, y: Tensor, more: Tensor, weight: float | Tensor | None, size: Any) -> Tensor:
+        """The loss and the means of its terms, (4,) or without unlabelled items (3,): `TERMS` names them."""
+        terms = terms_of(self.pair, x, y, more)
+        means = [terms.loss(self.share, self.plan.alpha, weight), terms.labeled.mean(), terms.cross_entropy.mean()]
+        return torch.stack([*means, terms.unlabeled.mean()] if len(more) else means)
+
+    pure = loss
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """An epoch's batches: labelled items, their class numbers, and unlabelled items."""
-        labeled, seed = self.labeled_batches(epoch), self.task.seed
-        if self.more is None:
-            for _ in range(self.steps):
-                x, y = next(labeled)
-                yield x, y, x[:0]
+        seed, draws = self.plan.seed, None
+        if self.plan.binarize:
+            draws = torch.Generator(self.device).manual_seed(stream(seed, "binarize", epoch))
+        labeled = self._labeled_batches(epoch)
+        if self.unlabeled is None:
+            for _ in range(self.steps_per_epoch):
+                batch, y = next(labeled)
+                x = ready(batch, self.device, draws)
+                yield x, y.to(self.device), x[:0]
             return
-        for more, _ in self.more.batches(self.batch, seed=seed, epoch=epoch):
-            yield *next(labeled), more
+        for more, _ in self.unlabeled.batches(self.batch_size, seed=seed, epoch=epoch):
+            x, y = next(labeled)
+            yield ready(x, self.device, draws), y.to(self.device), ready(more, self.device, draws)
 
-    def labeled_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _labeled_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Labelled items in passes without an end, each of them shuffled anew."""
-        size, turn = self.options.labeled_batch_size, 0
+        size, turn = self.plan.labeled_batch_size, 0
         while True:
-            seed = stream(self.task.seed, "labeled", epoch, turn)
-            for x, y in self.source.batches(size, seed=seed):
+            for x, y in self.labeled.batches(size, seed=stream(self.plan.seed, "labeled", epoch, turn)):
                 assert y is not None
                 yield x, y
             turn += 1
 
-    def drawn(self, x: Tensor, y: Tensor, more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch on the device, binary where that is asked for."""
-        x, y, more = x.to(self.device), y.to(self.device), more.to(self.device)
-        return (torch.bernoulli(x), y, torch.bernoulli(more)) if self.options.binarize else (x, y, more)
+    def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:
+        """The batch, the weight of U(x) in this epoch, and the numbers of items."""
+        x, y, more = batch
+        warmup = self.plan.warmup
+        weight = min(1.0, (step // self.steps_per_epoch + 1) / warmup) if warmup else None
+        return x, y, more, weight, (len(x), len(more))
 
-    def set_rate(self, step: int) -> None:
-        """The learning rate of a step."""
-        total = self.steps * self.options.epochs
-        factor = 1.0 if self.options.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / total))
-        self.rate = self.options.learning_rate * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+    def row(self, losses: Tensor, step: int) -> dict[str, float]:
+        """The means over an epoch's steps, each term over the items of its own kind."""
+        return dict(zip(TERMS, losses.mean(0).tolist(), strict=False))
 
-    def validated(self) -> float:
-        """The mean of -log q(y | x) of the validation items."""
-        assert self.held_out is not None
-        noise = Noise(stream(self.task.seed, "validation"), self.device)
-        space, total = Workspace(self.module, noise=noise), 0.0
-        for x, y in self.held_out.batches(EVALUATION_BATCH, shuffle=False):
-            assert y is not None
-            with space.turn():
-                x = torch.bernoulli(x.to(self.device)) if self.options.binarize else x.to(self.device)
-                logits = self.pair.label_logits(x)
-                total += float(nn.functional.cross_entropy(logits, y.to(self.device), reduction="sum"))
-        return total / len(self.held_out)
+    def fingerprints(self) -> dict[str, Any]:
+        """Those of the items with labels, of those without, and of the validation items."""
+        named = {"items": self.labeled, "unlabeled_items": self.unlabeled, "validation_items": self.held_out}
+        return {name: None if items is None else items.fingerprint for name, items in named.items()}
 
-    def config(self) -> dict[str, Any]:
-        """The `config` of the fit's history."""
-        return {
-            "method": self.options.name,
-            **dataclasses.asdict(self.options),
-            "seed": self.task.seed,
-            "items": len(self.source),
-            "unlabeled_items": 0 if self.more is None else len(self.more),
-            "validation_items": 0 if self.held_out is None else len(self.held_out),
-            "classes": self.names.tolist(),
-            "latent_dim": self.pair.latent_dim,
-            "device": str(self.device),
-            "dtype": str(dtype_and_device(self.pair)[0]),
-            **environment(self.device),
-        }
+    def broken_terms(self, batch: tuple[Any, ...]) -> str:
+        """Which of L(x, y), U(x) and -log q(y | x) is not finite for an item."""
+        terms = terms_of(self.pair, *batch)
+        return not_finite({"L(x, y)": terms.labeled, "U(x)": terms.unlabeled, "log q(y | x)": terms.cross_entropy})
 
 
 register_methods(SemiSupervisedVAE, SemiSupervisedSVI())

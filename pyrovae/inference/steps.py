@@ -17,7 +17,7 @@ from pyrovae.compile.errors import CaptureError, other_draws
 from pyrovae.compile.optimizers import rule_of, supported_names
 from pyrovae.compile.saved_states import REFUSED
 from pyrovae.compile.sources import FixedOptions
-from pyrovae.compile.step import CompiledStep
+from pyrovae.compile.step import CompiledStep, leading
 from pyrovae.compile.unrepeatable import no_foreign_draws
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.watching import watched
@@ -37,7 +37,8 @@ FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which take no 
 class EagerStep:
     """An eager step, as torch runs it. Once a loss or gradient is not finite, parameters and state stay as they are.
 
-    `clip_norm` is the largest norm of all gradients together, after they are summed over processes.
+    `loss(*args)` is a scalar, or a vector of which the first number is lowered (`leading`). `clip_norm` is the largest
+    norm of all gradients together, after they are summed over processes.
     """
 
     compiles = replays = 0
@@ -80,12 +81,12 @@ class EagerStep:
         with argument_checks(not self.checked):
             loss = self.loss(*args)
         self.checked = True
-        loss.backward()
+        leading(loss).backward()
         loss = loss.detach()
         if self.reduce is not None:
             loss = self._summed(loss)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        finite = torch.stack([*torch._foreach_norm(gradients), loss]).isfinite().all()
+        finite = torch.stack([*torch._foreach_norm(gradients), leading(loss)]).isfinite().all()
         if self.clip_norm is not None and gradients:
             norm = global_norm(gradients)
             finite &= norm.isfinite()
@@ -101,14 +102,14 @@ class EagerStep:
         """Sum gradients and loss over processes, in one tensor."""
         assert self.reduce is not None
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1).to(grads[0].dtype)])
+        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(-1).to(grads[0].dtype)])
         self.reduce(flat)
-        *parts, total = flat.split([*(g.numel() for g in grads), 1])
+        *parts, total = flat.split([*(g.numel() for g in grads), loss.numel()])
         for p, part in zip(self.parameters, parts, strict=True):
             p.grad = torch.empty_like(p).copy_(
                 part.view_as(p)
             )  # in p's own order in memory, which a fused update takes
-        return total[0].clone()
+        return total.view_as(loss).clone()
 
     @property
     def all_finite(self) -> bool:

@@ -53,12 +53,12 @@ def fit(
             or a classifier's log-loss.
         method: "svi", "em", "lbfgs", "nuts", "closed_form" or "semi_supervised_svi", or an object of
             `pyrovae.methods`, as `EM(tol=1e-4)`; None for the pair's default.
-        checkpoint: a folder in which SVI leaves each epoch's state, the last two, each a saved state that is whole: a
-            run that was killed goes on from the last of them with `resume=True`, bit for bit, with the same items and
-            arguments, `epochs` the total. It starts afresh where there is none; a folder with a run is refused without
-            `resume`. Nothing is unpickled. Items are compared whole, but for a memory map of over 256 MiB, of which
-            65,536 rows at most, 256 MiB at most, spread evenly over it. Another number of threads, torch, processor or
-            device rounds otherwise: a warning names it, and the run goes on.
+        checkpoint: a folder in which SVI, semi-supervised too, leaves each epoch's state, the last two, each a saved
+            state that is whole: a run that was killed goes on from the last of them with `resume=True`, bit for bit,
+            with the same items and arguments, `epochs` the total. It starts afresh where there is none; a folder with a
+            run is refused without `resume`. Nothing is unpickled. Items are compared whole, but for a memory map of
+            over 256 MiB, of which 65,536 rows at most, 256 MiB at most, spread evenly over it. Another number of
+            threads, torch, processor or device rounds otherwise: a warning names it, and the run goes on.
         unlabeled: more items of a generative classifier with Gaussian densities, or of a `SemiSupervisedVAE`, whose
             labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
@@ -93,8 +93,8 @@ def fit(
     `GenerativeClassifier` are fitted to the items of their class, each by its own method and with that one's options.
 
     Semi-supervised SVI (a `SemiSupervisedVAE`; `pyrovae.methods.SemiSupervisedSVI`) sums out the labels of unlabelled
-    items. Its options are epochs, batch_size, labeled_batch_size, learning_rate, alpha, warmup, weight_decay, schedule
-    and binarize.
+    items. Its options are epochs, batch_size, labeled_batch_size, learning_rate, alpha, warmup, weight_decay, schedule,
+    callbacks, binarize, patience and compile.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
     loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in

@@ -23,6 +23,7 @@ __all__ = [
     "is_made_of_parts",
     "likelihood_of",
     "members_of",
+    "require_code_alone",
     "stand_ins",
     "support_of",
     "takes_beside",
@@ -231,3 +232,14 @@ def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
     if not among:
         raise ValueError(f"{type(pair).__name__} has no parameters, and no floating-point buffer that tells its dtype")
     return among[0].dtype, among[0].device
+
+
+def require_code_alone(pair: Any, what: str) -> None:
+    """Refuse a pair that has a label beside its code, for `what` moves along codes, decodes them or integrates them."""
+    if not hasattr(pair, "of_class"):
+        return
+    label = pair.names.tolist()[0]
+    raise ValueError(
+        f"{what} is for a pair with a code alone, and a {type(pair).__name__} has a label beside its code: give the "
+        f"VAE of one class, pair.of_class(label), as pair.of_class({label!r}), and items of that class"
+    )

@@ -16,7 +16,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyrovae.models.batch import Batch, called_on
-from pyrovae.models.pair import Pair, as_module, dtype_and_device, stand_ins
+from pyrovae.models.pair import Pair, as_module, dtype_and_device, require_code_alone, stand_ins
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
 
@@ -211,6 +211,7 @@ def _items_drawn(pair: Pair, trace: poutine.Trace, batch_dims: int) -> Tensor:
 
 def require_continuous(pair: Pair, estimator: str) -> None:
     """Refuse a pair without one continuous code per item: `estimator` moves along it, or integrates over it."""
+    require_code_alone(pair, estimator)
     with Workspace(as_module(pair), noise=Noise(0, dtype_and_device(pair)[1]), checks=None).turn():
         trace = prune_subsample_sites(poutine.trace(pair.model).get_trace(size=1, **stand_ins(pair, 1)))
     site = trace.nodes.get("latent")

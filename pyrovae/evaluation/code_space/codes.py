@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.data import MappedArray
 from pyrovae.models.batch import Batch, called_on
 from pyrovae.models.items import checked_beside
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts, require_code_alone
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
@@ -74,6 +74,7 @@ def reconstructed(pair: Any, x: Any, *, label: Any = None) -> Tensor:
 def _method_of(pair: Any, name: str) -> Any:
     """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
     if not hasattr(pair, name):
+        require_code_alone(pair, name)
         needs = {"encode": "encoded", "decode": "decoded", "reconstruct": "reconstructed"}[name]
         raise TypeError(f"{type(pair).__name__} has no {name}, as VAE and AE have, so that nothing can be {needs}")
     return getattr(pair, name)

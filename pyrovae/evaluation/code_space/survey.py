@@ -23,7 +23,7 @@ from pyrovae.evaluation.code_space.smoothness import fixed_pairs, smoothness
 from pyrovae.evaluation.code_space.whitening import Whitening
 from pyrovae.models.items import checked_beside
 from pyrovae.models.means import is_diagonal_normal, is_standard_normal, mean_of
-from pyrovae.models.pair import covariate_dim_of, takes_beside
+from pyrovae.models.pair import covariate_dim_of, require_code_alone, takes_beside
 from pyrovae.models.particles import is_point
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import stream
@@ -89,6 +89,7 @@ def code_space(
     >>> result.hole_fraction.sizes["law"]
     3
     """
+    require_code_alone(pair, "code_space")
     if absent := [name for name in ("encode", "decode") if not hasattr(pair, name)]:
         raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
     row = _row(pair, covariates)

@@ -11,7 +11,6 @@ from torch import nn
 from pyrovae.compile.errors import CaptureError, CompilerError
 from pyrovae.compile.function import pays
 from pyrovae.inference.steps import CompiledFitStep, EagerStep
-from pyrovae.inference.svi.trial import Sites
 from pyrovae.models.pair import dtype_and_device
 
 if TYPE_CHECKING:
@@ -22,25 +21,21 @@ __all__ = ["chosen_step"]
 log = logging.getLogger(__name__)
 
 
-def chosen_step(
-    loop: Loop, named: dict[str, nn.Parameter], sites: Sites, before: bool | None
-) -> EagerStep | CompiledFitStep:
+def chosen_step(loop: Loop, named: dict[str, nn.Parameter], before: bool | None) -> EagerStep | CompiledFitStep:
     """The step as the plan asks for it, or as in the run that goes on; else the one that is faster for this work.
 
     `before` says whether an earlier run, with which this one goes on, took compiled steps; None where there is none.
     """
-    plan, reduce = loop.plan, None if loop.ranks.size == 1 else loop.ranks.sum_
-    if plan.compile is True and sites.enumerates:
-        raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
-    steps = plan.epochs * max(1, len(loop.source) // plan.batch_size)  # of whole batches
-    work = sites.elements * plan.num_particles * min(plan.batch_size, len(loop.source))
-    may = not sites.enumerates and dtype_and_device(loop.pair)[0] != torch.float16
+    plan, problem, reduce = loop.plan, loop.problem, None if loop.ranks.size == 1 else loop.ranks.sum_
+    steps = plan.epochs * max(1, len(problem.source) // problem.batch_size)  # of whole batches
+    may = problem.pure is not None and dtype_and_device(loop.pair)[0] != torch.float16
     free = plan.compile == "auto" and before is None
-    if plan.compile is True or before or (free and may and pays(steps, work)):
+    asked = plan.compile is True or before or (free and may and pays(steps, problem.elements))
+    if asked and problem.pure is not None:
         failed = None
         try:
-            step = CompiledFitStep(loop.loss.pure, loop.module, named, plan.optimizer, reduce, plan.clip_norm)
-            arguments = loop.arguments(*next(loop.batches(0)))
+            step = CompiledFitStep(problem.pure, loop.module, named, plan.optimizer, reduce, plan.clip_norm)
+            arguments = problem.arguments(next(problem.batches(0)), 0)
             with loop.workspace(loop.noise(0), training=True).turn(), loop.precision():
                 step.prepare(*arguments)
         except (CaptureError, CompilerError) as error:
@@ -52,4 +47,4 @@ def chosen_step(
             raise failed or CompilerError(f"another process could not compile: {reasons[0]}")
         if loop.ranks.is_first:
             log.warning("fit runs eagerly%s: %s", ", and rounds otherwise than before" if before else "", reasons[0])
-    return EagerStep(loop.loss, named, plan.optimizer, reduce, plan.clip_norm)
+    return EagerStep(problem.loss, named, plan.optimizer, reduce, plan.clip_norm)

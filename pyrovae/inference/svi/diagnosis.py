@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.models.pair import has_global_latents
-from pyrovae.models.particles import particles
+from pyrovae.compile.step import leading
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.loop import Loop
@@ -27,17 +26,17 @@ def refuse_broken_step(loop: Loop, epoch: int, losses: Tensor, before: list[Tens
     """
     broken = loop.take.taken  # as many updates were good
     place, batch = _place(loop, broken), broken % loop.steps_per_epoch
-    value = float(losses[batch])
-    x, y = next(islice(loop.batches(epoch), batch, None))
+    value = float(leading(losses[batch]))
+    drawn = next(islice(loop.problem.batches(epoch), batch, None))
     if math.isfinite(value):
         _replay(loop, broken)
-        named = _broken_gradients(loop, x, y)
+        named = _broken_gradients(loop, drawn, broken)
         raise FloatingPointError(f"the gradient of {', '.join(named[:3])} is not finite {place}; {ADVICE}")
-    terms = _broken_terms(loop, x)
+    terms = _broken_terms(loop, drawn)
     _replay(loop, broken - 1)
     if loop.taken > broken - 1:  # from no earlier than where it broke
         torch._foreach_copy_(loop.changed(), before)
-    raise FloatingPointError(f"the loss became {value} {place}: {terms}; {ADVICE}")
+    raise FloatingPointError(f"the loss became {value} {place}: {terms} is not finite; {ADVICE}")
 
 
 def refuse_broken_weights(loop: Loop) -> None:
@@ -59,32 +58,18 @@ def _place(loop: Loop, step: int) -> str:
     return f"at step {step} (epoch {epoch}, batch {batch})"
 
 
-def _broken_gradients(loop: Loop, x: Tensor, y: Tensor | None) -> list[str]:
+def _broken_gradients(loop: Loop, batch: tuple[Any, ...], step: int) -> list[str]:
     """The names of the parameters whose gradients are not finite."""
     with loop.workspace(0, training=True, checks=False).turn(), loop.precision():
-        loop.loss(*loop.arguments(x, y)).backward()
+        leading(loop.problem.loss(*loop.problem.arguments(batch, step))).backward()
     grads = {name: p.grad for name, p in loop.module.named_parameters() if p.grad is not None}
     return [name for name, grad in grads.items() if not grad.norm().isfinite()] or ["a parameter"]
 
 
-def _broken_terms(loop: Loop, x: Tensor) -> str:
-    """The parts of the loss that are not finite, in this process's share of the batch."""
-    if not len(x):
-        return "a sum over processes is not finite"
-    if has_global_latents(loop.pair):
-        return "the log-density of the parameters or the items is not finite"
-    try:
-        with loop.workspace(0, training=True, checks=False).turn(), torch.no_grad():
-            table = particles(loop.pair, x, 1)
-    except ValueError:  # a site that is no item's own
-        return "a sum is not finite"
-    parts = {
-        "log p(x | z)": table.log_likelihood,
-        "log p(z)": table.log_prior,
-        "log q(z | x)": table.log_guide,
-    }
-    bad = [name for name, part in parts.items() if not part.isfinite().all()]
-    return f"{', '.join(bad) or 'a sum'} is not finite"
+def _broken_terms(loop: Loop, batch: tuple[Any, ...]) -> str:
+    """The terms of the loss that are not finite, in words."""
+    with loop.workspace(0, training=True, checks=False).turn(), torch.no_grad():
+        return loop.problem.broken_terms(batch)
 
 
 def _replay(loop: Loop, to: int) -> None:

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae import ranks
 from pyrovae.inference.callbacks import ProgressBar, Run
-from pyrovae.inference.items import Items
+from pyrovae.inference.environment import environment
 from pyrovae.inference.method import Task
-from pyrovae.inference.objective import Loss
-from pyrovae.inference.snapshots import Snapshots
-from pyrovae.inference.steps import with_bf16
+from pyrovae.inference.steps import CompiledFitStep, with_bf16
 from pyrovae.inference.svi.choice import chosen_step
 from pyrovae.inference.svi.diagnosis import refuse_broken_step, refuse_broken_weights
+from pyrovae.inference.svi.plan import StepPlan
+from pyrovae.inference.svi.problem import Problem
 from pyrovae.inference.svi.resume import Resume
 from pyrovae.inference.svi.schedule import Schedule
-from pyrovae.inference.svi.trial import Sites
 from pyrovae.inference.svi.validation import validated
 from pyrovae.inference.svi.watchers import Watchers
-from pyrovae.models.batch import Batch, items_of, rebuilt, tensors_of
-from pyrovae.models.pair import Pair, as_module
+from pyrovae.models.pair import as_module
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.seeding import Noise, stream
-
-if TYPE_CHECKING:
-    from pyrovae.inference.svi.options import Plan
 
 __all__ = ["Loop"]
 
@@ -48,31 +43,29 @@ class Loop:
 
     def __init__(
         self,
-        pair: Pair,
-        plan: Plan,
-        source: Items,
-        held_out: Items | None,
-        device: torch.device,
-        sites: Sites,
-        snapshots: Snapshots | None,
-        store: Store,
-        schedule: Schedule,
         task: Task,
+        plan: StepPlan,
+        problem: Problem,
+        schedule: Schedule,
+        *,
+        store: Store | None = None,
+        networks: Sequence[nn.Module] = (),
     ) -> None:
-        self.store, self.schedule = store, schedule
-        self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
-        self.module, self.ranks = as_module(pair), ranks.current()
-        self.steps_per_epoch = math.ceil(len(source) / plan.batch_size)
+        self.plan, self.problem, self.schedule = plan, problem, schedule
+        self.pair, self.device, self.store = task.pair, task.device, Store() if store is None else store
+        self.module, self.ranks = as_module(self.pair), ranks.current()
+        self.steps_per_epoch = math.ceil(len(problem.source) / problem.batch_size)
         named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.trained = list(named.values())
         if not self.trained:
-            raise ValueError(f"{type(pair).__name__} has no parameter with requires_grad: nothing to fit")
+            raise ValueError(f"{type(self.pair).__name__} has no parameter with requires_grad: nothing to fit")
         self.kept = [*self.trained, *self.module.buffers()]  # what steps change
         self.rows = list[dict[str, float]]()  # what each epoch was
         self.best, self.best_weights = (-math.inf, -1), dict[str, Tensor]()  # score and epoch; by the plan's patience
+        snapshots = task.snapshots
         resume = snapshots is not None and snapshots.resume
         is_first = self.ranks.is_first
-        run = Run(pair, plan.epochs, plan.in_words(), is_first, resume, label=task.label, labels=task.labels)
+        run = Run(self.pair, plan.epochs, plan.in_words(), is_first, resume, label=task.label, labels=task.labels)
         shown = [ProgressBar()] if task.progress else []
         self.watchers = Watchers([*shown, *plan.callbacks], run, self.ranks)
         self.bars = [watcher for watcher in self.watchers.callbacks if isinstance(watcher, ProgressBar)]
@@ -80,12 +73,11 @@ class Loop:
         earlier = None if self.resume is None else self.resume.earlier()
         self.good = [t.detach().clone() for t in self.kept]  # that before an epoch's last step
         self.started = [t.clone() for t in self.good]  # and at the start of the epoch
-        self.networks = sites.networks if plan.precision == "bf16" else []
+        self.networks = networks if plan.precision == "bf16" else []
         if plan.precision == "bf16" and not self.networks:
-            raise ValueError(f"precision='bf16' is for networks, and {type(pair).__name__} has none: leave it out")
+            raise ValueError(f"precision='bf16' is for networks, and {type(self.pair).__name__} has none: leave it out")
         self.taken = 0
-        self.loss = Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
-        self.take = chosen_step(self, named, sites, None if earlier is None else earlier[0]["compiled"])
+        self.take = chosen_step(self, named, None if earlier is None else earlier[0]["compiled"])
         if self.resume is not None and earlier is not None:
             self.resume.go_on(*earlier)
         self.resumed_after = len(self.rows) - 1 if self.rows else None
@@ -127,7 +119,7 @@ class Loop:
         return patience is not None and self.best[1] >= 0 and len(self.rows) - 1 - self.best[1] >= patience
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        plan = self.plan
+        """Take an epoch's steps; what it was."""
         start = time.perf_counter()
         if self.taken - self.saved[0] >= REPLAYED:
             self.saved = self.taken, self.state()
@@ -137,25 +129,21 @@ class Loop:
         if not self.take.all_finite:
             refuse_broken_step(self, epoch, losses, before)
         refuse_broken_weights(self)
-        sizes = torch.full_like(losses, plan.batch_size)
-        sizes[-1] = len(self.source) - plan.batch_size * (len(losses) - 1)
-        seconds = time.perf_counter() - start
         last = self.taken - 1
-        row = {
-            "loss": float(losses @ sizes) / len(self.source),
-            "beta": plan.weight(last, self.steps_per_epoch),
-            "learning_rate": plan.learning_rate * self.schedule.factor(last),
-            "seconds": seconds,
+        row = self.problem.row(losses, last)
+        row |= {
+            "learning_rate": self.plan.learning_rate * self.schedule.factor(last),
+            "seconds": time.perf_counter() - start,
         }
-        if self.held_out is not None:
-            row |= validated(self, self.held_out)
+        if self.problem.held_out is not None:
+            row |= validated(self, self.problem.held_out)
         return row
 
     def steps(self, epoch: int, most: int | None = None) -> Tensor:
         """Take the steps of an epoch, or the first of them, and return their losses without waiting for them."""
-        losses, batches = list[Tensor](), islice(self.batches(epoch), most)
+        losses, batches = list[Tensor](), islice(self.problem.batches(epoch), most)
         # what a user's own source waits for may be another thread: its batches are read between turns
-        least_turn = TURN if isinstance(self.source.x, Tensor) else 0.0
+        least_turn = TURN if isinstance(self.problem.source.x, Tensor) else 0.0
         # an epoch's random numbers do not depend on those of the epochs before
         space = self.workspace(self.noise(epoch), training=True)
         for batch in batches:
@@ -178,38 +166,13 @@ class Loop:
         process = () if self.ranks.size == 1 else (self.ranks.size, self.ranks.rank)
         return stream(self.plan.seed, "noise", epoch, *process)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
-        """This process's share of an epoch's items and labels, on the device, binary where that is asked for."""
-        draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
-        share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
-        read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
-        for batch, label in read:
-            x, y = batch.to(self.device), None if label is None else label.to(self.device)
-            if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
-                drawn = torch.bernoulli(items_of(x), generator=draws)
-                x = x.with_items(drawn) if isinstance(x, Batch) else drawn
-                share_of_batch = self.ranks.share(len(x))
-                x, y = x[share_of_batch], None if y is None else y[share_of_batch]
-            else:
-                # which has no gradient to save it for
-                x = rebuilt(x, [t.clone() if t.is_inference() else t for t in tensors_of(x)])
-            yield x, y
-
-    def step(self, x: Tensor | Batch, y: Tensor | None = None) -> Tensor:
+    def step(self, *batch: Any) -> Tensor:
         """Take one step: loss, gradients, update. Nothing is updated once a loss or a gradient is not finite."""
         if (self.taken + 1) % self.steps_per_epoch == 0:  # the last of an epoch
             torch._foreach_copy_(self.good, self.changed())
-        loss = self.take(self.schedule.factor(self.taken), *self.arguments(x, y))
+        loss = self.take(self.schedule.factor(self.taken), *self.problem.arguments(batch, self.taken))
         self.taken += 1
         return loss
-
-    def arguments(self, x: Tensor | Batch, y: Tensor | None) -> tuple[Any, ...]:
-        """The arguments of the loss at this step."""
-        beta = None
-        if self.plan.beta != 1 or self.plan.warmup:
-            beta = self.plan.weight(self.taken, self.steps_per_epoch)
-        done = self.taken % self.steps_per_epoch * self.plan.batch_size
-        return x, y, beta, min(self.plan.batch_size, len(self.source) - done)
 
     def precision(self) -> AbstractContextManager[None]:
         """The precision of the networks, which holds in training alone."""
@@ -222,3 +185,21 @@ class Loop:
     def changed(self) -> list[Tensor]:
         """The parameters and buffers themselves."""
         return [t.detach() for t in self.kept]
+
+    def outcome(self, kept: int) -> dict[str, Any]:
+        """What the `config` of a history says of a run that is over, with the weights of epoch `kept` in place."""
+        snapshots = None if self.resume is None else self.resume.snapshots
+        ends = [] if self.watchers.run.stopped is None else [self.watchers.run.stopped]
+        if kept < len(self.rows) - 1:
+            ends.append(f"weights of epoch {kept}")
+        return {
+            "processes": self.ranks.size,
+            "compiled": isinstance(self.take, CompiledFitStep),
+            "compiles": self.take.compiles,
+            "cuda_graphs": self.take.replays,
+            "checkpoint": None if snapshots is None else str(snapshots.folder),
+            "resumed_after": self.resumed_after,
+            "weights_epoch": kept if self.rows else None,
+            "stopped": "; ".join(ends) if ends else None,
+            **environment(self.device),
+        }

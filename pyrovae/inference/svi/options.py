@@ -14,8 +14,9 @@ from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.optimizer import DefaultRate, OptimizerChoice
+from pyrovae.inference.svi.plan import options_in_words, require_score
 from pyrovae.inference.svi.run import run
-from pyrovae.inference.svi.schedule import checked_schedule, in_words
+from pyrovae.inference.svi.schedule import checked_schedule
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
 __all__ = ["SVI", "Plan"]
@@ -139,11 +140,7 @@ class SVI(Method):
 
     def run(self, task: Task) -> History:
         """Train the pair in place, from where its parameters, or a checkpoint, are."""
-        if self.patience is not None and task.validation is None:
-            raise ValueError(
-                "patience stops on the validation ELBO, or a classifier's log-loss: give validation=items, or leave "
-                "patience out"
-            )
+        require_score(self.patience, task)
         return run(task, self.plan(task.pair, task.x, task.seed))
 
     def plan(self, pair: Pair, x: Any, seed: int) -> Plan:
@@ -189,12 +186,7 @@ class Plan(SVI):
 
     def in_words(self) -> dict[str, Any]:
         """The options by name, with objects in words, as histories and checkpoints have them."""
-        return {
-            **vars(self),
-            "optimizer": str(self.optimizer),
-            "schedule": in_words(self.schedule),
-            "callbacks": [type(callback).__name__ for callback in self.callbacks],
-        }
+        return options_in_words(self)
 
     def weight(self, step: int, steps_per_epoch: int) -> float:
         """beta at a step: on a straight line from 0 that reaches the asked value with the warm-up's last step."""

@@ -83,8 +83,7 @@ class Resume:
         loop = self.loop
         classes = getattr(loop.pair, "classes_", None)
         return {
-            "items": loop.source.fingerprint,
-            "validation_items": None if loop.held_out is None else loop.held_out.fingerprint,
+            **loop.problem.fingerprints(),
             "classes": None if classes is None else [str(name) for name in classes],
             "trained": [name for name, p in loop.module.named_parameters() if p.requires_grad],
             "processes": loop.ranks.size,

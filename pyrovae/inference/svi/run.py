@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from pyrovae import checks, ranks
 from pyrovae.compile.aliases import overlapping
-from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
 from pyrovae.inference.method import Task
-from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.inference.svi.place import placed, require_finite, require_ties_last
+from pyrovae.inference.svi.problem import ItemsProblem
 from pyrovae.inference.svi.schedule import Schedule, schedule_of
 from pyrovae.inference.svi.trial import Sites, try_shapes
 from pyrovae.inference.svi.validation import active_units
@@ -59,20 +59,13 @@ def run(task: Task, plan: Plan) -> History:
     elif validation is not None:
         held_out = Items(pair, validation, "validation", plan.binarize, reference=source)
     schedule = schedule_of(plan, math.ceil(len(source) / plan.batch_size))
-    for name, parameter in module.named_parameters():
-        if not parameter.isfinite().all():
-            raise ValueError(f"parameter {name!r} of the pair is not finite: build it anew or load a good state")
+    require_finite(module)
     with nullcontext() if snapshots is None else snapshots.locked():
-        home = dtype_and_device(pair)[1]
-        _require_ties_last(module, home, target)
+        require_ties_last(module, dtype_and_device(pair)[1], target)
         if names is not None:
             classifier: Any = pair
             classifier.rename(names)
-        try:
-            module.to(target)
-            for items in (source, held_out):
-                if items is not None:
-                    items.move(target)
+        with placed(pair, target, source, held_out):
             store = Store()
             sites = Sites.of(pair, source, target, store)
             _require_guided(pair, plan, sites)
@@ -82,18 +75,11 @@ def run(task: Task, plan: Plan) -> History:
             _start_alike(pair, plan, source, held_out, sites, schedule)
             _refuse_foreign_parameters(module, store)
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
-                loop = Loop(pair, plan, source, held_out, target, sites, snapshots, store, schedule, task)
+                problem = ItemsProblem(pair, plan, source, held_out, target, sites)
+                loop = Loop(task, plan, problem, schedule, store=store, networks=sites.networks)
                 rows, kept = loop.run()
-                active = active_units(loop)
-        finally:
-            for parameter in module.parameters():
-                parameter.grad = None
-                parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which does not pickle
-            module.to(home)
+                active = active_units(loop, source)
     _warn(plan, rows, active, pair.latent_dim)
-    ends = [] if loop.watchers.run.stopped is None else [loop.watchers.run.stopped]
-    if kept < len(rows) - 1:
-        ends.append(f"weights of epoch {kept}")
     config = {
         "method": "svi",
         **plan.in_words(),
@@ -105,16 +91,8 @@ def run(task: Task, plan: Plan) -> History:
         "latent_dim": pair.latent_dim,
         "is_normalized": bool(pair.is_normalized),
         "active_units": active,
-        **({} if loop.loss.floor_of is None else {"free_bits_of": loop.loss.floor_of}),
-        "processes": loop.ranks.size,
-        "compiled": isinstance(loop.take, CompiledFitStep),
-        "compiles": loop.take.compiles,
-        "cuda_graphs": loop.take.replays,
-        "checkpoint": None if snapshots is None else str(snapshots.folder),
-        "resumed_after": loop.resumed_after,
-        "weights_epoch": kept if rows else None,
-        "stopped": "; ".join(ends) if ends else None,
-        **environment(target),
+        **({} if problem.loss.floor_of is None else {"free_bits_of": problem.loss.floor_of}),
+        **loop.outcome(kept),
     }
     return History.from_rows(rows, config)
 
@@ -182,21 +160,6 @@ def _require_room(plan: Plan, source: Items, elements: int, device: torch.device
         "take fewer, or a smaller batch_size",
         device=device,
     )
-
-
-def _require_ties_last(module: nn.Module, home: torch.device, target: torch.device) -> None:
-    """Refuse a move to another device that would separate parameters or buffers that share memory."""
-    present_device, target_device = (torch.empty(0, device=device).device for device in (home, target))
-    if (present_device.type, present_device.index or 0) == (target_device.type, target_device.index or 0):
-        return
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    names = list(tensors)
-    for group in overlapping(list(tensors.values())):
-        tied = " and ".join(repr(names[i]) for i in group)
-        raise ValueError(
-            f"{tied} share memory on {home}, and a move to {target} would end that: give device={str(home)!r}, or move "
-            f"the pair to {target} yourself and let them share memory there"
-        )
 
 
 @contextmanager

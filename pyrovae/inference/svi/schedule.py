@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyrovae import checks
 
 if TYPE_CHECKING:
-    from pyrovae.inference.svi.options import Plan
+    from pyrovae.inference.svi.plan import StepPlan
 
 __all__ = ["Cosine", "Function", "Plateau", "Schedule", "checked_schedule", "in_words", "schedule_of"]
 
@@ -159,7 +159,7 @@ def in_words(schedule: Any) -> str:
     return "a function" if callable(schedule) else str(schedule)
 
 
-def schedule_of(plan: Plan, steps_per_epoch: int) -> Schedule:
+def schedule_of(plan: StepPlan, steps_per_epoch: int) -> Schedule:
     """The schedule of a run; ValueError for a function that gives no factors."""
     steps = plan.epochs * steps_per_epoch
     if callable(plan.schedule):

@@ -50,14 +50,14 @@ def log_score(loop: Loop, x: Tensor | Batch, label: Tensor | None) -> float:
     return float(table.predict_log_proba(x).gather(1, label.to(loop.device)[:, None]).sum())
 
 
-def active_units(loop: Loop) -> int | None:
+def active_units(loop: Loop, source: Items) -> int | None:
     """The number of dimensions of the posterior mean that vary over the items; None for a point code."""
     encode = getattr(loop.pair, "encode", None)
-    if encode is None or not loop.pair.is_normalized or len(loop.source) < 2:
+    if encode is None or not loop.pair.is_normalized or len(source) < 2:
         return None
     space, parts = loop.workspace(None, training=False), []
     try:
-        for batch, _ in islice(loop.source.batches(EVALUATION_BATCH, shuffle=False), 10):
+        for batch, _ in islice(source.batches(EVALUATION_BATCH, shuffle=False), 10):
             with space.turn():
                 parts.append(called_on(encode, batch.to(loop.device)))
     except Exception as error:  # the training is done: what is said of it afterwards must not lose it
