@@ -264,6 +264,25 @@ def test_a_class_is_a_vae_of_the_same_parameters():
         pair.of_class("d")
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("gaps", lambda pair, x: pyrovae.gaps(pair, x, None, progress=False)),
+        ("calibrate", lambda pair, x: pyrovae.calibrate(pair)),
+        ("bdmc", lambda pair, x: pyrovae.bdmc(pair, 3)),
+        ("to_arviz", pyrovae.to_arviz),
+        ("code_space", lambda pair, x: pyrovae.code_space(pair, pyrovae.data.Split(x), pyrovae.data.Split(x))),
+        ("export_program", lambda pair, x: pyrovae.export_program(pair, "encode")),
+        ("decode", lambda pair, x: pyrovae.decoded(pair, torch.zeros(2, 3))),
+        ("predictive_checks", lambda pair, x: pyrovae.predictive_checks(pair, x, kind="posterior")),
+    ],
+)
+def test_what_is_for_a_code_alone_names_the_vae_of_a_class(name, call):
+    message = rf"{name} is for a pair with a code alone, and a SemiSupervisedVAE .*, as pair.of_class\('a'\)"
+    with pytest.raises(ValueError, match=message):
+        call(small(classes=["a", "b", "c"]), binary(3))
+
+
 class Discrete(nn.Module):
     latent_dim = 2
 

@@ -171,7 +171,7 @@ class SemiSupervisedSVI(Method):
         if ranks.current().size > 1:
             raise ValueError(f"{self.title} runs in one process: leave pyrovae.distributed() out")
         require_score(self.patience, task)
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(SemiSupervisedSVI)}
         decay = {"weight_decay": self.weight_decay}
         choice = OptimizerChoice(torch.optim.AdamW, decay, self.learning_rate)
         return _fitted(task, _Plan(**options, optimizer=choice, seed=task.seed))
