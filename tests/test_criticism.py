@@ -197,6 +197,7 @@ def shifted_pair() -> tuple[pyrovae.VAE, torch.Tensor]:
     return pair, torch.arange(60.0)[:, None] % 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "draws"), [("prior", 99), ("posterior", 99), ("split", 39)])
 def test_sets_are_drawn_at_the_items_own_covariates(kind: str, draws: int) -> None:
     pair, c = shifted_pair()

@@ -40,7 +40,7 @@ def summed(estimator, members, x, weights=WEIGHTS):
     return logsumexp(np.log(weights)[:, None] + np.stack(values), axis=0)
 
 
-@pytest.mark.parametrize("estimator", [pyrovae.exact, pyrovae.quadrature])
+@pytest.mark.parametrize("estimator", [pyrovae.exact, pytest.param(pyrovae.quadrature, marks=pytest.mark.slow)])
 def test_log_p_is_that_of_the_weighted_sum_to_1e_10(members, x, estimator):
     value = estimator(Ensemble(members, WEIGHTS), x).pointwise["value"].to_numpy()
     assert np.abs(value - summed(estimator, members, x)).max() < 1e-10

@@ -81,6 +81,7 @@ def test_svi_around_it_trains_what_is_the_users_alone(x, model_of):
         assert len(trained(small())) == 11
 
 
+@pytest.mark.slow
 def test_the_density_is_the_same_and_the_caller_keeps_the_pair(x):
     vae = small()
     vae.train()

@@ -228,6 +228,7 @@ def planted_alarms(score: Any, sets: int, n: int, level: float) -> np.ndarray:
     return np.array(alarms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["likelihood_ratio", lambda x: (x[:, 0] > 1).double()])
 def test_the_rate_of_false_alarms_is_exact(score: Any) -> None:
     """floor(0.25 * 9) / 9 = 2 / 9, of scores with and without ties; the interval excludes it in 1 of 10,000 runs."""
