@@ -22,7 +22,7 @@ from pyrovae.labelled import labelled
 from pyrovae.models.batch import called_on, items_of, keywords_of
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.bayesian_vae import BayesianVAE
-from pyrovae.models.items import checked_items
+from pyrovae.models.items import checked_batch, checked_items
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import Items, scored, simulated
@@ -161,10 +161,7 @@ def to_arviz(
         "sample_stats": {"log_weight": (draw, table["elbo"][None], "log p(x, z) - log q(z | x)", "nats")},
         "log_evidence": _log_evidence(evidence, table),
     }
-    if beside := keywords_of(items):
-        dims = {"covariates": ["item", "covariate"], "exposure": ["item"]}
-        words = {"covariates": "covariate of the item", "exposure": "exposure of the item's counts"}
-        tree["constant_data"] = {name: (dims[name], value.cpu(), words[name], "1") for name, value in beside.items()}
+    tree |= _constant_data(keywords_of(items))
     attributes = {}
     for name, value in of_evidence.items():
         if name == "seed":
@@ -217,9 +214,8 @@ def _bayesian_vae(pair: BayesianVAE, x: Any, y: Any, num_draws: int, evidence: A
             "evidence of a BayesianVAE must be an estimator, which is called for each draw of the weights, as "
             f"pyrovae.iwae, got {type(evidence).__name__}"
         )
-    if x.beside:
-        raise ValueError(f"a BayesianVAE takes no {' and no '.join(x.beside)}: leave them out")
-    items = checked_items(pair.vae, x.x).detach()
+    batch = checked_batch(pair.vae, x)
+    items, beside = items_of(batch).detach(), keywords_of(batch)
     labels = None if y is None else _labels(y, len(items))
     guide = pair.guide_of_weights()
     size = sum(q.mean.numel() for q in guide.values()) + items.numel()
@@ -228,12 +224,15 @@ def _bayesian_vae(pair: BayesianVAE, x: Any, y: Any, num_draws: int, evidence: A
     values, errors, replicates = [], [], []
     for draw in range(num_draws):
         vae = pair.draw(stream(seed, "draw", draw))
-        estimate = iwae(vae, items, seed=stream(seed, "evidence", draw)) if evidence is None else evidence(vae, items)
+        if evidence is None:
+            estimate = iwae(vae, items, seed=stream(seed, "evidence", draw), **beside)
+        else:
+            estimate = evidence(vae, items, **beside)
         if not isinstance(estimate, Estimate):
             raise TypeError(f"evidence must return an Estimate of log p(x), got {type(estimate).__name__}")
         values.append(estimate.pointwise["value"].values)
         errors.append(estimate.pointwise["se"].values)
-        replicates.append(vae.sample(len(items), seed=stream(seed, "items", draw)).cpu().numpy())
+        replicates.append(vae.sample(len(items), seed=stream(seed, "items", draw), **beside).cpu().numpy())
         for name, parameter in vae.likelihood.network.named_parameters():
             weights[name].append(parameter.detach().cpu().numpy())
     at, event = ["chain", "draw"], [f"event_{i}" for i in range(len(pair.event_shape))]
@@ -257,9 +256,19 @@ def _bayesian_vae(pair: BayesianVAE, x: Any, y: Any, num_draws: int, evidence: A
             "log_likelihood_se": (by, np.stack(errors)[None], "Monte Carlo standard error of log_likelihood", "nats")
         },
         "observed_data": {"obs": (["item", *event], items.cpu(), "observed item", "1")},
+        **_constant_data(beside),
     }
     common = _common("draws of a mean-field guide of the decoder's weights, not MCMC", seed)
     return _tree(tree, common | {"prior_scale": pair.prior_scale, "evidence": estimate.kind}, {}, labels)
+
+
+def _constant_data(beside: dict[str, Any]) -> dict[str, Any]:
+    """The group of what lies beside the items, where anything does."""
+    if not beside:
+        return {}
+    dims = {"covariates": ["item", "covariate"], "exposure": ["item"]}
+    words = {"covariates": "covariate of the item", "exposure": "exposure of the item's counts"}
+    return {"constant_data": {name: (dims[name], value.cpu(), words[name], "1") for name, value in beside.items()}}
 
 
 def _common(inference: str, seed: int) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch.distributions import Normal, kl_divergence
 
 import pyrovae
 from pyrovae.models.bayesian_vae import BayesianVAE
+from pyrovae.seeding import stream
 
 
 def linear(prior_scale=0.7):
@@ -92,3 +94,53 @@ def test_what_has_no_decoder_of_weights_is_named():
         BayesianVAE(pyrovae.GaussianMixture((2,), 2))
     with pytest.raises(ValueError, match="prior_scale"):
         BayesianVAE(pyrovae.linear_vae(3, 1), prior_scale=-1.0)
+
+
+def of_covariates():
+    """A pair given two covariates, with 40 items whose means are a function of these."""
+    torch.manual_seed(0)
+    c = torch.randn(40, 2, dtype=torch.float64)
+    x = c @ torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 1.0]], dtype=torch.float64) + 0.1 * torch.randn(40, 3).double()
+    pair = BayesianVAE(pyrovae.linear_vae(3, 2, covariate_dim=2, prior="conditional").double(), initial_scale=0.1)
+    return pair, pyrovae.data.Split(x, list("ab" * 20), covariates=c)
+
+
+@pytest.mark.slow
+def test_a_fit_given_covariates_finds_their_coefficients():
+    pair, items = of_covariates()
+    pyrovae.fit(pair, items, epochs=300, batch_size=20, learning_rate=0.03, progress=False, compile=False)
+    wanted = torch.linalg.lstsq(items.covariates, items.x).solution.T
+    assert (pair.vae.likelihood.network.weight[:, 2:] - wanted).abs().max() < 0.3
+
+
+def test_draws_of_weights_take_covariates_and_are_scored_with_them():
+    pair, items = of_covariates()
+    table = pair.log_likelihood(items, num_draws=2, evidence=pyrovae.exact)
+    for row, seed in zip(table, (stream(0, "draw", 0), stream(0, "draw", 1)), strict=True):
+        assert (row.numpy() == pyrovae.exact(pair.draw(seed), items).pointwise["value"].values).all()
+    other = pair.log_likelihood(items.x, covariates=items.covariates.flip(0), num_draws=2, evidence=pyrovae.exact)
+    assert (table - other).abs().max() > 0.1  # the control: covariates of other items
+    # ELBO of the model and guide, by Pyro, at the weights' locations: q(W) is nearly a point
+    with torch.no_grad():
+        for scale in pair.log_scales:
+            scale.fill_(-20.0)
+    torch.manual_seed(0)
+    traced = poutine.trace(pair.guide).get_trace(items.x, covariates=items.covariates)
+    model = poutine.trace(poutine.replay(pair.model, traced)).get_trace(items.x, covariates=items.covariates)
+    log_p = model.nodes["obs"]["fn"].log_prob(items.x)
+    z = traced.nodes["latent"]["value"]
+    expected = pair.vae.likelihood(z, covariates=items.covariates).log_prob(items.x)
+    assert torch.allclose(log_p, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="covariates are needed"):
+        pyrovae.fit(pair, items.x, epochs=1, progress=False)
+
+
+@pytest.mark.slow
+def test_the_export_has_the_covariates():
+    pytest.importorskip("arviz")
+    pair, items = of_covariates()
+    tree = pyrovae.to_arviz(pair, items, num_draws=3, evidence=pyrovae.exact, seed=3)
+    assert (tree["constant_data"]["covariates"].values == items.covariates.numpy()).all()
+    assert list(tree["constant_data"]["label"].values[:2]) == ["a", "b"]
+    by_hand = pair.log_likelihood(items, evidence=pyrovae.exact, num_draws=3, seed=3)
+    assert torch.equal(torch.from_numpy(tree["log_likelihood"]["obs"].values[0].copy()), by_hand)

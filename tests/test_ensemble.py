@@ -9,7 +9,7 @@ import torch
 from scipy.special import logsumexp
 
 import pyrovae
-from pyrovae import Ensemble
+from pyrovae import Batch, Ensemble
 from pyrovae.evaluation import Session, log_mean
 from pyrovae.evaluation.members import by_members
 from pyrovae.models.particles import particles
@@ -160,3 +160,67 @@ def test_members_that_have_no_mixture_are_named(members):
     for weights, message in (([1.0], r"shape \(2,\)"), ([0.5, 0.6], "sum to 1"), ([0.0, 1.0], "positive")):
         with pytest.raises(ValueError, match=message):
             Ensemble(members, weights)
+
+
+# members given covariates -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(x):
+    """An ensemble of two priors, one that depends on the covariates, with its items and their covariates."""
+    torch.manual_seed(3)
+    pairs = [pyrovae.linear_vae(3, d, covariate_dim=2, prior=p) for d, p in ((1, "standard"), (2, "conditional"))]
+    torch.nn.init.normal_(pairs[1].prior.network.layers[-1].weight, std=0.5)
+    return Ensemble([pair.double() for pair in pairs], WEIGHTS), pyrovae.data.Split(
+        x, None, covariates=torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )
+
+
+def test_log_p_given_covariates_is_that_of_the_members_to_1e_10(given):
+    ensemble, items = given
+    value = pyrovae.exact(ensemble, items).pointwise["value"].to_numpy()
+    assert np.abs(value - summed(pyrovae.exact, ensemble.members, items)).max() < 1e-10
+    by_keyword = pyrovae.exact(ensemble, items.x, covariates=items.covariates)
+    assert np.array_equal(by_keyword.pointwise["value"], value) and by_keyword.pointwise.attrs["given"] == "covariates"
+    other = pyrovae.exact(ensemble, items.x, covariates=items.covariates.flip(0)).pointwise["value"].to_numpy()
+    assert np.abs(value - other).max() > 1e-2  # the control: covariates of other items
+    assert ensemble.log_likelihood(items, evidence=pyrovae.exact, num_draws=4, seed=1).shape == (4, 6)
+    assert ensemble.sample(6, covariates=items.covariates, seed=0).shape == (6, 3)
+    assert not torch.equal(ensemble.reconstruct(items), ensemble.reconstruct(items.x, covariates=0 * items.covariates))
+    for wrong, words in (
+        (items.x, "covariates are needed"),
+        (pyrovae.data.Split(items.x, None, torch.zeros(6, 3)), ""),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.exact(ensemble, wrong)
+    with pytest.raises(
+        ValueError, match=r"must have one number of covariates: .* is 2, and that of members\[1\].* is 0"
+    ):
+        Ensemble([ensemble.members[0], linear(1, 1)])
+    with pytest.raises(ValueError, match="covariates came, and this Ensemble takes none"):
+        pyrovae.exact(Ensemble([linear(1, 1)]), items.x, covariates=items.covariates)
+
+
+@pytest.mark.slow
+def test_model_and_guide_given_covariates_are_those_of_the_mixture(given):
+    """As above: a false alarm once in 2,600 runs."""
+    ensemble, items = given
+    torch.manual_seed(0)
+    with torch.no_grad():
+        log_weight = particles(ensemble, Batch(items.x, items.covariates), 20_000).log_weight
+    truth = torch.from_numpy(summed(pyrovae.exact, ensemble.members, items))
+    ratio = (log_weight - truth).exp()
+    assert bool(((ratio.mean(0) - 1).abs() / (ratio.std(0) / 20_000**0.5) < 4).all())
+
+
+def test_counts_of_members_have_an_exposure():
+    torch.manual_seed(0)
+    pairs = [pyrovae.linear_vae(3, 1, likelihood="poisson").double() for _ in range(2)]
+    ensemble, x = Ensemble(pairs, WEIGHTS), torch.poisson(torch.full((4, 3), 2.0, dtype=torch.float64))
+    items = pyrovae.data.Split(x, None, exposure=torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64))
+    estimator = functools.partial(pyrovae.iwae, num_particles=50)
+    value = estimator(ensemble, items).pointwise["value"].to_numpy()
+    assert np.abs(value - summed(estimator, pairs, items)).max() < 1e-10
+    assert np.abs(value - summed(estimator, pairs, x)).max() > 0.1  # the control: an exposure that is dropped
+    z, e = torch.randn(4, 2, dtype=torch.float64), items.exposure
+    assert torch.allclose(ensemble.decode(z, exposure=e), ensemble.decode(z) * e[:, None])

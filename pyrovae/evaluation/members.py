@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, pair_hash
 from pyrovae.evaluation.session import Session
-from pyrovae.models.pair import members_of
+from pyrovae.models.pair import members_of, takes_beside
 from pyrovae.seeding import stream
 
 __all__ = ["by_guided_members", "by_members"]
@@ -60,10 +60,11 @@ def _by_members(estimator: Callable[P, Estimate], combine: Callable[..., Estimat
         if found is None:
             return estimator(*args, **kwargs)
         members, log_weights = found
-        for name in ("covariates", "exposure"):
-            if cast(Any, kwargs).get(name) is not None:
+        beside = {name: cast(Any, kwargs).get(name) for name in ("covariates", "exposure")}
+        for name, takes in takes_beside(pair).items():
+            if beside[name] is not None and not takes:
                 raise ValueError(
-                    f"{name} is not for {type(pair).__name__}, whose members share one p(x): estimate each of them"
+                    f"{name} came, and this {type(pair).__name__} takes none, as its members: leave it out"
                 )
         estimates = []
         states: list[str] = []
@@ -75,7 +76,7 @@ def _by_members(estimator: Callable[P, Estimate], combine: Callable[..., Estimat
             if earlier and default_seed is not None:
                 given["seed"] = stream(checks.seed(given.get("seed", default_seed)), "member", earlier)
             estimates.append(estimator(*rest, **given))
-        items = args[1] if len(args) > 1 else cast(Any, kwargs)["x"]
+        items = checks.split_of(args[1] if len(args) > 1 else cast(Any, kwargs)["x"], **beside)
         return combine(estimator.__name__, pair, items, estimates, log_weights)
 
     return call

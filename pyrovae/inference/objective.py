@@ -75,7 +75,8 @@ class Loss:
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
         if self.is_global:
-            loss: Tensor = elbo(model, guide, *([x] if y is None else [x, y]), total=self.total) / self.total
+            given = [items_of(x), *([] if y is None else [y])]
+            loss: Tensor = elbo(model, guide, *given, total=self.total, **keywords_of(x)) / self.total
             return loss
         return elbo(model, guide, items_of(x), **keywords_of(x)) / size
 

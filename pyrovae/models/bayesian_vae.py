@@ -33,6 +33,7 @@ class BayesianVAE(HasParamSites):
 
     `fit(pair, x)` fits all of it by SVI, with one draw of W a step and no validation. `draw(seed)` gives a VAE at one
     draw of W, which every estimator takes; the estimators refuse the pair itself by name, since its items share W.
+    Items of a VAE given covariates, or with an exposure, come with these, as for `vae` itself.
 
     Raises TypeError for what is no VAE of a network's likelihood, ValueError for scales that are not positive.
 
@@ -56,8 +57,6 @@ class BayesianVAE(HasParamSites):
                 "vae must be a VAE whose likelihood is a Likelihood(network, family, event_shape) with weights, got "
                 f"{type(vae).__name__}"
             )
-        if covariate_dim_of(vae):
-            raise ValueError("vae is of items given covariates, and a BayesianVAE is for items alone")
         self.prior_scale = checks.positive("prior_scale", prior_scale)
         start = math.log(checks.positive("initial_scale", initial_scale))
         self.vae = copied(vae)
@@ -68,6 +67,16 @@ class BayesianVAE(HasParamSites):
     def viewed(self) -> VAE:
         """The VAE whose likelihood scores the items, by which they are checked."""
         return self.vae
+
+    @property
+    def covariate_dim(self) -> int:
+        """The number of covariates of each item, 0 where the VAE is not given any."""
+        return self.vae.covariate_dim
+
+    @property
+    def takes_exposure(self) -> bool:
+        """Whether the likelihood takes an exposure of each item."""
+        return self.vae.takes_exposure
 
     def _summary_of_parts(self) -> Rows:
         return {"latent_dim": lambda: self.latent_dim, "prior_scale": lambda: self.prior_scale}
@@ -86,27 +95,53 @@ class BayesianVAE(HasParamSites):
         wide = {name: torch.zeros_like(loc) for name, loc in self._locations().items()}
         return {name: dist.Normal(zero, self.prior_scale).to_event(zero.ndim) for name, zero in wide.items()}
 
-    def model(self, x: Tensor | None = None, *, size: int = 1, total: int | None = None) -> Tensor:
-        """p(W, z, x): observed where `x` is given, else `size` items; `total`: of how many items these are a batch."""
+    def model(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int = 1,
+        total: int | None = None,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+    ) -> Tensor:
+        """p(W, z, x): observed where `x` is given, else `size` items; `total`: of how many items these are a batch.
+
+        With `covariates`, (N, covariate_dim), it is p(W, z, x | c); `exposure`, (N,), multiplies the means.
+        """
         register_param_sites(self._site_prefix, self)
         weights = {name: pyro.sample(f"weight.{name}", p) for name, p in self.prior_of_weights().items()}
-        count = plate_size(x, size, self.event_shape)
+        vae, count = self.vae, self._count(x, size, covariates)
         device = dtype_and_device(self)[1]
         with pyro.plate("data", total or count, subsample=torch.arange(count, device=device)):
-            z = pyro.sample("latent", as_pyro(self.vae.prior()))
+            z = pyro.sample("latent", as_pyro(vae._prior_given(covariates)))
             at = {f"network.{name}": weight for name, weight in weights.items()}
-            p_of_x = torch.func.functional_call(self.vae.likelihood, at, (z,))
+            given = {"covariates": covariates} if covariate_dim_of(vae.likelihood) else {}
+            given |= {} if exposure is None else {"exposure": exposure}
+            p_of_x = torch.func.functional_call(vae.likelihood, at, (z,), given)
             return pyro.sample("obs", as_pyro(p_of_x), obs=x)
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1, total: int | None = None) -> None:
-        """q(W) q(z | x); without `x` the codes are from the prior."""
+    def guide(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int = 1,
+        total: int | None = None,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+    ) -> None:
+        """q(W) q(z | x), or q(W) q(z | x, c); without `x` the codes are from the prior."""
         register_param_sites(self._site_prefix, self)
         for name, q in self.guide_of_weights().items():
             pyro.sample(f"weight.{name}", q)
-        count = plate_size(x, size, self.event_shape)
+        vae, count = self.vae, self._count(x, size, covariates)
         device = dtype_and_device(self)[1]
         with pyro.plate("data", total or count, subsample=torch.arange(count, device=device)):
-            pyro.sample("latent", as_pyro(self.vae.prior() if x is None else self.vae.posterior(x)))
+            q = vae._prior_given(covariates) if x is None else vae._posterior_given(x, covariates)
+            pyro.sample("latent", as_pyro(q))
+
+    def _count(self, x: Tensor | None, size: int, covariates: Tensor | None) -> int:
+        size = len(covariates) if x is None and size == 1 and covariates is not None else size
+        return plate_size(x, size, self.event_shape)
 
     @torch.no_grad()
     def draw(self, seed: int = 0) -> VAE:
@@ -118,13 +153,25 @@ class BayesianVAE(HasParamSites):
             parameter.copy_(values[name])
         return vae
 
-    def log_likelihood(self, x: Any, *, evidence: Any, num_draws: int = 20, seed: int = 0) -> Tensor:
+    def log_likelihood(
+        self,
+        x: Any,
+        *,
+        evidence: Any,
+        num_draws: int = 20,
+        seed: int = 0,
+        covariates: Any = None,
+        exposure: Any = None,
+    ) -> Tensor:
         """log p(x_n | W_s) at draws of the weights, codes integrated out: (num_draws, N), in nats, float64.
 
         By `evidence(vae, x)`, an estimator of log p(x) such as `pyrovae.iwae`. `pyrovae.to_arviz` gives ArviZ the array
-        and the draws of the weights.
+        and the draws of the weights. The covariates and the exposure of items, or a split that carries them, go to
+        `evidence` as they come.
         """
         checks.whole("num_draws", num_draws)
         draws = [self.draw(stream(checks.seed(seed), "draw", number)) for number in range(num_draws)]
-        rows = [torch.from_numpy(evidence(vae, x).pointwise["value"].to_numpy().copy()) for vae in draws]
+        both = {"covariates": covariates, "exposure": exposure}
+        beside = {name: value for name, value in both.items() if value is not None}
+        rows = [torch.from_numpy(evidence(vae, x, **beside).pointwise["value"].to_numpy().copy()) for vae in draws]
         return torch.stack(rows).double()

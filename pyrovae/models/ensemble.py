@@ -21,6 +21,7 @@ from pyrovae.models.pair import (
     entries_of,
     is_made_of_parts,
     support_of,
+    takes_exposure,
 )
 from pyrovae.models.registry import plain_name_of
 from pyrovae.models.vae import VAE, LatentVariableModel
@@ -44,8 +45,12 @@ class Ensemble(VAE):
     members' own modules are used and not copied: what trains one of them changes the ensemble. A saved state is read
     by `load(path, like=ensemble of the same members)`.
 
-    Raises ValueError for no members, for members of other event shapes, base measures, supports, dtypes or devices, and
-    for weights that are no distribution; TypeError for a member that is no normalised pair of three parts.
+    Of members given covariates it is p(x | c) = sum_k w_k p_k(x | c), and takes `covariates=` or a split as they do;
+    their priors may depend on c or not. It takes an `exposure` where all members do.
+
+    Raises ValueError for no members, for members of other event shapes, base measures, supports, dtypes, devices or
+    numbers of covariates, and for weights that are no distribution; TypeError for a member that is no normalised pair
+    of three parts.
 
     >>> import torch
     >>> from pyrovae import Ensemble, exact, linear_vae
@@ -80,7 +85,16 @@ class Ensemble(VAE):
         log_weights: Tensor = self.likelihood.log_weights
         return log_weights.double()
 
-    def log_likelihood(self, x: Any, *, evidence: Any, num_draws: int | None = None, seed: int = 0) -> Tensor:
+    def log_likelihood(
+        self,
+        x: Any,
+        *,
+        evidence: Any,
+        num_draws: int | None = None,
+        seed: int = 0,
+        covariates: Any = None,
+        exposure: Any = None,
+    ) -> Tensor:
         """log p_s(x_n) of members drawn by their weights, (num_draws, N), in nats, float64: as ArviZ takes it.
 
         `evidence` is an estimator of log p(x), such as `pyrovae.quadrature` or a `functools.partial` of `pyrovae.iwae`,
@@ -88,13 +102,16 @@ class Ensemble(VAE):
         row each, in their order, where `num_draws` is None. Members of other weights need `num_draws`: member k is then
         in num_draws w_k rows, rounded up or down at random and unbiased, in a random order (systematic resampling,
         Douc, Cappe and Moulines 2005, section 2.4). Give a group `log_likelihood` the array with dimensions
-        (chain, draw, item) as `ensemble.log_likelihood(x, evidence=pyrovae.iwae)[None]`.
+        (chain, draw, item) as `ensemble.log_likelihood(x, evidence=pyrovae.iwae)[None]`. The covariates and the
+        exposure of items, or a split that carries them, go to `evidence` as they come.
 
         Raises ValueError for unequal weights without `num_draws`.
         """
         rows = self._drawn_members(num_draws, checks.seed(seed))
+        both = {"covariates": covariates, "exposure": exposure}
+        beside = {name: value for name, value in both.items() if value is not None}
         values = {
-            number: torch.from_numpy(evidence(self._members[number], x).pointwise["value"].to_numpy().copy())
+            number: torch.from_numpy(evidence(self._members[number], x, **beside).pointwise["value"].to_numpy().copy())
             for number in sorted({*rows})
         }
         return torch.stack([values[number] for number in rows]).double()
@@ -134,8 +151,13 @@ class _Priors(nn.Module):
         self.parts = nn.ModuleList(parts)
         self.latent_dim = sum(part.latent_dim for part in parts)
 
-    def forward(self) -> TorchDistribution:
-        return _Joint([as_pyro(part()) for part in self.parts])
+    @property
+    def covariate_dim(self) -> int:
+        """How many covariates the priors depend on, 0 where none does."""
+        return max(map(covariate_dim_of, self.parts))
+
+    def forward(self, *, covariates: Tensor | None = None) -> TorchDistribution:
+        return _Joint([as_pyro(_called(part, covariates=covariates)) for part in self.parts])
 
 
 class _Posteriors(nn.Module):
@@ -145,8 +167,13 @@ class _Posteriors(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, x: Tensor) -> TorchDistribution:
-        return _Joint([as_pyro(part(x)) for part in self.parts])
+    @property
+    def covariate_dim(self) -> int:
+        """How many covariates the posteriors see beside an item."""
+        return max(map(covariate_dim_of, self.parts))
+
+    def forward(self, x: Tensor, *, covariates: Tensor | None = None) -> TorchDistribution:
+        return _Joint([as_pyro(_called(part, x, covariates=covariates)) for part in self.parts])
 
 
 class _Likelihoods(nn.Module):
@@ -171,9 +198,28 @@ class _Likelihoods(nn.Module):
         """That of the members."""
         return getattr(self.parts[0], "base_measure", None)
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        laws = [as_pyro(part(code)) for part, code in zip(self.parts, z.split(self.sizes, -1), strict=True)]
+    @property
+    def covariate_dim(self) -> int:
+        """How many covariates the likelihoods see beside a code."""
+        return max(map(covariate_dim_of, self.parts))
+
+    @property
+    def takes_exposure(self) -> bool:
+        """Whether all members take an exposure of each item."""
+        return all(map(takes_exposure, self.parts))
+
+    def forward(
+        self, z: Tensor, *, covariates: Tensor | None = None, exposure: Tensor | None = None
+    ) -> TorchDistribution:
+        given = {} if exposure is None else {"exposure": exposure}
+        codes = zip(self.parts, z.split(self.sizes, -1), strict=True)
+        laws = [as_pyro(_called(part, code, covariates=covariates, **given)) for part, code in codes]
         return _Mixture(laws, self.log_weights.to(z))
+
+
+def _called(part: Any, *given: Tensor, covariates: Tensor | None, **more: Tensor) -> Any:
+    """A member's part, with the covariates where it takes any."""
+    return part(*given, **({"covariates": covariates} if covariate_dim_of(part) else {}), **more)
 
 
 class _Joint(TorchDistribution):
@@ -268,15 +314,12 @@ def _checked_members(members: Any) -> list[Any]:
                 f"members[{number}] must be a pair with a p(x) that is made of a prior, a likelihood and a posterior, "
                 f"such as a VAE, got {type(pair).__name__}"
             )
-        if covariate_dim_of(pair):
-            raise ValueError(
-                f"members[{number}] is of items given covariates, and an Ensemble has one p(x) without any"
-            )
     asked: dict[str, Any] = {
         "event_shape": lambda pair: tuple(pair.event_shape),
         "base measure": base_measure_of,
         "support": lambda pair: str(support_of(pair)),
         "dtype and device": dtype_and_device,
+        "number of covariates": covariate_dim_of,
     }
     for what, of in asked.items():
         for number, pair in enumerate(pairs):
