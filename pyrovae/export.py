@@ -215,7 +215,8 @@ def _bayesian_vae(pair: BayesianVAE, x: Any, y: Any, num_draws: int, evidence: A
             f"pyrovae.iwae, got {type(evidence).__name__}"
         )
     batch = checked_batch(pair.vae, x)
-    items, beside = items_of(batch).detach(), keywords_of(batch)
+    items = items_of(batch).detach()
+    beside: dict[str, Any] = dict(keywords_of(batch))
     labels = None if y is None else _labels(y, len(items))
     guide = pair.guide_of_weights()
     size = sum(q.mean.numel() for q in guide.values()) + items.numel()

@@ -19,6 +19,7 @@ from pyrovae.models.registry import registered
 from pyrovae.report import Entry, charts, explorer, page
 from pyrovae.report.decoders import decoder_of
 from pyrovae.report.decoding import decoding_of
+from pyrovae.report.explorer import _words_of_points
 from pyrovae.report.measurements import Measurements, Settings
 from pyrovae.report.planes import plane_of
 from pyrovae.report.sections import (
@@ -546,10 +547,13 @@ def test_what_the_page_decodes_is_the_pairs_own():
 
 def test_a_prior_that_depends_on_covariates_has_no_lines_and_the_page_says_so():
     data = table_of(covariates=3)
-    conditional_prior = small(likelihood="normal", covariate_dim=3, prior="conditional")
+    conditional_prior = small(likelihood="normal", covariate_dim=3, prior="conditional", posterior="full")
     vamp = small(likelihood="normal", prior="vamp(num_components=3)", latent_dim=3)
     told = explorer([Entry("conditional", conditional_prior)], data)
     assert "its prior depends on the covariates" in told and "within" in told
+    assert "a normal distribution with correlations, which are not drawn" in told
     assert "is no normal one, and has no lines here" in explorer([Entry("vamp", vamp)], table_of())
     flat = small(likelihood="normal", prior="vamp(num_components=3)")
     assert plane_of(flat, flat.encode(data.test.x).detach(), 0).prior["kind"] == "grid"
+    words = {name: _words_of_points(small(posterior=name)) for name in ("diagonal", "full", "flow")}
+    assert not words["diagonal"] and "of 512 draws" in words["flow"]

@@ -14,6 +14,10 @@ import torch
 from pyrovae import checks
 from pyrovae.data import Dataset
 from pyrovae.models.pair import covariate_dim_of
+from pyrovae.models.parts.covariates import GivenCovariates
+from pyrovae.models.parts.flow import FlowPosterior
+from pyrovae.models.parts.full_normal import FullNormal
+from pyrovae.models.parts.zuko_flow import ZukoFlow
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
@@ -138,10 +142,23 @@ def _words(pair: Any, plane: Plane, decoding: Decoding, decoder: Decoder) -> str
         what = "probabilities" if decoding.categories else ""
         parts.append(f"decoded in this page,{f' {what}' if what else ''} within {decoder.error:g} of Python")
     parts += [decoding.words] if decoding.words else []
+    parts += [words] if (words := _words_of_points(pair)) else []
     if plane.prior is None and pair.is_normalized:
         why = "depends on the covariates" if plane.draws is None else "is no normal one, and has no lines here"
         parts.append(f"its prior {why}")
     return "; ".join(parts)
+
+
+def _words_of_points(pair: Any) -> str:
+    """What a point is of an item's q(z | x), where that is more than a mean and a scale for each axis."""
+    posterior = getattr(pair, "posterior", None)
+    if isinstance(posterior, GivenCovariates):
+        posterior = posterior.posterior
+    if isinstance(posterior, FullNormal):
+        return "a point is the mean of q(z | x), a normal distribution with correlations, which are not drawn"
+    if isinstance(posterior, FlowPosterior | ZukoFlow):
+        return "a point is the mean of q(z | x), of 512 draws; its shape, that of a flow, is not drawn"
+    return ""
 
 
 def _grid_words(decoder: Decoder) -> str:
