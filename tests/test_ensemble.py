@@ -187,10 +187,8 @@ def test_log_p_given_covariates_is_that_of_the_members_to_1e_10(given):
     assert ensemble.log_likelihood(items, evidence=pyrovae.exact, num_draws=4, seed=1).shape == (4, 6)
     assert ensemble.sample(6, covariates=items.covariates, seed=0).shape == (6, 3)
     assert not torch.equal(ensemble.reconstruct(items), ensemble.reconstruct(items.x, covariates=0 * items.covariates))
-    for wrong, words in (
-        (items.x, "covariates are needed"),
-        (pyrovae.data.Split(items.x, None, torch.zeros(6, 3)), ""),
-    ):
+    misshapen = pyrovae.data.Split(items.x, None, covariates=torch.zeros(6, 3))
+    for wrong, words in ((items.x, "covariates are needed"), (misshapen, r"covariates must have shape \(6, 2\)")):
         with pytest.raises(ValueError, match=words):
             pyrovae.exact(ensemble, wrong)
     with pytest.raises(
