@@ -355,3 +355,24 @@ def test_covariates_that_float32_cannot_tell_apart_are_refused():
         pyrovae.fit(vae, x, covariates=seconds, **quick)
     for fine in (seconds - seconds.mean(), torch.full((50, 1), 0.1, dtype=torch.float64)):
         assert math.isfinite(float(pyrovae.fit(vae, x, covariates=fine, **quick).epochs.loss[-1]))
+
+
+@pytest.mark.parametrize("side", ["x", "validation"])
+def test_an_exposure_of_one_part_of_a_fit_alone_is_refused(side):
+    x, e = torch.poisson(torch.full((20, 3), 2.0)), torch.full((20,), 4.0)
+    pair = pyrovae.mlp_vae((3,), 1, hidden_dims=(2,), likelihood="poisson")
+    split = pyrovae.data.Split(x, exposure=e)
+    parts = (split, x) if side == "x" else (x, split)
+    with pytest.raises(ValueError, match=f"{side} comes with an exposure and .* without one"):
+        pyrovae.fit(pair, parts[0], validation=parts[1], epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [({"exposure": 3.0}, "torch.full"), ({"exposure": [[1.0]] * 20}, "ravel"), ({"covariates": ["a"] * 20}, "one_hot")],
+)
+def test_what_is_of_another_shape_or_kind_is_told_how_it_should_be(given, hint):
+    dim = {"covariate_dim": 1} if "covariates" in given else {}
+    pair = pyrovae.mlp_vae((3,), 1, hidden_dims=(2,), likelihood="poisson", **dim)
+    with pytest.raises((TypeError, ValueError), match=hint):
+        pyrovae.elbo(pair, torch.ones(20, 3), **given)

@@ -143,13 +143,13 @@ def test_a_background_has_the_support_of_the_pair() -> None:
             codes = torch.arange(float(entries.num_classes or 0))
             total = entries.log_prob(codes[:, None].expand(-1, 3)).detach()  # of equal columns: a third of the items'
             assert abs(float((total / 3).exp().sum()) - 1) < 1e-5
-    reference = torch.ones(20, 3)
+    reference = torch.ones(21, 3)
     pairs = [
         pyrovae.linear_vae(3, 1, likelihood=f) for f in (pyrovae.DiscretizedLogistic(5000), pyrovae.Categorical(3))
     ]
     with pytest.raises(ValueError, match="needs a background"):
-        NoveltyDetector(pairs[0], reference, reference=reference, score="likelihood_ratio", num_particles=20)
-    detector = NoveltyDetector(pairs[1], reference, reference=reference, score="likelihood_ratio", num_particles=20)
+        NoveltyDetector(pairs[0], reference[1:], reference=reference, score="likelihood_ratio", num_particles=20)
+    detector = NoveltyDetector(pairs[1], reference[1:], reference=reference, score="likelihood_ratio", num_particles=20)
     assert isinstance(detector.background, IndependentEntries) and detector.background.num_classes == 3
 
 
@@ -286,7 +286,7 @@ def test_an_estimator_and_a_background_of_ones_own() -> None:
 
 def test_what_the_detector_refuses() -> None:
     mixture = correlated()
-    usual = mixture.sample(20, seed=0)
+    usual, reference = mixture.sample(20, seed=0), mixture.sample(20, seed=1)
     with pytest.raises(ValueError, match=r"at least 19 usual items to calibrate with, got 10.*give reference="):
         NoveltyDetector(mixture, usual)
     with pytest.raises(ValueError, match="score must be one of"):
@@ -296,13 +296,13 @@ def test_what_the_detector_refuses() -> None:
     with pytest.raises(ValueError, match="base measure"):
         NoveltyDetector(pyrovae.mlp_vae((2,)), torch.ones(40, 2), background=mixture)
     with pytest.raises(ValueError, match="background must have the pair's event_shape"):
-        NoveltyDetector(mixture, usual, reference=usual, background=pyrovae.GaussianMixture((3,), 1))
+        NoveltyDetector(mixture, usual, reference=reference, background=pyrovae.GaussianMixture((3,), 1))
     with pytest.raises(ValueError, match="a number for each of the"):
-        NoveltyDetector(mixture, usual, reference=usual, score=lambda x: x)
-    detector = NoveltyDetector(mixture, usual, reference=usual)
+        NoveltyDetector(mixture, usual, reference=reference, score=lambda x: x)
+    detector = NoveltyDetector(mixture, usual, reference=reference)
     with pytest.raises(ValueError, match="shape"):
         detector.detect(torch.zeros(3, 5))
-    assert "5 % false alarms" in str(NoveltyDetector(mixture, usual[:19], reference=usual))
+    assert "5 % false alarms" in str(NoveltyDetector(mixture, usual[:19], reference=reference))
 
 
 @pytest.mark.slow
@@ -351,3 +351,10 @@ def test_items_given_covariates_are_scored_at_their_own() -> None:
             np.testing.assert_allclose(own.pointwise["score"], -exact, rtol=1e-6)
     with pytest.raises(ValueError, match="covariates of usual are needed"):
         pyrovae.NoveltyDetector(pair, x)
+
+
+def test_usual_items_that_are_the_reference_are_refused() -> None:
+    density = pyrovae.GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+    x = density.sample(40, seed=0)
+    with pytest.raises(ValueError, match="are the same items"):
+        pyrovae.NoveltyDetector(density, x, reference=x)

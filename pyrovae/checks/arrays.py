@@ -57,11 +57,16 @@ def array(x: Any, name: str) -> Tensor:
     elif hasattr(x, "columns") and hasattr(x, "dtypes"):
         tensor = _of_table(x, name)
     else:
+        copied: np.ndarray | None = None
         try:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
-            array = np.array(x, order="C")
-            tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            copied = np.array(x, order="C")
+            tensor = torch.from_numpy(copied.astype(copied.dtype.newbyteorder("="), copy=False))
         except (TypeError, ValueError) as error:
+            if copied is not None and copied.dtype.kind in "US" and copied.size:
+                hint = "; data.one_hot makes columns of categories" if name.startswith("covariates") else ""
+                text = str(copied.flat[0])[:20]
+                raise TypeError(f"{name} must be an array of numbers, got text such as {text!r}{hint}") from None
             kind = getattr(x, "dtype", type(x).__name__)
             raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
     if tensor.dtype.is_complex:

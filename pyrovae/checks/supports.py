@@ -41,7 +41,7 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
         where = torch.nonzero(outside)[0].tolist()
         advice = f"{ADVICE}: {_families(seen)}"
         if is_of_whole_numbers(constraint):
-            advice = _advice_of_whole_numbers(seen, constraint)
+            advice = _advice_of_whole_numbers(seen, constraint, name)
         raise ValueError(
             f"{name} lies outside the support of the {family} likelihood, {constraint}, in {int(outside.sum())} of "
             f"{x.numel()} values, the first {name}{where} = {_shown(float(x[tuple(where)]))}; {advice}"
@@ -59,7 +59,7 @@ def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name:
     )
 
 
-def _advice_of_whole_numbers(seen: Tensor, constraint: constraints.Constraint) -> str:
+def _advice_of_whole_numbers(seen: Tensor, constraint: constraints.Constraint, name: str) -> str:
     """What to do about values that are no whole numbers, or too small or large for a support of these."""
     if bool((seen != seen.floor()).any()):
         return (
@@ -71,6 +71,8 @@ def _advice_of_whole_numbers(seen: Tensor, constraint: constraints.Constraint) -
     upper = getattr(constraint, "upper_bound", None)
     if upper is None:
         return ADVICE
+    if float(seen.min()) >= 1 and float(seen.max()) == upper + 1:
+        return f"its entries are whole numbers from 0 to {upper}: number codes from 0, as {name} - 1 does"
     return (
         f"its entries are whole numbers up to {upper}: give the likelihood a larger number of classes or levels, "
         f"{int(seen.max()) + 1} at the least, or number codes from 0"

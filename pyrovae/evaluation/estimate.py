@@ -140,7 +140,10 @@ class Estimate(HasSummary):
         if attributes.get("masked_sites") != other_attributes.get("masked_sites"):
             raise ValueError("the two estimates leave out different masked sites")
         if attributes["items_sha256"] != other_attributes["items_sha256"]:
-            raise ValueError("the two estimates are of different items: give both the same x, in the same order")
+            raise ValueError(
+                "the two estimates are of different items: give both the same x in the same order, with the same "
+                "covariates and exposure where there are any"
+            )
         if attributes["pair_sha256"] == other_attributes["pair_sha256"]:
             return f"gap {self.kind} - {other.kind}"
         if self.kind != other.kind:
@@ -195,13 +198,21 @@ class Estimate(HasSummary):
         return f", {flagged} unreliable" if flagged else ""
 
     def line(self, *, bits: bool = False) -> str:
-        """A line for a report, with the kind of error; with `bits` also in bits per dimension, but for a difference."""
+        """A line for a report, with the kind of error; with `bits` also in bits per dimension.
+
+        A difference has its standard error over items too, by which a pair is shown to be better; and no bits.
+        """
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
         errors = self._errors()
         error = f" ± {self.se:.3f} ({errors})" if errors else ""
         items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
         if "difference" in attributes:
-            return f"{self.kind}  {self.mean:.3f}{error} nats  {items}"
+            over = (
+                f"{',' if error else ''} ± {self.se_items:.3f} over items"
+                if count > 1 and errors != "over items"
+                else ""
+            )
+            return f"{self.kind}  {self.mean:.3f}{error}{over} nats  {items}"
 
         measure = attributes.get("base_measure")
         is_mass = measure == "mass"

@@ -17,7 +17,7 @@ from pyrovae.evaluation.classification import auroc
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.labelled import labelled
-from pyrovae.models.batch import items_of, keywords_of
+from pyrovae.models.batch import items_of, keywords_of, tensors_of
 from pyrovae.models.independent import entries_like
 from pyrovae.models.items import checked_batch
 from pyrovae.models.pair import Pair, takes_beside
@@ -211,6 +211,11 @@ class NoveltyDetector(HasSummary):
             advice = ", or give reference= so that all of usual calibrate"
         else:
             of_reference, advice = checked_batch(pair, reference, name="reference"), ""
+            if _are_the_same(of_reference, items):
+                raise ValueError(
+                    "reference and usual are the same items: usual are to be items that nothing was fitted to, such as "
+                    "held-out ones, or the rate of false alarms is higher than stated"
+                )
         count = len(items)
         self.rank = math.floor(self.level * (count + 1) + ROUNDING)
         if self.rank < 1:
@@ -414,6 +419,10 @@ class NoveltyDetector(HasSummary):
             values = iwae(density, given, num_particles=self.num_particles, seed=seed).pointwise["value"].values
         log_prob: np.ndarray = np.asarray(values, dtype=float)
         return log_prob
+
+
+def _are_the_same(first: Items, second: Items) -> bool:
+    return all(map(torch.equal, tensors_of(first), tensors_of(second)))
 
 
 def _measure_of(density: Any, items: Items) -> str | None:

@@ -74,6 +74,12 @@ class Items:
 
         beside = checked_beside(pair, given.covariates, given.exposure, len(self.x), name=name)
         self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates and exposure
+        if reference is not None and ("exposure" in self.beside) != ("exposure" in reference.beside):
+            with_it, without = (name, "x") if "exposure" in self.beside else ("x", name)
+            raise ValueError(
+                f"{with_it} comes with an exposure and {without} without one, which would be taken for 1: give that of "
+                f"{without} too, by a data.Split(items, exposure=e)"
+            )
 
     def __len__(self) -> int:
         return len(self.x)

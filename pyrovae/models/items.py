@@ -132,8 +132,10 @@ def checked_beside(
         if spread and value.ndim == 0:
             value = value.expand(count)
         if value.shape != (count,):
+            hints = {0: f"; torch.full(({count},), {float(value):g}) is one for all" if not value.ndim else ""}
+            hint = "; e.ravel() of a column" if value.shape == (count, 1) else hints.get(value.ndim, "")
             raise ValueError(
-                f"exposure{of} must have shape ({count},), one number for each item, got {tuple(value.shape)}"
+                f"exposure{of} must have shape ({count},), one number for each item, got {tuple(value.shape)}{hint}"
             )
         beside["exposure"] = _cast(pair, value, "exposure", of, dtype)
         if bool((beside["exposure"] <= 0).any()):
