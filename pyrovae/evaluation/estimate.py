@@ -200,18 +200,17 @@ class Estimate(HasSummary):
     def line(self, *, bits: bool = False) -> str:
         """A line for a report, with the kind of error; with `bits` also in bits per dimension.
 
-        A difference has its standard error over items too, by which a pair is shown to be better; and no bits.
+        A difference of two pairs has its standard error over items too, by which one is shown to be better; and no
+        difference has bits.
         """
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
         errors = self._errors()
         error = f" ± {self.se:.3f} ({errors})" if errors else ""
         items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
         if "difference" in attributes:
-            over = (
-                f"{',' if error else ''} ± {self.se_items:.3f} over items"
-                if count > 1 and errors != "over items"
-                else ""
-            )
+            over = ""
+            if count > 1 and errors != "over items" and self.kind.startswith("difference"):  # of two pairs
+                over = f"{',' if error else ''} ± {self.se_items:.3f} (over items)"
             return f"{self.kind}  {self.mean:.3f}{error}{over} nats  {items}"
 
         measure = attributes.get("base_measure")
