@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from conftest import needs_compiler
 from pyro.infer import MCMC, NUTS, SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
@@ -227,6 +228,27 @@ def test_vectorised_particles_and_a_traced_loss(x, loss):
     svi = SVI(*around(still, x, offset), pyro.optim.Adam({"lr": 0.01}), loss)
     losses = [svi.step() for _ in range(3)]
     assert all(torch.isfinite(torch.tensor(losses))) and changed(still, before) == []
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_step_around_it_is_pyros_and_leaves_it_as_it_is(x):
+    still = small(prior="mixture(num_components=2)").frozen()
+    before, losses, offsets = bits(still), {}, {}
+    for kind in (SVI, pyrovae.CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        offset = nn.Linear(5, 5)
+        svi = kind(*around(still, x, offset), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        losses[kind] = [svi.step() for _ in range(6)]
+        offsets[kind] = offset.weight.detach().clone()
+    assert losses[pyrovae.CompiledSVI] == pytest.approx(losses[SVI], rel=1e-5)
+    torch.testing.assert_close(offsets[pyrovae.CompiledSVI], offsets[SVI], rtol=1e-4, atol=1e-5)
+    assert changed(still, before) == []
+    assert losses[SVI][-1] < losses[SVI][0]  # something is trained
+    with torch.no_grad():  # the control: another pair under the same step has other losses
+        still.likelihood.network.layers[-1].bias.add_(1.0)
+    assert abs(svi.step() / losses[SVI][-1] - 1) > 1e-3
 
 
 def test_codes_are_drawn_by_a_traced_potential(x):
