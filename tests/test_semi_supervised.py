@@ -227,7 +227,7 @@ def test_quadrature_sums_the_label_out(integrated):
     assert (np.abs(found.pointwise["value"].values - value.logsumexp(-1).numpy()) < 1e-8).all()
     with pytest.raises(ValueError, match="exact is for linear-Gaussian pairs"):
         pyrovae.exact(pair, x)
-    with pytest.raises(ValueError, match="covariates is not for SemiSupervisedVAE, whose members share one p"):
+    with pytest.raises(ValueError, match="covariates came, and this SemiSupervisedVAE takes none"):
         pyrovae.quadrature(pair, x, covariates=torch.zeros(5, 2))
 
 
