@@ -224,10 +224,14 @@ def figure(results: dict[str, xr.Dataset]) -> Figure:
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set_yticks(range(len(differences)), one.arm.values[1:])
         ax.invert_yaxis()
-        ax.set_xscale("symlog", linthresh=1.0)
+        if np.abs(differences.mean(1)).max() > 3:
+            ax.set_xscale("symlog", linthresh=1.0)
+            ax.xaxis.set_major_formatter("{x:g}")
         ax.set_title(f"{measure}: gain over {one.arm.values[0]}", loc="left", fontsize=10)
         ax.grid(axis="x", alpha=0.3)
-    axes[-1].set_xlabel("nats per test item, with 95 % intervals (linear from -1 to 1, logarithmic beyond)")
+    axes[-1].set_xlabel(
+        "nats per test item, with 95 % intervals\n(a wide axis is linear from -1 to 1, logarithmic beyond)"
+    )
     return drawn
 
 
