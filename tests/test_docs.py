@@ -87,7 +87,7 @@ def test_every_command_is_on_the_page_of_the_command_line():
 # code on the pages ------------------------------------------------------------------------------------------------
 
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INSTEAD = re.compile(r"`([^`\n]+)` in place of `([^`\n]+)`")
+INSTEAD = re.compile(r"`([^`\n]+)`\s+in\s+place\s+of\s+`([^`\n]+)`")
 
 RUN = """
 import json, subprocess, sys
