@@ -189,24 +189,24 @@ def options(epochs: int, *, learning_rate: float = 2e-3, batch_size: int = 100) 
 class Chosen:
     """The weight of the cross-entropy on pixels and on codes, and the likelihood of codes."""
 
-    on_pixels: float
-    on_codes: float
+    on_pixels: Any  # None where no row needs it
+    on_codes: Any
     likelihood: str
 
 
 def chosen(items: Split, args: argparse.Namespace, codes: Codes) -> Chosen:
     """What is fixed in advance, and else by cross-validation."""
     pixels, of_codes = args.alpha or (None, None)
-    if pixels is None and wanted(args, "M2"):
+    if pixels is None and wanted(args, "M2", "M2, shuffled"):
         (pixels,) = best(items, args, [ALPHAS], lambda inner, alpha: on_pixels(inner, args, alpha))
     likelihood = args.codes_likelihood or LIKELIHOODS[0]
-    if (of_codes is None or args.codes_likelihood is None) and wanted(args, "M1+M2"):
+    if (of_codes is None or args.codes_likelihood is None) and wanted(args, "M1+M2", "M1+M2, shuffled"):
         alphas = ALPHAS if of_codes is None else (of_codes,)
         kinds = LIKELIHOODS if args.codes_likelihood is None else (args.codes_likelihood,)
         of_codes, likelihood = best(
             items, args, [alphas, kinds], lambda inner, alpha, kind: on_codes(inner, args, alpha, kind, codes)
         )
-    found = Chosen(pixels or 1.0, of_codes or 1.0, likelihood)
+    found = Chosen(pixels, of_codes, likelihood)
     print(found, flush=True)
     return found
 
@@ -238,8 +238,8 @@ def folds(items: Split, args: argparse.Namespace) -> Iterator[Split]:
         yield Split(items.x[~out], items.y[~out], more, items.x[out], items.y[out], items.seed)
 
 
-def wanted(args: argparse.Namespace, name: str) -> bool:
-    return args.rows is None or name in args.rows
+def wanted(args: argparse.Namespace, *names: str) -> bool:
+    return args.rows is None or bool({*names} & {*args.rows})
 
 
 # the study ------------------------------------------------------------------------------------------

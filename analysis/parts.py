@@ -193,7 +193,7 @@ def priced(items: Items, options: argparse.Namespace) -> xr.Dataset:
         keep(name, found.pointwise["value"].values, found.se, taken)
     if items.measure == "counts" and options.rows is None:
         for name, value, taken in regressions(items):
-            keep(name, value, float(value.std(ddof=1)) / len(value) ** 0.5, taken)
+            keep(name, value, 0.0, taken)  # exact
     return xr.Dataset(
         {
             "log_prob": (("arm", "item"), np.stack(list(rows.values())), {"units": "nats per item"}),

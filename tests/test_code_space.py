@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -231,3 +232,18 @@ def test_what_is_wrong_with_the_row_is_named():
         pyrovae.code_space(vae, train, Split(test.x), covariates=torch.zeros(2))
     with pytest.raises(ValueError, match="covariates came"):
         pyrovae.code_space(pyrovae.linear_vae(4, 2), train, test, covariates=torch.zeros(2))
+
+
+def test_draws_are_its_own_and_batches_take_a_prior_that_is_the_same_for_all():
+    """Over 1,024 items, whose p(z given c) is N(0, I) before any fit."""
+    c = torch.randn(1100, 2, generator=torch.Generator().manual_seed(0))
+    items = Split(torch.rand(1100, 4, generator=torch.Generator().manual_seed(1)), torch.arange(1100) % 2, covariates=c)
+    few = Split(items.x[:100], items.y[:100], covariates=c[:100])
+    small = {"covariates": torch.zeros(2), "num_codes": 20, "num_pairs": 2}
+    vae = pyrovae.mlp_vae((4,), 2, hidden_dims=(3,), covariate_dim=2, prior="conditional", posterior="full")
+    found = pyrovae.code_space(vae, few, items, **small)
+    assert math.isfinite(float(found.rate)) and "mutual_information" in found  # there is one prior of all codes
+    other, train, test = conditional("conditional")
+    state = torch.get_rng_state()
+    pyrovae.code_space(other, train, test, **small)
+    assert torch.equal(state, torch.get_rng_state())

@@ -358,3 +358,16 @@ def test_usual_items_that_are_the_reference_are_refused() -> None:
     x = density.sample(40, seed=0)
     with pytest.raises(ValueError, match="are the same items"):
         pyrovae.NoveltyDetector(density, x, reference=x)
+
+
+@pytest.mark.parametrize("side", ["usual", "x"])
+def test_an_exposure_of_one_side_alone_is_refused(side: str) -> None:
+    x = torch.poisson(torch.full((60, 3), 2.0), generator=torch.Generator().manual_seed(0))
+    pair = pyrovae.mlp_vae((3,), 1, hidden_dims=(2,), likelihood="poisson")
+    split = pyrovae.data.Split(x, exposure=torch.full((60,), 4.0))
+    usual, items = (split, x) if side == "usual" else (x, split)
+    detector = NoveltyDetector(pair, usual, score="log_prob", num_particles=2)
+    with pytest.raises(ValueError, match=r"come with an exposure and .* without one"):
+        detector.detect(items)
+    with pytest.raises(ValueError, match=r"come with an exposure and .* without one"):
+        NoveltyDetector(pair, usual, reference=items, score="log_prob", num_particles=2)

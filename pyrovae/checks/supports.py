@@ -72,7 +72,10 @@ def _advice_of_whole_numbers(seen: Tensor, constraint: constraints.Constraint, n
     if upper is None:
         return ADVICE
     if float(seen.min()) >= 1 and float(seen.max()) == upper + 1:
-        return f"its entries are whole numbers from 0 to {upper}: number codes from 0, as {name} - 1 does"
+        return (
+            f"its entries are whole numbers from 0 to {upper}: number codes from 0, as {name} - 1 does, or give the "
+            f"likelihood a larger number of classes or levels, {int(seen.max()) + 1} at the least"
+        )
     return (
         f"its entries are whole numbers up to {upper}: give the likelihood a larger number of classes or levels, "
         f"{int(seen.max()) + 1} at the least, or number codes from 0"

@@ -211,6 +211,7 @@ class NoveltyDetector(HasSummary):
             advice = ", or give reference= so that all of usual calibrate"
         else:
             of_reference, advice = checked_batch(pair, reference, name="reference"), ""
+            _require_exposures_alike(items, of_reference, "reference")
             if _are_the_same(of_reference, items):
                 raise ValueError(
                     "reference and usual are the same items: usual are to be items that nothing was fitted to, such as "
@@ -225,6 +226,7 @@ class NoveltyDetector(HasSummary):
             )
         if len(of_reference) < 2:
             raise ValueError(f"reference must have at least 2 items, got {len(of_reference)}")
+        self._usual = items[:1]
         self.background = self._checked_background(background, of_reference, perturbation)
         self.center = float(self._log_prob(pair, of_reference, "reference").mean())
         self._calibration = {name: np.sort(values) for name, values in self._scores(items, "calibration").items()}
@@ -244,9 +246,14 @@ class NoveltyDetector(HasSummary):
         """The score above which an item is strange, in nats: the k-th largest of the usual items'."""
         return self._threshold(self._name)
 
+    def _items(self, x: Any, name: str) -> Items:
+        items: Items = checked_batch(self.pair, x, name=name)
+        _require_exposures_alike(self._usual, items, name)
+        return items
+
     def detect(self, x: Any) -> Novelty:
         """The score and the p-value of each of the items (N, *event_shape), and whether it is strange."""
-        items = checked_batch(self.pair, x)
+        items = self._items(x, "x")
         values = self._scores(items, "detect", [self._name])[self._name]
         p_value = self._p_values(self._name, values)
         variables = {
@@ -272,8 +279,8 @@ class NoveltyDetector(HasSummary):
         of either kind.
         """
         checks.probability("confidence", confidence)
-        of_usual = self._scores(checked_batch(self.pair, usual, name="usual"), "usual")
-        of_strange = self._scores(checked_batch(self.pair, strange, name="strange"), "strange")
+        of_usual = self._scores(self._items(usual, "usual"), "usual")
+        of_strange = self._scores(self._items(strange, "strange"), "strange")
         rows = []
         for name in of_usual:
             area = auroc(-of_usual[name], -of_strange[name], level=confidence)
@@ -419,6 +426,17 @@ class NoveltyDetector(HasSummary):
             values = iwae(density, given, num_particles=self.num_particles, seed=seed).pointwise["value"].values
         log_prob: np.ndarray = np.asarray(values, dtype=float)
         return log_prob
+
+
+def _require_exposures_alike(usual: Items, items: Items, name: str) -> None:
+    """An exposure that is left out is 1: refuse it where that of the usual items was given, and the other way round."""
+    ours = "the usual items that calibrate"
+    with_it, without = (ours, name) if "exposure" in keywords_of(usual) else (name, ours)
+    if ("exposure" in keywords_of(usual)) != ("exposure" in keywords_of(items)):
+        raise ValueError(
+            f"{with_it} come with an exposure and {without} without one, which would be taken for 1: give that of "
+            f"{without} too, by a data.Split(items, exposure=e)"
+        )
 
 
 def _are_the_same(first: Items, second: Items) -> bool:

@@ -28,8 +28,8 @@ class Run:
         pair: the pair that is fitted, on the device of the fit, its present weights in place.
         epochs: the total that was asked for.
         config: the options by name, as `History.config` has them.
-        rows: the epochs so far, those before a resume too: "loss", "beta", "learning_rate", "seconds" and what the
-            validation gave, in the units of `History.epochs`.
+        rows: the epochs so far, those before a resume too: "loss", its weight or its terms as the method has them,
+            "learning_rate", "seconds" and what the validation gave, in the units of `History.epochs`.
         is_first: whether this process speaks for all; the others of `pyrovae.distributed()` write nothing.
         resume: whether `resume=True` was asked for, so that what an earlier process wrote is this run's own.
         stopped: why a callback has stopped the run; None where none has.

@@ -113,7 +113,8 @@ class SemiSupervisedSVI(Method):
         alpha: the weight of the cross-entropy of q(y | x) at the labelled items.
         warmup: epochs over which the weight of U(x) is raised from 0 on a straight line.
         weight_decay: of AdamW, divided by the learning rate as torch has it; 0 is Adam.
-        schedule: "constant", "cosine", "plateau" or a function, as of `SVI`; a plateau is of the validation log-loss.
+        schedule: "constant", "cosine", "plateau" or a function, as of `SVI`; a plateau is of the
+            validation log-loss, or without validation of the loss.
         callbacks: objects that are told of the run's begin, epochs and end, and may stop it: `pyrovae.callbacks`.
         binarize: draw binary items from grey ones, anew in each step; the validation items once.
         patience: stop after so many epochs without a better validation log-loss, -log q(y | x), and take the best
@@ -319,7 +320,7 @@ class _Problem:
         return x, y, more, weight, (len(x), len(more))
 
     def row(self, losses: Tensor, step: int) -> dict[str, float]:
-        """The means over an epoch's steps, each term over the items of its own kind."""
+        """The means over an epoch's steps, in each of which a term is a mean over the items of its own kind."""
         return dict(zip(TERMS, losses.mean(0).tolist(), strict=False))
 
     def fingerprints(self) -> dict[str, Any]:

@@ -449,7 +449,7 @@ class _BesideLabel(nn.Module):
         self.register_buffer("indicator", indicator)
 
     def forward(self, z: Tensor) -> Tensor:
-        decoded: Tensor = self.network(torch.cat([z, self.indicator.expand(len(z), -1)], -1))
+        decoded: Tensor = self.network(torch.cat([z, self.indicator.expand(*z.shape[:-1], -1)], -1))
         return decoded
 
 

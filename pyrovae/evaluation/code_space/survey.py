@@ -215,18 +215,31 @@ class _Priors:
         self.is_each_items_own = False
         if not pair.is_normalized:
             return
-        law = prior_of(pair, covariates)
-        at_row = prior_of(pair, row["covariates"][None]) if row else law
+        self.law = prior_of(pair, covariates)
+        if covariates is not None and self.law.batch_shape:
+            self.is_each_items_own = _differs_between_items(self.law)
+            if not self.is_each_items_own:
+                self.law = prior_of(pair, covariates[:1])
+        at_row = prior_of(pair, row["covariates"][None]) if row else self.law
         self.of_samples = None if is_standard_normal(at_row) else at_row
-        if not is_standard_normal(law):
-            self.is_each_items_own = covariates is not None and len(law.batch_shape) > 0
-            self.of_all = _OverItems(law) if self.is_each_items_own else law
+        if not is_standard_normal(self.law):
+            self.of_all = _OverItems(self.law) if self.is_each_items_own else self.law
 
     def of_batches(self, sizes: list[int]) -> list[Any]:
         """p(z), or p(z | c) of the items of each batch."""
         if not self.is_each_items_own or self.covariates is None:
-            return [prior_of(self.pair, self.covariates)] * len(sizes)
+            return [self.law] * len(sizes)
         return [prior_of(self.pair, c) for c in self.covariates.split(sizes)]
+
+
+def _differs_between_items(law: Any) -> bool:
+    """Whether distributions of codes, one for each item, are not all the same, by their density at two codes."""
+    with torch.no_grad():
+        for at in (0.0, 1.0):
+            value = law.log_prob(torch.full(law.event_shape, at, device=law.mean.device, dtype=law.mean.dtype))
+            if not bool((value == value[0]).all()):
+                return True
+    return False
 
 
 class _OverItems:
@@ -234,12 +247,11 @@ class _OverItems:
 
     def __init__(self, law: Any) -> None:
         self.law = law
-        self.example: Tensor = law.sample()  # tells the device
 
     def sample(self, shape: tuple[int]) -> Tensor:
-        items = len(self.example)
+        items = self.law.batch_shape[0]
         rounds = -(-shape[0] // items)
-        parts = [self.law.sample()[torch.randperm(items, device=self.example.device)] for _ in range(rounds)]
+        parts = [self.law.sample()[torch.randperm(items)] for _ in range(rounds)]
         return torch.cat(parts)[: shape[0]]
 
 
