@@ -92,7 +92,7 @@ found["alike"] = len(alike), all(alike)
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_autoencoder_under_sgd_follows_one_process(tmp_path):
     body = AUTOENCODER.replace("COMPILE", "False")
     one, two = run(body, 1, tmp_path), run(body, 2, tmp_path)

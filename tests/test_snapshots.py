@@ -95,7 +95,7 @@ def names(folder):
         ("mlp", {"objective": "iwae", "num_particles": 3}),
         ("conv", {"precision": "bf16"}),  # its weights are channels_last while they train
         ("normed", {}),
-        pytest.param("normed", {"compile": True, "beta": 2.0, "warmup": 4}, marks=needs_compiler),
+        pytest.param("normed", {"compile": True, "beta": 2.0, "warmup": 4}, marks=[needs_compiler, pytest.mark.long]),
         pytest.param("conv", {"compile": True}, marks=[needs_compiler, pytest.mark.long]),
     ],
 )
