@@ -11,7 +11,14 @@ from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
 from pyrovae.models.frozen import frozen
 from pyrovae.models.means import mean_of
-from pyrovae.models.pair import as_module, covariate_dim_of, dtype_and_device, is_made_of_parts, require_code_alone
+from pyrovae.models.pair import (
+    as_module,
+    covariate_dim_of,
+    covariates_for,
+    dtype_and_device,
+    is_made_of_parts,
+    require_code_alone,
+)
 from pyrovae.models.scopes import isolated_store
 from pyrovae.models.vae import LatentVariableModel
 
@@ -61,7 +68,8 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
         )
     dtype, device = dtype_and_device(pair)
     shape = tuple(pair.event_shape) if what == "encode" else (pair.latent_dim,)
-    program = (_Encode if what == "encode" else _Decode)(frozen(pair))
+    copy = frozen(pair)
+    program = _Encode(copy.posterior) if what == "encode" else _Decode(copy.likelihood)
     shapes = [shape, *([(covariate_dim_of(pair),)] if covariate_dim_of(pair) else [])]
     examples = tuple(torch.zeros(ROWS, *each, dtype=dtype, device=device) for each in shapes)
     with torch.no_grad(), isolated_store():
@@ -81,11 +89,14 @@ def export_program(pair: Any, what: Literal["encode", "decode"]) -> torch.export
 class _Program(nn.Module):
     """The mean of a part's distribution as a function of tensors, whose names are the program's."""
 
-    part: nn.Module
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.eval()
 
     def law(self, given: Tensor, covariates: Tensor | None = None) -> Any:
         """The distribution that the part gives; a part of a pair given covariates may take none itself."""
-        return self.part(given, covariates=covariates) if covariate_dim_of(self.part) else self.part(given)
+        return self.part(given, **covariates_for(self.part, covariates))
 
     def mean(self, given: Tensor, covariates: Tensor | None) -> Tensor:
         p = self.law(given, covariates)
@@ -97,20 +108,10 @@ class _Program(nn.Module):
 
 
 class _Encode(_Program):
-    def __init__(self, pair: Any) -> None:
-        super().__init__()
-        self.part = pair.posterior
-        self.eval()
-
     def forward(self, x: Tensor, covariates: Tensor | None = None) -> Tensor:
         return self.mean(x, covariates)
 
 
 class _Decode(_Program):
-    def __init__(self, pair: Any) -> None:
-        super().__init__()
-        self.part = pair.likelihood
-        self.eval()
-
     def forward(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         return self.mean(z, covariates)

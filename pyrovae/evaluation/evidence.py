@@ -20,7 +20,7 @@ from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
 from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.distributions import Normal
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.pair import Pair, covariate_dim_of
+from pyrovae.models.pair import Pair, covariate_dim_of, covariates_for
 from pyrovae.models.particles import Items, Particles
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
@@ -215,7 +215,7 @@ class _Linear:
         with torch.no_grad():
             linear = isinstance(network, nn.Module) and _is_linear(network)
             normal = isinstance(family, Normal) and family.link == "identity"
-            given = {"covariates": covariates} if covariate_dim_of(getattr(double, "prior", None)) else {}
+            given = covariates_for(getattr(double, "prior", None), covariates)
             prior = _moments(double.prior(**given)) if linear and normal else None
             if prior is None or not isinstance(network, nn.Module) or not isinstance(family, Normal):
                 raise ValueError(
@@ -271,7 +271,7 @@ class _Linear:
 
     def posterior(self, x: Tensor, covariates: Tensor | None) -> Any:
         """q(z | x) by the pair's part, given covariates where it takes some."""
-        given = {"covariates": covariates} if covariate_dim_of(self.pair.posterior) else {}
+        given = covariates_for(self.pair.posterior, covariates)
         return self.pair.posterior(x, **given)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from pyrovae.evaluation.evidence import iwae
 from pyrovae.labelled import labelled
 from pyrovae.models.batch import items_of, keywords_of, tensors_of
 from pyrovae.models.independent import entries_like
-from pyrovae.models.items import checked_batch
+from pyrovae.models.items import checked_batch, require_exposures_alike
 from pyrovae.models.pair import Pair, takes_beside
 from pyrovae.models.particles import Items
 from pyrovae.models.trial import observed_measure
@@ -211,7 +211,7 @@ class NoveltyDetector(HasSummary):
             advice = ", or give reference= so that all of usual calibrate"
         else:
             of_reference, advice = checked_batch(pair, reference, name="reference"), ""
-            _require_exposures_alike(items, of_reference, "reference")
+            _require_exposures_alike("exposure" in keywords_of(items), of_reference, "reference")
             if _are_the_same(of_reference, items):
                 raise ValueError(
                     "reference and usual are the same items: usual are to be items that nothing was fitted to, such as "
@@ -226,7 +226,7 @@ class NoveltyDetector(HasSummary):
             )
         if len(of_reference) < 2:
             raise ValueError(f"reference must have at least 2 items, got {len(of_reference)}")
-        self._usual = items[:1]
+        self._has_exposure = "exposure" in keywords_of(items)
         self.background = self._checked_background(background, of_reference, perturbation)
         self.center = float(self._log_prob(pair, of_reference, "reference").mean())
         self._calibration = {name: np.sort(values) for name, values in self._scores(items, "calibration").items()}
@@ -248,7 +248,7 @@ class NoveltyDetector(HasSummary):
 
     def _items(self, x: Any, name: str) -> Items:
         items: Items = checked_batch(self.pair, x, name=name)
-        _require_exposures_alike(self._usual, items, name)
+        _require_exposures_alike(self._has_exposure, items, name)
         return items
 
     def detect(self, x: Any) -> Novelty:
@@ -428,15 +428,9 @@ class NoveltyDetector(HasSummary):
         return log_prob
 
 
-def _require_exposures_alike(usual: Items, items: Items, name: str) -> None:
-    """An exposure that is left out is 1: refuse it where that of the usual items was given, and the other way round."""
-    ours = "the usual items that calibrate"
-    with_it, without = (ours, name) if "exposure" in keywords_of(usual) else (name, ours)
-    if ("exposure" in keywords_of(usual)) != ("exposure" in keywords_of(items)):
-        raise ValueError(
-            f"{with_it} come with an exposure and {without} without one, which would be taken for 1: give that of "
-            f"{without} too, by a data.Split(items, exposure=e)"
-        )
+def _require_exposures_alike(usual_have_one: bool, items: Items, name: str) -> None:
+    has_one = "exposure" in keywords_of(items)
+    require_exposures_alike("the usual items that calibrate", usual_have_one, name, has_one, "come")
 
 
 def _are_the_same(first: Items, second: Items) -> bool:

@@ -17,7 +17,7 @@ from pyrovae import checks
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.batch import Batch
-from pyrovae.models.items import checked_beside, checked_items
+from pyrovae.models.items import checked_beside, checked_items, require_exposures_alike
 from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
@@ -74,12 +74,8 @@ class Items:
 
         beside = checked_beside(pair, given.covariates, given.exposure, len(self.x), name=name)
         self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates and exposure
-        if reference is not None and ("exposure" in self.beside) != ("exposure" in reference.beside):
-            with_it, without = (name, "x") if "exposure" in self.beside else ("x", name)
-            raise ValueError(
-                f"{with_it} comes with an exposure and {without} without one, which would be taken for 1: give that of "
-                f"{without} too, by a data.Split(items, exposure=e)"
-            )
+        if reference is not None:
+            require_exposures_alike("x", "exposure" in reference.beside, name, "exposure" in self.beside)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -26,17 +26,15 @@ def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Te
     names_in_y = nameable(checks.several_classes(checks.labels(y, count)), "y")
     names = classifier.names if classifier.names_are_given else names_in_y
     if len(names) != classifier.num_classes:
-        if len(names) == classifier.num_classes + 1 and hasattr(classifier, "of_class") and names[0] in (-1, "-1", ""):
-            none = names.tolist()[0]
+        kind, none = type(classifier).__name__, names.tolist()[0]
+        has = f"y has {len(names)} classes ({', '.join(map(str, names.tolist()[:20]))})"
+        one_more = len(names) == classifier.num_classes + 1 and hasattr(classifier, "of_class")
+        if one_more and none in (-1, "-1", ""):
             raise ValueError(
-                f"y has {len(names)} classes ({', '.join(map(str, names.tolist()[:20]))}), one more than this "
-                f"{type(classifier).__name__}. Where {none!r} means that an item has no label, leave these "
-                "items out of x and y and give them as unlabeled="
+                f"{has}, one more than this {kind}. Where {none!r} means that an item has no label, leave these items "
+                "out of x and y and give them as unlabeled="
             )
-        raise ValueError(
-            f"y has {len(names)} classes ({', '.join(map(str, names.tolist()[:20]))}) and this "
-            f"{type(classifier).__name__} is for {classifier.num_classes}: build it for {len(names)}"
-        )
+        raise ValueError(f"{has} and this {kind} is for {classifier.num_classes}: build it for {len(names)}")
     return names, numbered(names, y, count)
 
 

@@ -23,7 +23,7 @@ from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.optimizer import OptimizerChoice
 from pyrovae.inference.svi.place import placed, require_finite, require_ties_last
 from pyrovae.inference.svi.plan import options_in_words, require_score
-from pyrovae.inference.svi.problem import not_finite, ready
+from pyrovae.inference.svi.problem import binary_draws, not_finite, ready
 from pyrovae.inference.svi.schedule import checked_schedule, schedule_of
 from pyrovae.models.classifiers import numbered
 from pyrovae.models.layers import seen
@@ -289,9 +289,7 @@ class _Problem:
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """An epoch's batches: labelled items, their class numbers, and unlabelled items."""
-        seed, draws = self.plan.seed, None
-        if self.plan.binarize:
-            draws = torch.Generator(self.device).manual_seed(stream(seed, "binarize", epoch))
+        draws = binary_draws(self.plan, epoch, self.device)
         labeled = self._labeled_batches(epoch)
         if self.unlabeled is None:
             for _ in range(self.steps_per_epoch):
@@ -299,7 +297,7 @@ class _Problem:
                 x = ready(batch, self.device, draws)
                 yield x, y.to(self.device), x[:0]
             return
-        for more, _ in self.unlabeled.batches(self.batch_size, seed=seed, epoch=epoch):
+        for more, _ in self.unlabeled.batches(self.batch_size, seed=self.plan.seed, epoch=epoch):
             x, y = next(labeled)
             yield ready(x, self.device, draws), y.to(self.device), ready(more, self.device, draws)
 

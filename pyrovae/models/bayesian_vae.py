@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.models.items import plate_size
 from pyrovae.models.laws import as_pyro
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts
+from pyrovae.models.pair import covariates_for, dtype_and_device, is_made_of_parts
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.scopes import copied
 from pyrovae.models.vae import VAE
@@ -115,7 +115,7 @@ class BayesianVAE(HasParamSites):
         with pyro.plate("data", total or count, subsample=torch.arange(count, device=device)):
             z = pyro.sample("latent", as_pyro(vae._prior_given(covariates)))
             at = {f"network.{name}": weight for name, weight in weights.items()}
-            given = {"covariates": covariates} if covariate_dim_of(vae.likelihood) else {}
+            given = covariates_for(vae.likelihood, covariates)
             given |= {} if exposure is None else {"exposure": exposure}
             p_of_x = torch.func.functional_call(vae.likelihood, at, (z,), given)
             return pyro.sample("obs", as_pyro(p_of_x), obs=x)

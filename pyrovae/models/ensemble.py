@@ -17,6 +17,7 @@ from pyrovae.models.pair import (
     as_module,
     base_measure_of,
     covariate_dim_of,
+    covariates_for,
     dtype_and_device,
     entries_of,
     is_made_of_parts,
@@ -157,7 +158,7 @@ class _Priors(nn.Module):
         return max(map(covariate_dim_of, self.parts))
 
     def forward(self, *, covariates: Tensor | None = None) -> TorchDistribution:
-        return _Joint([as_pyro(_called(part, covariates=covariates)) for part in self.parts])
+        return _Joint([as_pyro(part(**covariates_for(part, covariates))) for part in self.parts])
 
 
 class _Posteriors(nn.Module):
@@ -173,7 +174,7 @@ class _Posteriors(nn.Module):
         return max(map(covariate_dim_of, self.parts))
 
     def forward(self, x: Tensor, *, covariates: Tensor | None = None) -> TorchDistribution:
-        return _Joint([as_pyro(_called(part, x, covariates=covariates)) for part in self.parts])
+        return _Joint([as_pyro(part(x, **covariates_for(part, covariates))) for part in self.parts])
 
 
 class _Likelihoods(nn.Module):
@@ -213,13 +214,8 @@ class _Likelihoods(nn.Module):
     ) -> TorchDistribution:
         given = {} if exposure is None else {"exposure": exposure}
         codes = zip(self.parts, z.split(self.sizes, -1), strict=True)
-        laws = [as_pyro(_called(part, code, covariates=covariates, **given)) for part, code in codes]
+        laws = [as_pyro(part(code, **covariates_for(part, covariates), **given)) for part, code in codes]
         return _Mixture(laws, self.log_weights.to(z))
-
-
-def _called(part: Any, *given: Tensor, covariates: Tensor | None, **more: Tensor) -> Any:
-    """A member's part, with the covariates where it takes any."""
-    return part(*given, **({"covariates": covariates} if covariate_dim_of(part) else {}), **more)
 
 
 class _Joint(TorchDistribution):

@@ -17,7 +17,7 @@ from pyrovae.models.registry import plain_name_of
 
 ENOUGH_ROWS = 10  # of covariates, from which on their spread says what may be rounded
 
-__all__ = ["checked_batch", "checked_beside", "checked_items", "plate_size"]
+__all__ = ["checked_batch", "checked_beside", "checked_items", "plate_size", "require_exposures_alike"]
 
 
 def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int:
@@ -79,6 +79,17 @@ def checked_batch(pair: Any, x: Any, *, name: str = "x", **options: Any) -> Any:
     items = checked_items(pair, given.x, name=name, **options)
     beside = checked_beside(pair, given.covariates, given.exposure, len(items), dtype=items.dtype, name=name)
     return Batch.of(items, **{each: value.to(items.device) for each, value in beside.items()})
+
+
+def require_exposures_alike(first: str, has_first: bool, second: str, has_second: bool, verb: str = "comes") -> None:
+    """An exposure that is left out is 1: ValueError where one of two parts that belong together has one alone."""
+    if has_first == has_second:
+        return
+    with_it, without = (first, second) if has_first else (second, first)
+    raise ValueError(
+        f"{with_it} {verb} with an exposure and {without} without one, which would be taken for 1: give that of "
+        f"{without} too, by a data.Split(items, exposure=e)"
+    )
 
 
 def checked_beside(

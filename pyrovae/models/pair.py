@@ -16,6 +16,7 @@ __all__ = [
     "as_module",
     "base_measure_of",
     "covariate_dim_of",
+    "covariates_for",
     "dtype_and_device",
     "entries_of",
     "has_global_latents",
@@ -232,6 +233,11 @@ def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
     if not among:
         raise ValueError(f"{type(pair).__name__} has no parameters, and no floating-point buffer that tells its dtype")
     return among[0].dtype, among[0].device
+
+
+def covariates_for(part: Any, covariates: Any) -> dict[str, Any]:
+    """The keywords of a call of a part of a pair given covariates: these, where the part itself takes any."""
+    return {"covariates": covariates} if covariate_dim_of(part) else {}
 
 
 def require_code_alone(pair: Any, what: str) -> None:

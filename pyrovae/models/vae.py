@@ -23,7 +23,7 @@ from pyrovae.models.items import checked_beside, checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, image_shape, require_room, with_parameters
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, entries_of, stand_ins, support_of
+from pyrovae.models.pair import covariate_dim_of, covariates_for, dtype_and_device, entries_of, stand_ins, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.covariates import GivenCovariates, SplitTrunk
@@ -110,14 +110,14 @@ class LatentVariableModel(HasParamSites):
         return bool(getattr(self.likelihood, "takes_exposure", False))
 
     def _prior_given(self, covariates: Tensor | None) -> Any:
-        return self.prior(covariates=covariates) if covariate_dim_of(self.prior) else self.prior()
+        return self.prior(**covariates_for(self.prior, covariates))
 
     def _likelihood_given(self, z: Tensor, covariates: Tensor | None, exposure: Tensor | None = None) -> Any:
-        given = {"covariates": covariates} if covariate_dim_of(self.likelihood) else {}
+        given = covariates_for(self.likelihood, covariates)
         return self.likelihood(z, **given, **({} if exposure is None else {"exposure": exposure}))
 
     def _posterior_given(self, x: Tensor, covariates: Tensor | None) -> Any:
-        return self.posterior(x, covariates=covariates) if covariate_dim_of(self.posterior) else self.posterior(x)
+        return self.posterior(x, **covariates_for(self.posterior, covariates))
 
     def encode(self, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
         """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim).

@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.data import MappedArray
 from pyrovae.models.batch import Batch, called_on
 from pyrovae.models.items import checked_beside
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, is_made_of_parts, require_code_alone
+from pyrovae.models.pair import covariates_for, dtype_and_device, is_made_of_parts, require_code_alone
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
 from pyrovae.seeding import Noise
@@ -108,8 +108,7 @@ def posteriors(pair: Any, x: Any, seed: int, **beside: Tensor) -> list[tuple[Any
 def _posterior(pair: Any, items: Tensor, given: dict[str, Tensor]) -> Any:
     if not is_made_of_parts(pair, "guide"):
         return latent_law(pair.guide, items, **given)
-    takes = ("covariates",) if covariate_dim_of(pair.posterior) else ()
-    return pair.posterior(items, **{name: given[name] for name in takes})
+    return pair.posterior(items, **covariates_for(pair.posterior, given.get("covariates")))
 
 
 def prior_of(pair: Any, covariates: Tensor | None = None) -> Any:
@@ -118,4 +117,4 @@ def prior_of(pair: Any, covariates: Tensor | None = None) -> Any:
         if not is_made_of_parts(pair, "model"):
             size = 1 if covariates is None else len(covariates)
             return latent_law(pair.model, size=size, **({} if covariates is None else {"covariates": covariates}))
-        return pair.prior(covariates=covariates) if covariate_dim_of(pair.prior) else pair.prior()
+        return pair.prior(**covariates_for(pair.prior, covariates))

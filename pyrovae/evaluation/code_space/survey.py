@@ -106,7 +106,10 @@ def code_space(
     is_of_images = real.ndim >= 3 and min(real.shape[-2:]) >= 3
     control = None
     if is_labelled:  # what is decoded at one value of the covariates may be of one class
-        of_classes = decoded(pair, test_codes, covariates=of_test["covariates"]) if row else test_images
+        of_classes = test_images
+        if row:
+            at_own = {"covariates": of_test["covariates"]}
+            of_classes = decoded(pair, test_codes, **at_own) if "exposure" in of_test else reconstructions
         control = control_images(of_classes, test.y, num=num_codes, seed=seed)
     pairs = fixed_pairs(len(real), num_pairs, seed=0)  # the same for every seed and pair
     whitening = Whitening.fit(train_codes)
@@ -186,10 +189,10 @@ def _row(pair: Any, covariates: Any) -> dict[str, Tensor]:
             f"covariates are needed: a pair given {size} of them has one code space for each value. Give covariates=c, "
             f"a row of {size}, with which codes are decoded; items are encoded with their own"
         )
-    if covariates is not None and size and checks.array(covariates, "covariates").shape != (size,):
+    if size and (shape := tuple(checks.array(covariates, "covariates").shape)) != (size,):
         raise ValueError(
-            f"covariates must be one row, shape ({size},), with which codes are decoded, got "
-            f"{tuple(checks.array(covariates, 'covariates').shape)}; those of the items come with train and test"
+            f"covariates must be one row, shape ({size},), with which codes are decoded, got {shape}; those of the "
+            "items come with train and test"
         )
     return {name: value[0] for name, value in checked_beside(pair, covariates, None, 1, spread=True).items()}
 

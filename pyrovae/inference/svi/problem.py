@@ -19,9 +19,10 @@ from pyrovae.seeding import stream
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.options import Plan
+    from pyrovae.inference.svi.plan import StepPlan
     from pyrovae.inference.svi.trial import Sites
 
-__all__ = ["ItemsProblem", "Problem", "not_finite", "ready"]
+__all__ = ["ItemsProblem", "Problem", "binary_draws", "not_finite", "ready"]
 
 
 class Problem(Protocol):
@@ -70,6 +71,11 @@ def ready(batch: Any, device: torch.device, draws: torch.Generator | None) -> An
     return x.with_items(drawn) if isinstance(x, Batch) else drawn
 
 
+def binary_draws(plan: StepPlan, epoch: int, device: torch.device) -> torch.Generator | None:
+    """What draws an epoch's binary items, for `ready`; None where items are taken as they are."""
+    return torch.Generator(device).manual_seed(stream(plan.seed, "binarize", epoch)) if plan.binarize else None
+
+
 def not_finite(parts: Mapping[str, Tensor]) -> str:
     """The names of the parts that are not finite in each entry."""
     return ", ".join(name for name, part in parts.items() if not part.isfinite().all()) or "a sum"
@@ -92,9 +98,7 @@ class ItemsProblem:
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
         """This process's share of an epoch's items and labels."""
-        draws = None
-        if self.plan.binarize:
-            draws = torch.Generator(self.device).manual_seed(stream(self.plan.seed, "binarize", epoch))
+        draws = binary_draws(self.plan, epoch, self.device)
         share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
         read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
         for batch, label in read:
