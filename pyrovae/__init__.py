@@ -20,6 +20,7 @@ _HOMES = {
     "pyrovae.models.given": ["Given"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
+    "pyrovae.columns": ["Column"],
     "pyrovae.models.bayesian_vae": ["BayesianVAE"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
     "pyrovae.models.distributions": [
@@ -142,6 +143,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.autoencoder import AE as AE, conv_ae as conv_ae, mlp_ae as mlp_ae
     from pyrovae.models.batch import Batch as Batch
     from pyrovae.models.bayesian import BayesianGaussianMixture as BayesianGaussianMixture
+    from pyrovae.columns import Column as Column
     from pyrovae.models.bayesian_vae import BayesianVAE as BayesianVAE
     from pyrovae.models.classifiers import (
         DiscriminativeClassifier as DiscriminativeClassifier,

@@ -1,0 +1,112 @@
+"""A column of a table: its name, its kind, and the categories that its codes stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pyrovae import checks
+
+__all__ = ["KINDS", "Column", "Kind", "checked_columns"]
+
+Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
+KINDS: tuple[str, ...] = get_args(Kind)
+CODED = ("binary", "categorical", "ordinal")  # whose entries are codes of categories, from 0 on
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, as a model of tables needs to know it.
+
+    `kind` says which values its entries have, and so which distributions fit them: "real" any number, "positive"
+    numbers above 0, "count" whole numbers from 0 on, "binary" 0 and 1, "categorical" codes 0..C - 1 of categories
+    without an order, and "ordinal" codes of categories in an order. `categories` are what the codes stand for, code k
+    for `categories[k]`: two of them for a binary column, and at least two for the others that have codes. A number C
+    stands for the categories 0..C - 1.
+
+    Raises ValueError for an unknown kind, for categories that are not distinct, too few, or missing where the kind has
+    codes, and for categories of a kind that has none.
+
+    >>> from pyrovae import Column
+    >>> Column("species", "categorical", ("Adelie", "Gentoo"))
+    Column(name='species', kind='categorical', categories=('Adelie', 'Gentoo'))
+    >>> Column("stage", "ordinal", 3).num_categories
+    3
+    """
+
+    name: str
+    kind: Kind
+    categories: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name of a column must be a string, got {self.name!r}")
+        checks.choice(f"kind of column {self.name!r}", self.kind, KINDS)
+        given: Any = self.categories
+        if self.kind == "binary" and given is None:
+            given = (0, 1)
+        if isinstance(given, int) and not isinstance(given, bool):
+            given = tuple(range(given))
+        if self.kind not in CODED:
+            if given is not None:
+                raise ValueError(
+                    f"column {self.name!r} is {self.kind} and has no categories, got {given!r}: leave them out, or "
+                    "let it be 'categorical' or 'ordinal'"
+                )
+            return
+        if given is None:
+            raise ValueError(
+                f"column {self.name!r} is {self.kind}: state its categories, in the order of their codes from 0 on, "
+                "or their number"
+            )
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(
+                f"categories of column {self.name!r} must be a tuple of what the codes stand for, or their number, got "
+                f"{given!r}"
+            )
+        values = tuple(given)
+        wanted = "exactly 2" if self.kind == "binary" else "at least 2"
+        if len(values) < 2 or (self.kind == "binary" and len(values) > 2):
+            raise ValueError(f"column {self.name!r} is {self.kind} and must have {wanted} categories, got {values!r}")
+        if len(set(values)) < len(values):
+            raise ValueError(f"categories of column {self.name!r} must be distinct, got {values!r}")
+        object.__setattr__(self, "categories", values)
+
+    @property
+    def num_categories(self) -> int:
+        """The number of categories; 0 of a kind without codes."""
+        return 0 if self.categories is None else len(self.categories)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether an entry has a probability; a density otherwise."""
+        return self.kind not in ("real", "positive")
+
+
+def checked_columns(columns: Any) -> tuple[Column, ...]:
+    """The columns of a table, or of a sequence of `Column`s; TypeError and ValueError for anything else.
+
+    >>> from pyrovae.columns import Column, checked_columns
+    >>> checked_columns([Column("age", "positive")])
+    (Column(name='age', kind='positive', categories=None),)
+    """
+    given: Any = getattr(columns, "columns", columns)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"columns must be the columns of a table, as data.table(frame).columns, or a sequence of pyrovae.Column, "
+            f"got {type(columns).__name__}"
+        )
+    made = tuple(given)
+    wrong = [each for each in made if not isinstance(each, Column)]
+    if wrong:
+        raise TypeError(
+            f"columns must be pyrovae.Column objects, as data.table(frame).columns has them, got {wrong[0]!r}"
+        )
+    if not made:
+        raise ValueError("columns must be at least one, got none")
+    names: Sequence[str] = [each.name for each in made]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"columns must have names of their own, and {repeated[0]!r} comes twice")
+    return made
