@@ -17,10 +17,14 @@ ADVICE = "mend these, or take a likelihood whose support has them"
 def support(x: Tensor, constraint: constraints.Constraint, family: str, *, name: str = "x") -> None:
     """Refuse values that have no density under a likelihood: grey under Bernoulli, over 1 under a unit interval.
 
-    NaN (a missing entry) is not looked at.
+    NaN (a missing entry) is not looked at. A constraint that has a `refusal(x, name=name)`, as one that differs by
+    column has, says itself what is wrong.
     """
     if _inside(x, constraint):
         return
+    refusal = getattr(constraint, "refusal", None)
+    if refusal is not None:
+        raise ValueError(refusal(x, name=name))
     seen = x[~torch.isnan(x)]
     least, most = float(seen.min()), float(seen.max())
     inside = least >= 0 and most <= 1

@@ -31,8 +31,9 @@ per parameter. The optional attributes of a part, and their defaults, are listed
 A prior has `latent_dim`, the size of a code. A posterior's `network` maps items, (N, *event_shape), to (N, features).
 
 The arguments of each constructor call are recorded. A part can be built again from numbers, strings, lists of them,
-None and registered parts. A pair with any other argument, such as a function or a tensor, can only be loaded by
-`load(path, like=...)`. Loading never imports what a file names: the name is looked up in this register, or refused.
+None, columns of tables and registered parts. A pair with any other argument, such as a function or a tensor, can only
+be loaded by `load(path, like=...)`. Loading never imports what a file names: the name is looked up in this register, or
+refused.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.columns import Column
 from pyrovae.exclusive import exclusive
 from pyrovae.models.part_names import name_and_arguments
 
@@ -337,9 +339,11 @@ def _completed(value: Any) -> Any:
 
 
 def _built(value: Any) -> Any:
-    """The value of a recipe's argument, with the parts that it describes built."""
+    """The value of a recipe's argument, with the parts and columns that it describes built."""
     if isinstance(value, list):
         return [_built(each) for each in value]
+    if isinstance(value, dict) and value.keys() == {"column"}:
+        return Column(*value["column"])
     return build(value) if isinstance(value, dict) else value
 
 
@@ -444,6 +448,10 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [_plain(each) for each in value]
+    if isinstance(value, Column):
+        fields = [_plain(each) for each in (value.name, value.kind, value.categories)]
+        hindrance = _hindrance(fields)
+        return {"column": fields} if hindrance is None else {"hindrance": f"column {value.name!r} with {hindrance}"}
     if isinstance(value, nn.Module):
         try:
             return described(value)

@@ -163,8 +163,16 @@ def observed_measure(pair: Pair, x: Tensor | Batch) -> str:
     with Workspace(module, noise=Noise(0, x.device)).turn(), unchanged(module):
         _, model = traces(pair, x[:1], None)
     supports = [stated_support(site["fn"]) for site in _samples(model).values() if site["is_observed"]]
-    discrete = {bool(getattr(support, "is_discrete", False)) for support in supports}
-    return "mixed" if len(discrete) > 1 else "mass" if discrete == {True} else "density"
+    measures = {_measure_of(support) for support in supports}
+    return "mixed" if len(measures) > 1 else next(iter(measures), "density")
+
+
+def _measure_of(support: Any) -> str:
+    """The base measure that a support states, as that of a table's row does, or that follows from `is_discrete`."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    stated: str | None = getattr(support, "base_measure", None)
+    return stated or ("mass" if getattr(support, "is_discrete", False) else "density")
 
 
 def called(pair: Pair) -> None:
