@@ -74,8 +74,13 @@ def largest(x: Tensor) -> float:
 
 
 def spread(items: Tensor) -> Tensor:
-    """The standard deviation of each column of items in a dtype that holds them; (D,), in float64."""
-    return items.detach().flatten(1).double().var(0, correction=0).sqrt()
+    """The standard deviation of each column of items in a dtype that holds them; (D,), in float64. NaN is missing."""
+    x = items.detach().flatten(1).double()
+    seen = ~x.isnan()
+    if bool(seen.all()):
+        return x.var(0, correction=0).sqrt()
+    count = seen.sum(0).clamp(min=1)
+    return torch.where(seen, x - x.nansum(0) / count, 0.0).square().sum(0).div(count).sqrt()
 
 
 def spread_as_in(reference: Tensor) -> Callable[[Tensor], Tensor]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from pyrovae.checks.arrays import parts_of
+import numpy as np
+import torch
+from torch import Tensor
 
-__all__ = ["BESIDE", "Gathered", "split_of"]
+from pyrovae.checks.arrays import array, parts_of
+
+__all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing"]
 
 BESIDE = ("covariates", "exposure", "weight", "missing")  # what a split may carry beside items and labels
-NOT_YET = ("weight", "missing")
+SELDOM = {  # which not everything takes: why they cannot be left aside
+    "weight": "a weight for each item",
+    "missing": "missing entries",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,34 +29,121 @@ class Gathered:
     y: Any = None
     covariates: Any = None
     exposure: Any = None
+    weight: Any = None
+    missing: Any = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     @property
     def beside(self) -> dict[str, Any]:
-        """What was given beside the items, by name."""
-        both = {"covariates": self.covariates, "exposure": self.exposure}
-        return {name: value for name, value in both.items() if value is not None}
+        """The covariates and the exposure, which a pair's model and guide are given, by name."""
+        return {each: getattr(self, each) for each in BESIDE[:2] if getattr(self, each) is not None}
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """All that was given beside the items, by name."""
+        return {each: getattr(self, each) for each in BESIDE if getattr(self, each) is not None}
 
 
-def split_of(x: Any, *, covariates: Any = None, exposure: Any = None, name: str = "x") -> Gathered:
-    """The items of an array or of a split, with the covariates and the exposure of the split or of the keywords.
+def split_of(
+    x: Any,
+    *,
+    covariates: Any = None,
+    exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
+    takes: Collection[str] = (),
+    what: str = "this",
+    name: str = "x",
+) -> Gathered:
+    """The items of an array or of a split, with what lies beside them, of the split or of the keywords.
 
-    Raises ValueError where a split and a keyword both give one of them, and for a split with a weight or a mask, which
-    no method and no estimator reads yet.
+    `missing` is True, or a mask of the items' shape that is True where an entry is missing; None and False say that
+    none is. `takes` names which of "weight" and "missing" the caller, `what` in an error, can use. Raises ValueError
+    where a split and a keyword both give one of them, and for what the caller cannot use.
     """
     items, labels = parts_of(x, name)
     own = {} if items is x else {each: getattr(x, each, None) for each in BESIDE}
-    for each in NOT_YET:
-        if own.get(each) is not None:
-            raise ValueError(
-                f"{name} is a split with {each!r}, which is not supported yet: leave it out, as in "
-                "Split(x, y, covariates=..., exposure=...)"
-            )
-    given = {"covariates": covariates, "exposure": exposure}
+    given = {"covariates": covariates, "exposure": exposure, "weight": weight, "missing": missing}
     for each, value in given.items():
         if value is not None and own.get(each) is not None:
             raise ValueError(f"{name} is a split with {each} of its own: leave {each}= out, or give {name}.x")
         given[each] = own.get(each) if value is None else value
+    given["missing"] = _some_missing(given["missing"], name)
+    for each, words in SELDOM.items():
+        if given[each] is not None and each not in takes:
+            advice = (
+                "give whole items, or fill the missing entries by impute first"
+                if each == "missing"
+                else f"leave it out, as in Split({name}.x, {name}.y)"
+            )
+            raise ValueError(f"{name} comes with {words}, and {what} takes none: {advice}")
     return Gathered(items, labels, **given)
+
+
+def _some_missing(missing: Any, name: str) -> Any:
+    """True, a mask of which an entry is True, or None."""
+    if missing is None or missing is False:
+        return None
+    if missing is True:
+        return True
+    mask = missing.detach().cpu() if isinstance(missing, Tensor) else missing
+    mask = torch.as_tensor(np.asarray(mask))
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"missing of {name} must be True, or a mask of {name}'s shape that is True where an entry is missing, got "
+            f"{missing if mask.ndim == 0 else mask.dtype}"
+        )
+    return mask if bool(mask.any()) else None
+
+
+def with_missing(x: Any, missing: Any, name: str = "x") -> Any:
+    """The items with NaN where a mask says that an entry is missing; as they are where `missing` is True or None.
+
+    Raises ValueError for a mask of another shape, and for NaN at an entry that the mask says is there.
+    """
+    if missing is None or missing is True:
+        return x
+    items = array(x, name)
+    mask = torch.as_tensor(np.asarray(missing)) if not isinstance(missing, Tensor) else missing.to(items.device)
+    if mask.shape != items.shape:
+        raise ValueError(
+            f"missing must have the shape of {name}, {tuple(items.shape)}, and be True where an entry is missing, got "
+            f"{tuple(mask.shape)}"
+        )
+    if items.dtype.is_floating_point:
+        unsaid = items.isnan() & ~mask
+        if bool(unsaid.any()):
+            raise ValueError(
+                f"{name} is NaN at {unsaid.nonzero()[0].tolist()}, which the mask does not call missing: mend the "
+                "mask, or say missing=True"
+            )
+    else:
+        items = items.to(torch.float64)
+    return items.masked_fill(mask, torch.nan)
+
+
+def weights(weight: Any, count: int, *, name: str = "x") -> Tensor:
+    """The weights of `count` items as float64, (N,): how many times each item counts.
+
+    Raises ValueError for another number of them, for one that is negative or not finite, and where all are 0.
+    """
+    of = "" if name == "x" else f" of {name}"
+    value = array(weight, f"weight{of}")
+    if value.shape != (count,):
+        hint = "; w.ravel() of a column" if value.shape == (count, 1) else ""
+        raise ValueError(
+            f"weight{of} must have shape ({count},), one number for each item, got {tuple(value.shape)}{hint}"
+        )
+    value = value.detach().cpu().double()
+    wrong = ~(value.isfinite() & (value >= 0))
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"weight{of} says how many times an item counts, and must be finite and at least 0; that of item {first} "
+            f"is {float(value[first]):g}"
+        )
+    if not bool(value.any()):
+        raise ValueError(f"weight{of} is 0 for every item, so that none counts: give one of them a positive weight")
+    return value

@@ -25,8 +25,9 @@ class Split(HasSummary):
     """The items of one part of a data set: `x` of shape (N, *event), and `y`, int64 of shape (N,), or None.
 
     `fit` and the estimators accept a split in place of `x`. It may carry what lies beside the items: `covariates`, a
-    row of D columns for each item, (N, D), of a pair with `covariate_dim`; and `exposure`, (N,), of counts. An index
-    takes the same rows of all of them. `weight` and `missing` are kept, and no method takes them yet.
+    row of D columns for each item, (N, D), of a pair with `covariate_dim`; `exposure`, (N,), of counts; `weight`, (N,),
+    how many times each item counts; and `missing`, True where NaN in `x` is an entry that was not seen, or a mask of
+    the shape of `x` that is True at such entries. An index takes the same rows of all of them.
 
     >>> import torch
     >>> from pyrovae.data import Split
@@ -50,7 +51,10 @@ class Split(HasSummary):
             raise TypeError(
                 f"a split has no item of its own: split[{index}:{index + 1}] is a split, split.x[{index}] x"
             )
-        rows: dict[str, Any] = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        rows: dict[str, Any] = {
+            name: value if value is None or isinstance(value, bool) else value[index]
+            for name, value in vars(self).items()
+        }
         return Split(**rows)
 
     def __str__(self) -> str:
@@ -117,7 +121,22 @@ class Dataset(HasSummary):
 
         if place is not None:
             x = x.select(place) if isinstance(x, MappedArray) else x[place]
-        return Split(x, both("y"), both("covariates"), both("exposure"))
+        beside = {name: both(name) for name in ("y", "covariates", "exposure", "weight")}
+        return Split(x, **beside, missing=self._missing_of_both(place))
+
+    def _missing_of_both(self, place: Tensor | None) -> Any:
+        """The mask of both parts, of which one may have nothing missing."""
+        parts = [part for part in (self.train, self.test) if part.missing is not None]
+        if not parts or any(part.missing is True for part in parts):
+            return True if parts else None
+        masks = [
+            torch.zeros(tuple(part.x.shape), dtype=torch.bool)
+            if part.missing is None
+            else torch.as_tensor(part.missing)
+            for part in (self.train, self.test)
+        ]
+        mask = torch.cat(masks)
+        return mask if place is None else mask[place]
 
     def __str__(self) -> str:
         counts = f"{len(self.train):,} training and {len(self.test):,} test items"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.evaluation.session import Session
 from pyrovae.models.batch import items_of, keywords_of
+from pyrovae.models.missing import completed
 from pyrovae.models.particles import Drawn, Particles, latent_law, scored, weighed
 from pyrovae.seeding import Noise, stream
 
@@ -35,7 +36,7 @@ def scored_few(session: Session, double: torch.nn.Module, x: Any, *, guide: bool
     with session.workspace(noise, pair=double).turn(), torch.no_grad():
         given: dict[str, Any] = {"size": len(x), **keywords_of(x)} if keywords_of(x) else {"size": 1}
         of_prior = latent_law(double.model, **given).sample((CODES // 2,))[:, 0].to(items_of(x))
-        of_guide = latent_law(double.guide, x[: CODES // 2]).sample().to(items_of(x))
+        of_guide = latent_law(double.guide, completed(double, x[: CODES // 2])).sample().to(items_of(x))
         codes = torch.cat([of_prior, of_guide])
         return codes, scored(double, x, codes[:, None].expand(-1, len(x), -1), guide=guide)  # type: ignore[arg-type]
 

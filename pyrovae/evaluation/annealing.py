@@ -17,7 +17,7 @@ from pyrovae import checks
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_members
-from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.session import TAKES, Session, split_of
 from pyrovae.evaluation.weights import effective_size, log_mean
 from pyrovae.models.batch import items_of, keywords_of, rebuilt, tensors_of
 from pyrovae.models.items import checked_beside
@@ -66,6 +66,8 @@ def ais(
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
 ) -> Estimate:
     """log p(x) by annealed importance sampling with Hamiltonian transitions: a lower bound in expectation.
 
@@ -105,7 +107,8 @@ def ais(
     session = Session("ais", pair)
     session.require_continuous()
     plan = _Plan(num_chains, num_steps, num_leapfrog, base, schedule, progress, seed)
-    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
+    given = split_of(x, "ais", covariates, exposure, weight, missing)
+    items = session.items(given, takes=TAKES, guide=plan.base == "guide")
     session.protocol |= plan.protocol()
     plan.fit_memory(session.pair, items)
     parts: list[dict[str, np.ndarray]] = []
@@ -135,6 +138,7 @@ def bdmc(
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
+    missing: Any = None,
 ) -> tuple[Estimate, Estimate]:
     """Bidirectional Monte Carlo: bounds (lower, upper) on log p(x) of `n` items drawn from the model itself.
 
@@ -147,8 +151,9 @@ def bdmc(
     All backward chains of an item start from the same code, so that their spread underestimates the
     error. The standard errors of both means are therefore computed over items, as sd / sqrt(n), and
     "se" per item is NaN. The `pointwise` of either estimate contains the items as "obs" and their
-    codes as "latent", so that other estimators can be applied to them. Arguments and errors are
-    those of `ais`.
+    codes as "latent", so that other estimators can be applied to them. `missing`, a mask of shape
+    (n, *event_shape) or (*event_shape,) that is True where an entry is to be missing, makes them
+    bounds on log p of the other entries. Other arguments and errors are those of `ais`.
 
     >>> import torch
     >>> import pyrovae
@@ -166,7 +171,10 @@ def bdmc(
     noise = Noise(stream(seed, "bdmc items", session.pair_sha256), session.device)
     with session.workspace(noise, checks=None).turn():
         codes, drawn = drawn_jointly(session.pair, n, **beside)
-    items = session.items(checks.Gathered(drawn, None, **beside))
+    given = checks.Gathered(drawn, None, **beside)
+    if missing is not None:
+        given = checks.Gathered(with_mask(drawn, missing), None, **beside, missing=True)
+    items = session.items(given, takes=TAKES, guide=plan.base == "guide")
     session.protocol |= plan.protocol() | {"items": f"{n} draws from the model, seed {seed}"}
     plan.fit_memory(session.pair, items)
     session.protocol["se_from_items"] = 1
@@ -193,6 +201,17 @@ def bdmc(
         session.estimate(below, kind=kind, bound="lower", settings=SETTINGS, words=FROM_BELOW),
         session.estimate(above, kind=f"reverse {kind}", bound="upper", settings=SETTINGS, words=FROM_ABOVE),
     )
+
+
+def with_mask(x: Tensor, missing: Any) -> Tensor:
+    """Items with NaN where a mask of all of them, or of one, is True."""
+    mask = checks.array(missing, "missing")
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(x.shape), tuple(x.shape[1:])):
+        raise ValueError(
+            f"missing must be a mask of shape {tuple(x.shape)} or {tuple(x.shape[1:])} that is True where an entry is "
+            f"to be missing, got {tuple(mask.shape)} of {mask.dtype}"
+        )
+    return x.masked_fill(mask.to(x.device), torch.nan)
 
 
 class _Plan:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.compile.function import CompiledFunction, compile_function, pays
 from pyrovae.evaluation.agreement import agree, few_items, scored_few
 from pyrovae.evaluation.session import Session
-from pyrovae.models.batch import Batch, items_of, keywords_of
+from pyrovae.models.batch import Batch, items_of, options_of
 from pyrovae.models.layers import layer_sizes
 from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.particles import scored
@@ -85,14 +85,14 @@ def table_is_of_model(session: Session, pair: Any, x: Any) -> bool:
     some = few_items(x)
     z, of_model = scored_few(session, pair, some)
     with session.workspace(Noise(0, x.device), pair=pair).turn():
-        likelihood, prior = table(z, items_of(some), **keywords_of(some)), pair.prior().log_prob(z)[:, None]
+        likelihood, prior = table(z, items_of(some), **options_of(some)), pair.prior().log_prob(z)[:, None]
     return agree(likelihood, of_model.log_likelihood) and agree(prior, of_model.log_prior)
 
 
 def log_joint_table(pair: Any, x: Any, z: Tensor, *, by_parts: bool) -> Tensor:
     """log p(x_n, z_m) for every code and item: (M, d) and (N, *event_shape) to (M, N)."""
     if by_parts:
-        log_likelihood = pair.likelihood.log_prob_table(z, items_of(x), **keywords_of(x))
+        log_likelihood = pair.likelihood.log_prob_table(z, items_of(x), **options_of(x))
         log_prior = pair.prior().log_prob(z)[:, None]
     else:
         at = scored(pair, x, z[:, None], guide=False)

@@ -62,8 +62,17 @@ class Estimate(HasSummary):
 
     @property
     def mean(self) -> float:
-        """The mean over items, nats per item."""
+        """The mean over items, nats per item; each counts as many times as its weight says, where there are weights."""
+        weight = self.weight
+        if weight is not None:
+            value = self.pointwise["value"].to_numpy()
+            return float((weight * np.where(weight > 0, value, 0.0)).sum() / weight.sum())
         return float(self.pointwise["value"].mean(skipna=False))
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """How many times each item counts, (N,); None where each counts once."""
+        return self.pointwise["weight"].to_numpy() if "weight" in self.pointwise else None
 
     @property
     def se(self) -> float:
@@ -74,11 +83,24 @@ class Estimate(HasSummary):
         """
         if self.pointwise.attrs.get("se_from_items"):
             return self.se_items
+        weight = self.weight
+        if weight is not None:
+            se = np.where(weight > 0, self.pointwise["se"].to_numpy(), 0.0)
+            return float(np.sqrt((weight**2 * se**2).sum()) / weight.sum())
         return float(np.sqrt((self.pointwise["se"] ** 2).sum(skipna=False))) / self.pointwise.sizes["item"]
 
     @property
     def se_items(self) -> float:
-        """Standard error of the mean with the items as a random sample: sd(value) / sqrt(N); NaN for one item."""
+        """Standard error of the mean with the items as a random sample: sd(value) / sqrt(N); NaN for one item.
+
+        With weights, which are frequencies, N is their sum, and an item counts that many times in the variance.
+        """
+        weight = self.weight
+        if weight is not None:
+            total = float(weight.sum())
+            value = np.where(weight > 0, self.pointwise["value"].to_numpy(), 0.0)
+            squares = float((weight * np.where(weight > 0, value - self.mean, 0.0) ** 2).sum())
+            return math.sqrt(squares / (total - 1) / total) if total > 1 else math.nan
         count = self.pointwise.sizes["item"]
         return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
 
@@ -109,6 +131,8 @@ class Estimate(HasSummary):
         same = attributes == other_attributes and bool((value == 0).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
+        if self.weight is not None:
+            pointwise["weight"] = self.pointwise["weight"]
         flags = [one.pointwise["unreliable"] for one in (self, other) if "unreliable" in one.pointwise]
         if flags:
             pointwise["unreliable"] = (flags[0] | flags[-1]) & (not same)
@@ -144,6 +168,8 @@ class Estimate(HasSummary):
                 "the two estimates are of different items: give both the same x in the same order, with the same "
                 "covariates and exposure where there are any"
             )
+        if attributes.get("weights_sha256") != other_attributes.get("weights_sha256"):
+            raise ValueError("the two estimates weigh the items differently: give both the same weight, or none")
         if attributes["pair_sha256"] == other_attributes["pair_sha256"]:
             return f"gap {self.kind} - {other.kind}"
         if self.kind != other.kind:
@@ -175,6 +201,8 @@ class Estimate(HasSummary):
             "standard error over items": lambda: f"{self.se_items:.3f} nats",
             "log p(x)": lambda: relation.get(str(self.bound)),
             "items": lambda: f"{self.pointwise.sizes['item']:,}{self._flagged()}",
+            "sum of weights": lambda: None if self.weight is None else f"{float(self.weight.sum()):,g}",
+            "missing entries": lambda: f"{n:,}" if (n := attributes.get("missing_entries")) else None,
             "base measure": lambda: attributes.get("base_measure"),
             "bits per dimension": lambda: f"{self.bits_per_dimension:.4f}" if self._is_code_length() else None,
             "settings": lambda: ", ".join(f"{name}={value}" for name, value in self.settings.items()) or None,
@@ -206,7 +234,8 @@ class Estimate(HasSummary):
         attributes, count = self.pointwise.attrs, self.pointwise.sizes["item"]
         errors = self._errors()
         error = f" ± {self.se:.3f} ({errors})" if errors else ""
-        items = f"({count} item{'s' if count > 1 else ''}{self._flagged()})"
+        of_weight = "" if self.weight is None else f" of weight {float(self.weight.sum()):g}"
+        items = f"({count} item{'s' if count > 1 else ''}{of_weight}{self._flagged()})"
         if "difference" in attributes:
             over = ""
             if count > 1 and errors != "over items" and self.kind.startswith("difference"):  # of two pairs
@@ -216,6 +245,8 @@ class Estimate(HasSummary):
         measure = attributes.get("base_measure")
         is_mass = measure == "mass"
         quantity = {"mass": "log mass", "mixed": "log mixed density"}.get(str(measure), "log density")
+        if attributes.get("missing_entries"):
+            quantity += " of what was seen"
         if masked := attributes.get("masked_sites"):
             quantity += f" of what the mask leaves of {masked}"
         extra = ""

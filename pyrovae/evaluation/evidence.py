@@ -14,11 +14,12 @@ from pyrovae import checks
 from pyrovae.evaluation.agreement import CODES, agree, few_items, scored_components, scored_few
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_guided_members, by_members
-from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.session import TAKES, Session, split_of
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
-from pyrovae.models.batch import items_of, keywords_of
+from pyrovae.models.batch import has_missing, items_of, keywords_of
 from pyrovae.models.distributions import Normal
+from pyrovae.models.missing import whole
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, covariate_dim_of, covariates_for
 from pyrovae.models.particles import Items, Particles
@@ -51,6 +52,8 @@ def elbo(
     max_bytes: int = MAX_BYTES,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
 ) -> Estimate:
     """The evidence lower bound, per item: E_q[log p(x | z)] - E_q[log q(z | x) - log p(z)] = -(distortion + rate).
 
@@ -60,7 +63,10 @@ def elbo(
     linear-Gaussian pairs.
 
     `x` has shape (N, *event_shape) and is cast to the pair's dtype; it may be a `data.Split`, for
-    which the keywords `covariates` and `exposure` stand too. `max_bytes` limits the memory of
+    which the keywords `covariates`, `exposure`, `weight` and `missing` stand too. With `missing` NaN
+    is an entry that was not seen, and the estimate is one of log p of the seen entries, for a pair
+    whose guide takes such items. `weight` says how many times each item counts in the means and
+    their errors, as a frequency. `max_bytes` limits the memory of
     the decodings of a chunk; the draws do not depend on it. The draws are scored by a compiled graph
     if there are enough of them for the compilation to pay off. Inside `pyrovae.distributed()` each
     process evaluates its share of the items.
@@ -78,7 +84,8 @@ def elbo(
     >>> estimate.pointwise.sizes["item"], estimate.mean < 0
     (360, True)
     """
-    session, x = Session("elbo", pair), checks.split_of(x, covariates=covariates, exposure=exposure)
+    session = Session("elbo", pair)
+    x = split_of(x, "elbo", covariates, exposure, weight, missing)
     if analytic:
         return _analytic_elbo(session, x)
 
@@ -104,6 +111,8 @@ def iwae(
     max_bytes: int = MAX_BYTES,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
 ) -> Estimate:
     """The importance-weighted bound, per item: log (1/K) sum_k p(x, z_k) / q(z_k | x), with z_k drawn from q(z | x).
 
@@ -136,7 +145,8 @@ def iwae(
     >>> estimate.kind, sorted(estimate.pointwise)
     ('iwae(100)', ['ess', 'pareto_k', 'se', 'unreliable', 'value'])
     """
-    session, x = Session("iwae", pair), checks.split_of(x, covariates=covariates, exposure=exposure)
+    session = Session("iwae", pair)
+    x = split_of(x, "iwae", covariates, exposure, weight, missing)
 
     def bound(table: Particles) -> dict[str, Any]:
         return log_mean(table.log_weight) | _of_weights(table.log_weight)
@@ -148,7 +158,15 @@ def iwae(
 
 @checks.allocating
 @by_members
-def exact(pair: Pair, x: Any, *, covariates: Any = None, exposure: Any = None) -> Estimate:
+def exact(
+    pair: Pair,
+    x: Any,
+    *,
+    covariates: Any = None,
+    exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
+) -> Estimate:
     """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
 
     A linear-Gaussian pair has x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I), so that x has
@@ -167,16 +185,21 @@ def exact(pair: Pair, x: Any, *, covariates: Any = None, exposure: Any = None) -
     0.0
     """
     session = Session("exact", pair)
-    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
+    given = split_of(x, "exact", covariates, exposure, weight, missing)
+    items = session.items(given, takes=TAKES, guide=False)
     session.require_whole()
     if isinstance(session.pair, GaussianMixture):
         with torch.no_grad():
-            value = session.pair.log_joint_table(items).logsumexp(-1)
-        _require_model_of_components(session, items)
+            if has_missing(items):
+                value = session.pair.log_prob(items_of(items), missing=True)
+            else:
+                value = session.pair.log_joint_table(items_of(items)).logsumexp(-1)
+        _require_model_of_components(session, items_of(whole(session.pair, items)))
     else:
         linear = _Linear(session.in_float64(), "exact", items.double())
-        linear.require_model(session, items.double())
-        value = linear.log_prob(items_of(items).double().flatten(1))
+        linear.require_model(session, whole(session.pair, items.double()))
+        x_in_full = items_of(items).double().flatten(1)
+        value = linear.log_prob_of_seen(x_in_full) if has_missing(items) else linear.log_prob(x_in_full)
     columns = {"value": value, "se": np.zeros(len(items))}
     return session.estimate(columns, bound="exact", errors="none", words={"value": ("log p(x)", "nats")})
 
@@ -275,6 +298,22 @@ class _Linear:
         return self.pair.posterior(x, **given)
 
     @torch.no_grad()
+    def log_prob_of_seen(self, x: Tensor) -> Tensor:
+        """log p of the entries that are not NaN: a missing one has no precision of its own, and adds nothing."""
+        seen = ~x.isnan()
+        mean = self.mean.expand(len(x), -1)
+        covariance = self.covariance.expand(len(x), *self.covariance.shape[-2:])
+        centred = torch.where(seen, x - self.offset - mean @ self.weight.T, 0.0)
+        per_variance = seen.to(x.dtype)[:, :, None] * self.per_variance  # (N, F, d)
+        precision = torch.linalg.inv(covariance) + self.weight.T @ per_variance
+        z = torch.linalg.solve(precision, (centred[:, None] @ per_variance).squeeze(1))
+        residual = torch.where(seen, (centred - z @ self.weight.T).square() / self.variance, 0.0).sum(-1)
+        prior = (z * torch.linalg.solve(covariance, z)).sum(-1)
+        log_det = torch.where(seen, (2 * math.pi * self.variance).log(), 0.0).sum(-1)
+        log_det = log_det + torch.logdet(covariance) + torch.logdet(precision)
+        return -0.5 * (log_det + residual + prior)
+
+    @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         if self.mean.ndim == 2:  # a prior for each item
             return self._log_prob_each(x)
@@ -296,7 +335,7 @@ class _Linear:
 
 
 def _analytic_elbo(session: Session, x: Any) -> Estimate:
-    items = session.items(x).double()
+    items = session.items(x, takes=("weight",)).double()
     session.require_whole("elbo(analytic=True)")
     parts = _Linear(session.in_float64(), "elbo(analytic=True)", items)
     covariates = keywords_of(items).get("covariates")

@@ -107,6 +107,7 @@ def gaps(
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
+    missing: Any = None,
 ) -> Gaps:
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
 
@@ -153,7 +154,9 @@ def gaps(
     checks.positive("learning_rate", learning_rate)
     checks.seed(seed)
     session.require_continuous()
-    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
+    takes = ("missing",)
+    given = checks.split_of(x, covariates=covariates, exposure=exposure, missing=missing, takes=takes, what="gaps")
+    items = session.items(given, takes=takes)
     session.require_evidence(evidence)
     if {"rate", "distortion"} <= {*evidence.pointwise}:
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")

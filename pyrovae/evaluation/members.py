@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.evaluation.estimate import Estimate, pair_hash
-from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.session import TAKES, Session
 from pyrovae.models.pair import members_of, takes_beside
 from pyrovae.seeding import stream
 
@@ -60,7 +60,7 @@ def _by_members(estimator: Callable[P, Estimate], combine: Callable[..., Estimat
         if found is None:
             return estimator(*args, **kwargs)
         members, log_weights = found
-        beside = {name: cast(Any, kwargs).get(name) for name in ("covariates", "exposure")}
+        beside = {name: cast(Any, kwargs).get(name) for name in ("covariates", "exposure", "weight", "missing")}
         for name, takes in takes_beside(pair).items():
             if beside[name] is not None and not takes:
                 raise ValueError(
@@ -76,7 +76,8 @@ def _by_members(estimator: Callable[P, Estimate], combine: Callable[..., Estimat
             if earlier and default_seed is not None:
                 given["seed"] = stream(checks.seed(given.get("seed", default_seed)), "member", earlier)
             estimates.append(estimator(*rest, **given))
-        items = checks.split_of(args[1] if len(args) > 1 else cast(Any, kwargs)["x"], **beside)
+        x = args[1] if len(args) > 1 else cast(Any, kwargs)["x"]
+        items = checks.split_of(x, **beside, takes=TAKES, what=estimator.__name__)
         return combine(estimator.__name__, pair, items, estimates, log_weights)
 
     return call
@@ -126,7 +127,7 @@ def _summed_by_guide(name: str, pair: Any, x: Any, estimates: list[Estimate], lo
 def _begun(name: str, pair: Any, x: Any, estimates: list[Estimate]) -> tuple[Session, list[str], Any]:
     """A session of the whole pair with the members' settings, the names of these, and the items."""
     session = Session(name, pair)
-    items = session.items(x)
+    items = session.items(x, takes=TAKES)
     attributes = estimates[0].pointwise.attrs
     named = [each for each in str(attributes["settings"]).split(", ") if each]
     for key in {*named, *(each for each in ("num_particles", "seed", "tol") if each in attributes)}:

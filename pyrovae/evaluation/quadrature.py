@@ -15,9 +15,10 @@ from pyrovae import checks
 from pyrovae.evaluation.cell_rule import CellRule, table_is_of_model
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.members import by_members
-from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.session import TAKES, Session, split_of
 from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import LAYERS_ALIVE, rows_within
+from pyrovae.models.missing import completed
 from pyrovae.models.pair import Pair
 from pyrovae.models.particles import latent_law
 from pyrovae.seeding import Noise, stream
@@ -57,6 +58,8 @@ def quadrature(
     max_evaluations: int = 4_000_000,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
 ) -> Estimate:
     """log p(x), the log of the integral of p(x | z) p(z) over a code of one or two dimensions, within `tol` nats.
 
@@ -96,9 +99,8 @@ def quadrature(
     if checks.positive("tol", tol) < LEAST_TOL:
         raise ValueError(f"tol must be at least {LEAST_TOL:.1e} nats, the spacing of float64 numbers at 1; got {tol!r}")
     checks.whole("max_evaluations", max_evaluations)
-    items = session.items(
-        checks.split_of(x, covariates=covariates, exposure=exposure)
-    )  # which refuses a size of codes that is stated wrongly
+    given = split_of(x, "quadrature", covariates, exposure, weight, missing)
+    items = session.items(given, takes=TAKES, guide=False)  # which refuses a size of codes that is stated wrongly
     if pair.latent_dim not in NODES:
         raise ValueError(
             f"quadrature is for codes of 1 or 2 dimensions, this pair's has {pair.latent_dim}: take ais, or iwae where "
@@ -431,9 +433,9 @@ def _draws_of_prior(pair: Any, x: Any, count: int) -> Tensor:
         law = latent_law(pair.model, size=len(x), **beside)  # of each item's own prior as many
         draws: Tensor = law.sample((-(-count // len(x)),)).flatten(0, 1)
         return draws.to(items_of(x))
-    return latent_law(pair.model, size=1).sample((count,))[:, 0].to(x)
+    return latent_law(pair.model, size=1).sample((count,))[:, 0].to(items_of(x))
 
 
 def _draws_of_guide(pair: Any, x: Any, count: int) -> Tensor:
     """Draws of the guide, (count, N, latent_dim)."""
-    return latent_law(pair.guide, x).sample((count,)).to(items_of(x))
+    return latent_law(pair.guide, completed(pair, x)).sample((count,)).to(items_of(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,10 @@ from pyrovae import checks, ranks
 from pyrovae.evaluation.estimate import Bound, Estimate, pair_hash
 from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
-from pyrovae.models.batch import Batch, items_of, keywords_of
+from pyrovae.models.batch import Batch, has_missing, items_of, keywords_of, weight_of
 from pyrovae.models.items import checked_batch
 from pyrovae.models.layers import least_bytes, rows_within
+from pyrovae.models.missing import require_missing_taken, warn_of_rows_without_entries, whole
 from pyrovae.models.pair import (
     Pair,
     as_module,
@@ -33,7 +34,9 @@ from pyrovae.models.scopes import Workspace
 from pyrovae.models.trial import called, observed_measure, require_supported, tried
 from pyrovae.seeding import Noise, stream
 
-__all__ = ["Session"]
+__all__ = ["TAKES", "Session", "split_of"]
+
+TAKES = ("weight", "missing")  # what most estimators can use beside the items
 
 SCALES = {
     "mass": "counting measure",
@@ -41,6 +44,12 @@ SCALES = {
     "mixed": "counting measure of discrete entries, Lebesgue measure of the others in the units of x as given",
 }
 BOUNDS = ("lower", "upper", "exact")
+
+
+def split_of(x: Any, what: str, covariates: Any, exposure: Any, weight: Any, missing: Any) -> checks.Gathered:
+    """The items of an estimator with all that lies beside them, of a split or of its keywords."""
+    given = {"covariates": covariates, "exposure": exposure, "weight": weight, "missing": missing}
+    return checks.split_of(x, **given, takes=TAKES, what=what)
 
 
 class Session:
@@ -91,6 +100,7 @@ class Session:
         _require_density(pair, name)
         self.name = name
         self.protocol: dict[str, Any] = {}
+        self.weight: np.ndarray | None = None  # of each item, how many times it counts
         self.base_measure = ""
         self._given = pair
         called(pair)  # before any other call, so that what a call writes to the pair is excluded from its hash
@@ -121,21 +131,30 @@ class Session:
         """
         require_continuous(self._given if pair is None else pair, self.name)
 
-    def items(self, x: Any) -> Any:
+    def items(self, x: Any, *, takes: Collection[str] = (), guide: bool = True) -> Any:
         """Check the items, and return them as a tensor (N, *event_shape) of the pair's dtype and device.
 
         `x` is an array or a split of a data set. Of one with covariates or an exposure the result is a `Batch` of
         items with these beside them, which the functions of `pyrovae.models.particles` take as they take a tensor, and
-        whose `x` is the tensor. The protocol receives the SHA-256 of the items and
-        of the pair, whether all entries are 0 or 1, the number of items and of their entries, and
+        whose `x` is the tensor. An estimator that reads the weights of items, or NaN as an entry that was not seen,
+        says so by `takes`, "weight" and "missing" among them; others refuse these. `guide` says whether it draws from
+        the guide, which then must take missing entries too. The protocol receives the SHA-256 of the items and
+        of the pair, whether all entries are 0 or 1, the number of items and of their entries, the number of missing
+        entries, the sum of the weights, and
         the sites that the pair masks. Raises ValueError for items that have no density under the
         pair, and for a pair that on a few draws does not give one density per item.
         """
         pair = self.pair
         dtype, device = dtype_and_device(pair)
         least = getattr(pair, "least_scale", None)
-        batch = checked_batch(pair, x, dtype=torch.float64, least_scale=least)
+        batch = checked_batch(pair, x, takes=takes, what=self.name, dtype=torch.float64, least_scale=least)
+        missing = has_missing(batch)
+        if missing:
+            require_missing_taken(self._given, guide=guide)
+            warn_of_rows_without_entries(items_of(batch))
         in_full = items_of(batch).detach().cpu().contiguous()
+        if missing:  # one NaN for all
+            in_full = torch.where(in_full.isnan(), torch.nan, in_full)
         digest = hashlib.sha256(repr(tuple(in_full.shape)).encode())
         digest.update(in_full.numpy().tobytes())
         beside = {name: value.detach().cpu().contiguous() for name, value in keywords_of(batch).items()}
@@ -147,10 +166,17 @@ class Session:
             "num_items": len(in_full),
             "num_dimensions": in_full[0].numel(),
         }
-        items: Tensor | Batch = Batch.of(in_full, **beside).to(device, dtype)
+        items: Tensor | Batch = Batch.of(in_full, **beside, missing=missing).to(device, dtype)
         if beside:
             self.protocol["given"] = ", ".join(beside)
-        self.try_on(items)
+        if missing:
+            self.protocol["missing_entries"] = int(in_full.isnan().sum())
+        weight = weight_of(batch)
+        if weight is not None:
+            self.weight = weight.cpu().double().numpy()
+            self.protocol["weights_sha256"] = hashlib.sha256(self.weight.tobytes()).hexdigest()
+            self.protocol["sum_of_weights"] = float(self.weight.sum())
+        self.try_on(items if guide else whole(pair, items))
         self.protocol["pair_sha256"] = self.pair_sha256
         return items
 
@@ -225,7 +251,7 @@ class Session:
         count = checks.whole("num_particles", num_particles, bytes_each=64, device=self.device)
         checks.seed(seed)
         checks.whole("max_bytes", max_bytes)
-        items, pair = self.items(x), self.pair
+        items, pair = self.items(x, takes=TAKES), self.pair
         rows = rows_within(pair, items, max_bytes)
         together = least_bytes(min(rows, len(items) * count), rows, max_bytes)
         checks.affordable(f"max_bytes={max_bytes:,}", together, "take a smaller number", device=items.device)
@@ -275,6 +301,8 @@ class Session:
         if unknown := [name for name in settings if name not in self.protocol]:
             raise ValueError(f"settings must name entries of the protocol, and {', '.join(unknown)} is none of them")
         variables = self._variables(columns, words or {})
+        if self.weight is not None:
+            variables["weight"] = (self.weight, "how many times the item counts", "1", "item")
         measure = self.base_measure
         scale = SCALES[checks.choice("base_measure", measure, SCALES)]
         attributes = {

@@ -18,6 +18,7 @@ from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.batch import Batch
 from pyrovae.models.items import checked_beside, checked_items, require_exposures_alike
+from pyrovae.models.missing import require_missing_taken
 from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
@@ -44,21 +45,28 @@ class Items:
         support = constraints.unit_interval if binarize else None
         reference_x = None if reference is None or isinstance(reference.x, MappedArray) else reference.x
         least_scale = None if reference_x is None else spread_as_in(reference_x)
-        given = checks.split_of(x, name=name)
-        x = given.x
+        given = checks.split_of(x, name=name, takes=("weight", "missing"))
+        some = given.missing is not None
+        x = checks.with_missing(given.x, given.missing, name)
         if isinstance(x, MappedArray) and len(x):
             # a pair in float64 reads what is there, not what float32 makes of it
             self.x = x.reading(torch.float64 if self.dtype == torch.float64 else torch.float32)
             step = EVALUATION_BATCH
         else:
-            self.x = checked_items(pair, x, name=name, support=support, least_scale=least_scale).detach()
+            self.x = checked_items(pair, x, name=name, support=support, least_scale=least_scale, missing=some).detach()
             step = len(self.x)
+        tally = _Tally(self.x) if some else None
         for start in range(0, len(self.x), step):
             if isinstance(x, MappedArray):
                 as_given = x.exactly(slice(start, start + step))
-                part = checked_items(pair, as_given, name=name, support=support, index_offset=start)
+                part = checked_items(pair, as_given, name=name, support=support, index_offset=start, missing=some)
             else:
                 part = self.x[start : start + step]
+            if tally is not None:
+                tally.add(part)
+                part = part[~part.isnan()]
+                if not part.numel():
+                    continue
             smallest = min(smallest, float(part.min()))
             largest = max(largest, float(part.max()))
         if isinstance(x, MappedArray):
@@ -73,12 +81,27 @@ class Items:
             )
 
         beside = checked_beside(pair, given.covariates, given.exposure, len(self.x), name=name)
-        self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates and exposure
+        self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates, exposure, weight
+        self.mean_weight = 1.0
+        if given.weight is not None:
+            weight = checks.weights(given.weight, len(self.x), name=name)
+            self.mean_weight = float(weight.mean())
+            self.beside["weight"] = weight.to(self.dtype)
+        self.missing_entries = 0 if tally is None else tally.missing
+        self.missing = self.missing_entries > 0
+        if self.missing and tally is not None:
+            require_missing_taken(pair, what=name)
+            tally.tell(name)
         if reference is not None:
             require_exposures_alike("x", "exposure" in reference.beside, name, "exposure" in self.beside)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def described(self) -> dict[str, Any]:
+        """What a history says of weights and missing entries, where there are any."""
+        total = {"sum_of_weights": self.mean_weight * len(self)} if "weight" in self.beside else {}
+        return {**total, "missing_entries": self.missing_entries} if self.missing else total
 
     def move(self, device: torch.device) -> None:
         """Move items and labels to an accelerator that has room for them, where batches are then drawn by index."""
@@ -122,7 +145,7 @@ class Items:
     ) -> Iterator[tuple[Any, Tensor | None]]:
         """The batches of one epoch, each with its labels, or with None where there are none.
 
-        A batch is a tensor, or a `Batch` where the items have covariates or an exposure, drawn by the same index.
+        A batch is a tensor, or a `Batch` where something lies beside the items, drawn by the same index.
         """
         options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
         labels = repeat(None) if self.y is None else batches(self.y, size, **options)
@@ -130,12 +153,47 @@ class Items:
         if isinstance(self.x, MappedArray):  # which a thread reads while a step computes
             items = ahead(items)
         if not self.beside:
-            yield from zip(items, labels, strict=False)
+            for batch, label in zip(items, labels, strict=False):
+                yield Batch.of(batch, missing=self.missing), label
             return
         rows = zip(*(batches(value, size, **options) for value in self.beside.values()), strict=True)
         for batch, values, label in zip(items, rows, labels, strict=False):
             each = zip(self.beside, values, strict=True)
-            yield Batch(batch, **{name: value.to(batch.device) for name, value in each}), label
+            beside = {name: value.to(batch.device) for name, value in each}
+            yield Batch(batch, **beside, missing=self.missing), label
+
+
+class _Tally:
+    """Which items and which columns have an entry that was seen, counted over parts of the items."""
+
+    def __init__(self, x: Any) -> None:
+        self.seen_of_column = torch.zeros(tuple(x.shape[1:]), dtype=torch.long)
+        self.count, self.empty, self.first, self.missing = 0, 0, -1, 0
+
+    def add(self, part: Tensor) -> None:
+        """Count a part of the items, which follows those before."""
+        seen = (~part.isnan()).cpu()
+        self.missing += int((~seen).sum())
+        self.seen_of_column += seen.sum(0)
+        empty = ~seen.flatten(1).any(1)
+        if self.first < 0 and bool(empty.any()):
+            self.first = self.count + int(empty.nonzero()[0])
+        self.count, self.empty = self.count + len(part), self.empty + int(empty.sum())
+
+    def tell(self, name: str) -> None:
+        """Refuse training items of which a column was never seen, and warn of items without a seen entry."""
+        never = (self.seen_of_column == 0).nonzero()
+        if len(never) and name == "x":
+            place = ", ".join(map(str, never[0].tolist()))
+            more = f", and {len(never) - 1} more are so" if len(never) > 1 else ""
+            raise ValueError(
+                f"no entry of {name}[:, {place}] was seen{more}: nothing can be learnt of it; leave such columns out"
+            )
+        if self.empty:
+            checks.warn(
+                f"{self.empty} of {self.count} items of {name} have no entry that was seen, the first of them item "
+                f"{self.first}: they say nothing of the parameters; leave them out"
+            )
 
 
 def _room(device: torch.device) -> int:

@@ -39,7 +39,8 @@ class Task:
 
     Attributes:
         pair: the pair to fit, in place.
-        x: items, an array, a tensor, a frame or a memory-mapped view; with covariates or an exposure, a split of them.
+        x: items, an array, a tensor, a frame or a memory-mapped view; with covariates, an exposure, weights or missing
+            entries, a split of them.
         y: labels of a classifier, else None.
         validation: items, or (items, labels) where the pair is a classifier; None where there are none.
         unlabeled: more items of a generative classifier, else None.
@@ -77,6 +78,10 @@ class Method:
         keeps_checkpoints: whether it leaves states in `task.snapshots`; False where it is left out.
         takes_validation: whether it takes held-out items; True where it is left out.
         takes_beside: whether it reads the covariates and the exposure of the items; False where it is left out.
+        takes_weight: whether it reads how many times each item counts; False where it is left out, and `fit` then
+            refuses weights.
+        takes_missing: whether it reads items with missing entries; False where it is left out, and `fit` then refuses
+            these.
         takes_unlabeled: whether it reads `task.unlabeled`; False where it is left out, and `fit` then refuses them.
 
     >>> from dataclasses import dataclass
@@ -104,6 +109,8 @@ class Method:
     keeps_checkpoints: ClassVar[bool] = False
     takes_validation: ClassVar[bool] = True
     takes_beside: ClassVar[bool] = False
+    takes_weight: ClassVar[bool] = False
+    takes_missing: ClassVar[bool] = False
     takes_unlabeled: ClassVar[bool] = False
     is_shown: ClassVar[bool] = True  # in the signature of fit; not where the options are those of other methods
 

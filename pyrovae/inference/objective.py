@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from pyrovae.inference.elbo import negative_elbo, require_reparameterized
 from pyrovae.inference.free_bits import floored_loss
-from pyrovae.models.batch import Batch, items_of, keywords_of
+from pyrovae.models.batch import Batch, items_of, options_of, weight_of
 from pyrovae.models.pair import Pair, as_module, has_global_latents
 from pyrovae.models.particles import refuse_scaled, score_functions, tabulated, traces
 
 if TYPE_CHECKING:
     from pyrovae.inference.svi.options import Plan
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "weighted"]
 
 
 class _WeighLatents(Messenger):
@@ -36,11 +36,41 @@ class _WeighLatents(Messenger):
             msg["scale"] = msg["scale"] * self.beta
 
 
-class Loss:
-    """The negative objective of a batch in nats per item, differentiable; `total` is the number of all items."""
+class _WeighItems(Messenger):
+    """Multiply the log-density of every site of an item by the item's weight, in model and guide alike."""
 
-    def __init__(self, pair: Pair, total: int, plan: Plan, enumerates: bool, differentiable: bool) -> None:
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.weight
+
+
+def weighted(value: Tensor, weight: Tensor) -> Tensor:
+    """The values of items, each as many times as it counts; one that does not count adds 0, whatever it is."""
+    return torch.where(weight > 0, weight * value, 0.0)
+
+
+class Loss:
+    """The negative objective of a batch in nats per item, differentiable; `total` is the number of all items.
+
+    Items that have a weight count that many times: the loss of a batch is the mean over its items of weight over
+    `mean_weight`, that of all items, times the item's own.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        total: int,
+        plan: Plan,
+        enumerates: bool,
+        differentiable: bool,
+        mean_weight: float = 1.0,
+    ) -> None:
         self.pair, self.total, self.plan, self.differentiable = pair, total, plan, differentiable
+        self.mean_weight = mean_weight
         bound, many = TraceEnum_ELBO if enumerates else Trace_ELBO, plan.num_particles > 1
         self.elbo = bound(num_particles=plan.num_particles, vectorize_particles=many, max_plate_nesting=1)
         self.is_global = has_global_latents(pair)  # their KL term counts once for all items
@@ -67,18 +97,22 @@ class Loss:
         if not len(x):  # fewer items than processes
             return self._nothing()
         model, guide = self.pair.model, self.pair.guide
+        weight = weight_of(x)
+        if weight is not None:
+            scaled = weight / self.mean_weight
+            model, guide = _WeighItems(scaled)(model), _WeighItems(scaled)(guide)
         if self.plan.free_bits:
             floored, self.floor_of = floored_loss(
-                self.elbo, model, guide, items_of(x), floor=self.plan.free_bits, beta=beta, **keywords_of(x)
+                self.elbo, model, guide, items_of(x), floor=self.plan.free_bits, beta=beta, **options_of(x)
             )
             return floored
         if beta is not None:
             model, guide = _WeighLatents(beta)(model), _WeighLatents(beta)(guide)
         if self.is_global:
             given = [items_of(x), *([] if y is None else [y])]
-            loss: Tensor = elbo(model, guide, *given, total=self.total, **keywords_of(x)) / self.total
+            loss: Tensor = elbo(model, guide, *given, total=self.total, **options_of(x)) / self.total
             return loss
-        return elbo(model, guide, items_of(x), **keywords_of(x)) / size
+        return elbo(model, guide, items_of(x), **options_of(x)) / size
 
     def _importance_weighted(self, x: Tensor | Batch, size: int, *, pure: bool = False) -> Tensor:
         """-log mean_k p(x, z_k) / q(z_k | x), of each item; its gradient is right whatever draws the guide has."""
@@ -88,14 +122,20 @@ class Loss:
         guide, model = traces(self.pair, x, count)
         refuse_scaled(model, guide)
         log_weight = tabulated(model, guide, x, count).log_weight
-        bound = log_weight.logsumexp(0)
-        loss = (len(x) * math.log(count) - bound.sum()) / size
+        bound, weight = log_weight.logsumexp(0), weight_of(x)
+        if weight is None:
+            loss = (len(x) * math.log(count) - bound.sum()) / size
+        else:
+            weight = weight / self.mean_weight
+            loss = weighted(math.log(count) - bound, weight).sum() / size
         if self.differentiable:
             return loss
         score = score_functions(guide, x, count)
         if pure:
             require_reparameterized(prune_subsample_sites(model), prune_subsample_sites(guide))
         signal = (bound.detach() - math.log(count)) - _baseline(log_weight.detach())
+        if weight is not None:
+            signal = weighted(signal, weight)
         return loss - (signal * (score - score.detach())).sum() / size  # the value stays
 
     def _nothing(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def fit(
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
+    missing: Any = None,
     **options: Any,
 ) -> History:
     """Fit a pair in place to the items of `x`; a second fit goes on from where it is.
@@ -68,8 +71,13 @@ def fit(
         options: those of the method, below.
 
     Items may be given something beside: `covariates`, (N, covariate_dim), of a pair p(x | c), and `exposure`, (N,), by
-    which the means of counts are multiplied. A `data.Split` carries them, and the two keywords stand for those of `x`;
-    each batch takes the rows of its items. Validation that needs them is a `Split`.
+    which the means of counts are multiplied. `weight`, (N,), says how many times each item counts: a weight of 3 is
+    three copies of the item, 0 its absence, and the loss is a mean over the sum of the weights. `missing` True says
+    that NaN is an entry that was not seen, there and in `validation`; a mask of the shape of `x`, True where one is
+    missing, says which they are. What is maximised is then the likelihood of the seen entries, or its bound, which is
+    right where entries are missing at random: whether one is missing depends on no value that was not seen. A
+    `data.Split` carries all of these, and the keywords stand for those of `x`; each batch takes the rows of its items.
+    Validation that needs covariates, an exposure or weights is a `Split`.
 
     SVI (any pair, and the default where nothing else is said; `pyrovae.methods.SVI`) minimises the negative ELBO,
     E_q[log q(z | x) - log p(z)] beta - E_q[log p(x | z)], in nats per item, by Adam or another optimizer of torch's or
@@ -126,14 +134,17 @@ def fit(
             "call frozen() on that"
         )
     way = chosen(pair, method, options)
-    given = checks.split_of(x, covariates=covariates, exposure=exposure)
+    given = _gathered(x, covariates=covariates, exposure=exposure, weight=weight, missing=missing)
     x, of_split = given.x, given.y
     _require_taken(pair, way, given, "x")
+    if missing is True and validation is not None:
+        validation = _also_missing(validation)
     if not isinstance(validation, tuple | list):  # a pair of items and labels, or rows
-        _require_taken(pair, way, checks.split_of(validation, name="validation"), "validation")
-    more = checks.split_of(unlabeled, name="unlabeled")
+        _require_taken(pair, way, _gathered(validation, name="validation"), "validation")
+    more = _gathered(unlabeled, name="unlabeled")
     _require_taken(pair, way, more, "unlabeled")
-    x, validation, unlabeled = map(_without_gradients, (x, validation, more.x))
+    x, validation = _without_gradients(x), _without_gradients(validation)
+    unlabeled = _without_gradients(unlabeled if more.carried else more.x)
     if not isinstance(resume, bool):
         raise TypeError(f"resume must be True or False, got {resume!r}")
     if (checkpoint is not None or resume) and not way.keeps_checkpoints:
@@ -156,8 +167,8 @@ def fit(
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = validation if learns else _items_of(validation)
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
-    if given.beside:
-        x = checks.Gathered(x, None, given.covariates, given.exposure)
+    if given.carried:
+        x = checks.Gathered(x, None, **given.carried)
     task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
         history = way.run(task)
@@ -198,8 +209,21 @@ def _items_of(validation: Any) -> Any:
         if labels is not None:
             checks.labels(labels, len(items), name="validation labels", of="validation")
         return items
-    given = checks.split_of(validation, name="validation")
-    return checks.Gathered(given.x, None, given.covariates, given.exposure) if given.beside else given.x
+    given = _gathered(validation, name="validation")
+    return checks.Gathered(given.x, None, **given.carried) if given.carried else given.x
+
+
+def _gathered(x: Any, **given: Any) -> checks.Gathered:
+    """The items with all that lies beside them; whether the method takes it is looked at next."""
+    return checks.split_of(x, takes=("weight", "missing"), **given)
+
+
+def _also_missing(validation: Any) -> Any:
+    """Validation items, NaN in which is an entry that was not seen as it is in x, unless they say so themselves."""
+    if isinstance(validation, tuple | list):
+        return validation
+    given = _gathered(validation, name="validation")
+    return validation if given.missing is not None else replace(given, missing=True)
 
 
 def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -> None:
@@ -208,6 +232,13 @@ def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -
         checked_beside(pair, given.covariates, given.exposure, len(given), name=name)
     if given.beside and not way.takes_beside:
         raise ValueError(f"{way.title} takes no {' and no '.join(given.beside)}: leave them out, or take method='svi'")
+    of = "" if name == "x" else f" of {name}"
+    if given.weight is not None:
+        checks.weights(given.weight, len(given), name=name)
+        if not way.takes_weight:
+            raise ValueError(f"weight{of} came, and {way.title} weighs no items: leave it out")
+    if given.missing is not None and not way.takes_missing:
+        raise ValueError(f"{name} comes with missing entries, and {way.title} takes whole items: fill or drop them")
 
 
 def _without_gradients(x: Any) -> Any:
@@ -217,9 +248,9 @@ def _without_gradients(x: Any) -> Any:
     if isinstance(x, list | tuple) and any(isinstance(one, Tensor) for one in x):
         return type(x)(_without_gradients(one) for one in x)
     items, labels = checks.parts_of(x)
-    given = checks.split_of(x)
-    if given.beside:
-        return checks.Gathered(_without_gradients(items), labels, given.covariates, given.exposure)
+    given = _gathered(x)
+    if given.carried:
+        return checks.Gathered(_without_gradients(items), labels, **given.carried)
     if labels is not None:
         return _without_gradients(items), labels
     return x if items is x else _without_gradients(items)

@@ -1,25 +1,37 @@
-"""A batch of items with what each of them is given beside: its covariates and its exposure."""
+"""A batch of items with what lies beside each of them: its covariates, its exposure, its weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-__all__ = ["Batch", "called_on", "concatenated", "items_of", "keywords_of", "rebuilt", "tensors_of"]
+__all__ = [
+    "Batch",
+    "called_on",
+    "concatenated",
+    "has_missing",
+    "items_of",
+    "keywords_of",
+    "options_of",
+    "rebuilt",
+    "tensors_of",
+    "weight_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Items `x` of shape (N, *event_shape), with `covariates` (N, D) and `exposure` (N,) where there are any.
 
-    A pair's model and guide are called as `model(batch.x, **batch.keywords)`. Length, device, dtype and shape are those
-    of `x`; an index takes the same rows of all three. Where nothing lies beside the items, the package hands on the
-    tensor `x` itself (`Batch.of`).
+    `weight`, (N,), says how many times each item counts, which a loss and a mean go by and no model sees. With
+    `missing`, NaN in `x` is an entry that was not seen. A pair's model and guide are called as `model(batch.x,
+    **batch.options)`. Length, device, dtype and shape are those of `x`; an index takes the same rows of all. Where
+    nothing lies beside the items, the package hands on the tensor `x` itself (`Batch.of`).
 
     >>> import torch
     >>> from pyrovae import Batch
@@ -31,17 +43,36 @@ class Batch:
     x: Tensor
     covariates: Tensor | None = None
     exposure: Tensor | None = None
+    weight: Tensor | None = None
+    missing: Any = False  # True or False
 
     @staticmethod
-    def of(x: Tensor, covariates: Tensor | None = None, exposure: Tensor | None = None) -> Any:
+    def of(
+        x: Tensor,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+        weight: Tensor | None = None,
+        missing: Any = False,
+    ) -> Any:
         """A batch, or `x` itself where there is nothing beside it."""
-        return x if covariates is None and exposure is None else Batch(x, covariates, exposure)
+        batch = Batch(x, covariates, exposure, weight, missing)
+        return batch if batch.rows or missing else x
 
     @property
     def keywords(self) -> dict[str, Tensor]:
-        """What lies beside the items, by the name of the argument that takes it."""
+        """The covariates and the exposure, by the name of the argument of model and guide that takes them."""
         both = {"covariates": self.covariates, "exposure": self.exposure}
         return {name: value for name, value in both.items() if value is not None}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that model and guide are called with beside the items: `keywords`, and `missing` where it is so."""
+        return {**self.keywords, "missing": True} if self.missing else self.keywords
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """The tensors that have a row for each item, by name."""
+        return self.keywords if self.weight is None else {**self.keywords, "weight": self.weight}
 
     def __len__(self) -> int:
         return len(self.x)
@@ -53,8 +84,8 @@ class Batch:
         return self._each(lambda value: value[index])
 
     def with_items(self, x: Tensor) -> Batch:
-        """Other items beside the same covariates and exposure."""
-        return Batch(x, self.covariates, self.exposure)
+        """Other items beside the same covariates, exposure and weight."""
+        return replace(self, x=x)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """All tensors on another device or in another dtype, as by `Tensor.to`."""
@@ -109,12 +140,12 @@ class Batch:
         return self.x.new_zeros(*args, **kwargs)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(function(self.x), **{name: function(value) for name, value in self.keywords.items()})
+        return replace(self, x=function(self.x), **{name: function(value) for name, value in self.rows.items()})
 
 
 def called_on(fn: Callable[..., Any], x: Any) -> Any:
     """Call a pair's model or guide on a tensor of items, or on a batch and what lies beside its items."""
-    return fn(x.x, **x.keywords) if isinstance(x, Batch) else fn(x)
+    return fn(x.x, **x.options) if isinstance(x, Batch) else fn(x)
 
 
 def items_of(x: Any) -> Tensor:
@@ -124,22 +155,35 @@ def items_of(x: Any) -> Tensor:
 
 
 def keywords_of(x: Any) -> dict[str, Tensor]:
-    """What lies beside the items of a batch; nothing beside a plain tensor."""
+    """The covariates and the exposure of a batch, by name; none of a plain tensor."""
     return x.keywords if isinstance(x, Batch) else {}
+
+
+def options_of(x: Any) -> dict[str, Any]:
+    """All that model and guide are called with beside the items of a batch; nothing of a plain tensor."""
+    return x.options if isinstance(x, Batch) else {}
+
+
+def has_missing(x: Any) -> bool:
+    """Whether NaN in these items is an entry that was not seen."""
+    return isinstance(x, Batch) and x.missing
+
+
+def weight_of(x: Any) -> Tensor | None:
+    """How many times each item of a batch counts, (N,); None where each counts once."""
+    return x.weight if isinstance(x, Batch) else None
 
 
 def tensors_of(x: Any) -> list[Tensor]:
     """The tensors of a batch, as the inputs of a graph; `rebuilt` puts such ones together again."""
-    return [items_of(x), *keywords_of(x).values()]
+    return [x.x, *x.rows.values()] if isinstance(x, Batch) else [x]
 
 
 def rebuilt(like: Any, tensors: Sequence[Tensor]) -> Any:
     """A batch of these tensors in place of those of `like`; the first of them where `like` is a plain tensor."""
-    return (
-        Batch(tensors[0], **dict(zip(like.keywords, tensors[1:], strict=True)))
-        if isinstance(like, Batch)
-        else tensors[0]
-    )
+    if not isinstance(like, Batch):
+        return tensors[0]
+    return replace(like, x=tensors[0], **dict(zip(like.rows, tensors[1:], strict=True)))
 
 
 def concatenated(parts: Sequence[Any]) -> Any:
@@ -150,6 +194,10 @@ def concatenated(parts: Sequence[Any]) -> Any:
 # an argument of a compiled step is taken apart into its tensors
 pytree.register_pytree_node(
     Batch,
-    lambda batch: (tensors_of(batch), tuple(batch.keywords)),
-    lambda values, names: Batch(values[0], **dict(zip(names, values[1:], strict=True))),  # type: ignore[index]
+    lambda batch: (tensors_of(batch), (tuple(batch.rows), batch.missing)),
+    lambda values, context: Batch(
+        values[0],  # type: ignore[index]
+        missing=context[1],
+        **dict(zip(context[0], values[1:], strict=True)),  # type: ignore[index]
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -70,15 +70,22 @@ def _family_name(pair: Any) -> str:
     return family if isinstance(family, str) else type(pair).__name__
 
 
-def checked_batch(pair: Any, x: Any, *, name: str = "x", **options: Any) -> Any:
-    """Items by `checked_items`, with the checked covariates and exposure of a split: a `Batch`.
+def checked_batch(
+    pair: Any, x: Any, *, name: str = "x", takes: Collection[str] = (), what: str = "this", **options: Any
+) -> Any:
+    """Items by `checked_items`, with what a split has beside them, checked: a `Batch`.
 
-    A tensor where nothing lies beside the items. Raises ValueError for what is missing beside them, too.
+    A tensor where nothing lies beside the items. `takes` names which of "weight" and "missing" the caller, `what` in an
+    error, can use. Raises ValueError for what is missing beside them, too.
     """
-    given = checks.split_of(x, name=name)
-    items = checked_items(pair, given.x, name=name, **options)
+    given = checks.split_of(x, name=name, takes=takes, what=what)
+    some = given.missing is not None
+    items = checked_items(pair, checks.with_missing(given.x, given.missing, name), name=name, missing=some, **options)
     beside = checked_beside(pair, given.covariates, given.exposure, len(items), dtype=items.dtype, name=name)
-    return Batch.of(items, **{each: value.to(items.device) for each, value in beside.items()})
+    if given.weight is not None:
+        beside["weight"] = checks.weights(given.weight, len(items), name=name).to(items.dtype)
+    some = some and bool(items.isnan().any())
+    return Batch.of(items, **{each: value.to(items.device) for each, value in beside.items()}, missing=some)
 
 
 def require_exposures_alike(first: str, has_first: bool, second: str, has_second: bool, verb: str = "comes") -> None:

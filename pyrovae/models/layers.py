@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyrovae.models.batch import Batch
+from pyrovae.models.missing import takes_missing, whole
 from pyrovae.models.pair import Pair, as_module
 from pyrovae.models.particles import particles
 from pyrovae.models.scopes import Workspace
@@ -25,10 +26,11 @@ LAYERS_ALIVE = 6  # copies of the widest layer counted for one code
 def layer_sizes(pair: Pair, x: Tensor | Batch) -> list[int]:
     """The number of elements that each layer of the decoder puts out for one more code of an item."""
     module, sizes = as_module(pair), []
+    some = x[:1] if takes_missing(pair) else whole(pair, x[:1])
     with Workspace(module, noise=Noise(0, x.device)).turn():
         for count in (1, 2):  # what grows with the number of codes
             with seen(module) as watched:
-                particles(pair, x[:1], count)
+                particles(pair, some, count)
             sizes.append(watched.sizes)
     return [two - one for one, two in zip(*sizes, strict=False)]
 

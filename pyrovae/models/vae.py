@@ -22,6 +22,7 @@ from pyrovae.models.imputation import METHODS, draw_missing
 from pyrovae.models.items import checked_beside, checked_items, plate_size
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
+from pyrovae.models.missing import SeenEntries, filling_of, require_missing_taken, sees_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, image_shape, require_room, with_parameters
 from pyrovae.models.pair import covariate_dim_of, covariates_for, dtype_and_device, entries_of, stand_ins, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
@@ -72,17 +73,20 @@ class LatentVariableModel(HasParamSites):
         size: int = 1,
         covariates: Tensor | None = None,
         exposure: Tensor | None = None,
+        missing: bool = False,
     ) -> Tensor:
         """p(x, z): observed where `x` of shape (N, *event_shape) is given, else `size` draws from the prior.
 
-        With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means.
+        With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means. With
+        `missing` NaN in `x` is an entry that was not seen, and the density is p(x_seen, z).
         """
         size = len(covariates) if x is None and size == 1 and covariates is not None else size
         register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
         register_param_sites(f"{self._site_prefix}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
             z = pyro.sample("latent", as_pyro(self._prior_given(covariates)))
-            return pyro.sample("obs", as_pyro(self._likelihood_given(z, covariates, exposure)), obs=x)
+            p = as_pyro(self._likelihood_given(z, covariates, exposure))
+            return pyro.sample("obs", SeenEntries(p, filling_of(self.likelihood)) if missing else p, obs=x)
 
     def guide(
         self,
@@ -91,8 +95,14 @@ class LatentVariableModel(HasParamSites):
         size: int = 1,
         covariates: Tensor | None = None,
         exposure: Tensor | None = None,
+        missing: bool = False,
     ) -> Tensor:
-        """q(z | x), or q(z | x, c); without `x` the prior, since nothing else is known of a code."""
+        """q(z | x), or q(z | x, c); without `x` the prior, since nothing else is known of a code.
+
+        With `missing` NaN in `x` is an entry that was not seen, and it is q(z | x_seen).
+        """
+        if missing and not self.takes_missing:
+            require_missing_taken(self)
         size = len(covariates) if x is None and size == 1 and covariates is not None else size
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
@@ -109,6 +119,11 @@ class LatentVariableModel(HasParamSites):
         """Whether the likelihood takes an exposure of each item, by which its means are multiplied."""
         return bool(getattr(self.likelihood, "takes_exposure", False))
 
+    @property
+    def takes_missing(self) -> bool:
+        """Whether items with missing entries may be given to the guide: the encoder sees which these are."""
+        return sees_missing(self.posterior)
+
     def _prior_given(self, covariates: Tensor | None) -> Any:
         return self.prior(**covariates_for(self.prior, covariates))
 
@@ -119,17 +134,25 @@ class LatentVariableModel(HasParamSites):
     def _posterior_given(self, x: Tensor, covariates: Tensor | None) -> Any:
         return self.posterior(x, **covariates_for(self.posterior, covariates))
 
-    def encode(self, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
+    def encode(self, x: Any, *, covariates: Any = None, exposure: Any = None, missing: Any = None) -> Tensor:
         """The posterior mean of each item's code, never a random draw: (N, *event_shape) -> (N, latent_dim).
 
         In evaluation mode, whatever mode the pair is in, and differentiable. Of a posterior whose mean has no closed
         form, such as a flow, it is the mean of 512 draws that are always the same. `covariates`, (N, covariate_dim),
         are those of a pair given some; `x` may be a split that carries them. The exposure of counts is no input of the
-        package's own encoders.
+        package's own encoders. With `missing` True, or a mask, entries of `x` may be NaN, of a pair that was built with
+        `missing=True`.
         """
         dtype, device = dtype_and_device(self)
-        gathered = checks.split_of(x, covariates=covariates, exposure=exposure)
-        given = checks.checked_in_own_dtype(gathered.x, self.event_shape)
+        gathered = checks.split_of(
+            x, covariates=covariates, exposure=exposure, missing=missing, takes=("missing", "weight")
+        )
+        some = gathered.missing is not None
+        if some:
+            require_missing_taken(self)
+        given = checks.checked_in_own_dtype(
+            checks.with_missing(gathered.x, gathered.missing), self.event_shape, allow_nan=some
+        )
         allowed: Any = support_of(self)
         name = plain_name_of(entries_of(self))
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
@@ -142,7 +165,7 @@ class LatentVariableModel(HasParamSites):
             if self.is_made_of_parts("guide"):
                 return mean_of(self._posterior_given(x, beside.get("covariates")))
             with isolated_store():
-                return mean_of(latent_law(self.guide, x, **beside))
+                return mean_of(latent_law(self.guide, x, **beside, **({"missing": True} if some else {})))
 
     def decode(self, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
@@ -196,12 +219,15 @@ class LatentVariableModel(HasParamSites):
         table: Tensor = entries.probabilities(getattr(p, "base_dist", p))
         return table
 
-    def reconstruct(self, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
+    def reconstruct(self, x: Any, *, covariates: Any = None, exposure: Any = None, missing: Any = None) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are.
 
-        `x` may be a split with covariates and an exposure, or these come by keyword; both steps are given them.
+        `x` may be a split with covariates and an exposure, or these come by keyword; both steps are given them. With
+        missing entries, as in `encode`, all entries of the result are the decoder's.
         """
-        given = checks.split_of(x, covariates=covariates, exposure=exposure)
+        given = checks.split_of(
+            x, covariates=covariates, exposure=exposure, missing=missing, takes=("missing", "weight")
+        )
         return self.decode(self.encode(given), **given.beside)
 
     def frozen(self) -> Self:
@@ -346,8 +372,8 @@ class VAE(LatentVariableModel):
         checks.choice("method", method, METHODS)
         checks.seed(seed)
         _, device = dtype_and_device(self)
-        given = checks.split_of(x, covariates=covariates, exposure=exposure)
-        x = checked_items(self, given.x, missing=True).to(device)
+        given = checks.split_of(x, covariates=covariates, exposure=exposure, takes=("missing", "weight"))
+        x = checked_items(self, checks.with_missing(given.x, given.missing), missing=True).to(device)
         beside = checked_beside(self, given.covariates, given.exposure, len(x))
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
         noise = Noise(stream(seed, "impute"), device)
@@ -375,6 +401,7 @@ def mlp_vae(
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
+    missing: bool = False,
 ) -> VAE:
     """A VAE of fully connected networks; the decoder has the encoder's hidden layers in reverse order.
 
@@ -382,8 +409,9 @@ def mlp_vae(
     is "bernoulli", "continuous_bernoulli", "normal" (identity mean, learned scale), another of `docs/parts.md`, a name
     that you have registered, or a family module such as `Normal(scale=0.626)`; the decoder has as many outputs an entry
     as the family has parameters. With `covariate_dim` D the pair is p(x | c) of items given covariates, (N, D), which
-    decoder and encoder see beside their input, and the prior where it is "conditional". Raises ValueError for sizes
-    below 1 and for unknown names.
+    decoder and encoder see beside their input, and the prior where it is "conditional". With `missing` the encoder sees
+    items of which entries are missing: zero in place of each, and a mask of what was seen beside them. Raises
+    ValueError for sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import mlp_vae
@@ -399,7 +427,7 @@ def mlp_vae(
         Likelihood(decoder, entries, shape, covariate_dim),
         _posterior(
             posterior,
-            lambda: mlp_trunk(shape, widths, activation, entries, covariate_dim),
+            lambda: mlp_trunk(shape, widths, activation, entries, covariate_dim, missing=missing),
             latent_dim,
             shape,
             covariate_dim,
@@ -418,12 +446,14 @@ def conv_vae(
     posterior: str | nn.Module = "diagonal",
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
+    missing: bool = False,
 ) -> VAE:
     """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the post's network.
 
     (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
-    as an image's is. `covariate_dim` as there; the encoder's heads see the covariates beside the features of the last
-    convolution. Raises ValueError for another event shape and for sizes below 1.
+    as an image's is. `covariate_dim` and `missing` as there; the encoder's heads see the covariates beside the features
+    of the last convolution, and its first convolution the mask as more channels. Raises ValueError for another event
+    shape and for sizes below 1.
 
     >>> import torch
     >>> from pyrovae import conv_vae
@@ -433,7 +463,7 @@ def conv_vae(
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = family(likelihood, of_images=True)
     covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
-    encoder, trunk, features = conv_trunk(event_shape, channels, strides, entries, covariate_dim)
+    encoder, trunk, features = conv_trunk(event_shape, channels, strides, entries, covariate_dim, missing=missing)
     decoder = ConvDecoder(encoder, latent_dim + covariate_dim, num_parameters_of(entries))
     shape = encoder.event_shape
     return VAE(
@@ -452,13 +482,15 @@ def linear_vae(
     posterior: str | nn.Module | None = None,
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
+    missing: bool = False,
 ) -> VAE:
     """Probabilistic PCA as a VAE: x = W z + mu + e, e ~ N(0, s^2 I), with q(z | x) = N(A x + b, diag).
 
     Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
     section 3; Lucas et al. 2019). `posterior` None is that `LinearNormal`; one that is asked for by name has no network
-    before it. With `covariate_dim` D it is x = W z + V c + mu + e, and A x + B c + b in q(z | x, c). Raises ValueError
-    for sizes below 1 and for unknown names.
+    before it. With `covariate_dim` D it is x = W z + V c + mu + e, and A x + B c + b in q(z | x, c). With `missing` x
+    is zero in q(z | x) where an entry is missing, and a mask of what was seen stands beside it. Raises ValueError for
+    sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import linear_vae
@@ -475,7 +507,7 @@ def linear_vae(
     decoder = MLP((rows,), (count, features), hidden_dims=()) if several else nn.Linear(rows, features)
     code_prior = _prior(prior, latent_dim, covariate_dim)
     p_of_x = Likelihood(decoder, entries, shape, covariate_dim)
-    seen, (columns,) = encoder_input_of(entries, shape)
+    seen, (columns,) = encoder_input_of(entries, shape, missing=missing)
     if covariate_dim:
         seen, columns = SplitTrunk(seen, None, shape), columns + covariate_dim
     if posterior is None:
@@ -522,13 +554,15 @@ def mlp_trunk(
     activation: str,
     entries: nn.Module,
     covariate_dim: int = 0,
+    *,
+    missing: bool = False,
 ) -> tuple[nn.Module, int]:
     """The layers of an encoder up to the last hidden one, behind what the family wants it to see; and its width.
 
     With covariates it takes rows of an item and these, as `GivenCovariates` makes them.
     """
     *inner, features = hidden_dims
-    seen, shape = encoder_input_of(entries, event_shape)
+    seen, shape = encoder_input_of(entries, event_shape, missing=missing)
     in_shape = (math.prod(shape) + covariate_dim,) if covariate_dim else shape
     trunk = MLP(in_shape, (features,), hidden_dims=inner, activation=activation, activate_last=True)
     if covariate_dim:
@@ -542,12 +576,14 @@ def conv_trunk(
     strides: Sequence[int],
     entries: nn.Module,
     covariate_dim: int = 0,
+    *,
+    missing: bool = False,
 ) -> tuple[ConvEncoder, nn.Module, int]:
     """The convolutions of an encoder, the same behind what the family wants it to see, and the number of features.
 
     With covariates the second takes rows of an item and these, as `GivenCovariates` makes them.
     """
-    seen, (in_channels, *_) = encoder_input_of(entries, image_shape(event_shape))
+    seen, (in_channels, *_) = encoder_input_of(entries, image_shape(event_shape), missing=missing)
     encoder = ConvEncoder(event_shape, channels=channels, strides=strides, in_channels=in_channels)
     trunk = after_input(seen, encoder)
     if covariate_dim:

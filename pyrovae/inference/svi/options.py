@@ -86,6 +86,8 @@ class SVI(Method):
     title: ClassVar[str] = "SVI"
     keeps_checkpoints: ClassVar[bool] = True
     takes_beside: ClassVar[bool] = True
+    takes_weight: ClassVar[bool] = True
+    takes_missing: ClassVar[bool] = True
 
     epochs: int = 20
     batch_size: int | Literal["all"] = 256

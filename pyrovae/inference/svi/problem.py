@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyrovae.inference.svi.plan import StepPlan
     from pyrovae.inference.svi.trial import Sites
 
-__all__ = ["ItemsProblem", "Problem", "binary_draws", "not_finite", "ready"]
+__all__ = ["ItemsProblem", "Problem", "binary_draws", "drawn_binary", "not_finite", "ready"]
 
 
 class Problem(Protocol):
@@ -67,8 +67,14 @@ def ready(batch: Any, device: torch.device, draws: torch.Generator | None) -> An
     x = batch.to(device)
     if draws is None:  # an inference tensor has no gradient to save it for
         return rebuilt(x, [t.clone() if t.is_inference() else t for t in tensors_of(x)])
-    drawn = torch.bernoulli(items_of(x), generator=draws)
+    drawn = drawn_binary(items_of(x), draws)
     return x.with_items(drawn) if isinstance(x, Batch) else drawn
+
+
+def drawn_binary(x: Tensor, draws: torch.Generator | None = None) -> Tensor:
+    """Entries 0 and 1 with the entries of `x` as the probabilities of 1; NaN, a missing entry, stays."""
+    missing = x.isnan()
+    return torch.bernoulli(torch.where(missing, 0.0, x), generator=draws).masked_fill(missing, torch.nan)
 
 
 def binary_draws(plan: StepPlan, epoch: int, device: torch.device) -> torch.Generator | None:
@@ -90,7 +96,8 @@ class ItemsProblem:
         self.pair, self.plan, self.source, self.held_out, self.device = pair, plan, source, held_out, device
         self.ranks = ranks.current()
         self.batch_size, self.steps_per_epoch = plan.batch_size, math.ceil(len(source) / plan.batch_size)
-        self.loss = Loss(pair, len(source), plan, sites.enumerates, sites.differentiable and not sites.enumerates)
+        differentiable = sites.differentiable and not sites.enumerates
+        self.loss = Loss(pair, len(source), plan, sites.enumerates, differentiable, source.mean_weight)
         if plan.compile is True and sites.enumerates:
             raise ValueError("compile=True is for draws, and this pair has a site that is summed out: leave it out")
         self.pure = None if sites.enumerates else self.loss.pure

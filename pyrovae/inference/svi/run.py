@@ -70,6 +70,7 @@ def run(task: Task, plan: Plan) -> History:
             sites = Sites.of(pair, source, target, store)
             _require_guided(pair, plan, sites)
             _require_floor(pair, plan, sites)
+            _require_weighable(pair, plan, sites, source)
             _require_room(plan, source, sites.elements, target)
             try_shapes(pair, plan, source, held_out, target, sites, store)
             _start_alike(pair, plan, source, held_out, sites, schedule)
@@ -85,6 +86,7 @@ def run(task: Task, plan: Plan) -> History:
         **plan.in_words(),
         "items": len(source),
         "validation_items": 0 if held_out is None else len(held_out),
+        **source.described(),
         **({} if names is None else {"classes": names.tolist()}),
         "device": str(target),
         "dtype": str(dtype_and_device(pair)[0]),
@@ -149,6 +151,21 @@ def _require_floor(pair: Pair, plan: Plan, sites: Sites) -> None:
         reason = "the mean KL term of a batch is not known to one of several processes"
     if reason is not None:
         raise ValueError(f"free_bits is a floor under the KL term of a code, and {reason}: leave it at 0")
+
+
+def _require_weighable(pair: Pair, plan: Plan, sites: Sites, source: Items) -> None:
+    """ValueError where weights of items would enter a loss that is no sum over items."""
+    if "weight" not in source.beside:
+        return
+    reason = None
+    if has_global_latents(pair) or sites.outside:
+        reason = f"{type(pair).__name__} has parameters with a prior of their own, which all items share"
+    elif sites.enumerates or takes_labels(pair):
+        reason = f"SVI of a {type(pair).__name__} weighs no items"
+    elif plan.free_bits:
+        reason = "free_bits is a floor under the mean KL term of a batch, in which items count alike"
+    if reason is not None:
+        raise ValueError(f"weight came, and {reason}: leave it out, or repeat the items")
 
 
 def _require_room(plan: Plan, source: Items, elements: int, device: torch.device) -> None:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.inference.items import EVALUATION_BATCH, Items
+from pyrovae.inference.objective import weighted
+from pyrovae.inference.svi.problem import drawn_binary
 from pyrovae.models import activity
-from pyrovae.models.batch import Batch, called_on, items_of
+from pyrovae.models.batch import Batch, called_on, items_of, weight_of
 from pyrovae.models.particles import particles
 from pyrovae.seeding import stream
 
@@ -35,17 +37,18 @@ def validated(loop: Loop, source: Items) -> dict[str, float]:
             with loop.workspace(key, training=False, checks=False).turn():
                 own_sums[number] = log_score(loop, batch.to(loop.device), label)
     sums = {number: total for part in loop.ranks.gathered(own_sums) for number, total in part.items()}
-    mean = sum(sums[number] for number in sorted(sums)) / len(source)
+    mean = sum(sums[number] for number in sorted(sums)) / (len(source) * source.mean_weight)
     return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
 
 
 def log_score(loop: Loop, x: Tensor | Batch, label: Tensor | None) -> float:
     """The sum of some items' ELBO from one draw each, or of their labels' log-probabilities."""
     if loop.plan.binarize:
-        drawn = torch.bernoulli(items_of(x))
+        drawn = drawn_binary(items_of(x))
         x = x.with_items(drawn) if isinstance(x, Batch) else drawn
     if label is None:
-        return float(particles(loop.pair, x, 1).log_weight.sum())
+        value, weight = particles(loop.pair, x, 1).log_weight[0], weight_of(x)
+        return float(value.sum() if weight is None else weighted(value, weight).sum())
     table: Any = loop.pair
     return float(table.predict_log_proba(x).gather(1, label.to(loop.device)[:, None]).sum())
 

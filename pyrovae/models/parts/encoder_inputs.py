@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Log", "Log1p", "OneHot", "Unit", "after_input", "encoder_input_of"]
+__all__ = ["Log", "Log1p", "OneHot", "SeenInput", "Unit", "after_input", "encoder_input_of"]
 
 
 class Log(nn.Module):
@@ -65,16 +65,53 @@ class OneHot(nn.Module):
         return f"num_classes={self.num_classes}, event_dim={self.event_dim}"
 
 
-def encoder_input_of(family: Any, event_shape: tuple[int, ...]) -> tuple[nn.Module | None, tuple[int, ...]]:
+class SeenInput(nn.Module):
+    """Items of which entries are missing, NaN, as zeros there, with a mask beside them that is 1 where one was seen.
+
+    `layer` is what the family wants before the network, which sees the seen entries alone. An item has `event_dim`
+    axes, along the first of which the mask is put: (..., A, *rest) -> (..., A' + A, *rest).
+
+    >>> import torch
+    >>> from pyrovae.models.parts.encoder_inputs import SeenInput
+    >>> SeenInput(None, 1)(torch.tensor([[2.0, torch.nan]]))
+    tensor([[2., 0., 1., 0.]])
+    """
+
+    takes_missing = True
+
+    def __init__(self, layer: nn.Module | None, event_dim: int) -> None:
+        super().__init__()
+        self.layer, self.event_dim = layer, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = ~x.isnan()
+        inside = torch.where(seen, x, 1.0)  # a code, a count, a positive number: whatever the layer takes
+        given = inside if self.layer is None else self.layer(inside)
+        axis = x.ndim - self.event_dim
+        each = seen.repeat_interleave(given.shape[axis] // x.shape[axis], axis)
+        return torch.cat([torch.where(each, given, 0.0), seen.to(given.dtype)], axis)
+
+    def extra_repr(self) -> str:
+        """What sets two of them apart."""
+        return f"event_dim={self.event_dim}"
+
+
+def encoder_input_of(
+    family: Any, event_shape: tuple[int, ...], *, missing: bool = False
+) -> tuple[nn.Module | None, tuple[int, ...]]:
     """The layer that a family wants before a network that sees its items, None for none; the shape that it gives.
 
-    A family says so by its method `encoder_input(event_shape)`.
+    A family says so by its method `encoder_input(event_shape)`. With `missing` the layer takes items with NaN where an
+    entry is missing; one that does so itself states `takes_missing`.
     """
     wanted = getattr(family, "encoder_input", None)
     layer: nn.Module | None = None if wanted is None else wanted(event_shape)
+    shape = event_shape
     if isinstance(layer, OneHot):
-        return layer, (layer.num_classes * event_shape[0], *event_shape[1:])
-    return layer, event_shape
+        shape = (layer.num_classes * event_shape[0], *event_shape[1:])
+    if missing:
+        return SeenInput(layer, len(event_shape)), (shape[0] + event_shape[0], *shape[1:])
+    return layer, shape
 
 
 def after_input(layer: nn.Module | None, network: nn.Module) -> nn.Module:

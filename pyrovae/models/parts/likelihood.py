@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from pyrovae import checks
 from pyrovae.models.laws import as_pyro
+from pyrovae.models.missing import SeenEntries, filling_of
 from pyrovae.models.parts.covariates import beside
 from pyrovae.models.scopes import evaluation_mode
 
@@ -111,21 +112,36 @@ class Likelihood(nn.Module):
         return p.to_event(len(self.event_shape))
 
     def log_prob_table(
-        self, z: Tensor, x: Tensor, *, covariates: Tensor | None = None, exposure: Tensor | None = None
+        self,
+        z: Tensor,
+        x: Tensor,
+        *,
+        covariates: Tensor | None = None,
+        exposure: Tensor | None = None,
+        missing: bool = False,
     ) -> Tensor:
         """log p(x_n | z_m) for every code and item, (M, latent_dim) and (N, *event_shape) to (M, N), in nats.
 
         A family of densities proportional to exp(x l) in its entries, with `natural_parameter` l, needs one matrix
         product for all pairs: log p(x) = log p(0) + x l (+ a term of x alone), whatever the number of items. With an
         `exposure` e of each item, (N,), such a family has `log_zero(p, exposure)` too, log p(0) of an item at each
-        code and exposure, (M, N), and its l at exposure e is l + log e. The network runs in evaluation mode.
+        code and exposure, (M, N), and its l at exposure e is l + log e. With `missing` NaN in `x` is an entry that was
+        not seen, whose term is left out. The network runs in evaluation mode.
         """
         with evaluation_mode(self):
             natural = getattr(self.family, "natural_parameter", None)
             log_zero = getattr(self.family, "log_zero", None)
-            if natural is None or covariates is not None or (exposure is not None and log_zero is None):
-                return self(z[:, None], covariates=covariates, exposure=exposure).log_prob(x)
+            if natural is None or covariates is not None or (exposure is not None and (log_zero is None or missing)):
+                law = self(z[:, None], covariates=covariates, exposure=exposure)
+                return (SeenEntries(law, filling_of(self)) if missing else law).log_prob(x)
             p = self.family(*self._arguments(z))
+        seen = ~x.isnan()
+        if missing:
+            x = torch.where(seen, x, torch.as_tensor(filling_of(self), dtype=x.dtype, device=x.device))
+            inside = torch.where(seen, x, 0.0).flatten(1)
+            at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1) @ seen.flatten(1).to(x.dtype).T
+            base = torch.where(seen, self.family.log_base(p, x), 0.0).flatten(1).sum(-1)
+            return natural(p).flatten(1) @ inside.T + at_zero + base
         product = natural(p).flatten(1) @ x.flatten(1).T
         if exposure is None or log_zero is None:
             at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)[:, None]
