@@ -39,6 +39,7 @@ TEXTS = {
     "channels": "channels of the convolutions",
     "strides": "strides of the convolutions",
     "likelihood": "distribution of an item given its code",
+    "standardize": "networks see columns in standard deviations, of the training part",
     "prior": "distribution of the codes",
     "posterior": "distribution of the code given an item",
     "num_components": "components of the mixture",

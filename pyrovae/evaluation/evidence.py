@@ -23,6 +23,7 @@ from pyrovae.models.missing import whole
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, covariate_dim_of, covariates_for
 from pyrovae.models.particles import Items, Particles
+from pyrovae.models.parts.standardizer import InUnits, Standardizer
 
 __all__ = ["Estimate", "elbo", "exact", "iwae", "pareto_k"]
 
@@ -359,7 +360,7 @@ def _analytic_elbo(session: Session, x: Any) -> Estimate:
 
 
 def _is_linear(network: nn.Module) -> bool:
-    plain = (nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten, nn.Sequential)
+    plain = (nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten, nn.Sequential, InUnits, Standardizer)
     return all(isinstance(module, plain) for module in network.modules())
 
 

@@ -18,6 +18,7 @@ from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
+from pyrovae.inference.measuring import measuring
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.optimizer import OptimizerChoice
@@ -202,9 +203,13 @@ def _fitted(task: Task, plan: _Plan) -> History:
     with nullcontext() if task.snapshots is None else task.snapshots.locked():
         require_ties_last(module, dtype_and_device(pair)[1], task.device)
         pair.rename(data.names)
-        with placed(pair, task.device, data.labeled, data.unlabeled, data.held_out):
+        with (
+            placed(pair, task.device, data.labeled, data.unlabeled, data.held_out),
+            measuring(pair, data.labeled, *([] if data.unlabeled is None else [data.unlabeled])) as begin,
+        ):
             problem.try_out()
             loop = Loop(task, plan, problem, schedule)
+            begin()
             rows, kept = loop.run()
     if rows and len(rows) < plan.warmup:
         checks.warn(

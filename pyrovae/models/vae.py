@@ -31,6 +31,7 @@ from pyrovae.models.parts.covariates import GivenCovariates, SplitTrunk
 from pyrovae.models.parts.encoder_inputs import after_input, encoder_input_of
 from pyrovae.models.parts.likelihood import Likelihood, num_parameters_of
 from pyrovae.models.parts.linear_normal import LinearNormal
+from pyrovae.models.parts.standardizer import in_units, standardize_columns
 from pyrovae.models.parts.zuko_flow import ZukoFlow, is_zuko_flow
 from pyrovae.models.registry import chosen, make, name_of, plain_name_of, register
 from pyrovae.models.scopes import Workspace, evaluating, evaluation_mode, isolated_store
@@ -402,6 +403,7 @@ def mlp_vae(
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
     missing: bool = False,
+    standardize: bool = False,
 ) -> VAE:
     """A VAE of fully connected networks; the decoder has the encoder's hidden layers in reverse order.
 
@@ -410,8 +412,13 @@ def mlp_vae(
     that you have registered, or a family module such as `Normal(scale=0.626)`; the decoder has as many outputs an entry
     as the family has parameters. With `covariate_dim` D the pair is p(x | c) of items given covariates, (N, D), which
     decoder and encoder see beside their input, and the prior where it is "conditional". With `missing` the encoder sees
-    items of which entries are missing: zero in place of each, and a mask of what was seen beside them. Raises
-    ValueError for sizes below 1 and for unknown names.
+    items of which entries are missing: zero in place of each, and a mask of what was seen beside them.
+
+    With `standardize` the networks see each column, or each channel of images, in standard deviations from its mean,
+    and a learned scale is relative to its standard deviation: `fit` measures both on the training items, and log p(x)
+    stays in the items' units. It is for likelihoods of real values ("normal", "student_t", "laplace",
+    "heteroscedastic_normal"), and of positive ones by their logarithms ("log_normal", "gamma"). Raises ValueError for
+    sizes below 1 and for unknown names.
 
     >>> import torch
     >>> from pyrovae import mlp_vae
@@ -421,10 +428,11 @@ def mlp_vae(
     latent_dim = checks.whole("latent_dim", latent_dim)
     entries = family(likelihood)
     covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    standardize_columns(entries, event_shape, standardize)
     shape, widths, decoder = mlp_decoder(event_shape, latent_dim + covariate_dim, hidden_dims, activation, entries)
     return VAE(
         _prior(prior, latent_dim, covariate_dim),
-        Likelihood(decoder, entries, shape, covariate_dim),
+        Likelihood(in_units(decoder, entries, shape), entries, shape, covariate_dim),
         _posterior(
             posterior,
             lambda: mlp_trunk(shape, widths, activation, entries, covariate_dim, missing=missing),
@@ -447,13 +455,14 @@ def conv_vae(
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
     missing: bool = False,
+    standardize: bool = False,
 ) -> VAE:
     """A VAE of strided convolutions for images (C, H, W) of any size, LeakyReLU(0.3): the post's network.
 
     (Foster 2019, chapter 3.) `likelihood` as in `mlp_vae`, except that "normal" keeps its mean in [0, 1] by a sigmoid,
-    as an image's is. `covariate_dim` and `missing` as there; the encoder's heads see the covariates beside the features
-    of the last convolution, and its first convolution the mask as more channels. Raises ValueError for another event
-    shape and for sizes below 1.
+    as an image's is, unless its channels are standardised. `covariate_dim`, `missing` and `standardize` as there; the
+    encoder's heads see the covariates beside the features of the last convolution, and its first convolution the mask
+    as more channels. Raises ValueError for another event shape and for sizes below 1.
 
     >>> import torch
     >>> from pyrovae import conv_vae
@@ -461,14 +470,15 @@ def conv_vae(
     torch.Size([2, 3, 9, 7])
     """
     latent_dim = checks.whole("latent_dim", latent_dim)
-    entries = family(likelihood, of_images=True)
+    entries = family(likelihood, of_images=not standardize)
     covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
+    standardize_columns(entries, event_shape, standardize)
     encoder, trunk, features = conv_trunk(event_shape, channels, strides, entries, covariate_dim, missing=missing)
     decoder = ConvDecoder(encoder, latent_dim + covariate_dim, num_parameters_of(entries))
     shape = encoder.event_shape
     return VAE(
         _prior(prior, latent_dim, covariate_dim),
-        Likelihood(decoder, entries, shape, covariate_dim),
+        Likelihood(in_units(decoder, entries, shape), entries, shape, covariate_dim),
         _posterior(posterior, lambda: (trunk, features), latent_dim, shape, covariate_dim),
     )
 
@@ -483,14 +493,16 @@ def linear_vae(
     prior: str | nn.Module = "standard",
     covariate_dim: int = 0,
     missing: bool = False,
+    standardize: bool = False,
 ) -> VAE:
     """Probabilistic PCA as a VAE: x = W z + mu + e, e ~ N(0, s^2 I), with q(z | x) = N(A x + b, diag).
 
     Its log p(x) has a closed form, and at the maximum of the likelihood its ELBO touches it (Tipping and Bishop 1999,
     section 3; Lucas et al. 2019). `posterior` None is that `LinearNormal`; one that is asked for by name has no network
     before it. With `covariate_dim` D it is x = W z + V c + mu + e, and A x + B c + b in q(z | x, c). With `missing` x
-    is zero in q(z | x) where an entry is missing, and a mask of what was seen stands beside it. Raises ValueError for
-    sizes below 1 and for unknown names.
+    is zero in q(z | x) where an entry is missing, and a mask of what was seen stands beside it. `standardize` as in
+    `mlp_vae`: e is then of one variance for standardised columns. Raises ValueError for sizes below 1 and for unknown
+    names.
 
     >>> import torch
     >>> from pyrovae import linear_vae
@@ -504,9 +516,10 @@ def linear_vae(
     several = count > 1
     covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
     rows, shape = latent_dim + covariate_dim, (features,)
+    standardize_columns(entries, shape, standardize)
     decoder = MLP((rows,), (count, features), hidden_dims=()) if several else nn.Linear(rows, features)
     code_prior = _prior(prior, latent_dim, covariate_dim)
-    p_of_x = Likelihood(decoder, entries, shape, covariate_dim)
+    p_of_x = Likelihood(in_units(decoder, entries, shape), entries, shape, covariate_dim)
     seen, (columns,) = encoder_input_of(entries, shape, missing=missing)
     if covariate_dim:
         seen, columns = SplitTrunk(seen, None, shape), columns + covariate_dim

@@ -16,6 +16,7 @@ from pyrovae.compile.aliases import overlapping
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
+from pyrovae.inference.measuring import measuring, warn_of_scales
 from pyrovae.inference.method import Task
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.inference.svi.place import placed, require_finite, require_ties_last
@@ -65,7 +66,8 @@ def run(task: Task, plan: Plan) -> History:
         if names is not None:
             classifier: Any = pair
             classifier.rename(names)
-        with placed(pair, target, source, held_out):
+        with placed(pair, target, source, held_out), measuring(pair, source) as begin:
+            warn_of_scales(pair, source)
             store = Store()
             sites = Sites.of(pair, source, target, store)
             _require_guided(pair, plan, sites)
@@ -78,6 +80,7 @@ def run(task: Task, plan: Plan) -> History:
             with _channels_last(module, not sites.stored):  # Pyro's store would hold copies of such weights
                 problem = ItemsProblem(pair, plan, source, held_out, target, sites)
                 loop = Loop(task, plan, problem, schedule, store=store, networks=sites.networks)
+                begin()
                 rows, kept = loop.run()
                 active = active_units(loop, source)
     _warn(plan, rows, active, pair.latent_dim)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyrovae.models.parts.standardizer import Standardized, standardizer_of
+
 __all__ = ["Log", "Log1p", "OneHot", "SeenInput", "Unit", "after_input", "encoder_input_of"]
 
 
@@ -101,15 +103,21 @@ def encoder_input_of(
 ) -> tuple[nn.Module | None, tuple[int, ...]]:
     """The layer that a family wants before a network that sees its items, None for none; the shape that it gives.
 
-    A family says so by its method `encoder_input(event_shape)`. With `missing` the layer takes items with NaN where an
-    entry is missing; one that does so itself states `takes_missing`.
+    A family says so by its method `encoder_input(event_shape)`, whose layer may state the shape that it gives as
+    `out_shape`; one that goes by the scale of its columns wants them standardised. With `missing` the layer takes items
+    with NaN where an entry is missing; one that does so itself states `takes_missing`.
     """
-    wanted = getattr(family, "encoder_input", None)
-    layer: nn.Module | None = None if wanted is None else wanted(event_shape)
+    standardizer, wanted = standardizer_of(family), getattr(family, "encoder_input", None)
+    layer: nn.Module | None = None
+    if standardizer is not None:
+        layer = Standardized(standardizer)
+    elif wanted is not None:
+        layer = wanted(event_shape)
     shape = event_shape
     if isinstance(layer, OneHot):
         shape = (layer.num_classes * event_shape[0], *event_shape[1:])
-    if missing:
+    shape = tuple(getattr(layer, "out_shape", shape))
+    if missing and not getattr(layer, "takes_missing", False):
         return SeenInput(layer, len(event_shape)), (shape[0] + event_shape[0], *shape[1:])
     return layer, shape
 

@@ -15,13 +15,14 @@ from pyrovae import checks
 from pyrovae.models.parts.counts import bounded_log, stirling_error
 from pyrovae.models.parts.encoder_inputs import Log
 from pyrovae.models.parts.scaled import unbound
+from pyrovae.models.parts.standardizer import Standardizable
 from pyrovae.models.registry import register
 
 __all__ = ["Gamma", "StableGamma"]
 
 
 @register("gamma", kind="likelihood")
-class Gamma(nn.Module):
+class Gamma(Standardizable):
     """Positive values with mean m(z) and shape a: p(x) = (a / m)^a x^(a - 1) exp(-a x / m) / Gamma(a).
 
     Their standard deviation is m / sqrt(a): the same share of the mean everywhere. The network gives the logarithm of
@@ -39,6 +40,7 @@ class Gamma(nn.Module):
 
     support = constraints.positive
     base_measure = "density"
+    sees = "log"
     fixed_shape: Tensor
     log_spread: nn.Parameter | None
 

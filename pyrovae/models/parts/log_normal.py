@@ -31,6 +31,7 @@ class LogNormal(Scaled):
 
     support = constraints.positive
     base_measure = "density"
+    sees = "log"
 
     def __init__(
         self,

@@ -10,17 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.models.parts.standardizer import Standardizable
 
-__all__ = ["Scaled", "linked", "unbound"]
+__all__ = ["FLOOR", "Scaled", "linked", "unbound", "with_floor"]
+
+FLOOR = 1e-3  # of a learned scale, by default: a share of the column's where it is standardised
 
 Link = Literal["identity", "sigmoid"]
 
 
-class Scaled(nn.Module):
+class Scaled(Standardizable):
     """A family of entries with one scale for all of them, or with `per_entry` one for each, the same for every item.
 
     It is fixed at `scale`, or learned as floor + exp(log_scale) from `initial_scale` where that is None, so that the
     likelihood is bounded however well the items are fitted. `bind(event_shape)` makes a scale for each entry.
+
+    In a pair that standardises its columns, exp(log_scale) and `initial_scale` are in standard deviations of the
+    column, and so is the floor at its default, 1e-3; another floor, and a fixed `scale`, are in the items' units.
     """
 
     fixed_scale: Tensor
@@ -31,7 +37,7 @@ class Scaled(nn.Module):
         scale: float | None = None,
         *,
         initial_scale: float = 1.0,
-        floor: float = 1e-3,
+        floor: float = FLOOR,
         link: Link = "identity",
         per_entry: bool = False,
     ) -> None:
@@ -74,7 +80,7 @@ class Scaled(nn.Module):
             return self.fixed_scale
         if self.log_scale is None:
             raise unbound(self)
-        return self.floor + self.log_scale.exp()
+        return with_floor(self.log_scale.exp(), self.floor, self.unit)
 
     def scale_in(self, like: Tensor) -> Tensor:
         """The scale in the dtype and on the device of a location; ValueError where that dtype loses its square."""
@@ -91,6 +97,14 @@ class Scaled(nn.Module):
 def linked(raw: Tensor, link: str) -> Tensor:
     """The location of an entry from the network's output."""
     return raw.sigmoid() if link == "sigmoid" else raw
+
+
+def with_floor(free: Tensor, floor: float, unit: Tensor | None) -> Tensor:
+    """A learned scale above its floor: `free`, in standard deviations `unit` of the columns where these are known."""
+    if unit is None:
+        return floor + free
+    unit = unit.to(free)
+    return unit * (floor + free) if floor == FLOOR else floor + unit * free
 
 
 def unbound(family: nn.Module) -> ValueError:
