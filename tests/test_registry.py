@@ -388,6 +388,7 @@ class TestRecipes:
             "posterior": None,
             "prior": "standard",
             "covariate_dim": 0,
+            "standardize": False,
         }
         assert completed({"builder": "nobody's"}) == {"builder": "nobody's"}
         assert completed(None) is None

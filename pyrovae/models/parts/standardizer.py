@@ -258,8 +258,8 @@ def standardize_columns(family: Any, event_shape: Sequence[int], wanted: bool = 
     if not isinstance(family, Standardizable):
         raise ValueError(
             "standardize=True is for a likelihood of real values, as 'normal', 'student_t' or 'laplace', or of "
-            f"positive ones, as 'log_normal' or 'gamma', and {type(family).__name__} has no scale of its columns: leave "
-            "it out. A family of your own inherits from pyrovae.models.parts.standardizer.Standardizable"
+            f"positive ones, as 'log_normal' or 'gamma', and {type(family).__name__} has no scale of its columns: "
+            "leave it out. A family of your own inherits from pyrovae.models.parts.standardizer.Standardizable"
         )
     if standardizer_of(family) is not None:
         raise ValueError(f"{type(family).__name__} is standardised already: make a new one for this pair")
