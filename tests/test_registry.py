@@ -388,6 +388,7 @@ class TestRecipes:
             "posterior": None,
             "prior": "standard",
             "covariate_dim": 0,
+            "missing": False,
             "standardize": False,
         }
         assert completed({"builder": "nobody's"}) == {"builder": "nobody's"}

@@ -150,6 +150,27 @@ def test_the_training_items_alone_are_measured_once_and_saved(tmp_path):
     assert pyrovae.iwae(again, x, num_particles=3).mean == pyrovae.iwae(vae, x, num_particles=3).mean
 
 
+def test_what_is_seen_alone_is_measured_and_scored_in_the_items_units():
+    x = items()
+    x[::3, 1], x[1::4, 2] = math.nan, math.nan
+    vae = pair_of(missing=True)
+    pyrovae.fit(vae, x, missing=True, **QUIET)
+    np.testing.assert_allclose(measured(vae).loc, np.nanmean(x, 0), rtol=1e-12)
+    np.testing.assert_allclose(measured(vae).scale, np.nanstd(x, 0), rtol=1e-12)
+    other = pair_of(missing=True)
+    other.load_state_dict(vae.state_dict())
+    measured(other).loc[1] *= 1000
+    measured(other).scale[1] *= 1000
+    times = torch.tensor([1.0, 1000.0, 1.0])
+    before, after = (
+        pyrovae.quadrature(pair, part, missing=True).pointwise["value"].values
+        for pair, part in ((vae, x), (other, times * x))
+    )
+    lower = math.log(1000) * (~x[:, 1].isnan()).double()
+    np.testing.assert_allclose(before - after, lower, rtol=0, atol=1e-9)
+    assert (np.abs(before - after - math.log(1000)) > 1).sum() == 20  # control: of missing entries too
+
+
 def test_a_fit_that_is_refused_leaves_the_pair_as_it_was(monkeypatch):
     vae = pair_of()
     monkeypatch.setattr("pyrovae.inference.svi.run.try_shapes", lambda *_: (_ for _ in ()).throw(ValueError("no")))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.inference.items import EVALUATION_BATCH, Items
-from pyrovae.models.batch import items_of
+from pyrovae.models.batch import items_of, weight_of
 from pyrovae.models.pair import as_module, dtype_and_device, likelihood_of
 from pyrovae.models.parts.standardizer import SEES, Moments, Standardizable, standardizer_of
 
@@ -85,4 +85,4 @@ def _batches(sources: tuple[Items, ...]) -> Iterator[tuple[Tensor, Tensor | None
     """All items of a fit with their weights, in parts."""
     for source in sources:
         for batch, _ in source.batches(EVALUATION_BATCH, shuffle=False):
-            yield items_of(batch), getattr(batch, "weight", None)
+            yield items_of(batch), weight_of(batch)
