@@ -88,14 +88,13 @@ def _some_missing(missing: Any, name: str) -> Any:
         return None
     if missing is True:
         return True
-    mask = missing.detach().cpu() if isinstance(missing, Tensor) else missing
-    mask = torch.as_tensor(np.asarray(mask))
-    if mask.dtype != torch.bool:
+    mask = missing.detach().cpu().numpy() if isinstance(missing, Tensor) else np.asarray(missing)
+    if mask.dtype != bool or mask.ndim == 0:
         raise TypeError(
             f"missing of {name} must be True, or a mask of {name}'s shape that is True where an entry is missing, got "
-            f"{missing if mask.ndim == 0 else mask.dtype}"
+            f"{repr(missing) if mask.ndim == 0 else f'an array of {mask.dtype}'}"
         )
-    return mask if bool(mask.any()) else None
+    return torch.from_numpy(np.ascontiguousarray(mask)) if bool(mask.any()) else None
 
 
 def with_missing(x: Any, missing: Any, name: str = "x") -> Any:

@@ -224,7 +224,7 @@ def _record(estimate: Any) -> dict[str, Any]:
         "se": estimate.se,
         "se_of": attributes.get("errors"),
         "se_items": estimate.se_items,
-        "bits_per_dimension": estimate.bits_per_dimension if what == "log mass" else None,
+        "bits_per_dimension": estimate.bits_per_dimension if estimate.is_code_length else None,
         "unreliable_items": unreliable_items(estimate) if "unreliable" in estimate.pointwise else None,
         "means": rest,
         "settings": dict(attributes),

@@ -106,8 +106,22 @@ class Estimate(HasSummary):
 
     @property
     def bits_per_dimension(self) -> float:
-        """-mean / (D log 2) for items of D entries; it is a code length for a mass, and not for a density."""
-        return -self.mean / (self.pointwise.attrs["num_dimensions"] * math.log(2))
+        """-mean / (D log 2) for items of D entries; it is a code length for a mass, and not for a density.
+
+        ValueError for a mixed measure, which has no bits, and for items with missing entries, which have no one D.
+        """
+        attributes = self.pointwise.attrs
+        if attributes.get("base_measure") == "mixed":
+            raise ValueError(
+                "bits per dimension are of a mass, or of a density of one measure, and these items have discrete "
+                "entries beside continuous ones: report nats per item"
+            )
+        if attributes.get("missing_entries"):
+            raise ValueError(
+                "bits per dimension are of items that have the same entries, and here entries are missing: report nats "
+                "per item"
+            )
+        return -self.mean / (attributes["num_dimensions"] * math.log(2))
 
     def named(self, *, data: str | None = None, binarization: str | None = None) -> Estimate:
         """The same estimate with the name of the data, and of their binarisation, in the protocol."""
@@ -204,14 +218,17 @@ class Estimate(HasSummary):
             "sum of weights": lambda: None if self.weight is None else f"{float(self.weight.sum()):,g}",
             "missing entries": lambda: f"{n:,}" if (n := attributes.get("missing_entries")) else None,
             "base measure": lambda: attributes.get("base_measure"),
-            "bits per dimension": lambda: f"{self.bits_per_dimension:.4f}" if self._is_code_length() else None,
+            "bits per dimension": lambda: f"{self.bits_per_dimension:.4f}" if self.is_code_length else None,
             "settings": lambda: ", ".join(f"{name}={value}" for name, value in self.settings.items()) or None,
             "data": lambda: attributes.get("data"),
         }
 
-    def _is_code_length(self) -> bool:
+    @property
+    def is_code_length(self) -> bool:
+        """Whether bits per dimension are the length of a code: of the mass of whole items, and of no difference."""
         attributes = self.pointwise.attrs
-        return attributes.get("base_measure") == "mass" and "difference" not in attributes
+        is_mass = attributes.get("base_measure") == "mass" and not attributes.get("missing_entries")
+        return is_mass and "difference" not in attributes
 
     def _errors(self) -> str:
         """What `se` is an error of, as "Monte Carlo"; empty for an estimate without one."""

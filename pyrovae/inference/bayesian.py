@@ -87,6 +87,8 @@ class SVIOfParameters(SVI):
 
     is_shown: ClassVar[bool] = False
     takes_validation: ClassVar[bool] = False
+    takes_weight: ClassVar[bool] = False
+    takes_missing: ClassVar[bool] = False
 
     epochs: int = 1500
     batch_size: int | Literal["all"] = "all"

@@ -1,0 +1,189 @@
+"""Weights of items, which say how many times each counts: in losses, in means and in their standard errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyrovae
+from pyrovae.data import Split
+from pyrovae.inference.objective import Loss
+from pyrovae.inference.svi.options import SVI
+from pyrovae.models.batch import Batch
+
+WEIGHT = torch.tensor([3, 0, 1, 2, 0, 1, 5, 1, 1, 4])
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    return pyrovae.linear_vae(4, 2).double()
+
+
+@pytest.fixture
+def items(pair):
+    return pair.sample(len(WEIGHT), seed=0)
+
+
+class TestEstimates:
+    def test_a_weight_is_as_many_copies(self, pair, items):
+        found = pyrovae.exact(pair, items, weight=WEIGHT)
+        copies = pyrovae.exact(pair, items.repeat_interleave(WEIGHT, 0))
+        assert abs(found.mean - copies.mean) < 1e-12 and abs(found.se_items - copies.se_items) < 1e-12
+        assert abs(found.mean - pyrovae.exact(pair, items).mean) > 1e-3  # which counts each once
+        assert str(found).endswith("(10 items of weight 18)")
+        assert found.settings == copies.settings and "sum of weights" in found._repr_html_()
+
+    def test_one_of_weight_zero_is_not_there(self, pair, items):
+        there = WEIGHT > 0
+        few = pyrovae.iwae(pair, items[there], weight=WEIGHT[there], num_particles=50)
+        wild = items.clone()
+        wild[~there] = 1e150  # whose log p is -inf
+        found = pyrovae.exact(pair, wild, weight=WEIGHT)
+        assert abs(found.mean - pyrovae.exact(pair, items[there], weight=WEIGHT[there]).mean) < 1e-12
+        assert math.isfinite(found.se_items) and few.se > 0
+
+    def test_the_monte_carlo_error_is_that_of_the_weighted_mean(self, pair, items):
+        found = pyrovae.elbo(pair, items, weight=WEIGHT, num_particles=8)
+        w, se = WEIGHT.numpy() / 18, found.pointwise.se.values
+        assert abs(found.se - math.sqrt(float((w**2 * se**2).sum()))) < 1e-15
+        assert abs(found.mean - float(w @ found.pointwise.value.values)) < 1e-12
+
+    def test_two_are_comparable_under_the_same_weights_alone(self, pair, items):
+        other = pyrovae.linear_vae(4, 1).double()
+        ours, theirs = (pyrovae.exact(each, items, weight=WEIGHT) for each in (pair, other))
+        difference = ours - theirs
+        assert abs(difference.mean - (ours.mean - theirs.mean)) < 1e-12
+        copies = items.repeat_interleave(WEIGHT, 0)
+        paired = pyrovae.exact(pair, copies) - pyrovae.exact(other, copies)
+        assert abs(difference.se_items - paired.se_items) < 1e-12
+        for weight in (None, WEIGHT.flip(0)):
+            with pytest.raises(ValueError, match="weigh the items differently"):
+                ours - pyrovae.exact(other, items, weight=weight)
+
+    def test_an_ensemble_and_a_split(self, pair, items):
+        ensemble = pyrovae.Ensemble([pair, pyrovae.linear_vae(4, 2).double()])
+        whole = pyrovae.exact(ensemble, items)
+        found = pyrovae.exact(ensemble, Split(items, None, weight=WEIGHT))
+        assert abs(found.mean - np.average(whole.pointwise.value.values, weights=WEIGHT)) < 1e-12
+
+
+def gradients(loss, pair, batch, size, repeats):
+    """The loss's gradient with fresh noise, `repeats` times."""
+    found = []
+    for _ in range(repeats):
+        value = loss(batch, None, None, size)
+        parts = torch.autograd.grad(value, list(pair.parameters()))
+        found.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_the_gradient_is_that_of_the_copies(pair, items, objective):
+    # each entry within 4.5 standard errors of the difference: 31 entries, 2 tests, false alarm 4e-4; a control fails
+    plan, weight = SVI(objective=objective, num_particles=4), WEIGHT.double() / 7
+    copies = items.repeat_interleave(WEIGHT, 0)
+    torch.manual_seed(0)
+    weighed = Loss(pair, len(items), plan, False, True, float(weight.mean()))
+    plain = Loss(pair, len(copies), plan, False, True)
+    ours = gradients(weighed, pair, Batch(items, weight=weight), len(items), 120)
+    theirs = gradients(plain, pair, copies, len(copies), 120)
+
+    def furthest(one, other):
+        error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
+        return float(((one.mean(0) - other.mean(0)).abs() / error.clamp(min=1e-12)).max())
+
+    assert furthest(ours, theirs) < 4.5
+    assert furthest(gradients(plain, pair, items, len(items), 120), theirs) > 6  # each item once
+
+
+class TestFit:
+    def test_a_fit_without_noise_is_that_of_the_copies(self):
+        """An autoencoder draws no noise: the losses of full batches agree but for rounding."""
+        torch.manual_seed(0)
+        start = pyrovae.mlp_ae((4,), hidden_dims=(5,), likelihood=pyrovae.Normal(scale=0.5)).double()
+        x = torch.randn(10, 4, dtype=torch.float64)
+        fits = []
+        for options in (
+            {"x": x, "weight": WEIGHT},
+            {"x": x.repeat_interleave(WEIGHT, 0)},
+            {"x": x},
+        ):
+            ae = pyrovae.mlp_ae((4,), hidden_dims=(5,), likelihood=pyrovae.Normal(scale=0.5)).double()
+            ae.load_state_dict(start.state_dict())
+            history = pyrovae.fit(ae, **options, epochs=20, batch_size="all", progress=False, compile=False)
+            fits.append(history.epochs.loss.values)
+        assert np.abs(fits[0] - fits[1]).max() < 1e-10 and np.abs(fits[0] - fits[2]).max() > 1e-2
+
+    def test_batches_take_the_weights_of_their_items(self):
+        torch.manual_seed(0)
+        x, weight = torch.randn(50, 4), torch.rand(50) * 3
+        ae = pyrovae.mlp_ae((4,), hidden_dims=(5,), likelihood=pyrovae.Normal(scale=0.5))
+        with torch.no_grad():
+            each = -ae.likelihood(ae.encode(x)).log_prob(x)
+        history = pyrovae.fit(
+            ae, x, weight=weight, validation=Split(x, None, weight=weight), epochs=1, batch_size=16,
+            learning_rate=1e-12, progress=False, compile=False,
+        )  # fmt: skip
+        wanted = float((weight * each).sum() / weight.sum())
+        assert abs(float(history.epochs.loss[0]) - wanted) < 1e-5
+        assert abs(float(history.epochs.validation_elbo[0]) + wanted) < 1e-5
+        assert abs(wanted - float(each.mean())) > 1e-2
+        assert abs(history.config["sum_of_weights"] - float(weight.sum())) < 1e-4
+
+    @pytest.mark.slow
+    def test_the_compiled_step_is_the_eager_one(self):
+        torch.manual_seed(0)
+        x, weight, states = torch.randn(64, 4), torch.rand(64) * 3, []
+        for compiled in (False, True):
+            torch.manual_seed(1)
+            vae = pyrovae.linear_vae(4, 2)
+            pyrovae.fit(vae, x, weight=weight, epochs=5, batch_size=32, compile=compiled, progress=False)
+            states.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+        assert torch.allclose(*states, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ([1.0, -1.0, 1.0], "at least 0; that of item 1 is -1"),
+        ([1.0, math.nan, 1.0], "must be finite and at least 0; that of item 1 is nan"),
+        ([1.0, math.inf, 1.0], "that of item 1 is inf"),
+        ([1.0, 1.0], r"weight must have shape \(3,\), one number for each item, got \(2,\)"),
+        ([[1.0], [1.0], [1.0]], "ravel"),
+        ([0, 0, 0], "is 0 for every item"),
+    ],
+)
+def test_weights_that_are_none(weight, words):
+    vae, x = pyrovae.linear_vae(4, 2), torch.zeros(3, 4)
+    for call in (lambda: pyrovae.fit(vae, x, weight=weight), lambda: pyrovae.exact(vae, x, weight=weight)):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_what_weighs_no_items_says_so():
+    vae, x, weight = pyrovae.linear_vae(4, 2), torch.zeros(3, 4), [1, 2, 3]
+    with pytest.raises(ValueError, match="weight came, and free_bits is a floor"):
+        pyrovae.fit(vae, x, weight=weight, free_bits=0.1)
+    with pytest.raises(ValueError, match="x comes with a weight for each item, and gaps takes none"):
+        pyrovae.gaps(vae, Split(x, None, weight=weight), pyrovae.exact(vae, x))
+    with pytest.raises(ValueError, match="x is a split with weight of its own"):
+        pyrovae.exact(vae, Split(x, None, weight=weight), weight=weight)
+    bayesian = pyrovae.BayesianGaussianMixture((4,), 2)
+    with pytest.raises(ValueError, match="weight came"):
+        pyrovae.fit(bayesian, torch.randn(30, 4), weight=torch.ones(30), method="svi", epochs=1)
+
+
+def test_both_ways_to_a_loss_weigh_alike():
+    """By Pyro's own ELBO, which reads its value, and as a graph takes it."""
+    torch.manual_seed(0)
+    vae = pyrovae.linear_vae(4, 2)
+    batch = Batch(vae.sample(10, seed=0), weight=WEIGHT.float())
+    loss = Loss(vae, 10, SVI(num_particles=1), False, False, 1.8)
+    torch.manual_seed(1)
+    eager = loss(batch, None, None, 10)
+    torch.manual_seed(1)
+    assert torch.allclose(eager, loss.pure(batch, None, None, 10))
