@@ -141,14 +141,6 @@ FAMILIES = [
     "categorical(num_classes=3)",
     "student_t",
 ]
-    "bernoulli",
-    "continuous_bernoulli",
-    "normal",
-    "poisson",
-    "gamma",
-    "categorical(num_classes=3)",
-    "student_t",
-]
 
 
 @pytest.mark.parametrize("likelihood", FAMILIES)
@@ -371,9 +363,7 @@ class TestRefused:
             lambda: pyrovae.ais(pair, x, missing=True, base="guide"),
             lambda: particles(pair, Batch(x, missing=True), 2),
         ):
-            with pytest.raises(
-                ValueError, match=r"the encoder of this VAE takes whole items: build the pair"
-            ):
+            with pytest.raises(ValueError, match=r"the encoder of this VAE takes whole items: build the pair"):
                 call()
 
     def test_what_uses_whole_items_says_so(self, linear):
@@ -393,9 +383,7 @@ class TestRefused:
         never[:, 3] = math.nan
         with pytest.raises(ValueError, match=r"no entry of x\[:, 3\] was seen: nothing can be learnt of it"):
             pyrovae.fit(pair, never, missing=True)
-        with pytest.warns(
-            UserWarning, match="1 of 12 items of x have no entry .* the first of them item 0"
-        ):
+        with pytest.warns(UserWarning, match="1 of 12 items of x have no entry .* the first of them item 0"):
             pyrovae.fit(pair, x, missing=True, epochs=1, progress=False)
         with pytest.warns(UserWarning, match="1 of 12 items of x have no entry that was seen"):
             pyrovae.elbo(pair, x, missing=True, num_particles=2)
