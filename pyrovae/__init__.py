@@ -83,7 +83,7 @@ _HOMES = {
     "pyrovae.ranks": ["distributed"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("callbacks", "data", "evaluation", "inference", "methods", "models", "plotting", "report")
+_ROOMS = ("callbacks", "data", "evaluation", "inference", "methods", "models", "plotting", "report", "sklearn")
 
 __all__ = [*_HOME_OF, *_ROOMS]
 
@@ -98,6 +98,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
         models as models,
         plotting as plotting,
         report as report,
+        sklearn as sklearn,
     )
     from pyrovae.evaluation.annealing import ais as ais, bdmc as bdmc
     from pyrovae.evaluation.calibration import Calibration as Calibration, calibrate as calibrate

@@ -121,15 +121,8 @@ class Run:
 
     def history(self) -> History | None:
         """The history of the fit, as the run wrote it; None where it has none."""
-        import xarray as xr
-
         file = self.path / HISTORY
-        if not file.is_file():
-            return None
-        with xr.open_dataset(file, engine="h5netcdf") as opened:
-            epochs = opened.load()
-        config = json.loads(epochs.attrs.pop("config", "{}"))
-        return pyrovae.History(epochs, config)
+        return read_history(file) if file.is_file() else None
 
     def data(
         self, source: str | os.PathLike[str] | None = None, *, covariates: Any = None, exposure: Any = None
@@ -419,6 +412,16 @@ def write_history(file: Path, history: History) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_history(file: Path) -> History:
+    """Read a history that `write_history` wrote."""
+    import xarray as xr
+
+    with xr.open_dataset(file, engine="h5netcdf") as opened:
+        epochs = opened.load()
+    config = json.loads(epochs.attrs.pop("config", "{}"))
+    return pyrovae.History(epochs, config)
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,0 +1,239 @@
+"""Autoencoders and VAEs as scikit-learn's transformers: columns to codes and back; a VAE is a density as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from pyrovae.evaluation.evidence import iwae
+from pyrovae.models.autoencoder import mlp_ae
+from pyrovae.models.vae import mlp_vae
+from pyrovae.seeding import forked
+from pyrovae.sklearn.base import FLOATS, PairEstimator, as_numpy, seed_of
+
+__all__ = ["AE", "VAE"]
+
+
+class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """A pair with a code for each row: columns to codes by `transform`, codes to columns by `inverse_transform`."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
+
+        Raises ValueError for rows that are not finite, for fewer than two of them, and for values outside the
+        likelihood's support.
+        """
+        goes_on = self.warm_start and hasattr(self, "pair_")
+        x = self._checked(X, reset=not goes_on, least=2)
+        seed = seed_of(self.random_state)
+        pair = self.pair_ if goes_on else self._built(x, seed)
+        self._fit_pair(
+            pair,
+            x,
+            seed=seed,
+            device=self.device,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
+        self.seed_ = seed
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The code of each row, shape (n_samples, latent_dim); of a VAE the mean of q(z | x), never a draw."""
+        x = self._checked_if_fitted(X)
+        with torch.no_grad():
+            return as_numpy(self.pair_.encode(x))
+
+    def inverse_transform(self, Z: Any) -> np.ndarray:
+        """The likelihood's mean at each code: (n_samples, latent_dim) to (n_samples, n_features)."""
+        check_is_fitted(self)
+        codes = check_array(Z, dtype=FLOATS, input_name="Z")
+        with torch.no_grad():
+            return as_numpy(self.pair_.decode(torch.from_numpy(np.array(codes))))
+
+    def _built(self, x: np.ndarray, seed: int) -> Any:
+        """A new pair in the dtype of `x`, with the initial weights that follow `torch.manual_seed(seed)`."""
+        with forked(seed):
+            return self._new_pair(x.shape[1:]).to(torch.from_numpy(np.empty(0, x.dtype)).dtype)
+
+    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
+        raise NotImplementedError
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.pair_.latent_dim)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]  # of the X of the fit
+        return tags
+
+
+class VAE(CodeMixin, DensityMixin, PairEstimator):
+    """A variational autoencoder of fully connected networks, as a transformer and a density.
+
+    `transform` gives the mean of q(z | x), `inverse_transform` the likelihood's mean at a code, `score_samples` log
+    p(x) of each row in nats, and `sample` draws of p(x). The networks compute in the dtype of the `X` that they are
+    fitted to, float64 or float32.
+
+    Args:
+        latent_dim, hidden_dims, activation, likelihood, posterior, prior: as of `pyrovae.mlp_vae`. The likelihood's
+            default is "normal", for real columns: put a `StandardScaler` before it where columns are not of order 1.
+        epochs, batch_size, learning_rate: as of `pyrovae.methods.SVI`.
+        num_particles: draws for each row, from which `score_samples` estimates log p(x).
+        random_state: an integer is the seed of `pyrovae.fit` and `pyrovae.iwae`, and the initial weights are those
+            after `torch.manual_seed` with it. None or a `RandomState` draws such a seed in each fit, which is `seed_`.
+        warm_start: a second `fit` goes on from the parameters of the first.
+        device: as of `pyrovae.fit`.
+        fit_options: further options of `pyrovae.fit`, as {"beta": 0.5, "schedule": "cosine"}.
+
+    Attributes: `pair_`, the `pyrovae.VAE`; `history_`, the `pyrovae.History` of the fit; `seed_`; `n_features_in_`;
+    `feature_names_in_` where X had names.
+
+    (Kingma and Welling 2014.)
+
+    >>> import numpy as np
+    >>> from pyrovae.sklearn import VAE
+    >>> X = np.random.default_rng(0).normal(size=(20, 3))
+    >>> vae = VAE(latent_dim=1, hidden_dims=(8,), epochs=1, random_state=0).fit(X)
+    >>> vae.transform(X).shape, vae.score_samples(X).shape, vae.get_feature_names_out().tolist()
+    ((20, 1), (20,), ['vae0'])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden_dims: Sequence[int] = (128,),
+        activation: str = "softplus",
+        likelihood: Any = "normal",
+        posterior: Any = "diagonal",
+        prior: Any = "standard",
+        epochs: int = 200,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        num_particles: int = 100,
+        random_state: Any = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        fit_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden_dims = hidden_dims
+        self.activation = activation
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.prior = prior
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.num_particles = num_particles
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.device = device
+        self.fit_options = fit_options
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p(x) of each row in nats, (n_samples,): `pyrovae.iwae` with `num_particles` draws and the seed `seed_`.
+
+        It is a lower bound in expectation, and its noise belongs to the place of a row. `pyrovae.iwae(vae.pair_, X)`
+        says its error as well.
+        """
+        x = self._checked_if_fitted(X)
+        values: np.ndarray = (
+            iwae(self.pair_, x, num_particles=self.num_particles, seed=self.seed_).pointwise["value"].values
+        )
+        return values
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of `score_samples`, in nats per row: higher is better. `y` is ignored."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1) -> np.ndarray:
+        """`n_samples` draws of p(x), shape (n_samples, n_features).
+
+        An integer `random_state` gives the same draws each time.
+        """
+        check_is_fitted(self)
+        return as_numpy(self.pair_.sample(n_samples, seed=seed_of(self.random_state)))
+
+    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
+        return mlp_vae(
+            event_shape,
+            self.latent_dim,
+            hidden_dims=self.hidden_dims,
+            activation=self.activation,
+            likelihood=self.likelihood,
+            posterior=self.posterior,
+            prior=self.prior,
+        )
+
+
+class AE(CodeMixin, PairEstimator):
+    """A deterministic autoencoder of fully connected networks, as a transformer.
+
+    `transform` gives the code of each row, and `inverse_transform` decodes it. It has no p(x): its `score` is the
+    negative mean squared error of reconstructions. The networks compute in the dtype of the `X` that they are fitted
+    to.
+
+    Args:
+        latent_dim, hidden_dims, activation, likelihood: as of `pyrovae.mlp_ae`; the likelihood None is squared error.
+        epochs, batch_size, learning_rate, random_state, warm_start, device, fit_options: as of `pyrovae.sklearn.VAE`.
+
+    Attributes: `pair_`, the `pyrovae.AE`; `history_`; `seed_`; `n_features_in_`; `feature_names_in_` where X had names.
+
+    >>> import numpy as np
+    >>> from pyrovae.sklearn import AE
+    >>> X = np.random.default_rng(0).normal(size=(20, 3))
+    >>> ae = AE(latent_dim=2, hidden_dims=(8,), epochs=1, random_state=0).fit(X)
+    >>> ae.inverse_transform(ae.transform(X)).shape, ae.score(X) < 0
+    ((20, 3), True)
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden_dims: Sequence[int] = (128,),
+        activation: str = "softplus",
+        likelihood: Any = None,
+        epochs: int = 200,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        random_state: Any = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        fit_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden_dims = hidden_dims
+        self.activation = activation
+        self.likelihood = likelihood
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.device = device
+        self.fit_options = fit_options
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The negative mean over rows and columns of the squared error of reconstructions. `y` is ignored."""
+        x = self._checked_if_fitted(X)
+        with torch.no_grad():
+            return -float(np.square(x - as_numpy(self.pair_.reconstruct(x))).mean())
+
+    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
+        return mlp_ae(
+            event_shape,
+            self.latent_dim,
+            hidden_dims=self.hidden_dims,
+            activation=self.activation,
+            likelihood=self.likelihood,
+        )

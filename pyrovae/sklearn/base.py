@@ -1,0 +1,93 @@
+"""What the estimators share: checked arrays, seeds, one call of `fit`, and states that are saved as folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pyrovae import checks
+from pyrovae.inference.history import History
+from pyrovae.inference.training import fit
+from pyrovae.sklearn.states import read_state, write_state
+
+__all__ = ["FLOATS", "PairEstimator", "as_numpy", "seed_of"]
+
+FLOATS = [np.float64, np.float32]  # the dtypes that are kept; all others become the first
+
+
+class PairEstimator(BaseEstimator):
+    """An estimator that holds a pair.
+
+    A fitted one has `pair_`, the pair of `pyrovae`, which every function of the package takes, and `history_`, what the
+    fit did.
+    """
+
+    pair_: Any
+    history_: History
+
+    def save(self, path: str | os.PathLike[str]) -> Self:
+        """Write the fitted estimator into the folder `path`: parameters as JSON, the pair as `pyrovae.save` does.
+
+        An earlier state of an estimator there is replaced; a folder that holds anything else is refused
+        (FileExistsError). Raises TypeError for a parameter that is no plain value, as a module is, and NotFittedError
+        before a fit.
+        """
+        check_is_fitted(self)
+        write_state(self, path)
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read an estimator of this class that `save` wrote; nothing is unpickled.
+
+        Raises FileNotFoundError where there is none, and `pyrovae.CheckpointError` for a damaged folder or one of
+        another class.
+        """
+        return read_state(cls, path)
+
+    def _seed(self) -> int:
+        return seed_of(self.random_state)
+
+    def _checked(self, X: Any, y: Any = "no_validation", *, reset: bool = False, least: int = 1) -> Any:
+        """`X` as an array of floats of shape (n_samples, n_features), or it and `y`; ValueError for what is none."""
+        return validate_data(self, X, y, reset=reset, dtype=FLOATS, ensure_min_samples=least)
+
+    def _checked_if_fitted(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        checked: np.ndarray = self._checked(X)
+        return checked
+
+    def _fit_pair(self, pair: Any, x: np.ndarray, y: np.ndarray | None = None, **options: Any) -> None:
+        """Fit the pair, and keep it; a fit that fails leaves the estimator as it was."""
+        given: Mapping[str, Any] = {} if getattr(self, "fit_options", None) is None else self.fit_options
+        if not isinstance(given, Mapping):
+            raise TypeError(f"fit_options must be a dict of options of pyrovae.fit, or None, got {given!r}")
+        if twice := sorted({*given} & {*options, "seed"}):
+            raise ValueError(f"fit_options has {twice[0]!r}, which is set elsewhere: leave it out of fit_options")
+        self.history_ = fit(pair, x, y, **{"progress": False, **options, **given})
+        self.pair_ = pair
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed: an integer is the seed itself, and a `RandomState` or None gives one that it draws.
+
+    >>> import numpy as np
+    >>> from pyrovae.sklearn.base import seed_of
+    >>> seed_of(7), seed_of(np.random.RandomState(0)) == seed_of(np.random.RandomState(0))
+    (7, True)
+    """
+    if isinstance(random_state, int | np.integer) and not isinstance(random_state, bool):
+        return checks.seed(int(random_state), "random_state")
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
