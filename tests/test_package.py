@@ -47,16 +47,18 @@ def test_importing_the_package_brings_in_nothing_but_itself():
 @pytest.mark.slow
 def test_no_room_brings_in_what_it_may_not_need():
     # matplotlib and ArviZ take seconds; scikit-learn, torchvision and IPython are for single functions
-    rooms = [room for room in pyrovae._ROOMS if room != "plotting"]
+    rooms = [room for room in pyrovae._ROOMS if room not in ("plotting", "sklearn")]
     script = f"""
 for room in {rooms}:
     print(import_foreign("pyrovae." + room))
 print(import_foreign("pyrovae.plotting"))
+print(import_foreign("pyrovae.sklearn"))
 """
-    *without, plotting = map(ast.literal_eval, run(FOREIGN + script).splitlines())
+    *without, plotting, estimators = map(ast.literal_eval, run(FOREIGN + script).splitlines())
     lazy = {"matplotlib", "arviz", "sklearn", "torchvision", "IPython", "pandas"}
     assert {room: seen & lazy for room, seen in zip(rooms, without, strict=True) if seen & lazy} == {}
     assert plotting & lazy == {"matplotlib"}
+    assert estimators & lazy - {"pandas"} == {"matplotlib", "sklearn"}  # the first from the room before it
 
 
 @pytest.mark.long

@@ -22,13 +22,16 @@ __all__ = ["AE", "VAE"]
 class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """A pair with a code for each row: columns to codes by `transform`, codes to columns by `inverse_transform`."""
 
+    _builder: Any  # of the pair, which takes these parameters
+    _of_pair: tuple[str, ...]
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
 
         Raises ValueError for rows that are not finite, for fewer than two of them, and for values outside the
         likelihood's support.
         """
-        goes_on = self.warm_start and hasattr(self, "pair_")
+        goes_on = self._goes_on(*self._of_pair)
         x = self._checked(X, reset=not goes_on, least=2)
         seed = seed_of(self.random_state)
         pair = self.pair_ if goes_on else self._built(x, seed)
@@ -63,7 +66,7 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             return self._new_pair(x.shape[1:]).to(torch.from_numpy(np.empty(0, x.dtype)).dtype)
 
     def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        raise NotImplementedError
+        return self._builder(event_shape, **{name: getattr(self, name) for name in self._of_pair})
 
     @property
     def _n_features_out(self) -> int:
@@ -105,6 +108,9 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
     >>> vae.transform(X).shape, vae.score_samples(X).shape, vae.get_feature_names_out().tolist()
     ((20, 1), (20,), ['vae0'])
     """
+
+    _builder = staticmethod(mlp_vae)
+    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood", "posterior", "prior")
 
     def __init__(
         self,
@@ -163,17 +169,6 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
         check_is_fitted(self)
         return as_numpy(self.pair_.sample(n_samples, seed=seed_of(self.random_state)))
 
-    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        return mlp_vae(
-            event_shape,
-            self.latent_dim,
-            hidden_dims=self.hidden_dims,
-            activation=self.activation,
-            likelihood=self.likelihood,
-            posterior=self.posterior,
-            prior=self.prior,
-        )
-
 
 class AE(CodeMixin, PairEstimator):
     """A deterministic autoencoder of fully connected networks, as a transformer.
@@ -195,6 +190,9 @@ class AE(CodeMixin, PairEstimator):
     >>> ae.inverse_transform(ae.transform(X)).shape, ae.score(X) < 0
     ((20, 3), True)
     """
+
+    _builder = staticmethod(mlp_ae)
+    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood")
 
     def __init__(
         self,
@@ -228,12 +226,3 @@ class AE(CodeMixin, PairEstimator):
         x = self._checked_if_fitted(X)
         with torch.no_grad():
             return -float(np.square(x - as_numpy(self.pair_.reconstruct(x))).mean())
-
-    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        return mlp_ae(
-            event_shape,
-            self.latent_dim,
-            hidden_dims=self.hidden_dims,
-            activation=self.activation,
-            likelihood=self.likelihood,
-        )

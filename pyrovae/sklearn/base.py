@@ -64,6 +64,21 @@ class PairEstimator(BaseEstimator):
         checked: np.ndarray = self._checked(X)
         return checked
 
+    def _goes_on(self, *names: str) -> bool:
+        """Whether a fit goes on from `pair_`; ValueError where a parameter that the pair was built with has changed."""
+        now = {name: getattr(self, name) for name in names}
+        if not (self.warm_start and hasattr(self, "pair_")):
+            self.built_with_ = now
+            return False
+        for name, value in now.items():
+            before = self.built_with_[name]
+            if not np.array_equal(value, before):
+                raise ValueError(
+                    f"warm_start goes on from a fit with {name}={before!r}, and {name} is {value!r}: put it back, or "
+                    "set warm_start=False to begin again"
+                )
+        return True
+
     def _fit_pair(self, pair: Any, x: np.ndarray, y: np.ndarray | None = None, **options: Any) -> None:
         """Fit the pair, and keep it; a fit that fails leaves the estimator as it was."""
         given: Mapping[str, Any] = {} if getattr(self, "fit_options", None) is None else self.fit_options

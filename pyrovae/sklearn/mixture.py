@@ -91,7 +91,7 @@ class GaussianMixture(DensityMixin, PairEstimator):
         covariance = COVARIANCE_TYPES[checks.choice("covariance_type", self.covariance_type, COVARIANCE_TYPES)]
         max_iter = checks.whole("max_iter", self.max_iter)
         restarts = checks.whole("n_init", self.n_init)
-        goes_on = self.warm_start and hasattr(self, "pair_")
+        goes_on = self._goes_on("n_components", "covariance_type", "floor")
         x = self._checked(X, reset=not goes_on, least=2)
         seed = seed_of(self.random_state)
         if goes_on:

@@ -1,0 +1,425 @@
+"""The estimators with scikit-learn's interface: its own checks, and the numbers of the functional core."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.mixture
+import torch
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import NotFittedError
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import pyrovae
+from pyrovae.sklearn import (
+    AE,
+    EXPECTED_FAILED_CHECKS,
+    VAE,
+    DiscriminativeClassifier,
+    GaussianMixture,
+    GenerativeClassifier,
+)
+
+SMALL = {"hidden_dims": (8,), "epochs": 2, "random_state": 0}
+COVARIANCES = ["full", "tied", "diag", "spherical"]
+
+
+def rows(count: int = 40, features: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, features))
+
+
+def two_groups(count: int = 200) -> np.ndarray:
+    """Rows of two normal groups, about (0, 0) and (6, 1) with dependent columns, 3 in 4 of the first."""
+    rng = np.random.default_rng(1)
+    factor = np.array([[1.0, 0.0], [0.6, 0.5]])
+    x = rng.normal(size=(count, 2)) @ factor.T
+    x[3 * count // 4 :] += [6.0, 1.0]
+    return x
+
+
+# scikit-learn's own checks ---------------------------------------------------------------------------------------
+
+CHECKED = [
+    AE(hidden_dims=(4,), epochs=1),
+    VAE(hidden_dims=(4,), epochs=1, num_particles=5),
+    GaussianMixture(),
+    GenerativeClassifier(),
+    DiscriminativeClassifier(tol=1e-4),
+]
+
+
+def expected(estimator) -> dict[str, str]:
+    return EXPECTED_FAILED_CHECKS.get(type(estimator).__name__, {})
+
+
+@pytest.mark.slow
+@parametrize_with_checks(CHECKED, expected_failed_checks=expected)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+OTHERS = [
+    GaussianMixture(2, n_init=1),
+    GenerativeClassifier("full"),
+    DiscriminativeClassifier((8,), epochs=40, batch_size=60, learning_rate=0.03),
+]
+
+
+@pytest.mark.long
+@parametrize_with_checks(OTHERS, expected_failed_checks=expected)
+def test_scikit_learns_checks_with_other_parameters(estimator, check):
+    check(estimator)
+
+
+def test_every_class_is_checked_and_at_most_three_checks_of_it_are_expected_to_fail():
+    classes = {type(estimator).__name__ for estimator in CHECKED}
+    assert classes == set(pyrovae.sklearn.__all__)
+    assert set(EXPECTED_FAILED_CHECKS) <= classes
+    for reasons in EXPECTED_FAILED_CHECKS.values():
+        assert len(reasons) <= 3 and all(reasons.values())
+
+
+# the numbers of the functional core ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
+def test_a_vae_is_that_of_the_same_seed_made_by_hand(dtype):
+    x = rows().astype(dtype)
+    estimator = VAE(latent_dim=2, num_particles=7, **{**SMALL, "random_state": 3}).fit(x)
+    torch.manual_seed(3)
+    vae = pyrovae.mlp_vae((3,), 2, hidden_dims=(8,), likelihood="normal").to(torch.from_numpy(x).dtype)
+    pyrovae.fit(vae, x, epochs=2, batch_size=128, seed=3, progress=False)
+    code = vae.encode(x).detach()
+    assert estimator.transform(x).dtype == dtype
+    assert np.array_equal(estimator.transform(x), code.numpy())
+    assert np.array_equal(estimator.inverse_transform(code.numpy()), vae.decode(code).detach().numpy())
+    values = pyrovae.iwae(vae, x, num_particles=7, seed=3).pointwise["value"].values
+    assert np.array_equal(estimator.score_samples(x), values)
+    assert estimator.score(x) == values.mean()
+    assert np.array_equal(estimator.sample(5), vae.sample(5, seed=3).numpy())
+    assert not np.array_equal(estimator.score_samples(x), pyrovae.iwae(vae, x, num_particles=7).pointwise["value"])
+
+
+@pytest.mark.slow
+def test_an_autoencoder_is_that_of_the_same_seed_made_by_hand():
+    x = rows()
+    estimator = AE(latent_dim=1, **SMALL).fit(x)
+    torch.manual_seed(0)
+    ae = pyrovae.mlp_ae((3,), 1, hidden_dims=(8,)).double()
+    pyrovae.fit(ae, x, epochs=2, batch_size=128, progress=False)
+    assert np.array_equal(estimator.transform(x), ae.encode(x).detach().numpy())
+    error = pyrovae.reconstruction_error(x, ae.reconstruct(x))
+    assert estimator.score(x) == pytest.approx(-(float(error.rmse) ** 2), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", COVARIANCES)
+def test_a_mixture_from_starting_values_ends_where_scikit_learns_does(kind):
+    x = two_groups()
+    start = [[1.0, 1.0], [5.0, 0.0]]
+    options = {"covariance_type": kind, "tol": 1e-10, "max_iter": 2000}
+    ours = GaussianMixture(2, means_init=start, **options).fit(x)
+    theirs = sklearn.mixture.GaussianMixture(2, means_init=start, reg_covar=0.0, **options).fit(x)
+    assert ours.converged_ and ours.n_iter_ > 1
+    for name in ("weights_", "means_", "covariances_", "precisions_"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-4, abs=1e-4), name
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, abs=1e-7)
+    # from that end on, with nothing left to gain; from values elsewhere it takes longer
+    again = {"weights_init": ours.weights_, "means_init": ours.means_, "precisions_init": ours.precisions_}
+    assert GaussianMixture(2, covariance_type=kind, **again).fit(x).n_iter_ == 1
+
+
+FREE = {"full": 2 + 9 + 18, "tied": 2 + 9 + 6, "diag": 2 + 9 + 9, "spherical": 2 + 9 + 3}  # of 3 means in 3 columns
+
+
+@pytest.mark.parametrize(("kind", "free"), FREE.items())
+def test_the_information_criteria_are_scikit_learns_at_the_same_parameters(kind, free):
+    x = rows(60)
+    ours = GaussianMixture(3, covariance_type=kind, max_iter=3, n_init=1, tol=0.0, random_state=0)
+    with pytest.warns(UserWarning, match="has not converged"):
+        ours.fit(x)
+    theirs = sklearn.mixture.GaussianMixture(3, covariance_type=kind)
+    theirs.weights_, theirs.means_, theirs.covariances_ = ours.weights_, ours.means_, ours.covariances_
+    is_matrix = kind in ("full", "tied")
+    theirs.precisions_cholesky_ = (
+        np.swapaxes(np.linalg.inv(np.linalg.cholesky(ours.covariances_)), -1, -2)
+        if is_matrix
+        else ours.covariances_**-0.5
+    )
+    assert ours.num_parameters == free
+    assert ours.score_samples(x) == pytest.approx(theirs.score_samples(x), rel=1e-12)
+    assert ours.aic(x) == pytest.approx(theirs.aic(x), rel=1e-10)
+    assert ours.bic(x) == pytest.approx(theirs.bic(x), rel=1e-10)
+    assert ours.bic(x) == pytest.approx(ours.pair_.bic(x), rel=1e-12)
+    assert ours.predict_proba(x) == pytest.approx(theirs.predict_proba(x), abs=1e-10)
+    assert np.array_equal(ours.predict(x), theirs.predict(x))
+
+
+def test_a_mixtures_draws_come_with_their_components():
+    x = np.concatenate([rows(60, 1), 2.0 + 0.5 * rows(20, 1, seed=1)])
+    mixture = GaussianMixture(2, n_init=1, tol=1e-2, random_state=0).fit(x)
+    drawn, component = mixture.sample(4000)
+
+    def distance(which: np.ndarray, k: int) -> float:
+        """Of the mean of component k from its draws', in standard errors."""
+        of_k = drawn[which == k, 0]
+        return abs(of_k.mean() - mixture.means_[k, 0]) / (mixture.covariances_[k, 0, 0] / len(of_k)) ** 0.5
+
+    for k in range(2):  # two groups that overlap: the false-alarm rate of four bounds of 5 standard errors is 2e-6
+        share = mixture.weights_[k]
+        assert abs((component == k).mean() - share) < 5 * (share * (1 - share) / 4000) ** 0.5
+        assert distance(component, k) < 5
+    assert max(distance(np.roll(component, 1), k) for k in range(2)) > 5  # beside others' components
+
+
+def test_generative_classifiers_are_scikit_learns_discriminant_analysis():
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"], dtype=object)[y]
+    ours, theirs = GenerativeClassifier(random_state=0).fit(x, names), LinearDiscriminantAnalysis(solver="lsqr")
+    theirs.fit(x, names)
+    assert ours.classes_.tolist() == theirs.classes_.tolist()
+    assert ours.predict_proba(x) == pytest.approx(theirs.predict_proba(x), abs=1e-8)
+    assert np.array_equal(ours.predict_proba(x), np.exp(ours.predict_log_proba(x)))
+    assert np.array_equal(ours.predict(x), theirs.predict(x))
+    assert ours.means_ == pytest.approx(theirs.means_) and ours.covariances_ == pytest.approx(theirs.covariance_)
+    assert ours.priors_ == pytest.approx([1 / 3] * 3)
+    assert np.array_equal(ours.score_samples(x), ours.pair_.log_prob(x).detach().numpy())
+    drawn, label = ours.sample(300)
+    assert drawn.shape == (300, 4) and (ours.predict(drawn) == label).mean() > 0.9
+    prior = GenerativeClassifier(priors=[0.8, 0.1, 0.1]).fit(x, names)
+    assert prior.priors_ == pytest.approx([0.8, 0.1, 0.1])
+
+
+@pytest.mark.slow
+def test_softmax_regression_is_scikit_learns_without_a_penalty():
+    x, y = load_iris(return_X_y=True)
+    x = x[:, :2]  # which do not separate the classes: there is a maximum
+    ours = DiscriminativeClassifier(prior_scale=None, random_state=0).fit(x, y)
+    theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10000).fit(StandardScaler().fit_transform(x), y)
+    assert ours.predict_proba(x) == pytest.approx(theirs.predict_proba(StandardScaler().fit_transform(x)), abs=1e-4)
+    assert ours.n_iter_ == ours.history_.epochs.sizes["epoch"]
+    network = DiscriminativeClassifier((8,), epochs=3, batch_size=50, random_state=1).fit(x, y)
+    torch.manual_seed(1)
+    pair = pyrovae.DiscriminativeClassifier((2,), 3, hidden_dims=(8,)).double()
+    pyrovae.fit(pair, x, y, epochs=3, batch_size=50, seed=1, progress=False)
+    assert np.array_equal(network.predict_log_proba(x), pair.predict_log_proba(x).detach().numpy())
+
+
+# habits of scikit-learn ------------------------------------------------------------------------------------------
+
+
+def people() -> pd.DataFrame:
+    """A table with real columns of unlike scales, of which some entries are missing, and names."""
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=120)
+    frame = pd.DataFrame(
+        {
+            "height": 170 + 8 * z + rng.normal(size=120),
+            "income": np.exp(10 + 0.3 * z + 0.1 * rng.normal(size=120)),
+            "home": rng.choice(["flat", "house"], 120),
+        }
+    )
+    frame.loc[rng.random(120) < 0.1, "height"] = np.nan
+    return frame
+
+
+def prepared(estimator) -> Pipeline:
+    real = make_pipeline(SimpleImputer(), StandardScaler())
+    columns = ColumnTransformer(
+        [("real", real, ["height", "income"]), ("home", OneHotEncoder(sparse_output=False), ["home"])]
+    )
+    return Pipeline([("columns", columns), ("model", estimator)])
+
+
+def test_a_pipeline_on_a_data_frame_keeps_names():
+    frame = people()
+    pipeline = prepared(VAE(latent_dim=2, **SMALL)).set_output(transform="pandas")
+    codes = pipeline.fit_transform(frame)
+    assert isinstance(codes, pd.DataFrame) and codes.index.equals(frame.index)
+    assert codes.columns.tolist() == ["vae0", "vae1"] == pipeline.get_feature_names_out().tolist()
+    model = pipeline["model"]
+    assert model.feature_names_in_.tolist() == ["real__height", "real__income", "home__home_flat", "home__home_house"]
+    assert np.isfinite(pipeline.score(frame))
+    other = pipeline["columns"].transform(frame)[model.feature_names_in_[::-1]]
+    with pytest.raises(ValueError, match="must be in the same order"):
+        model.transform(other)
+
+
+@pytest.mark.slow
+def test_a_table_of_polars_comes_back_as_one():
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.DataFrame({"a": rows()[:, 0], "b": rows()[:, 1]})
+    codes = AE(latent_dim=1, **SMALL).set_output(transform="polars").fit_transform(frame)
+    assert isinstance(codes, polars.DataFrame) and codes.columns == ["ae0"]
+
+
+@pytest.mark.slow
+def test_the_number_of_dimensions_is_searched_for():
+    search = GridSearchCV(prepared(VAE(**SMALL)), {"model__latent_dim": [1, 2]}, cv=2, error_score="raise")
+    search.fit(people())
+    assert search.best_params_["model__latent_dim"] in (1, 2)
+    assert search.best_estimator_["model"].pair_.latent_dim == search.best_params_["model__latent_dim"]
+    by_components = GridSearchCV(GaussianMixture(n_init=2, random_state=0), {"n_components": [1, 2]}, cv=3)
+    assert by_components.fit(two_groups()[::-1]).best_params_ == {"n_components": 2}
+    x, y = load_iris(return_X_y=True)
+    assert cross_val_score(GenerativeClassifier(), x, y, cv=3).mean() > 0.95
+
+
+def test_a_second_fit_goes_on_where_it_is_asked_to():
+    x = two_groups()
+    mixture = GaussianMixture(2, max_iter=1, n_init=1, warm_start=True, tol=0.0, random_state=5)
+    bounds = []
+    with pytest.warns(UserWarning, match="has not converged"):
+        for _ in range(4):
+            bounds.append(mixture.fit(x).lower_bound_)
+    assert (np.diff(bounds) > 0).all()
+    afresh = clone(mixture).set_params(warm_start=False)
+    with pytest.warns(UserWarning, match="has not converged"):
+        assert afresh.fit(x).lower_bound_ == afresh.fit(x).lower_bound_ == bounds[0]
+    with pytest.raises(ValueError, match="goes on from a fit with n_components=2, and n_components is 3"):
+        mixture.set_params(n_components=3).fit(x)
+    vae = VAE(warm_start=True, **SMALL).fit(rows())
+    pair = vae.pair_
+    before = vae.transform(rows())
+    assert vae.fit(rows()).pair_ is pair and not np.array_equal(vae.transform(rows()), before)
+    with pytest.raises(ValueError, match="X has 2 features, but VAE is expecting 3"):
+        vae.fit(rows(features=2))
+
+
+def test_random_state_is_drawn_from_as_scikit_learn_does():
+    x = rows()
+    one, other = (VAE(**{**SMALL, "random_state": np.random.RandomState(4)}).fit(x) for _ in range(2))
+    assert np.array_equal(one.transform(x), other.transform(x)) and one.seed_ == other.seed_
+    assert not np.array_equal(one.sample(3), one.sample(3))  # the state goes on
+    fixed = VAE(**SMALL).fit(x)
+    assert np.array_equal(fixed.sample(3), fixed.sample(3))
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    GaussianMixture(random_state=0).fit(x), GenerativeClassifier().fit(x, x[:, 0] > 0)
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
+
+
+def code_of(seed: int) -> np.ndarray:
+    return VAE(**{**SMALL, "random_state": seed}).fit(rows()).transform(rows())
+
+
+@pytest.mark.slow  # processes import torch
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_threads_and_processes_give_the_same_bits(backend):
+    alone = [code_of(seed) for seed in range(3)]
+    together = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(code_of)(seed) for seed in range(3))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not np.array_equal(alone[0], together[1])
+
+
+def fitted(kind: type):
+    x, y = load_iris(return_X_y=True)
+    if kind is VAE:
+        frame = pd.DataFrame(x, columns=list("abcd"))
+        return VAE(prior="mixture", likelihood="student_t(df=4)", num_particles=3, **SMALL).fit(frame)
+    if kind is AE:
+        return AE(**SMALL).fit(x.astype(np.float32))
+    if kind is GaussianMixture:
+        return GaussianMixture(2, means_init=x[[0, 149]], random_state=0).fit(x)
+    if kind is GenerativeClassifier:
+        return GenerativeClassifier(priors=(0.2, 0.8)).fit(x[:100], np.array(["a", "b"], dtype=object)[y[:100]])
+    return kind(random_state=0).fit(x, y)
+
+
+def answers(estimator) -> list[np.ndarray]:
+    x = load_iris(return_X_y=True)[0]
+    x = pd.DataFrame(x, columns=list("abcd")) if hasattr(estimator, "feature_names_in_") else x
+    methods = ["transform", "predict", "predict_proba", "score_samples"]
+    return [getattr(estimator, name)(x) for name in methods if hasattr(estimator, name)]
+
+
+@pytest.mark.parametrize(
+    "kind", [one if one is GaussianMixture else pytest.param(one, marks=pytest.mark.slow) for one in map(type, CHECKED)]
+)
+def test_a_fitted_estimator_is_the_same_after_pickle_and_from_its_folder(kind, tmp_path):
+    estimator = fitted(kind)
+    before = answers(estimator)
+    assert len(before) >= 1
+    assert estimator.save(tmp_path / "state") is estimator
+    for again in (pickle.loads(pickle.dumps(estimator)), type(estimator).load(tmp_path / "state")):
+        assert all(np.array_equal(a, b) for a, b in zip(before, answers(again), strict=True))
+        assert repr(again) == repr(estimator) and str(again.history_) == str(estimator.history_)
+        assert {*vars(again)} == {*vars(estimator)}
+    fresh = clone(estimator)
+    with pytest.raises(NotFittedError):
+        answers(fresh)
+    with pytest.raises(NotFittedError):
+        fresh.save(tmp_path / "other")
+
+
+def test_a_saved_estimator_is_refused_where_it_is_none(tmp_path):
+    mixture = GaussianMixture().fit(rows()).save(tmp_path / "m")
+    mixture.save(tmp_path / "m")  # the same again, in its place
+    with pytest.raises(pyrovae.CheckpointError, match="holds a GaussianMixture: load it as"):
+        VAE.load(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match=r"estimator\.json is missing"):
+        VAE.load(tmp_path / "nothing")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="is no saved estimator"):
+        mixture.save(tmp_path / "full")
+    vae = VAE(likelihood=pyrovae.Normal(scale=1.0), **SMALL).fit(rows())
+    with pytest.raises(TypeError, match=r"VAE\.likelihood is a Normal, and a saved estimator holds plain values"):
+        vae.save(tmp_path / "v")
+    record = json.loads((tmp_path / "m" / "estimator.json").read_text())
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps({**record, "params": {"n_component": 1}}),
+        json.dumps({**record, "fitted": 3}),
+    ):
+        (tmp_path / "m" / "estimator.json").write_text(damaged)
+        with pytest.raises(pyrovae.CheckpointError):
+            GaussianMixture.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (GaussianMixture(0), "n_components must be an integer of at least 1, got 0"),
+        (GaussianMixture(2, covariance_type="diagonal"), "covariance_type"),
+        (GaussianMixture(2, weights_init=[0.5, 0.5]), "weights_init needs means_init"),
+        (GaussianMixture(2, means_init=[[0.0, 0.0]]), r"means_init must have shape \(2, 3\), got \(1, 2\)"),
+        (
+            GaussianMixture(1, means_init=[[0.0] * 3], weights_init=[0.7]),
+            "weights_init must be at least 0 and sum to 1",
+        ),
+        (
+            GaussianMixture(1, means_init=[[0.0] * 3], precisions_init=-np.eye(3)[None]),
+            "precisions_init must be positive",
+        ),
+        (GaussianMixture(50), "40 items for 50 components"),
+        (VAE(latent_dim=0), "latent_dim"),
+        (VAE(likelihood="bernoulli"), "outside|support"),
+        (VAE(fit_options={"epochs": 3}), "fit_options has 'epochs', which is set elsewhere"),
+        (VAE(random_state=-1), "random_state must be an integer of at least 0"),
+        (AE(epochs=0), "epochs"),
+    ],
+)
+def test_what_does_not_fit_is_named(estimator, words):
+    with pytest.raises(ValueError, match=words):
+        estimator.fit(rows())
+    assert not hasattr(estimator, "pair_")
+
+
+def test_options_of_fit_reach_it():
+    vae = VAE(fit_options={"beta": 0.5, "validation": rows(10, seed=1)}, **SMALL).fit(rows())
+    assert vae.history_.config["beta"] == 0.5 and "validation_elbo" in vae.history_.epochs
+    with pytest.raises(TypeError, match="fit_options must be a dict"):
+        VAE(fit_options=3).fit(rows())
