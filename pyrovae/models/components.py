@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
+from pyrovae.models import expectation
 from pyrovae.models.covariance import (
+    EMPTY,
     EPS,
     FAR,
     ROWS,
@@ -24,14 +23,16 @@ from pyrovae.models.covariance import (
     scaled_squares,
     scatter,
     triangular_inverse,
+    weighted_means,
     weighted_squares,
 )
+from pyrovae.models.pattern import Pattern
+from pyrovae.models.seen import SeenItems
 
-__all__ = ["COVARIANCES", "Component", "Covariance", "GaussianComponents", "Pattern"]
+__all__ = ["COVARIANCES", "Covariance", "GaussianComponents"]
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
-EMPTY = 10 * torch.finfo(torch.float64).eps  # total weight below which a component has no moments
 LIKE = 1e-6  # share of a floor that eigenvalues may lose to rounding in the units of the items
 
 
@@ -144,10 +145,7 @@ class GaussianComponents(nn.Module):
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x_n; loc_k, C_k) in nats and float64: (N, features) to (N, K). NaN is missing and integrated out."""
         if x.isnan().any():
-            table = torch.empty(len(x), self.num_components, dtype=torch.float64, device=x.device)
-            for rows, pattern in self.patterns(x):
-                table = table.index_copy(0, rows, pattern.log_prob())
-            return table
+            return expectation.log_prob_of_seen(self, SeenItems(x))
         loc, diagonal = self.loc.double(), self.diagonal
         constant = diagonal.log().expand(-1, self.features).sum(-1) + 0.5 * self.features * math.log(2 * math.pi)
         # multiplying by the inverse is faster than solving for each row
@@ -203,7 +201,8 @@ class GaussianComponents(nn.Module):
     def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
         """Set the parameters to the maximum of sum_nk w_nk log N(x_n; loc_k, C_k) subject to the variance floors.
 
-        `x` has shape (N, features) and `weight` (N, K). Under the constraint C_k >= F, with F the diagonal matrix of
+        `x` has shape (N, features) and `weight` (N, K). Where NaN in `x` is missing, the objective is its expectation
+        given the seen entries under the present parameters, which is an M-step of EM. Under the constraint C_k >= F, with F the diagonal matrix of
         the floors, the maximum is the matrix of weighted second moments M_k with the eigenvalues of
         F^-1/2 M_k F^-1/2 raised to at least 1. A component of no weight keeps its parameters.
 
@@ -211,7 +210,10 @@ class GaussianComponents(nn.Module):
         """
         if self.floor is None and not bool(self.column_scale.any()):
             self.measure(x, [weight])
-        x, weight = x.double(), weight.double()
+        weight = weight.double()
+        if bool(x.isnan().any()):
+            return expectation.take(self, expectation.expected(self, SeenItems(x), lambda rows, _: weight[rows]))
+        x = x.double()
         total = weight.sum(0)
         has_weight = total > EMPTY
         loc = torch.where(has_weight[:, None], weight.mT @ x / total.clamp(min=EMPTY)[:, None], self.loc.double())
@@ -220,6 +222,14 @@ class GaussianComponents(nn.Module):
             has_weight = has_weight.any()
         else:
             moments = moments / total.clamp(min=EMPTY).view(-1, *[1] * (moments.ndim - 1))
+        return self.take_moments(loc, moments, has_weight)
+
+    @torch.no_grad()
+    def take_moments(self, loc: Tensor, moments: Tensor, has_weight: Tensor) -> Tensor:
+        """Set the locations, and the covariances to `moments` raised to the floors where `has_weight`, (K,) or ().
+
+        Returned: at which components the floor was active.
+        """
         moments, at_floor, factors = self._raised(moments)
         before = self.covariances.double()
         is_updated = has_weight.view(-1, *[1] * (before.ndim - 1)) if has_weight.ndim else has_weight
@@ -254,14 +264,20 @@ class GaussianComponents(nn.Module):
 
     @torch.no_grad()
     def measure(
-        self, x: Tensor, weights: Iterable[Tensor], *, whole: Tensor | None = None, go_on: bool = False
+        self,
+        x: Tensor,
+        weights: Iterable[Tensor],
+        *,
+        whole: Tensor | None = None,
+        whole_weight: Tensor | None = None,
+        go_on: bool = False,
     ) -> None:
         """Measure the scale of each column, from which its floor follows; with a given `floor` do nothing.
 
         The scale of a column is its standard deviation within components: about the components' means under a table
         of weights (N, K), the smallest over the tables in `weights`. Clusters that are far apart so do not make it
         large. If a column does not vary within components, its scale is the standard deviation over all items of
-        `whole` (`x` if None). If that is no larger than rounding in the dtype of the items, the column has no scale.
+        `whole` (`x` if None), of weights `whole_weight`, (N,), where they are not 1. NaN is missing. If that is no larger than rounding in the dtype of the items, the column has no scale.
         The spherical structure has one scale for all columns, the root of their mean square.
 
         With `go_on`, an earlier scale is kept where it is smaller, so that the current parameters stay feasible.
@@ -271,17 +287,21 @@ class GaussianComponents(nn.Module):
         whole = x if whole is None else whole
         columns, noise = whole.double(), rounding_scale(whole)
         every = torch.ones(len(columns), 1, dtype=columns.dtype, device=columns.device)
-        middle = columns.mean(0)
-        square = weighted_squares(columns, every, middle[None], middle)[0] / len(columns)
+        if whole_weight is None and not bool(columns.isnan().any()):
+            middle, mass = columns.mean(0), torch.full_like(noise, len(columns))
+        else:
+            every = every if whole_weight is None else whole_weight.double()[:, None]
+            (middle,), (mass,) = weighted_means(columns, every)
+        square = weighted_squares(columns, every, middle[None], middle)[0] / mass
         square[~(square.sqrt() > noise)] = 0.0
         if self.covariance == "spherical":
             square = square.mean(0, keepdim=True)
         noise, x = rounding_scale(x), x.double()
         for weight in weights:
             weight = weight.double()
+            loc, mass = weighted_means(x, weight)
             total = weight.sum(0)
-            loc = weight.mT @ x / total.clamp(min=EMPTY)[:, None]
-            within = weighted_squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / total.sum()
+            within = weighted_squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / mass.sum(0)
             within[~(within.sqrt() > noise)] = 0.0
             within = within.mean(0, keepdim=True) if self.covariance == "spherical" else within
             square = torch.where((within > 0) & (within < square), within, square)
@@ -353,102 +373,3 @@ class GaussianComponents(nn.Module):
         covariance = None if self.lower is None else self.scale_tril @ self.scale_tril.mT
         for seen, rows in zip(kinds, order.split(which.bincount().tolist()), strict=True):
             yield rows, Pattern(self, seen, x[rows][:, seen].double(), covariance)
-
-
-@dataclass
-class Pattern:
-    """Items with the same seen entries: the mask `seen` (features,) and the values `x` (n, number seen), in float64."""
-
-    components: GaussianComponents
-    seen: Tensor
-    x: Tensor
-    covariance: Tensor | None  # (K or 1, features, features); None where it is diagonal
-
-    def __post_init__(self) -> None:
-        components = self.components
-        self.loc = components.loc.double()
-        self.dense = self.covariance is not None
-        if self.covariance is None:
-            self.scale = components.diagonal.expand(components.num_components, components.features)
-            self.solved = ((self.x - self.loc[:, None, self.seen]) / self.scale[:, None, self.seen]).mT
-            self.log_scale = self.scale[:, self.seen].log().sum(-1)
-            return
-        covariance = self.covariance
-        self.factor = torch.linalg.cholesky(covariance[:, self.seen][:, :, self.seen])
-        self.across = covariance[:, ~self.seen][:, :, self.seen]  # missing by seen
-        self.within = covariance.diagonal(dim1=-2, dim2=-1)[:, ~self.seen]
-        self.solved = self._solve(self.x - self.loc[:, None, self.seen])
-        self.log_scale = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-    def _solve(self, away: Tensor) -> Tensor:
-        """L^-1 (x - loc) for the seen entries: (K, n, s) to (K, s, n)."""
-        return torch.linalg.solve_triangular(self.factor, away.mT, upper=False)
-
-    def log_prob(self) -> Tensor:
-        """log N(x_seen; loc_k, C_k), the marginal density of the seen entries, shape (n, K)."""
-        constant = self.log_scale + 0.5 * self.x.shape[1] * math.log(2 * math.pi)
-        return (-0.5 * self.solved.square().sum(1) - constant[:, None]).mT
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """The conditional mean (K, n, m) and variance (K, 1, m) of the missing entries given the seen entries."""
-        loc = self.loc[:, None, ~self.seen]
-        if not self.dense:
-            count = self.x.shape[0]
-            return loc.expand(-1, count, -1), self.scale[:, None, ~self.seen].square()
-        gain = torch.linalg.solve_triangular(self.factor, self.across.mT, upper=False)  # (K or 1, s, m)
-        return loc + self.solved.mT @ gain, (self.within - gain.square().sum(1))[:, None].clamp(min=0.0)
-
-    def completed(self, drawn: Tensor, component: Tensor) -> Tensor:
-        """Conditional draws of the missing entries, (S, n, m), made from joint draws (S, n, D) of `component`.
-
-        For a joint draw (x_m, x_s), x_m + C_ms C_ss^-1 (x_seen - x_s) has the conditional distribution, and no factor
-        of the conditional covariance is needed.
-        """
-        missing = drawn[..., ~self.seen].clone()
-        if not self.dense:
-            return missing
-        for k in component.unique():
-            row = 0 if len(self.factor) == 1 else k
-            short = (self.x - drawn[..., self.seen]).flatten(0, -2)
-            moved = torch.cholesky_solve(short.mT, self.factor[row])
-            of_component = component == k
-            missing[of_component] += (self.across[row] @ moved).mT.unflatten(0, component.shape)[of_component]
-        return missing
-
-
-class Densities(Protocol):
-    """One density per component or class, over flattened items."""
-
-    def log_prob(self, x: Tensor) -> Tensor: ...  # (N, features) to (N, K), in float64
-    def draw(self, component: Tensor) -> Tensor: ...  # (...) to (..., features)
-
-
-class Component(TorchDistribution):
-    """The distribution of an item given the number of its component."""
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
-    has_rsample = False
-
-    def __init__(self, components: Densities, component: Tensor, event_shape: tuple[int, ...]) -> None:
-        self.components, self.component = components, component
-        super().__init__(component.shape, event_shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.real, len(self.event_shape))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Component:
-        return Component(self.components, self.component.expand(batch_shape), tuple(self.event_shape))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        with torch.no_grad():
-            drawn = self.components.draw(self.component.expand(*sample_shape, *self.component.shape))
-        return drawn.unflatten(-1, self.event_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        flat = value.flatten(value.ndim - len(self.event_shape))
-        table = self.components.log_prob(flat.reshape(-1, flat.shape[-1])).to(value.dtype)
-        table = table.reshape(*flat.shape[:-1], -1)
-        shape = torch.broadcast_shapes(self.component.shape, flat.shape[:-1])
-        index = self.component.expand(shape)[..., None].long()
-        return table.expand(*shape, -1).gather(-1, index)[..., 0]

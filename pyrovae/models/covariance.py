@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "EMPTY",
     "EPS",
     "FAR",
     "ROWS",
@@ -16,8 +17,10 @@ __all__ = [
     "rounding_scale",
     "scaled_squares",
     "scatter",
+    "seen_squares",
     "share_at_floor",
     "triangular_inverse",
+    "weighted_means",
     "weighted_squares",
 ]
 
@@ -25,6 +28,7 @@ ROWS = 4096  # rows taken at once: their differences from one location fit in a 
 NEAR = 1e5  # squared distance, in standard deviations, up to which a difference of products keeps eleven digits
 FAR = 1e4  # ratio of total to within-component scatter above which differences are taken directly
 EPS = torch.finfo(torch.float64).eps
+EMPTY = 10 * EPS  # total weight below which a component has no moments
 
 
 def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
@@ -36,11 +40,28 @@ def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
     return total
 
 
+def weighted_means(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted means of the columns of `x` (N, D) under each column of `weight` (N, K), and the weights' sums.
+
+    Both have shape (K, D). NaN is missing: a sum is over the seen entries, and a mean of none of them is 0.
+    """
+    seen = ~x.isnan()
+    if bool(seen.all()):
+        mass = weight.sum(0)[:, None].expand(-1, x.shape[1])
+        return weight.mT @ x / mass.clamp(min=EMPTY), mass
+    mass = weight.mT @ seen.to(weight)
+    return weight.mT @ torch.where(seen, x, 0.0) / mass.clamp(min=EMPTY), mass
+
+
 def weighted_squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> Tensor:
     """Weighted sums of squares sum_n w_nk (x_nd - loc_kd)^2, shape (K, D), where `loc` are the weighted means.
 
-    They are computed about one common centre, `middle`, except in columns where the subtraction would lose digits.
+    They are computed about one common centre, `middle`, except in columns where the subtraction would lose digits. NaN
+    is missing, and adds nothing.
     """
+    if bool(x.isnan().any()):
+        terms = [weight[:, k] @ (x - one).square().nan_to_num(0.0, torch.inf) for k, one in enumerate(loc)]
+        return torch.stack(terms)
     second = torch.zeros_like(loc)
     for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
         second += part.mT @ (rows - middle).square()
@@ -52,8 +73,14 @@ def weighted_squares(x: Tensor, weight: Tensor, loc: Tensor, middle: Tensor) -> 
 
 
 def rounding_scale(x: Tensor) -> Tensor:
-    """The largest standard deviation that rounding alone can give a constant column, per column: (features,)."""
+    """The largest standard deviation that rounding alone can give a constant column, per column: (features,).
+
+    NaN is missing. A column of which no entry was seen is a constant.
+    """
     least, most = x.aminmax(dim=0)
+    if bool(least.isnan().any()):
+        unseen = x.isnan()
+        least, most = x.masked_fill(unseen, torch.inf).amin(0), x.masked_fill(unseen, -torch.inf).amax(0)
     size = torch.maximum(least.abs(), most.abs()).double()
     eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
     return torch.where(most > least, max(4 * eps, 4 * EPS * math.sqrt(len(x))) * size, math.inf)
@@ -125,6 +152,16 @@ def scaled_squares(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
     if not len(x) or float(whole.detach().max()) < NEAR:
         return (whole - 2 * x @ (loc * weight).mT + (loc.square() * weight).sum(-1)).clamp(min=0.0)
     return torch.stack([((x - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
+
+
+def seen_squares(x: Tensor, seen: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
+    """As `scaled_squares`, over the entries that `seen`, (N, D) of 0 and 1, marks alone."""
+    middle = loc.mean(0)
+    x, loc, weight = (x - middle) * seen, loc - middle, inverse.square()
+    whole = x.square() @ weight.mT
+    if not len(x) or float(whole.detach().max()) < NEAR:
+        return (whole - 2 * x @ (loc * weight).mT + seen @ (loc.square() * weight).mT).clamp(min=0.0)
+    return torch.stack([((x - a) * b * seen).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
 
 
 def triangular_inverse(factor: Tensor) -> Tensor:

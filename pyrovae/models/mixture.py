@@ -15,7 +15,8 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.models.components import Component, GaussianComponents
+from pyrovae.models.component import Component
+from pyrovae.models.components import GaussianComponents
 from pyrovae.models.frozen import frozen
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.pair import dtype_and_device

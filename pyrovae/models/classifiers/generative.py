@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.models.classifiers.classes import Classifier, drawn_of_class, named_classes
 from pyrovae.models.classifiers.densities import DensitiesOfClasses, NormalDensities, OfClasses, of_classes
-from pyrovae.models.components import Component
+from pyrovae.models.component import Component
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.mixture import MISSING
 from pyrovae.models.param_sites import register_param_sites
