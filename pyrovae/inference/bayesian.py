@@ -151,8 +151,8 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
             pair.event_shape, pair.num_components, covariance=pair.covariance, floor=float(least**2)
         ).double()
     with gathered():  # its floor and its tolerance are a start's
-        options = em.EM(tol=1e-4, max_iterations=200, num_restarts=RESTARTS)
-        em.climbed(plain, x, None, options, seed, x.device, False)
+        options: dict[str, Any] = {"tol": 1e-4, "max_iterations": 200, "num_restarts": RESTARTS}
+        em.climbed(plain, x, None, **options, seed=seed, target=x.device, progress=False)
     with torch.no_grad():
         weights = plain.weights.clamp(min=1e-2)
         factor = plain.components.scale_tril

@@ -27,7 +27,7 @@ from pyrovae.models.covariance import (
     weighted_squares,
 )
 from pyrovae.models.pattern import Pattern
-from pyrovae.models.seen import SeenItems
+from pyrovae.models.seen import Expected, SeenItems, ShareOf
 
 __all__ = ["COVARIANCES", "Covariance", "GaussianComponents"]
 
@@ -202,9 +202,9 @@ class GaussianComponents(nn.Module):
         """Set the parameters to the maximum of sum_nk w_nk log N(x_n; loc_k, C_k) subject to the variance floors.
 
         `x` has shape (N, features) and `weight` (N, K). Where NaN in `x` is missing, the objective is its expectation
-        given the seen entries under the present parameters, which is an M-step of EM. Under the constraint C_k >= F, with F the diagonal matrix of
-        the floors, the maximum is the matrix of weighted second moments M_k with the eigenvalues of
-        F^-1/2 M_k F^-1/2 raised to at least 1. A component of no weight keeps its parameters.
+        given the seen entries under the present parameters, which is an M-step of EM. Under the constraint C_k >= F,
+        with F the diagonal matrix of the floors, the maximum is the matrix of weighted second moments M_k with the
+        eigenvalues of F^-1/2 M_k F^-1/2 raised to at least 1. A component of no weight keeps its parameters.
 
         Returns a boolean tensor, (K,) or (1,) where tied, that says at which components the floor was active.
         """
@@ -212,7 +212,7 @@ class GaussianComponents(nn.Module):
             self.measure(x, [weight])
         weight = weight.double()
         if bool(x.isnan().any()):
-            return expectation.take(self, expectation.expected(self, SeenItems(x), lambda rows, _: weight[rows]))
+            return self.take(self.expected(SeenItems(x), lambda rows, _: weight[rows]))
         x = x.double()
         total = weight.sum(0)
         has_weight = total > EMPTY
@@ -277,8 +277,9 @@ class GaussianComponents(nn.Module):
         The scale of a column is its standard deviation within components: about the components' means under a table
         of weights (N, K), the smallest over the tables in `weights`. Clusters that are far apart so do not make it
         large. If a column does not vary within components, its scale is the standard deviation over all items of
-        `whole` (`x` if None), of weights `whole_weight`, (N,), where they are not 1. NaN is missing. If that is no larger than rounding in the dtype of the items, the column has no scale.
-        The spherical structure has one scale for all columns, the root of their mean square.
+        `whole` (`x` if None), of weights `whole_weight`, (N,), where they are not 1. If that is no larger than rounding
+        in the dtype of the items, the column has no scale. NaN is missing. The spherical structure has one scale for
+        all columns, the root of their mean square.
 
         With `go_on`, an earlier scale is kept where it is smaller, so that the current parameters stay feasible.
         """
@@ -309,6 +310,18 @@ class GaussianComponents(nn.Module):
         if go_on:
             scale = torch.where(self.column_scale > 0, torch.minimum(scale, self.column_scale), scale)
         self.column_scale.copy_(scale)
+
+    def begin(self, x: Tensor, weight: Tensor) -> None:
+        """Set the parameters to what seen entries say one by one, under weights (N, K): a start where some miss."""
+        expectation.begin(self, x, weight)
+
+    def expected(self, items: SeenItems, share_of: ShareOf) -> Expected:
+        """The expected sums of an M-step of items with entries missing: see `pyrovae.models.expectation`."""
+        return expectation.expected(self, items, share_of)
+
+    def take(self, sums: Expected) -> Tensor:
+        """Set the parameters to the maximum that expected sums give; returned is at which components the floor was."""
+        return expectation.take(self, sums)
 
     def are_over(self, covariances: Tensor, floors: Tensor) -> bool:
         """Whether C - diag(floors) is positive definite for each of `covariances`, whatever the columns' units."""

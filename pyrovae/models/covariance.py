@@ -12,6 +12,7 @@ __all__ = [
     "EPS",
     "FAR",
     "ROWS",
+    "column_variance",
     "factor_above_floor",
     "raised_to_floor",
     "rounding_scale",
@@ -38,6 +39,15 @@ def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
         away = rows - centre
         total.addmm_(away.mT, away * part[:, None])
     return total
+
+
+def column_variance(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The variance of each column of items (N, D), NaN apart, each item counted `weight` times; (D,)."""
+    if weight is None and not bool(x.isnan().any()):
+        return x.var(0, correction=0)
+    each = x.new_ones(len(x), 1) if weight is None else weight.to(x)[:, None]
+    middle, mass = weighted_means(x, each)
+    return weighted_squares(x, each, middle, middle[0])[0] / mass[0].clamp(min=EMPTY)
 
 
 def weighted_means(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
+from pyrovae.models.seen import Expected, SeenItems, ShareOf
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
@@ -55,6 +56,7 @@ class GaussianMixture(HasParamSites):
     """
 
     is_normalized = True
+    takes_missing = True
     latent_dim = 0  # its one latent is a number of a component, and no code
 
     def __init__(
@@ -249,11 +251,23 @@ class GaussianMixture(HasParamSites):
     def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
         """One M-step: the maximum over all parameters of sum_nk w_nk log(w_k N(x_n; loc_k, C_k)), in place.
 
-        `x` (N, *event_shape), `weight` (N, K), such as `responsibilities(x)`. Returned: the components whose variance
-        the floor held up. (Dempster, Laird and Rubin 1977.)
+        `x` (N, *event_shape), `weight` (N, K), such as `responsibilities(x)`. Where NaN in `x` is missing, it is the
+        maximum of the expectation given the seen entries. Returned: the components whose variance the floor held up.
+        (Dempster, Laird and Rubin 1977.)
         """
         held = self.components.maximize(x.flatten(1), weight)
         self._weigh(weight.double().mean(0))
+        return held
+
+    def expected(self, items: SeenItems, share_of: ShareOf) -> Expected:
+        """The expected sums of an M-step of items with entries missing: see `pyrovae.models.expectation`."""
+        return self.components.expected(items, share_of)
+
+    @torch.no_grad()
+    def take(self, sums: Expected) -> Tensor:
+        """One M-step from expected sums, in place; returned are the components whose variance the floor held up."""
+        held = self.components.take(sums)
+        self._weigh(sums.total)
         return held
 
     def _weigh(self, weights: Tensor) -> None:

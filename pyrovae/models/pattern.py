@@ -1,4 +1,4 @@
-"""Items with the same seen entries under normal components: densities, and conditional moments and draws of the rest."""
+"""Items with the same seen entries under normal components: densities, and moments and draws of what is missing."""
 
 from __future__ import annotations
 

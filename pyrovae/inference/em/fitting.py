@@ -1,0 +1,164 @@
+"""A Gaussian mixture fitted by EM from several starts, of which the best is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from tqdm import tqdm
+
+from pyrovae import checks
+from pyrovae.inference.em.climb import Climb, warn_not_converged
+from pyrovae.inference.em.clusters import clusters
+from pyrovae.inference.em.floors import warn_of_floor
+from pyrovae.inference.environment import environment
+from pyrovae.inference.history import History
+from pyrovae.inference.weighed import Weighed, weighed
+from pyrovae.models.items import checked_items
+from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.scopes import copied
+from pyrovae.progress import progress_bar
+from pyrovae.rounding import spread_as_in
+from pyrovae.seeding import stream
+
+__all__ = ["climb_of", "climbed", "start_from"]
+
+LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
+TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
+
+
+def climbed(
+    pair: GaussianMixture,
+    x: Any,
+    validation: Any,
+    *,
+    tol: float,
+    max_iterations: int,
+    num_restarts: int,
+    seed: int,
+    target: torch.device,
+    progress: bool,
+) -> History:
+    """Fit the mixture to the items of `x` in place by EM, and return the history of the best start."""
+    given = weighed(x, "x")
+    checked = checked_items(pair, given.x, missing=given.missing).to(target)
+    items, weight = checked.double(), given.weight_on(target)
+    held_out = None
+    if validation is not None:
+        # a few of them may lie close together: what they are drawn from is as wide as the items
+        other = weighed(validation, "validation")
+        scale = spread_as_in(items)
+        other_items = checked_items(pair, other.x, name="validation", missing=other.missing, least_scale=scale)
+        held_out = other.with_items(other_items.to(target).double())
+    if len(items) < pair.num_components:
+        raise ValueError(
+            f"x has {len(items)} items for {pair.num_components} components: give more items, or fewer components"
+        )
+    of_fit = given.with_items(items)
+    with torch.no_grad(), progress_bar(show=progress, unit="iteration") as bar:
+        # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
+        start = copied(pair).to(target).double()
+        seeds = [stream(seed, "k-means++", number) for number in range(num_restarts)]
+        labels = [clusters(start, checked, each, weight) for each in seeds]
+        goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
+        if start.components.floor is None:
+            present = [] if labels else [of_fit.times(start.log_joint_table(items).softmax(-1))]
+            shares = (of_fit.times(one_hot(of_start, pair.num_components)) for of_start in labels)
+            flat = checked.flatten(1)
+            start.components.measure(flat, chain(present, shares), whole_weight=weight, go_on=goes_on)
+        starts, climbs = [], []
+        for of_start in [None] * goes_on + labels:
+            mixture = copy.deepcopy(start)
+            climb = climb_of(mixture, of_fit, held_out, bar)
+            if of_start is not None:
+                start_from(mixture, climb, of_fit, of_start)
+            climb.go_on(tol, max_iterations)
+            starts.append(mixture)
+            climbs.append(climb)
+        values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
+        # of starts that end at one point, their components in another order, the first: rounding does not choose
+        best = next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+        winner = climbs[best]
+        winner.require_finite()
+        nearest = starts[best].log_joint_table(items).argmax(1)
+        names = [f"component {k}" for k in range(pair.num_components)]
+        width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
+        checks.require_held_in_groups(given.x, nearest, names, pair.logits.dtype, least_scale=width)
+        checks.warn_of_rounding(given.x, checked, nearest, names, lambda: starts[best].components.conditional_scale)
+        pair.load_state_dict(starts[best].state_dict())
+        kept = of_fit.mean(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).to(target))
+    if winner.value - kept > LOST:
+        checks.warn(
+            f"in {pair.logits.dtype} the parameters lose {winner.value - kept:.2g} nats per item: standardise x, or "
+            "fit mixture.double()"
+        )
+    if not winner.converged:
+        warn_not_converged(len(winner.rows), tol)
+    warn_of_floor(starts[best].components, winner.at_floor, items, names, weight)
+    config = {
+        "method": "em",
+        "tol": tol,
+        "max_iterations": max_iterations,
+        "num_restarts": num_restarts,
+        "seed": seed,
+        "items": len(items),
+        **of_fit.config,
+        "validation_items": 0 if held_out is None else len(held_out.x),
+        "device": str(target),
+        # nats per item: of the climb from the present parameters, where these are a start, then of each restart's
+        "log_likelihoods": [climb.value for climb in climbs],
+        "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
+        "iterations": [len(climb.rows) for climb in climbs],
+        "converged": winner.converged,
+        "floored_components": winner.at_floor.nonzero().flatten().tolist(),
+        **environment(target),
+    }
+    return History.from_rows(winner.rows, config)
+
+
+def climb_of(mixture: GaussianMixture, items: Weighed, held_out: Weighed | None, bar: tqdm[Any]) -> Climb:
+    """The steps of EM for a mixture: by responsibilities, or where entries are missing by expected sums."""
+
+    def judged() -> dict[str, float]:
+        if held_out is None:
+            return {}
+        return {"validation_elbo": held_out.mean(mixture.log_joint_table(held_out.x).logsumexp(-1))}
+
+    def e_step() -> tuple[Tensor, float]:
+        joint = mixture.log_joint_table(items.x)
+        total = joint.logsumexp(-1)
+        return items.times((joint - total[:, None]).exp()), items.mean(total)
+
+    if not items.has_missing:
+        return Climb(e_step, lambda share: mixture.maximize(items.x, share), judged, bar)
+
+    def e_step_of_seen() -> tuple[Any, float]:
+        log_prob = torch.zeros(len(items.x), dtype=torch.float64, device=items.x.device)
+        log_weights = mixture.logits.double().log_softmax(-1)
+
+        def share_of(rows: Tensor, table: Tensor) -> Tensor:
+            joint = table + log_weights
+            log_prob[rows] = total = joint.logsumexp(-1)
+            return items.times((joint - total[:, None]).exp(), rows)
+
+        return mixture.expected(items.seen, share_of), items.mean(log_prob)
+
+    return Climb(e_step_of_seen, mixture.take, judged, bar)
+
+
+def start_from(mixture: GaussianMixture, climb: Climb, items: Weighed, labels: Tensor) -> None:
+    """Take the clusters of `labels`, (N,), as the components that a climb starts from."""
+    member = one_hot(labels, mixture.num_components)
+    if items.has_missing:
+        table = items.times(member.double())
+        mixture.components.begin(items.x.flatten(1), table)
+        climb.m_step(mixture.expected(items.seen, lambda rows, _: table[rows]))
+        return
+    if not bool(member.any(0).all()):  # a cluster of no items begins as all of them
+        climb.m_step(items.times(torch.full_like(member, 1 / mixture.num_components, dtype=items.x.dtype)))
+    climb.m_step(items.times(member))

@@ -1,0 +1,70 @@
+"""The options of EM for a Gaussian mixture, as a method of `fit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pyrovae import checks
+from pyrovae.inference.em.fitting import climbed
+from pyrovae.inference.history import History
+from pyrovae.inference.method import Method, Task, register_methods
+from pyrovae.inference.svi.options import SVI
+from pyrovae.models.mixture import GaussianMixture
+
+__all__ = ["EM"]
+
+
+@dataclass(frozen=True)
+class EM(Method):
+    """Expectation maximisation (EM) for a Gaussian mixture.
+
+    It starts from k-means++ on standardised columns, `num_restarts` times, and also from the present parameters where
+    they were set by a fit or by you. From each start it iterates until an iteration raises the log-likelihood by no
+    more than `tol`. The parameters with the highest log-likelihood are kept.
+
+    Args:
+        tol: the least gain of an iteration, in nats per item, after which another one follows.
+        max_iterations: the largest number of iterations from each start.
+        num_restarts: the number of starts from k-means++; with 0 EM goes on from the present parameters alone.
+
+    Raises ValueError for an option that is out of its range.
+
+    (Dempster, Laird and Rubin 1977, section 4.3; with missing entries, Ghahramani and Jordan 1994, section 3.)
+
+    >>> from pyrovae.methods import EM
+    >>> EM(num_restarts=3)
+    EM(tol=1e-06, max_iterations=1000, num_restarts=3)
+    """
+
+    name: ClassVar[str] = "em"
+    title: ClassVar[str] = "EM"
+    belongs_to: ClassVar[str] = "GaussianMixture"
+    takes_weight: ClassVar[bool] = True
+    takes_missing: ClassVar[bool] = True
+
+    tol: float = 1e-6
+    max_iterations: int = 1000
+    num_restarts: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tol", checks.positive("tol", self.tol, zero=True))
+        object.__setattr__(self, "max_iterations", checks.whole("max_iterations", self.max_iterations))
+        object.__setattr__(self, "num_restarts", checks.whole("num_restarts", self.num_restarts, least=0))
+
+    def run(self, task: Task) -> History:
+        """Fit the mixture in place, to a maximum of the likelihood."""
+        return climbed(
+            task.pair,
+            task.x,
+            task.validation,
+            tol=self.tol,
+            max_iterations=self.max_iterations,
+            num_restarts=self.num_restarts,
+            seed=task.seed,
+            target=task.device,
+            progress=task.progress,
+        )
+
+
+register_methods(GaussianMixture, EM(), SVI())
