@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 import pyrovae
 from pyrovae.inference import em
+from pyrovae.inference.em.clusters import clusters
+from pyrovae.inference.em.fitting import climb_of
+from pyrovae.inference.weighed import Weighed
 from pyrovae.models.components import COVARIANCES
 from pyrovae.seeding import stream
 
@@ -166,9 +169,9 @@ def climbs_alone(x, num_components, covariance, *tols):
     x, found = torch.from_numpy(x), []
     for number in range(4):
         mixture = pyrovae.GaussianMixture(x.shape[1:], num_components, covariance=covariance, floor=1e-6).double()
-        labels = em._labels(mixture, x, stream(0, "k-means++", number))
+        labels = clusters(mixture, x, stream(0, "k-means++", number))
         with torch.no_grad():
-            climb = em._climb(mixture, x, None, tqdm(disable=True))
+            climb = climb_of(mixture, Weighed(x), None, tqdm(disable=True))
             climb.m_step(one_hot(labels, num_components))
             each = []
             for tol in tols:

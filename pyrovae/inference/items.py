@@ -22,7 +22,7 @@ from pyrovae.models.missing import require_missing_taken
 from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
-__all__ = ["EVALUATION_BATCH", "Items"]
+__all__ = ["EVALUATION_BATCH", "Items", "Tally"]
 
 EVALUATION_BATCH = 1024
 FINGERPRINT_BYTES = 2**28  # of a memory map, a quarter of a GiB: smaller ones are compared whole
@@ -55,7 +55,7 @@ class Items:
         else:
             self.x = checked_items(pair, x, name=name, support=support, least_scale=least_scale, missing=some).detach()
             step = len(self.x)
-        tally = _Tally(self.x) if some else None
+        tally = Tally(self.x) if some else None
         for start in range(0, len(self.x), step):
             if isinstance(x, MappedArray):
                 as_given = x.exactly(slice(start, start + step))
@@ -163,7 +163,7 @@ class Items:
             yield Batch(batch, **beside, missing=self.missing), label
 
 
-class _Tally:
+class Tally:
     """Which items and which columns have an entry that was seen, counted over parts of the items."""
 
     def __init__(self, x: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.inference.items import Tally
 from pyrovae.models.seen import SeenItems
 
 __all__ = ["Weighed", "weighed"]
@@ -74,15 +75,22 @@ class Weighed:
 
 
 def weighed(x: Any, name: str = "x") -> Weighed:
-    """The items of an array or of a split, as they came, with their weights; those of weight zero are left out."""
-    given = checks.split_of(x, name=name)
-    items = checks.array(given.x, name)
-    missing = getattr(given, "missing", None) not in (None, False)
-    weight = getattr(given, "weight", None)
-    if weight is None:
-        return Weighed(items, None, missing)
-    weight = checks.array(weight, "weight").double()
-    kept = (weight > 0).nonzero()[:, 0]
-    if len(kept) == len(weight):
-        return Weighed(items, weight, missing)
-    return Weighed(items[kept.to(items.device)], weight[kept], missing, kept)
+    """The items of an array or of a split, as they came, with their weights; those of weight zero are left out.
+
+    Raises ValueError for training items, `name` "x", of which a column was never seen, and warns of items of which
+    nothing was.
+    """
+    given = checks.split_of(x, takes=("weight", "missing"), name=name)
+    items = checks.array(checks.with_missing(given.x, given.missing, name), name)
+    result = Weighed(items, None, given.missing is not None)
+    if given.weight is not None:
+        weight = checks.weights(given.weight, len(items), name=name)
+        kept = (weight > 0).nonzero()[:, 0]
+        result = replace(result, weight=weight)
+        if len(kept) < len(weight):
+            result = Weighed(items[kept.to(items.device)], weight[kept], result.missing, kept)
+    if result.has_missing:
+        tally = Tally(result.x)
+        tally.add(result.x)
+        tally.tell(name)
+    return result

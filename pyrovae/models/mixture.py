@@ -105,8 +105,11 @@ class GaussianMixture(HasParamSites):
 
     # the pair ---------------------------------------------------------------------------------------
 
-    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """p(component, x): observed where `x` of shape (N, *event_shape) is given, else `size` draws."""
+    def model(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> Tensor:
+        """p(component, x): observed where `x` of shape (N, *event_shape) is given, else `size` draws.
+
+        With `missing` NaN in `x` is an entry that was not seen, and the density is that of the seen entries.
+        """
         register_param_sites(self._site_prefix, self)
         with pyro.plate("components", self.num_components):
             pyro.deterministic("loc", self.components.loc, event_dim=1)
@@ -114,8 +117,8 @@ class GaussianMixture(HasParamSites):
             k = pyro.sample("component", dist.Categorical(logits=self.logits), infer=ENUMERATED)
             return pyro.sample("obs", Component(self.components, k, self.event_shape), obs=x)
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """p(component | x), exact; without `x` the weights."""
+    def guide(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> Tensor:
+        """p(component | x), exact, with `missing` given the seen entries; without `x` the weights."""
         register_param_sites(self._site_prefix, self)
         logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
@@ -196,8 +199,11 @@ class GaussianMixture(HasParamSites):
         """The number of free parameters."""
         return self.num_components - 1 + self.components.num_parameters
 
-    def bic(self, x: Any) -> float:
+    def bic(self, x: Any, *, weight: Any = None, missing: bool = False) -> float:
         """Bayesian information criterion, P log N - 2 log p(x), in nats over all items: lower is better (Schwarz 1978).
+
+        `weight`, (N,), says how many times each item counts, and N is then their sum. With `missing` NaN marks what was
+        not seen, and log p(x) is that of the seen entries.
 
         >>> import math
         >>> import torch
@@ -208,8 +214,11 @@ class GaussianMixture(HasParamSites):
         True
         """
         with torch.no_grad():
-            value = self.log_joint_table(self._items(x)).logsumexp(-1)
-        return self.num_parameters * math.log(len(value)) - 2 * float(value.sum())
+            value = self.log_joint_table(self._items(x, missing=missing)).logsumexp(-1)
+        if weight is None:
+            return self.num_parameters * math.log(len(value)) - 2 * float(value.sum())
+        each = checks.weights(weight, len(value)).to(value)
+        return self.num_parameters * math.log(float(each.sum())) - 2 * float((each * value).sum())
 
     # its parameters ---------------------------------------------------------------------------------
 

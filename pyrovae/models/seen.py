@@ -16,6 +16,7 @@ from pyrovae.models.covariance import ROWS
 __all__ = ["Expected", "Group", "SeenItems", "SeenNormals", "ShareOf", "dense_expected", "diagonal_expected"]
 
 FLOATS = 2**22  # of the largest tensor of a part, 32 MiB
+FEW = 2**16  # entries that are in one batch, whatever their padding
 
 ShareOf = Callable[[Tensor, Tensor], Tensor]  # (rows, log-densities (R, K)) -> weights (R, K)
 
@@ -54,7 +55,7 @@ class Group:
 class SeenItems:
     """Items (N, D) in which NaN is missing, and their groups by what was seen; items of which nothing was are in none.
 
-    Groups are by the number of seen entries and, within a factor of 2, by how many items share a set of them: sums over
+    Groups are by the number of seen entries and, within a factor of 4, by how many items share a set of them: sums over
     a group are products of matrices, whether every item misses other entries or all miss the same.
     """
 
@@ -90,7 +91,11 @@ class SeenItems:
         size = np.minimum(counts[kind] - ROWS * block, ROWS)
         masks = seen[first[kind]]
         number = masks.sum(1)
-        level = np.ceil(np.log2(size)).astype(int)
+        level = np.ceil(np.log2(size) / 2).astype(int)
+        for s in np.unique(number):
+            of_number = number == s
+            if of_number.sum() * size[of_number].max() * seen.shape[1] <= FEW:
+                level[of_number] = 0  # one batch, for its padding costs less than another would
         groups = []
         for s, power in sorted({(int(s), int(p)) for s, p in zip(number, level, strict=True) if s}):
             of_group = np.nonzero((number == s) & (level == power))[0]
@@ -114,8 +119,7 @@ class SeenNormals:
         seen = group.seen
         x = items.x[group.rows].gather(-1, seen[:, None].expand(-1, group.rows.shape[1], -1))
         self.away = x - loc[:, seen][:, :, None]  # (K, P, n, s)
-        of_seen = covariance[:, seen[:, :, None], seen[:, None, :]]
-        self.factor = torch.linalg.cholesky(of_seen)  # (K or 1, P, s, s)
+        self.factor = torch.linalg.cholesky(_blocks(covariance, seen, seen))  # (K or 1, P, s, s)
         self.solved = self._solve(self.away.mT)  # (K, P, s, n)
 
     def _solve(self, right: Tensor) -> Tensor:
@@ -142,15 +146,14 @@ class SeenNormals:
         share = share.permute(2, 0, 1)  # (K, P, n)
         filled = self.away
         if group.missing.shape[1]:
-            rows, columns = group.missing[:, :, None], group.seen[:, None, :]
-            across = self.covariance[:, rows, columns].mT  # (K or 1, P, s, m)
+            across = _blocks(self.covariance, group.seen, group.missing)  # (K or 1, P, s, m)
             gain = torch.linalg.solve_triangular(self.factor, across, upper=False)
-            within = self.covariance[:, rows, group.missing[:, None, :]] - gain.mT @ gain
+            within = _blocks(self.covariance, group.missing, group.missing) - gain.mT @ gain
             filled = torch.cat([self.away, self.solved.mT @ gain], -1)
             # of all components where they share a covariance
             mass = share.sum(-1) if len(within) == number else share.sum((0, 2))[None]
             spread = (within * mass[:, :, None, None]).flatten(1)
-            place = (rows * features + group.missing[:, None, :]).flatten()
+            place = _places(group.missing, group.missing, features).flatten()
             expected.second.view(len(within), -1).index_add_(1, place, spread)
         back = group.back[None, :, None].expand(*filled.shape[:3], -1)
         filled = filled.gather(-1, back).flatten(1, 2)  # (K, P n, D), about the locations
@@ -161,6 +164,18 @@ class SeenNormals:
             expected.second += weighted.mT @ filled
         else:
             expected.second += weighted.flatten(0, 1).mT @ filled.flatten(0, 1)
+
+
+def _places(rows: Tensor, columns: Tensor, features: int) -> Tensor:
+    """The places in a flattened (D, D) matrix of the blocks of rows (P, a) and columns (P, b); (P, a, b)."""
+    return rows[:, :, None] * features + columns[:, None, :]
+
+
+def _blocks(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The blocks (G, P, a, b) of matrices (G, D, D)."""
+    place = _places(rows, columns, matrices.shape[-1])
+    # a fifth of the time of indexing by two tensors
+    return matrices.flatten(1).gather(1, place.flatten().expand(len(matrices), -1)).unflatten(1, place.shape)
 
 
 @dataclass
