@@ -78,6 +78,7 @@ _HOMES = {
     "pyrovae.evaluation.code_space.judge": ["Judge"],
     "pyrovae.evaluation.code_space.reconstruction": ["reconstruction_error"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
+    "pyrovae.model_choice": ["Choice", "choose"],
     "pyrovae.export": ["to_arviz"],
     "pyrovae.export_program": ["export_program"],
     "pyrovae.ranks": ["distributed"],
@@ -145,6 +146,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.batch import Batch as Batch
     from pyrovae.models.bayesian import BayesianGaussianMixture as BayesianGaussianMixture
     from pyrovae.columns import Column as Column
+    from pyrovae.model_choice import Choice as Choice, choose as choose
     from pyrovae.models.bayesian_vae import BayesianVAE as BayesianVAE
     from pyrovae.models.classifiers import (
         DiscriminativeClassifier as DiscriminativeClassifier,
