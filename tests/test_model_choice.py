@@ -14,7 +14,6 @@ import pyrovae
 from pyrovae.data import Split
 from pyrovae.model_choice import _compared
 
-
 FEW = {"num_restarts": 1, "tol": 1e-4}
 
 
