@@ -38,9 +38,7 @@ def test_the_smallest_that_is_not_worse_is_chosen(clusters):
     held_out = choice.pointwise["value"].values[2]
     at_home = pyrovae.exact(choice.pair, clusters).pointwise["value"].values
     assert held_out.mean() < at_home.mean() and np.corrcoef(held_out, at_home)[0, 1] > 0.9
-    again = pyrovae.choose(
-        build, clusters, num_components=[1, 2, 3], folds=2, options=FEW, refit=False, progress=False
-    )
+    again = pyrovae.choose(build, clusters, num_components=[1, 2, 3], folds=2, options=FEW, refit=False, progress=False)
     assert again.pointwise.equals(choice.pointwise) and again.pair is None
 
 
