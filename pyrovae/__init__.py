@@ -20,6 +20,8 @@ _HOMES = {
     "pyrovae.models.given": ["Given"],
     "pyrovae.models.mixture": ["ConditionalMixture", "GaussianMixture"],
     "pyrovae.models.bayesian": ["BayesianGaussianMixture"],
+    "pyrovae.models.column_mixture": ["ColumnMixture"],
+    "pyrovae.models.column_conditional": ["ConditionalColumns"],
     "pyrovae.columns": ["Column"],
     "pyrovae.models.bayesian_vae": ["BayesianVAE"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
@@ -60,6 +62,7 @@ _HOMES = {
     "pyrovae.inference.history": ["History"],
     "pyrovae.inference.svi.run": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
+    "pyrovae.inference.em.columns": ["ZeroProbabilityWarning"],
     "pyrovae.inference.discriminative": ["SeparableWarning"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
     "pyrovae.evaluation.classification": ["auroc", "classification_scores", "predictions", "reliability"],
@@ -78,7 +81,6 @@ _HOMES = {
     "pyrovae.evaluation.code_space.judge": ["Judge"],
     "pyrovae.evaluation.code_space.reconstruction": ["reconstruction_error"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
-    "pyrovae.model_choice": ["Choice", "choose"],
     "pyrovae.export": ["to_arviz"],
     "pyrovae.export_program": ["export_program"],
     "pyrovae.ranks": ["distributed"],
@@ -138,6 +140,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
         CompilerError as CompilerError,
     )
     from pyrovae.inference.discriminative import SeparableWarning as SeparableWarning
+    from pyrovae.inference.em.columns import ZeroProbabilityWarning as ZeroProbabilityWarning
     from pyrovae.inference.em import VarianceFloorWarning as VarianceFloorWarning
     from pyrovae.inference.history import History as History
     from pyrovae.inference.svi.run import PosteriorCollapseWarning as PosteriorCollapseWarning
@@ -145,8 +148,9 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.autoencoder import AE as AE, conv_ae as conv_ae, mlp_ae as mlp_ae
     from pyrovae.models.batch import Batch as Batch
     from pyrovae.models.bayesian import BayesianGaussianMixture as BayesianGaussianMixture
+    from pyrovae.models.column_conditional import ConditionalColumns as ConditionalColumns
+    from pyrovae.models.column_mixture import ColumnMixture as ColumnMixture
     from pyrovae.columns import Column as Column
-    from pyrovae.model_choice import Choice as Choice, choose as choose
     from pyrovae.models.bayesian_vae import BayesianVAE as BayesianVAE
     from pyrovae.models.classifiers import (
         DiscriminativeClassifier as DiscriminativeClassifier,

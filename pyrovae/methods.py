@@ -7,7 +7,7 @@ from pyrovae.inference import bayesian_vae, per_class  # noqa: F401
 from pyrovae.inference.bayesian import NUTS
 from pyrovae.inference.closed_form import ClosedForm
 from pyrovae.inference.discriminative import LBFGS
-from pyrovae.inference.em import EM
+from pyrovae.inference.em.options import EM
 from pyrovae.inference.method import Method, Task, methods_of, register, register_methods
 from pyrovae.inference.semi_supervised import SemiSupervisedSVI
 from pyrovae.inference.svi.options import SVI

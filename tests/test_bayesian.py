@@ -337,7 +337,7 @@ def test_what_is_refused():
         "num_draws is an argument of NUTS, and this fit is by SVI": {"num_draws": 5},
         "epochs is an argument of SVI, and this fit is by NUTS": {"epochs": 5, "method": "nuts"},
         "num_chains must be an integer of at least 1, got 0": {"num_chains": 0, "method": "nuts"},
-        "method='em' is for a GaussianMixture, and this is a Bayesian": {"method": "em"},
+        "method='em' is for a GaussianMixture or a ColumnMixture, and this is a Bayesian": {"method": "em"},
         "takes no labels": {"y": np.zeros(10, int)},
     }
     for message, options in cases.items():

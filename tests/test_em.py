@@ -473,7 +473,9 @@ class TestRefused:
             pyrovae.fit(mixture, x, method="svi", tol=1e-3)
         with pytest.raises(ValueError, match="method must be one of 'em', 'svi', got 'emm'; did you mean 'em'"):
             pyrovae.fit(mixture, x, method="emm")
-        with pytest.raises(ValueError, match="method='em' is for a GaussianMixture, and this is a VAE"):
+        with pytest.raises(
+            ValueError, match="method='em' is for a GaussianMixture or a ColumnMixture, and this is a VAE"
+        ):
             pyrovae.fit(pyrovae.linear_vae(3, 1), x, method="em")
         with pytest.raises(ValueError, match="tol must be a finite number of at least 0"):
             pyrovae.fit(mixture, x, tol=-1.0)

@@ -129,7 +129,12 @@ class TestOptionsThatDoNotFit:
     @pytest.mark.parametrize(
         ("make", "labels", "method", "message"),
         [
-            (linear, (), methods.EM(), r"method=EM\(\.\.\.\) is for a GaussianMixture, and this is a VAE: take 'svi'"),
+            (
+                linear,
+                (),
+                methods.EM(),
+                r"method=EM\(\.\.\.\) is for a GaussianMixture or a ColumnMixture, and this is a VAE: take 'svi'",
+            ),
             (linear, (), methods.LBFGS(), "is for a DiscriminativeClassifier, and this is a VAE"),
             (mixture, (), methods.NUTS(), "is for a BayesianGaussianMixture, and this is a GaussianMixture: take 'em'"),
             (softmax, (Y,), methods.ClosedForm(), "is for a GenerativeClassifier, and this is a Discriminative"),

@@ -408,7 +408,9 @@ def test_every_part_of_the_package_is_found_without_being_named():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FIRST], capture_output=True, text=True, check=True)
     refused, found = done.stdout.splitlines()
     assert refused.startswith("likelihood 'normal' is pyrovae.models.parts.normal.Normal, and cannot be __main__.Mine")
-    builders = "BayesianGaussianMixture DiscriminativeClassifier GaussianMixture SemiSupervisedVAE conv_ae conv_vae "
+    builders = (
+        "BayesianGaussianMixture ColumnMixture DiscriminativeClassifier GaussianMixture SemiSupervisedVAE conv_ae "
+    )
     assert found.startswith(builders) and found.endswith("conditional flow mixture standard vamp")
 
 

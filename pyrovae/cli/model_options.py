@@ -19,8 +19,19 @@ from pyrovae.cli.options import OneOf, Option, Registered, Value
 
 __all__ = ["FROM_DATA", "NETWORKS", "builder_arguments", "builders", "model_options", "spelled"]
 
-FROM_DATA = ("event_shape", "features", "num_classes", "covariate_dim")  # of a builder, which the data set says
-NOT_SHOWN = ("classes", "sampled_shape", "callbacks")  # which the data set or a saved state says; objects of Python
+FROM_DATA = (
+    "event_shape",
+    "columns",
+    "features",
+    "num_classes",
+    "covariate_dim",
+)  # of a builder, which the data set says
+NOT_SHOWN = (
+    "classes",
+    "sampled_shape",
+    "callbacks",
+    "families",
+)  # which the data set or a saved state says; objects of Python
 TAKEN = (
     *("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "scale", "root"),
     *("labels", "covariates", "exposure", "unlabeled"),
@@ -45,6 +56,8 @@ TEXTS = {
     "num_components": "components of the mixture",
     "covariance": "full, tied, diagonal or spherical",
     "floor": "the least variance, in the items' units squared",
+    "relative_floor": "the least variance, as a share of a column's",
+    "pseudo_count": "items added to each column of counts or categories, as spread evenly over the components",
     "prior_scale": "standard deviation of the prior",
     "prior_loc": "mean of the prior of the locations",
     "concentration": "of the Dirichlet prior of the weights",

@@ -131,6 +131,13 @@ class Plan:
         arguments: dict[str, Any] = {}
         if "event_shape" in builder.arguments:
             arguments["event_shape"] = data.event_shape
+        if "columns" in builder.arguments:
+            arguments["columns"] = getattr(data, "columns", None)
+            if arguments["columns"] is None:
+                raise click.UsageError(
+                    f"--model {model} is for tables, whose columns have names and kinds, and "
+                    f"{self.parameters['data']} is none: give a file with a table, or name another model"
+                )
         if "features" in builder.arguments:
             if len(data.event_shape) != 1:
                 raise click.UsageError(

@@ -120,9 +120,9 @@ class MappedArray:
         return self._like(np.concatenate(rows), self._dtype)
 
 
-def joined(first: Any, second: Any) -> Any:
+def joined(first: Tensor | MappedArray, second: Tensor | MappedArray) -> Tensor | MappedArray:
     """The items of both, one after the other: a view if both are views of one source, otherwise a tensor."""
-    if hasattr(first, "followed_by") and type(first) is type(second):
+    if isinstance(first, MappedArray) and isinstance(second, MappedArray):
         view = first.followed_by(second)
         if view is not None:
             return view

@@ -18,6 +18,7 @@ from pyrovae.evaluation.session import TAKES, Session, split_of
 from pyrovae.evaluation.tables import MAX_BYTES
 from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
 from pyrovae.models.batch import has_missing, items_of, keywords_of
+from pyrovae.models.column_mixture import ColumnMixture
 from pyrovae.models.distributions import Normal
 from pyrovae.models.missing import whole
 from pyrovae.models.mixture import GaussianMixture
@@ -168,7 +169,7 @@ def exact(
     weight: Any = None,
     missing: Any = None,
 ) -> Estimate:
-    """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a Gaussian mixture.
+    """log p(x) in closed form and in float64, for a linear-Gaussian pair and for a mixture.
 
     A linear-Gaussian pair has x = W z + mu + e with z ~ N(m, S) and e ~ N(0, s^2 I), so that x has
     the distribution N(W m + mu, W S W' + s^2 I) (Tipping and Bishop 1999, section 3.1); with a scale for
@@ -177,7 +178,7 @@ def exact(
     terms cancel.
 
     Returns an `Estimate`, in nats, with standard errors of 0. Raises ValueError for a pair that is
-    neither a `GaussianMixture` nor linear-Gaussian. A linear-Gaussian pair has a `Normal` likelihood
+    neither a `GaussianMixture`, a `ColumnMixture` nor linear-Gaussian. A linear-Gaussian pair has a `Normal` likelihood
     with the identity link, a decoder network that consists of linear layers, and a normal prior.
 
     >>> import torch
@@ -189,12 +190,9 @@ def exact(
     given = split_of(x, "exact", covariates, exposure, weight, missing)
     items = session.items(given, takes=TAKES, guide=False)
     session.require_whole()
-    if isinstance(session.pair, GaussianMixture):
+    if isinstance(session.pair, GaussianMixture | ColumnMixture):
         with torch.no_grad():
-            if has_missing(items):
-                value = session.pair.log_prob(items_of(items), missing=True)
-            else:
-                value = session.pair.log_joint_table(items_of(items)).logsumexp(-1)
+            value = session.pair.log_joint_table(items_of(items)).logsumexp(-1)
         _require_model_of_components(session, items_of(whole(session.pair, items)))
     else:
         linear = _Linear(session.in_float64(), "exact", items.double())

@@ -86,9 +86,9 @@ def fit(
     it fits the guide of the parameters to all items at once, in 1,500 steps from 0.02 down a cosine unless epochs or
     learning_rate say otherwise, from where EM ends.
 
-    EM (a `GaussianMixture`; `pyrovae.methods.EM`) climbs the likelihood from k-means++ starts on standardised columns,
-    and from the present parameters where a fit or a hand has set them, each until an iteration gains no more than `tol`
-    nats per item; the best is kept. Its options are tol, max_iterations and num_restarts.
+    EM (a `GaussianMixture` or a `ColumnMixture`; `pyrovae.methods.EM`) climbs the likelihood from k-means++ starts on
+    standardised columns, and from the present parameters where a fit or a hand has set them, each until an iteration
+    gains no more than `tol` nats per item; the best is kept. Its options are tol, max_iterations and num_restarts.
 
     L-BFGS (a `DiscriminativeClassifier`, the default where it is softmax regression; `pyrovae.methods.LBFGS`) finds the
     mode of the weights' posterior on all items. Its options are tol, of the gradient, and max_iterations.

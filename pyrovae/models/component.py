@@ -9,6 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.models.missing import OrMissing
+
 __all__ = ["Component", "Densities"]
 
 
@@ -31,7 +33,8 @@ class Component(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.real, len(self.event_shape))
+        of_entry = getattr(self.components, "support", constraints.real)
+        return OrMissing(of_entry, len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Component:
         return Component(self.components, self.component.expand(batch_shape), tuple(self.event_shape))

@@ -20,6 +20,7 @@ from pyrovae.models.batch import Batch, has_missing, items_of, keywords_of
 from pyrovae.models.pair import is_made_of_parts, likelihood_of
 
 __all__ = [
+    "OrMissing",
     "SeenEntries",
     "completed",
     "filling_of",
@@ -96,7 +97,9 @@ def whole(pair: Any, x: Any) -> Any:
     if not has_missing(x):
         return x
     items = items_of(x)
-    filling = torch.as_tensor(filling_of(likelihood_of(pair)), dtype=items.dtype, device=items.device)
+    likelihood = likelihood_of(pair)
+    stated = filling_of(pair if likelihood is None else likelihood)
+    filling = torch.as_tensor(stated, dtype=items.dtype, device=items.device)
     return Batch.of(torch.where(items.isnan(), filling, items), **x.rows)
 
 
@@ -147,7 +150,7 @@ class SeenEntries(TorchDistribution):
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
         """That of `p`, and NaN."""
-        return _OrMissing(self.p.base_dist.support, len(self.event_shape))
+        return OrMissing(self.p.base_dist.support, len(self.event_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -169,8 +172,8 @@ class SeenEntries(TorchDistribution):
         return torch.where(seen, terms, 0.0).flatten(terms.ndim - len(self.event_shape)).sum(-1)
 
 
-class _OrMissing(constraints.Constraint):
-    """Items whose seen entries satisfy a constraint."""
+class OrMissing(constraints.Constraint):
+    """Items whose seen entries satisfy a constraint on entries, `base`; NaN is one that was not seen."""
 
     def __init__(self, base: Any, event_dim: int) -> None:
         self.base = base

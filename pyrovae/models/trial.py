@@ -17,6 +17,7 @@ from torch.distributions import Independent, constraints
 from pyrovae.models.batch import Batch, called_on
 from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.laws import stated_support
+from pyrovae.models.missing import OrMissing
 from pyrovae.models.pair import Pair, as_module, dtype_and_device, stand_ins
 from pyrovae.models.particles import Particles, is_point, tabulated, traces
 from pyrovae.models.precision import doubled, widened
@@ -169,8 +170,8 @@ def observed_measure(pair: Pair, x: Tensor | Batch) -> str:
 
 def _measure_of(support: Any) -> str:
     """The base measure that a support states, as that of a table's row does, or that follows from `is_discrete`."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    while isinstance(support, constraints.independent | OrMissing):
+        support = support.base if isinstance(support, OrMissing) else support.base_constraint
     stated: str | None = getattr(support, "base_measure", None)
     return stated or ("mass" if getattr(support, "is_discrete", False) else "density")
 

@@ -1,4 +1,4 @@
-"""Expectation maximisation: for Gaussian mixtures, with restarts, and what other models' EM shares with it."""
+"""Expectation maximisation, with restarts: for Gaussian mixtures, latent class models, and for what shares it."""
 
 from pyrovae.inference.em.climb import Climb, warn_not_converged
 from pyrovae.inference.em.fitting import climbed

@@ -1,15 +1,16 @@
-"""The options of EM for a Gaussian mixture, as a method of `fit`."""
+"""The options of EM, as a method of `fit`: for Gaussian mixtures and for latent class models of tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pyrovae import checks
-from pyrovae.inference.em.fitting import climbed
+from pyrovae.inference.em import columns, fitting
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
+from pyrovae.models.column_mixture import ColumnMixture
 from pyrovae.models.mixture import GaussianMixture
 
 __all__ = ["EM"]
@@ -17,7 +18,7 @@ __all__ = ["EM"]
 
 @dataclass(frozen=True)
 class EM(Method):
-    """Expectation maximisation (EM) for a Gaussian mixture.
+    """Expectation maximisation (EM) for a Gaussian mixture, or for a latent class model of a table.
 
     It starts from k-means++ on standardised columns, `num_restarts` times, and also from the present parameters where
     they were set by a fit or by you. From each start it iterates until an iteration raises the log-likelihood by no
@@ -39,7 +40,7 @@ class EM(Method):
 
     name: ClassVar[str] = "em"
     title: ClassVar[str] = "EM"
-    belongs_to: ClassVar[str] = "GaussianMixture"
+    belongs_to: ClassVar[str] = "GaussianMixture or a ColumnMixture"
     takes_weight: ClassVar[bool] = True
     takes_missing: ClassVar[bool] = True
 
@@ -54,7 +55,8 @@ class EM(Method):
 
     def run(self, task: Task) -> History:
         """Fit the mixture in place, to a maximum of the likelihood."""
-        return climbed(
+        climbed: Any = columns.climbed if isinstance(task.pair, ColumnMixture) else fitting.climbed
+        history: History = climbed(
             task.pair,
             task.x,
             task.validation,
@@ -65,6 +67,8 @@ class EM(Method):
             target=task.device,
             progress=task.progress,
         )
+        return history
 
 
 register_methods(GaussianMixture, EM(), SVI())
+register_methods(ColumnMixture, EM())
