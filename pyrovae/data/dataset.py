@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, joined, require_numbers, without_bytes
+from pyrovae.data.shards import Shards
 from pyrovae.summary import HasSummary, Rows
 
 __all__ = ["Dataset", "Part", "Split", "assembled"]
@@ -236,7 +237,7 @@ def _items(
     arrays: Sequence[np.ndarray], names: Sequence[str], scale: bool, missing: bool
 ) -> Sequence[Tensor | MappedArray]:
     """Memory maps as views, and other arrays as tensors of one dtype, finite but for NaN where that is `missing`."""
-    if all(isinstance(array, np.memmap) for array in arrays):
+    if all(isinstance(array, np.memmap | Shards) for array in arrays):
         return [MappedArray(array, scale=scale, name=name) for array, name in zip(arrays, names, strict=True)]
     if not scale:
         arrays = [without_bytes(array) for array in arrays]
@@ -278,7 +279,9 @@ def _channels(part: Part, channels: Literal["first", "last"] | None) -> Literal[
     return "last"
 
 
-def _image_axes(array: np.ndarray, channels: Literal["first", "last"]) -> np.ndarray:
+def _image_axes(array: Any, channels: Literal["first", "last"]) -> Any:
+    if isinstance(array, Shards):
+        return array.each(lambda each: _image_axes(each, channels))
     if array.ndim == 3:
         return array[:, None]
     return np.moveaxis(array, -1, 1) if array.ndim == 4 and channels == "last" else array

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ __all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_nu
 # the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
 _MOST_ENTRIES = 2**23
+_KEPT = 2**26  # bytes read of a memory map until its pages are given back
 
 
 class MappedArray:
@@ -57,6 +60,7 @@ class MappedArray:
         self._name = name
         self._rows: np.ndarray | None = None if rows is None else np.arange(len(source))[_index(rows)]
         self._dtype = dtype
+        self._read = 0  # bytes since pages were given back
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,7 +78,9 @@ class MappedArray:
         return len(self._source if self._rows is None else self._rows)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _floats(self._chosen(index), self.dtype)
+        rows = _floats(self._chosen(index), self.dtype)
+        self._let_go(rows.nbytes)
+        return rows
 
     def exactly(self, index: Any) -> Tensor:
         """The rows in the dtype of the source; uint8 is divided by 255, in float32. `index` as in `x[index]`.
@@ -84,7 +90,21 @@ class MappedArray:
         >>> MappedArray(np.array([[2**60 + 1]])).exactly(0)
         tensor([1152921504606846977])
         """
-        return as_stored(self._chosen(index))
+        rows = as_stored(self._chosen(index))
+        self._let_go(rows.nbytes)
+        return rows
+
+    def _let_go(self, read: int) -> None:
+        """Give the pages of a memory map back from time to time: they would count as memory of the process."""
+        self._read += read
+        if self._read > _KEPT:
+            self._read = 0
+            for source in getattr(self._source, "arrays", [self._source]):
+                mapped = getattr(source, "_mmap", None)
+                # what was written to a copy on write would be lost
+                if mapped is not None and getattr(source, "mode", None) in ("r", "r+", "w+"):
+                    with suppress(OSError, ValueError, AttributeError):
+                        mapped.madvise(mmap.MADV_DONTNEED)
 
     def reading(self, dtype: torch.dtype) -> MappedArray:
         """The same rows as a view that is read in `dtype`, float32 or float64."""

@@ -17,9 +17,10 @@ from pyrovae import checks
 from pyrovae.data.beside import BESIDE, checked_rows, with_beside
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.images import kind_of
+from pyrovae.data.shards import Shards, shard_files
 from pyrovae.warned import gathered
 
-__all__ = ["archive_has", "read_array", "read_npy", "read_npz"]
+__all__ = ["archive_has", "read_array", "read_npy", "read_npz", "read_shards"]
 
 
 def read_npy(
@@ -30,6 +31,23 @@ def read_npy(
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
     return assembled(path.stem, [Part(path.name, array, labels)], channels, scale=scale, missing=missing)
+
+
+def read_shards(
+    folder: Path, channels: Literal["first", "last"] | None, scale: bool, labels: Any = None, missing: bool = False
+) -> Dataset | None:
+    """A data set from the .npy files of a folder, one below the other and memory-mapped; None where it has none."""
+    files = shard_files(folder)
+    if not files:
+        return None
+    arrays: list[np.ndarray] = []
+    for path in files:
+        array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
+        if not isinstance(array, np.ndarray) or array.ndim == 0:
+            raise ValueError(f"{path} must hold an array of items, as each .npy file of a folder of them does")
+        arrays.append(array)
+    rows: Any = Shards(arrays, [path.name for path in files])
+    return assembled(folder.name, [Part(folder.name, rows, labels)], channels, scale=scale, missing=missing)
 
 
 def read_npz(

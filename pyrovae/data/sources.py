@@ -15,7 +15,8 @@ from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.idx import idx_files, read_idx_folder
 from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
-from pyrovae.data.numpy_files import read_array, read_npy, read_npz
+from pyrovae.data.numpy_files import read_array, read_npy, read_npz, read_shards
+from pyrovae.data.shards import shard_files
 
 __all__ = ["load", "load_of_shape", "read_rows"]
 
@@ -46,6 +47,8 @@ def load(
     - a folder of IDX files (plain or .gz) with "images" and "labels" in their names, and "train", "test" or "t10k".
     - a .npy file of items without labels. It is memory-mapped: `x` is a `MappedArray`, whose values are checked when
       they are used.
+    - a folder of .npy files of one shape and dtype, memory-mapped: the items of one file follow those of the file
+      before it in the order of names, part-2.npy before part-10.npy.
     - a .npz file with x and y, or with x_train, y_train, x_test and y_test (also train_images, train_labels, ...; or
       train, test). It may have covariates and exposure, or covariates_train, covariates_test, and so on.
     - a folder of images of one size, all grey or all in colour; an image with a palette counts by the colours that it
@@ -68,9 +71,9 @@ def load(
     warning, if the last axis is 1, 3 or 4 and the first is not; `channels` states the order explicitly. A source
     without a test part is split 80 / 20 by a permutation with a fixed seed.
 
-    `labels`, an array or the path of a .npy file, are those of a .npy or .npz file that has none: integers or strings,
-    one for each item. With `missing=True` NaN is let through, as an entry that was not seen; infinite values are
-    refused still.
+    `labels`, an array or the path of a .npy file, are those of a .npy or .npz file, or of a folder of .npy files, that
+    has none: integers or strings, one for each item. With `missing=True` NaN is let through, as an entry that was not
+    seen; infinite values are refused still.
 
     `covariates`, (N, D), and `exposure`, (N,), arrays or the paths of .npy files, are a row for each item of any source
     but a folder of images, in the order of the source (the training items first where it has a test part). They are
@@ -148,6 +151,9 @@ def _loaded(
         files = idx_files(path)
         if files:
             return read_idx_folder(path, files, channels, scale)
+        shards = read_shards(path, channels, scale, labels, missing)
+        if shards is not None:
+            return shards
         if not scale:
             raise ValueError(
                 f"{path} must hold IDX files where whole numbers are to be kept (scale=False), for images are read as "
@@ -176,7 +182,10 @@ def _loaded(
 
 
 def _is_numpy_file(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in (".npy", ".npz")
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    return path.suffix.lower() in (".npy", ".npz") or (path.is_dir() and bool(shard_files(path)))
 
 
 def _image_folder(folder: Path) -> Dataset:

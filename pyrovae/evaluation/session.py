@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks, ranks
+from pyrovae.data.indexed import as_rows
 from pyrovae.evaluation.estimate import Bound, Estimate, pair_hash
 from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
@@ -147,7 +149,9 @@ class Session:
         pair = self.pair
         dtype, device = dtype_and_device(pair)
         least = getattr(pair, "least_scale", None)
-        batch = checked_batch(pair, x, takes=takes, what=self.name, dtype=torch.float64, least_scale=least)
+        given = checks.split_of(x, takes=takes, what=self.name)
+        given = replace(given, x=as_rows(given.x))
+        batch = checked_batch(pair, given, takes=takes, what=self.name, dtype=torch.float64, least_scale=least)
         missing = has_missing(batch)
         if missing:
             require_missing_taken(self._given, guide=guide)

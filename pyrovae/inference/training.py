@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.data.indexed import as_rows, labels_of
 from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
@@ -134,7 +135,7 @@ def fit(
             "call frozen() on that"
         )
     way = chosen(pair, method, options)
-    given = _gathered(x, covariates=covariates, exposure=exposure, weight=weight, missing=missing)
+    given, data = _gathered(x, covariates=covariates, exposure=exposure, weight=weight, missing=missing), x
     x, of_split = given.x, given.y
     _require_taken(pair, way, given, "x")
     if missing is True and validation is not None:
@@ -162,6 +163,8 @@ def fit(
         if y is not None:
             raise ValueError("x is a split with labels of its own: leave y out, or give x.x and y")
         y = of_split
+    if y is None and learns:
+        y = labels_of(data)
     if y is not None and not learns:
         checks.labels(y, len(x))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
@@ -215,7 +218,8 @@ def _items_of(validation: Any) -> Any:
 
 def _gathered(x: Any, **given: Any) -> checks.Gathered:
     """The items with all that lies beside them; whether the method takes it is looked at next."""
-    return checks.split_of(x, takes=("weight", "missing"), **given)
+    found = checks.split_of(x, takes=("weight", "missing"), **given)
+    return replace(found, x=as_rows(found.x, given.get("name", "x")))
 
 
 def _also_missing(validation: Any) -> Any:
