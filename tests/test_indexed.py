@@ -140,7 +140,7 @@ def test_a_folder_of_shards(tmp_path):
     assert isinstance(data.train.x, MappedArray) and len(data.train) == 48
     assert np.array_equal(data.whole().x[:].numpy(), x)
     np.save(tmp_path / "labels.npy", np.arange(60))
-    with pytest.raises(ValueError, match="all shards must have one shape and dtype: labels.npy has items of"):
+    with pytest.raises(ValueError, match=r"all shards must have one shape and dtype: labels\.npy has items of"):
         load(tmp_path)
     (tmp_path / "labels.npy").rename(tmp_path.parent / "labels.npy")
     labelled = load(tmp_path, labels=tmp_path.parent / "labels.npy")
