@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import sklearn.mixture
 import torch
 from sklearn.base import clone
@@ -72,6 +73,7 @@ def test_scikit_learns_checks(estimator, check):
 
 
 OTHERS = [
+    VAE(hidden_dims=(4,), epochs=1, num_particles=5, missing=True),
     GaussianMixture(2, n_init=1),
     GenerativeClassifier("full"),
     DiscriminativeClassifier((8,), epochs=40, batch_size=60, learning_rate=0.03),
@@ -100,7 +102,8 @@ def test_a_vae_is_that_of_the_same_seed_made_by_hand(dtype):
     x = rows().astype(dtype)
     estimator = VAE(latent_dim=2, num_particles=7, **{**SMALL, "random_state": 3}).fit(x)
     torch.manual_seed(3)
-    vae = pyrovae.mlp_vae((3,), 2, hidden_dims=(8,), likelihood="normal").to(torch.from_numpy(x).dtype)
+    vae = pyrovae.mlp_vae((3,), 2, hidden_dims=(8,), likelihood="normal(per_entry=True)", standardize=True)
+    vae = vae.to(torch.from_numpy(x).dtype)
     pyrovae.fit(vae, x, epochs=2, batch_size=128, seed=3, progress=False)
     code = vae.encode(x).detach()
     assert estimator.transform(x).dtype == dtype
@@ -423,3 +426,58 @@ def test_options_of_fit_reach_it():
     assert vae.history_.config["beta"] == 0.5 and "validation_elbo" in vae.history_.epochs
     with pytest.raises(TypeError, match="fit_options must be a dict"):
         VAE(fit_options=3).fit(rows())
+
+
+# weights and missing entries -------------------------------------------------------------------------------------
+
+
+def test_a_row_of_weight_two_is_the_row_twice():
+    x, weight = rows(), np.array([2.0, 0.0, 1.0, 3.0] * 10)
+    copies = np.repeat(x, weight.astype(int), 0)
+    options = {**SMALL, "epochs": 4, "batch_size": 1000}  # all rows in a step: there is no noise in an autoencoder
+    weighted, repeated = AE(**options).fit(x, sample_weight=weight), AE(**options).fit(copies)
+    assert np.abs(weighted.transform(x) - repeated.transform(x)).max() < 1e-10
+    assert np.abs(weighted.transform(x) - AE(**options).fit(x).transform(x)).max() > 1e-5
+    assert weighted.score(x, sample_weight=weight) == pytest.approx(repeated.score(copies), rel=1e-9)
+    assert weighted.score(x) != pytest.approx(repeated.score(copies), rel=1e-3)
+    alone = VAE(**SMALL).fit(x)
+    assert np.array_equal(alone.transform(x), VAE(**SMALL).fit(x, sample_weight=np.ones(40)).transform(x))
+    for wrong, words in [
+        (-weight, "sample_weight says how many times"),
+        (0 * weight, "sample_weight is zero for every"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            AE(**SMALL).fit(x, sample_weight=wrong)
+
+
+def test_weights_are_routed():
+    x, weight = rows(), np.arange(40.0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        ae = AE(**SMALL).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        routed = make_pipeline(StandardScaler(), ae).fit(x, sample_weight=weight)
+    by_hand = AE(**SMALL).fit(StandardScaler().fit_transform(x), sample_weight=weight)
+    assert np.array_equal(routed.transform(x), by_hand.transform(StandardScaler().fit_transform(x)))
+
+
+def with_holes(seed: int = 3) -> np.ndarray:
+    x = rows()
+    x[np.random.default_rng(seed).random(x.shape) < 0.2] = np.nan
+    return x
+
+
+def test_a_vae_of_entries_that_are_missing_is_that_made_by_hand():
+    x = with_holes()
+    estimator = VAE(missing=True, num_particles=5, **SMALL).fit(x)
+    torch.manual_seed(0)
+    options = {"likelihood": "normal(per_entry=True)", "standardize": True, "missing": True}
+    vae = pyrovae.mlp_vae((3,), 2, hidden_dims=(8,), **options).double()
+    pyrovae.fit(vae, x, epochs=2, batch_size=128, missing=True, progress=False)
+    assert np.array_equal(estimator.transform(x), vae.encode(x, missing=True).detach().numpy())
+    values = pyrovae.iwae(vae, x, num_particles=5, missing=True).pointwise["value"].values
+    assert np.array_equal(estimator.score_samples(x), values)
+    assert estimator.__sklearn_tags__().input_tags.allow_nan
+    for one in (VAE(**SMALL), AE(**SMALL)):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            one.fit(x)
+    with pytest.raises(TypeError, match="missing must be True or False, got 'yes'"):
+        VAE(missing="yes", **SMALL).fit(x)

@@ -10,13 +10,25 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from pyrovae import checks
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.models.autoencoder import mlp_ae
-from pyrovae.models.vae import mlp_vae
+from pyrovae.models.parts.standardizer import Standardizable, standardizer_of
+from pyrovae.models.vae import family, mlp_vae
 from pyrovae.seeding import forked
-from pyrovae.sklearn.base import FLOATS, PairEstimator, as_numpy, seed_of
+from pyrovae.sklearn.base import FLOATS, PairEstimator, as_numpy, counted, mean_of, seed_of
 
 __all__ = ["AE", "VAE"]
+
+
+def _vae(event_shape: tuple[int, ...], *, standardize: Any, likelihood: Any, **options: Any) -> Any:
+    """A VAE that is standardised where `standardize` is True, or "auto" and its likelihood can be."""
+    if isinstance(standardize, str):
+        checks.choice("standardize", standardize, ("auto",))
+        entries = family(likelihood)
+        has_units = isinstance(entries, Standardizable) and getattr(entries, "link", "identity") == "identity"
+        standardize = has_units and standardizer_of(entries) is None
+    return mlp_vae(event_shape, standardize=standardize, likelihood=likelihood, **options)
 
 
 class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -25,19 +37,22 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     _builder: Any  # of the pair, which takes these parameters
     _of_pair: tuple[str, ...]
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
 
-        Raises ValueError for rows that are not finite, for fewer than two of them, and for values outside the
-        likelihood's support.
+        `sample_weight`, (n_samples,), says how many times each row counts in the loss: 0 is a row that is not there.
+        Raises ValueError for rows that are not finite, for fewer than two of them, for values outside the likelihood's
+        support, and for weights that are negative or all 0.
         """
         goes_on = self._goes_on(*self._of_pair)
         x = self._checked(X, reset=not goes_on, least=2)
         seed = seed_of(self.random_state)
+        places, weight = counted(x, sample_weight)
         pair = self.pair_ if goes_on else self._built(x, seed)
         self._fit_pair(
             pair,
-            x,
+            x[places],
+            weight=weight,
             seed=seed,
             device=self.device,
             epochs=self.epochs,
@@ -51,7 +66,7 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """The code of each row, shape (n_samples, latent_dim); of a VAE the mean of q(z | x), never a draw."""
         x = self._checked_if_fitted(X)
         with torch.no_grad():
-            return as_numpy(self.pair_.encode(x))
+            return as_numpy(self.pair_.encode(x, **self._said_missing()))
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
         """The likelihood's mean at each code: (n_samples, latent_dim) to (n_samples, n_features)."""
@@ -67,6 +82,9 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
         return self._builder(event_shape, **{name: getattr(self, name) for name in self._of_pair})
+
+    def _said_missing(self) -> dict[str, bool]:
+        return {"missing": True} if self._takes_missing() else {}
 
     @property
     def _n_features_out(self) -> int:
@@ -87,7 +105,11 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
 
     Args:
         latent_dim, hidden_dims, activation, likelihood, posterior, prior: as of `pyrovae.mlp_vae`. The likelihood's
-            default is "normal", for real columns: put a `StandardScaler` before it where columns are not of order 1.
+            default is for real columns, with a learned scale of each.
+        standardize: True lets the networks see each column in standard deviations from its mean, measured on the rows
+            of the fit; log p(x) stays in the units of X. "auto" does so for the likelihoods that can.
+        missing: True takes NaN for an entry that was not seen, in `fit` and everywhere else, and log p(x) is then that
+            of the seen entries. Without it NaN is an error.
         epochs, batch_size, learning_rate: as of `pyrovae.methods.SVI`.
         num_particles: draws for each row, from which `score_samples` estimates log p(x).
         random_state: an integer is the seed of `pyrovae.fit` and `pyrovae.iwae`, and the initial weights are those
@@ -109,8 +131,8 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
     ((20, 1), (20,), ['vae0'])
     """
 
-    _builder = staticmethod(mlp_vae)
-    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood", "posterior", "prior")
+    _builder = staticmethod(_vae)
+    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood", "posterior", "prior", "standardize", "missing")
 
     def __init__(
         self,
@@ -118,9 +140,11 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
         *,
         hidden_dims: Sequence[int] = (128,),
         activation: str = "softplus",
-        likelihood: Any = "normal",
+        likelihood: Any = "normal(per_entry=True)",
         posterior: Any = "diagonal",
         prior: Any = "standard",
+        standardize: Any = "auto",
+        missing: bool = False,
         epochs: int = 200,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
@@ -136,6 +160,8 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
         self.likelihood = likelihood
         self.posterior = posterior
         self.prior = prior
+        self.standardize = standardize
+        self.missing = missing
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -221,8 +247,8 @@ class AE(CodeMixin, PairEstimator):
         self.device = device
         self.fit_options = fit_options
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The negative mean over rows and columns of the squared error of reconstructions. `y` is ignored."""
         x = self._checked_if_fitted(X)
         with torch.no_grad():
-            return -float(np.square(x - as_numpy(self.pair_.reconstruct(x))).mean())
+            return mean_of(-np.square(x - as_numpy(self.pair_.reconstruct(x))).mean(1), sample_weight)

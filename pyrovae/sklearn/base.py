@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pyrovae import checks
 from pyrovae.inference.history import History
 from pyrovae.inference.training import fit
 from pyrovae.sklearn.states import read_state, write_state
 
-__all__ = ["FLOATS", "PairEstimator", "as_numpy", "seed_of"]
+__all__ = ["FLOATS", "PairEstimator", "as_numpy", "counted", "mean_of", "seed_of"]
 
 FLOATS = [np.float64, np.float32]  # the dtypes that are kept; all others become the first
 
@@ -52,12 +52,25 @@ class PairEstimator(BaseEstimator):
         """
         return read_state(cls, path)
 
-    def _seed(self) -> int:
-        return seed_of(self.random_state)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = getattr(self, "missing", False) is True
+        return tags
 
     def _checked(self, X: Any, y: Any = "no_validation", *, reset: bool = False, least: int = 1) -> Any:
-        """`X` as an array of floats of shape (n_samples, n_features), or it and `y`; ValueError for what is none."""
-        return validate_data(self, X, y, reset=reset, dtype=FLOATS, ensure_min_samples=least)
+        """`X` as an array of floats of shape (n_samples, n_features), or it and `y`; ValueError for what is none.
+
+        NaN is an error, unless the estimator's `missing` is True.
+        """
+        finite = "allow-nan" if self._takes_missing() else True
+        return validate_data(self, X, y, reset=reset, dtype=FLOATS, ensure_min_samples=least, ensure_all_finite=finite)
+
+    def _takes_missing(self) -> bool:
+        """Whether NaN in `X` is an entry that was not seen."""
+        missing = getattr(self, "missing", False)
+        if not isinstance(missing, bool):
+            raise TypeError(f"missing must be True or False, got {missing!r}")
+        return missing
 
     def _checked_if_fitted(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -79,8 +92,19 @@ class PairEstimator(BaseEstimator):
                 )
         return True
 
-    def _fit_pair(self, pair: Any, x: np.ndarray, y: np.ndarray | None = None, **options: Any) -> None:
+    def _fit_pair(
+        self,
+        pair: Any,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+        **options: Any,
+    ) -> None:
         """Fit the pair, and keep it; a fit that fails leaves the estimator as it was."""
+        if self._takes_missing():
+            options["missing"] = True
+        if weight is not None:
+            options["weight"] = weight
         given: Mapping[str, Any] = {} if getattr(self, "fit_options", None) is None else self.fit_options
         if not isinstance(given, Mapping):
             raise TypeError(f"fit_options must be a dict of options of pyrovae.fit, or None, got {given!r}")
@@ -88,6 +112,36 @@ class PairEstimator(BaseEstimator):
             raise ValueError(f"fit_options has {twice[0]!r}, which is set elsewhere: leave it out of fit_options")
         self.history_ = fit(pair, x, y, **{"progress": False, **options, **given})
         self.pair_ = pair
+
+
+def counted(x: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which rows of `x` count, as their places, and how many times each of them does; None where each does once.
+
+    Raises ValueError for weights that are negative, not finite or all 0, and for another number of them.
+    """
+    everything = np.arange(len(x))
+    if sample_weight is None:
+        return everything, None
+    weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
+    if (weight < 0).any():
+        first = int((weight < 0).argmax())
+        raise ValueError(
+            "sample_weight says how many times a row counts, and must be at least 0; that of row "
+            f"{first} is {weight[first]:g}"
+        )
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row, so that none counts: give one of them a positive weight")
+    places = everything[weight > 0]
+    weight = weight[places]
+    return places, None if (weight == 1).all() else weight
+
+
+def mean_of(values: np.ndarray, sample_weight: Any) -> float:
+    """The mean of values of rows, each as often as its weight says."""
+    if sample_weight is None:
+        return float(values.mean())
+    places, weight = counted(values[:, None], sample_weight)
+    return float(np.average(values[places], weights=weight))
 
 
 def seed_of(random_state: Any) -> int:
