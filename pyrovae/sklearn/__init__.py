@@ -2,9 +2,10 @@
 
 from pyrovae.sklearn.autoencoders import AE, VAE
 from pyrovae.sklearn.classifiers import DiscriminativeClassifier, GenerativeClassifier
+from pyrovae.sklearn.imputer import Imputer
 from pyrovae.sklearn.mixture import GaussianMixture
 
-__all__ = ["AE", "VAE", "DiscriminativeClassifier", "GaussianMixture", "GenerativeClassifier"]
+__all__ = ["AE", "VAE", "DiscriminativeClassifier", "GaussianMixture", "GenerativeClassifier", "Imputer"]
 
 _NOISE = "score_samples is a Monte Carlo estimate, whose noise belongs to the place of a row in X and not to the row"
 

@@ -178,14 +178,13 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
         says its error as well.
         """
         x = self._checked_if_fitted(X)
-        values: np.ndarray = (
-            iwae(self.pair_, x, num_particles=self.num_particles, seed=self.seed_).pointwise["value"].values
-        )
+        options: dict[str, Any] = {"num_particles": self.num_particles, "seed": self.seed_, **self._said_missing()}
+        values: np.ndarray = iwae(self.pair_, x, **options).pointwise["value"].values
         return values
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of `score_samples`, in nats per row: higher is better. `y` is ignored."""
-        return float(self.score_samples(X).mean())
+        return mean_of(self.score_samples(X), sample_weight)
 
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """`n_samples` draws of p(x), shape (n_samples, n_features).

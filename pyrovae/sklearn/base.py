@@ -17,7 +17,7 @@ from pyrovae.inference.history import History
 from pyrovae.inference.training import fit
 from pyrovae.sklearn.states import read_state, write_state
 
-__all__ = ["FLOATS", "PairEstimator", "as_numpy", "counted", "mean_of", "seed_of"]
+__all__ = ["FLOATS", "PairEstimator", "as_numpy", "counted", "mean_of", "number_of", "seed_of"]
 
 FLOATS = [np.float64, np.float32]  # the dtypes that are kept; all others become the first
 
@@ -142,6 +142,14 @@ def mean_of(values: np.ndarray, sample_weight: Any) -> float:
         return float(values.mean())
     places, weight = counted(values[:, None], sample_weight)
     return float(np.average(values[places], weights=weight))
+
+
+def number_of(values: np.ndarray, sample_weight: Any) -> float:
+    """The number of rows, or the sum of their weights."""
+    if sample_weight is None:
+        return float(len(values))
+    places, weight = counted(values[:, None], sample_weight)
+    return float(len(places) if weight is None else weight.sum())
 
 
 def seed_of(random_state: Any) -> int:

@@ -10,9 +10,10 @@ from sklearn.base import DensityMixin
 from sklearn.utils.validation import check_is_fitted
 
 from pyrovae import checks
+from pyrovae.inference.training import fit
 from pyrovae.models import mixture as pairs
 from pyrovae.seeding import forked, stream
-from pyrovae.sklearn.base import PairEstimator, as_numpy, seed_of
+from pyrovae.sklearn.base import PairEstimator, as_numpy, counted, mean_of, number_of, seed_of
 
 __all__ = ["COVARIANCE_TYPES", "GaussianMixture"]
 
@@ -38,6 +39,8 @@ class GaussianMixture(DensityMixin, PairEstimator):
         weights_init, means_init, precisions_init: starting values, (K,), (K, D) and in the shape of `precisions_`. With
             `means_init` EM starts there, once: weights that are not given are equal, and covariances that of all rows.
             The others are an error without `means_init`.
+        missing: True takes NaN for an entry that was not seen, in `fit` and everywhere else: EM is exact for the seen
+            entries, and log p(x) is theirs. Without it NaN is an error.
         random_state: of the starts; an integer is the seed of `pyrovae.fit`.
         warm_start: a second `fit` goes on from the parameters of the first.
 
@@ -67,6 +70,7 @@ class GaussianMixture(DensityMixin, PairEstimator):
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
+        missing: bool = False,
         random_state: Any = None,
         warm_start: bool = False,
     ) -> None:
@@ -79,30 +83,34 @@ class GaussianMixture(DensityMixin, PairEstimator):
         self.weights_init = weights_init
         self.means_init = means_init
         self.precisions_init = precisions_init
+        self.missing = missing
         self.random_state = random_state
         self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
 
-        Raises ValueError for fewer than two rows or than components, and for starting values that do not fit.
+        `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
+        ValueError for fewer than two rows or than components, for starting values that do not fit, and for weights that
+        are negative or all 0.
         """
         count = checks.whole("n_components", self.n_components)
         covariance = COVARIANCE_TYPES[checks.choice("covariance_type", self.covariance_type, COVARIANCE_TYPES)]
         max_iter = checks.whole("max_iter", self.max_iter)
-        restarts = checks.whole("n_init", self.n_init)
+        restarts = checks.whole("n_init", self.n_init) if count > 1 else 1  # one component has one maximum
         goes_on = self._goes_on("n_components", "covariance_type", "floor")
         x = self._checked(X, reset=not goes_on, least=2)
-        seed = seed_of(self.random_state)
+        places, weight = counted(x, sample_weight)
+        x, seed = x[places], seed_of(self.random_state)
         if goes_on:
             pair, restarts = self.pair_, 0
         else:
             with forked(seed):
                 pair = pairs.GaussianMixture(x.shape[1:], count, covariance=covariance, floor=self.floor).double()
             if self._starts_at_values():
-                pair.assign(*self._starting_values(pair, x))
+                pair.assign(*self._starting_values(pair, x, weight))
                 restarts = 0
-        self._fit_pair(pair, x, seed=seed, tol=self.tol, max_iterations=max_iter, num_restarts=restarts)
+        self._fit_pair(pair, x, weight=weight, seed=seed, tol=self.tol, max_iterations=max_iter, num_restarts=restarts)
         self.seed_ = seed
         self.converged_ = bool(self.history_.config["converged"])
         self.n_iter_ = int(self.history_.epochs.sizes["epoch"])
@@ -132,18 +140,23 @@ class GaussianMixture(DensityMixin, PairEstimator):
         total: np.ndarray = np.logaddexp.reduce(self._joint(X), 1)
         return total
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of log p(x) in nats per row: higher is better. `y` is ignored."""
-        return float(self.score_samples(X).mean())
+        return mean_of(self.score_samples(X), sample_weight)
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike's information criterion 2 P - 2 log p(X), P the number of free parameters: lower is better."""
-        return 2 * self.num_parameters - 2 * float(self.score_samples(X).sum())
-
-    def bic(self, X: Any) -> float:
-        """The Bayesian information criterion P log N - 2 log p(X) (Schwarz 1978): lower is better."""
         values = self.score_samples(X)
-        return self.num_parameters * float(np.log(len(values))) - 2 * float(values.sum())
+        return 2 * self.num_parameters - 2 * number_of(values, sample_weight) * mean_of(values, sample_weight)
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """The Bayesian information criterion P log N - 2 log p(X) (Schwarz 1978): lower is better.
+
+        N is the number of rows, or the sum of their weights.
+        """
+        values = self.score_samples(X)
+        count = number_of(values, sample_weight)
+        return self.num_parameters * float(np.log(count)) - 2 * count * mean_of(values, sample_weight)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """`n_samples` draws of p(x), (n_samples, n_features), and the component of each, as scikit-learn gives them.
@@ -168,7 +181,7 @@ class GaussianMixture(DensityMixin, PairEstimator):
         """log p(component, x), (n_samples, n_components)."""
         x = self._checked_if_fitted(X)
         with torch.no_grad():
-            return as_numpy(self.pair_.log_joint_table(self.pair_._items(x)))
+            return as_numpy(self.pair_.log_joint_table(self.pair_._items(x, missing=self._takes_missing())))
 
     def _starts_at_values(self) -> bool:
         if self.means_init is None:
@@ -177,7 +190,9 @@ class GaussianMixture(DensityMixin, PairEstimator):
                     raise ValueError(f"{name} needs means_init beside it: a component's values belong to its mean")
         return self.means_init is not None
 
-    def _starting_values(self, pair: Any, x: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _starting_values(
+        self, pair: Any, x: np.ndarray, weight: np.ndarray | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Weights, locations and covariances from which EM starts."""
         means = _of_shape("means_init", self.means_init, tuple(pair.loc.shape))
         weights = np.full(len(means), 1 / len(means))
@@ -189,7 +204,7 @@ class GaussianMixture(DensityMixin, PairEstimator):
         if self.precisions_init is None:
             with forked(0):
                 of_all = pairs.GaussianMixture(x.shape[1:], 1, covariance=pair.components.covariance).double()
-            of_all.maximize(torch.from_numpy(x), torch.ones(len(x), 1, dtype=torch.float64))
+            fit(of_all, x, num_restarts=1, weight=weight, missing=self._takes_missing(), progress=False)
             covariances = np.broadcast_to(as_numpy(of_all.covariances), shape)
         else:
             precisions = _of_shape("precisions_init", self.precisions_init, shape)
