@@ -23,11 +23,13 @@ _HOMES = {
     "pyrovae.models.column_mixture": ["ColumnMixture"],
     "pyrovae.models.column_conditional": ["ConditionalColumns"],
     "pyrovae.columns": ["Column"],
+    "pyrovae.models.table_vae": ["table_vae"],
     "pyrovae.models.bayesian_vae": ["BayesianVAE"],
     "pyrovae.models.classifiers": ["DiscriminativeClassifier", "GenerativeClassifier", "gaussian_classifier"],
     "pyrovae.models.distributions": [
         "Bernoulli",
         "Categorical",
+        "ColumnFamily",
         "ConditionalNormal",
         "ContinuousBernoulli",
         "DiagonalNormal",
@@ -161,6 +163,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.distributions import (
         Bernoulli as Bernoulli,
         Categorical as Categorical,
+        ColumnFamily as ColumnFamily,
         ConditionalNormal as ConditionalNormal,
         ContinuousBernoulli as ContinuousBernoulli,
         DiagonalNormal as DiagonalNormal,
@@ -195,6 +198,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.pair import Density as Density, LatentPair as LatentPair, Pair as Pair
     from pyrovae.models.registry import register as register
     from pyrovae.models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
+    from pyrovae.models.table_vae import table_vae as table_vae
     from pyrovae.models.vae import VAE as VAE, conv_vae as conv_vae, linear_vae as linear_vae, mlp_vae as mlp_vae
     from pyrovae.ranks import distributed as distributed
     # isort: on

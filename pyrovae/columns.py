@@ -87,6 +87,8 @@ class Column:
 def checked_columns(columns: Any) -> tuple[Column, ...]:
     """The columns of a table, or of a sequence of `Column`s; TypeError and ValueError for anything else.
 
+    A list (name, kind) or (name, kind, categories) stands for the column that it describes.
+
     >>> from pyrovae.columns import Column, checked_columns
     >>> checked_columns([Column("age", "positive")])
     (Column(name='age', kind='positive', categories=None),)
@@ -97,7 +99,7 @@ def checked_columns(columns: Any) -> tuple[Column, ...]:
             f"columns must be the columns of a table, as data.table(frame).columns, or a sequence of pyrovae.Column, "
             f"got {type(columns).__name__}"
         )
-    made = tuple(given)
+    made = tuple(_column(each) for each in given)
     wrong = [each for each in made if not isinstance(each, Column)]
     if wrong:
         raise TypeError(
@@ -110,3 +112,8 @@ def checked_columns(columns: Any) -> tuple[Column, ...]:
     if repeated:
         raise ValueError(f"columns must have names of their own, and {repeated[0]!r} comes twice")
     return made
+
+
+def _column(given: Any) -> Any:
+    """The column that a list or tuple describes; anything else as it is."""
+    return Column(*given) if isinstance(given, list | tuple) and len(given) in (2, 3) else given

@@ -90,6 +90,7 @@ def test_a_column_times_1000_lowers_log_p_by_log_1000(likelihood):
     torch.testing.assert_close(before - after, lower, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("likelihood", "build"), [("normal", pyrovae.linear_vae), ("normal(per_entry=True)", None)])
 def test_a_refit_at_1024_times_a_column_and_a_shift(likelihood, build):
     build = build or pyrovae.mlp_vae
@@ -150,6 +151,7 @@ def test_the_training_items_alone_are_measured_once_and_saved(tmp_path):
     assert pyrovae.iwae(again, x, num_particles=3).mean == pyrovae.iwae(vae, x, num_particles=3).mean
 
 
+@pytest.mark.slow
 def test_what_is_seen_alone_is_measured_and_scored_in_the_items_units():
     x = items()
     x[::3, 1], x[1::4, 2] = math.nan, math.nan
@@ -179,6 +181,7 @@ def test_a_fit_that_is_refused_leaves_the_pair_as_it_was(monkeypatch):
     assert not measured(vae).is_measured and measured(vae).scale.tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_memory_map_is_measured_as_an_array_is(tmp_path):
     x = items().float()
     np.save(tmp_path / "x.npy", x.numpy())
@@ -189,6 +192,7 @@ def test_a_memory_map_is_measured_as_an_array_is(tmp_path):
     torch.testing.assert_close(measured(vae).loc, view.train.x[:].double().mean(0), rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_columns_of_unlike_scales_are_named_and_standardising_ends_that():
     x = items().float()
     with pytest.warns(UserWarning, match=r"columns of x differ widely .* x\[:, 0\] to .* x\[:, 2\].*standardize=True"):
@@ -213,6 +217,7 @@ def test_what_cannot_be_standardised_is_refused():
     assert not measured(vae).is_measured
 
 
+@pytest.mark.slow
 def test_images_are_standardised_by_channel():
     torch.manual_seed(0)
     x = 100 * torch.randn(20, 2, 4, 4) + 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrovae.models.parts.bernoulli import Bernoulli
 from pyrovae.models.parts.categorical import Categorical
+from pyrovae.models.parts.columns import ColumnFamily
 from pyrovae.models.parts.conditional import ConditionalNormal
 from pyrovae.models.parts.continuous_bernoulli import ContinuousBernoulli, TruncatedExponential
 from pyrovae.models.parts.diagonal_normal import DiagonalNormal
@@ -32,6 +33,7 @@ from pyrovae.models.parts.zuko_flow import ZukoFlow
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "ColumnFamily",
     "ConditionalNormal",
     "ContinuousBernoulli",
     "DiagonalNormal",

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.columns import Column
+
 __all__ = [
     "Density",
     "LatentPair",
     "Pair",
     "as_module",
     "base_measure_of",
+    "columns_of",
     "covariate_dim_of",
     "covariates_for",
     "dtype_and_device",
@@ -215,6 +218,15 @@ def base_measure_of(pair: Any) -> Literal["mass", "density", "mixed"] | None:
     measure: Literal["mass", "density", "mixed"] | None
     measure = getattr(likelihood_of(pair), "base_measure", None) or getattr(pair, "base_measure", None)
     return measure
+
+
+def columns_of(pair: Any) -> tuple[Column, ...] | None:
+    """The columns of the table whose rows the items are, by the pair's likelihood or the pair; None by default."""
+    family = getattr(likelihood_of(pair), "family", None)
+    columns: tuple[Column, ...] | None = getattr(family, "columns", None)
+    if columns is None and family is None:
+        columns = getattr(pair, "columns", None)
+    return columns
 
 
 def is_frozen(pair: Any) -> bool:

@@ -82,6 +82,7 @@ Kind = Literal["likelihood", "prior", "posterior", "builder"]
 
 KINDS = ("likelihood", "prior", "posterior", "builder")
 CONTRACTS = {"likelihood": (), "prior": ("latent_dim",), "posterior": ("network", "features", "latent_dim")}
+SHOWN = 80  # characters of an argument in the name of a part
 CALLED_WITH = {"prior": 0, "posterior": 1}  # the number of arguments of a call
 PLACES = {kind: "pyrovae.models" if kind == "builder" else "pyrovae.models.parts" for kind in KINDS}
 
@@ -251,7 +252,8 @@ def name_of(part: Any) -> str:
     for argument, value in {**record["arguments"], **vars(part).get("_noted", {})}.items():
         is_default = argument in parameters and value == _plain(parameters[argument].default)
         if argument not in CONTRACTS[record["kind"]] and not is_default and _hindrance(value) is None:
-            options.append(f"{argument}={value!r}")
+            words = f"{value!r}"
+            options.append(f"{argument}={words}" if len(words) <= SHOWN else f"{argument}=...")
     return f"{record['name']}({', '.join(options)})" if options else str(record["name"])
 
 

@@ -15,6 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.columns import Column
 from pyrovae.models.batch import Batch
 from pyrovae.models.composition import require_fitting
 from pyrovae.models.frozen import frozen
@@ -24,7 +25,15 @@ from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.missing import SeenEntries, filling_of, require_missing_taken, sees_missing
 from pyrovae.models.networks import MLP, ConvDecoder, ConvEncoder, image_shape, require_room, with_parameters
-from pyrovae.models.pair import covariate_dim_of, covariates_for, dtype_and_device, entries_of, stand_ins, support_of
+from pyrovae.models.pair import (
+    columns_of,
+    covariate_dim_of,
+    covariates_for,
+    dtype_and_device,
+    entries_of,
+    stand_ins,
+    support_of,
+)
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import latent_law, observed_law, scored
 from pyrovae.models.parts.covariates import GivenCovariates, SplitTrunk
@@ -116,6 +125,14 @@ class LatentVariableModel(HasParamSites):
         return max(map(covariate_dim_of, (self.prior, self.likelihood, self.posterior)))
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the table whose rows the items are; AttributeError of a pair of other items."""
+        columns = columns_of(self)
+        if columns is None:
+            raise AttributeError("columns are those of a table's pair, as table_vae builds")
+        return columns
+
+    @property
     def takes_exposure(self) -> bool:
         """Whether the likelihood takes an exposure of each item, by which its means are multiplied."""
         return bool(getattr(self.likelihood, "takes_exposure", False))
@@ -158,7 +175,11 @@ class LatentVariableModel(HasParamSites):
         name = plain_name_of(entries_of(self))
         if not given.dtype.is_floating_point and checks.lives_in_unit(allowed):
             checks.support(given, allowed, name)
-        if checks.is_of_whole_numbers(allowed):  # a code that is none would be a row of zeros; a mean of counts will do
+        if columns_of(self) is not None:
+            checks.support(given, allowed, name)
+        elif checks.is_of_whole_numbers(
+            allowed
+        ):  # a code that is none would be a row of zeros; a mean of counts will do
             checks.support(given if hasattr(entries_of(self), "probabilities") else given.floor(), allowed, name)
         x = checks.checked_cast(given, dtype).to(device)
         beside = checked_beside(self, gathered.covariates, gathered.exposure, len(x))
@@ -171,9 +192,11 @@ class LatentVariableModel(HasParamSites):
     def decode(self, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
         """The likelihood's mean at a code: (..., latent_dim) -> (..., *event_shape).
 
-        ValueError where entries have no mean, as categories; `probabilities` is for these. In evaluation mode, whatever
-        mode the pair is in, and differentiable. `covariates`, (D,) for all codes or (N, D) for codes of shape (..., N,
-        latent_dim), are those of a pair given some; `exposure`, a number or (N,), is one of counts.
+        ValueError where entries have no mean, as categories; `probabilities` is for these. Of a table it is a row that
+        can be shown: the mean of numbers and counts, the probability of 1 of a binary column, and the most probable
+        code where a column is of categories. In evaluation mode, whatever mode the pair is in, and differentiable.
+        `covariates`, (D,) for all codes or (N, D) for codes of shape (..., N, latent_dim), are those of a pair given
+        some; `exposure`, a number or (N,), is one of counts.
         """
         dtype, device = dtype_and_device(self)
         z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
@@ -195,15 +218,17 @@ class LatentVariableModel(HasParamSites):
                 law = observed_law(self, z.reshape(-1, self.latent_dim), **rows)
             return mean_of(law).reshape(*z.shape[:-1], *self.event_shape)
 
-    def probabilities(self, z: Tensor, *, covariates: Any = None) -> Tensor:
+    def probabilities(self, z: Tensor, *, covariates: Any = None) -> Any:
         """The probability of each category at a code: (..., latent_dim) -> (..., *event_shape, C).
 
         Of a likelihood of categories, "categorical" or "ordinal", whose entries have no mean to `decode`; ValueError
-        for any other. `covariates` as in `decode`. In evaluation mode, whatever mode the pair is in, and
+        for any other. Of a table it is a dictionary with an entry (..., C) for each column that has categories, by the
+        column's name. `covariates` as in `decode`. In evaluation mode, whatever mode the pair is in, and
         differentiable.
         """
         entries = entries_of(self)
-        if not hasattr(entries, "probabilities"):
+        of_table = columns_of(self) is not None
+        if not of_table and not hasattr(entries, "probabilities"):
             raise ValueError(
                 f"probabilities(z) is for a likelihood of categories, 'categorical' or 'ordinal', and this pair's is "
                 f"{plain_name_of(entries)!r}: take decode(z), its mean"
@@ -213,12 +238,13 @@ class LatentVariableModel(HasParamSites):
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         if z.ndim == 1:
-            return self.probabilities(z[None], covariates=covariates)[0]
+            of_one = self.probabilities(z[None], covariates=covariates)
+            return {name: table[0] for name, table in of_one.items()} if of_table else of_one[0]
         beside = checked_beside(self, covariates, None, z.shape[-2], spread=True)
         with evaluation_mode(self):
             p = self._likelihood_given(z, **_both(beside))
-        table: Tensor = entries.probabilities(getattr(p, "base_dist", p))
-        return table
+        of_entries = getattr(p, "base_dist", p)
+        return entries.by_column(of_entries) if of_table else entries.probabilities(of_entries)
 
     def reconstruct(self, x: Any, *, covariates: Any = None, exposure: Any = None, missing: Any = None) -> Tensor:
         """`decode(encode(x))`, of x's shape: in evaluation mode and differentiable, as both are.
@@ -511,13 +537,13 @@ def linear_vae(
     """
     features, latent_dim = checks.whole("features", features), checks.whole("latent_dim", latent_dim)
     entries = family(likelihood)
-    count = num_parameters_of(entries)
-    require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, count * features])
-    several = count > 1
+    out_shape = output_shape(entries, (features,))
+    require_room({"features": features, "latent_dim": latent_dim}, [features, latent_dim, math.prod(out_shape)])
     covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
     rows, shape = latent_dim + covariate_dim, (features,)
     standardize_columns(entries, shape, standardize)
-    decoder = MLP((rows,), (count, features), hidden_dims=()) if several else nn.Linear(rows, features)
+    several = out_shape != shape
+    decoder = MLP((rows,), out_shape, hidden_dims=()) if several else nn.Linear(rows, features)
     code_prior = _prior(prior, latent_dim, covariate_dim)
     p_of_x = Likelihood(in_units(decoder, entries, shape), entries, shape, covariate_dim)
     seen, (columns,) = encoder_input_of(entries, shape, missing=missing)
@@ -553,12 +579,21 @@ def mlp_decoder(
     shape, widths = checks.sizes("event_shape", event_shape), checks.sizes("hidden_dims", hidden_dims, one=False)
     if not widths:
         raise ValueError("hidden_dims must name at least one width, got (); a network without one is linear_vae")
-    out_shape = with_parameters(shape, num_parameters_of(entries))
+    out_shape = output_shape(entries, shape)
     require_room(
         {"event_shape": shape, "latent_dim": latent_dim, "hidden_dims": widths},
         [math.prod(shape), *widths, latent_dim, *widths[::-1], math.prod(out_shape)],
     )
     return shape, widths, MLP((latent_dim,), out_shape, hidden_dims=widths[::-1], activation=activation)
+
+
+def output_shape(entries: nn.Module, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what a decoder gives for an item: an output for each parameter of an entry.
+
+    A family whose entries have unlike numbers of parameters states `outputs`, the size of one row of all of them.
+    """
+    outputs: int | None = getattr(entries, "outputs", None)
+    return with_parameters(event_shape, num_parameters_of(entries)) if outputs is None else (outputs,)
 
 
 def mlp_trunk(

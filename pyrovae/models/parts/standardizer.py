@@ -19,6 +19,7 @@ __all__ = [
     "in_units",
     "standardize_columns",
     "standardizer_of",
+    "taken",
 ]
 
 Sees = Literal["identity", "log", "log1p"]
@@ -96,8 +97,7 @@ class Standardizer(nn.Module):
 
     def seen_as(self, x: Tensor) -> Tensor:
         """t(x) of its own columns: x (..., *event_shape) to (..., *event_shape), or to (..., D) of `columns`."""
-        own = x if self.columns is None else x[..., list(self.columns)]
-        return SEES[self.sees](own)
+        return SEES[self.sees](taken(x, self.columns))
 
     def standardized(self, x: Tensor) -> Tensor:
         """u = (t(x) - loc) / scale of its own columns."""
@@ -274,6 +274,26 @@ def in_units(decoder: nn.Module, family: Any, event_shape: Sequence[int]) -> nn.
         return decoder
     count: int = getattr(family, "num_parameters", 1)
     return nn.Sequential(decoder, InUnits(standardizer, count, len(event_shape)))
+
+
+def taken(x: Tensor, columns: Sequence[int] | None) -> Tensor:
+    """Some columns of rows, (..., D) to (..., d), in this order; all of them for None.
+
+    Neighbours are taken together, as slices: an index of integers would be a tensor made anew at each call.
+
+    >>> import torch
+    >>> from pyrovae.models.parts.standardizer import taken
+    >>> taken(torch.arange(5.0), (3, 0, 1))
+    tensor([3., 0., 1.])
+    """
+    if columns is None or list(columns) == list(range(x.shape[-1])):
+        return x
+    parts, start = [], 0
+    for i in range(1, len(columns) + 1):
+        if i == len(columns) or columns[i] != columns[i - 1] + 1:
+            parts.append(x[..., columns[start] : columns[i - 1] + 1])
+            start = i
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _first_seen(t: Tensor, w: Tensor) -> Tensor:
