@@ -83,6 +83,7 @@ _HOMES = {
     "pyrovae.evaluation.code_space.judge": ["Judge"],
     "pyrovae.evaluation.code_space.reconstruction": ["reconstruction_error"],
     "pyrovae.evaluation.comparison": ["paired_interval", "verdicts"],
+    "pyrovae.model_choice": ["Choice", "choose"],
     "pyrovae.export": ["to_arviz"],
     "pyrovae.export_program": ["export_program"],
     "pyrovae.ranks": ["distributed"],
@@ -153,6 +154,7 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.models.column_conditional import ConditionalColumns as ConditionalColumns
     from pyrovae.models.column_mixture import ColumnMixture as ColumnMixture
     from pyrovae.columns import Column as Column
+    from pyrovae.model_choice import Choice as Choice, choose as choose
     from pyrovae.models.bayesian_vae import BayesianVAE as BayesianVAE
     from pyrovae.models.classifiers import (
         DiscriminativeClassifier as DiscriminativeClassifier,

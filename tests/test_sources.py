@@ -1078,8 +1078,9 @@ def test_results_are_frozen_and_print_as_one_line() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    names = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load", "one_hot"]
-    assert sorted(pyrovae.data.__all__) == names
+    classes = ["Dataset", "Encoding", "MappedArray", "Split", "Table"]
+    functions = ["batches", "binarize", "labelled_subset", "load", "one_hot", "table"]
+    assert sorted(pyrovae.data.__all__) == classes + functions
 
 
 @pytest.mark.parametrize("kind", [np.uint8, bool])

@@ -7,5 +7,18 @@ from pyrovae.data.dataset import Dataset, Split
 from pyrovae.data.mapped import MappedArray
 from pyrovae.data.sources import load
 from pyrovae.data.subsets import labelled_subset
+from pyrovae.data.tables import Encoding, Table, table
 
-__all__ = ["Dataset", "MappedArray", "Split", "batches", "binarize", "labelled_subset", "load", "one_hot"]
+__all__ = [
+    "Dataset",
+    "Encoding",
+    "MappedArray",
+    "Split",
+    "Table",
+    "batches",
+    "binarize",
+    "labelled_subset",
+    "load",
+    "one_hot",
+    "table",
+]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.columns import Column
 from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, joined, require_numbers, without_bytes
 from pyrovae.data.shards import Shards
 from pyrovae.summary import HasSummary, Rows
@@ -43,6 +45,8 @@ class Split(HasSummary):
     weight: Any = None
     missing: Any = None
 
+    _whole: ClassVar[tuple[str, ...]] = ()  # fields that are of all items together
+
     def __len__(self) -> int:
         return len(self.x)
 
@@ -52,11 +56,32 @@ class Split(HasSummary):
             raise TypeError(
                 f"a split has no item of its own: split[{index}:{index + 1}] is a split, split.x[{index}] x"
             )
-        rows: dict[str, Any] = {
-            name: value if value is None or isinstance(value, bool) else value[index]
-            for name, value in vars(self).items()
-        }
-        return Split(**rows)
+        return replace(self, **{name: value[index] for name, value in self._of_rows().items()})
+
+    def followed_by(self, other: Split) -> Split:
+        """The items of both, one after the other, with what both carry; a view if both are views of one source."""
+        mine, its = self._of_rows(), other._of_rows()
+        both: dict[str, Any] = {name: joined(mine[name], its[name]) for name in mine if name in its}
+        alone: dict[str, Any] = {name: None for name in mine if name not in its}
+        return replace(self, **{**both, **alone, "missing": self._missing_of_both(other)})
+
+    def _missing_of_both(self, other: Split) -> Any:
+        """The mask of both parts, of which one may have nothing missing."""
+        parts = [part for part in (self, other) if part.missing is not None]
+        if not parts or any(part.missing is True for part in parts):
+            return True if parts else None
+        masks = [
+            torch.zeros(tuple(part.x.shape), dtype=torch.bool)
+            if part.missing is None
+            else torch.as_tensor(part.missing)
+            for part in (self, other)
+        ]
+        return torch.cat(masks)
+
+    def _of_rows(self) -> dict[str, Any]:
+        """What there is a row of for each item, by its name."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in self._whole}
+        return {name: value for name, value in values.items() if value is not None and not isinstance(value, bool)}
 
     def __str__(self) -> str:
         return f"{len(self):,} items of shape {tuple(self.x.shape[1:])}, {_labelled(self.y)}{_with(self)}"
@@ -110,34 +135,28 @@ class Dataset(HasSummary):
         >>> Dataset(train, test, (1,), "numbers", order=torch.tensor([2, 0, 1])).whole().x.flatten().tolist()
         [0.0, 1.0, 2.0]
         """
-        x = joined(self.train.x, self.test.x)
-        place = None if self.order is None else torch.argsort(self.order)
+        both = self.train.followed_by(self.test)
+        if self.order is None:
+            return both
+        place = torch.argsort(self.order)
+        rows = both._of_rows()
+        return replace(
+            both,
+            **{
+                name: rows[name].select(place) if isinstance(rows[name], MappedArray) else rows[name][place]
+                for name in rows
+            },
+        )
 
-        def both(name: str) -> Any:
-            parts = [getattr(part, name) for part in (self.train, self.test)]
-            if any(part is None for part in parts):
-                return None
-            rows = torch.cat(parts)
-            return rows if place is None else rows[place]
+    @property
+    def columns(self) -> tuple[Column, ...] | None:
+        """The columns of a table, which `data.load` makes of a .csv or .parquet file; None of other items."""
+        return getattr(self.train, "columns", None)
 
-        if place is not None:
-            x = x.select(place) if isinstance(x, MappedArray) else x[place]
-        beside = {name: both(name) for name in ("y", "covariates", "exposure", "weight")}
-        return Split(x, **beside, missing=self._missing_of_both(place))
-
-    def _missing_of_both(self, place: Tensor | None) -> Any:
-        """The mask of both parts, of which one may have nothing missing."""
-        parts = [part for part in (self.train, self.test) if part.missing is not None]
-        if not parts or any(part.missing is True for part in parts):
-            return True if parts else None
-        masks = [
-            torch.zeros(tuple(part.x.shape), dtype=torch.bool)
-            if part.missing is None
-            else torch.as_tensor(part.missing)
-            for part in (self.train, self.test)
-        ]
-        mask = torch.cat(masks)
-        return mask if place is None else mask[place]
+    @cached_property
+    def table(self) -> Any:
+        """All rows of a table as one `data.Table`, as `whole` gives them; None of other items."""
+        return None if self.columns is None else self.whole()
 
     def __str__(self) -> str:
         counts = f"{len(self.train):,} training and {len(self.test):,} test items"
@@ -209,7 +228,10 @@ def _range(*arrays: Tensor | MappedArray) -> str | None:
     """The smallest and the largest entry; None for a memory map or a large tensor, which are not read for this."""
     if any(isinstance(x, MappedArray) or x.numel() > _MOST_LOOKED_AT for x in arrays):
         return None
-    ends = [x.detach().aminmax() for x in arrays if not isinstance(x, MappedArray)]
+    seen = [x.detach()[~x.isnan()] for x in arrays if not isinstance(x, MappedArray)]
+    ends = [x.aminmax() for x in seen if len(x)]
+    if not ends:
+        return None
     return f"{min(float(e.min) for e in ends):g} to {max(float(e.max) for e in ends):g}"
 
 

@@ -1,0 +1,75 @@
+"""What `print` says of a table: of each column its kind, by which rule, what it holds, and how to change it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pyrovae.data.tables.rows import Table
+
+__all__ = ["contents", "in_words"]
+
+MOST_COLUMNS = 60
+MOST_CATEGORIES = 6
+
+
+def in_words(table: Table) -> str:
+    """The lines of a table."""
+    entries = len(table) * len(table.columns)
+    missing = 0 if table.missing is None else int(table.missing.sum())
+    gone = f"{missing:,} of {entries:,} entries missing" if missing else "nothing missing"
+    lines = [f"table of {_counted(len(table), 'row')} and {_counted(len(table.columns), 'column')}, {gone}"]
+    findings = {each.name: each for each in table.findings}
+    rows: list[tuple[str, ...]] = []
+    for place, column in enumerate(table.columns[:MOST_COLUMNS]):
+        finding = findings.get(column.name)
+        words = contents(column, table.x[:, place].numpy())
+        if finding is not None:
+            words = f"{finding.rule}: {words}{f'; {finding.advice}' if finding.advice else ''}"
+        rows.append((column.name, column.kind, words))
+    lines += aligned(rows)
+    if len(table.columns) > MOST_COLUMNS:
+        lines.append(f"  and {len(table.columns) - MOST_COLUMNS:,} more")
+    if table.dropped:
+        lines.append("dropped:")
+        dropped = table.dropped[:MOST_COLUMNS]
+        lines += aligned([(name, findings[name].rule if name in findings else "") for name in dropped])
+    advised = next((each for each in table.findings if each.advice and each.column), None)
+    if table.findings:
+        name = table.columns[0].name if advised is None else advised.name
+        kind = "real" if advised is None else "categorical"
+        lines.append(f"another kind: kinds={{{name!r}: {kind!r}}}")
+    return "\n".join(lines)
+
+
+def contents(column: Any, values: np.ndarray) -> str:
+    """The range or the categories of a column of numbers, and how many entries are missing."""
+    missing = int(np.isnan(values).sum())
+    gone = f", {missing:,} missing" if missing else ""
+    if missing == len(values):
+        return f"all {missing:,} missing"
+    if column.categories is None:
+        return f"{_number(np.nanmin(values))} to {_number(np.nanmax(values))}{gone}"
+    shown = [str(value) for value in column.categories[:MOST_CATEGORIES]]
+    sign = " < " if column.kind == "ordinal" else ", "
+    more = len(column.categories) - len(shown)
+    return sign.join(shown) + (f", and {more} more" if more else "") + gone
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of words as lines, their columns below each other; the last one as long as it is."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)] if rows else []
+    return [
+        "  " + "  ".join([*(word.ljust(width) for word, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
