@@ -19,7 +19,8 @@ __all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_nu
 # the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
 _MOST_ENTRIES = 2**23
-_KEPT = 2**26  # bytes read of a memory map until its pages are given back
+_KEPT = 2**26  # bytes of successive rows that are read of a memory map until its pages are given back
+_TOGETHER = 48  # rows here and there that are read until then: each may bring the 2 MiB around it into memory
 
 
 class MappedArray:
@@ -79,7 +80,7 @@ class MappedArray:
 
     def __getitem__(self, index: Any) -> Tensor:
         rows = _floats(self._chosen(index), self.dtype)
-        self._let_go(rows.nbytes)
+        self._note(rows.nbytes)
         return rows
 
     def exactly(self, index: Any) -> Tensor:
@@ -91,20 +92,27 @@ class MappedArray:
         tensor([1152921504606846977])
         """
         rows = as_stored(self._chosen(index))
-        self._let_go(rows.nbytes)
+        self._note(rows.nbytes)
         return rows
 
-    def _let_go(self, read: int) -> None:
-        """Give the pages of a memory map back from time to time: they would count as memory of the process."""
+    def _note(self, read: int) -> None:
+        """Count the bytes that were read, and give a memory map's pages back from time to time."""
         self._read += read
         if self._read > _KEPT:
-            self._read = 0
-            for source in getattr(self._source, "arrays", [self._source]):
-                mapped = getattr(source, "_mmap", None)
-                # what was written to a copy on write would be lost
-                if mapped is not None and getattr(source, "mode", None) in ("r", "r+", "w+"):
-                    with suppress(OSError, ValueError, AttributeError):
-                        mapped.madvise(mmap.MADV_DONTNEED)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the pages of a memory map back: they count as memory of the process, and stay in the system's cache."""
+        self._read = 0
+        for mapped in self._maps():
+            with suppress(OSError, ValueError, AttributeError):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _maps(self) -> list[Any]:
+        """The memory maps behind the source, but for those with changes of their own, which would be lost."""
+        sources = getattr(self._source, "arrays", [self._source])
+        shared = [each for each in sources if getattr(each, "mode", None) in ("r", "r+", "w+")]
+        return [each._mmap for each in shared if getattr(each, "_mmap", None) is not None]
 
     def reading(self, dtype: torch.dtype) -> MappedArray:
         """The same rows as a view that is read in `dtype`, float32 or float64."""
@@ -115,7 +123,16 @@ class MappedArray:
 
     def _chosen(self, index: Any) -> np.ndarray:
         chosen = _index(index)
-        rows: np.ndarray = self._source[chosen if self._rows is None else self._rows[chosen]]
+        number = chosen if self._rows is None else self._rows[chosen]
+        if isinstance(number, np.ndarray) and len(number) > _TOGETHER and self._maps():
+            number = number.nonzero()[0] if number.dtype == bool else number
+            rows = np.empty((len(number), *self._source.shape[1:]), self._source.dtype)
+            for start in range(0, len(number), _TOGETHER):
+                part = slice(start, start + _TOGETHER)
+                rows[part] = self._source[number[part]]
+                self._let_go()
+        else:
+            rows = self._source[number]
         return rows if self._scale else without_bytes(rows)
 
     def __repr__(self) -> str:
