@@ -220,7 +220,6 @@ def test_a_frame_that_is_none_is_refused() -> None:
     for frame, words in [
         (np.zeros((3, 2)), "have no names"),
         (torch.zeros(3, 2), "have no names"),
-        ("people.csv", r"data\.load"),
         (pl.LazyFrame({"a": [1]}), "collect"),
         ([1, 2], "got list"),
         ({"a": 3}, "column of entries"),

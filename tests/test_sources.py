@@ -811,7 +811,7 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
 
 def test_other_files_are_refused_and_archives_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"x.tar must be a .npy or .npz file.*archives are not unpacked"):
+    with pytest.raises(ValueError, match=r"x.tar must be a .npy or .npz file, a table .*archives are not unpacked"):
         load(tmp_path / "x.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from pyrovae.data.images import read_folder
 from pyrovae.data.named import MNIST_FAMILY, digits, mnist_family
 from pyrovae.data.numpy_files import read_array, read_npy, read_npz, read_shards
 from pyrovae.data.shards import shard_files
+from pyrovae.data.tables.files import ENDINGS, is_table_file
+from pyrovae.data.tables.loading import load_table
 
 __all__ = ["load", "load_of_shape", "read_rows"]
 
@@ -34,6 +36,8 @@ def load(
     missing: bool = False,
     covariates: Any = None,
     exposure: Any = None,
+    kinds: Any = None,
+    drop: bool | Iterable[str] = (),
 ) -> Dataset:
     """Load a data set by name, or from a file or folder: `x` has shape (N, *event_shape), and `y` is int64 or None.
 
@@ -51,6 +55,9 @@ def load(
       before it in the order of names, part-2.npy before part-10.npy.
     - a .npz file with x and y, or with x_train, y_train, x_test and y_test (also train_images, train_labels, ...; or
       train, test). It may have covariates and exposure, or covariates_train, covariates_test, and so on.
+    - a .csv, .tsv or .parquet file, of which `data.table` makes a table: `x` is (N, D) with NaN where an entry is
+      missing, `kinds` and `drop` are its arguments, and the parts are `Table`s that know their columns (`data.columns`,
+      `data.table`). A Parquet file needs pyarrow or polars.
     - a folder of images of one size, all grey or all in colour; an image with a palette counts by the colours that it
       shows. Each class is a sub-folder, or all images are in one folder and have no labels. Sub-folders such as train
       and test, Training and Testing, train_images and test_images, or seg_train and seg_test are the parts; without a
@@ -72,8 +79,9 @@ def load(
     without a test part is split 80 / 20 by a permutation with a fixed seed.
 
     `labels`, an array or the path of a .npy file, are those of a .npy or .npz file, or of a folder of .npy files, that
-    has none: integers or strings, one for each item. With `missing=True` NaN is let through, as an entry that was not
-    seen; infinite values are refused still.
+    has none: integers or strings, one for each item; of a table, the name of the column that has them, which is then
+    not in `x`. With `missing=True` NaN is let through, as an entry that was not seen; infinite values are refused
+    still.
 
     `covariates`, (N, D), and `exposure`, (N,), arrays or the paths of .npy files, are a row for each item of any source
     but a folder of images, in the order of the source (the training items first where it has a test part). They are
@@ -92,15 +100,26 @@ def load(
     """
     if channels is not None:
         checks.choice("channels", channels, ["first", "last"])
-    if labels is not None and not _is_numpy_file(name_or_path):
-        raise ValueError(f"labels must be left out: they are for a .npy or .npz file, and {name_or_path} is none")
-    if isinstance(labels, str | os.PathLike):
-        labels = read_array("labels", checks.path("labels", labels), "one label for each item")
+    of_table = is_table_file(name_or_path)
+    if labels is not None and not of_table:
+        if not _is_numpy_file(name_or_path):
+            raise ValueError(f"labels must be left out: they are for a .npy or .npz file, and {name_or_path} is none")
+        if isinstance(labels, str | os.PathLike):
+            labels = read_array("labels", checks.path("labels", labels), "one label for each item")
+    if not of_table and (kinds is not None or drop not in ((), [], False)):
+        name = "drop" if kinds is None else "kinds"
+        raise ValueError(f"{name} must be left out: it is for a {', '.join(ENDINGS)} file, and {name_or_path} is none")
+    if of_table and channels is not None:
+        raise ValueError(f"channels must be left out: it is for images, and {name_or_path} is a table")
     beside = {"covariates": covariates, "exposure": exposure}
     for name, value in beside.items():
         if isinstance(value, str | os.PathLike):
             beside[name] = read_rows(name, value)
-    return with_beside(_loaded(name_or_path, root, download, channels, scale, labels, missing, beside), **beside)
+    if of_table and checks.path("name_or_path", name_or_path).is_file():
+        data = load_table(checks.path("name_or_path", name_or_path), kinds, drop, labels)
+    else:
+        data = _loaded(name_or_path, root, download, channels, scale, labels, missing, beside)
+    return with_beside(data, **beside)
 
 
 def load_of_shape(
@@ -169,7 +188,8 @@ def _loaded(
     if path.is_file():
         if path.suffix.lower() not in (".npy", ".npz"):
             raise ValueError(
-                f"{path} must be a .npy or .npz file, or a folder of IDX files or images; archives are not unpacked"
+                f"{path} must be a .npy or .npz file, a table ({', '.join(ENDINGS)}), or a folder of IDX files or "
+                "images; archives are not unpacked"
             )
         read = read_npy if path.suffix.lower() == ".npy" else read_npz
         return read(path, channels, scale, labels, missing)

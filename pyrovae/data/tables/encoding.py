@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +71,18 @@ class Encoding:
         """The names of the frame's columns that are none of the table's."""
         names = {column.name for column in self.columns}
         return tuple(name for name in self.order if name not in names)
+
+    def encode(self, frame: Any, *, drop: bool | Iterable[Any] = ()) -> Any:
+        """A frame, or the path of a file, as a `Table` in these codes; `Table.like` says what is refused.
+
+        >>> from pyrovae import data
+        >>> table = data.table({"size": [1.5, 2.25, 3.0], "colour": ["red", "blue", "red"]})
+        >>> table.encoding.encode({"colour": ["blue"], "size": [1.0]}).x
+        tensor([[1., 0.]])
+        """
+        from pyrovae.data.tables.making import encode
+
+        return encode(self, frame, drop=drop)
 
     def frame(self, x: Any) -> Any:
         """Rows of numbers, (N, D), as a frame of the library; of draws, (num_draws, N, D), a list of such frames.

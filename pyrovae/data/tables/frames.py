@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.data.tables.files import read_file
 from pyrovae.data.tables.stored import Stored, of_array, of_objects, plain
+
+if TYPE_CHECKING:
+    from pyrovae.data.tables.encoding import Encoding
 
 __all__ = ["Frame", "Origin", "known_name", "opened"]
 
@@ -82,11 +86,16 @@ class Frame:
         return Origin(self.index, _select(self.native, labels) if labels else None)
 
 
-def opened(frame: Any) -> Frame:
+def opened(frame: Any, like: Encoding | None = None) -> Frame:
     """Read a frame of pandas, polars, pyarrow or another library that narwhals knows, AnnData, or a dict of columns.
+
+    Of a file the frame that is in it, its columns read as those of `like`.
 
     Raises TypeError for what is none; ValueError for names that come twice or are no names, and where there is no row.
     """
+    remarks: dict[str, str] = {}
+    if isinstance(frame, str) or hasattr(frame, "__fspath__"):
+        frame, remarks = read_file(frame, like)
     if isinstance(frame, Mapping):
         read = _of_dict(frame)
     elif hasattr(frame, "var_names") and hasattr(frame, "obs_names") and hasattr(frame, "X"):
@@ -107,7 +116,10 @@ def opened(frame: Any) -> Frame:
             f"frame must have at least one row and one column, got {read.num_rows:,} rows and {len(read.columns)} "
             "columns"
         )
-    return read
+    if not remarks:
+        return read
+    columns = tuple(replace(column, remark=remarks.get(column.name, "")) for column in read.columns)
+    return replace(read, columns=columns)
 
 
 def known_name(argument: str, name: Any, known: Iterable[str]) -> str:
@@ -180,8 +192,6 @@ def _narwhals(frame: Any) -> Any:
     expected = "frame must be a data frame (pandas, polars, pyarrow), AnnData, or a dict of columns"
     if hasattr(frame, "collect") and hasattr(frame, "lazy"):
         raise TypeError(f"{expected}, got a lazy {type(frame).__name__}: give frame.collect()")
-    if isinstance(frame, str) or hasattr(frame, "__fspath__"):
-        raise TypeError(f"{expected}, got {frame!r}: pyrovae.data.load reads a .csv or .parquet file")
     if isinstance(frame, np.ndarray) or hasattr(frame, "detach"):
         raise TypeError(
             f"{expected}, got an array, whose columns have no names: give pandas.DataFrame(x, columns=[...])"

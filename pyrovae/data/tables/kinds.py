@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from pyrovae import checks
 from pyrovae.columns import CODED, KINDS, Column
 from pyrovae.data.tables.frames import known_name
-from pyrovae.data.tables.stored import EXACT, Stored, plain, shown
+from pyrovae.data.tables.stored import EXACT, Stored, plain, shown, times
 
 __all__ = ["MARKERS", "Finding", "found", "stated"]
 
@@ -22,6 +22,9 @@ MOST_CATEGORIES = 100
 RUN = 10  # whole numbers, from which on a run without a gap is taken for a numbering of the rows
 FEW = 10  # values, up to which whole numbers may be codes of categories
 NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)*|[.,]\d+)([eE][+-]?\d+)?\s*%?\s*")
+DATE = re.compile(
+    r"\d{4}([-/.])\d{1,2}\1\d{1,2}([ T].*)?|\d{1,2}([-/.])\d{1,2}\3\d{2,4}( .*)?|\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?"
+)
 NUMBERING = re.compile(r"(?i)(|row|.*[_ .-])(id|ids|uuid|key|index|idx|rownames?|row|no|nr|number)|unnamed: \d+")
 MARKERS = frozenset({"", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "missing"})
 
@@ -53,6 +56,13 @@ def found(column: Stored, stated_kind: Any = None, *, all_counts: bool = False) 
 
     Raises ValueError and TypeError where the statement does not fit the entries.
     """
+    made = _found(column, stated_kind, all_counts)
+    if not column.remark:
+        return made
+    return replace(made, rule=f"{made.rule} ({column.remark})")
+
+
+def _found(column: Stored, stated_kind: Any, all_counts: bool) -> Finding:
     if stated_kind is not None:
         return _by_statement(column, stated_kind)
     refusal = _never(column) or _constant(column)
@@ -132,11 +142,14 @@ def _text(column: Stored) -> Finding:
         advice = "convert them to numbers, state 'categorical' if they are codes, or drop it"
         beside = f", and {shown(markers)}" if markers else ""
         return Finding(column.name, None, f"numbers stored as text, such as {shown(others, 2)}{beside}", advice)
+    if all(DATE.fullmatch(value) for value in others) and others:
+        advice = "make numbers of them, such as the days since the first, or drop it"
+        return Finding(column.name, None, f"dates or times stored as text, such as {shown(others, 2)}", advice)
     found = _categorical(column, "text")
     if found.column is None or not markers:
         return found
     counts = Counter(column.values.tolist())
-    words = " and ".join(f"{marker!r} ({counts[marker]:,} times)" for marker in markers)
+    words = " and ".join(f"{marker!r} ({times(counts[marker])})" for marker in markers)
     return Finding(found.name, found.column, found.rule, f"{words} counts as a category: make it missing if it is none")
 
 

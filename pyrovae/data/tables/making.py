@@ -19,25 +19,25 @@ from pyrovae.data.tables.kinds import Finding
 from pyrovae.data.tables.rows import Table
 from pyrovae.data.tables.stored import Stored
 
-__all__ = ["encode", "found_in", "table"]
+__all__ = ["encode", "found_in", "made_of", "table"]
 
 
 def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> Table:
     """Make numbers of a data frame, with NaN where an entry is missing and codes for categories, and keep its names.
 
     `frame` is of pandas, polars, pyarrow or another library that narwhals knows, AnnData (its matrix, with the names of
-    its variables), or a dict of columns. Each column has a kind: "real", "positive", "count", "binary", "categorical"
-    or "ordinal" (`pyrovae.Column`). It is guessed by these rules, of which the first that fits counts, and
-    `print(table)` says which one it was:
+    its variables), a dict of columns, or the path of a .csv, .tsv or .parquet file. Each column has a kind: "real",
+    "positive", "count", "binary", "categorical" or "ordinal" (`pyrovae.Column`). It is guessed by these rules, of which
+    the first that fits counts, and `print(table)` says which one it was:
 
     1. Refused: no entry is seen; dates, times and durations; lists, mixtures of numbers and text, and other objects;
        infinite numbers; whole numbers beyond 2^53, which float64 rounds; and a constant.
     2. Booleans are binary.
     3. A type that declares its categories is binary if there are two, ordinal if the type says that their order means
        something (pandas' ordered Categorical, polars' Enum), else categorical.
-    4. Text is refused if every entry is a number (as in "1,5"), or if all entries differ (an identifier); with two
-       values it is binary, and with at most 5, or at most 100 that are seen twice on average, categorical, in Python's
-       order; else refused.
+    4. Text is refused if every entry is a number (as in "1,5") or a date, or if all entries differ (an identifier).
+       With two values it is binary, and with at most 5, or at most 100 that are seen twice on average, categorical, in
+       Python's order; else refused.
     5. Numbers with two values are binary if these are 0 and 1 or -1 and 1, or if each comes more than once.
     6. Whole numbers, of an integer type, or floats of which some are missing (which pandas makes of integers then), are
        refused as an identifier if 10 or more are one run without a gap, each once, or if all differ and the column is
@@ -66,8 +66,12 @@ def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> 
       smoker  binary    text with two values: no, yes
     another kind: kinds={'age': 'real'}
     """
-    read = opened(frame)
-    findings = found_in(read, kinds)
+    return made_of(opened(frame), kinds, drop=drop)
+
+
+def made_of(read: Frame, kinds: Any, *, drop: bool | Iterable[Any] = (), aside: tuple[str, ...] = ()) -> Table:
+    """The table of a frame that was read, without the columns `aside`."""
+    findings = [each for each in found_in(read, kinds) if each.name not in aside]
     left_out = _dropped(drop, findings)
     refused = [each for each in findings if each.column is None and each.name not in left_out]
     if refused:
@@ -90,7 +94,7 @@ def found_in(frame: Frame, kinds: Any = None) -> list[Finding]:
 
 def encode(encoding: Encoding, frame: Any, *, drop: bool | Iterable[Any] = ()) -> Table:
     """A frame's rows as a table with the columns and codes of an encoding; `Table.like` says what is refused."""
-    read = opened(frame)
+    read = opened(frame, encoding)
     by_name = {column.name: column for column in read.columns}
     names = [column.name for column in encoding.columns]
     absent = [name for name in names if name not in by_name]

@@ -118,7 +118,7 @@ class Table(Split):
         return self.origin.beside(made, [kept.label for kept in self.encoding.storage], self.encoding.order)
 
     def like(self, frame: Any, *, drop: bool | Iterable[Any] = ()) -> Table:
-        """Another frame as a table with the columns, kinds and codes of this one, as new data have to be.
+        """Another frame, or file, as a table with the columns, kinds and codes of this one, as new data have to be.
 
         The order of its columns does not matter, nor which library it is of. Columns that this table has dropped are
         dropped; `drop` names more, or is True for all that this table does not know.
@@ -131,9 +131,8 @@ class Table(Split):
         >>> table.like({"colour": ["blue"], "size": [9.0]}).x
         tensor([[9., 0.]])
         """
-        from pyrovae.data.tables.making import encode
-
-        return encode(self.encoding, frame, drop=drop)
+        made: Table = self.encoding.encode(frame, drop=drop)
+        return made
 
     def _is_own(self, rows: Tensor) -> bool:
         """Whether numbers are these rows, with some of their missing entries filled or none."""

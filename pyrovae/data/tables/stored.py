@@ -14,7 +14,7 @@ import numpy as np
 
 from pyrovae.checks.arrays import is_missing
 
-__all__ = ["Form", "Stored", "of_array", "of_objects", "plain", "shown"]
+__all__ = ["Form", "Stored", "of_array", "of_objects", "plain", "shown", "times"]
 
 # "times" are dates, times of day and durations; "other" is what no kind of column is made of, as lists and mixtures
 Form = Literal["boolean", "integer", "float", "text", "categories", "times", "other"]
@@ -36,6 +36,7 @@ class Stored:
         ordered: whether the type says that this order means something.
         widened: whether a library may have taken a wider type only for missing entries, as floats for integers.
         words: what the entries are, where the form is "other".
+        remark: what was done as the column was read from a file.
     """
 
     label: Any
@@ -47,6 +48,7 @@ class Stored:
     ordered: bool = False
     widened: bool = False
     words: str = ""
+    remark: str = ""
 
     @property
     def name(self) -> str:
@@ -88,6 +90,11 @@ def shown(values: Sequence[Any], most: int = 5) -> str:
     words = [_short(repr(value)) for value in values[:most]]
     more = f", ... ({len(values):,} in all)" if len(values) > most else ""
     return ", ".join(words) + more
+
+
+def times(count: int) -> str:
+    """How often something comes."""
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def of_array(label: Any, array: np.ndarray, dtype: str, *, widened: bool = True) -> Stored:
