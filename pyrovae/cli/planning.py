@@ -174,7 +174,13 @@ def read(parameters: Mapping[str, Any], missing: bool = False) -> tuple[Any, boo
     """The data set that the options name, and whether its bytes are divided by 255."""
     import pyrovae
     from pyrovae.data.beside import BESIDE
+    from pyrovae.data.tables.files import is_table_file
 
+    if is_table_file(parameters["data"]):
+        raise click.UsageError(
+            f"{parameters['data']} is a table, and no model here takes one yet: `pyrovae data {parameters['data']}` "
+            "says what its columns are"
+        )
     scale = _is_scaled(parameters)
     beside = {name: parameters[name] for name in BESIDE}
     data = pyrovae.data.load(

@@ -19,6 +19,7 @@ __all__ = ["MARKERS", "Finding", "found", "stated"]
 
 FEW_CATEGORIES = 5  # values of text, up to which they are categories also where they hardly repeat
 MOST_CATEGORIES = 100
+STATED = "as stated"
 RUN = 10  # whole numbers, from which on a run without a gap is taken for a numbering of the rows
 FEW = 10  # values, up to which whole numbers may be codes of categories
 NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)*|[.,]\d+)([eE][+-]?\d+)?\s*%?\s*")
@@ -188,7 +189,7 @@ def _coded(column: Stored, kind: Any, categories: tuple[Any, ...], rule: str) ->
 def _by_statement(column: Stored, statement: Any) -> Finding:
     """The kind that was stated, with its categories, held against the entries."""
     name = column.name
-    rule = "as stated"
+    rule = STATED
     if isinstance(statement, Column):
         if statement.name != name:
             raise ValueError(f"kinds of {name!r} must be a Column of that name, got {statement!r}")
@@ -240,7 +241,7 @@ def _own_categories(column: Stored, kind: str) -> tuple[tuple[Any, ...], str]:
     order = "in the order of numbers" if column.is_number else "in Python's order"
     if column.form == "categories" and column.categories is not None:
         order = "in the order of its type"
-    return tuple(plain(value) for value in categories), f"as stated, with the categories that are seen, {order}"
+    return tuple(plain(value) for value in categories), f"{STATED}, with the categories that are seen, {order}"
 
 
 def _form_in_words(column: Stored) -> str:

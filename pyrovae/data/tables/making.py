@@ -64,7 +64,7 @@ def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> 
       age     count     whole numbers from 0 on: 31 to 45
       height  positive  numbers, all above 0: 1.6 to 1.7, 1 missing
       smoker  binary    text with two values: no, yes
-    another kind: kinds={'age': 'real'}
+    other kinds: kinds={'age': 'real'}
     """
     return made_of(opened(frame), kinds, drop=drop)
 

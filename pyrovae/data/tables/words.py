@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.data.tables.kinds import STATED, Finding
+
 if TYPE_CHECKING:
     from pyrovae.data.tables.rows import Table
 
-__all__ = ["contents", "in_words"]
+__all__ = ["aligned", "contents", "in_words", "other_kinds"]
 
 MOST_COLUMNS = 60
 MOST_CATEGORIES = 6
@@ -36,12 +39,28 @@ def in_words(table: Table) -> str:
         lines.append("dropped:")
         dropped = table.dropped[:MOST_COLUMNS]
         lines += aligned([(name, findings[name].rule if name in findings else "") for name in dropped])
-    advised = next((each for each in table.findings if each.advice and each.column), None)
-    if table.findings:
-        name = table.columns[0].name if advised is None else advised.name
-        kind = "real" if advised is None else "categorical"
-        lines.append(f"another kind: kinds={{{name!r}: {kind!r}}}")
+    other = other_kinds(table.findings)
+    if other:
+        lines.append(f"other kinds: kinds={other!r}")
     return "\n".join(lines)
+
+
+def other_kinds(findings: Sequence[Finding]) -> dict[str, Any]:
+    """How a user may state other kinds than those that were found: an example of a number, and of an order."""
+    taken = [each for each in findings if each.column is not None and each.rule != STATED]
+    advised = next((each for each in taken if each.advice), None)
+    numbers = [each for each in taken if each.column is not None and each.column.categories is None]
+    unordered = [each for each in taken if each.column is not None and each.column.kind == "categorical"]
+    made: dict[str, Any] = {}
+    if advised is not None and advised in numbers:
+        made[advised.name] = "categorical"
+    elif numbers and numbers[0].column is not None:
+        made[numbers[0].name] = "positive" if numbers[0].column.kind == "real" else "real"
+    if unordered and unordered[0].column is not None:
+        categories = unordered[0].column.categories or ()
+        shown = categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
+        made[unordered[0].name] = ("ordinal", shown)
+    return made
 
 
 def contents(column: Any, values: np.ndarray) -> str:

@@ -1,0 +1,82 @@
+"""What `pyrovae data` says of a table: of each column what it is taken for, by which rule, and how to change that."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyrovae.cli.outputs import json_text
+from pyrovae.cli.table_options import drop_of, kinds_of
+
+__all__ = ["describe_table"]
+
+OF_OTHERS = {"channel_axis": "images", "scale": "bytes", "root": "the MNIST family"}  # options, and what they are for
+
+
+def describe_table(parameters: Mapping[str, Any]) -> None:
+    """Print what the columns of a table are, as lines or as one JSON object."""
+    from pyrovae.data.tables.codes import encoded
+    from pyrovae.data.tables.frames import opened
+    from pyrovae.data.tables.making import found_in
+    from pyrovae.data.tables.words import aligned, contents
+
+    path = str(parameters["data"])
+    for name, words in OF_OTHERS.items():
+        if parameters[name] is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for {words}, and {path} is a table: leave it out")
+    read = opened(path)
+    names = [column.name for column in read.columns]
+    findings = found_in(read, kinds_of(parameters["kinds"], names))
+    refused = [each.name for each in findings if each.column is None]
+    dropped = drop_of(parameters["drop"], names, refused)
+    by_name = {column.name: column for column in read.columns}
+    entries: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
+    for each in findings:
+        missing = int(by_name[each.name].missing.sum())
+        entry: dict[str, Any] = {"name": each.name, "kind": None, "rule": each.rule, "missing": missing}
+        if each.name in dropped:
+            words = f"left out ({each.rule})"
+        elif each.column is None:
+            words = f"{each.rule}; {each.advice}"
+        else:
+            entry |= {"kind": each.column.kind, "categories": each.column.categories}
+            has = contents(each.column, encoded(each.column, by_name[each.name]))
+            words = f"{each.rule}: {has}{f'; {each.advice}' if each.advice else ''}"
+        entry |= {"advice": each.advice, "dropped": each.name in dropped}
+        entries.append(entry)
+        rows.append((each.name, entry["kind"] or ("dropped" if each.name in dropped else "refused"), words))
+    if parameters["as_json"]:
+        facts = {"name": Path(path).stem, "items": read.num_rows, "columns": entries}
+        click.echo(json_text(facts, indent=None))
+        return
+    count, gone = read.num_rows * len(names), sum(entry["missing"] for entry in entries)
+    missing_words = f"{gone:,} of {count:,} entries missing" if gone else "nothing missing"
+    click.echo(f"{Path(path).stem}: {read.num_rows:,} rows, {len(names)} columns, {missing_words}")
+    for line in aligned(rows):
+        click.echo(line)
+    for line in _advice(findings, [name for name in refused if name not in dropped]):
+        click.echo(line)
+
+
+def _advice(findings: Sequence[Any], refused: Sequence[str]) -> list[str]:
+    """How to have other kinds, and what to do with columns of none, as options."""
+    from pyrovae.data.tables.words import other_kinds
+
+    lines = []
+    if refused:
+        drops = " ".join(f"--drop {shlex.quote(name)}" for name in refused) if len(refused) < 4 else "--drop refused"
+        is_one = len(refused) == 1
+        lines.append(f"{'1 column is' if is_one else f'{len(refused)} columns are'} of no kind: {drops}, or state one")
+    words = []
+    for name, kind in other_kinds(findings).items():
+        if isinstance(kind, tuple):
+            kind = f"{kind[0]}:{','.join('...' if value is ... else str(value) for value in kind[1])}"
+        words.append(f"--kind {shlex.quote(f'{name}={kind}')}")
+    if words:
+        lines.append(f"other kinds: {' '.join(words)}")
+    return ["", *lines] if lines else []
