@@ -8,6 +8,7 @@ from pyrovae.inference.bayesian import NUTS
 from pyrovae.inference.closed_form import ClosedForm
 from pyrovae.inference.discriminative import LBFGS
 from pyrovae.inference.em.options import EM
+from pyrovae.inference.linear_em import LinearEM
 from pyrovae.inference.method import Method, Task, methods_of, register, register_methods
 from pyrovae.inference.semi_supervised import SemiSupervisedSVI
 from pyrovae.inference.svi.options import SVI
@@ -18,6 +19,7 @@ __all__ = [
     "NUTS",
     "SVI",
     "ClosedForm",
+    "LinearEM",
     "Method",
     "SemiSupervisedSVI",
     "Task",

@@ -476,7 +476,7 @@ class TestRefused:
         with pytest.raises(
             ValueError, match="method='em' is for a GaussianMixture or a ColumnMixture, and this is a VAE"
         ):
-            pyrovae.fit(pyrovae.linear_vae(3, 1), x, method="em")
+            pyrovae.fit(pyrovae.mlp_vae((3,), likelihood="normal"), x, method="em")
         with pytest.raises(ValueError, match="tol must be a finite number of at least 0"):
             pyrovae.fit(mixture, x, tol=-1.0)
         with pytest.raises(ValueError, match="num_restarts must be an integer of at least 0"):

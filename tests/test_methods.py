@@ -28,6 +28,10 @@ PUBLIC = (methods.SVI, methods.EM, methods.LBFGS, methods.NUTS, methods.ClosedFo
 QUIET = {"progress": False, "device": "cpu"}
 
 
+def mlp():
+    return pyrovae.mlp_vae((3,), likelihood="normal", hidden_dims=(2,))
+
+
 def linear():
     torch.manual_seed(0)
     return pyrovae.linear_vae(3, 1)
@@ -115,7 +119,8 @@ class TestOptionsThatDoNotFit:
         [
             (mixture, {"epochs": 3}, "epochs is an argument of SVI, and this fit is by EM"),
             (linear, {"num_draws": 3}, "num_draws is an argument of NUTS, and this fit is by SVI"),
-            (linear, {"tol": 1e-3}, "tol is an argument of closed form or EM or L-BFGS, and this fit is by SVI"),
+            (linear, {"tol": 1e-3}, "tol is an argument of EM, and this fit is by SVI"),
+            (mlp, {"tol": 1e-3}, "tol is an argument of closed form or EM or L-BFGS, and this fit is by SVI"),
             (mixture, {"method": methods.EM(), "beta": 2.0}, "beta is an argument of SVI, and this fit is by EM"),
         ],
     )
@@ -235,7 +240,7 @@ class TestAMethodOfOnesOwn:
         with pytest.raises(ValueError, match="prior_items is an argument of the average, and this fit is by SVI"):
             pyrovae.fit(linear(), X, prior_items=3.0)
         with pytest.raises(ValueError, match="method must be one of 'svi', got 'average'"):
-            pyrovae.fit(linear(), X, method="average")
+            pyrovae.fit(mlp(), X, method="average")
 
     def test_what_it_lacks_is_named_when_it_is_registered_or_given(self, open_table):
         class Bare(methods.Method):
