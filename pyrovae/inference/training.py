@@ -89,9 +89,9 @@ def fit(
 
     EM (a `GaussianMixture` or a `ColumnMixture`; `pyrovae.methods.EM`) climbs the likelihood from k-means++ starts on
     standardised columns, and from the present parameters where a fit or a hand has set them, each until an iteration
-    gains no more than `tol` nats per item; the best is kept. Its options are tol, max_iterations and num_restarts. Of a linear
-    pair, as `linear_vae` builds, `method="em"` finds the maximum of the likelihood, and sets the guide to the exact
-    posterior (`pyrovae.methods.LinearEM`); its options are tol and max_iterations.
+    gains no more than `tol` nats per item; the best is kept. Its options are tol, max_iterations and num_restarts. Of a
+    linear pair, as `linear_vae` builds, `method="em"` finds the maximum of the likelihood, and sets the guide to the
+    exact posterior (`pyrovae.methods.LinearEM`); its options are tol and max_iterations.
 
     L-BFGS (a `DiscriminativeClassifier`, the default where it is softmax regression; `pyrovae.methods.LBFGS`) finds the
     mode of the weights' posterior on all items. Its options are tol, of the gradient, and max_iterations.
