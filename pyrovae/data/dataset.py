@@ -247,7 +247,8 @@ def _labels_in_words(y: Tensor | None) -> str:
 
 
 def _with(split: Split) -> str:
-    beside = [name for name in ("covariates", "exposure", "weight", "missing") if getattr(split, name) is not None]
+    words = {"covariates": "covariates", "exposure": "exposure", "weight": "weights", "missing": "missing entries"}
+    beside = [word for name, word in words.items() if getattr(split, name) is not None]
     return f", with {' and '.join(beside)}" if beside else ""
 
 

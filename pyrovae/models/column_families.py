@@ -239,7 +239,9 @@ class Poissons(Family):
         if not self.pseudo_count:
             return 0.0
         log_mean = self.log_mean.double()
-        return (self.pseudo_count / self.num_classes) * (self.pseudo_mean.double() * log_mean - log_mean.exp()).sum()
+        mean = self.pseudo_mean.double()
+        each = mean * log_mean - log_mean.exp() - torch.lgamma(mean + 1)
+        return (self.pseudo_count / self.num_classes) * each.sum()
 
     def encoded(self, x: Tensor, weight: Tensor) -> Tensor:
         return standardised(x.log1p(), weight)
