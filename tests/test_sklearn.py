@@ -33,6 +33,7 @@ from pyrovae.sklearn import (
     GaussianMixture,
     GenerativeClassifier,
     Imputer,
+    TableVAE,
 )
 
 SMALL = {"hidden_dims": (8,), "epochs": 2, "random_state": 0}
@@ -61,6 +62,7 @@ CHECKED = [
     GenerativeClassifier(),
     DiscriminativeClassifier(tol=1e-4),
     Imputer(),
+    TableVAE(hidden_dims=(4,), epochs=1, num_particles=5),
 ]
 
 
@@ -289,6 +291,7 @@ def test_the_number_of_dimensions_is_searched_for():
     assert cross_val_score(GenerativeClassifier(), x, y, cv=3).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_where_it_is_asked_to():
     x = two_groups()
     mixture = GaussianMixture(2, max_iter=1, n_init=1, warm_start=True, tol=0.0, random_state=5)
@@ -310,6 +313,7 @@ def test_a_second_fit_goes_on_where_it_is_asked_to():
         vae.fit(rows(features=2))
 
 
+@pytest.mark.slow
 def test_random_state_is_drawn_from_as_scikit_learn_does():
     x = rows()
     one, other = (VAE(**{**SMALL, "random_state": np.random.RandomState(4)}).fit(x) for _ in range(2))
@@ -344,6 +348,8 @@ def fitted(kind: type):
         return AE(**SMALL).fit(x.astype(np.float32))
     if kind is GaussianMixture:
         return GaussianMixture(2, means_init=x[[0, 149]], random_state=0).fit(x)
+    if kind is TableVAE:
+        return TableVAE(families={"positive": "gamma"}, num_particles=3, **SMALL).fit(flowers())
     if kind is Imputer:
         return Imputer(VAE(**SMALL), num_draws=3, random_state=0).fit(np.where(x > 6, np.nan, x))
     if kind is GenerativeClassifier:
@@ -351,7 +357,15 @@ def fitted(kind: type):
     return kind(random_state=0).fit(x, y)
 
 
+def flowers() -> pd.DataFrame:
+    x, y = load_iris(return_X_y=True)
+    frame = pd.DataFrame({"length": x[:, 0], "width": x[:, 1], "kind": np.array(["s", "c", "g"])[y]})
+    return frame.mask(np.random.default_rng(0).random(frame.shape) < 0.1)
+
+
 def answers(estimator) -> list[np.ndarray]:
+    if isinstance(estimator, TableVAE):
+        return [estimator.transform(flowers()), estimator.score_samples(flowers()), estimator.sample(5).to_numpy()]
     x = load_iris(return_X_y=True)[0]
     x = pd.DataFrame(x, columns=list("abcd")) if hasattr(estimator, "feature_names_in_") else x
     x = np.where(x > 6, np.nan, x) if isinstance(estimator, Imputer) else x
@@ -380,6 +394,7 @@ def test_a_fitted_estimator_is_the_same_after_pickle_and_from_its_folder(kind, t
         fresh.save(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_saved_estimator_is_refused_where_it_is_none(tmp_path):
     mixture = GaussianMixture().fit(rows()).save(tmp_path / "m")
     mixture.save(tmp_path / "m")  # the same again, in its place
@@ -435,6 +450,7 @@ def test_what_does_not_fit_is_named(estimator, words):
     assert not hasattr(estimator, "pair_")
 
 
+@pytest.mark.slow
 def test_options_of_fit_reach_it():
     vae = VAE(fit_options={"beta": 0.5, "validation": rows(10, seed=1)}, **SMALL).fit(rows())
     assert vae.history_.config["beta"] == 0.5 and "validation_elbo" in vae.history_.epochs
@@ -464,6 +480,7 @@ def test_a_row_of_weight_two_is_the_row_twice():
             AE(**SMALL).fit(x, sample_weight=wrong)
 
 
+@pytest.mark.slow
 def test_weights_are_routed():
     x, weight = rows(), np.arange(40.0)
     with sklearn.config_context(enable_metadata_routing=True):
@@ -480,6 +497,7 @@ def with_holes(seed: int = 3) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 def test_a_vae_of_entries_that_are_missing_is_that_made_by_hand():
     x = with_holes()
     estimator = VAE(missing=True, num_particles=5, **SMALL).fit(x)
@@ -545,11 +563,14 @@ def test_a_vae_fills_in_the_mean_of_its_draws():
     assert filled[some] == pytest.approx(np.where(np.isnan(x[some]), draws, x[some]), abs=1e-12)
     assert np.array_equal(filled[~some], x[~some])
     grid = GridSearchCV(
-        make_pipeline(Imputer(), VAE(**SMALL)), {"imputer__estimator": [None, GaussianMixture(2)]}, cv=2
+        make_pipeline(Imputer(), VAE(**SMALL)),
+        {"imputer__estimator": [None, GaussianMixture(2, n_init=1, tol=0.01)]},
+        cv=2,
     )
     assert np.isfinite(grid.fit(x).best_score_)
 
 
+@pytest.mark.slow
 def test_columns_of_which_nothing_was_seen_are_named():
     frame = pd.DataFrame(with_holes(), columns=["a", "b", "c"])
     frame["b"] = np.nan
@@ -568,3 +589,61 @@ def test_columns_of_which_nothing_was_seen_are_named():
         Imputer().fit(np.full((4, 2), np.nan))
     with pytest.raises(TypeError, match="estimator must be a GaussianMixture or a VAE of"):
         Imputer(AE()).fit(frame)
+
+
+# tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_vae_of_a_frame_is_that_of_its_table():
+    frame = people()
+    frame.loc[3, "home"] = None
+    estimator = TableVAE(latent_dim=1, num_particles=5, families={"positive": "gamma"}, **SMALL).fit(frame)
+    assert [column.kind for column in estimator.columns_] == ["positive", "positive", "binary"]
+    table = pyrovae.data.table(frame)
+    torch.manual_seed(0)
+    vae = pyrovae.table_vae(table, 1, hidden_dims=(8,), families={"positive": "gamma"}).double()
+    x = (table.x if table.exact is None else table.exact).double()
+    pyrovae.fit(vae, x, epochs=2, batch_size=128, missing=True, progress=False)
+    assert np.array_equal(estimator.transform(frame), vae.encode(x, missing=True).detach().numpy())
+    values = pyrovae.iwae(vae, x, num_particles=5, missing=True).pointwise["value"].values
+    assert np.array_equal(estimator.score_samples(frame), values)
+    # rows of codes and draws are frames as the one that came
+    for rows_shown in (estimator.inverse_transform(np.array([[-1.0], [1.0]])), estimator.sample(20)):
+        assert rows_shown.dtypes.equals(frame.dtypes) and set(rows_shown["home"]) <= {"flat", "house"}
+    filled = estimator.impute(frame, num_draws=3)
+    seen = frame.notna()
+    assert not filled.isna().any(axis=None) and filled.where(seen).equals(frame.where(seen))
+    assert filled.index.equals(frame.index) and set(filled["home"]) == {"flat", "house"}
+    with pytest.raises(ValueError, match="castle"):
+        estimator.transform(frame.replace("flat", "castle"))
+    with pytest.raises(ValueError, match="X must be a data frame with the columns of the fit"):
+        estimator.transform(rows())
+
+
+@pytest.mark.slow
+def test_a_vae_of_frames_is_searched_over_with_missing_entries():
+    search = GridSearchCV(TableVAE(**SMALL), {"latent_dim": [1, 2]}, cv=2, error_score="raise").fit(people())
+    codes = search.best_estimator_.set_output(transform="pandas").transform(people())
+    assert codes.columns.tolist()[0] == "tablevae0" and codes.index.equals(people().index)
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.from_pandas(people())
+    assert isinstance(TableVAE(**SMALL).fit(frame).sample(3), polars.DataFrame)
+
+
+@pytest.mark.slow
+def test_columns_of_an_array_are_real_unless_it_is_said():
+    x = np.column_stack([rows(30, 1)[:, 0], np.arange(30) % 3, np.arange(30.0) % 7])
+    kinds = {"x1": ("categorical", 3), "x2": "count"}
+    estimator = TableVAE(kinds=kinds, **SMALL).fit(x)
+    assert [(column.name, column.kind) for column in estimator.columns_] == [
+        ("x0", "real"),
+        ("x1", "categorical"),
+        ("x2", "count"),
+    ]
+    drawn = estimator.sample(50)
+    assert set(drawn[:, 1]) <= {0.0, 1.0, 2.0}
+    assert (drawn[:, 2] >= 0).all() and np.array_equal(drawn[:, 2], drawn[:, 2] // 1)
+    with pytest.raises(ValueError, match="kinds names 'x9', which is no column"):
+        TableVAE(kinds={"x9": "count"}).fit(x)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1 sample"):
+        TableVAE().fit(people()[:1])

@@ -3,100 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted
 
 from pyrovae import checks
-from pyrovae.evaluation.evidence import iwae
 from pyrovae.models.autoencoder import mlp_ae
 from pyrovae.models.parts.standardizer import Standardizable, standardizer_of
 from pyrovae.models.vae import family, mlp_vae
-from pyrovae.seeding import forked
-from pyrovae.sklearn.base import FLOATS, PairEstimator, as_numpy, counted, mean_of, seed_of
+from pyrovae.sklearn.base import PairEstimator, as_numpy, mean_of
+from pyrovae.sklearn.codes import ArrayMixin, CodeDensityMixin, CodeMixin
 
 __all__ = ["AE", "VAE"]
 
 
-def _vae(event_shape: tuple[int, ...], *, standardize: Any, likelihood: Any, **options: Any) -> Any:
-    """A VAE that is standardised where `standardize` is True, or "auto" and its likelihood can be."""
-    if isinstance(standardize, str):
-        checks.choice("standardize", standardize, ("auto",))
-        entries = family(likelihood)
-        has_units = isinstance(entries, Standardizable) and getattr(entries, "link", "identity") == "identity"
-        standardize = has_units and standardizer_of(entries) is None
-    return mlp_vae(event_shape, standardize=standardize, likelihood=likelihood, **options)
-
-
-class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """A pair with a code for each row: columns to codes by `transform`, codes to columns by `inverse_transform`."""
-
-    _builder: Any  # of the pair, which takes these parameters
-    _of_pair: tuple[str, ...]
-
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
-
-        `sample_weight`, (n_samples,), says how many times each row counts in the loss: 0 is a row that is not there.
-        Raises ValueError for rows that are not finite, for fewer than two of them, for values outside the likelihood's
-        support, and for weights that are negative or all 0.
-        """
-        goes_on = self._goes_on(*self._of_pair)
-        x = self._checked(X, reset=not goes_on, least=2)
-        seed = seed_of(self.random_state)
-        places, weight = counted(x, sample_weight)
-        pair = self.pair_ if goes_on else self._built(x, seed)
-        self._fit_pair(
-            pair,
-            x[places],
-            weight=weight,
-            seed=seed,
-            device=self.device,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-        )
-        self.seed_ = seed
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """The code of each row, shape (n_samples, latent_dim); of a VAE the mean of q(z | x), never a draw."""
-        x = self._checked_if_fitted(X)
-        with torch.no_grad():
-            return as_numpy(self.pair_.encode(x, **self._said_missing()))
-
-    def inverse_transform(self, Z: Any) -> np.ndarray:
-        """The likelihood's mean at each code: (n_samples, latent_dim) to (n_samples, n_features)."""
-        check_is_fitted(self)
-        codes = check_array(Z, dtype=FLOATS, input_name="Z")
-        with torch.no_grad():
-            return as_numpy(self.pair_.decode(torch.from_numpy(np.array(codes))))
-
-    def _built(self, x: np.ndarray, seed: int) -> Any:
-        """A new pair in the dtype of `x`, with the initial weights that follow `torch.manual_seed(seed)`."""
-        with forked(seed):
-            return self._new_pair(x.shape[1:]).to(torch.from_numpy(np.empty(0, x.dtype)).dtype)
-
-    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        return self._builder(event_shape, **{name: getattr(self, name) for name in self._of_pair})
-
-    def _said_missing(self) -> dict[str, bool]:
-        return {"missing": True} if self._takes_missing() else {}
-
-    @property
-    def _n_features_out(self) -> int:
-        return int(self.pair_.latent_dim)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]  # of the X of the fit
-        return tags
-
-
-class VAE(CodeMixin, DensityMixin, PairEstimator):
+class VAE(ArrayMixin, CodeMixin, CodeDensityMixin, PairEstimator):
     """A variational autoencoder of fully connected networks, as a transformer and a density.
 
     `transform` gives the mean of q(z | x), `inverse_transform` the likelihood's mean at a code, `score_samples` log
@@ -131,7 +53,6 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
     ((20, 1), (20,), ['vae0'])
     """
 
-    _builder = staticmethod(_vae)
     _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood", "posterior", "prior", "standardize", "missing")
 
     def __init__(
@@ -171,31 +92,15 @@ class VAE(CodeMixin, DensityMixin, PairEstimator):
         self.device = device
         self.fit_options = fit_options
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each row in nats, (n_samples,): `pyrovae.iwae` with `num_particles` draws and the seed `seed_`.
-
-        It is a lower bound in expectation, and its noise belongs to the place of a row. `pyrovae.iwae(vae.pair_, X)`
-        says its error as well.
-        """
-        x = self._checked_if_fitted(X)
-        options: dict[str, Any] = {"num_particles": self.num_particles, "seed": self.seed_, **self._said_missing()}
-        values: np.ndarray = iwae(self.pair_, x, **options).pointwise["value"].values
-        return values
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean of `score_samples`, in nats per row: higher is better. `y` is ignored."""
-        return mean_of(self.score_samples(X), sample_weight)
-
-    def sample(self, n_samples: int = 1) -> np.ndarray:
-        """`n_samples` draws of p(x), shape (n_samples, n_features).
-
-        An integer `random_state` gives the same draws each time.
-        """
-        check_is_fitted(self)
-        return as_numpy(self.pair_.sample(n_samples, seed=seed_of(self.random_state)))
+    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
+        options = {name: getattr(self, name) for name in self._of_pair}
+        if isinstance(self.standardize, str):
+            checks.choice("standardize", self.standardize, ("auto",))
+            options["standardize"] = _has_units(self.likelihood)
+        return mlp_vae(event_shape, **options)
 
 
-class AE(CodeMixin, PairEstimator):
+class AE(ArrayMixin, CodeMixin, PairEstimator):
     """A deterministic autoencoder of fully connected networks, as a transformer.
 
     `transform` gives the code of each row, and `inverse_transform` decodes it. It has no p(x): its `score` is the
@@ -216,7 +121,6 @@ class AE(CodeMixin, PairEstimator):
     ((20, 3), True)
     """
 
-    _builder = staticmethod(mlp_ae)
     _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood")
 
     def __init__(
@@ -251,3 +155,13 @@ class AE(CodeMixin, PairEstimator):
         x = self._checked_if_fitted(X)
         with torch.no_grad():
             return mean_of(-np.square(x - as_numpy(self.pair_.reconstruct(x))).mean(1), sample_weight)
+
+    def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
+        return mlp_ae(event_shape, **{name: getattr(self, name) for name in self._of_pair})
+
+
+def _has_units(likelihood: Any) -> bool:
+    """Whether a likelihood can go by the location and scale of each column."""
+    entries = family(likelihood)
+    is_free = isinstance(entries, Standardizable) and getattr(entries, "link", "identity") == "identity"
+    return is_free and standardizer_of(entries) is None

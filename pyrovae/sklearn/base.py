@@ -52,6 +52,9 @@ class PairEstimator(BaseEstimator):
         """
         return read_state(cls, path)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "pair_") or hasattr(self, "estimator_")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = getattr(self, "missing", False) is True

@@ -11,6 +11,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from pyrovae import checks
+from pyrovae.columns import Column
+from pyrovae.data import Encoding
 from pyrovae.hidden import visible
 from pyrovae.inference.checkpoint import CheckpointError, load, save
 
@@ -109,6 +111,10 @@ def _encoded(value: Any, name: str) -> Any:
         return {type(value).__name__: [_encoded(each, name) for each in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _encoded(each, f"{name}[{key!r}]") for key, each in value.items()}}
+    if isinstance(value, Encoding):
+        return {"encoding": value.recipe()}
+    if isinstance(value, Column):
+        return {"column": _encoded((value.name, value.kind, value.categories), name)}
     if isinstance(value, BaseEstimator) and _named(type(value).__name__) is type(value):
         params = {key: _encoded(each, f"{name}.{key}") for key, each in value.get_params(deep=False).items()}
         return {"estimator": type(value).__name__, "params": params}
@@ -126,6 +132,10 @@ def _decoded(value: Any) -> Any:
     if "estimator" in value:
         return _named(value["estimator"])(**_decoded_all(value["params"]))
     (kind, inside), *_ = value.items()
+    if kind == "encoding":
+        return Encoding.from_recipe(inside)
+    if kind == "column":
+        return Column(*_decoded(inside))
     if kind == "dict":
         return _decoded_all(inside)
     return {"tuple": tuple, "list": list}[kind](map(_decoded, inside))
