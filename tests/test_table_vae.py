@@ -428,3 +428,25 @@ def test_a_fitted_table_recovers_what_columns_tell_of_each_other():
         pyrovae.fit(alone, x[:500, j : j + 1], epochs=100, batch_size=100, learning_rate=1e-2, progress=False)
         difference = joint - log_p(alone, test[:, j : j + 1])
         assert float(difference.mean()) > 2 * float(difference.std()) / 10, column
+
+
+def test_a_table_whose_codes_stand_for_other_categories_is_refused():
+    frame = {"height": [1.5, 1.7, None, 1.6], "size": ["S", "M", "M", "L"], "visits": [0, 3, 1, 7]}
+    table = pyrovae.data.table(frame, kinds={"size": ("ordinal", ("S", "M", "L"))})
+    torch.manual_seed(0)
+    vae = table_vae(table, 1, hidden_dims=(4,))
+    assert vae.columns == table.columns
+    pyrovae.fit(vae, table, **QUIET)
+    assert vae.encode(table).shape == (4, 1)
+    assert table.frame(vae.impute(table, num_draws=2, num_steps=3))[0]["size"] == frame["size"]
+    reversed_order = pyrovae.data.table(frame, kinds={"size": ("ordinal", ("L", "M", "S"))})
+    other_kind = pyrovae.data.table(frame, kinds={"size": ("ordinal", ("S", "M", "L")), "visits": "real"})
+    for wrong, message in (
+        (reversed_order, "column 1 of x is 'size', ordinal, its codes"),
+        (other_kind, "'visits', real"),
+    ):
+        for call in (vae.encode, vae.impute, lambda x: pyrovae.iwae(vae, x), lambda x: pyrovae.fit(vae, x, **QUIET)):
+            with pytest.raises(ValueError, match=message):
+                call(wrong)
+    with pytest.raises(ValueError, match="x is a table of 2 columns, and this VAE is one of 3"):
+        vae.encode(pyrovae.data.table({name: frame[name] for name in ("height", "visits")}))

@@ -31,6 +31,7 @@ class Gathered:
     exposure: Any = None
     weight: Any = None
     missing: Any = None
+    columns: Any = None  # those of a table, whose rows the items are
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,7 +80,7 @@ def split_of(
                 else f"leave it out, as in Split({name}.x, {name}.y)"
             )
             raise ValueError(f"{name} comes with {words}, and {what} takes none: {advice}")
-    return Gathered(items, labels, **given)
+    return Gathered(items, labels, **given, columns=None if items is x else getattr(x, "columns", None))
 
 
 def _some_missing(missing: Any, name: str) -> Any:

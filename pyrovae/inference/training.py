@@ -16,7 +16,7 @@ from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, linear
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.items import checked_beside
+from pyrovae.models.items import checked_beside, require_columns
 from pyrovae.models.pair import Pair, as_module, covariate_dim_of, is_frozen, takes_labels
 
 __all__ = ["fit"]
@@ -234,6 +234,7 @@ def _also_missing(validation: Any) -> Any:
 
 def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -> None:
     """Refuse what lies beside the items for a pair that takes nothing of it, or by a method that reads none."""
+    require_columns(pair, given.columns, name)
     if given.x is not None and (given.beside or covariate_dim_of(pair)):
         checked_beside(pair, given.covariates, given.exposure, len(given), name=name)
     if given.beside and not way.takes_beside:

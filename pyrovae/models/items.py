@@ -11,13 +11,28 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import checks, rounding
+from pyrovae.columns import Column
 from pyrovae.models.batch import Batch
-from pyrovae.models.pair import covariate_dim_of, dtype_and_device, likelihood_of, support_of, takes_exposure
+from pyrovae.models.pair import (
+    columns_of,
+    covariate_dim_of,
+    dtype_and_device,
+    likelihood_of,
+    support_of,
+    takes_exposure,
+)
 from pyrovae.models.registry import plain_name_of
 
 ENOUGH_ROWS = 10  # of covariates, from which on their spread says what may be rounded
 
-__all__ = ["checked_batch", "checked_beside", "checked_items", "plate_size", "require_exposures_alike"]
+__all__ = [
+    "checked_batch",
+    "checked_beside",
+    "checked_items",
+    "plate_size",
+    "require_columns",
+    "require_exposures_alike",
+]
 
 
 def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int:
@@ -79,6 +94,7 @@ def checked_batch(
     error, can use. Raises ValueError for what is missing beside them, too.
     """
     given = checks.split_of(x, name=name, takes=takes, what=what)
+    require_columns(pair, given.columns, name)
     some = given.missing is not None
     items = checked_items(pair, checks.with_missing(given.x, given.missing, name), name=name, missing=some, **options)
     beside = checked_beside(pair, given.covariates, given.exposure, len(items), dtype=items.dtype, name=name)
@@ -86,6 +102,29 @@ def checked_batch(
         beside["weight"] = checks.weights(given.weight, len(items), name=name).to(items.dtype)
     some = some and bool(items.isnan().any())
     return Batch.of(items, **{each: value.to(items.device) for each, value in beside.items()}, missing=some)
+
+
+def require_columns(pair: Any, columns: Any, name: str = "x") -> None:
+    """Refuse the rows of a table for a pair of another one: its codes would stand for other categories.
+
+    Names are compared, kinds, and categories with their order. Items without columns, and pairs of other items, pass.
+    """
+    own = columns_of(pair)
+    if own is None or columns is None or tuple(columns) == own:
+        return
+    kind, given = type(pair).__name__, tuple(columns)
+    advice = "read the frame as the table was that the pair was built for, by table.like(frame)"
+    if len(given) != len(own):
+        raise ValueError(f"{name} is a table of {len(given)} columns, and this {kind} is one of {len(own)}: {advice}")
+    j = next(i for i in range(len(own)) if given[i] != own[i])
+    raise ValueError(
+        f"column {j} of {name} is {_in_words(given[j])}, and this {kind} was built for {_in_words(own[j])}: {advice}"
+    )
+
+
+def _in_words(column: Column) -> str:
+    shown = "" if column.categories is None else f", its codes standing for {', '.join(map(repr, column.categories))}"
+    return f"{column.name!r}, {column.kind}{shown}"
 
 
 def require_exposures_alike(first: str, has_first: bool, second: str, has_second: bool, verb: str = "comes") -> None:

@@ -20,7 +20,7 @@ from pyrovae.models.batch import Batch
 from pyrovae.models.composition import require_fitting
 from pyrovae.models.frozen import frozen
 from pyrovae.models.imputation import METHODS, draw_missing
-from pyrovae.models.items import checked_beside, checked_items, plate_size
+from pyrovae.models.items import checked_beside, checked_items, plate_size, require_columns
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.means import mean_of
 from pyrovae.models.missing import SeenEntries, filling_of, require_missing_taken, sees_missing
@@ -165,6 +165,7 @@ class LatentVariableModel(HasParamSites):
         gathered = checks.split_of(
             x, covariates=covariates, exposure=exposure, missing=missing, takes=("missing", "weight")
         )
+        require_columns(self, gathered.columns)
         some = gathered.missing is not None
         if some:
             require_missing_taken(self)
@@ -400,6 +401,7 @@ class VAE(LatentVariableModel):
         checks.seed(seed)
         _, device = dtype_and_device(self)
         given = checks.split_of(x, covariates=covariates, exposure=exposure, takes=("missing", "weight"))
+        require_columns(self, given.columns)
         x = checked_items(self, checks.with_missing(given.x, given.missing), missing=True).to(device)
         beside = checked_beside(self, given.covariates, given.exposure, len(x))
         checks.whole("num_draws", num_draws, bytes_each=x.numel() * x.element_size(), device=device)
