@@ -182,6 +182,13 @@ class Estimate(HasSummary):
                 "the two estimates are of different items: give both the same x in the same order, with the same "
                 "covariates and exposure where there are any"
             )
+        discrete = [each.get("discrete_columns") for each in (attributes, other_attributes)]
+        if attributes["base_measure"] == "mixed" and discrete[0] != discrete[1]:
+            first, second = (f"({each})" if each else "(none that is known)" for each in discrete)
+            raise ValueError(
+                f"estimates of tables whose columns are of other kinds are not comparable: discrete are {first} in one "
+                f"and {second} in the other, and a probability is no density"
+            )
         if attributes.get("weights_sha256") != other_attributes.get("weights_sha256"):
             raise ValueError("the two estimates weigh the items differently: give both the same weight, or none")
         if attributes["pair_sha256"] == other_attributes["pair_sha256"]:

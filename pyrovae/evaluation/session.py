@@ -25,6 +25,7 @@ from pyrovae.models.pair import (
     Pair,
     as_module,
     base_measure_of,
+    columns_of,
     dtype_and_device,
     has_global_latents,
     is_made_of_parts,
@@ -175,6 +176,8 @@ class Session:
             self.protocol["given"] = ", ".join(beside)
         if missing:
             self.protocol["missing_entries"] = int(in_full.isnan().sum())
+        if (columns := columns_of(self._given)) is not None:  # of which the measure is not one for all entries
+            self.protocol["discrete_columns"] = ", ".join(c.name for c in columns if c.is_discrete)
         weight = weight_of(batch)
         if weight is not None:
             self.weight = weight.cpu().double().numpy()

@@ -73,11 +73,13 @@ def warn_of_scales(pair: Any, source: Items) -> None:
     if float(scale[most]) < RATIO * float(scale[least]):
         return
     of = "of x" if family.sees == "identity" else "of the logarithms of x"
+    advice = "build the pair with standardize=True, which leaves log p(x) in the units of x"
+    if not pair.is_normalized:
+        advice = "standardise x first, as in (x - x.mean(0)) / x.std(0), or take a VAE with standardize=True"
     checks.warn(
         f"columns of x differ widely in scale: standard deviations {of} go from {float(scale[least]):.3g} in "
         f"x[:, {least}] to {float(scale[most]):.3g} in x[:, {most}]. Networks train badly on such columns, and a scale "
-        "that they share fits none of them: build the pair with standardize=True, which leaves log p(x) in the units "
-        "of x"
+        f"that they share fits none of them: {advice}"
     )
 
 
