@@ -594,6 +594,7 @@ def test_columns_of_which_nothing_was_seen_are_named():
 # tables ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_vae_of_a_frame_is_that_of_its_table():
     frame = people()
     frame.loc[3, "home"] = None
