@@ -22,7 +22,7 @@ COLUMNS = (  # those of a kind do not lie together
     Column("income", "positive"),
     Column("weight", "real"),
     Column("species", "categorical", ("a", "b", "c")),
-    Column("stage", "ordinal", ("I", "II", "III", "IV")),
+    Column("stage", "ordinal", ("low", "middle", "high", "top")),
     Column("children", "count"),
 )
 OTHERS = {"height": "student_t(df=3.0)", "income": "gamma", "visits": "poisson", "children": "zero_inflated_poisson"}
@@ -298,13 +298,13 @@ def test_a_pair_is_saved_with_its_columns_and_their_order(tmp_path):
     vae = pair_of(families={"income": Gamma(initial_shape=2.0, per_entry=True), "count": "poisson"})
     again = pyrovae.load(pyrovae.save(tmp_path / "state", vae))
     assert again.columns == COLUMNS == vae.columns
-    assert again.columns[6].categories == ("I", "II", "III", "IV")
+    assert again.columns[6].categories == ("low", "middle", "high", "top")
     x = with_missing(vae.sample(5, seed=8))
     assert torch.equal(again.encode(x, missing=True), vae.encode(x, missing=True))
     z = torch.zeros(1, 1, dtype=torch.float64)
     row = vae.sample(1, seed=9)
     assert torch.equal(again.likelihood(z).log_prob(row), vae.likelihood(z).log_prob(row))
-    other = (*COLUMNS[:6], Column("stage", "ordinal", ("IV", "III", "II", "I")), COLUMNS[7])
+    other = (*COLUMNS[:6], Column("stage", "ordinal", ("top", "high", "middle", "low")), COLUMNS[7])
     families = {"income": Gamma(initial_shape=2.0, per_entry=True), "count": "poisson"}
     with pytest.raises(pyrovae.CheckpointError, match=r"recipe\.columns"):
         pyrovae.load(tmp_path / "state", like=table_vae(other, 1, hidden_dims=(8,), families=families))
