@@ -23,11 +23,13 @@ __all__ = ["ClosedForm"]
 class ClosedForm(MethodOfClasses):
     """Fit normal class densities in closed form: means, covariances and class frequencies are those of the items.
 
-    Unlabelled items have no closed form, and enter by EM from the fit to the labelled ones.
+    Unlabelled items have no closed form, and enter by EM from the fit to the labelled ones; nor have items with entries
+    missing, whose expected moments given the seen entries EM takes, class by class.
 
     Args:
-        tol: EM ends when an iteration gains no more than this, in nats per item; used only with unlabelled items.
-        max_iterations: the largest number of EM iterations; used only with unlabelled items.
+        tol: EM ends when an iteration gains no more than this, in nats per item; used only with unlabelled items and
+            with missing entries.
+        max_iterations: the largest number of EM iterations; used only there.
 
     Raises ValueError for an option that is out of its range.
 
@@ -57,32 +59,42 @@ class ClosedForm(MethodOfClasses):
     def run(self, task: Task) -> History:
         """Fit the classifier in place to a maximum of the likelihood, by EM where there are unlabelled items."""
         em_options = em.EM(tol=self.tol, max_iterations=self.max_iterations)
+        fit = _NormalClasses(task, em_options)
         for name in ("tol", "max_iterations"):
-            if task.unlabeled is None and getattr(self, name) != getattr(ClosedForm, name):
+            if not fit.goes_by_em and getattr(self, name) != getattr(ClosedForm, name):
                 raise ValueError(f"{name} has no use here: normal classes are fitted in closed form; leave it out")
-        return _NormalClasses(task, em_options).run()
+        return fit.run()
 
 
 class _NormalClasses(ClassFit):
-    """A fit of normal class densities: where every label is known, one M-step reaches the maximum."""
+    """A fit of normal class densities: where every label and entry is known, one M-step reaches the maximum."""
+
+    @property
+    def goes_by_em(self) -> bool:
+        """Whether there is no closed form."""
+        return self.unlabeled is not None or self.everything.has_missing
 
     @torch.no_grad()
     def fit_labelled(self) -> History:
         start = time.perf_counter()
         classifier = self.copy.to(self.items.device).double()
         densities = classifier.densities
-        weight = nn.functional.one_hot(self.class_index, classifier.num_classes)
+        weight = self.labeled.times(nn.functional.one_hot(self.class_index, classifier.num_classes))
         flat = self.items.flatten(1)
-        everything = flat if self.unlabeled is None else torch.cat([flat, self.unlabeled.flatten(1)])
-        densities.measure(flat, [weight], whole=everything)
+        everything = self.everything.x.flatten(1)
+        densities.measure(flat, [weight], whole=everything, whole_weight=self.everything.weight)
+        if self.labeled.has_missing:
+            densities.begin(flat, weight)
         at_floor = densities.maximize(flat, weight)
         if not classifier.prior_is_given:
-            classifier.logits.copy_(weight.double().mean(0).log())
+            classifier.logits.copy_((weight.double().sum(0) / self.labeled.count).log())
+        if self.labeled.has_missing and self.unlabeled is None:
+            return self.expectation_maximization()
         seconds = time.perf_counter() - start
         if self.unlabeled is None:
             self.warn_of_floor(at_floor, self.items)
         log_joint = classifier.log_joint_table(self.items.double()).gather(1, self.class_index[:, None])
-        row = {"loss": -float(log_joint.mean()), **self.judged(), "seconds": seconds}
+        row = {"loss": -self.labeled.mean(log_joint[:, 0]), **self.judged(), "seconds": seconds}
         return History.from_rows([row], self.config(at_floor) | {"method": "closed form", "unlabeled_items": 0})
 
     def m_step(self, items: Tensor, share: Tensor) -> Tensor:
@@ -90,7 +102,8 @@ class _NormalClasses(ClassFit):
         return at_floor
 
     def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
-        em.warn_of_floor(self.copy.densities, at_floor, items, self.names)
+        weight = self.labeled.weight if len(items) == len(self.items) else self.everything.weight
+        em.warn_of_floor(self.copy.densities, at_floor, items, self.names, weight)
 
     def warn_after_fit(self) -> None:
         def scale() -> Tensor:

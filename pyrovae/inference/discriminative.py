@@ -18,11 +18,14 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
-from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.labels import held_out_items, labels_kept, numbered_labels
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
+from pyrovae.inference.weighed import Weighed, weighed
 from pyrovae.models.classifiers import DiscriminativeClassifier
+from pyrovae.models.covariance import column_variance
 from pyrovae.models.items import checked_items
+from pyrovae.models.missing import require_missing_taken
 from pyrovae.models.scopes import copied
 
 __all__ = ["LBFGS", "SeparableWarning", "search"]
@@ -47,6 +50,8 @@ class SeparableWarning(UserWarning):
 class LBFGS(Method):
     """Find the mode of a discriminative classifier's posterior by L-BFGS, on all items at once.
 
+    `weight` counts an item that many times: against the prior on the weights too, which counts once.
+
     Args:
         tol: of the gradient's largest entry, in nats per item for standardised columns.
         max_iterations: of the search.
@@ -61,6 +66,8 @@ class LBFGS(Method):
     name: ClassVar[str] = "lbfgs"
     title: ClassVar[str] = "L-BFGS"
     belongs_to: ClassVar[str] = "DiscriminativeClassifier"
+    takes_weight: ClassVar[bool] = True
+    takes_missing: ClassVar[bool] = True  # so that it can say why there is none
 
     tol: float = 1e-7
     max_iterations: int = 1000
@@ -94,18 +101,24 @@ def search(
 ) -> History:
     """Find the mode of p(weights | x, y) by L-BFGS on all items in float64; softmax regression has only one.
 
-    The loss is -(log p(y | x, weights) + log p(weights)) / N. The search is in the weights of standardised columns,
-    under the prior of the weights of x itself, so that the columns' units do not matter; it has converged where no
-    entry of the gradient there exceeds `tol`.
+    The loss is -(log p(y | x, weights) + log p(weights)) / N, where an item of weight w counts as w items. The search
+    is in the weights of standardised columns, under the prior of the weights of x itself, so that the columns' units do
+    not matter; it has converged where no entry of the gradient there exceeds `tol`.
     """
     from scipy.optimize import minimize
 
-    items = checked_items(classifier, x)
-    names, number = numbered_labels(classifier, y, len(items))
+    given = weighed(x)
+    if given.has_missing:
+        require_missing_taken(classifier)
+    items = checked_items(classifier, given.x)
+    names, number = numbered_labels(classifier, labels_kept(y, given), len(items))
     held_out = held_out_items(classifier, names, validation, items)
+    held_out = None if held_out is None else held_out.to(device)
     copy = copied(classifier).to(device).double()
     items, number = items.to(device).double().clone(), number.to(device)  # a clone: no inference tensor
-    scaling = _Scaling(copy, items)
+    of_fit = given.with_items(items)
+    count = of_fit.count
+    scaling = _Scaling(copy, of_fit)
     rows: list[dict[str, float]] = []
     start = time.perf_counter()
 
@@ -113,7 +126,11 @@ def search(
         free = torch.from_numpy(flat).to(device).requires_grad_()
         weights = scaling.weights(free)
         logits = torch.func.functional_call(copy.network, weights, (items,))
-        value = nn.functional.cross_entropy(logits, number) - copy.log_prior(weights) / len(items)
+        if of_fit.weight is None:
+            fit = nn.functional.cross_entropy(logits, number)
+        else:
+            fit = (nn.functional.cross_entropy(logits, number, reduction="none") * of_fit.weight).sum() / count
+        value = fit - copy.log_prior(weights) / count
         (gradient,) = torch.autograd.grad(value, free)
         state["value"] = value.item()
         return state["value"], gradient.cpu().numpy()
@@ -123,8 +140,8 @@ def search(
         if held_out is not None:
             with torch.no_grad():
                 weights = scaling.weights(torch.from_numpy(flat).to(device))
-                table = torch.func.functional_call(copy.network, weights, (held_out[0].to(device).double(),))
-            row["validation_log_loss"] = float(nn.functional.cross_entropy(table, held_out[1].to(device)))
+                table = torch.func.functional_call(copy.network, weights, (held_out.items.double(),))
+            row["validation_log_loss"] = held_out.log_loss(table.log_softmax(-1))
         rows.append({**row, "seconds": time.perf_counter() - start})
 
     state = {"value": math.nan}
@@ -162,7 +179,8 @@ def search(
     config = {
         "method": "lbfgs",
         "items": len(items),
-        "validation_items": 0 if held_out is None else len(held_out[0]),
+        **of_fit.config,
+        "validation_items": 0 if held_out is None else len(held_out.items),
         "classes": classifier.names.tolist(),
         "prior_scale": classifier.prior_scale,
         "tol": tol,
@@ -206,11 +224,14 @@ class _Scaling:
     more than the likelihood's, as of a column in small units or far from 0, it sets the scale.
     """
 
-    def __init__(self, classifier: DiscriminativeClassifier, x: Tensor) -> None:
-        flat = x.flatten(1)
+    def __init__(self, classifier: DiscriminativeClassifier, items: Weighed) -> None:
+        flat = items.x.flatten(1)
         self.mean, sd = flat.mean(0), flat.std(0, correction=0)
+        if items.weight is not None:
+            self.mean = items.weight @ flat / items.count
+            sd = column_variance(flat, items.weight).sqrt()
         if classifier.prior_scale is not None:  # of W itself, and through b = b' - W mean
-            sd = (sd.square() + 4 * (1 + self.mean.square()) / (len(flat) * classifier.prior_scale**2)).sqrt()
+            sd = (sd.square() + 4 * (1 + self.mean.square()) / (items.count * classifier.prior_scale**2)).sqrt()
         self.sd = torch.where(sd > 0, sd, 1.0)
         self.named = {name: p.detach() for name, p in classifier.network.named_parameters()}
 

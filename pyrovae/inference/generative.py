@@ -11,8 +11,9 @@ from pyrovae import checks
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
-from pyrovae.inference.labels import held_out_items, numbered_labels
+from pyrovae.inference.labels import held_out_items, labels_kept, numbered_labels
 from pyrovae.inference.method import Method, Task
+from pyrovae.inference.weighed import Weighed, weighed
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.items import checked_items
 from pyrovae.models.scopes import copied
@@ -25,6 +26,8 @@ class MethodOfClasses(Method):
     """A method of a generative classifier; here are the refusals that all of them share."""
 
     takes_unlabeled: ClassVar[bool] = True
+    takes_weight: ClassVar[bool] = True
+    takes_missing: ClassVar[bool] = True
 
     def refuse_checkpoint(self, name: str) -> None:
         raise ValueError("checkpoint is for one run, and the densities of classes are fitted one by one: leave it out")
@@ -36,23 +39,32 @@ class MethodOfClasses(Method):
 class ClassFit:
     """One fit of a generative classifier: it maximises log p(x, y) of labelled plus log p(x) of unlabelled items.
 
+    An item of weight w counts as w items, and where entries are missing the densities are those of the seen ones.
     The fit works on a copy, and the classifier changes once, at the end. A subclass states how the densities are fitted
     to labelled items (`fit_labelled`), what an M-step of EM is (`m_step`), and what it refuses (`require_fitting`).
     """
 
     def __init__(self, task: Task, em_options: em.EM) -> None:
         self.task, self.em_options, self.classifier = task, em_options, task.pair
-        self.as_given = checks.array(task.x, "x")
-        self.items = checked_items(self.classifier, self.as_given).to(task.device)
-        class_names, class_index = numbered_labels(self.classifier, task.y, len(self.items))
+        given = weighed(task.x, "x")
+        self.as_given = given.x
+        self.items = checked_items(self.classifier, self.as_given, missing=given.missing).to(task.device)
+        self.labeled = given.with_items(self.items)
+        y = labels_kept(task.y, given)
+        class_names, class_index = numbered_labels(self.classifier, y, len(self.items))
         self.class_names = class_names
         self.names = [f"class {name!r}" for name in class_names.tolist()]
         checks.require_held_in_groups(self.as_given, class_index, self.names, self.items.dtype)
         self.unlabeled: Tensor | None = None
+        self.everything = self.labeled  # and, below the labelled items, the unlabelled ones
         if task.unlabeled is not None:
-            self.unlabeled = checked_items(self.classifier, task.unlabeled, name="unlabeled").to(task.device)
-        self.held_out = held_out_items(self.classifier, class_names, task.validation, self.items)
+            more = weighed(task.unlabeled, "unlabeled", missing=given.missing)
+            checked = checked_items(self.classifier, more.x, name="unlabeled", missing=more.missing)
+            self.unlabeled = checked.to(task.device)
+            self.everything = _below(self.labeled, more.with_items(self.unlabeled))
+        self.held_out = held_out_items(self.classifier, class_names, task.validation, self.items, missing=given.missing)
         self.require_fitting(torch.bincount(class_index, minlength=len(class_names)))
+        self._require_columns(class_index)
         self.copy = copied(self.classifier)
         self.copy.rename(class_names)
         self.class_index = class_index.to(task.device)
@@ -63,9 +75,10 @@ class ClassFit:
             history = self.fit_labelled()
             if not self.copy.prior_is_given:
                 with torch.no_grad():
-                    self.copy.logits.copy_((torch.bincount(self.class_index).double() / len(self.class_index)).log())
+                    counts = torch.bincount(self.class_index, self.labeled.weight).double()
+                    self.copy.logits.copy_((counts / self.labeled.count).log())
             if self.unlabeled is not None:
-                history = self.expectation_maximization(self.unlabeled)
+                history = self.expectation_maximization(len(self.unlabeled))
         except torch.linalg.LinAlgError as error:
             raise FloatingPointError(
                 f"a covariance could not be factored: scale x, or raise the floor ({error})"
@@ -103,14 +116,28 @@ class ClassFit:
 
     # what they share --------------------------------------------------------------------------------
 
+    def _require_columns(self, class_index: Tensor) -> None:
+        """Refuse a class of whose items a column was never seen: nothing can be said of its density."""
+        if not self.labeled.has_missing:
+            return
+        for c, name in enumerate(self.names):
+            never = self.as_given[class_index == c].isnan().all(0).nonzero()
+            if len(never):
+                place = ", ".join(map(str, never[0].tolist()))
+                raise ValueError(
+                    f"no entry of x[:, {place}] was seen in an item of {name}: nothing can be learnt of it; leave the "
+                    "column out, or give items of the class that have it"
+                )
+
     @torch.no_grad()
-    def expectation_maximization(self, unlabeled: Tensor) -> History:
-        """Run EM from the fit to the labelled items (Nigam et al. 2000).
+    def expectation_maximization(self, unlabeled: int = 0) -> History:
+        """Run EM from the fit to the labelled items, with `unlabeled` more (Nigam et al. 2000).
 
         p(y | x) is 1 at the label of a labelled item, and the classifier's posterior for an unlabelled one.
         """
         classifier = self.copy.to(self.items.device).double()
-        everything = torch.cat([self.items, unlabeled]).double()
+        of_fit = self.everything.with_items(self.everything.x.double())
+        everything = of_fit.x
         known = nn.functional.one_hot(self.class_index, classifier.num_classes).double()
         count = len(known)
 
@@ -119,13 +146,16 @@ class ClassFit:
             total = joint.logsumexp(-1)
             share = (joint - total[:, None]).exp()
             share[:count] = known
-            of_labelled = joint[:count].gather(1, self.class_index[:, None]).sum()
-            return share, float(of_labelled + total[count:].sum()) / len(everything)
+            of_labelled = joint[:count].gather(1, self.class_index[:, None])
+            if of_fit.weight is None:
+                return share, float(of_labelled.sum() + total[count:].sum()) / len(everything)
+            return of_fit.times(share), of_fit.mean(torch.cat([of_labelled[:, 0], total[count:]]))
 
         def m_step(share: Tensor) -> Tensor:
             at_floor = self.m_step(everything, share)
             if not classifier.prior_is_given:
-                classifier.logits.copy_(share.mean(0).log())
+                counts = share.mean(0)
+                classifier.logits.copy_((counts if of_fit.weight is None else counts / counts.sum()).log())
             return at_floor
 
         options = self.em_options
@@ -138,7 +168,7 @@ class ClassFit:
         self.warn_of_floor(climb.at_floor, everything)
         config = {
             "method": "em",
-            "unlabeled_items": len(unlabeled),
+            "unlabeled_items": unlabeled,
             "converged": climb.converged,
             "tol": options.tol,
             "max_iterations": options.max_iterations,
@@ -150,9 +180,9 @@ class ClassFit:
         """The log-loss of the validation items."""
         if self.held_out is None:
             return {}
-        items, class_index = (part.to(self.items.device) for part in self.held_out)
-        table = self.copy.log_joint_table(items.double()).log_softmax(-1)
-        return {"validation_log_loss": -float(table.gather(1, class_index[:, None]).mean())}
+        held_out = self.held_out.to(self.items.device)
+        table = self.copy.log_joint_table(held_out.items.double()).log_softmax(-1)
+        return {"validation_log_loss": held_out.log_loss(table)}
 
     def config(self, at_floor: Tensor) -> dict[str, Any]:
         """The `config` of the fit's history."""
@@ -160,9 +190,18 @@ class ClassFit:
         floored = [names[c] for c in at_floor.nonzero().flatten().tolist()] if len(at_floor) > 1 else at_floor.tolist()
         return {
             "items": len(self.items),
+            **self.labeled.config,
             "classes": names,
-            "validation_items": 0 if self.held_out is None else len(self.held_out[0]),
+            "validation_items": 0 if self.held_out is None else len(self.held_out.items),
             "floored_classes": floored,
             "device": str(self.items.device),
             **environment(self.items.device),
         }
+
+
+def _below(first: Weighed, second: Weighed) -> Weighed:
+    """The items of two parts, one below the other."""
+    weight = None
+    if first.weight is not None or second.weight is not None:
+        weight = torch.cat([first.each, second.each])
+    return Weighed(torch.cat([first.x, second.x]), weight, first.missing or second.missing)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.inference.weighed import Weighed, weighed
 from pyrovae.models.classifiers import nameable, numbered
 from pyrovae.models.items import checked_items
 from pyrovae.rounding import spread_as_in
 
-__all__ = ["held_out_items", "items_and_labels", "numbered_labels"]
+__all__ = ["HeldOut", "held_out_items", "items_and_labels", "labels_kept", "numbered_labels"]
+
+
+class HeldOut(NamedTuple):
+    """Validation items with the number of each one's class, and how often it counts; `weight` is None for once each."""
+
+    items: Tensor
+    number: Tensor
+    weight: Tensor | None
+
+    def to(self, device: torch.device) -> HeldOut:
+        """All of them on another device."""
+        return HeldOut(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
+    def log_loss(self, log_proba: Tensor) -> float:
+        """The mean of -log p(y | x) under a table (N, C) of log p(y | x)."""
+        each = -log_proba.gather(1, self.number[:, None])[:, 0]
+        return Weighed(self.items, self.weight).mean(each)
 
 
 def numbered_labels(classifier: Any, y: Any, count: int) -> tuple[np.ndarray, Tensor]:
@@ -47,17 +66,26 @@ def items_and_labels(validation: Any) -> tuple[Any, Any]:
     return items, labels
 
 
+def labels_kept(y: Any, items: Weighed, name: str = "y") -> Any:
+    """The labels of those items that count, where some have a weight of zero; `y` as it came where all count."""
+    if items.kept is None or y is None:
+        return y
+    return checks.labels(y, items.given, name=name)[items.kept.cpu().numpy()]
+
+
 def held_out_items(
-    classifier: Any, names: np.ndarray, validation: Any, items: Tensor | None = None
-) -> tuple[Tensor, Tensor] | None:
+    classifier: Any, names: np.ndarray, validation: Any, items: Tensor | None = None, *, missing: bool = False
+) -> HeldOut | None:
     """The checked validation items and the index of each one's class; None where there is no validation.
 
-    `items` are the items of the fit, in its dtype.
+    `items` are the items of the fit, in its dtype. With `missing` NaN is an entry that was not seen.
     """
     if validation is None:
         return None
-    as_given, labels = items_and_labels(validation)
+    of_tuple, labels = items_and_labels(validation)
+    given = weighed(of_tuple if isinstance(validation, tuple) else validation, "validation", missing=missing)
+    labels = labels_kept(labels, given, "validation labels")
     # a few of them may lie close together: what they are drawn from is as wide as the items of the fit
     least_scale = None if items is None else spread_as_in(items)
-    held_out = checked_items(classifier, as_given, name="validation", least_scale=least_scale)
-    return held_out, numbered(names, labels, len(held_out), name="validation labels")
+    held_out = checked_items(classifier, given.x, name="validation", missing=given.missing, least_scale=least_scale)
+    return HeldOut(held_out, numbered(names, labels, len(held_out), name="validation labels"), given.weight)

@@ -84,13 +84,23 @@ class _ClassByClass(ClassFit):
         names = self.copy.names.tolist()
         for c, name in enumerate(names):
             validation = None
-            if self.held_out is not None and bool((self.held_out[1] == c).any()):
-                validation = self.held_out[0][self.held_out[1] == c]
+            if self.held_out is not None and bool((self.held_out.number == c).any()):
+                validation = _of_class(*self.held_out, c)
             density = self.copy.densities.parts[c]
+            own = chosen(density, None, self.handed_on)
+            if self.labeled.weight is not None and not own.takes_weight:
+                raise ValueError(
+                    f"weight came, and {own.title}, which fits {self.names[c]}, weighs no items: leave it out"
+                )
+            if self.labeled.has_missing and not own.takes_missing:
+                raise ValueError(
+                    f"x comes with missing entries, and {own.title}, which fits {self.names[c]}, takes whole items: "
+                    "fill or drop them"
+                )
             task = replace(
                 self.task,
                 pair=density,
-                x=self.items[self.class_index == c],
+                x=_of_class(self.items, self.class_index, self.labeled.weight, c),
                 y=None,
                 validation=validation,
                 unlabeled=None,
@@ -99,7 +109,7 @@ class _ClassByClass(ClassFit):
                 labels=tuple(names),
             )
             with gathered() as warnings:
-                histories[name] = chosen(density, None, self.handed_on).run(task)
+                histories[name] = own.run(task)
             for warning in warnings:
                 checks.warn(f"{self.names[c]}: {warning.message}", warning.category)
         return joined(histories)
@@ -115,6 +125,14 @@ class _ClassByClass(ClassFit):
         if at_floor.any():
             names = ", ".join(self.names[c] for c in at_floor.nonzero().flatten().tolist())
             checks.warn(f"the variance floor holds up a component of {names}", em.VarianceFloorWarning)
+
+
+def _of_class(items: Tensor, class_index: Tensor, weight: Tensor | None, c: int) -> Any:
+    """The items of one class, with their weights and with word of missing entries where there are any."""
+    rows = class_index == c
+    x, of_rows = items[rows], None if weight is None else weight[rows]
+    missing = True if bool(x.isnan().any()) else None
+    return x if of_rows is None and missing is None else checks.Gathered(x, weight=of_rows, missing=missing)
 
 
 def _by_densities(classifier: GenerativeClassifier) -> tuple[Method, ...]:

@@ -25,12 +25,14 @@ class Weighed:
         weight: (N,), in float64, above 0; None where each item counts once.
         missing: whether NaN may stand for an entry that was not seen.
         kept: the indices, among all items that came, of those of `x`; None where they are all of them.
+        given: the number of all items that came.
     """
 
     x: Tensor
     weight: Tensor | None = None
     missing: bool = False
     kept: Tensor | None = None
+    given: int = 0
 
     @cached_property
     def has_missing(self) -> bool:
@@ -41,6 +43,13 @@ class Weighed:
     def seen(self) -> SeenItems:
         """The items as groups by what was seen of them."""
         return SeenItems(self.x.flatten(1))
+
+    @property
+    def each(self) -> Tensor:
+        """How often each item counts, (N,), in float64."""
+        return (
+            torch.ones(len(self.x), dtype=torch.float64, device=self.x.device) if self.weight is None else self.weight
+        )
 
     @property
     def count(self) -> float:
@@ -74,21 +83,21 @@ class Weighed:
         return float((self.weight * values).sum() / self.weight.sum())
 
 
-def weighed(x: Any, name: str = "x") -> Weighed:
+def weighed(x: Any, name: str = "x", *, missing: bool = False) -> Weighed:
     """The items of an array or of a split, as they came, with their weights; those of weight zero are left out.
 
-    Raises ValueError for training items, `name` "x", of which a column was never seen, and warns of items of which
-    nothing was.
+    With `missing` NaN is an entry that was not seen, also where the split does not say so. Raises ValueError for
+    training items, `name` "x", of which a column was never seen, and warns of items of which nothing was.
     """
     given = checks.split_of(x, takes=("weight", "missing"), name=name)
     items = checks.array(checks.with_missing(given.x, given.missing, name), name)
-    result = Weighed(items, None, given.missing is not None)
+    result = Weighed(items, None, missing or given.missing is not None)
     if given.weight is not None:
         weight = checks.weights(given.weight, len(items), name=name)
         kept = (weight > 0).nonzero()[:, 0]
         result = replace(result, weight=weight)
         if len(kept) < len(weight):
-            result = Weighed(items[kept.to(items.device)], weight[kept], result.missing, kept)
+            result = Weighed(items[kept.to(items.device)], weight[kept], result.missing, kept, len(items))
     if result.has_missing:
         tally = Tally(result.x)
         tally.add(result.x)

@@ -50,6 +50,9 @@ def require_missing_taken(pair: Any, *, guide: bool = True, what: str = "x") -> 
     if takes_missing(pair) or (not guide and is_made_of_parts(pair, "model")):
         return
     kind = type(pair).__name__
+    stated = getattr(pair, "why_no_missing", None)  # a reason and what to do, of a pair that can never take them
+    if stated is not None:
+        raise ValueError(f"{what} has missing entries, and {stated}")
     advice = "build the pair with missing=True, as mlp_vae(..., missing=True): its encoder then sees what is missing"
     if guide and is_made_of_parts(pair, "guide"):
         why = f"the encoder of this {kind} takes whole items"

@@ -118,8 +118,9 @@ class ClassDensities(nn.Module):
 
     def _estimated(self, pair: Any, x: Tensor) -> LogDensities:
         assert self._evidence is not None
+        missing = {"missing": True} if bool(x.isnan().any()) else {}
         with hidden():  # its sites are no part of the classifier's
-            estimate = self._evidence(pair, x).pointwise
+            estimate = self._evidence(pair, x, **missing).pointwise
         if masked := estimate.attrs.get("masked_sites"):
             raise ValueError(f"a {type(pair).__name__} masks {masked}: its log p(x) covers only a part of x")
         value, error = (torch.from_numpy(estimate[name].values).to(x.device) for name in ("value", "se"))

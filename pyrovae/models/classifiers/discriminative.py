@@ -49,6 +49,10 @@ class DiscriminativeClassifier(Classifier):
     is_normalized = False  # it has no p(x)
     has_global_latents = True
     latent_dim = 0
+    why_no_missing = (
+        "p(y | x) alone says nothing of x, by which they could be integrated out: fill them first, or take a "
+        "GenerativeClassifier"
+    )
 
     def __init__(
         self,

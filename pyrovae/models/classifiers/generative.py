@@ -18,6 +18,7 @@ from pyrovae.models.classifiers.classes import Classifier, drawn_of_class, named
 from pyrovae.models.classifiers.densities import DensitiesOfClasses, NormalDensities, OfClasses, of_classes
 from pyrovae.models.component import Component
 from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.missing import takes_missing
 from pyrovae.models.mixture import MISSING
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
@@ -79,6 +80,12 @@ class GenerativeClassifier(Classifier):
         if class_prior is not None:
             self._take_prior(class_prior)
 
+    @property
+    def takes_missing(self) -> bool:
+        """Whether every density takes items with NaN where an entry was not seen."""
+        parts = getattr(self.densities, "parts", None)
+        return parts is None or all(takes_missing(part) for part in parts)
+
     def _summary_of_parts(self) -> Rows:
         return {
             "num_classes": lambda: self.num_classes,
@@ -97,16 +104,23 @@ class GenerativeClassifier(Classifier):
 
     # the pair ---------------------------------------------------------------------------------------
 
-    def model(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """p(label, x): items observed where `x` is given, labels where their numbers `y` (N,) are, else drawn."""
+    def model(
+        self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, missing: bool = False
+    ) -> Tensor:
+        """p(label, x): items observed where `x` is given, labels where their numbers `y` (N,) are, else drawn.
+
+        With `missing` NaN in `x` is an entry that was not seen, and the density is that of the seen entries.
+        """
         register_param_sites(self._site_prefix, self)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
             infer = None if y is not None else ENUMERATED
             label = pyro.sample("label", dist.Categorical(logits=self.logits), obs=y, infer=infer)
             return pyro.sample("obs", Component(self.densities, label, self.event_shape), obs=x)
 
-    def guide(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1) -> Tensor | None:
-        """p(label | x), exact; without `x` the class prior; nothing where labels are given."""
+    def guide(
+        self, x: Tensor | None = None, y: Tensor | None = None, *, size: int = 1, missing: bool = False
+    ) -> Tensor | None:
+        """p(label | x), exact, with `missing` given the seen entries; without `x` p(y); nothing where labels are."""
         register_param_sites(self._site_prefix, self)
         if y is not None:
             return None
