@@ -16,6 +16,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.missing import SeenEntries, filling_of
 from pyrovae.models.pair import base_measure_of, dtype_and_device, support_of
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.parts.bernoulli import Bernoulli
@@ -57,6 +58,7 @@ class IndependentEntries(HasParamSites):
     """
 
     is_normalized = True
+    takes_missing = True
     latent_dim = 0
 
     def __init__(self, event_shape: Sequence[int], family: str = "normal", *, num_classes: int | None = None) -> None:
@@ -69,7 +71,14 @@ class IndependentEntries(HasParamSites):
 
     @classmethod
     def fit(
-        cls, x: Any, *, family: str = "normal", num_classes: int | None = None, perturbation: float = 0.0
+        cls,
+        x: Any,
+        *,
+        family: str = "normal",
+        num_classes: int | None = None,
+        perturbation: float = 0.0,
+        weight: Any = None,
+        missing: bool = False,
     ) -> IndependentEntries:
         """The density whose entries have the means, and where the family has one the variances, of items `x`.
 
@@ -82,8 +91,11 @@ class IndependentEntries(HasParamSites):
 
         `perturbation` is the share of entries that are taken from any other entry's values, at random, before the
         fit: the background then says less of single entries (Ren et al. 2019, section 3, who replace 10 to 30 %). It
-        is for items whose entries have one unit, as pixels have. Raises ValueError for items outside the support,
-        fewer than 2 of them, and normal items none of whose entries varies.
+        is for items whose entries have one unit, as pixels have.
+
+        `weight`, (N,), counts an item that many times. With `missing` NaN is an entry that was not seen, and the
+        moments of an entry are those of the items that have it. Raises ValueError for items outside the support, fewer
+        than 2 of them, an entry that no item has, and normal items none of whose entries varies.
         """
         share = 0.0 if perturbation == 0 else checks.probability("perturbation", perturbation)
         given = checks.array(x, "x")
@@ -93,14 +105,20 @@ class IndependentEntries(HasParamSites):
         if given.dtype == torch.float64:
             made = made.double()
         kind = FAMILIES[family]
-        items = checked_items(made, given, support=made.support)
+        items = checked_items(made, given, support=made.support, missing=missing)
+        each = None if weight is None else checks.weights(weight, len(items))
+        if each is not None:  # an item that does not count is absent
+            items, each = items[each > 0], each[each > 0]
+        never = items.isnan().all(0).nonzero()
+        if len(never):
+            place = ", ".join(map(str, never[0].tolist()))
+            raise ValueError(f"no entry of x[:, {place}] was seen: nothing can be learnt of it; leave such entries out")
         if made.num_classes is not None:
-            fitted = _log_frequencies(items, made.num_classes, share)
+            fitted = _log_frequencies(items, made.num_classes, share, each)
         else:
             items = items.double().log() if kind.of_logarithm else items.double()
             assert kind.fitted is not None
-            moments = _Moments(items.mean(0), items.var(0, correction=0), len(items))
-            fitted = torch.stack(kind.fitted(moments.perturbed(share)))
+            fitted = torch.stack(kind.fitted(_moments(items, each).perturbed(share)))
         with torch.no_grad():
             made.natural.copy_(fitted)
         return made
@@ -123,20 +141,28 @@ class IndependentEntries(HasParamSites):
         mean: Tensor = self._law().mean
         return mean
 
-    def model(self, x: Tensor | None = None, *, size: int = 1) -> Tensor:
-        """p(x): observed where `x` of shape (N, *event_shape) is given, else `size` draws."""
+    def model(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> Tensor:
+        """p(x): observed where `x` of shape (N, *event_shape) is given, else `size` draws.
+
+        With `missing` NaN in `x` is an entry that was not seen, and the density is that of the seen entries.
+        """
         register_param_sites(self._site_prefix, self)
         with pyro.plate("data", plate_size(x, size, self.event_shape)):
-            obs: Tensor = pyro.sample("obs", self._law(), obs=x)
+            law = SeenEntries(self._law(), filling_of(self)) if missing else self._law()
+            obs: Tensor = pyro.sample("obs", law, obs=x)
             return obs
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1) -> None:
+    def guide(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> None:
         """Nothing: the model has no latent site."""
 
-    def log_prob(self, x: Any) -> Tensor:
-        """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable."""
-        items = checked_items(self, x, support=self.support).to(self.natural.device)
-        log_prob: Tensor = self._law().log_prob(items)
+    def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
+        """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable.
+
+        With `missing` NaN is an entry that was not seen, and the density is that of the seen entries: 0 of none.
+        """
+        items = checked_items(self, x, support=self.support, missing=missing).to(self.natural.device)
+        law = SeenEntries(self._law(), filling_of(self)) if missing else self._law()
+        log_prob: Tensor = law.log_prob(items)
         return log_prob
 
     @checks.allocating
@@ -158,11 +184,11 @@ class IndependentEntries(HasParamSites):
 
 @dataclass(frozen=True)
 class _Moments:
-    """The mean and the variance of each entry over `count` items."""
+    """The mean and the variance of each entry over `count` items, a number or one for each entry."""
 
     mean: Tensor
     variance: Tensor
-    count: int
+    count: Any
 
     def perturbed(self, share: float) -> _Moments:
         """The moments after a share of each entry's values is replaced by values of any entry."""
@@ -172,6 +198,17 @@ class _Moments:
         mean = (1 - share) * self.mean + share * self.mean.mean()
         second = (1 - share) * second + share * second.mean()
         return _Moments(mean, (second - mean.square()).clamp(min=0), self.count)
+
+
+def _moments(items: Tensor, weight: Tensor | None) -> _Moments:
+    """The moments of entries over the items that have them, each counted by its weight."""
+    seen = ~items.isnan()
+    if weight is None and bool(seen.all()):
+        return _Moments(items.mean(0), items.var(0, correction=0), len(items))
+    each = seen.double() if weight is None else seen * weight.to(items).reshape(-1, *[1] * (items.ndim - 1))
+    count, filled = each.sum(0), torch.where(seen, items, 0.0)
+    mean = (each * filled).sum(0) / count
+    return _Moments(mean, (each * (filled - mean).square()).sum(0) / count, count)
 
 
 @dataclass(frozen=True)
@@ -197,7 +234,8 @@ def _smoothed(moments: _Moments) -> Tensor:
 def _continuous_logits(moments: _Moments) -> tuple[Tensor]:
     """The logit l whose continuous Bernoulli has this mean, 1 / (1 - exp(-l)) - 1 / l, by bisection."""
     mean = _smoothed(moments)
-    low, high = torch.full_like(mean, -8.0 * moments.count - 8), torch.full_like(mean, 8.0 * moments.count + 8)
+    high = torch.zeros_like(mean) + (8.0 * moments.count + 8)
+    low = -high
     for _ in range(100):
         middle = (low + high) / 2
         near_zero = middle.abs() < 1e-3
@@ -224,17 +262,24 @@ def _counts(moments: _Moments) -> tuple[Tensor, Tensor]:
     return mean.log(), log_size.clamp(-LARGEST_LOG, LARGEST_LOG)
 
 
-def _log_frequencies(x: Tensor, num_classes: int, share: float) -> Tensor:
+def _log_frequencies(x: Tensor, num_classes: int, share: float, weight: Tensor | None = None) -> Tensor:
     """The logarithms of the smoothed frequencies of codes, (num_classes, *event), after a share was replaced."""
     entries = math.prod(x.shape[1:])
     place = torch.arange(entries, device=x.device) * num_classes
     counts = torch.zeros(entries * num_classes, dtype=torch.float64, device=x.device)
-    for rows in x.flatten(1).split(max(1, ENTRIES_TOGETHER // entries)):
-        counts += torch.bincount((rows.long() + place).flatten(), minlength=len(counts))
-    counts = counts.reshape(*x.shape[1:], num_classes).movedim(-1, 0) / len(x)
+    step = max(1, ENTRIES_TOGETHER // entries)
+    for start in range(0, len(x), step):
+        rows = x[start : start + step].flatten(1)
+        seen = ~rows.isnan()
+        each = None if weight is None else weight[start : start + step, None].to(x.device).expand_as(rows)[seen]
+        codes = (torch.where(seen, rows, 0.0).long() + place)[seen]
+        counts += torch.bincount(codes, each, minlength=len(counts))
+    counts = counts.reshape(*x.shape[1:], num_classes).movedim(-1, 0)
+    total = counts.sum(0)
+    counts = counts / total
     pooled = counts.flatten(1).mean(1).reshape(-1, *[1] * (counts.ndim - 1))
     frequencies = (1 - share) * counts + share * pooled
-    return ((frequencies * len(x) + 1 / num_classes) / (len(x) + 1)).log()
+    return ((frequencies * total + 1 / num_classes) / (total + 1)).log()
 
 
 def _checked_classes(family: str, num_classes: Any) -> int | None:
