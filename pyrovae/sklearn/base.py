@@ -31,6 +31,9 @@ class PairEstimator(BaseEstimator):
 
     pair_: Any
     history_: History
+    built_with_: dict[str, Any]  # parameters of `_of_pair` at the last fit
+
+    _of_pair: tuple[str, ...] = ()  # parameters that the pair is built with, where a fit may go on from it
 
     def save(self, path: str | os.PathLike[str]) -> Self:
         """Write the fitted estimator into the folder `path`: parameters as JSON, the pair as `pyrovae.save` does.
@@ -80,14 +83,12 @@ class PairEstimator(BaseEstimator):
         checked: np.ndarray = self._checked(X)
         return checked
 
-    def _goes_on(self, *names: str) -> bool:
+    def _goes_on(self) -> bool:
         """Whether a fit goes on from `pair_`; ValueError where a parameter that the pair was built with has changed."""
-        now = {name: getattr(self, name) for name in names}
         if not (self.warm_start and hasattr(self, "pair_")):
-            self.built_with_ = now
             return False
-        for name, value in now.items():
-            before = self.built_with_[name]
+        for name in self._of_pair:
+            value, before = getattr(self, name), self.built_with_[name]
             if not np.array_equal(value, before):
                 raise ValueError(
                     f"warm_start goes on from a fit with {name}={before!r}, and {name} is {value!r}: put it back, or "
@@ -115,6 +116,7 @@ class PairEstimator(BaseEstimator):
             raise ValueError(f"fit_options has {twice[0]!r}, which is set elsewhere: leave it out of fit_options")
         self.history_ = fit(pair, x, y, **{"progress": False, **options, **given})
         self.pair_ = pair
+        self.built_with_ = {name: getattr(self, name) for name in self._of_pair}
 
 
 def counted(x: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:

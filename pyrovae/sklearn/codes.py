@@ -32,7 +32,7 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Raises ValueError for rows that are not finite, for fewer than two of them, for values outside the likelihood's
         support, and for weights that are negative or all 0.
         """
-        goes_on = self._goes_on(*self._of_pair)
+        goes_on = self._goes_on()
         x = self._rows(X, reset=not goes_on, least=2)
         seed = seed_of(self.random_state)
         places, weight = counted(x, sample_weight)

@@ -58,6 +58,8 @@ class GaussianMixture(DensityMixin, PairEstimator):
     ([0.5, 9.5], True)
     """
 
+    _of_pair = ("n_components", "covariance_type", "floor")
+
     def __init__(
         self,
         n_components: int = 1,
@@ -98,7 +100,7 @@ class GaussianMixture(DensityMixin, PairEstimator):
         covariance = COVARIANCE_TYPES[checks.choice("covariance_type", self.covariance_type, COVARIANCE_TYPES)]
         max_iter = checks.whole("max_iter", self.max_iter)
         restarts = checks.whole("n_init", self.n_init) if count > 1 else 1  # one component has one maximum
-        goes_on = self._goes_on("n_components", "covariance_type", "floor")
+        goes_on = self._goes_on()
         x = self._checked(X, reset=not goes_on, least=2)
         places, weight = counted(x, sample_weight)
         x, seed = x[places], seed_of(self.random_state)
