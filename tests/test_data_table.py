@@ -189,6 +189,14 @@ def test_identifiers_are_known_by_their_name_too() -> None:
     assert data.table({"patient_id": numbers}, {"patient_id": "count"}).columns[0].kind == "count"
 
 
+def test_codes_of_missing_entries_are_named() -> None:
+    for entries in ([31, -999, 40, -999, 22], [1.7, 999.0, 999.0, 1.8], [31, 99, 99, 7, 1, 2]):
+        table = data.table({"it": entries})
+        named = "far from all others: make it missing" in table.findings[0].advice
+        assert named == (99 not in entries)  # 99 is not far from 31
+        assert named == ("far from all others" in str(table))
+
+
 def test_columns_of_other_types_are_named() -> None:
     times = pd.date_range("2020-01-01", periods=4)
     frame = pd.DataFrame(
@@ -339,8 +347,9 @@ def test_parts_have_all_rows_once_and_carry_the_mask() -> None:
     assert torch.equal(parts.train.x.nan_to_num(-9), table.split(test=6, seed=3).train.x.nan_to_num(-9))
     assert not torch.equal(parts.train.x.nan_to_num(-9), table.split(test=6, seed=4).train.x.nan_to_num(-9))
     labels = np.repeat([0, 1, 2], [12, 8, 4])
-    strata = labels[table.split(test=6, stratify=labels).order[18:].numpy()]
-    assert np.bincount(strata).tolist() == [3, 2, 1]
+    for count, expected in [(6, [3, 2, 1]), (7, [4, 2, 1]), (5, [2, 2, 1]), (4, [2, 1, 1])]:  # the largest remainders
+        strata = labels[table.split(test=count, stratify=labels).order[N - count :].numpy()]
+        assert np.bincount(strata).tolist() == expected
     by_level = table.split(test=12, stratify="level")
     for code in (0.0, 1.0, 2.0):
         counts = [int((part.x[:, -1] == code).sum()) for part in (by_level.train, by_level.test)]
@@ -359,6 +368,12 @@ def test_the_rows_of_a_split_are_those_of_load(tmp_path) -> None:
     split = data.table(pd.DataFrame(x, columns=["a", "b"])).split()
     assert torch.equal(split.order, loaded.order)
     assert (len(split.train), len(split.test)) == (len(loaded.train), len(loaded.test))
+
+
+def test_decimals_are_those_that_came_also_of_other_rows() -> None:
+    table = data.table({"it": [0.1, -0.7, 123.456, -2.5]})
+    assert table.x.dtype == torch.float32 and float(table.x[0, 0]) != 0.1
+    assert table.encoding.frame(table.x)["it"] == [0.1, -0.7, 123.456, -2.5]
 
 
 def test_single_precision_only_where_it_holds_the_column() -> None:

@@ -29,11 +29,11 @@ CHUNK = 10_000  # rows
 
 GONE = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "?"})
 GONE_OF_NUMBERS = GONE | {"-", "--", ".", "none", "missing"}
-WHOLE = re.compile(r"[+-]?\d+")
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
-WITH_COMMA = re.compile(r"[+-]?(\d+,?\d*|,\d+)([eE][+-]?\d+)?")
-COMMA_OF_EITHER_KIND = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # 1,234 is a thousand, or little more than one
-PADDED = re.compile(r"[+-]?0\d+")
+WHOLE = r"[+-]?\d+"
+PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|Inf|INF)(?:inity)?"
+WITH_COMMA = r"[+-]?(?:\d+,?\d*|,\d+)(?:[eE][+-]?\d+)?"
+COMMA_OF_EITHER_KIND = r"[+-]?[1-9]\d{0,2},\d{3}"  # 1,234 is a thousand, or little more than one
+PADDED = re.compile(r"^[+-]?0\d", re.MULTILINE)
 
 
 def read_csv(path: Path, as_text: Collection[str] = ()) -> tuple[Any, dict[str, str]]:
@@ -151,12 +151,7 @@ def _cells(path: Path, text: str, separator: str) -> tuple[list[str], list[list[
 
 def _require_header(path: Path, names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1 and name]
-    numeric = [_is_number(name) for name in names]
-    below = [all(_is_number(cell) or cell.lower() in GONE_OF_NUMBERS for cell in column) for column in cells]
-    of_numbers = [number for number, all_numbers in zip(numeric, below, strict=True) if all_numbers]
-    again = any(name in column for name, column in zip(names, cells, strict=True) if name and not _is_number(name))
-    fractions = any(number and not WHOLE.fullmatch(name) for name, number in zip(names, numeric, strict=True))
-    if all(numeric) or (of_numbers and all(of_numbers) and (again or fractions)):
+    if any(map(_is_number, names)) and _is_a_row(names, cells):
         raise ValueError(
             f"{path} seems to have no header: its first line is {', '.join(map(repr, names[:5]))}; put a line of names "
             "first, or read it with pandas.read_csv(path, header=None, names=[...]) and give the frame to data.table"
@@ -171,8 +166,30 @@ def _require_header(path: Path, names: Sequence[str], cells: Sequence[Sequence[s
         raise ValueError(f"{path} has a column without a name, and another is called {taken[0]!r}: name it")
 
 
+def _is_a_row(names: Sequence[str], cells: Sequence[Sequence[str]]) -> bool:
+    """Whether a first line with numbers in it is the first row: all are numbers, or fractions, or text that recurs."""
+    if all(map(_is_number, names)):
+        return True
+    of_numbers = [
+        _is_number(name)
+        for name, column in zip(names, cells, strict=True)
+        if all(_is_number(cell) or cell.lower() in GONE_OF_NUMBERS for cell in column)
+    ]
+    recurs = any(name in column for name, column in zip(names, cells, strict=True) if name and not _is_number(name))
+    has_fractions = any(_is_number(name) and not _all(WHOLE, [name]) for name in names)
+    return bool(of_numbers) and all(of_numbers) and (recurs or has_fractions)
+
+
 def _is_number(cell: str) -> bool:
-    return bool(PLAIN.fullmatch(cell) or (WITH_COMMA.fullmatch(cell)))
+    return _all(PLAIN, [cell]) or _all(WITH_COMMA, [cell])
+
+
+def _all(pattern: str, cells: Sequence[str]) -> bool:
+    """Whether a pattern fits each of the cells; one call for all of them, as there may be millions."""
+    lines = "\n".join(cells)
+    if lines.count("\n") >= len(cells):  # a cell of several lines
+        return False
+    return re.fullmatch(f"(?:(?:{pattern})\n)*+(?:{pattern})", lines) is not None if cells else True
 
 
 def _column(pd: Any, cells: Sequence[str], rows: np.ndarray, counts: Counter[int], *, as_text: bool) -> tuple[Any, str]:
@@ -199,14 +216,14 @@ def _column(pd: Any, cells: Sequence[str], rows: np.ndarray, counts: Counter[int
 
 def _numbers(cells: Sequence[str]) -> tuple[list[Any] | None, str]:
     """The cells as numbers, those that are missing as 0, with a remark; None where they are no numbers."""
-    seen = [cell for cell in cells if cell.lower() not in GONE_OF_NUMBERS]
-    if not seen or any(PADDED.fullmatch(cell) for cell in seen):
+    gone = [cell.lower() in GONE_OF_NUMBERS for cell in cells]
+    seen = [cell for cell, absent in zip(cells, gone, strict=True) if not absent]
+    if not seen or PADDED.search("\n".join(seen)):
         return None, ""
-    if all(PLAIN.fullmatch(cell) for cell in seen):
-        read: Any = int if all(WHOLE.fullmatch(cell) for cell in seen) else float
-        return [0 if cell.lower() in GONE_OF_NUMBERS else read(cell) for cell in cells], ""
-    with_comma = [cell for cell in seen if "," in cell]
-    if not all(WITH_COMMA.fullmatch(cell) for cell in seen) or all(map(COMMA_OF_EITHER_KIND.fullmatch, with_comma)):
+    if _all(PLAIN, seen):
+        read: Any = int if _all(WHOLE, seen) else float
+        return [0 if absent else read(cell) for cell, absent in zip(cells, gone, strict=True)], ""
+    if not _all(WITH_COMMA, seen) or _all(COMMA_OF_EITHER_KIND, [cell for cell in seen if "," in cell]):
         return None, ""
-    numbers = [0.0 if cell.lower() in GONE_OF_NUMBERS else float(cell.replace(",", ".")) for cell in cells]
+    numbers = [0.0 if absent else float(cell.replace(",", ".")) for cell, absent in zip(cells, gone, strict=True)]
     return numbers, "decimal commas"

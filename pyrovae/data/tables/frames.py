@@ -155,7 +155,7 @@ def _of_dict(frame: Mapping[Any, Any]) -> Frame:
 
 def _of_anndata(frame: Any) -> Frame:
     matrix = frame.X
-    if matrix is None or hasattr(matrix, "toarray"):
+    if matrix is None or (hasattr(matrix, "toarray") and not isinstance(matrix, np.ndarray)):
         what = "no matrix X" if matrix is None else "a sparse matrix X"
         hint = "name a layer as X" if matrix is None else "make it dense first (adata.X = adata.X.toarray())"
         raise TypeError(f"frame is an AnnData with {what}: {hint}")

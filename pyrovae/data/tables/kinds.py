@@ -19,6 +19,7 @@ __all__ = ["MARKERS", "Finding", "found", "stated"]
 
 FEW_CATEGORIES = 5  # values of text, up to which they are categories also where they hardly repeat
 MOST_CATEGORIES = 100
+NINES = frozenset(float("9" * length) for length in range(2, 7))  # 99, 999, ...: codes of missing entries
 STATED = "as stated"
 RUN = 10  # whole numbers, from which on a run without a gap is taken for a numbering of the rows
 FEW = 10  # values, up to which whole numbers may be codes of categories
@@ -58,9 +59,10 @@ def found(column: Stored, stated_kind: Any = None, *, all_counts: bool = False) 
     Raises ValueError and TypeError where the statement does not fit the entries.
     """
     made = _found(column, stated_kind, all_counts)
-    if not column.remark:
-        return made
-    return replace(made, rule=f"{made.rule} ({column.remark})")
+    if column.remark:
+        made = replace(made, rule=f"{made.rule} ({column.remark})")
+    code = _code_of_missing(column) if column.is_number and made.column is not None else ""
+    return replace(made, advice="; ".join(filter(None, [made.advice, code]))) if code else made
 
 
 def _found(column: Stored, stated_kind: Any, all_counts: bool) -> Finding:
@@ -182,6 +184,23 @@ def _numbers(column: Stored) -> Finding:
     return Finding(column_name, Column(column_name, "real"), "numbers, some not above 0")
 
 
+def _code_of_missing(column: Stored) -> str:
+    """What to do about a number such as -999 that comes again and again, far from all others; nothing without one."""
+    values = column.values.astype(np.float64)
+    if len(values) < 3 or column.distinct[0] == column.distinct[-1]:
+        return ""
+    low, high = float(column.distinct[0]), float(column.distinct[-1])
+    second, last_but_one = float(column.distinct[1]), float(column.distinct[-2])
+    code = None
+    if -low in NINES and second >= 0:
+        code = low
+    elif high in NINES and high > 5 * last_but_one:
+        code = high
+    if code is None or (count := int((values == code).sum())) < 2:
+        return ""
+    return f"{code:g} comes {times(count)}, far from all others: make it missing if it says that"
+
+
 def _coded(column: Stored, kind: Any, categories: tuple[Any, ...], rule: str) -> Finding:
     return Finding(column.name, Column(column.name, kind, categories), rule)
 
@@ -200,6 +219,8 @@ def _by_statement(column: Stored, statement: Any) -> Finding:
         if categories is None and kind in CODED:
             categories, rule = _own_categories(column, kind)
         made = Column(name, kind, categories)
+    if made.categories is not None:
+        made = Column(name, made.kind, tuple(plain(value) for value in made.categories))
     refusal = _never(column)
     if refusal is not None and len(column.values):
         raise ValueError(f"kinds of {name!r} is {made.kind!r}, and it has {refusal.rule}: {refusal.advice}")

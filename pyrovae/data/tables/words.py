@@ -49,13 +49,13 @@ def other_kinds(findings: Sequence[Finding]) -> dict[str, Any]:
     """How a user may state other kinds than those that were found: an example of a number, and of an order."""
     taken = [each for each in findings if each.column is not None and each.rule != STATED]
     advised = next((each for each in taken if each.advice), None)
-    numbers = [each for each in taken if each.column is not None and each.column.categories is None]
+    numbers = [each for each in taken if each.column is not None and each.column.kind in ("count", "positive")]
     unordered = [each for each in taken if each.column is not None and each.column.kind == "categorical"]
     made: dict[str, Any] = {}
     if advised is not None and advised in numbers:
         made[advised.name] = "categorical"
-    elif numbers and numbers[0].column is not None:
-        made[numbers[0].name] = "positive" if numbers[0].column.kind == "real" else "real"
+    elif numbers:
+        made[numbers[0].name] = "real"
     if unordered and unordered[0].column is not None:
         categories = unordered[0].column.categories or ()
         shown = categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
