@@ -116,7 +116,8 @@ def methods() -> dict[str, dict[str, Option]]:
         for node in _parsed(file).body:
             constants = _class_constants(node) if isinstance(node, ast.ClassDef) else {}
             if isinstance(node, ast.ClassDef) and "name" in constants and constants.get("is_shown", True):
-                read[constants["name"]] = _fields(node)
+                # two classes of pairs may have a method of one name, each with options of its own
+                read[constants["name"]] = {**read.get(constants["name"], {}), **_fields(node)}
     return dict(sorted(read.items()))
 
 
@@ -193,7 +194,7 @@ def imported_methods() -> dict[str, dict[str, Option]]:
     made = {}
     for method in every_method():
         if method.is_shown:
-            made[method.name] = _imported_fields(type(method))
+            made[method.name] = {**made.get(method.name, {}), **_imported_fields(type(method))}
     return dict(sorted(made.items()))
 
 

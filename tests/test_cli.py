@@ -97,7 +97,7 @@ def test_what_was_there_before_a_run_that_failed_stays(tmp_path):
 
 def test_what_is_missing_is_called_as_the_help_calls_it(capsys):
     assert main(["fit"]) == 2
-    assert "pyrovae: missing: DATA, --out" in capsys.readouterr().err
+    assert "pyrovae: not given: DATA, --out" in capsys.readouterr().err
 
 
 PLUGIN = Path(__file__).parent / "users_parts.py"

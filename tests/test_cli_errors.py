@@ -248,7 +248,10 @@ class Sevens(dict):
 def test_every_warning_of_the_package_has_words_of_the_command_line():
     command = group().get_command(None, "fit")
     words, seen, python = Words.of(command), 0, []
-    for file in Path(pyrovae.__file__).parent.rglob("*.py"):
+    package = Path(pyrovae.__file__).parent
+    for file in package.rglob("*.py"):
+        if package / "sklearn" in file.parents:  # which no command calls
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("checks.warn", "warn"):
                 if isinstance(node.args[0], ast.Name):

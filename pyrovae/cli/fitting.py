@@ -38,7 +38,7 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     absent = [name for name, value in (("DATA", parameters["data"]), ("--out", parameters["out"])) if value is None]
     if parameters["out"] is None or (absent and not parameters["resume"]):
         hint = "" if parameters["data"] is None or parameters["resume"] else ", a folder to be made"
-        raise click.UsageError(f"missing: {', '.join(absent)}{hint}", ctx)
+        raise click.UsageError(f"not given: {', '.join(absent)}{hint}", ctx)
     out = checks.path("--out", parameters["out"])
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out} is a file: name a folder")

@@ -29,7 +29,7 @@ PYTHON_ADVICE = (
     (r"; one item is \w+\[None\]", ""),
     (r"; \w+\.(?:reshape|movedim)\([^;]*", ""),
     (r"resume=True", "--resume"),
-    (r",? or fit mixture\.double\(\)", ""),
+    (r",? or fit (?:mixture|pair)\.double\(\)", ""),
     (r" \(link='sigmoid'\)", ""),
     (r", or take link='identity'", ", or take another likelihood"),
     (r"\bwith torch\.set_num_threads", "with the number of threads"),

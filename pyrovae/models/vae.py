@@ -127,7 +127,7 @@ class LatentVariableModel(HasParamSites):
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the table whose rows the items are; AttributeError of a pair of other items."""
-        columns = columns_of(self)
+        columns: tuple[Column, ...] | None = getattr(getattr(self.likelihood, "family", None), "columns", None)
         if columns is None:
             raise AttributeError("columns are those of a table's pair, as table_vae builds")
         return columns

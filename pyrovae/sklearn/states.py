@@ -44,7 +44,7 @@ def write_state(estimator: Any, path: str | os.PathLike[str]) -> None:
     if hasattr(estimator, "estimator_"):
         write_state(estimator.estimator_, folder / "estimator")
     partial = folder / f".{RECORD}-new-{os.getpid()}"
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, folder / RECORD)
 
 
@@ -76,7 +76,7 @@ def _record(folder: Path) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
         raise FileNotFoundError(f"{folder} holds no saved estimator: {RECORD} is missing")
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         version = record["format_version"]
         if record["format"] != FORMAT or not isinstance(record["class"], str):
             raise KeyError("format")

@@ -18,14 +18,15 @@ class TableInput(nn.Module):
 
     A real column is one feature, (x - loc) / scale; of a positive one it is that of log x, of a count that of
     log(1 + x), with location and scale of `standardizers`, each of columns of its own. A binary column is -1 or 1, and
-    a column of C categories C features of zeros and a one. A missing entry is zeros in all of them.
+    a column of C categories C features of zeros and a one. A missing entry is zeros in all of
+    them. Features of numbers come first, then those of binary columns, then those of categories.
 
     >>> import torch
     >>> from pyrovae import Column
     >>> from pyrovae.models.parts.table_input import TableInput
     >>> seen = TableInput([Column("species", "categorical", 3), Column("sex", "binary")], [])
     >>> seen(torch.tensor([[2.0, torch.nan]]))
-    tensor([[0., 0., 1., 0., 1., 0.]])
+    tensor([[0., 0., 0., 1., 1., 0.]])
     """
 
     takes_missing = True
