@@ -191,7 +191,7 @@ def imported_methods() -> dict[str, dict[str, Option]]:
     import pyrovae.inference.training  # noqa: F401  # which brings all of them
     from pyrovae.inference.method import every_method
 
-    made = {}
+    made: dict[str, dict[str, Option]] = {}
     for method in every_method():
         if method.is_shown:
             made[method.name] = {**made.get(method.name, {}), **_imported_fields(type(method))}
