@@ -282,6 +282,8 @@ def test_missing_entries_are_drawn_from_their_conditional():
     expected = share @ made.parameters_of("b")["probabilities"]
     assert torch.allclose(given.probabilities("b")[:2], expected[:2])
     assert given.probabilities("b")[2].tolist() == [0, 0, 1]
+    assert given.filled[1, 1] == expected[1].argmax()
+    assert torch.equal(given.filled[2], x[2])
     assert given.mean[1].isnan().tolist() == [False, True, True, False]
     one = share[1] @ made.parameters_of("a")["probabilities"][:, 1]
     assert given.mean[1, 0] == pytest.approx(float(one))

@@ -70,6 +70,15 @@ class ConditionalColumns(TorchDistribution):
         variance = self._share @ variances + (self._share.mT[..., None] * spread).sum(0)
         return torch.where(self.x.isnan(), variance.to(self.x), 0.0)
 
+    @property
+    def filled(self) -> Tensor:
+        """The rows with the mean at each missing entry, and with the most probable code where the column has codes."""
+        filled = self.mean
+        for number, column in enumerate(self.mixture.columns):
+            if column.categories is not None:
+                filled[:, number] = self.probabilities(column.name).argmax(-1).to(self.x)
+        return filled
+
     def probabilities(self, column: str) -> Tensor:
         """The probability of each category of a column of codes, (N, C): 1 for the one that was seen.
 

@@ -155,7 +155,7 @@ def command(
         figure=lambda: _picture(shades(x.numpy(), opened.limits), absent, shades(filled["mean"], opened.limits)),
         limits=opened.limits,
     )
-    is_exact = not hasattr(pair, "impute") and not draws and interval is None
+    is_exact = hasattr(pair, "conditional") and not draws and interval is None
     words = "by the mean of p(missing | seen) itself" if is_exact else f"{num_draws} draws each, seed {seed}"
     line = f"{int(absent.sum()):,} missing entries of {items}, {words}"
     output.emit(result, line, settings=settings)
@@ -253,7 +253,7 @@ def _imputed(
     from pyrovae.seeding import forked, stream
 
     pair = opened.pair
-    if hasattr(pair, "impute"):
+    if hasattr(pair, "impute") and not hasattr(pair, "conditional"):
         draws = pair.impute(x, **how, **beside, seed=seed)
         return draws.mean(0).cpu().numpy(), draws.cpu().numpy()
     if not hasattr(pair, "conditional"):
@@ -266,7 +266,9 @@ def _imputed(
         if with_draws:
             with forked(stream(seed, "impute")):
                 draws = given.sample((how["num_draws"],)).cpu().numpy()
-        return given.mean.cpu().numpy(), draws
+        # of a table's row, the most probable category stands for the mean that a column of categories has none of
+        filled = given.filled if hasattr(given, "filled") else given.mean
+        return filled.cpu().numpy(), draws
 
 
 def _picture(x: np.ndarray, absent: np.ndarray, filled: np.ndarray) -> Any:
