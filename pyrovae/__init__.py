@@ -65,6 +65,8 @@ _HOMES = {
     "pyrovae.inference.svi.run": ["PosteriorCollapseWarning"],
     "pyrovae.inference.em": ["VarianceFloorWarning"],
     "pyrovae.inference.em.columns": ["ZeroProbabilityWarning"],
+    "pyrovae.inference.multiple_imputation": ["multiple_imputation"],
+    "pyrovae.evaluation.pooling": ["Pooled", "pool"],
     "pyrovae.inference.discriminative": ["SeparableWarning"],
     "pyrovae.inference.checkpoint": ["CheckpointError", "load", "save"],
     "pyrovae.evaluation.classification": ["auroc", "classification_scores", "predictions", "reliability"],
@@ -144,6 +146,8 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     )
     from pyrovae.inference.discriminative import SeparableWarning as SeparableWarning
     from pyrovae.inference.em.columns import ZeroProbabilityWarning as ZeroProbabilityWarning
+    from pyrovae.inference.multiple_imputation import multiple_imputation as multiple_imputation
+    from pyrovae.evaluation.pooling import Pooled as Pooled, pool as pool
     from pyrovae.inference.em import VarianceFloorWarning as VarianceFloorWarning
     from pyrovae.inference.history import History as History
     from pyrovae.inference.svi.run import PosteriorCollapseWarning as PosteriorCollapseWarning
