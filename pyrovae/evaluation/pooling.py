@@ -127,7 +127,8 @@ def pool(
     # r / (1 + r) is the share; what the t distribution adds is written without r, which may be infinite
     fraction = share + (1 - share) * 2 / (df + 3)
     fraction = np.where(share > 0, fraction, 0.0)
-    return Pooled(*map(np.asarray, (estimate, np.sqrt(total), df, fraction, within, between)), count, called)
+    arrays = [np.asarray(each) for each in (estimate, np.sqrt(total), df, fraction, within, between)]
+    return Pooled(*arrays, num_imputations=count, names=called)
 
 
 def _damped(complete_df: float) -> float:

@@ -107,15 +107,9 @@ def multiple_imputation(
             pair = build()
         _require_imputing(pair)
         with gathered() as warnings:
-            fit(
-                pair,
-                items[sample],
-                **{name: value[sample] for name, value in beside.items()},
-                missing=True,
-                seed=stream(seed, "fit", number),
-                progress=False,
-                **options,
-            )
+            rows: dict[str, Any] = {name: value[sample] for name, value in beside.items()}
+            key = stream(seed, "fit", number)
+            fit(pair, items[sample], **rows, missing=True, seed=key, progress=False, **options)
             drawn = _drawn(pair, items, beside, dict(impute or {}), stream(seed, "impute", number))
         told += warnings
         copies.append(torch.where(absent, drawn.to(items), items))
