@@ -127,8 +127,16 @@ def pool(
     # r / (1 + r) is the share; what the t distribution adds is written without r, which may be infinite
     fraction = share + (1 - share) * 2 / (df + 3)
     fraction = np.where(share > 0, fraction, 0.0)
-    arrays = [np.asarray(each) for each in (estimate, np.sqrt(total), df, fraction, within, between)]
-    return Pooled(*arrays, num_imputations=count, names=called)
+    return Pooled(
+        estimate=np.asarray(estimate),
+        se=np.asarray(np.sqrt(total)),
+        df=np.asarray(df),
+        fraction_missing=np.asarray(fraction),
+        within=np.asarray(within),
+        between=np.asarray(between),
+        num_imputations=count,
+        names=called,
+    )
 
 
 def _damped(complete_df: float) -> float:
