@@ -481,6 +481,20 @@ def test_a_row_of_weight_two_is_the_row_twice():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("classifier", [GenerativeClassifier("full"), DiscriminativeClassifier()])
+def test_a_classifiers_row_of_weight_two_is_the_row_twice(classifier):
+    x, y = load_iris(return_X_y=True)
+    weight = np.tile([2, 0, 1], 50)
+    weighted = clone(classifier).fit(x, y, sample_weight=weight).predict_proba(x)
+    copies = clone(classifier).fit(np.repeat(x, weight, 0), np.repeat(y, weight)).predict_proba(x)
+    alone = clone(classifier).fit(x, y).predict_proba(x)
+    close = 1e-10 if isinstance(classifier, GenerativeClassifier) else 1e-4  # where a search ends, by its tolerance
+    assert np.abs(weighted - copies).max() < close and np.abs(weighted - alone).max() > 1e-2
+    two = clone(classifier).fit(x, y, sample_weight=(y < 2).astype(float))
+    assert two.classes_.tolist() == [0, 1]
+
+
+@pytest.mark.slow
 def test_weights_are_routed():
     x, weight = rows(), np.arange(40.0)
     with sklearn.config_context(enable_metadata_routing=True):

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from pyrovae import checks
 from pyrovae.models import classifiers as pairs
 from pyrovae.seeding import forked, stream
-from pyrovae.sklearn.base import PairEstimator, as_numpy, seed_of
+from pyrovae.sklearn.base import PairEstimator, as_numpy, counted, seed_of
 from pyrovae.sklearn.mixture import COVARIANCE_TYPES
 
 __all__ = ["DiscriminativeClassifier", "GenerativeClassifier"]
@@ -41,16 +41,23 @@ class ProbabilityClassifier(ClassifierMixin, PairEstimator):
         with torch.no_grad():
             return as_numpy(self.pair_.predict_log_proba(x).double())
 
-    def _checked_classes(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, the number of each one's class, and the classes; ValueError for fewer than two of them."""
+    def _checked_classes(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Rows that count, the number of each one's class, the classes, and weights of the rows, None where each is 1.
+
+        Raises ValueError for fewer than two classes.
+        """
         x, labels = self._checked(X, y, reset=True)
         check_classification_targets(labels)
+        places, weight = counted(x, sample_weight)
+        x, labels = x[places], labels[places]
         classes, number = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
                 f"y must have at least 2 classes, got 1 class, {classes.tolist()[0]!r}: there is nothing to tell apart"
             )
-        return x, number, classes
+        return x, number, classes, weight
 
 
 class GenerativeClassifier(ProbabilityClassifier):
@@ -91,20 +98,21 @@ class GenerativeClassifier(ProbabilityClassifier):
         self.priors = priors
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`, in closed form.
 
-        Raises ValueError for fewer than two classes.
+        `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
+        ValueError for fewer than two classes, and for weights that are negative or all 0.
         """
         covariance = COVARIANCE_TYPES[checks.choice("covariance_type", self.covariance_type, COVARIANCE_TYPES)]
-        x, number, classes = self._checked_classes(X, y)
+        x, number, classes, weight = self._checked_classes(X, y, sample_weight)
         if self.priors is not None and len(self.priors) != len(classes):
             raise ValueError(f"priors must have one probability for each of {len(classes)} classes: {self.priors!r}")
         with forked(0):  # its first locations are random, and the fit takes none of them
             pair = pairs.gaussian_classifier(
                 x.shape[1:], len(classes), covariance=covariance, floor=self.floor, class_prior=self.priors
             ).double()
-        self._fit_pair(pair, x, number)
+        self._fit_pair(pair, x, number, weight=weight)
         self.classes_ = classes
         self.priors_ = as_numpy(pair.class_prior)
         normal: Any = pair.densities
@@ -184,12 +192,13 @@ class DiscriminativeClassifier(ProbabilityClassifier):
         self.device = device
         self.fit_options = fit_options
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`.
 
-        Raises ValueError for fewer than two classes.
+        `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
+        ValueError for fewer than two classes, and for weights that are negative or all 0.
         """
-        x, number, classes = self._checked_classes(X, y)
+        x, number, classes, weight = self._checked_classes(X, y, sample_weight)
         seed = seed_of(self.random_state)
         with forked(seed):
             pair = pairs.DiscriminativeClassifier(
@@ -202,7 +211,7 @@ class DiscriminativeClassifier(ProbabilityClassifier):
         options: dict[str, Any] = {"tol": self.tol, "max_iterations": checks.whole("max_iter", self.max_iter)}
         if not pair.is_linear:
             options = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        self._fit_pair(pair, x, number, seed=seed, device=self.device, **options)
+        self._fit_pair(pair, x, number, weight=weight, seed=seed, device=self.device, **options)
         self.seed_ = seed
         self.classes_ = classes
         self.n_iter_ = int(self.history_.epochs.sizes["epoch"])
