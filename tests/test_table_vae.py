@@ -140,7 +140,7 @@ def test_every_kind_of_column_is_scored_as_by_scipy(families):
     torch.testing.assert_close(table[2, 2], p.log_prob(x)[2])
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_log_p_is_that_of_a_fine_grid(missing):
     vae = pair_of(families={"real": "normal(per_entry=True)"})
     x = vae.sample(30, seed=2)
@@ -173,9 +173,8 @@ def test_importance_weights_have_the_mean_of_quadrature():
     assert not agrees(vae, torch.where(x.isnan(), 1.0, x), x)  # control: a missing entry counted as a value
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("missing", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 @pytest.mark.filterwarnings("ignore:.*have no entry that was seen")
 def test_importance_weights_have_the_mean_of_quadrature_for_each_kind(kind, missing):
     vae = pair_of(KINDS[kind], stretch=1.5)
@@ -223,6 +222,7 @@ def test_a_refit_in_other_units_and_a_shift():
     assert means[0] == pytest.approx(means[2], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_location_and_scale_are_those_of_what_is_seen_of_the_training_part():
     x = with_missing(pair_of().sample(64, seed=6), 0.2)
     vae = pair_of(measured=False, stretch=1.0)
@@ -294,6 +294,7 @@ def test_draws_of_what_is_missing_lie_in_each_columns_values():
     assert torch.equal(draws[0][~x.isnan()], x[~x.isnan()])
 
 
+@pytest.mark.slow
 def test_a_pair_is_saved_with_its_columns_and_their_order(tmp_path):
     vae = pair_of(families={"income": Gamma(initial_shape=2.0, per_entry=True), "count": "poisson"})
     again = pyrovae.load(pyrovae.save(tmp_path / "state", vae))
@@ -379,6 +380,7 @@ def test_what_is_no_table_is_refused():
     assert not hasattr(pyrovae.mlp_vae((3,)), "columns")
 
 
+@pytest.mark.slow
 def test_tables_of_other_kinds_are_not_compared():
     counts = (Column("a", "real"), Column("b", "count"), Column("c", "binary"))
     other = (Column("a", "real"), Column("b", "count"), Column("c", "real"))
@@ -394,6 +396,7 @@ def test_tables_of_other_kinds_are_not_compared():
         _ = first.bits_per_dimension
 
 
+@pytest.mark.slow
 def test_constant_columns_are_named():
     x = pair_of().sample(40, seed=1)
     x[:, 0] = 5.0
@@ -453,6 +456,7 @@ def test_a_fitted_table_recovers_what_columns_tell_of_each_other():
         assert float(difference.mean()) > 2 * float(difference.std()) / 10, column
 
 
+@pytest.mark.slow
 def test_a_table_whose_codes_stand_for_other_categories_is_refused():
     frame = {"height": [1.5, 1.7, None, 1.6], "size": ["S", "M", "M", "L"], "visits": [0, 3, 1, 7]}
     table = pyrovae.data.table(frame, kinds={"size": ("ordinal", ("S", "M", "L"))})
