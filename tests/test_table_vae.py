@@ -380,6 +380,20 @@ def test_what_is_no_table_is_refused():
     assert not hasattr(pyrovae.mlp_vae((3,)), "columns")
 
 
+def test_a_likelihood_without_a_family_has_no_columns():
+    plain = pyrovae.mlp_vae((3,), hidden_dims=(2,))
+
+    class Own(torch.nn.Module):
+        event_shape, support = (3,), torch.distributions.constraints.boolean
+
+        def forward(self, z):
+            return plain.likelihood(z)
+
+    vae = pyrovae.VAE(plain.prior, Own(), plain.posterior)
+    assert vae.encode(torch.zeros(2, 3)).shape == (2, 2) and not hasattr(vae, "columns")
+    assert pyrovae.elbo(pyrovae.Ensemble([plain, plain]), torch.zeros(2, 3)).pointwise.sizes["item"] == 2
+
+
 @pytest.mark.slow
 def test_tables_of_other_kinds_are_not_compared():
     counts = (Column("a", "real"), Column("b", "count"), Column("c", "binary"))

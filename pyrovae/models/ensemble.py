@@ -200,6 +200,11 @@ class _Likelihoods(nn.Module):
         return getattr(self.parts[0], "base_measure", None)
 
     @property
+    def columns(self) -> Any:
+        """The columns of a table whose rows the members score; None of other items."""
+        return getattr(getattr(self.parts[0], "family", None), "columns", None)
+
+    @property
     def covariate_dim(self) -> int:
         """How many covariates the likelihoods see beside a code."""
         return max(map(covariate_dim_of, self.parts))

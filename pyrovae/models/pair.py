@@ -222,10 +222,11 @@ def base_measure_of(pair: Any) -> Literal["mass", "density", "mixed"] | None:
 
 def columns_of(pair: Any) -> tuple[Column, ...] | None:
     """The columns of the table whose rows the items are, by the pair's likelihood or the pair; None by default."""
-    family = getattr(likelihood_of(pair), "family", None)
-    columns: tuple[Column, ...] | None = getattr(family, "columns", None)
-    if columns is None and family is None:
-        columns = getattr(pair, "columns", None)
+    likelihood = likelihood_of(pair)
+    stated = pair if likelihood is None else getattr(likelihood, "family", likelihood)
+    columns: Any = getattr(stated, "columns", None)
+    if not isinstance(columns, tuple) or not all(isinstance(each, Column) for each in columns):
+        return None  # what a part of one's own may call so
     return columns
 
 
