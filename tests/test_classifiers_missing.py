@@ -15,6 +15,7 @@ from pyrovae.data import Split
 from pyrovae.models.components import COVARIANCES
 
 CLASSES = 3
+FAST = [c if c == "tied" else pytest.param(c, marks=pytest.mark.slow) for c in COVARIANCES]
 Y = np.arange(90) % CLASSES
 WEIGHT = np.arange(90) % 4  # of 0 as well, in every class
 
@@ -46,7 +47,7 @@ def joint_in_loops(classifier, x):
     return table
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("covariance", FAST)
 def test_normal_classes_with_entries_missing_climb_the_seen_likelihood(covariance):
     x = problem(0)
     classifier = classifier_for(covariance)
@@ -79,7 +80,7 @@ def test_a_class_of_its_own_covariance_is_the_mixture_of_one_component_of_its_it
         )
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("covariance", FAST)
 @pytest.mark.parametrize("kind", ["whole", "missing", "unlabelled"])
 def test_a_weight_is_a_number_of_copies(covariance, kind):
     x = problem(2) if kind != "whole" else np.nan_to_num(problem(2), nan=0.3)

@@ -147,6 +147,7 @@ def test_a_weight_is_a_number_of_copies(some_missing):
     assert not torch.allclose(model_of(other).weight, model_of(ends[0][0]).weight, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_scale_at_its_floor_a_fixed_scale_and_standardised_columns():
     x = items(5, share=0.2)
     with pytest.warns(pyrovae.VarianceFloorWarning, match=r"holds up the scale of x\[:, 0\]"):
