@@ -282,7 +282,8 @@ def test_kinds_are_stated() -> None:
 def test_new_data_have_the_same_codes_whatever_the_order_of_their_columns() -> None:
     frame = pandas_frames(True)["numpy"]
     table = data.table(frame.assign(name=frame.index), drop=["name"])
-    turned = table.like(pl.from_pandas(frame[list(frame.columns)[::-1]].iloc[3:9]).cast({"level": pl.String}))
+    rows = {name: entries[3:9] for name, entries in reversed(columns(with_missing=True).items())}
+    turned = table.like(pl.DataFrame(rows | {"real": [np.float32(v) if v is not None else v for v in rows["real"]]}))
     assert torch.equal(turned.x.nan_to_num(-9.0), table.x[3:9].nan_to_num(-9.0))
     assert turned.columns == table.columns
     assert isinstance(turned.frame(), pl.DataFrame)
