@@ -300,6 +300,7 @@ def test_a_second_fit_goes_on_where_it_is_asked_to():
         for _ in range(4):
             bounds.append(mixture.fit(x).lower_bound_)
     assert (np.diff(bounds) > 0).all()
+    assert len(mixture.history_.config["log_likelihoods"]) == 1  # from the present parameters alone
     afresh = clone(mixture).set_params(warm_start=False)
     with pytest.warns(UserWarning, match="has not converged"):
         assert afresh.fit(x).lower_bound_ == afresh.fit(x).lower_bound_ == bounds[0]
@@ -492,6 +493,21 @@ def test_a_classifiers_row_of_weight_two_is_the_row_twice(classifier):
     assert np.abs(weighted - copies).max() < close and np.abs(weighted - alone).max() > 1e-2
     two = clone(classifier).fit(x, y, sample_weight=(y < 2).astype(float))
     assert two.classes_.tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_classifier_with_missing_entries_is_that_of_the_functions():
+    x, y = load_iris(return_X_y=True)
+    x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
+    classifier = GenerativeClassifier("full", missing=True).fit(x, y)
+    pair = pyrovae.gaussian_classifier((4,), 3, covariance="full").double()
+    pyrovae.fit(pair, x, y, missing=True, progress=False)
+    expected = pair.predict_log_proba(x, missing=True).detach().numpy()
+    assert classifier.predict_log_proba(x) == pytest.approx(expected, abs=1e-8)
+    assert classifier.score_samples(x) == pytest.approx(pair.log_prob(x, missing=True).detach().numpy(), abs=1e-8)
+    assert classifier.score(x, y) > 0.9
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        GenerativeClassifier().fit(x, y)
 
 
 @pytest.mark.slow

@@ -78,6 +78,10 @@ class PairEstimator(BaseEstimator):
             raise TypeError(f"missing must be True or False, got {missing!r}")
         return missing
 
+    def _said_missing(self) -> dict[str, bool]:
+        """What the pair is told beside rows in which NaN is an entry that was not seen."""
+        return {"missing": True} if self._takes_missing() else {}
+
     def _checked_if_fitted(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         checked: np.ndarray = self._checked(X)

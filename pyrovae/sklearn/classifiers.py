@@ -39,7 +39,7 @@ class ProbabilityClassifier(ClassifierMixin, PairEstimator):
         """log p(y | x) of each row in nats, (n_samples, n_classes), columns in the order of `classes_`."""
         x = self._checked_if_fitted(X)
         with torch.no_grad():
-            return as_numpy(self.pair_.predict_log_proba(x).double())
+            return as_numpy(self.pair_.predict_log_proba(x, **self._said_missing()).double())
 
     def _checked_classes(
         self, X: Any, y: Any, sample_weight: Any
@@ -68,6 +68,8 @@ class GenerativeClassifier(ProbabilityClassifier):
             "diag" Gaussian naive Bayes; "spherical" s_c^2 I.
         floor: as of `pyrovae.gaussian_classifier`: no variance falls below it; None: 1e-10 of each column's variance
             within classes.
+        missing: True takes NaN for an entry that was not seen, in `fit` and everywhere else: EM is exact for the seen
+            entries, and p(y | x) and log p(x) are those of the seen entries. Without it NaN is an error.
         priors: probabilities of the classes in the order of `classes_`; None: their frequencies.
         random_state: of `sample`.
 
@@ -91,11 +93,13 @@ class GenerativeClassifier(ProbabilityClassifier):
         *,
         floor: float | None = None,
         priors: Sequence[float] | None = None,
+        missing: bool = False,
         random_state: Any = None,
     ) -> None:
         self.covariance_type = covariance_type
         self.floor = floor
         self.priors = priors
+        self.missing = missing
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -123,7 +127,7 @@ class GenerativeClassifier(ProbabilityClassifier):
         """log p(x) = log sum_y p(y) p(x | y) of each row in nats, (n_samples,): low where a row is strange."""
         x = self._checked_if_fitted(X)
         with torch.no_grad():
-            return as_numpy(self.pair_.log_prob(x))
+            return as_numpy(self.pair_.log_prob(x, **self._said_missing()))
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """`n_samples` draws of p(x, y): rows, (n_samples, n_features), and the class of each.

@@ -68,9 +68,6 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         with forked(seed):
             return self._new_pair(x.shape[1:]).to(torch.from_numpy(np.empty(0, x.dtype)).dtype)
 
-    def _said_missing(self) -> dict[str, bool]:
-        return {"missing": True} if self._takes_missing() else {}
-
     @property
     def _n_features_out(self) -> int:
         return int(self.pair_.latent_dim)
