@@ -77,6 +77,26 @@ class TestLogDensityOfWhatWasSeen:
         found, wanted = (pyrovae.exact(each, x, missing=True).pointwise.value.values for each in (moved, shifted))
         assert np.abs(found - wanted).max() < 1e-10
 
+    def test_a_prior_for_each_item(self):
+        torch.manual_seed(0)
+        options = {"covariate_dim": 2, "prior": "conditional", "likelihood": pyrovae.Normal(scale=0.6)}
+        pair = pyrovae.linear_vae(4, 2, missing=True, **options).double()
+        c = torch.randn(9, 2, dtype=torch.float64)
+        x, _ = with_gaps(pair.sample(9, covariates=c, seed=0))
+        found = pyrovae.exact(pair, Split(x, None, covariates=c, missing=True)).pointwise.value.values
+        with torch.no_grad():
+            prior, network = pair.prior(covariates=c), pair.likelihood.network
+            at_zero = network(torch.cat([torch.zeros(9, 2).double(), c], 1))
+            weight = network.weight[:, :2]
+            for n, row in enumerate(x):
+                seen = ~row.isnan()
+                mean = (at_zero[n] + weight @ prior.mean[n])[seen]
+                covariance = (weight @ torch.diag(prior.variance[n]) @ weight.T + 0.36 * torch.eye(4).double())[seen][
+                    :, seen
+                ]
+                law = multivariate_normal(mean, covariance) if seen.any() else None
+                assert abs(found[n] - (0.0 if law is None else law.logpdf(row[seen]))) < 1e-10
+
     def test_quadrature_of_a_pair_whose_encoder_takes_whole_items(self, linear):
         pair, x, _ = linear
         whole = pyrovae.linear_vae(5, 2, likelihood=pyrovae.Normal(scale=0.6)).double()

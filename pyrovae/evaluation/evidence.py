@@ -20,6 +20,7 @@ from pyrovae.evaluation.weights import effective_size, log_mean, pareto_k
 from pyrovae.models.batch import has_missing, items_of, keywords_of
 from pyrovae.models.column_mixture import ColumnMixture
 from pyrovae.models.distributions import Normal
+from pyrovae.models.linear_gaussian import LinearGaussian, seen_log_prob
 from pyrovae.models.missing import whole
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.pair import Pair, covariate_dim_of, covariates_for
@@ -298,10 +299,16 @@ class _Linear:
 
     @torch.no_grad()
     def log_prob_of_seen(self, x: Tensor) -> Tensor:
-        """log p of the entries that are not NaN: a missing one has no precision of its own, and adds nothing."""
-        seen = ~x.isnan()
-        mean = self.mean.expand(len(x), -1)
-        covariance = self.covariance.expand(len(x), *self.covariance.shape[-2:])
+        """log p of the entries that are not NaN."""
+        if self.mean.ndim == 2:
+            return self._seen_log_prob_each(x)
+        factor = torch.linalg.cholesky(self.covariance)
+        whitened = LinearGaussian(self.weight @ factor, self.weight @ self.mean, self.variance)
+        return seen_log_prob(whitened, x - self.offset)
+
+    def _seen_log_prob_each(self, x: Tensor) -> Tensor:
+        """The same with a prior for each item: a missing entry has no precision, and adds nothing."""
+        seen, mean, covariance = ~x.isnan(), self.mean, self.covariance
         centred = torch.where(seen, x - self.offset - mean @ self.weight.T, 0.0)
         per_variance = seen.to(x.dtype)[:, :, None] * self.per_variance  # (N, F, d)
         precision = torch.linalg.inv(covariance) + self.weight.T @ per_variance
