@@ -51,7 +51,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|pyro|numpy|np|xarray|xr|arviz|az|matplotlib|sklearn|scipy|pandas|click|tqdm)(\..*)?"),
     (r"py:.*", r"(collections|typing|os|pathlib|abc|contextlib|dataclasses|builtins|types)\..*"),
-    (r"py:class", r"(ArrayLike|Scores|T|Tensor|dict\[str)"),
+    (r"py:class", r"(ArrayLike|Finding|Origin|Scores|T|Tensor|dict\[str)"),
     (r"py:class", r"pyrovae\.\w+(\.\w+)*\.[A-Z]\w*"),  # where a class is defined; a public one is found before this
 ]
 

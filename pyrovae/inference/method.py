@@ -78,10 +78,8 @@ class Method:
         keeps_checkpoints: whether it leaves states in `task.snapshots`; False where it is left out.
         takes_validation: whether it takes held-out items; True where it is left out.
         takes_beside: whether it reads the covariates and the exposure of the items; False where it is left out.
-        takes_weight: whether it reads how many times each item counts; False where it is left out, and `fit` then
-            refuses weights.
-        takes_missing: whether it reads items with missing entries; False where it is left out, and `fit` then refuses
-            these.
+        takes_weight: whether it reads the weights of items; False where it is left out, and `fit` then refuses them.
+        takes_missing: whether it reads missing entries; False where it is left out, and `fit` then refuses them.
         takes_unlabeled: whether it reads `task.unlabeled`; False where it is left out, and `fit` then refuses them.
 
     >>> from dataclasses import dataclass
