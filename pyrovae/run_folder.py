@@ -2,7 +2,8 @@
 
 A run folder holds
 
-- `run.json`: what the run was. "status" is "unfinished" while it trains and where it was interrupted, "diverged" where
+- `run.json`: what the run was; of a table also how its columns became numbers, by which new files are read in the same
+  codes. "status" is "unfinished" while it trains and where it was interrupted, "diverged" where
   the loss did not stay finite, and "complete", which is written last of all;
 - `model/`: the fitted pair, as `pyrovae.save` writes it;
 - `history.nc`: the curves of the fit;
@@ -31,6 +32,7 @@ import pyrovae
 from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
 from pyrovae.data.sources import load_of_shape
+from pyrovae.data.tables.recorded import read_like, table_record, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,8 +87,14 @@ DATA_FIELDS: dict[str, Any] = {
     "sha256": dict,
 }
 # what only runs have whose items came with it; runs of before have none of these
-OPTIONAL_DATA_FIELDS: dict[str, Any] = {"beside": dict, "unlabeled": dict}
+OPTIONAL_DATA_FIELDS: dict[str, Any] = {"beside": dict, "unlabeled": dict, "table": dict}
 BESIDE_FIELDS: dict[str, Any] = {"path": str | None, "sha256": dict}
+TABLE_FIELDS: dict[str, Any] = {
+    "encoding": dict,
+    "labels": str | None,
+    "weight": str | None,
+    "weight_sha256": str | None,
+}
 UNLABELED_FIELDS: dict[str, Any] = {"source": str, "path": str | None, "items": int, "sha256": str}
 LIBRARIES = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy", "xarray": "xarray"}
 
@@ -226,6 +234,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         lacking = [f"data.{name}" for name in _lacking(its, DATA_FIELDS | there)]
         if not lacking and "unlabeled" in its:
             lacking = [f"data.unlabeled.{name}" for name in _lacking(its["unlabeled"], UNLABELED_FIELDS)]
+        if not lacking and "table" in its:
+            lacking = [f"data.table.{name}" for name in _lacking(its["table"], TABLE_FIELDS)]
         for name, record in its.get("beside", {}).items() if not lacking else ():
             if name not in BESIDE or not isinstance(record, dict) or _lacking(record, BESIDE_FIELDS):
                 lacking.append(f"data.beside.{name}")
@@ -283,16 +293,21 @@ def data_record(
     scale: bool = True,
     ends: tuple[float, float] = (0.0, 1.0),
     beside: Mapping[str, str | None] | None = None,
+    weight: str | None = None,
 ) -> dict[str, Any]:
     """What `run.json` says of a data set: where it lies, how it was read, and the digests of its parts.
 
     `ends` are the smallest and the largest value of the training part, and `beside` names the files of the covariates
-    and of the exposure, where these are not in the data set's own.
+    and of the exposure, where these are not in the data set's own. Of a table `labels` and `weight` name columns.
     """
     if root is None and source in _names():
         root = "data"  # where `load` looks for it from here, and would not from elsewhere
     is_path = source not in _names() and Path(source).expanduser().exists()
     files = {name: _absolute((beside or {}).get(name)) for name in given(data.train)}
+    of_table = {}
+    if data.columns is not None:
+        of_table = {"table": table_record(data, labels=labels, weight=weight)}
+        labels = None  # which is no file
     return {
         "source": source,
         "path": _absolute(source) if is_path else None,
@@ -309,6 +324,7 @@ def data_record(
         "divided": data.divided,
         "sha256": dict(digests),
         "beside": {name: {"path": file, "sha256": beside_digests(data)[name]} for name, file in files.items()},
+        **of_table,
     }
 
 
@@ -353,6 +369,8 @@ def load_recorded(
             "it lies now"
         )
     options = {"root": record["root"], "channels": record["channels"], "scale": record["scale"]}
+    if source is not None and "table" in record:
+        return read_like(record["table"], path, covariates=covariates, exposure=exposure)
     if source is not None:
         return load_of_shape(path, record["event_shape"], **options, covariates=covariates, exposure=exposure)
     beside = record.get("beside", {})
@@ -362,6 +380,8 @@ def load_recorded(
                 f"the file of the {name} that the run was fitted with is not there any more: {its['path']}; put it back"
             )
     files = {name: its["path"] for name, its in beside.items()}
+    if "table" in record:
+        return read_like(record["table"], path, **files)
     data = pyrovae.data.load(path, **options, labels=record["labels"], **files)
     # an archive may hold arrays of these names that a run of before did not read
     return without_beside(data, *(name for name in BESIDE if name not in beside))
@@ -384,6 +404,12 @@ def require_same_data(record: Mapping[str, Any], data: Dataset, folder: Path) ->
         if digests.get(name) != its["sha256"]:
             where = its["path"] or record["path"] or record["source"]
             raise RunError(f"the {name} in {where} are not what {folder} was fitted with: another SHA-256")
+    table = record.get("table")
+    if table is not None and table["weight"] is not None and weights_digest(data) != table["weight_sha256"]:
+        raise RunError(
+            f"the weights in column {table['weight']!r} of {record['path']} are not those that {folder} was fitted "
+            "with: another SHA-256"
+        )
 
 
 def versions() -> dict[str, str]:

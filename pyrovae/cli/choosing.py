@@ -6,6 +6,7 @@ compared: log-probabilities of binary items are masses, those of real items are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyrovae.choices import Builder
 
-__all__ = ["LARGE_IMAGE", "Choice", "chosen_likelihood", "chosen_model"]
+__all__ = ["LARGE_IMAGE", "Choice", "chosen_epochs", "chosen_likelihood", "chosen_model", "chosen_table_model"]
 
 LARGE_IMAGE = 32  # pixels of height and width, from which on grey images are taken by convolutions
+LEAST_STEPS = 2000  # of SVI on a table, which often has few rows
 # in which order a builder is sought that takes what was asked for
 ORDER = (
     "mlp_vae",
@@ -65,6 +67,36 @@ def chosen_model(event_shape: Sequence[int], given: Mapping[str, str], builders:
         if name in builders and given.keys() <= builders[name].arguments.keys():
             return Choice(name, f"the first model that takes {' and '.join(given.values())}")
     return first
+
+
+def chosen_table_model(given: Mapping[str, str], builders: Mapping[str, Builder]) -> Choice:
+    """The builder for a table: "table_vae", or the first that has all options that were asked for.
+
+    >>> from pyrovae.choices import builders
+    >>> from pyrovae.cli.choosing import chosen_table_model
+    >>> chosen_table_model({}, builders()).name
+    'table_vae'
+    >>> chosen_table_model({"num_components": "--num-components"}, builders()).name
+    'ColumnMixture'
+    """
+    first = Choice("table_vae", "a table, each column by the family of its kind")
+    if given.keys() <= builders[first.name].arguments.keys():
+        return first
+    for name in ("ColumnMixture", *ORDER, *sorted(builders.keys() - set(ORDER))):
+        if name in builders and given.keys() <= builders[name].arguments.keys():
+            return Choice(name, f"the first model of tables that takes {' and '.join(given.values())}")
+    return first
+
+
+def chosen_epochs(num_rows: int, batch_size: int | str, default: int) -> int:
+    """Epochs of SVI on a table: the default, or as many as make 2,000 steps where it has few rows.
+
+    >>> from pyrovae.cli.choosing import chosen_epochs
+    >>> chosen_epochs(320, 256, 20), chosen_epochs(1_000_000, 256, 20)
+    (1000, 20)
+    """
+    steps = 1 if isinstance(batch_size, str) else math.ceil(num_rows / batch_size)
+    return max(default, math.ceil(LEAST_STEPS / steps))
 
 
 def chosen_likelihood(summary: Any, builder: Builder, *, binarize: bool, with_exposure: bool = False) -> Choice | None:

@@ -11,10 +11,9 @@ import click
 
 from pyrovae.cli.outputs import json_text
 from pyrovae.cli.table_options import drop_of, kinds_of
+from pyrovae.cli.tables import refuse_options_of_others
 
 __all__ = ["describe_table"]
-
-OF_OTHERS = {"channel_axis": "images", "scale": "bytes", "root": "the MNIST family"}  # options, and what they are for
 
 
 def describe_table(parameters: Mapping[str, Any]) -> None:
@@ -25,9 +24,7 @@ def describe_table(parameters: Mapping[str, Any]) -> None:
     from pyrovae.data.tables.words import aligned, contents
 
     path = str(parameters["data"])
-    for name, words in OF_OTHERS.items():
-        if parameters[name] is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for {words}, and {path} is a table: leave it out")
+    refuse_options_of_others(parameters)
     read = opened(path)
     names = [column.name for column in read.columns]
     findings = found_in(read, kinds_of(parameters["kinds"], names))

@@ -146,6 +146,7 @@ def evaluated(
 def defaults_of(opened: Opened) -> list[str]:
     """The estimators that say most of a pair in little time."""
     from pyrovae.models.bayesian import BayesianGaussianMixture
+    from pyrovae.models.column_mixture import ColumnMixture
     from pyrovae.models.mixture import GaussianMixture
     from pyrovae.models.pair import takes_labels
 
@@ -156,7 +157,7 @@ def defaults_of(opened: Opened) -> list[str]:
         return ["log_prob"]
     if not pair.is_normalized:
         return ["reconstruction"]
-    if isinstance(pair, GaussianMixture):
+    if isinstance(pair, GaussianMixture | ColumnMixture):
         return ["exact"]
     return ["elbo", "exact"] if _has_closed_form(pair) else ["elbo", "iwae"]
 
@@ -291,6 +292,11 @@ def _reconstruction(opened: Opened, items: Items, options: dict[str, Any], seed:
     from pyrovae.labelled import labelled
 
     pair: Any = opened.pair
+    if items.data.columns is not None:
+        raise click.UsageError(
+            "reconstruction sums squared errors over entries of one unit, and the columns of a table have units of "
+            "their own or none: take iwae or elbo"
+        )
     error = pyrovae.reconstruction_error(items.x, reconstructed(pair, items.given))
     each = error["squared_error_items"].values
     count = len(each)

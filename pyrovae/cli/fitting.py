@@ -11,17 +11,20 @@ from typing import Any
 
 import click
 
-from pyrovae.cli.choosing import Choice
+from pyrovae.cli.choosing import Choice, chosen_epochs
 from pyrovae.cli.errors import Terminated, as_sentence
 from pyrovae.cli.model_options import spelled
 from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothing, take_away
 from pyrovae.cli.outputs import json_text
-from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, read, read_unlabeled, refusal, shown
+from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, read_unlabeled, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
+from pyrovae.cli.tables import what_is_missing
 from pyrovae.cli.words import Words
 
 __all__ = ["fit", "say"]
+
+SEVERAL = {"plugin": "--plugin", "kinds": "--kind", "drop": "--drop"}  # options that may be given several times
 
 
 def say(text: str) -> None:
@@ -85,10 +88,11 @@ class _Fitting:
         from pyrovae.data.beside import BESIDE, without_beside
         from pyrovae.data.summary import summarize
 
-        data, scale = read(self.parameters, missing=True)
+        self._refuse_options_of_tables()
+        data, scale = self.plan.read(missing=True)
         summaries = {part: summarize(getattr(data, part)) for part in ("train", "test")}
         missing, infinite = (sum(getattr(s, name) for s in summaries.values()) for name in ("missing", "infinite"))
-        if (why := refusal(missing, infinite)) is not None:
+        if (why := refusal(0 if data.columns is not None else missing, infinite)) is not None:
             raise click.ClickException(f"{self.parameters['data']} cannot be fitted: {why}")
         digests = {part: summary.sha256 for part, summary in summaries.items()}
         digests["test_items"] = summaries["test"].items_sha256  # known again with other labels, or without
@@ -103,6 +107,8 @@ class _Fitting:
             its_likelihood = self.earlier["chosen"]["likelihood"]
             likelihood = None if its_likelihood is None else Choice(its_likelihood, "")
         self.say(str(data))
+        if data.columns is not None:
+            self.say(what_is_missing(data))
         self._say_choices(model, likelihood)
         seed = self.parameters["seed"] or 0
         torch.manual_seed(checks.seed(seed, most=2**64 - 1))
@@ -126,6 +132,7 @@ class _Fitting:
                 scale=scale,
                 ends=(summaries["train"].minimum, summaries["train"].maximum),
                 beside={name: self.parameters[name] for name in BESIDE},
+                weight=self.parameters["weight"],
             )
             if unlabeled is not None:
                 record["unlabeled"] = run_folder.unlabeled_record(self.parameters["unlabeled"], unlabeled)
@@ -148,6 +155,16 @@ class _Fitting:
                 raise click.UsageError(
                     f"the {name} in {self.parameters[name] or self.parameters['data']} are not those that the run in "
                     f"--out {self.out} was begun with: another SHA-256"
+                )
+
+    def _refuse_options_of_tables(self) -> None:
+        """Refuse what names columns, of items whose entries have no names."""
+        if self.plan.is_of_table:
+            return
+        for name, option in (("kinds", "--kind"), ("drop", "--drop"), ("weight", "--weight")):
+            if is_given(self.parameters[name]):
+                raise click.UsageError(
+                    f"{option} is for tables (.csv, .tsv, .parquet), and {self.parameters['data']} is none"
                 )
 
     def _require_unlabeled_taken(self, pair: Any) -> None:
@@ -222,8 +239,13 @@ class _Fitting:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
             if self.parameters["resume"] and (last := self._last_epoch()) is not None:
                 self.say(f"goes on after epoch {last + 1}")
+        if data.columns is not None and method.name == "svi" and "epochs" not in self.plan.options:
+            options["epochs"] = chosen_epochs(len(data.train), method.batch_size, method.epochs)
+            self.say(
+                f"epochs {options['epochs']:,}: 2,000 steps at least, as a table may be small (--epochs for another)"
+            )
         x, y, held_out = data.train.x, None, data.test.x
-        if given(data.test):
+        if given(data.test) or data.columns is not None:
             held_out = replace(data.test, y=None)
         if takes_labels(pair):
             y = _named(data.train.y, data.classes)
@@ -232,7 +254,10 @@ class _Fitting:
             x = x.exactly(slice(None))  # the labelled items are few, and are taken as an array
         if method.takes_validation:
             options["validation"] = held_out
-        options |= given(data.train)
+        if data.columns is None:
+            options |= given(data.train)
+        else:
+            x = replace(data.train, y=None)  # with its names, weights and missing entries
         if unlabeled is not None:
             options["unlabeled"] = unlabeled.x
         try:
@@ -353,8 +378,8 @@ def _words_of(parameters: Mapping[str, Any]) -> list[str]:
         if name == "scale":
             words.append("--scale" if value else "--no-scale")
             continue
-        if name == "plugin":
-            words += [word for file in value for word in (option, str(file))]
+        if name in SEVERAL:
+            words += [word for each in value for word in (SEVERAL[name], str(each))]
         elif value is True:
             words.append(option)
         else:

@@ -34,7 +34,7 @@ NOT_SHOWN = (
 )  # which the data set or a saved state says; objects of Python
 TAKEN = (
     *("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "scale", "root"),
-    *("labels", "covariates", "exposure", "unlabeled"),
+    *("labels", "covariates", "exposure", "unlabeled", "kinds", "drop", "weight"),
 )
 REQUIRED_HERE = {"latent_dim": 2}  # the default of an argument that a builder requires
 PARTS = ("likelihood", "prior", "posterior")

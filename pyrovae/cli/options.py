@@ -277,7 +277,11 @@ def json_option(function: Any) -> Any:
 def data_options(function: Any) -> Any:
     """The options of how a data set is read."""
     made = [
-        click.option("--labels", metavar="FILE.npy", help="Labels of a .npy or .npz file that has none, one an item."),
+        click.option(
+            "--labels",
+            metavar="FILE.npy|COLUMN",
+            help="Labels of a .npy or .npz file that has none, one an item; of a table, the column that has them.",
+        ),
         click.option(
             "--covariates",
             metavar="FILE.npy",

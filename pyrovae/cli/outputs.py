@@ -25,6 +25,7 @@ FORMATS = {
     ".npy": "one array",
     ".npz": "all arrays by name",
     ".csv": "a row for each item",
+    ".parquet": "the same columns as .csv, with their types",
     ".nc": "netCDF, which xarray and ArviZ read, with names, units and protocol",
     ".pt2": "a program of torch's",
     ".png": "a picture",
@@ -44,12 +45,14 @@ class Result:
         main: the variable that a .npy file holds, and a folder of images shows.
         figure: draws what a .png file holds; None where there is no picture of it.
         limits: the values of the `main` one that are black and white in a folder of images.
+        frame: makes the data frame that a .csv or .parquet file holds; None for the columns of the arrays.
     """
 
     dataset: xr.Dataset
     main: str
     figure: Callable[[], Any] | None = None
     limits: tuple[float, float] = (0.0, 1.0)
+    frame: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,18 @@ def _write_npz(result: Result, path: Path) -> None:
 def _write_csv(result: Result, path: Path) -> None:
     import pandas as pd
 
+    if result.frame is not None:
+        _write_frame(result, path)
+        return
+
     # RFC 4180, and each number in as many digits as tell it from its neighbours
     pd.DataFrame(columns(result.dataset), copy=False).to_csv(path, index=False, na_rep="NaN")
+
+
+def _write_frame(result: Result, path: Path) -> None:
+    from pyrovae.cli.frames import write_frame
+
+    write_frame(columns(result.dataset) if result.frame is None else result.frame(), path)
 
 
 def _write_nc(result: Result, path: Path) -> None:
@@ -255,6 +268,7 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".csv": _write_csv,
+    ".parquet": _write_frame,
     ".nc": _write_nc,
     ".png": _write_png,
 }

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from pyrovae.choices import Builder
-from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model
+from pyrovae.cli.choosing import Choice, chosen_likelihood, chosen_model, chosen_table_model
 from pyrovae.cli.model_options import COMPILE, NETWORKS, REQUIRED_HERE, builder_arguments, builders, spelled
+from pyrovae.cli.tables import read_table
 
-__all__ = ["RUN_OPTIONS", "Plan", "is_given", "read", "read_unlabeled", "refusal", "shown"]
+__all__ = ["RUN_OPTIONS", "Plan", "is_given", "is_table_file", "read", "read_unlabeled", "refusal", "shown"]
 
 RUN_OPTIONS = ("out", "resume", "as_json", "download", "plugin")
 
@@ -34,6 +35,9 @@ class Plan:
             "covariates",
             "exposure",
             "unlabeled",
+            "kinds",
+            "drop",
+            "weight",
             "channel_axis",
             "scale",
             "root",
@@ -56,9 +60,32 @@ class Plan:
                 "give one"
             )
 
+    @property
+    def is_of_table(self) -> bool:
+        """Whether the data set is a file of a table."""
+        return is_table_file(self.parameters["data"])
+
+    def model_of_table(self) -> Choice:
+        """The model of a table, which the options decide alone: how its columns are read depends on it."""
+        if self.asked_model is not None:
+            return Choice(self.asked_model, "")
+        asked = {name: spelled(name) for name in self.arguments}
+        if self.parameters["covariates"] is not None:
+            asked["covariate_dim"] = "covariates"
+        return chosen_table_model(asked, self.builders)
+
+    def read(self, *, missing: bool) -> tuple[Any, bool]:
+        """The data set, and whether its bytes are divided by 255."""
+        if not self.is_of_table:
+            return read(self.parameters, missing=missing)
+        model = self.model_of_table().name
+        return read_table(self.parameters, model, self.builders[model]), True
+
     def choose(self, data: Any, summary: Any) -> tuple[Choice, Choice | None]:
         """The model and the likelihood, each with its reason; an empty reason where it was asked for."""
-        if self.asked_model is None:
+        if self.is_of_table:
+            model = self.model_of_table()
+        elif self.asked_model is None:
             asked = {name: spelled(name) for name in self.arguments}
             if data.train.covariates is not None:
                 asked["covariate_dim"] = "covariates"
@@ -138,6 +165,8 @@ class Plan:
                     f"--model {model} is for tables, whose columns have names and kinds, and "
                     f"{self.parameters['data']} is none: give a file with a table, or name another model"
                 )
+        if "missing" in builder.arguments and data.columns is not None and _has_missing(data):
+            arguments["missing"] = True
         if "features" in builder.arguments:
             if len(data.event_shape) != 1:
                 raise click.UsageError(
@@ -174,13 +203,7 @@ def read(parameters: Mapping[str, Any], missing: bool = False) -> tuple[Any, boo
     """The data set that the options name, and whether its bytes are divided by 255."""
     import pyrovae
     from pyrovae.data.beside import BESIDE
-    from pyrovae.data.tables.files import is_table_file
 
-    if is_table_file(parameters["data"]):
-        raise click.UsageError(
-            f"{parameters['data']} is a table, and no model here takes one yet: `pyrovae data {parameters['data']}` "
-            "says what its columns are"
-        )
     scale = _is_scaled(parameters)
     beside = {name: parameters[name] for name in BESIDE}
     data = pyrovae.data.load(
@@ -194,6 +217,17 @@ def read(parameters: Mapping[str, Any], missing: bool = False) -> tuple[Any, boo
         **beside,
     )
     return data, scale
+
+
+def is_table_file(source: Any) -> bool:
+    """Whether DATA is the path of a file of a table."""
+    from pyrovae.data.tables import files
+
+    return source is not None and files.is_table_file(source)
+
+
+def _has_missing(data: Any) -> bool:
+    return any(part.missing is not None and bool(part.missing.any()) for part in (data.train, data.test))
 
 
 def _is_scaled(parameters: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae.cli.options import DATA_SETS
+from pyrovae.cli.planning import is_table_file
 from pyrovae.cli.reading_options import ALL
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Items:
         covariates: what they are given, (N, D), or None.
         exposure: what multiplies the means of their counts, (N,), or None.
         numbers: the place of each in its part.
+        weight: how many times each counts, (N,), or None.
+        missing: which entries are missing, of the shape of x, where NaN says so; None where none may be.
         data: the data set.
         part: "test", "train" or "all".
         count: how many items the part has.
@@ -61,6 +64,8 @@ class Items:
     covariates: torch.Tensor | None = None
     exposure: torch.Tensor | None = None
     binarization: str | None = None
+    weight: torch.Tensor | None = None
+    missing: Any = None
 
     @property
     def beside(self) -> dict[str, Any]:
@@ -74,7 +79,19 @@ class Items:
         """The items as an estimator takes them: with what lies beside them, where there is anything."""
         from pyrovae.data import Split
 
+        if self.table is not None:
+            return replace(self.table, y=None)
         return Split(self.x, None, **self.beside) if self.beside else self.x
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The place of each in the file, of a source without a test part of its own, or else in its part."""
+        order = self.data.order
+        if order is None or self.part == ALL:
+            return self.numbers
+        of_part = order[len(self.data.train) :] if self.part == "test" else order[: len(self.data.train)]
+        rows: np.ndarray = of_part.numpy()[self.numbers]
+        return rows
 
     @property
     def is_grey(self) -> bool:
@@ -99,9 +116,16 @@ class Items:
         import numpy as np
 
         place = np.flatnonzero(np.isin(self.numbers, _chosen_numbers(self.count, num_items)))
-        rows: dict[str, Any] = {"x": self.x, "y": self.y, **self.beside}
+        beside = {**self.beside, "weight": self.weight, "missing": self.missing}
+        rows: dict[str, Any] = {"x": self.x, "y": self.y, **beside}
         chosen: dict[str, Any] = {name: None if value is None else value[place] for name, value in rows.items()}
         return replace(self, numbers=self.numbers[place], **chosen)
+
+    @property
+    def table(self) -> Any:
+        """The items of a table as a `Table`, which makes a frame of them again; None of others."""
+        split: Any = self.data.whole() if self.part == ALL else getattr(self.data, self.part)
+        return None if self.data.columns is None else split[self.numbers]
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -132,6 +156,10 @@ class Items:
         }
         if self.beside:
             protocol["given"] = ", ".join(self.beside)
+        if self.missing is not None:
+            protocol["missing"] = f"{int(self.missing.sum())} of {self.missing.numel()} entries"
+        if self.weight is not None:
+            protocol["weight"] = "how many times each item counts"
         return protocol if self.binarization is None else {**protocol, "binarization": self.binarization}
 
     @property
@@ -217,6 +245,12 @@ class Opened:
             with gathered():  # what there was to say of them was said at the fit
                 return self.run.data()
         record = self.manifest.get("data", {})
+        if self.encoding is not None:
+            return self._table(source, of_items)
+        if is_table_file(source):
+            raise click.UsageError(
+                f"{self.path} was not fitted on a table, and knows no names of columns: name an array for {source}"
+            )
         scale = record.get("scale", not _counts(self.pair))
         options: dict[str, Any] = {"root": record.get("root"), "scale": scale, "missing": missing, **of_items}
         data = load_of_shape(source, self.pair.event_shape, channels=record.get("channels"), **options)
@@ -227,6 +261,35 @@ class Opened:
             f"the pair in {self.path} is of items of shape {_shape(self.pair.event_shape)}, and those of --data "
             f"{source} have shape {_shape(data.event_shape)}"
         )
+
+    def _table(self, source: str, of_items: Mapping[str, str | None]) -> Dataset:
+        """The table in a file, in the columns and codes of the fit."""
+        from pyrovae.data.tables.recorded import read_like
+
+        record = self.manifest.get("data", {}).get("table")
+        if not is_table_file(source):
+            raise click.UsageError(
+                f"{self.path} is of a table, whose columns have names, and --data {source} is none: name a .csv, .tsv "
+                "or .parquet file"
+            )
+        try:
+            data = read_like(record, source, **of_items)
+        except (ValueError, TypeError) as error:
+            start = "frame must have the columns that the table was made with"
+            if not str(error).startswith(start):
+                raise
+            named = f"--data {source} must have the columns that {self.path} was fitted on"
+            raise click.UsageError(str(error).replace(start, named)) from error
+        self._require_beside(data, source)
+        return data
+
+    @property
+    def encoding(self) -> Any:
+        """How the columns of a table are codes; None of a run on other items."""
+        from pyrovae.data.tables.encoding import Encoding
+
+        record = self.manifest.get("data", {}).get("table")
+        return None if record is None else Encoding.from_recipe(record["encoding"])
 
     def _require_beside(self, data: Dataset, source: str) -> None:
         """Refuse items without what the pair's are given, and with what it does not take."""
@@ -283,6 +346,8 @@ class Opened:
     ) -> Source:
         """The part of a data set that the options name; `of_items` as in `dataset`."""
         data = self.dataset(source, of_items, missing=missing)
+        if part is None and missing and data.columns is not None:
+            part = ALL  # a table is completed as it is, also that of the fit
         if part is None:
             whole = source is not None and data.order is not None and source not in DATA_SETS
             # a fit's own items are judged by those that it has not seen, and completed wherever an entry is missing
@@ -327,8 +392,10 @@ def part_items(data: Dataset, part: str, num_items: int | str = ALL, *, exactly:
     source: Any = split.x
     read = source.exactly if exactly and hasattr(source, "exactly") else source.__getitem__
     x = read(numbers) if len(numbers) < count else read(slice(None))
-    rows = {name: getattr(split, name) for name in ("y", "covariates", "exposure")}
+    rows = {name: getattr(split, name) for name in ("y", "covariates", "exposure", "weight", "missing")}
     chosen: dict[str, Any] = {name: None if value is None else value[numbers] for name, value in rows.items()}
+    if chosen["missing"] is not None and not bool(chosen["missing"].any()):
+        chosen["missing"] = None
     return Items(x, numbers=numbers, data=data, part=part, count=count, **chosen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -148,8 +148,18 @@ class Asked:
         """What is named beside --data."""
         return {"labels": self.labels, "covariates": self.covariates, "exposure": self.exposure}
 
-    def items_of(self, opened: Opened, binarize: str = "no", *, missing: bool = False, exactly: bool = False) -> Items:
-        """The items that were asked for."""
+    def items_of(
+        self,
+        opened: Opened,
+        binarize: str = "no",
+        *,
+        missing: bool = False,
+        exactly: bool = False,
+        whole: bool = False,
+    ) -> Items:
+        """The items that were asked for; `whole` all of the data where no part was, also of those of the fit."""
+        if whole and self.part is None:
+            return replace(self, part=ALL).items_of(opened, binarize, missing=missing, exactly=exactly)
         source = self.source_of(opened, missing=missing)
         return source.items(self.num_items or ALL, binarize, exactly=exactly)
 

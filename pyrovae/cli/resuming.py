@@ -54,13 +54,13 @@ def as_recorded(parameters: dict[str, Any], manifest: Mapping[str, Any], out: Pa
     merged["resume"] = True
     merged["data"] = parameters["data"] or manifest["data"]["path"] or manifest["data"]["source"]
     merged["root"] = parameters["root"] or manifest["data"]["root"]
-    merged["labels"] = parameters["labels"] or manifest["data"]["labels"]
+    merged["labels"] = parameters["labels"] or manifest["data"]["labels"] or recorded.get("labels")
     for name, record in manifest["data"].get("beside", {}).items():
         merged[name] = parameters[name] or record["path"]
     if "unlabeled" in manifest["data"]:
         record = manifest["data"]["unlabeled"]
         merged["unlabeled"] = parameters["unlabeled"] or record["path"] or record["source"]
-    merged["scale"] = manifest["data"]["scale"]
+    merged["scale"] = None if "table" in manifest["data"] else manifest["data"]["scale"]
     missing = [file["path"] for file in manifest.get("plugins", [])][len(parameters["plugin"]) :]
     if missing:
         raise click.UsageError(

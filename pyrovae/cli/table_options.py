@@ -9,7 +9,7 @@ import click
 
 from pyrovae.cli.options import Option, near
 
-__all__ = ["KINDS", "drop_of", "kinds_of", "table_options"]
+__all__ = ["KINDS", "drop_of", "kinds_of", "table_options", "weight_option"]
 
 KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal")  # of pyrovae.columns, which imports torch
 
@@ -40,6 +40,18 @@ def table_options(function: Any) -> Any:
     for decorate in reversed(made):
         function = decorate(function)
     return function
+
+
+def weight_option(function: Any) -> Any:
+    """--weight, a column of a table."""
+    return click.option(
+        "--weight",
+        metavar="COLUMN",
+        cls=Option,
+        section="Data",
+        help="The column of a table that says how many times each row counts: a weight of 3 is three copies of the "
+        "row, 0 its absence. Means over rows are over the sum of the weights.",
+    )(function)
 
 
 def kinds_of(given: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:

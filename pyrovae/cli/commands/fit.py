@@ -24,6 +24,7 @@ from pyrovae.cli.options import (
     json_option,
 )
 from pyrovae.cli.plugins import plugin_option
+from pyrovae.cli.table_options import table_options, weight_option
 
 __all__ = ["command"]
 
@@ -33,6 +34,7 @@ HELP = """Fit a model to DATA, its test part for validation, and write the run f
 DATA is one of
   x.npy or x.npz      an array (N, ...), a .npz with x and y, or x_train, y_train, x_test and y_test, and with
                       covariates and exposure, or covariates_train and so on
+  people.csv          a table, or .tsv or .parquet: a line of names, and a row for each item; empty cells are missing
   a folder            of images, a sub-folder for each class if there are any, or of IDX files
   a name              digits, mnist, fashion-mnist, kmnist
 
@@ -42,6 +44,8 @@ unless the likelihood is one of whole numbers. `pyrovae data DATA` says what is 
 \b
   pyrovae fit digits --out run
   pyrovae fit x.npy --latent-dim 8 --epochs 50 --out run
+  pyrovae fit people.csv --out run
+  pyrovae fit people.csv --kind age=count --drop name --num-components 4 --out run
   pyrovae fit images/ --model conv_ae --out run
   pyrovae fit x.npy --model GaussianMixture --num-components 5 --out run
   pyrovae fit x.npy --labels y.npy --model gaussian_classifier --out run
@@ -99,6 +103,8 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
 )
 @json_option
 @data_options
+@table_options
+@weight_option
 @click.option(
     "--unlabeled",
     metavar="DATA",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 GROUP = 256  # items that are imputed together
+NUM_FILES = 5  # of draws of a table, unless it is said
 MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, which no grey value has
 
 
@@ -44,7 +45,12 @@ MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, whic
     "no NaN, as images do not.",
 )
 @binarize_option("no")
-@number_option("--num-draws", Number(1, whole=True), 100, "Draws of p(missing | seen) for each item.")
+@number_option(
+    "--num-draws",
+    Number(1, whole=True),
+    None,
+    f"Draws of p(missing | seen) for each item (default: 100; {NUM_FILES} files of --draws of a table).",
+)
 @click.option(
     "--method",
     metavar="|".join(choices.imputations()),
@@ -65,25 +71,26 @@ MISSING = (0.25, 0.56, 0.85)  # the colour of a missing entry in a picture, whic
     is_flag=True,
     cls=Option,
     section="Output",
-    help="Write every draw and not their mean: shape (draws, items, ...).",
+    help="Write every draw and not their mean: shape (draws, items, ...); of a table done-1.csv, done-2.csv and so on.",
 )
 @number_option(
     "--interval",
     Number(0, 1, is_open=True),
     None,
-    "Also write the ends between which this share of the draws lies: .npz, .csv and .nc.",
+    "Also write the ends between which this share of the draws lies: .npz, .csv, .parquet and .nc; of a category the "
+    "probability.",
     section="Output",
 )
 @seed_option("the draws")
 @device_option
 @plugin_option
-@output_options(".npy", ".npz", ".csv", ".png", ".nc", "/", what="the filled items")
+@output_options(".npy", ".npz", ".csv", ".parquet", ".png", ".nc", "/", what="the filled items")
 def command(
     run: str,
     asked: Asked,
     mask: str | None,
     binarize: str,
-    num_draws: int,
+    num_draws: int | None,
     method: str,
     num_steps: int,
     draws: bool,
@@ -99,14 +106,21 @@ def command(
     of a mixture, the mean itself. What was seen comes back as it is. --draws keeps the draws, whose spread says how
     sure the model is, and --interval states it.
 
+    Of a table, a .csv or .parquet file, an empty cell is missing, and the file is completed with all of its columns:
+    a number by the mean, a count by the median, a category by the most probable one. One completed file looks more
+    certain than it is; --draws writes several, which differ as far as the fitted model leaves open.
+
     \b
     Examples:
       pyrovae impute run --data holes.npy -o filled.npy
       pyrovae impute run --data holes.npy --interval 0.9 -o filled.npz
+      pyrovae impute run --data people.csv -o done.csv
+      pyrovae impute run --data people.csv --draws --num-draws 20 -o done.csv
       pyrovae impute run --mask lower-half.npy --num-items 16 -o filled.png
     """
     import numpy as np
 
+    from pyrovae.cli.imputing_tables import impute_table, require_files
     from pyrovae.cli.outputs import Result
     from pyrovae.cli.pictures import require_picture, shades
     from pyrovae.cli.reading import open_run
@@ -115,6 +129,15 @@ def command(
     opened = open_run(run, device=device)
     pair: Any = opened.pair
     ending = output.ending
+    if opened.encoding is not None:
+        if mask is not None:
+            raise click.UsageError("--mask is of arrays, and of a table empty cells say what is missing: leave it out")
+        num_draws = num_draws or (NUM_FILES if draws else 100)
+        files = require_files(output, num_draws if draws else None, interval)
+        how = {"num_draws": num_draws, "num_steps": num_steps, "method": method}
+        impute_table(opened, asked.items_of(opened, missing=True), files, how, interval, seed, output)
+        return
+    num_draws = num_draws or 100
     require_picture(output.out, tuple(pair.event_shape))
     if interval is not None and ending not in (None, ".npz", ".csv", ".nc"):
         raise click.UsageError("--interval needs more than one array: name a .npz, .csv or .nc file by -o")

@@ -72,6 +72,11 @@ def command(
     pair: Any = opened.pair
     if not hasattr(pair, "encode") or not (hasattr(pair, "decode") or hasattr(pair, "reconstruct")):
         raise click.UsageError(f"{opened.path} ({type(pair).__name__}) has no codes that could be decoded")
+    if opened.encoding is not None:
+        raise click.UsageError(
+            f"{opened.path} is of a table, whose rows have no picture: `pyrovae impute` fills in what is missing of "
+            "them, and `pyrovae encode` gives their codes"
+        )
     with_label = takes_labels(pair)
     if label is not None and not with_label:
         raise click.UsageError(

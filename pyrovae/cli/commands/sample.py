@@ -13,6 +13,7 @@ from pyrovae.cli.plugins import plugin_option
 from pyrovae.cli.reading_options import Number, device_option, output_options, run_argument, seed_option
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 __all__ = ["command"]
@@ -65,7 +66,7 @@ __all__ = ["command"]
 @seed_option("the draws")
 @device_option
 @plugin_option
-@output_options(".png", ".npy", ".npz", ".csv", ".nc", "/", what="them")
+@output_options(".png", ".npy", ".npz", ".csv", ".parquet", ".nc", "/", what="them")
 def command(
     run: str,
     n: int | None,
@@ -80,13 +81,15 @@ def command(
 ) -> None:
     """Draw new items from p(x) of the fitted model in RUN.
 
-    A code is drawn from the prior and an item from the likelihood at that code.
+    A code is drawn from the prior and an item from the likelihood at that code. Of a table a .csv or .parquet file has
+    rows with the names, the categories and the types of the file of the fit.
 
     \b
     Examples:
       pyrovae sample run -o samples.png --mean
       pyrovae sample run -n 1000 --seed 1 -o samples.npy
       pyrovae sample run -n 100 -o samples/
+      pyrovae sample run -n 100 -o rows.csv
       pyrovae sample classifier --label 3 --label 8 -o threes-and-eights.png
       pyrovae sample run --covariates 0,1,0 -n 100 -o samples.npy
     """
@@ -100,6 +103,10 @@ def command(
     opened = open_run(run, device=device)
     pair: Any = opened.pair
     require_picture(output.out, tuple(pair.event_shape))
+    if mean and opened.encoding is not None:
+        raise click.UsageError(
+            "--mean is of images and numbers, and the mean of a row of categories and counts is no row: leave it out"
+        )
     beside = _beside(opened, {"covariates": covariates, "exposure": exposure})
     n = _number(n, beside)
     x, its_labels = _drawn(opened, n, mean, labels, beside, seed)
@@ -121,10 +128,21 @@ def command(
         main="x",
         figure=lambda: sheet(shades(values, opened.limits)),
         limits=opened.limits,
+        frame=None if opened.encoding is None else lambda: _frame(opened, values, its_labels),
     )
     density = "p(x | y)" if y else f"p(x{_given_in_words(beside)})"
     line = f"{count:,} {'means of ' if mean else ''}draws of {density}, seed {seed}, shape {values.shape}"
     output.emit(result, line, settings=settings)
+
+
+def _frame(opened: Any, values: np.ndarray, labels: Any) -> Any:
+    """Rows of a table with the names, the categories and the types of the file of the fit."""
+    import numpy as np
+
+    from pyrovae.cli.frames import with_columns
+
+    frame = opened.encoding.frame(values)
+    return frame if labels is None else with_columns(frame, {"label": np.asarray(labels)})
 
 
 def _beside(opened: Any, asked: dict[str, str | None]) -> dict[str, torch.Tensor]:

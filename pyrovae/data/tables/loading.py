@@ -15,7 +15,7 @@ from pyrovae.data.dataset import Dataset
 from pyrovae.data.tables.frames import Frame, known_name, opened
 from pyrovae.data.tables.making import made_of
 
-__all__ = ["load_table"]
+__all__ = ["labels_in", "load_table"]
 
 
 def load_table(path: Path, kinds: Any, drop: bool | Iterable[Any], labels: Any) -> Dataset:
@@ -29,12 +29,12 @@ def load_table(path: Path, kinds: Any, drop: bool | Iterable[Any], labels: Any) 
     whole = made_of(read, kinds, drop=drop, aside=aside)
     classes: tuple[str, ...] | None = None
     if aside:
-        y, classes = _labels(read, aside[0])
+        y, classes = labels_in(read, aside[0])
         whole = replace(whole, y=y)
     return replace(whole.split(), name=path.stem, classes=classes, stored=path.suffix.lower().removeprefix("."))
 
 
-def _labels(read: Frame, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
+def labels_in(read: Frame, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
     """Labels as int64, and the names of the classes unless these are whole numbers."""
     column = next(column for column in read.columns if column.name == name)
     if column.missing.any():

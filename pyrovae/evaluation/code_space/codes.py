@@ -10,7 +10,8 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.data import MappedArray
 from pyrovae.models.batch import Batch, called_on
-from pyrovae.models.items import checked_beside
+from pyrovae.models.items import checked_beside, require_columns
+from pyrovae.models.missing import require_missing_taken
 from pyrovae.models.pair import covariates_for, dtype_and_device, is_made_of_parts, require_code_alone
 from pyrovae.models.particles import latent_law
 from pyrovae.models.scopes import Workspace
@@ -21,21 +22,28 @@ __all__ = ["decoded", "encoded", "posteriors", "prior_of", "reconstructed"]
 BATCH = 1024
 
 
-def encoded(pair: Any, x: Any, *, covariates: Any = None, exposure: Any = None) -> Tensor:
+def encoded(pair: Any, x: Any, *, covariates: Any = None, exposure: Any = None, missing: Any = None) -> Tensor:
     """The codes of all items, computed in batches: shape (N, latent_dim), on the CPU.
 
     `x` is an array, a memory-mapped view or a split of a data set, which may carry the covariates that the pair needs.
+    With `missing` True, or a mask, NaN is an entry that was not seen, of a pair that takes such.
 
     >>> import pyrovae
     >>> pyrovae.encoded(pyrovae.mlp_ae((1, 8, 8)), pyrovae.data.load("digits").test.x).shape
     torch.Size([360, 2])
     """
     _method_of(pair, "encode")
-    given = checks.split_of(x, covariates=covariates, exposure=exposure)
-    if not isinstance(x := given.x, MappedArray):  # checked once and not per batch
-        x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0])
+    takes = ("missing", "weight")
+    given = checks.split_of(x, covariates=covariates, exposure=exposure, missing=missing, takes=takes)
+    require_columns(pair, given.columns)
+    some = given.missing is not None
+    if some:
+        require_missing_taken(pair)
+    x = checks.with_missing(given.x, given.missing)
+    if not isinstance(x, MappedArray):  # checked once and not per batch
+        x = checks.checked_array(x, tuple(pair.event_shape), dtype=dtype_and_device(pair)[0], allow_nan=some)
     beside = checked_beside(pair, given.covariates, given.exposure, len(x))
-    return _batched(pair, _method_of(pair, "encode"), Batch(x, **beside) if beside else x)
+    return _batched(pair, _method_of(pair, "encode"), Batch.of(x, **beside, missing=some))
 
 
 def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = None) -> Tensor:
