@@ -199,6 +199,7 @@ def test_a_model_of_numbers_takes_all_numbers_as_real() -> None:
     assert list(pd.read_csv("gauss.csv")) == ["height", "visits"]
 
 
+@pytest.mark.slow
 def test_a_vae_of_a_table_goes_on_and_has_codes(capsys: Capture) -> None:
     options = ["--drop", "name", "--drop", "w", "--hidden-dims", "4", "--compile", "no"]
     assert main(["fit", "people.csv", *options, "--epochs", "1", "--out", "vae"]) == 0

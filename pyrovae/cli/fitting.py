@@ -231,7 +231,7 @@ class _Fitting:
         from pyrovae.inference.method import chosen
         from pyrovae.models.pair import takes_labels
 
-        method = chosen(pair, self.parameters["method"], self.plan.options)
+        method: Any = chosen(pair, self.parameters["method"], self.plan.options)
         options: dict[str, Any] = {**self.plan.options, "seed": seed, "device": self.parameters["device"] or "auto"}
         if self.parameters["method"] is not None:
             options["method"] = self.parameters["method"]

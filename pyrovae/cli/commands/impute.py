@@ -139,7 +139,7 @@ def command(
         return
     num_draws = num_draws or 100
     require_picture(output.out, tuple(pair.event_shape))
-    if interval is not None and ending not in (None, ".npz", ".csv", ".nc"):
+    if interval is not None and ending not in (None, ".npz", ".csv", ".parquet", ".nc"):
         raise click.UsageError("--interval needs more than one array: name a .npz, .csv or .nc file by -o")
     if draws and ending in (".png", ""):
         raise click.UsageError("--draws are no picture: name a .npy, .npz, .csv or .nc file by -o")
@@ -170,7 +170,7 @@ def command(
     coords: dict[str, Any] = {"item": items.numbers}
     if draws:
         coords["draw"] = np.arange(num_draws)
-        if ending == ".csv":
+        if ending in (".csv", ".parquet"):
             del variables["x"]
     result = Result(
         labelled(variables, coords, attributes),
