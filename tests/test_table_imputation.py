@@ -77,4 +77,4 @@ def test_intervals_cover_the_entries_of_every_kind(build):
     # draws of rows that nothing is known of cover as well, and say less: their error is larger where columns are tied
     blind = pair.impute(torch.full_like(x, torch.nan), num_draws=DRAWS, seed=8, **({"num_steps": 1} if steps else {}))
     error = [(each[..., 0].mean(0) - x[:, 0])[hidden[:, 0]].square().mean() for each in (draws, blind)]
-    assert error[0] < 0.9 * error[1]
+    assert error[0] < 0.95 * error[1]
