@@ -122,7 +122,7 @@ def choose(
     >>> x = load_iris().data
     >>> def build(num_components):
     ...     return pyrovae.GaussianMixture((4,), num_components, covariance="tied")
-    >>> choice = pyrovae.choose(build, x, num_components=[1, 3], folds=2, options={"tol": 1e-3}, progress=False)
+    >>> choice = pyrovae.choose(build, x, num_components=[1, 3], folds=2, options={"num_restarts": 1}, progress=False)
     >>> choice.best, choice.pair.num_components
     ({'num_components': 3}, 3)
     """

@@ -96,7 +96,7 @@ def test_a_memory_map_is_not_copied(tmp_path, monkeypatch):
         return read(rows, *args)
 
     monkeypatch.setattr(mapped_module, "as_stored", noted)
-    pyrovae.fit(pyrovae.linear_vae(4, 2), as_map(x, tmp_path), **OPTIONS)
+    pyrovae.fit(pyrovae.linear_vae(4, 2), as_map(x, tmp_path), **{**OPTIONS, "epochs": 1, "batch_size": 500})
     assert max(sizes) <= 1024  # checked in parts, and read batch by batch
 
 

@@ -81,6 +81,7 @@ def gradients(loss, pair, batch, size, repeats):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
 def test_the_gradient_is_that_of_the_copies(pair, items, objective):
     # each entry within 4.5 standard errors of the difference: 31 entries, 2 tests, false alarm 4e-4; a control fails

@@ -102,8 +102,8 @@ class TestLogDensityOfWhatWasSeen:
         whole = pyrovae.linear_vae(5, 2, likelihood=pyrovae.Normal(scale=0.6)).double()
         whole.likelihood.load_state_dict(pair.likelihood.state_dict())
         for each in (pair, whole):
-            found = pyrovae.quadrature(each, x, missing=True, tol=1e-8)
-            assert np.abs(found.pointwise.value.values - marginals(pair, x)).max() < 1e-8
+            found = pyrovae.quadrature(each, x, missing=True, tol=1e-5)
+            assert np.abs(found.pointwise.value.values - marginals(pair, x)).max() < 1e-5
 
     @pytest.mark.slow
     def test_annealing_agrees_with_the_closed_form(self, linear):
