@@ -43,6 +43,8 @@ def decoder_of(decoding: Decoding, plane: Plane, layout: Layout, seed: int) -> D
 
     Raises `Untranslatable` where decoding itself fails at a code of the grid.
     """
+    if decoding.is_before:
+        return Decoder(_grid(decoding, plane, layout), None, decoding.is_before)
     try:
         program = _program(decoding)
         error = _largest_error(decoding, program, plane, seed)

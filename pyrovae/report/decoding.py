@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.data import Split
 from pyrovae.evaluation.code_space.codes import encoded
 from pyrovae.models.means import mean_of
-from pyrovae.models.pair import dtype_and_device, entries_of
+from pyrovae.models.pair import columns_of, dtype_and_device, entries_of
 from pyrovae.models.parts.categorical import Categorical
 from pyrovae.models.parts.discretized_logistic import DiscretizedLogistic
 from pyrovae.models.parts.student_t import StudentT
@@ -29,6 +29,7 @@ __all__ = ["Decoding", "decoding_of", "first_covariates"]
 
 Option = tuple[str, list[float]]
 MOST_SUMMED = 2**16  # masses of levels that a page sums for one code
+BELOW_ONE = 0.999  # by which a probability of 1 is not the next category
 MOST_OPTIONS = 20  # values of what lies beside a code that a page lists
 
 
@@ -50,6 +51,7 @@ class Decoding:
     categories: int = 0
     words: str = ""
     as_steps: Callable[[Tensor], Tensor] | None = None  # the same function in operations that a page has
+    is_before: str = ""  # why the page does not run the function and shows codes that were decoded before
 
     @property
     def width(self) -> int:
@@ -97,7 +99,7 @@ def decoding_of(pair: Any, items: Split) -> Decoding:
     """What a page shows of a pair at the codes of these items, and at any other code."""
     beside = beside_of(pair, items)
     x = items.x[:]
-    codes = encoded(pair, x, **beside)
+    codes = encoded(pair, replace(items, y=None)) if columns_of(pair) is not None else encoded(pair, x, **beside)
     size = codes.shape[1]
     rows, names, options = _beside(pair, x, beside)
     categories = num_categories(pair)
@@ -136,6 +138,21 @@ def decoding_of(pair: Any, items: Split) -> Decoding:
         table = probabilities(z)
         return (table * torch.arange(categories, dtype=table.dtype, device=table.device)).sum(-1)
 
+    def row(z: Tensor) -> Tensor:
+        """A code and the probability of the most probable category in one number, as 2.75 for 75 % of category 2."""
+        code, given = parts(z)
+        made: Tensor = pair.decode(code, **given).clone()
+        p = law(z)
+        tables = entries_of(pair).by_column(getattr(p, "base_dist", p))
+        for place, column in enumerate(columns_of(pair) or ()):
+            if column.name in tables:
+                probability, most = tables[column.name].max(-1)
+                made[..., place] = most + BELOW_ONE * probability
+        return made
+
+    if hasattr(entries_of(pair), "by_column"):
+        why = "rows have categories, of which the most probable is shown"
+        return Decoding(pair, codes, row, rows, options, is_before=why)
     if categories and isinstance(entries_of(pair), Categorical):
         words = "shown is the most probable category"
         return Decoding(pair, codes, probabilities, rows, options, categories, words)

@@ -72,7 +72,7 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     split = data.test[torch.from_numpy(index)]
     x = split.x[:]
     values = x.flatten(1).numpy()
-    layout = Layout.of(data.event_shape, values)
+    layout = Layout.of(data.event_shape, values, data.columns)
     shown, texts, decoders = [], [], []
     for entry in with_codes:
         try:
@@ -187,6 +187,12 @@ def _exactness(shown: Sequence[Entry], decoders: Sequence[Decoder], layout: Layo
         lines.append(
             f"Images are drawn in 256 levels from {layout.low:g} to {layout.high:g}. Under a reconstruction stands the "
             "root mean square of its difference from the item, over all entries."
+        )
+    elif layout.columns is not None:
+        lines.append(
+            "The row of a code is what the decoder makes of it: the mean of a number, on a line from the "
+            "smallest to the largest value of the items shown, and the most probable category with its probability. "
+            "The upright mark, and what stands in parentheses, is the chosen item’s; an entry that is missing says so."
         )
     else:
         lines.append(

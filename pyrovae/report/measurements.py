@@ -149,7 +149,9 @@ class Measurements:
         return chosen.beside_of(entry.pair, self.chosen)
 
     def given(self, entry: Entry) -> Split:
-        """These items with what lies beside them, as an estimator takes both."""
+        """These items with what lies beside them, as an estimator takes both; of a table with what is missing."""
+        if self.data.columns is not None:
+            return replace(self.chosen, y=None)
         return Split(self.x(entry), **self.beside(entry))
 
     def are_binarized(self, entry: Entry) -> bool:
@@ -164,6 +166,8 @@ class Measurements:
         """Some training items, as this pair takes them."""
         count = TRAINING_ITEMS * self.settings.num_items
         split = chosen.items_of(entry.pair, chosen.part(self.data.train, count, self.seed), self.seed)
+        if self.data.columns is not None:
+            return split
         return Split(split.x, split.y, **chosen.beside_of(entry.pair, split))
 
     # estimates --------------------------------------------------------------------------------------
@@ -208,6 +212,8 @@ class Measurements:
 
     def reconstruction_error(self, entry: Entry) -> Any:
         """The errors of the reconstructions, a Dataset; or a refusal."""
+        if self.data.columns is not None:
+            return Refusal("the columns of a table have units of their own or none, and so no squared error in common")
         images = self.reconstructions(entry)
         if isinstance(images, Refusal):
             return images

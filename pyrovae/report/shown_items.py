@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from pyrovae.columns import Column
 from pyrovae.data import Dataset
 from pyrovae.report.chosen import rows
 from pyrovae.report.network.packing import as_text
@@ -39,32 +40,40 @@ class Layout:
     width: int
     low: float
     high: float
+    columns: tuple[Column, ...] | None = None  # of a table
 
     @classmethod
-    def of(cls, event_shape: tuple[int, ...], values: np.ndarray) -> Layout:
-        """The layout of items of this shape, with a scale from the values that are shown."""
+    def of(cls, event_shape: tuple[int, ...], values: np.ndarray, columns: tuple[Column, ...] | None = None) -> Layout:
+        """The layout of items of this shape, with a scale from the values that are shown; NaN is not."""
         shape = (1, *event_shape) if len(event_shape) == 2 else event_shape
         image = len(shape) == 3 and min(shape[1:]) > 1 and shape[0] <= 16
-        low, high = float(values.min()), float(values.max())
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
         if low >= 0 and high <= 1:
             low, high = 0.0, 1.0
         elif high <= low:
             high = low + 1.0
         entries = math.prod(event_shape)
         channels, height, width = shape if image else (1, 1, entries)
-        return cls(image, entries, channels, height, width, low, high)
+        return cls(image, entries, channels, height, width, low, high, columns)
 
     @property
     def panels(self) -> int:
         return 1 if self.channels in (1, 3) else self.channels
 
     def text(self, values: np.ndarray) -> dict[str, Any]:
-        """As the page takes it; items of numbers have a name and a range for each entry, from `values` (N, entries)."""
-        text = {**vars(self), "panels": self.panels}
+        """As the page takes it; items of numbers have a name and a range for each entry, from `values` (N, entries).
+
+        Of a table these are its columns' names; "categories" has those of each column, or None.
+        """
+        text = {name: value for name, value in vars(self).items() if name != "columns"} | {"panels": self.panels}
         if not self.image:
+            seen = np.where(np.isnan(values).all(0), 0.0, values)
             text["names"] = [f"x{i + 1}" for i in range(self.entries)]
-            text["lows"] = [float(v) for v in values.min(0)]
-            text["highs"] = [float(v) for v in values.max(0)]
+            text["lows"] = [float(v) for v in np.nanmin(seen, 0)]
+            text["highs"] = [float(v) for v in np.nanmax(seen, 0)]
+        if self.columns is not None:
+            text["names"] = [column.name for column in self.columns]
+            text["categories"] = [column.categories and list(map(str, column.categories)) for column in self.columns]
         return text
 
 

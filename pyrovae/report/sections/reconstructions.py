@@ -24,6 +24,10 @@ POINTS = 400  # entries in a scatter
 
 
 def section(measurements: Measurements) -> Section | LeftOut:
+    if measurements.data.columns is not None:
+        return LeftOut(
+            TITLE, "the rows of a table are no pictures: the code plane shows the row that a code stands for"
+        )
     images: dict[str, Tensor] = {}
     categories: dict[str, Tensor] = {}
     reasons = []

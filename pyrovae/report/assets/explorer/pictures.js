@@ -95,7 +95,8 @@ class Picture {
   }
 
   showNumbers(values, beside) {
-    const { names, lows, highs } = this.layout;
+    const { names, lows, highs, categories } = this.layout;
+    const told = (x, i) => (categories && categories[i] ? inCategory(x, categories[i]) : Number.isNaN(x) ? "missing" : inWords(x));
     const width = this.canvas.clientWidth || 220;
     const few = values.length <= 40;
     const line = 22;
@@ -120,8 +121,15 @@ class Picture {
         pen.textAlign = "left";
         pen.fillStyle = muted;
         pen.fillText(shortened(pen, names[i], start - 10), 0, y);
+        if (Number.isNaN(x) || (categories && categories[i])) {
+          pen.fillStyle = Number.isNaN(x) ? muted : ink;
+          pen.textAlign = "right";
+          const other = beside && categories && categories[i] ? ` (${told(beside[i], i)})` : "";
+          pen.fillText(shortened(pen, told(x, i) + other, width - start), width, y);
+          return;
+        }
         pen.fillRect(start, y - 0.5, end - start, 1);
-        if (beside) {
+        if (beside && !Number.isNaN(beside[i])) {
           pen.fillStyle = ink;
           pen.fillRect(at(i, beside[i]) - 1, y - 8, 2, 16);
         }
@@ -134,9 +142,17 @@ class Picture {
         pen.fillText(inWords(x), width, y);
       });
     }
-    const told = Array.from(values.slice(0, 20), (x, i) => `${names[i]} ${inWords(x)}`).join(", ");
-    this.canvas.setAttribute("aria-label", `${this.name}: ${told}${values.length > 20 ? " and more" : ""}`);
+    const words = Array.from(values.slice(0, 20), (x, i) => `${names[i]} ${told(x, i)}`).join(", ");
+    this.canvas.setAttribute("aria-label", `${this.name}: ${words}${values.length > 20 ? " and more" : ""}`);
   }
+}
+
+// a category that was seen, a whole number, or the most probable one with its probability, as 2.75 for 75 % of the third
+function inCategory(x, names) {
+  if (Number.isNaN(x)) return "missing";
+  const code = Math.min(names.length - 1, Math.floor(x));
+  const share = (x - code) / 0.999;
+  return share > 0 ? `${names[code]} ${Math.round(100 * share)} %` : names[code];
 }
 
 function drawCurve(pen, values, at, colour, width) {

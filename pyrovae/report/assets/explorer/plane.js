@@ -225,7 +225,8 @@ class Plane {
       const wrong = values.reduce((count, x, i) => count + (Math.abs(x - again[i]) > 0.5 ? 1 : 0), 0);
       const told = isCategories ? `${wrong} of ${again.length} differ` : `off by ${inWords(difference(values, again), 3)}`;
       const away = element("span", { class: "near", text: told });
-      this.againWords.replaceChildren(made, away);
+      // columns of a table have units of their own, and no difference in common
+      this.againWords.replaceChildren(made, ...(this.items.layout.categories ? [] : [away]));
     }
     this.look();
   }
