@@ -164,16 +164,16 @@ def chosen(
 ) -> tuple[Any, str]:
     """The pair of the chosen size, fitted to all rows, and the size in words; one size is fitted as it is."""
     ((name, sizes),) = grid.items()
+    missing = None if isinstance(rows, pyrovae.data.Split) else True  # a split says so itself
+    common: dict[str, Any] = {"missing": missing, "progress": False, "seed": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of runs that have not converged, and of variances at their floor
         if len(sizes) > 1:
-            choice = pyrovae.choose(
-                build, rows, folds=args.inner_folds, options=how, missing=True, progress=False, seed=seed, **grid
-            )
+            choice = pyrovae.choose(build, rows, folds=args.inner_folds, options=how, **common, **grid)
             return choice.pair, f"{name}={choice.chosen[name]}"
         torch.manual_seed(seed)
         pair = build(sizes[0])
-        pyrovae.fit(pair, rows, missing=True, progress=False, seed=seed, **how)
+        pyrovae.fit(pair, rows, **common, **how)
     return pair, f"{name}={sizes[0]}"
 
 
@@ -212,7 +212,7 @@ def by_chained_equations(source: Source, x: Tensor, truth: Tensor, args: argpars
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
 
-    coding = Coding(source, x)
+    coding = Coding(source, x, reference=True)
     runs = partial(IterativeImputer, max_iter=args.rounds, skip_complete=True)
     point = coding.by(runs(random_state=seed), x)
     count = FEW_DRAWS if args.chained_draws else 0
@@ -331,10 +331,14 @@ IMPUTATIONS: dict[str, Imputation] = {
 
 
 class Coding:
-    """Rows as scikit-learn's imputers take them: numbers standardised by the seen ones, a column for each category."""
+    """Rows as scikit-learn's imputers take them: numbers standardised by the seen ones, a column for each category.
 
-    def __init__(self, source: Source, x: Tensor) -> None:
-        self.columns = source.table.columns
+    With `reference` the first category has none, since it follows from the others: a regression that sees them all
+    repeats what it began with.
+    """
+
+    def __init__(self, source: Source, x: Tensor, *, reference: bool = False) -> None:
+        self.columns, self.reference = source.table.columns, reference
         mean = x.nanmean(0)
         self.loc, self.scale = mean, ((x - mean) ** 2).nanmean(0).sqrt()
 
@@ -345,10 +349,14 @@ class Coding:
             done = torch.from_numpy(imputer.fit_transform(self.coded(x).numpy()))
         filled, start = x.clone(), 0
         for j, column in enumerate(self.columns):
-            width = column.num_categories if column.categories is not None else 1
+            width = 1 if column.categories is None else column.num_categories - self.reference
             part = done[:, start : start + width]
             start += width
-            value = part.argmax(1).double() if width > 1 else part[:, 0] * self.scale[j] + self.loc[j]
+            if column.categories is None:
+                value = part[:, 0] * self.scale[j] + self.loc[j]
+            else:
+                first = 1 - part.sum(1, keepdim=True)
+                value = (torch.cat([first, part], 1) if self.reference else part).argmax(1).double()
             filled[:, j] = torch.where(x[:, j].isnan(), value, x[:, j])
         return filled
 
@@ -359,6 +367,6 @@ class Coding:
             if column.categories is None:
                 parts.append((own - self.loc[j]) / self.scale[j])
             else:
-                codes = (own == torch.arange(column.num_categories)).double()
+                codes = (own == torch.arange(int(self.reference), column.num_categories)).double()
                 parts.append(codes.masked_fill(own.isnan(), math.nan))
         return torch.cat(parts, 1)

@@ -82,6 +82,16 @@ def test_rows_are_coded_and_come_back():
     assert filled[0, 1] == 2  # the code with the largest number
     assert filled[1, 0] == pytest.approx(float(x[:, 0].nanmean()))  # 0 in standard units
     assert torch.equal(filled[2:], x[2:])
+    coding = methods.Coding(source, x, reference=True)
+    assert coding.coded(x)[1:, 1:3].tolist() == [[1, 0], [0, 1], [0, 0], [0, 0], [1, 0]]
+
+    class Less(Fixed):
+        def fit_transform(self, rows):
+            rows = rows.copy()
+            rows[0, 1:3], rows[1, 0] = [0.1, 0.2], 0.0
+            return rows
+
+    assert coding.by(Less(), x)[0, 1] == 0  # 0.7 is left for the first
 
 
 def test_scores_are_those_of_hidden_entries_alone():
