@@ -204,7 +204,7 @@ def by_mean(source: Source, x: Tensor, truth: Tensor, args: argparse.Namespace, 
 def by_neighbours(source: Source, x: Tensor, truth: Tensor, args: argparse.Namespace, seed: int) -> Filled:
     from sklearn.impute import KNNImputer
 
-    return Filled(Coding(source, x).by(KNNImputer(n_neighbors=10, weights="distance"), x))
+    return Filled(Coding(source, x).by(KNNImputer(n_neighbors=10), x))
 
 
 def by_chained_equations(source: Source, x: Tensor, truth: Tensor, args: argparse.Namespace, seed: int) -> Filled:
