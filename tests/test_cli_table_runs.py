@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 import pyrovae
 from pyrovae.cli import main
 from pyrovae.cli.frames import best_guess
 from pyrovae.columns import Column
+from pyrovae.report.decoding import decoding_of
 from pyrovae.run_folder import RunError, read_run
 
 Capture = pytest.CaptureFixture[str]
@@ -213,6 +215,12 @@ def test_a_vae_of_a_table_goes_on_and_has_codes(capsys: Capture) -> None:
     pair, table = read_run("vae").pair(), read_run("vae").data().whole()
     expected = pyrovae.encoded(pair, table).numpy()
     np.testing.assert_allclose(codes[["z1", "z2"]], expected, rtol=1e-5, atol=1e-7)
+    # what the explorer shows at a code: 2.75 stands for 75 % of category 2
+    z = torch.zeros(1, 2)
+    town = [column.name for column in table.columns].index("town")  # type: ignore[attr-defined]
+    shown = decoding_of(pair, table)(z.numpy())[0, town]
+    probability = pair.probabilities(z)["town"][0].detach().numpy()  # type: ignore[operator]
+    assert shown == pytest.approx(probability.argmax() + 0.999 * probability.max(), abs=1e-5)
     assert main(["evaluate", "vae", "-e", "reconstruction"]) == 2
     assert "units of their own" in capsys.readouterr().err
 
@@ -232,7 +240,7 @@ def test_from_a_csv_to_an_imputed_csv_and_log_p_without_python_beside(tmp_path: 
         "data people.csv",
         "fit people.csv --drop name --epochs 200 --compile no --out run",
         "evaluate run --num-items all",
-        "impute run --data people.csv -o done.csv",
+        "impute run --data people.csv --num-draws 20 --num-steps 20 -o done.csv",
     ):
         command = [sys.executable, "-m", "pyrovae", *line.split()]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
