@@ -13,10 +13,12 @@ import torch
 
 from pyrovae import checks
 from pyrovae.data.dataset import Split
+from pyrovae.data.mapped import MappedArray
 from pyrovae.evaluation.estimate import Estimate
 from pyrovae.evaluation.evidence import exact, iwae
 from pyrovae.inference.training import fit
 from pyrovae.labelled import labelled
+from pyrovae.models.items import require_columns
 from pyrovae.models.pair import as_module
 from pyrovae.progress import progress_bar
 from pyrovae.seeding import forked, stream
@@ -140,12 +142,19 @@ def choose(
     count = len(items)
     if count < folds:
         raise ValueError(f"x has {count} items for {folds} folds: give more items, or take fewer folds")
+    weights = None if given.weight is None else checks.weights(given.weight, count).numpy()
+    if weights is not None and float(weights.sum()) <= 1 + 1e-9:
+        raise ValueError(
+            f"weight sums up to {float(weights.sum()):.3g} items, of which no interval can be had: weights say how "
+            "many times each item counts"
+        )
     parts = np.array_split(np.random.default_rng(stream(seed, "folds") % 2**63).permutation(count), folds)
     values, sizes = np.full((len(candidates), count), np.nan), []
     with progress_bar(show=progress, total=len(candidates) * folds + refit, desc="choose", unit="fit") as bar:
         for number, candidate in enumerate(candidates):
             for fold, part in enumerate(parts):
                 pair = _built(build, candidate, seed, fold)
+                require_columns(pair, given.columns)
                 rest = np.sort(np.concatenate([other for other in parts if other is not part]))
                 fit(pair, items[torch.from_numpy(rest)], **options, seed=seed, progress=False)
                 held_out = items[torch.from_numpy(np.sort(part))]
@@ -153,7 +162,6 @@ def choose(
                 values[number, np.sort(part)] = found.pointwise["value"].to_numpy()
                 bar.update()
             sizes.append(_size(pair))
-        weights = None if given.weight is None else checks.weights(given.weight, count).numpy()
         table, best, chosen = _compared(values, weights, sizes, confidence)
         final = None
         if refit:
@@ -198,7 +206,9 @@ def _candidates(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _as_split(given: checks.Gathered) -> Split:
     """The items as a split whose index takes rows; a memory-mapped view as it is."""
-    x = given.x if hasattr(given.x, "select") else checks.array(checks.with_missing(given.x, given.missing), "x")
+    # a memory-mapped view without a mask of its own is read row by row
+    is_view = isinstance(given.x, MappedArray) and given.missing in (None, True)
+    x = given.x if is_view else checks.array(checks.with_missing(given.x, given.missing), "x")
     rows = {name: torch.as_tensor(np.asarray(value)) for name, value in given.carried.items() if name != "missing"}
     labels = None if given.y is None else torch.as_tensor(np.asarray(given.y))
     return Split(x, labels, **rows, missing=None if given.missing is None else True)

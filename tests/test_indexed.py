@@ -199,3 +199,31 @@ def test_beside_weights_and_as_validation(tmp_path):
     gaps = array()
     gaps[::3, 1] = np.nan
     pyrovae.fit(pyrovae.linear_vae(4, 2, missing=True), as_map(gaps, tmp_path), missing=True, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "words"),
+    [
+        ([torch.tensor([1, 2]), torch.tensor([1.5, 2.7])], ValueError, "item 1 is float32, the first int64"),
+        ([np.array([1], np.int8), np.array([300], np.int64)], ValueError, "item 1 is int64, the first int8"),
+        ([(1.5, 0), (2.5, 1)], TypeError, "item 0 of x is a tuple of numbers"),
+    ],
+)
+def test_items_that_one_array_does_not_hold(items, error, words):
+    class Given(Dataset):
+        def __len__(self):
+            return len(items)
+
+        def __getitem__(self, index):
+            return items[index]
+
+    with pytest.raises(error, match=words):
+        as_rows(Given())[:]
+
+
+def test_items_as_lists_of_numbers_keep_all_of_them():
+    class Lists(Squares):
+        def __getitem__(self, index):
+            return [np.float32(index), torch.tensor(2.0)]
+
+    assert as_rows(Lists(array()))[[3, 1]].tolist() == [[3.0, 2.0], [1.0, 2.0]]

@@ -188,3 +188,66 @@ def test_both_ways_to_a_loss_weigh_alike():
     eager = loss(batch, None, None, 10)
     torch.manual_seed(1)
     assert torch.allclose(eager, loss.pure(batch, None, None, 10))
+
+
+class TestNothingIsLeftAside:
+    """A split's weights and mask reach whatever takes the split, or are refused: given both ways, one number."""
+
+    @pytest.fixture
+    def gaps(self):
+        x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        mask = torch.zeros(30, 2, dtype=torch.bool)
+        mask[:10, 1] = True
+        return x, mask, Split(torch.where(mask, 1000.0, x), None, missing=mask), x.masked_fill(mask, math.nan)
+
+    def test_of_mixtures_and_backgrounds(self, gaps):
+        x, _, split, holes = gaps
+        weight = torch.arange(30) % 4
+        mixture = pyrovae.GaussianMixture((2,), 2).double()
+        pyrovae.fit(mixture, split, num_restarts=1, progress=False)
+        assert torch.equal(mixture.log_prob(split, missing=True), mixture.log_prob(holes, missing=True))
+        assert mixture.bic(split) == mixture.bic(holes, missing=True)
+        assert mixture.bic(Split(x, None, weight=weight)) == mixture.bic(x, weight=weight) != mixture.bic(x)
+        assert torch.equal(mixture.conditional(split).mean, mixture.conditional(holes).mean)
+        with pytest.raises(ValueError, match="must be finite"):
+            mixture.log_prob(split)  # which says nothing of missing entries
+        entries = pyrovae.IndependentEntries
+        weighed, given = entries.fit(Split(x, None, weight=weight)), entries.fit(x, weight=weight)
+        assert torch.equal(weighed.mean, given.mean) and not torch.equal(given.mean, entries.fit(x).mean)
+        assert torch.equal(entries.fit(split).mean, entries.fit(holes, missing=True).mean)
+
+    def test_of_classifiers_and_choices(self, gaps):
+        x, mask, split, holes = gaps
+        y = torch.arange(30) % 2
+        classifier = pyrovae.gaussian_classifier((2,), 2).double()
+        pyrovae.fit(classifier, x, y)
+        with_labels = Split(split.x, y, missing=mask)
+        found, wanted = (
+            pyrovae.predictions(classifier, with_labels),
+            pyrovae.predictions(classifier, holes, y, missing=True),
+        )
+        assert found.equals(wanted)
+        with pytest.raises(ValueError, match="predictions takes none"):
+            pyrovae.predictions(classifier, Split(x, y, weight=torch.ones(30)))
+        perceptron = pyrovae.DiscriminativeClassifier((2,), 2, hidden_dims=(3,)).double()
+        with pytest.raises(ValueError, match="validation comes with a weight for each item"):
+            pyrovae.fit(perceptron, x, y, validation=Split(x, y, weight=torch.ones(30)), epochs=1, progress=False)
+
+        def build(num_components):
+            return pyrovae.GaussianMixture((2,), num_components).double()
+
+        options = {"folds": 2, "options": {"num_restarts": 1}, "refit": False, "progress": False}
+        tables = [
+            pyrovae.choose(build, given, num_components=[1], **options).table
+            for given in (split, Split(holes, None, missing=True))
+        ]
+        assert tables[0].equals(tables[1])
+        with pytest.raises(ValueError, match="of which no interval can be had"):
+            pyrovae.choose(build, x, weight=torch.full((30,), 1 / 30), num_components=[1], **options)
+
+    def test_tiny_weights_and_unlike_parts(self, gaps):
+        x, *_ = gaps
+        with pytest.raises(ValueError, match="divide them by their mean"):
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 1), x, weight=torch.full((30,), 1e-20))
+        with pytest.raises(ValueError, match="one of two parts has weight and the other has not"):
+            Split(x, None, weight=torch.ones(30)).followed_by(Split(x, None))

@@ -333,9 +333,12 @@ class TestFit:
             seen = x.clone()
             seen[gone, 1] = math.nan
             torch.manual_seed(0)
-            pair = pyrovae.linear_vae(2, 1, missing=True)
+            # an encoder that a linear one is not: what x1 says of the code is another thing without x2
+            encoder = nn.Sequential(SeenInput(None, 1), nn.Linear(4, 16), nn.Tanh())
+            p = pyrovae.Likelihood(nn.Linear(1, 2), pyrovae.Normal(), (2,))
+            pair = pyrovae.VAE(pyrovae.StandardNormal(1), p, pyrovae.DiagonalNormal(encoder, 16, 1))
             options = {"epochs": 60, "batch_size": 500, "learning_rate": 1e-2, "schedule": "cosine", "progress": False}
-            pyrovae.fit(pair, seen, missing=True, **options)
+            pyrovae.fit(pair, seen, missing=True, objective="iwae", **options)
             return float(pair.likelihood.network.bias[1].detach()), float(seen[:, 1].nanmean())
 
         mean, of_seen = found(by_x1)

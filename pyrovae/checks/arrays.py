@@ -37,7 +37,12 @@ def array(x: Any, name: str) -> Tensor:
     Of a split of a data set the items. Raises TypeError for what is not a dense array of real numbers, and names the
     column of a table that is none.
     """
-    x = parts_of(x, name)[0]
+    split, x = x, parts_of(x, name)[0]
+    mask = None if x is split else getattr(split, "missing", None)
+    if mask is not None and not isinstance(mask, bool):  # what a split calls missing is never taken for a value
+        from pyrovae.checks.splits import with_missing
+
+        x = with_missing(x, mask, name)
     unmasked(x, name)
     if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
@@ -108,7 +113,10 @@ def _of_table(frame: Any, name: str) -> Tensor:
                     f"{called} ({kind}) has missing entries (NA or None): fill them, or make the column float, where "
                     "NaN means missing"
                 )
-            raise TypeError(f"{called} ({kind}) holds no numbers: encode it as numbers, or drop it")
+            raise TypeError(
+                f"{called} ({kind}) holds no numbers: encode it as numbers, drop it, or read the frame by data.table, "
+                "and new rows by table.like"
+            )
         columns.append(_signed(torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))), called))
     if not columns:
         return torch.empty((len(frame), 0), dtype=torch.float32)

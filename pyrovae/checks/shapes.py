@@ -11,7 +11,9 @@ from torch import Tensor
 from pyrovae.checks.arrays import array
 from pyrovae.checks.rounded import PART, checked_cast
 
-__all__ = ["checked_array", "checked_in_own_dtype", "refuse_bytes"]
+__all__ = ["WHOLE", "checked_array", "checked_in_own_dtype", "refuse_bytes"]
+
+WHOLE = "drop or impute them first, or say missing=True where NaN is an entry that was not seen"
 
 
 def checked_array(
@@ -22,7 +24,7 @@ def checked_array(
     dtype: torch.dtype | None = None,
     allow_nan: bool = False,
     index_offset: int = 0,
-    hint: str = "drop or impute them first",
+    hint: str = WHOLE,
 ) -> Tensor:
     """Check items, and return them as a finite tensor of shape (N, *event_shape) in `dtype`.
 
@@ -43,7 +45,7 @@ def checked_in_own_dtype(
     name: str = "x",
     allow_nan: bool = False,
     index_offset: int = 0,
-    hint: str = "drop or impute them first",
+    hint: str = WHOLE,
 ) -> Tensor:
     """Check items as `checked_array` does, and return them in the dtype that they come in."""
     tensor = array(x, name)

@@ -14,6 +14,7 @@ from pyrovae.checks.arrays import array, parts_of
 
 __all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing"]
 
+LEAST_SUM = 1e-9  # of weights, below which the limits of rounding would be counted as items
 BESIDE = ("covariates", "exposure", "weight", "missing")  # what a split may carry beside items and labels
 SELDOM = {  # which not everything takes: why they cannot be left aside
     "weight": "a weight for each item",
@@ -77,7 +78,7 @@ def split_of(
             advice = (
                 "give whole items, or fill the missing entries by impute first"
                 if each == "missing"
-                else f"leave it out, as in Split({name}.x, {name}.y)"
+                else "leave it out, as dataclasses.replace(split, weight=None) does of a split"
             )
             raise ValueError(f"{name} comes with {words}, and {what} takes none: {advice}")
     return Gathered(items, labels, **given, columns=None if items is x else getattr(x, "columns", None))
@@ -146,4 +147,9 @@ def weights(weight: Any, count: int, *, name: str = "x") -> Tensor:
         )
     if not bool(value.any()):
         raise ValueError(f"weight{of} is 0 for every item, so that none counts: give one of them a positive weight")
+    if float(value.sum()) < LEAST_SUM:
+        raise ValueError(
+            f"weight{of} says how many times an item counts, and all weights sum up to {float(value.sum()):.2g}: "
+            "divide them by their mean"
+        )
     return value

@@ -41,6 +41,7 @@ PYTHON_ADVICE = (
         r"log_prob\(x\) is its log predictive density, to_arviz\(pair, x\) its log-likelihood at each",
         "`--estimator log_prob` is its log predictive density, and `pyrovae export` writes its log-likelihood at each",
     ),
+    (r", or say missing=True where NaN is an entry that was not seen", ""),
     (r"\bchannels='(first|last)'", r"--channel-axis \1"),
     (r"\bis an argument of\b", "is an option of"),
     (r"\btorch\.(b?float\d+|u?int\d+|bool)\b", r"\1"),

@@ -62,6 +62,12 @@ class Split(HasSummary):
         """The items of both, one after the other, with what both carry; a view if both are views of one source."""
         mine, its = self._of_rows(), other._of_rows()
         both: dict[str, Any] = {name: joined(mine[name], its[name]) for name in mine if name in its}
+        for name in ("covariates", "exposure", "weight"):
+            if (name in mine) != (name in its):
+                raise ValueError(
+                    f"one of two parts has {name} and the other has not: give both the same, or leave {name} out of "
+                    "both"
+                )
         alone: dict[str, Any] = {name: None for name in mine if name not in its}
         return replace(self, **{**both, **alone, "missing": self._missing_of_both(other)})
 

@@ -118,13 +118,25 @@ class Stacked:
                     f"items of {self.name} must have one shape, and item {int(number)} has {item.shape}, the first "
                     f"{self.item_shape}"
                 )
+            if not np.can_cast(item.dtype, self.dtype, "safe"):
+                raise ValueError(
+                    f"items of {self.name} must have one dtype, and item {int(number)} is {item.dtype}, the first "
+                    f"{self.dtype}, which does not hold it: give all of them as {np.result_type(item, self.dtype)}"
+                )
             rows[place] = item
         return rows
 
     def _item(self, index: int) -> np.ndarray:
         item = self.dataset[index]
-        if isinstance(item, tuple | list) and item and not isinstance(item[0], int | float):
+        if isinstance(item, tuple | list) and item and np.ndim(_host(item[0])):
             item = item[0]  # (item, label, ...)
+        elif isinstance(item, tuple | list) and not all(isinstance(each, int | float) for each in item):
+            item = [np.asarray(_host(each)).item() for each in item]
+        if isinstance(item, tuple):
+            raise TypeError(
+                f"item {index} of {self.name} is a tuple of numbers, which may be one item or an item with its label: "
+                "let the data set give arrays or tensors, or (array, label)"
+            )
         if isinstance(item, Tensor):
             item = item.detach().cpu()
         array = np.asarray(item)
@@ -134,6 +146,11 @@ class Stacked:
                 f"a {type(item).__name__}"
             )
         return array
+
+
+def _host(value: Any) -> Any:
+    """A tensor in the memory of the host; anything else as it is."""
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 class _Chunked:

@@ -43,7 +43,10 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
     >>> dict(pyrovae.predictions(classifier, digits.test.x, digits.test.y).sizes)
     {'item': 360, 'label': 10}
     """
-    x, labels_of_split = checks.parts_of(x)
+    given = checks.split_of(x, takes=("missing",), what="predictions")
+    x, labels_of_split = checks.with_missing(given.x, given.missing), given.y
+    if given.missing is not None:
+        options = {"missing": True, **options}
     if (y is None) == (labels_of_split is None):
         raise ValueError("predictions judges labelled items: give x and y, or a split that has both")
     count = len(x)

@@ -193,10 +193,12 @@ class Estimate(HasSummary):
             raise ValueError("the two estimates weigh the items differently: give both the same weight, or none")
         if attributes["pair_sha256"] == other_attributes["pair_sha256"]:
             return f"gap {self.kind} - {other.kind}"
+        if self.kind != other.kind and self.bound == other.bound == "exact":  # one number, however it is computed
+            return "difference in log p(x)"
         if self.kind != other.kind:
             raise ValueError(
                 f"{self.kind} of one pair and {other.kind} of another differ in two ways at once: compare two "
-                "estimators of one pair, or two pairs under one estimator"
+                "estimators of one pair, or two pairs under one estimator, as iwae, which is exact for a mixture"
             )
         self._require_alike(other)
         return f"difference in {self.kind}"

@@ -121,7 +121,12 @@ def pool(
     share = np.divide(more, total, out=np.zeros_like(total), where=total > 0)
     with np.errstate(divide="ignore"):
         of_imputations = (count - 1) / np.square(share)
-    of_data = (1 - share) * _damped(complete_df)
+    if math.isfinite(complete_df) and bool(((within == 0) & (between > 0)).any()):
+        raise ValueError(
+            "variances are all 0 and the estimates differ, so that the complete data leave no degrees of freedom: give "
+            "the squared standard errors of the analysis, or complete_df=math.inf for numbers without a sampling error"
+        )
+    of_data = np.where(share < 1, 1 - share, 1.0) * _damped(complete_df)
     with np.errstate(divide="ignore"):
         df = 1 / (1 / of_imputations + 1 / of_data)
     # r / (1 + r) is the share; what the t distribution adds is written without r, which may be infinite

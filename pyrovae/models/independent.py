@@ -98,7 +98,11 @@ class IndependentEntries(HasParamSites):
         than 2 of them, an entry that no item has, and normal items none of whose entries varies.
         """
         share = 0.0 if perturbation == 0 else checks.probability("perturbation", perturbation)
-        given = checks.array(x, "x")
+        gathered = checks.split_of(
+            x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="IndependentEntries.fit"
+        )
+        weight, missing = gathered.weight, gathered.missing is not None
+        given = checks.array(checks.with_missing(gathered.x, gathered.missing), "x")
         if given.ndim < 2 or len(given) < 2:
             raise ValueError(f"x must have shape (N, *event_shape) with at least 2 items, got {tuple(given.shape)}")
         made = cls(tuple(given.shape[1:]), family, num_classes=num_classes)

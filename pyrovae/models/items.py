@@ -49,7 +49,7 @@ def checked_items(
     missing: bool = False,
     index_offset: int | None = None,
     support: constraints.Constraint | None = None,
-    hint: str = "drop or impute them first",
+    hint: str = checks.WHOLE,
     least_scale: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Check that items have a density under the pair, and return them as a tensor in `dtype`, or in the pair's own.
@@ -62,6 +62,7 @@ def checked_items(
     `checks.checked_cast`): a few items that lie close together say too little of that. Raises ValueError and TypeError
     that name the argument.
     """
+    require_columns(pair, None if checks.parts_of(x, name)[0] is x else getattr(x, "columns", None), name)
     pair_dtype = dtype_and_device(pair)[0]
     as_given = checks.checked_in_own_dtype(
         x, tuple(pair.event_shape), name=name, allow_nan=missing, index_offset=index_offset or 0, hint=hint

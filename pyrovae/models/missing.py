@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 ROUNDS = 3  # of encoder and decoder, by which items are completed
+_FOUND: dict[str, float] = {}
 CANDIDATES = (0.0, 1.0, 0.5, 2.0, -1.0)  # one of which lies in most supports
 
 
@@ -86,8 +87,12 @@ def filling_of(likelihood: Any) -> Any:
     support = getattr(likelihood, "support", None)
     if not isinstance(support, constraints.Constraint):
         return CANDIDATES[0]
+    known = _FOUND.get(repr(support))  # looked up where a graph is made, in which nothing may depend on a value
+    if known is not None:
+        return known
     for value in CANDIDATES:
         if bool(support.check(torch.tensor(value)).all()):
+            _FOUND[repr(support)] = value
             return value
     raise ValueError(
         f"entries may be missing where a value inside the support {support} is known to stand for them: state one as "

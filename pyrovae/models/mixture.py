@@ -213,12 +213,17 @@ class GaussianMixture(HasParamSites):
         >>> torch.isclose(torch.tensor(mixture.bic(x)), 2 * math.log(100) - 2 * mixture.log_prob(x).sum()).item()
         True
         """
+        given = checks.split_of(x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="bic")
+        weight, some = given.weight, given.missing is not None
         with torch.no_grad():
-            value = self.log_joint_table(self._items(x, missing=missing)).logsumexp(-1)
+            items = self._items(checks.with_missing(given.x, given.missing), missing=some)
+            value = self.log_joint_table(items).logsumexp(-1)
         if weight is None:
             return self.num_parameters * math.log(len(value)) - 2 * float(value.sum())
         each = checks.weights(weight, len(value)).to(value)
-        return self.num_parameters * math.log(float(each.sum())) - 2 * float((each * value).sum())
+        return self.num_parameters * math.log(float(each.sum())) - 2 * float(
+            torch.where(each > 0, each * value, 0.0).sum()
+        )
 
     # its parameters ---------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pyrovae.columns import CODED, Column
@@ -81,13 +83,18 @@ def _numbers(column: Column, stored: Stored) -> np.ndarray:
         raise TypeError(
             f"column {column.name!r} is {column.kind}: its entries must be numbers, got {what} ({stored.dtype})"
         )
-    values = stored.values.astype(np.float64)
-    _require(column, values, np.flatnonzero(~stored.missing), "frame")
-    if stored.form == "integer" and float(np.abs(values).max()) > EXACT:
+    if stored.form == "integer" and any(abs(int(value)) > EXACT for value in _ends(stored.values)):
         raise ValueError(
             f"column {column.name!r} has whole numbers beyond 2^53, which float64 rounds: subtract an offset, or divide"
         )
+    values = stored.values.astype(np.float64)
+    _require(column, values, np.flatnonzero(~stored.missing), "frame")
     return values
+
+
+def _ends(values: np.ndarray) -> list[Any]:
+    """The smallest and the largest of whole numbers, as they came."""
+    return [values.min(), values.max()] if len(values) else []
 
 
 def _require(column: Column, values: np.ndarray, rows: np.ndarray, argument: str) -> None:

@@ -31,7 +31,8 @@ class Origin:
     others: Any = None
 
     def __getitem__(self, rows: Any) -> Origin:
-        rows = np.asarray(rows)
+        count = self._count()
+        rows = np.asarray(rows) if count is None else np.arange(count)[rows]
         index = None if self.index is None else self.index[rows]
         others = self.others
         if isinstance(others, dict):
@@ -39,6 +40,15 @@ class Origin:
         elif others is not None:
             others = _narwhals(others)[rows.tolist()].to_native()
         return Origin(index, others)
+
+    def _count(self) -> int | None:
+        """The number of rows; None where nothing of them is kept."""
+        if self.index is not None:
+            return len(self.index)
+        if self.others is None:
+            return None
+        others = next(iter(self.others.values()), None) if isinstance(self.others, dict) else _narwhals(self.others)
+        return None if others is None else len(others)
 
     def beside(self, frame: Any, labels: Sequence[Any], order: Sequence[str]) -> Any:
         """A frame of the same rows with the columns that were dropped, all columns in `order`."""

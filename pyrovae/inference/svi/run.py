@@ -53,6 +53,7 @@ def run(task: Task, plan: Plan) -> History:
         names, source.y = numbered_labels(pair, task.y, len(source))
         if validation is not None:
             items, labels = items_and_labels(validation)
+            _require_plain(validation)
             held_out = Items(pair, items, "validation", plan.binarize, reference=source)
             held_out.y = numbered(names, labels, len(held_out), name="validation labels")
         if plan.num_particles > 1:
@@ -100,6 +101,12 @@ def run(task: Task, plan: Plan) -> History:
         **loop.outcome(kept),
     }
     return History.from_rows(rows, config)
+
+
+def _require_plain(validation: Any) -> None:
+    """ValueError for weights or missing entries of a classifier's validation, which its log-loss does not read."""
+    if not isinstance(validation, tuple | list):
+        checks.split_of(validation, name="validation", what="SVI of a classifier")
 
 
 def _start_alike(
