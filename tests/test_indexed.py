@@ -178,7 +178,7 @@ class Ragged(Squares):
         (Endless, TypeError, "x is an iterable data set, whose items have no number"),
         (lambda: Ragged(array()), ValueError, r"item 4 has \(3,\), the first \(4,\)"),
         (lambda: Squares([]), ValueError, "x is empty"),
-        (lambda: Squares(["a", "b"]), TypeError, "item 0 is a str"),
+        (lambda: Squares(["a", "b"]), TypeError, "item 0 is a list"),
         (lambda: Squares(np.full((9, 4), np.nan, np.float32)), ValueError, "must be finite"),
         (lambda: Squares(np.full((9, 4), 200, np.uint8)), ValueError, "x looks like 0..255 integers"),
         (lambda: Squares(array()[:, :3]), ValueError, r"x must have shape \(N, 4\), got \(50, 3\)|\(\d+, 3\)"),

@@ -243,7 +243,7 @@ class TestNothingIsLeftAside:
         ]
         assert tables[0].equals(tables[1])
         with pytest.raises(ValueError, match="of which no interval can be had"):
-            pyrovae.choose(build, x, weight=torch.full((30,), 1 / 30), num_components=[1], **options)
+            pyrovae.choose(build, x, weight=torch.full((30,), 1 / 40), num_components=[1], **options)
 
     def test_tiny_weights_and_unlike_parts(self, gaps):
         x, *_ = gaps

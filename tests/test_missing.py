@@ -321,7 +321,7 @@ class TestFit:
         4 standard errors of the mean's own sampling error: false alarm 6e-5.
         """
         generator = torch.Generator().manual_seed(0)
-        count, truth = 20_000, 1.0
+        count, truth = 4000, 1.0
         z = torch.randn(count, 1, generator=generator)
         x = truth + torch.cat([z, z], 1) + 0.5 * torch.randn(count, 2, generator=generator)
         drawn = torch.rand(count, generator=generator)
@@ -337,7 +337,7 @@ class TestFit:
             encoder = nn.Sequential(SeenInput(None, 1), nn.Linear(4, 16), nn.Tanh())
             p = pyrovae.Likelihood(nn.Linear(1, 2), pyrovae.Normal(), (2,))
             pair = pyrovae.VAE(pyrovae.StandardNormal(1), p, pyrovae.DiagonalNormal(encoder, 16, 1))
-            options = {"epochs": 60, "batch_size": 500, "learning_rate": 1e-2, "schedule": "cosine", "progress": False}
+            options = {"epochs": 60, "batch_size": 200, "learning_rate": 1e-2, "schedule": "cosine", "progress": False}
             pyrovae.fit(pair, seen, missing=True, objective="iwae", **options)
             return float(pair.likelihood.network.bias[1].detach()), float(seen[:, 1].nanmean())
 

@@ -131,7 +131,7 @@ class Stacked:
         if isinstance(item, tuple | list) and item and np.ndim(_host(item[0])):
             item = item[0]  # (item, label, ...)
         elif isinstance(item, tuple | list) and not all(isinstance(each, int | float) for each in item):
-            item = [np.asarray(_host(each)).item() for each in item]
+            item = [_host(each) for each in item]
         if isinstance(item, tuple):
             raise TypeError(
                 f"item {index} of {self.name} is a tuple of numbers, which may be one item or an item with its label: "
