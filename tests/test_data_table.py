@@ -445,3 +445,15 @@ def test_controls(monkeypatch) -> None:
         pd.testing.assert_frame_equal(data.table(frame).frame(), frame)
     with pytest.raises(AssertionError):
         pd.testing.assert_frame_equal(made.frame(made.x.nan_to_num(1.0)), frame)
+
+
+@pytest.mark.parametrize("make", [dict, pd.DataFrame])
+def test_a_mask_a_slice_and_one_row_keep_what_was_dropped(make):
+    table = data.table(make({"a": [1.5, 2.5, 3.5, 4.7], "id": list("wxyz")}), drop=["id"])
+    for rows, wanted in (
+        (torch.tensor([False, False, True, True]), "yz"),
+        (slice(1, 3), "xy"),
+        (torch.tensor([3]), "z"),
+        ([2, 0], "yw"),
+    ):
+        assert "".join(table[rows].frame(with_dropped=True)["id"]) == wanted

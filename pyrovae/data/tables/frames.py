@@ -32,7 +32,8 @@ class Origin:
 
     def __getitem__(self, rows: Any) -> Origin:
         count = self._count()
-        rows = np.asarray(rows) if count is None else np.arange(count)[rows]
+        rows = rows if isinstance(rows, slice) else np.asarray(rows)  # a tensor of one number is no number
+        rows = rows if count is None else np.arange(count)[rows]
         index = None if self.index is None else self.index[rows]
         others = self.others
         if isinstance(others, dict):
