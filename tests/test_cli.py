@@ -115,7 +115,7 @@ def test_a_users_parts_by_plugin(tmp_path):
     run = [tmp_path / "x.npy", "--out", tmp_path / "run", "--epochs", "1", "--hidden-dims", "4", "--compile", "no"]
     without = command(*run, *ALL)
     assert (without.returncode, without.stdout) == (2, "") and not (tmp_path / "run").exists()
-    message = "pyrovae: --likelihood must be one of bernoulli, categorical, continuous_bernoulli, "
+    message = "pyrovae: --likelihood must be one of bernoulli, categorical, columns, continuous_bernoulli, "
     assert without.stderr.startswith(message)
     assert "users_student_t" not in without.stderr.replace("got 'users_student_t'", "")
     done = command(*run, *ALL, "--plugin", PLUGIN)
