@@ -464,3 +464,9 @@ def test_a_pair_by_hand_states_that_it_takes_missing_entries():
         wanted.append(0.0 if law is None else law.logpdf(row[seen]))
     found = pyrovae.iwae(pair, x, missing=True, num_particles=5000)
     assert abs(found.mean - np.mean(wanted)) < 5 * found.se + 1e-3
+
+
+def test_saying_so_beside_a_split_that_says_which(linear):
+    pair, x, mask = linear
+    split = Split(torch.where(mask, 7.0, x), None, missing=mask)
+    assert pyrovae.exact(pair, split, missing=True).mean == pyrovae.exact(pair, split).mean

@@ -149,7 +149,7 @@ def test_tables_say_differences_and_spread():
     assert "| 50% | MIWAE | 0.550 ± 0.635 | 0.900 ± 0.000 |" in report.imputation_table("breast", rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_run_of_every_method(tmp_path, monkeypatch, capsys):
     sizes = "--classes 1 2 --components 1 2 --latent 1 2 --hidden 8 --steps 6 --restarts 1 --particles 20 --rounds 2"
     runs = "--tables wine --masks 2 --folds 2 --inner-folds 2 --shares 0.3 --miwae-epochs 1"

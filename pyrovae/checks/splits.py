@@ -68,6 +68,8 @@ def split_of(
     items, labels = parts_of(x, name)
     own = {} if items is x else {each: getattr(x, each, None) for each in BESIDE}
     given = {"covariates": covariates, "exposure": exposure, "weight": weight, "missing": missing}
+    if given["missing"] is True and own.get("missing") is not None:
+        given["missing"] = None  # which says the same of a split that knows which entries these are
     for each, value in given.items():
         if value is not None and own.get(each) is not None:
             raise ValueError(f"{name} is a split with {each} of its own: leave {each}= out, or give {name}.x")
