@@ -225,6 +225,7 @@ class TestConditionals:
         x = ours.sample(3, seed=0)
         x[0, 0, 1] = x[1, 1] = NAN
         given = ours.conditional(x)
+        torch.manual_seed(0)
         draws = given.sample((20_000,))
         assert draws.shape == (20_000, 3, 2, 2)
         seen = ~x.isnan()
