@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference.em import Climb, VarianceFloorWarning, warn_not_converged
+from pyrovae.inference.em import Climb, VarianceFloorWarning, warn_not_converged, warn_of_rounded
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.linear_parts import LinearParts, linear_parts
@@ -25,8 +25,6 @@ from pyrovae.progress import progress_bar
 from pyrovae.rounding import spread_as_in
 
 __all__ = ["LinearEM"]
-
-LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,7 @@ def _run(options: LinearEM, parts: LinearParts, task: Task) -> History:
     climb.require_finite()
     parts.take(columns, fit.rotated())
     kept = of_fit.mean(seen_log_prob(parts.model(task.device), of_fit.x))
-    if climb.value - kept > LOST:
-        checks.warn(
-            f"in {next(task.pair.parameters()).dtype} the parameters lose {climb.value - kept:.2g} nats per item: "
-            "standardise x, or fit pair.double()"
-        )
+    warn_of_rounded(climb.value - kept, next(task.pair.parameters()).dtype, "pair.double()")
     if not climb.converged:
         warn_not_converged(len(climb.rows), options.tol)
     at_floor = climb.at_floor.nonzero().flatten().tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,8 @@ from pyrovae.models.column_support import ColumnSupport
 from pyrovae.models.component import Component
 from pyrovae.models.covariance import ROWS
 from pyrovae.models.frozen import frozen
-from pyrovae.models.items import checked_items, plate_size, require_columns
+from pyrovae.models.information import bic_of
+from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
 from pyrovae.models.particles import ENUMERATED
@@ -232,15 +232,7 @@ class ColumnMixture(HasParamSites):
         `weight`, (N,), says how many times each item counts, and N is then their sum. With `missing` NaN marks what was
         not seen, and log p(x) is that of the seen entries.
         """
-        given = checks.split_of(x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="bic")
-        require_columns(self, given.columns)
-        weight, some = given.weight, given.missing is not None
-        with torch.no_grad():
-            items = self._items(checks.with_missing(given.x, given.missing), missing=some)
-            value = self.log_joint_table(items).logsumexp(-1)
-        each = torch.ones_like(value) if weight is None else checks.weights(weight, len(value)).to(value)
-        total = float(torch.where(each > 0, each * value, 0.0).sum())
-        return self.num_parameters * math.log(float(each.sum())) - 2 * total
+        return bic_of(self, x, weight=weight, missing=missing)
 
     # its parameters ---------------------------------------------------------------------------------
 

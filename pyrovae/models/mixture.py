@@ -18,6 +18,7 @@ from pyrovae.exclusive import exclusive
 from pyrovae.models.component import Component
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.frozen import frozen
+from pyrovae.models.information import bic_of
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites, register_param_sites
@@ -213,17 +214,7 @@ class GaussianMixture(HasParamSites):
         >>> torch.isclose(torch.tensor(mixture.bic(x)), 2 * math.log(100) - 2 * mixture.log_prob(x).sum()).item()
         True
         """
-        given = checks.split_of(x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="bic")
-        weight, some = given.weight, given.missing is not None
-        with torch.no_grad():
-            items = self._items(checks.with_missing(given.x, given.missing), missing=some)
-            value = self.log_joint_table(items).logsumexp(-1)
-        if weight is None:
-            return self.num_parameters * math.log(len(value)) - 2 * float(value.sum())
-        each = checks.weights(weight, len(value)).to(value)
-        return self.num_parameters * math.log(float(each.sum())) - 2 * float(
-            torch.where(each > 0, each * value, 0.0).sum()
-        )
+        return bic_of(self, x, weight=weight, missing=missing)
 
     # its parameters ---------------------------------------------------------------------------------
 

@@ -1,8 +1,16 @@
 """Expectation maximisation, with restarts: for Gaussian mixtures, latent class models, and for what shares it."""
 
-from pyrovae.inference.em.climb import Climb, warn_not_converged
+from pyrovae.inference.em.climb import Climb, warn_not_converged, warn_of_rounded
 from pyrovae.inference.em.fitting import climbed
 from pyrovae.inference.em.floors import VarianceFloorWarning, warn_of_floor
 from pyrovae.inference.em.options import EM
 
-__all__ = ["EM", "Climb", "VarianceFloorWarning", "climbed", "warn_not_converged", "warn_of_floor"]
+__all__ = [
+    "EM",
+    "Climb",
+    "VarianceFloorWarning",
+    "climbed",
+    "warn_not_converged",
+    "warn_of_floor",
+    "warn_of_rounded",
+]

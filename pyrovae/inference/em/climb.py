@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,10 @@ from tqdm import tqdm
 
 from pyrovae import checks
 
-__all__ = ["Climb", "warn_not_converged"]
+__all__ = ["Climb", "best_of", "warn_not_converged", "warn_of_rounded"]
+
+LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
+TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
 
 
 @dataclass
@@ -52,6 +55,21 @@ class Climb:
     def require_finite(self) -> None:
         if not math.isfinite(self.value):
             raise FloatingPointError(f"the log-likelihood became {self.value}: scale x, or raise the floor")
+
+
+def best_of(climbs: Sequence[Climb]) -> int:
+    """The number of the climb that ended highest.
+
+    Of several that end at one point, their components in another order, the first: rounding does not choose.
+    """
+    values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
+    return next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+
+
+def warn_of_rounded(lost: float, dtype: torch.dtype, advice: str) -> None:
+    """Warn where parameters in their own dtype have a lower log-likelihood than in float64, by `lost` nats per item."""
+    if lost > LOST:
+        checks.warn(f"in {dtype} the parameters lose {lost:.2g} nats per item: standardise x, or fit {advice}")
 
 
 def warn_not_converged(iterations: int, tol: float) -> None:

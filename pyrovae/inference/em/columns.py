@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.inference.em.climb import Climb, warn_not_converged
+from pyrovae.inference.em.climb import Climb, best_of, warn_not_converged, warn_of_rounded
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
@@ -28,8 +28,6 @@ from pyrovae.warned import hushed
 
 __all__ = ["ZeroProbabilityWarning", "climbed"]
 
-LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
-TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
 SHOWN = 5  # columns that a warning names
 SHARE = 0.9  # of an item that a start gives its cluster, so that no category begins as impossible in a class
 
@@ -89,8 +87,7 @@ def climbed(
             climb.go_on(tol, max_iterations)
             starts.append(mixture)
             climbs.append(climb)
-        values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
-        best = next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+        best = best_of(climbs)
         winner, fitted = climbs[best], starts[best]
         winner.require_finite()
         nearest = fitted.log_joint_table(items).argmax(1)
@@ -100,11 +97,7 @@ def climbed(
         pair.load_state_dict(fitted.state_dict())
         log_likelihood = _mean(fitted, items, weight)
         kept = _mean(pair, items.to(pair.logits.device), weight.to(pair.logits.device))
-    if log_likelihood - kept > LOST:
-        checks.warn(
-            f"in {pair.logits.dtype} the parameters lose {log_likelihood - kept:.2g} nats per item: standardise x, or "
-            "fit mixture.double()"
-        )
+    warn_of_rounded(log_likelihood - kept, pair.logits.dtype, "mixture.double()")
     if not winner.converged:
         warn_not_converged(len(winner.rows), tol)
     _warn_of_floor(fitted, winner.at_floor, items)

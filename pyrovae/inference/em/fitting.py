@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from itertools import chain
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.inference.em.climb import Climb, warn_not_converged
+from pyrovae.inference.em.climb import Climb, best_of, warn_not_converged, warn_of_rounded
 from pyrovae.inference.em.clusters import clusters
 from pyrovae.inference.em.floors import warn_of_floor
 from pyrovae.inference.environment import environment
@@ -27,9 +26,6 @@ from pyrovae.rounding import spread_as_in
 from pyrovae.seeding import stream
 
 __all__ = ["climb_of", "climbed", "start_from"]
-
-LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
-TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
 
 
 def climbed(
@@ -80,9 +76,7 @@ def climbed(
             climb.go_on(tol, max_iterations)
             starts.append(mixture)
             climbs.append(climb)
-        values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
-        # of starts that end at one point, their components in another order, the first: rounding does not choose
-        best = next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+        best = best_of(climbs)
         winner = climbs[best]
         winner.require_finite()
         nearest = starts[best].log_joint_table(items).argmax(1)
@@ -92,11 +86,7 @@ def climbed(
         checks.warn_of_rounding(given.x, checked, nearest, names, lambda: starts[best].components.conditional_scale)
         pair.load_state_dict(starts[best].state_dict())
         kept = of_fit.mean(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).to(target))
-    if winner.value - kept > LOST:
-        checks.warn(
-            f"in {pair.logits.dtype} the parameters lose {winner.value - kept:.2g} nats per item: standardise x, or "
-            "fit mixture.double()"
-        )
+    warn_of_rounded(winner.value - kept, pair.logits.dtype, "mixture.double()")
     if not winner.converged:
         warn_not_converged(len(winner.rows), tol)
     warn_of_floor(starts[best].components, winner.at_floor, items, names, weight)
