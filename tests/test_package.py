@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_sources import family
 
 import pyrovae
 
@@ -42,6 +43,29 @@ def test_importing_the_package_brings_in_nothing_but_itself():
     alone, rooms, control = map(ast.literal_eval, run(FOREIGN + script).splitlines())
     assert alone == rooms == {"pyrovae"}
     assert "numpy" in control
+
+
+def test_each_step_of_a_users_day_brings_in_no_more_than_it_needs(tmp_path):
+    # one process for all, since each would import torch again: what a step must not bring in, those before it have not
+    family(tmp_path / "MNIST" / "raw")
+    script = f"""
+import sys
+def seen(*names):
+    print(sorted(set(names) & {{name.partition(".")[0] for name in sys.modules}}))
+import pyrovae.data as data
+seen("torchvision", "sklearn", "PIL", "pyro", "matplotlib")
+import pyrovae.evaluation.code_space
+seen("sklearn", "scipy", "xarray", "pandas", "matplotlib", "arviz")
+import torch, pyrovae
+vae = pyrovae.mlp_vae((3,), hidden_dims=(4,), likelihood="normal")
+pyrovae.fit(vae, torch.randn(9, 3), epochs=1)
+seen("arviz", "matplotlib", "torchvision", "sklearn")
+data.load("digits"), data.load("mnist", root={str(tmp_path)!r}), data.load({str(tmp_path / "MNIST" / "raw")!r})
+seen("torchvision", "PIL")
+seen("torch", "sklearn")
+"""
+    *without, control = run(script).splitlines()
+    assert without == ["[]"] * 4 and control == "['sklearn', 'torch']"
 
 
 @pytest.mark.slow
