@@ -29,6 +29,7 @@ from pyrovae.sklearn import (
     AE,
     EXPECTED_FAILED_CHECKS,
     VAE,
+    ColumnMixture,
     DiscriminativeClassifier,
     GaussianMixture,
     GenerativeClassifier,
@@ -63,6 +64,7 @@ CHECKED = [
     DiscriminativeClassifier(tol=1e-4),
     Imputer(),
     TableVAE(hidden_dims=(4,), epochs=1, num_particles=5),
+    ColumnMixture(),
 ]
 
 
@@ -80,15 +82,22 @@ OTHERS = [
     Imputer(VAE(hidden_dims=(4,), epochs=1), num_draws=2, add_indicator=True, keep_empty_features=True),
     VAE(hidden_dims=(4,), epochs=1, num_particles=5, missing=True),
     GaussianMixture(2, n_init=1, missing=True),
+    ColumnMixture(2, n_init=1),
     GenerativeClassifier("full"),
-    DiscriminativeClassifier((8,), epochs=40, batch_size=60, learning_rate=0.03),
+    GenerativeClassifier(missing=True),
+    GenerativeClassifier("full", missing=True),
+    DiscriminativeClassifier((8,), prior_scale=None, epochs=40, batch_size=60, learning_rate=0.03),
 ]
 
 
 def expected_of_others(estimator) -> dict[str, str]:
-    of_starts = {"check_sample_weight_equivalence_on_dense_data": "copies of a row are other starts of two components"}
-    several = isinstance(estimator, GaussianMixture) and estimator.n_components > 1
-    return expected(estimator) | (of_starts if several else {})
+    reason = ""
+    if isinstance(estimator, GaussianMixture | ColumnMixture) and estimator.n_components > 1:
+        reason = "copies of a row are other starts of two components"
+    if isinstance(estimator, DiscriminativeClassifier) and estimator.hidden_dims:
+        reason = "copies of a row are other batches"
+    of_weights = {"check_sample_weight_equivalence_on_dense_data": reason}
+    return expected(estimator) | (of_weights if reason else {})
 
 
 @pytest.mark.long
@@ -351,11 +360,16 @@ def fitted(kind: type):
         return GaussianMixture(2, means_init=x[[0, 149]], random_state=0).fit(x)
     if kind is TableVAE:
         return TableVAE(families={"positive": "gamma"}, num_particles=3, **SMALL).fit(flowers())
+    if kind is ColumnMixture:
+        return ColumnMixture(2, n_init=2, drop=["name"], random_state=0).fit(flowers().assign(name=NAMES))
     if kind is Imputer:
         return Imputer(VAE(**SMALL), num_draws=3, random_state=0).fit(np.where(x > 6, np.nan, x))
     if kind is GenerativeClassifier:
         return GenerativeClassifier(priors=(0.2, 0.8)).fit(x[:100], np.array(["a", "b"], dtype=object)[y[:100]])
     return kind(random_state=0).fit(x, y)
+
+
+NAMES = [f"flower {number}" for number in range(150)]  # an identifier
 
 
 def flowers() -> pd.DataFrame:
@@ -367,6 +381,14 @@ def flowers() -> pd.DataFrame:
 def answers(estimator) -> list[np.ndarray]:
     if isinstance(estimator, TableVAE):
         return [estimator.transform(flowers()), estimator.score_samples(flowers()), estimator.sample(5).to_numpy()]
+    if isinstance(estimator, ColumnMixture):
+        drawn, component = estimator.sample(5)
+        return [
+            estimator.predict_proba(flowers()),
+            estimator.score_samples(flowers()),
+            drawn.to_numpy(),
+            component,
+        ]
     x = load_iris(return_X_y=True)[0]
     x = pd.DataFrame(x, columns=list("abcd")) if hasattr(estimator, "feature_names_in_") else x
     x = np.where(x > 6, np.nan, x) if isinstance(estimator, Imputer) else x
@@ -678,3 +700,88 @@ def test_columns_of_an_array_are_real_unless_it_is_said():
         TableVAE(kinds={"x9": "count"}).fit(x)
     with pytest.raises(ValueError, match="at least 2 rows, got 1 sample"):
         TableVAE().fit(people()[:1])
+
+
+@pytest.mark.slow
+def test_a_mixture_of_a_frame_is_that_of_its_table():
+    frame, weight = flowers(), np.tile([2.0, 0.0, 1.0], 50)
+    mixture = ColumnMixture(2, n_init=3, random_state=4)
+    mixture.fit(frame, sample_weight=weight)
+    table = pyrovae.data.table(frame)
+    x = (table.x if table.exact is None else table.exact).double()
+    pair = pyrovae.ColumnMixture(table, 2).double()
+    pyrovae.fit(pair, x, weight=weight, missing=True, seed=4, num_restarts=3, tol=1e-6, progress=False)
+    assert mixture.weights_ == pytest.approx(pair.weights.detach().numpy(), abs=1e-10)
+    log_prob = pair.log_prob(x, missing=True).detach().numpy()
+    assert mixture.score_samples(frame) == pytest.approx(log_prob, abs=1e-9)
+    share = pair.responsibilities(x, missing=True).detach().numpy()
+    assert mixture.predict_proba(frame) == pytest.approx(share, abs=1e-9)
+    assert np.array_equal(mixture.predict(frame), share.argmax(1))
+    assert mixture.score(frame, sample_weight=weight) == pytest.approx(np.average(log_prob, weights=weight), abs=1e-9)
+    assert mixture.bic(frame, weight) == pytest.approx(pair.bic(x, weight=weight, missing=True), abs=1e-6)
+    assert mixture.aic(frame) == pytest.approx(2 * pair.num_parameters - 2 * log_prob.sum(), abs=1e-6)
+    assert np.abs(mixture.weights_ - ColumnMixture(2, n_init=3, random_state=4).fit(frame).weights_).max() > 1e-3
+    drawn, component = mixture.sample(2000)
+    assert drawn.dtypes.equals(frame.dtypes) and set(drawn["kind"]) == {"s", "c", "g"}
+    error = (mixture.weights_[1] * mixture.weights_[0] / 2000) ** 0.5
+    assert abs((component == 1).mean() - mixture.weights_[1]) < 5 * error  # false alarms: 6e-7
+    stepwise = ColumnMixture(2, warm_start=True, n_init=1, max_iter=1, tol=0.0, random_state=0)
+    with pytest.warns(UserWarning, match="has not converged"):
+        bounds = [stepwise.fit(frame).lower_bound_ for _ in range(4)]
+    assert (np.diff(bounds) > 0).all()
+    with pytest.raises(ValueError, match="goes on from a fit with kinds=None, and kinds is"):
+        stepwise.set_params(kinds={"length": "real"}).fit(frame)
+
+
+def test_one_class_fills_in_means_and_the_commonest_category():
+    frame = pd.DataFrame(
+        {
+            "a": [1.0, 2.0, np.nan, -6.0, 0.5],
+            "n": [0, 5, 1, 4, np.nan],
+            "c": ["x", None, "y", "x", "z"],
+        }
+    )
+    mixture = ColumnMixture(pseudo_count=0.0, random_state=0).fit(frame)
+    filled = mixture.impute(frame)
+    assert filled["a"].tolist() == pytest.approx([1.0, 2.0, -0.625, -6.0, 0.5], abs=1e-12)
+    assert filled["n"].tolist() == [0, 5, 1, 4, 2]  # of mean 2.5, to the even number
+    assert filled["c"].tolist() == ["x", "x", "y", "x", "z"]
+    assert mixture.fit_predict(frame).tolist() == [0] * 5 and mixture.predict_proba(frame).tolist() == [[1.0]] * 5
+    assert mixture.__sklearn_tags__().input_tags.allow_nan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [TableVAE(num_particles=3, **SMALL), ColumnMixture(2, n_init=1, random_state=0)])
+def test_columns_that_are_no_use_are_left_out(estimator):
+    frame = flowers()
+    named = frame.assign(name=NAMES)[["name", "length", "width", "kind"]]
+    plain = clone(estimator).fit(frame).score_samples(frame)
+    with pytest.raises(ValueError, match="'name': "):
+        clone(estimator).fit(named)
+    for drop in (["name"], "name", True):
+        fitted = clone(estimator).set_params(drop=drop).fit(named)
+        assert [column.name for column in fitted.columns_] == ["length", "width", "kind"]
+        assert fitted.n_features_in_ == 4 and fitted.feature_names_in_.tolist() == ["name", "length", "width", "kind"]
+        for rows_of in (named, frame):  # with the names and without
+            assert fitted.score_samples(rows_of) == pytest.approx(plain, abs=1e-12)
+    assert fitted.impute(named).columns.tolist() == ["length", "width", "kind"]
+    with pytest.raises(ValueError, match="column 'other' is unknown"):
+        fitted.score_samples(frame.assign(other=1.0))
+    with pytest.raises(ValueError, match="must be in the same order"):
+        fitted.score_samples(named[["kind", "name", "length", "width"]])
+    with pytest.raises(ValueError, match="drop names columns of a data frame, and X is an array"):
+        clone(estimator).set_params(drop=["x1"]).fit(rows())
+    with pytest.raises(ValueError, match="nothing"):
+        clone(estimator).set_params(drop="nothing").fit(named)
+
+
+@pytest.mark.slow
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was():
+    frame = flowers()
+    vae = TableVAE(num_particles=3, **SMALL).fit(frame)
+    before = vae.score_samples(frame)
+    other = pd.DataFrame({"a": [1.5, 2.5, 4.0], "b": [3, 1, 4]})
+    with pytest.raises(ValueError, match="epochs"):
+        vae.set_params(epochs=0).fit(other)
+    assert vae.set_params(epochs=2).feature_names_in_.tolist() == ["length", "width", "kind"]
+    assert np.array_equal(vae.score_samples(frame), before)

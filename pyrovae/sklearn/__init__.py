@@ -2,11 +2,21 @@
 
 from pyrovae.sklearn.autoencoders import AE, VAE
 from pyrovae.sklearn.classifiers import DiscriminativeClassifier, GenerativeClassifier
+from pyrovae.sklearn.column_mixture import ColumnMixture
+from pyrovae.sklearn.gaussian_mixture import GaussianMixture
 from pyrovae.sklearn.imputer import Imputer
-from pyrovae.sklearn.mixture import GaussianMixture
-from pyrovae.sklearn.table import TableVAE
+from pyrovae.sklearn.table_vae import TableVAE
 
-__all__ = ["AE", "VAE", "DiscriminativeClassifier", "GaussianMixture", "GenerativeClassifier", "Imputer", "TableVAE"]
+__all__ = [
+    "AE",
+    "VAE",
+    "ColumnMixture",
+    "DiscriminativeClassifier",
+    "GaussianMixture",
+    "GenerativeClassifier",
+    "Imputer",
+    "TableVAE",
+]
 
 _NOISE = "score_samples is a Monte Carlo estimate, whose noise belongs to the place of a row in X and not to the row"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from pyrovae import checks
 from pyrovae.models.autoencoder import mlp_ae
 from pyrovae.models.parts.standardizer import Standardizable, standardizer_of
 from pyrovae.models.vae import family, mlp_vae
-from pyrovae.sklearn.base import PairEstimator, as_numpy, mean_of
-from pyrovae.sklearn.codes import ArrayMixin, CodeDensityMixin, CodeMixin
+from pyrovae.sklearn.base import as_numpy, mean_of
+from pyrovae.sklearn.codes import CodeDensityMixin, CodeMixin
+from pyrovae.sklearn.rows import ArrayEstimator
 
 __all__ = ["AE", "VAE"]
 
 
-class VAE(ArrayMixin, CodeMixin, CodeDensityMixin, PairEstimator):
+@dataclass(repr=False, eq=False)
+class VAE(CodeMixin, CodeDensityMixin, ArrayEstimator):
     """A variational autoencoder of fully connected networks, as a transformer and a density.
 
     `transform` gives the mean of q(z | x), `inverse_transform` the likelihood's mean at a code, `score_samples` log
@@ -53,54 +56,28 @@ class VAE(ArrayMixin, CodeMixin, CodeDensityMixin, PairEstimator):
     ((20, 1), (20,), ['vae0'])
     """
 
+    latent_dim: int = 2
+    _: KW_ONLY
+    hidden_dims: Sequence[int] = (128,)
+    activation: str = "softplus"
+    likelihood: Any = "normal(per_entry=True)"
+    posterior: Any = "diagonal"
+    prior: Any = "standard"
+    standardize: Any = "auto"
+    missing: bool = False
+
     _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood", "posterior", "prior", "standardize", "missing")
 
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden_dims: Sequence[int] = (128,),
-        activation: str = "softplus",
-        likelihood: Any = "normal(per_entry=True)",
-        posterior: Any = "diagonal",
-        prior: Any = "standard",
-        standardize: Any = "auto",
-        missing: bool = False,
-        epochs: int = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        num_particles: int = 100,
-        random_state: Any = None,
-        warm_start: bool = False,
-        device: str = "auto",
-        fit_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.latent_dim = latent_dim
-        self.hidden_dims = hidden_dims
-        self.activation = activation
-        self.likelihood = likelihood
-        self.posterior = posterior
-        self.prior = prior
-        self.standardize = standardize
-        self.missing = missing
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.num_particles = num_particles
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.device = device
-        self.fit_options = fit_options
-
     def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        options = {name: getattr(self, name) for name in self._of_pair}
+        options = self._options_of_pair()
         if isinstance(self.standardize, str):
             checks.choice("standardize", self.standardize, ("auto",))
             options["standardize"] = _has_units(self.likelihood)
         return mlp_vae(event_shape, **options)
 
 
-class AE(ArrayMixin, CodeMixin, PairEstimator):
+@dataclass(repr=False, eq=False)
+class AE(CodeMixin, ArrayEstimator):
     """A deterministic autoencoder of fully connected networks, as a transformer.
 
     `transform` gives the code of each row, and `inverse_transform` decodes it. It has no p(x): its `score` is the
@@ -121,34 +98,13 @@ class AE(ArrayMixin, CodeMixin, PairEstimator):
     ((20, 3), True)
     """
 
-    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood")
+    latent_dim: int = 2
+    _: KW_ONLY
+    hidden_dims: Sequence[int] = (128,)
+    activation: str = "softplus"
+    likelihood: Any = None
 
-    def __init__(
-        self,
-        latent_dim: int = 2,
-        *,
-        hidden_dims: Sequence[int] = (128,),
-        activation: str = "softplus",
-        likelihood: Any = None,
-        epochs: int = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        random_state: Any = None,
-        warm_start: bool = False,
-        device: str = "auto",
-        fit_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.latent_dim = latent_dim
-        self.hidden_dims = hidden_dims
-        self.activation = activation
-        self.likelihood = likelihood
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.device = device
-        self.fit_options = fit_options
+    _of_pair = ("latent_dim", "hidden_dims", "activation", "likelihood")
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The negative mean over rows and columns of the squared error of reconstructions. `y` is ignored."""
@@ -157,7 +113,7 @@ class AE(ArrayMixin, CodeMixin, PairEstimator):
             return mean_of(-np.square(x - as_numpy(self.pair_.reconstruct(x))).mean(1), sample_weight)
 
     def _new_pair(self, event_shape: tuple[int, ...]) -> Any:
-        return mlp_ae(event_shape, **{name: getattr(self, name) for name in self._of_pair})
+        return mlp_ae(event_shape, **self._options_of_pair())
 
 
 def _has_units(likelihood: Any) -> bool:

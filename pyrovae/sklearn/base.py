@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,27 +15,53 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pyrovae import checks
-from pyrovae.inference.history import History
 from pyrovae.inference.training import fit
 from pyrovae.sklearn.states import read_state, write_state
 
-__all__ = ["FLOATS", "PairEstimator", "as_numpy", "counted", "mean_of", "number_of", "seed_of"]
+__all__ = [
+    "FLOATS",
+    "PairEstimator",
+    "TrainedMixin",
+    "all_or_nothing",
+    "as_numpy",
+    "counted",
+    "mean_of",
+    "number_of",
+    "seed_of",
+]
 
 FLOATS = [np.float64, np.float32]  # the dtypes that are kept; all others become the first
+
+E = TypeVar("E")
+P = ParamSpec("P")
+
+
+def all_or_nothing(fit: Callable[Concatenate[E, P], E]) -> Callable[Concatenate[E, P], E]:
+    """A `fit` that leaves the estimator's attributes as they were where it fails."""
+
+    @functools.wraps(fit)
+    def whole(self: E, *args: P.args, **kwargs: P.kwargs) -> E:
+        before = vars(self).copy()
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return whole
 
 
 class PairEstimator(BaseEstimator):
     """An estimator that holds a pair.
 
     A fitted one has `pair_`, the pair of `pyrovae`, which every function of the package takes, and `history_`, what the
-    fit did.
+    fit did. Estimators are dataclasses: the fields of a class and of those that it derives from are the arguments of
+    `__init__`, by which scikit-learn knows its parameters.
     """
 
-    pair_: Any
-    history_: History
-    built_with_: dict[str, Any]  # parameters of `_of_pair` at the last fit
-
     _of_pair: tuple[str, ...] = ()  # parameters that the pair is built with, where a fit may go on from it
+    _of_columns: tuple[str, ...] = ()  # those by which X becomes rows
 
     def save(self, path: str | os.PathLike[str]) -> Self:
         """Write the fitted estimator into the folder `path`: parameters as JSON, the pair as `pyrovae.save` does.
@@ -91,7 +119,7 @@ class PairEstimator(BaseEstimator):
         """Whether a fit goes on from `pair_`; ValueError where a parameter that the pair was built with has changed."""
         if not (self.warm_start and hasattr(self, "pair_")):
             return False
-        for name in self._of_pair:
+        for name in (*self._of_columns, *self._of_pair):
             value, before = getattr(self, name), self.built_with_[name]
             if not np.array_equal(value, before):
                 raise ValueError(
@@ -120,7 +148,25 @@ class PairEstimator(BaseEstimator):
             raise ValueError(f"fit_options has {twice[0]!r}, which is set elsewhere: leave it out of fit_options")
         self.history_ = fit(pair, x, y, **{"progress": False, **options, **given})
         self.pair_ = pair
-        self.built_with_ = {name: getattr(self, name) for name in self._of_pair}
+        self.built_with_ = {name: getattr(self, name) for name in (*self._of_columns, *self._of_pair)}
+
+    def _options_of_pair(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._of_pair}
+
+
+@dataclass(repr=False, eq=False, kw_only=True)
+class TrainedMixin:
+    """The parameters of a training by steps on batches."""
+
+    epochs: int = 200
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    random_state: Any = None
+    device: str = "auto"
+    fit_options: Mapping[str, Any] | None = None
+
+    def _options_of_training(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate", "device")}
 
 
 def counted(x: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +15,14 @@ from sklearn.utils.validation import check_is_fitted
 from pyrovae import checks
 from pyrovae.models import classifiers as pairs
 from pyrovae.seeding import forked, stream
-from pyrovae.sklearn.base import PairEstimator, as_numpy, counted, seed_of
-from pyrovae.sklearn.mixture import COVARIANCE_TYPES
+from pyrovae.sklearn.base import TrainedMixin, all_or_nothing, as_numpy, counted, seed_of
+from pyrovae.sklearn.gaussian_mixture import COVARIANCE_TYPES
+from pyrovae.sklearn.rows import ArrayEstimator
 
 __all__ = ["DiscriminativeClassifier", "GenerativeClassifier"]
 
 
-class ProbabilityClassifier(ClassifierMixin, PairEstimator):
+class ProbabilityClassifier(ClassifierMixin, ArrayEstimator):
     """A classifier that gives p(y | x): the pair knows classes by their places in `classes_`."""
 
     classes_: np.ndarray
@@ -60,6 +62,7 @@ class ProbabilityClassifier(ClassifierMixin, PairEstimator):
         return x, number, classes, weight
 
 
+@dataclass(repr=False, eq=False)
 class GenerativeClassifier(ProbabilityClassifier):
     """Bayes' rule from a normal density of each class: p(y | x) = p(y) p(x | y) / p(x), in float64.
 
@@ -87,21 +90,14 @@ class GenerativeClassifier(ProbabilityClassifier):
     (0.98, (5, 3))
     """
 
-    def __init__(
-        self,
-        covariance_type: str = "tied",
-        *,
-        floor: float | None = None,
-        priors: Sequence[float] | None = None,
-        missing: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.covariance_type = covariance_type
-        self.floor = floor
-        self.priors = priors
-        self.missing = missing
-        self.random_state = random_state
+    covariance_type: str = "tied"
+    _: KW_ONLY
+    floor: float | None = None
+    priors: Sequence[float] | None = None
+    missing: bool = False
+    random_state: Any = None
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`, in closed form.
 
@@ -143,7 +139,8 @@ class GenerativeClassifier(ProbabilityClassifier):
         return x, self.classes_[(shares < uniform * shares[:, -1:]).sum(1)]
 
 
-class DiscriminativeClassifier(ProbabilityClassifier):
+@dataclass(repr=False, eq=False)
+class DiscriminativeClassifier(TrainedMixin, ProbabilityClassifier):
     """Softmax regression or a perceptron for p(y | x), at the mode of the weights' posterior.
 
     Without hidden layers L-BFGS finds the mode, in standardised columns whatever their units; with `hidden_dims` it is
@@ -169,38 +166,20 @@ class DiscriminativeClassifier(ProbabilityClassifier):
     0.98
     """
 
-    def __init__(
-        self,
-        hidden_dims: Sequence[int] = (),
-        *,
-        activation: str = "relu",
-        prior_scale: float | None = 10.0,
-        tol: float = 1e-7,
-        max_iter: int = 1000,
-        epochs: int = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        random_state: Any = None,
-        device: str = "auto",
-        fit_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.hidden_dims = hidden_dims
-        self.activation = activation
-        self.prior_scale = prior_scale
-        self.tol = tol
-        self.max_iter = max_iter
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.random_state = random_state
-        self.device = device
-        self.fit_options = fit_options
+    hidden_dims: Sequence[int] = ()
+    _: KW_ONLY
+    activation: str = "relu"
+    prior_scale: float | None = 10.0
+    tol: float = 1e-7
+    max_iter: int = 1000
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`.
 
         `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
-        ValueError for fewer than two classes, and for weights that are negative or all 0.
+        ValueError for fewer than two classes, for weights that are negative or all 0, and for weights where there are
+        hidden layers and a `prior_scale`.
         """
         x, number, classes, weight = self._checked_classes(X, y, sample_weight)
         seed = seed_of(self.random_state)
@@ -212,10 +191,11 @@ class DiscriminativeClassifier(ProbabilityClassifier):
                 activation=self.activation,
                 prior_scale=self.prior_scale,
             ).to(torch.from_numpy(np.empty(0, x.dtype)).dtype)
-        options: dict[str, Any] = {"tol": self.tol, "max_iterations": checks.whole("max_iter", self.max_iter)}
+        max_iter = checks.whole("max_iter", self.max_iter)
+        options: dict[str, Any] = {"tol": self.tol, "max_iterations": max_iter, "device": self.device}
         if not pair.is_linear:
-            options = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        self._fit_pair(pair, x, number, weight=weight, seed=seed, device=self.device, **options)
+            options = self._options_of_training()
+        self._fit_pair(pair, x, number, weight=weight, seed=seed, **options)
         self.seed_ = seed
         self.classes_ = classes
         self.n_iter_ = int(self.history_.epochs.sizes["epoch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,20 +12,22 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.seeding import forked
-from pyrovae.sklearn.base import FLOATS, as_numpy, counted, mean_of, seed_of
+from pyrovae.sklearn.base import FLOATS, TrainedMixin, all_or_nothing, as_numpy, counted, mean_of, seed_of
 
-__all__ = ["ArrayMixin", "CodeDensityMixin", "CodeMixin"]
+__all__ = ["CodeDensityMixin", "CodeMixin"]
 
 
-class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+@dataclass(repr=False, eq=False, kw_only=True)
+class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedMixin):
     """A pair with a code for each row: columns to codes by `transform`, codes to columns by `inverse_transform`.
 
-    A class states `_of_pair`, the parameters that its pair is built with; `_new_pair(event_shape)`, which builds it;
-    `_rows(X, reset=, least=)`, the checked rows as an array; and `_shown(x)`, rows as the caller has them.
+    A class states `_new_pair(event_shape)`, which builds the pair. Beside it in a class stands what makes rows of X:
+    `ArrayEstimator` or `FrameEstimator`.
     """
 
-    _of_pair: tuple[str, ...]
+    warm_start: bool = False
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features); `y` is ignored.
 
@@ -37,16 +40,7 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         seed = seed_of(self.random_state)
         places, weight = counted(x, sample_weight)
         pair = self.pair_ if goes_on else self._built(x, seed)
-        self._fit_pair(
-            pair,
-            x[places],
-            weight=weight,
-            seed=seed,
-            device=self.device,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-        )
+        self._fit_pair(pair, x[places], weight=weight, seed=seed, **self._options_of_training())
         self.seed_ = seed
         return self
 
@@ -72,9 +66,17 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _n_features_out(self) -> int:
         return int(self.pair_.latent_dim)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = list(self._kept_dtypes)
+        return tags
 
+
+@dataclass(repr=False, eq=False, kw_only=True)
 class CodeDensityMixin(DensityMixin):
     """What a pair with codes and a p(x) has beside: scores of rows, and draws."""
+
+    num_particles: int = 100
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each row in nats, (n_samples,): `pyrovae.iwae` with `num_particles` draws and the seed `seed_`.
@@ -98,22 +100,3 @@ class CodeDensityMixin(DensityMixin):
         """
         check_is_fitted(self)
         return self._shown(as_numpy(self.pair_.sample(n_samples, seed=seed_of(self.random_state))))
-
-
-class ArrayMixin:
-    """Rows that are arrays, in the dtype of the X of the fit: float64 or float32."""
-
-    _checked: Any  # of PairEstimator
-
-    def _rows(self, X: Any, *, reset: bool = False, least: int = 1) -> np.ndarray:
-        rows: np.ndarray = self._checked(X, reset=reset, least=least)
-        return rows
-
-    def _shown(self, x: np.ndarray) -> np.ndarray:
-        return x
-
-    def __sklearn_tags__(self) -> Any:
-        after: Any = super()
-        tags = after.__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,12 +13,13 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from pyrovae import checks
 from pyrovae.seeding import forked
 from pyrovae.sklearn.autoencoders import VAE
-from pyrovae.sklearn.base import PairEstimator, as_numpy, counted, seed_of
-from pyrovae.sklearn.mixture import GaussianMixture
+from pyrovae.sklearn.base import PairEstimator, all_or_nothing, as_numpy, counted, seed_of
+from pyrovae.sklearn.gaussian_mixture import GaussianMixture
 
 __all__ = ["Imputer"]
 
 
+@dataclass(repr=False, eq=False)
 class Imputer(OneToOneFeatureMixin, TransformerMixin, PairEstimator):
     """Fill in entries that are NaN by what a model, fitted to the seen entries, expects of them.
 
@@ -48,25 +50,17 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, PairEstimator):
     [4.0, 7.9]
     """
 
+    estimator: Any = None
+    _: KW_ONLY
+    sample_posterior: bool = False
+    num_draws: int = 100
+    keep_empty_features: bool = False
+    add_indicator: bool = False
+    random_state: Any = None
+
     missing = True  # NaN is what it is for
 
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        sample_posterior: bool = False,
-        num_draws: int = 100,
-        keep_empty_features: bool = False,
-        add_indicator: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.estimator = estimator
-        self.sample_posterior = sample_posterior
-        self.num_draws = num_draws
-        self.keep_empty_features = keep_empty_features
-        self.add_indicator = add_indicator
-        self.random_state = random_state
-
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to the seen entries of `X`, shape (n_samples, n_features), NaN where one is missing.
 
