@@ -102,6 +102,44 @@ def test_weights_are_those_of_the_mixture_that_the_candidates_came_from(exact_li
         assert float(ratio.max()) < 1e3
 
 
+class ExactWhereMissing(nn.Module):
+    """q(z | x_seen) of a linear pair, exact for items with missing entries, and far off for whole ones."""
+
+    def __init__(self, pair, takes_missing):
+        super().__init__()
+        self.network, self.takes_missing = pair.likelihood.network, takes_missing
+
+    def forward(self, x):
+        seen, weight = ~x.isnan(), self.network.weight
+        own = seen[..., None] * weight
+        precision = torch.eye(weight.shape[1], dtype=x.dtype) + own.mT @ own / 0.49
+        off = torch.where(seen, x - self.network.bias, 0.0)
+        loc = torch.linalg.solve(precision, (own * off[..., None]).sum(-2) / 0.49)
+        return dist.MultivariateNormal(torch.where(seen.all(-1, keepdim=True), 9.0, loc), precision_matrix=precision)
+
+
+def test_an_encoder_that_takes_missing_entries_proposes_from_what_it_sees(exact_linear_pair):
+    """3/8 of the candidates come from q(z | x_seen), so that where it is exact no weight is above 8/3 p(x_seen)."""
+    pair = exact_linear_pair
+    x = linear_rows(pair)
+    x = x[x.isnan().any(1)]
+
+    def largest(takes_missing):
+        torch.manual_seed(0)
+        posterior = ExactWhereMissing(pair, takes_missing)
+        with torch.no_grad():
+            proposal = _Proposal(Parts(pair.prior, pair.likelihood, posterior), x, ~x.isnan())
+            z = proposal.sample(2001)
+            log_weight = proposal.log_density(z) - proposal.log_prob(z)
+            code = posterior(x).mean  # at any code p(x_seen) = p(z, x_seen) / p(z | x_seen)
+            exact = proposal.log_density(code[None])[0] - posterior(x).log_prob(code)
+        return float((log_weight - exact).max().exp())
+
+    share = 750 / 2001  # of 1500 that are not from the prior
+    assert largest(True) <= 1 / share * (1 + 1e-9)
+    assert largest(False) > 3.5  # control: it is given items that are completed
+
+
 @pytest.mark.usefixtures("float32")
 @pytest.mark.slow
 def test_the_conditional_of_a_bent_pair_is_the_quadratures_by_resampling():

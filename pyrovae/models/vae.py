@@ -374,8 +374,9 @@ class VAE(LatentVariableModel):
         - "mcmc": a Markov chain of `num_steps` decodings for each draw, which proposes from the conditional's modes
           (Mattei and Frellsen 2018, algorithm 1). The default is meant for a conditional of few modes, as a trained
           network's is; for one of plateaus and cliffs raise it until what is computed from the draws stays.
-        - "sir": `num_draws * num_steps` candidates from the encoder, which sees the item completed in several ways, and
-          from the prior, resampled by importance weights. Warns where the effective sample size is below `num_draws`.
+        - "sir": `num_draws * num_steps` candidates from the encoder and the prior, resampled by importance weights. The
+          encoder sees the item completed in several ways, and as it is where it takes missing entries. Warns where the
+          effective sample size is below `num_draws`.
         - "nuts": Pyro's No-U-Turn sampler, `num_steps` of warm-up. Its draws are dependent, and it does not cross
           between separate modes. Warns where chains have not met or steps diverged.
 

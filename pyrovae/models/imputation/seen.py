@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.models.laws import stated_support
 from pyrovae.models.means import mean_of
+from pyrovae.models.missing import sees_missing
 from pyrovae.models.pair import covariate_dim_of
 
 __all__ = ["Everywhere", "Parts", "SeenDensity"]
@@ -62,12 +63,18 @@ class SeenDensity:
     def __init__(self, parts: Parts, x: Tensor, seen: Tensor) -> None:
         self.prior, self.likelihood, self.seen = parts.prior(), parts.likelihood, seen
         self.posterior = parts.posterior
+        self.x = torch.where(seen, x, torch.nan)
         self.pool = self.prior.sample((POOL, len(x)))
         self.everywhere = Everywhere(self.prior, self.pool[0])
         self.is_bounded = self.everywhere.is_bounded
         self.of_pool = parts.likelihood(self.pool)
         _require_independent(self.of_pool, x.shape[1:])
         self.inside = torch.where(seen, x, self.of_pool.sample()[0])  # in the support, where NaN has no place
+
+    def posterior_of_seen(self) -> Any | None:
+        """q(z | x_seen) of an encoder that takes items with NaN where an entry is missing, None of another one."""
+        module = getattr(self.posterior, "func", self.posterior)  # the posterior itself, without its covariates
+        return self.posterior(self.x) if sees_missing(module) else None
 
     def filled_by_means(self) -> Tensor:
         """The items, completed by the mean over the prior, then three times by what the pair makes of that.

@@ -23,13 +23,15 @@ CODE_BYTES = 64 * 2**20  # of the candidates that are kept until they are resamp
 class Resampling:
     """`num_draws * num_steps` candidates per item, of which `num_draws` are kept by their importance weights.
 
-    The encoder takes whole items. It sees each one completed in 8 ways: from a likely draw of the prior, five times
-    a code from the encoder and the missing entries from the likelihood (Rezende, Mohamed and Wierstra 2014, appendix
-    F). The candidates come from the mixture q(z) = 1/4 p(z) + 3/4 (1/8) sum_m q(z | x_seen, x_missing^m), which is
+    An encoder of whole items sees each one completed in 8 ways: from a likely draw of the prior, five times a code
+    from the encoder and the missing entries from the likelihood (Rezende, Mohamed and Wierstra 2014, appendix F). The
+    candidates come from the mixture q(z) = 1/4 p(z) + 3/4 (1/8) sum_m q(z | x_seen, x_missing^m), which is
     p(z | x_seen) but for the prior's share where the encoder is exact and the completions are draws of p(x_missing |
-    x_seen); that share bounds the weights of an encoder that is not (Owen and Zhou 2000, section 2). The weights are
-    p(z, x_seen) / q(z), and draws are taken by them with replacement (Rubin 1988): from p(z | x_seen) as `num_steps`
-    grows. An item's effective sample size is (sum w)^2 / sum w^2.
+    x_seen); that share bounds the weights of an encoder that is not (Owen and Zhou 2000, section 2). From an encoder
+    that takes missing entries half of the others come at the item as it is, from q(z | x_seen): it may never have been
+    fitted to a whole item (Mattei and Frellsen 2019, section 3.2). The weights are p(z, x_seen) / q(z), and draws are
+    taken by them with replacement (Rubin 1988): from p(z | x_seen) as `num_steps` grows. An item's effective sample
+    size is (sum w)^2 / sum w^2.
     """
 
     name: ClassVar[str] = "sir"
@@ -75,14 +77,16 @@ class Resampling:
 
 
 class _Proposal(SeenDensity):
-    """p(z, x_seen), and the mixture of the prior and of the encoder's distributions at completed items."""
+    """p(z, x_seen), and the mixture of the prior and of the encoder's distributions at what is seen, or completed."""
 
     def __init__(self, parts: Parts, x: Tensor, seen: Tensor) -> None:
         super().__init__(parts, x, seen)
         likely = self.log_likelihood(self.pool).nan_to_num(-1e30, neginf=-1e30).softmax(0)
         start = torch.multinomial(likely.T, COMPLETIONS, replacement=True).T
         z = self.pool.gather(0, start[..., None].expand(-1, -1, self.pool.shape[-1]))
-        self.components = [self.everywhere, *(self._at_a_completion(each) for each in z)]
+        of_seen = self.posterior_of_seen()
+        at_seen = [] if of_seen is None else [Everywhere(of_seen, of_seen.sample())]
+        self.components = [self.everywhere, *at_seen, *(self._at_a_completion(each) for each in z)]
         self.counts: list[int] = []
 
     def _at_a_completion(self, z: Tensor) -> Everywhere:
@@ -95,8 +99,9 @@ class _Proposal(SeenDensity):
     def sample(self, count: int) -> Tensor:
         """Candidates, shape (count, n, latent_dim); each component has its share of them, and not by chance."""
         from_prior = math.ceil(PRIOR_SHARE * count)
-        each, more = divmod(count - from_prior, COMPLETIONS)
-        self.counts = [from_prior, *(each + (m < more) for m in range(COMPLETIONS))]
+        directly = [(count - from_prior) // 2] if len(self.components) > 1 + COMPLETIONS else []
+        each, more = divmod(count - from_prior - sum(directly), COMPLETIONS)
+        self.counts = [from_prior, *directly, *(each + (m < more) for m in range(COMPLETIONS))]
         pairs = zip(self.components, self.counts, strict=True)
         return torch.cat(
             [p.law.sample((few, len(self.seen)) if i == 0 else (few,)) for i, (p, few) in enumerate(pairs)]
