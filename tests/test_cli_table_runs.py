@@ -199,6 +199,17 @@ def test_a_model_of_numbers_takes_all_numbers_as_real() -> None:
     assert columns is not None and [column.kind for column in columns] == ["real", "real"]
     assert main(["sample", "gauss", "-n", "5", "-o", "gauss.csv"]) == 0
     assert list(pd.read_csv("gauss.csv")) == ["height", "visits"]
+    assert main(["impute", "gauss", "--data", "people.csv", "-o", "filled.csv"]) == 0
+    before, filled = (pd.read_csv(name) for name in ("people.csv", "filled.csv"))
+    x = before[["height", "visits"]].to_numpy()
+    expected = read_run("gauss").pair().conditional(x).mean.detach().numpy()
+    assert np.isnan(x).any() and np.allclose(filled[["height", "visits"]], expected, rtol=1e-6)
+    assert filled[["name", "town", "w"]].equals(before[["name", "town", "w"]])
+    assert main(["impute", "gauss", "--data", "people.csv", "--draws", "--num-draws", "2", "-o", "g.csv"]) == 0
+    draws = read_run("gauss").pair().impute(x[np.isnan(x).any(1)], num_draws=2).numpy()
+    for number in range(2):
+        drawn = pd.read_csv(f"g-{number + 1}.csv")[["height", "visits"]].to_numpy()
+        assert np.allclose(drawn[np.isnan(x).any(1)], draws[number], rtol=1e-6)
 
 
 @pytest.mark.slow

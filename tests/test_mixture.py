@@ -15,6 +15,7 @@ from scipy import integrate, stats
 from sklearn.mixture import GaussianMixture as Peer
 
 import pyrovae
+from pyrovae.data import Split
 from pyrovae.models.components import COVARIANCES
 
 PEERS = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
@@ -239,6 +240,41 @@ class TestConditionals:
         mean, variance = (v.detach().numpy()[:, 0, 0] for v in parts.moments())
         u = (share * stats.norm(mean, np.sqrt(variance)).cdf(draws[:, 0, 0, 1, None])).sum(1)
         assert stats.kstest(u, "uniform").pvalue > 1e-3  # false alarm 0.1 %
+
+    def test_imputed_draws_have_the_joint_distribution_of_what_is_missing(self):
+        c = torch.tensor([[1.0, 0.6, 0.5], [0.6, 1.0, 0.8], [0.5, 0.8, 2.0]], dtype=torch.float64)
+        ours = pyrovae.GaussianMixture.from_parameters([1.0], [[0.0, 1.0, 2.0]], c[None])
+        x = torch.tensor([[0.5, NAN, NAN], [NAN] * 3, [1.0, 2.0, 3.0]], dtype=torch.float64)
+        state = torch.get_rng_state()
+        draws = ours.impute(x, num_draws=20_000, seed=1)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert draws.shape == (20_000, 3, 3) and not draws.requires_grad
+        assert torch.equal(draws[:, ~x.isnan()], x[~x.isnan()].expand(len(draws), -1))
+        # of two jointly normal entries given a third, and of all three: means and covariances in closed form
+        mean, spread = torch.tensor([1.3, 2.25]), c[1:, 1:] - torch.outer(c[1:, 0], c[0, 1:])
+        for found, loc, within in ((draws[:, 0, 1:], mean, spread), (draws[:, 1], torch.tensor([0.0, 1, 2]), c)):
+            error = (within.diagonal() / len(draws)).sqrt()
+            assert (abs(found.mean(0) - loc) < 4.5 * error).all()  # 5 means, 4e-5 in all
+            # Var of a sample covariance: (c_ij^2 + c_ii c_jj) / n; 13 of them, 9e-5 in all
+            error = ((within.square() + torch.outer(within.diagonal(), within.diagonal())) / len(draws)).sqrt()
+            assert (abs(torch.cov(found.T) - within) < 4.5 * error).all()
+        assert abs(spread[0, 1]) > 0.4  # control: entries drawn one by one have a covariance of 0
+        assert not torch.equal(draws[:5], ours.impute(x, num_draws=5, seed=2))
+
+    def test_a_split_says_what_impute_fills_in(self):
+        ours = mixture().float()
+        x = ours.sample(4, seed=0)
+        mask = torch.zeros(4, 4, dtype=torch.bool)
+        mask[::2, 1] = True
+        by_split = ours.impute(Split(x, missing=mask), num_draws=3, seed=4)
+        assert by_split.dtype == torch.float32
+        assert torch.equal(by_split, ours.impute(torch.where(mask, NAN, x), num_draws=3, seed=4))
+        assert not (by_split == x)[:, mask].any()
+        for wrong in ({"num_draws": 0}, {"seed": -1}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                ours.impute(x, **wrong)
+        with pytest.raises(ValueError, match="shape"):
+            ours.impute(x[:, :3])
 
     def test_all_or_nothing_seen(self):
         ours = mixture()

@@ -16,7 +16,7 @@ from pyrovae.cli.outputs import Output, replacing
 if TYPE_CHECKING:
     from pyrovae.cli.reading import Items, Opened
 
-__all__ = ["impute_table", "require_files"]
+__all__ = ["drawing", "impute_table", "require_files"]
 
 GROUP = 256  # rows that are imputed together
 
@@ -87,7 +87,7 @@ def _completed(
     from pyrovae.seeding import stream
 
     columns = opened.encoding.columns
-    draw = _drawing(opened, how)
+    draw = drawing(opened, how)
     guess, drawn = x.copy(), []
     ends = np.full((2, *x.shape), np.nan)
     share = np.full(x.shape, np.nan)
@@ -95,7 +95,7 @@ def _completed(
     with tqdm(total=len(wanting), desc="impute", unit="row", disable=None if len(wanting) > GROUP else True) as bar:
         for start in range(0, len(wanting), GROUP):
             rows = wanting[start : start + GROUP]
-            draws = draw(x[rows], seed if start == 0 else stream(seed, "group", start))
+            draws = draw(x[rows], seed if start == 0 else stream(seed, "group", start), {}).astype(float)
             here = _exact_where_known(opened, x[rows], best_guess(columns, draws))
             guess[rows] = np.where(gone[rows], here, x[rows])
             if interval is not None:
@@ -139,27 +139,23 @@ def _exact_where_known(opened: Opened, x: np.ndarray, guess: np.ndarray) -> np.n
     return exact
 
 
-def _drawing(opened: Opened, how: Mapping[str, Any]) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function from rows and a seed to draws, (num_draws, N, D)."""
+def drawing(opened: Opened, how: Mapping[str, Any]) -> Callable[[Any, int, Mapping[str, Any]], np.ndarray]:
+    """A function from items, a seed and what lies beside them to draws, (num_draws, N, *event_shape).
+
+    Of the options in `how` a pair takes those that its `impute` has.
+    """
     import inspect
 
-    import torch
-
-    from pyrovae.seeding import forked, stream
-
     pair: Any = opened.pair
-    if hasattr(pair, "impute"):
-        takes = inspect.signature(pair.impute).parameters
-        options = {name: value for name, value in how.items() if name in takes}
-        return lambda x, seed: pair.impute(x, **options, seed=seed).double().cpu().numpy()
-    if not hasattr(pair, "conditional"):
+    if not hasattr(pair, "impute"):
         raise click.UsageError(
             f"{opened.path} ({type(pair).__name__}) gives no p(missing | seen): fit a VAE or a mixture"
         )
+    takes = inspect.signature(pair.impute).parameters
+    options = {name: value for name, value in how.items() if name in takes}
 
-    def of_conditional(x: np.ndarray, seed: int) -> np.ndarray:
-        with torch.no_grad(), forked(stream(seed, "impute")):
-            drawn: np.ndarray = pair.conditional(x).sample((how["num_draws"],)).double().cpu().numpy()
+    def of_items(x: Any, seed: int, beside: Mapping[str, Any]) -> np.ndarray:
+        drawn: np.ndarray = pair.impute(x, **options, **beside, seed=seed).cpu().numpy()
         return drawn
 
-    return of_conditional
+    return of_items

@@ -22,7 +22,7 @@ from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import rows_within
 from pyrovae.models.pair import Pair, support_of
 from pyrovae.models.particles import Drawn, Items, drawn, drawn_items, simulated, weighed
-from pyrovae.seeding import forked, stream
+from pyrovae.seeding import stream
 from pyrovae.summary import HasSummary, Rows
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def predictive_checks(
     - "split": a random half of each item's entries is hidden and drawn from p(x_hidden | x_seen). Only
       the hidden half is compared: the seen entries are the same in the items and in all sets. No entry
       is used twice, and p is uniform under the model again, as far as those draws are exact
-      (`pair.impute`, at the cost of about 100 decodings per draw, or `conditional` of a mixture).
+      (`pair.impute`: of a VAE at the cost of about 100 decodings per draw, of a mixture exact).
 
     `statistics` is a list of names, or a mapping from a name to a name or a function. A function takes
     a tensor of items (N, *event_shape) and returns one number, or N of them, whose mean is the
@@ -322,10 +322,10 @@ def _from_split(
 ) -> Iterator[Tensor]:
     session.require_whole()
     pair: Any = session.pair
-    if not hasattr(pair, "impute") and not hasattr(pair, "conditional"):
+    if not hasattr(pair, "impute"):
         raise ValueError(
-            f"kind='split' draws hidden entries from p(hidden | seen), and {type(pair).__name__} has neither impute "
-            "nor conditional: take kind='prior'"
+            f"kind='split' draws hidden entries from p(hidden | seen), and {type(pair).__name__} has no impute: take "
+            "kind='prior'"
         )
     checks.affordable(
         f"draws={draws:,} for {len(items):,} items", draws * items.numel() * 8, "take fewer", device=items.device
@@ -336,13 +336,8 @@ def _from_split(
         raise ValueError("kind='split' hides half of an item's entries, and these have one: take kind='prior'")
     hidden = (order < order.shape[1] // 2).reshape(items.shape).to(items.device)
     masked = items_of(items).masked_fill(hidden, math.nan)
-    if hasattr(pair, "impute"):
-        key = stream(seed, "filled", session.pair_sha256)
-        filled = pair.impute(masked, num_draws=draws, seed=key, **keywords_of(items))
-    else:
-        with torch.no_grad(), forked(stream(seed, "filled", session.pair_sha256), items.device):
-            filled = pair.conditional(masked).sample((draws,)).to(masked)
-    yield from filled
+    key = stream(seed, "filled", session.pair_sha256)
+    yield from pair.impute(masked, num_draws=draws, seed=key, **keywords_of(items)).to(masked)
 
 
 def _sizes(count: int, most: int) -> list[int]:

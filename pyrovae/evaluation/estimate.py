@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from pyrovae import frequencies
 from pyrovae.models.fingerprint import attributes as other_attributes
 from pyrovae.models.fingerprint import settings
 from pyrovae.models.outline import tree
@@ -63,11 +64,7 @@ class Estimate(HasSummary):
     @property
     def mean(self) -> float:
         """The mean over items, nats per item; each counts as many times as its weight says, where there are weights."""
-        weight = self.weight
-        if weight is not None:
-            value = self.pointwise["value"].to_numpy()
-            return float((weight * np.where(weight > 0, value, 0.0)).sum() / weight.sum())
-        return float(self.pointwise["value"].mean(skipna=False))
+        return frequencies.mean(self.pointwise["value"], self.weight)
 
     @property
     def weight(self) -> np.ndarray | None:
@@ -83,11 +80,7 @@ class Estimate(HasSummary):
         """
         if self.pointwise.attrs.get("se_from_items"):
             return self.se_items
-        weight = self.weight
-        if weight is not None:
-            se = np.where(weight > 0, self.pointwise["se"].to_numpy(), 0.0)
-            return float(np.sqrt((weight**2 * se**2).sum()) / weight.sum())
-        return float(np.sqrt((self.pointwise["se"] ** 2).sum(skipna=False))) / self.pointwise.sizes["item"]
+        return frequencies.monte_carlo_error(self.pointwise["se"], self.weight)
 
     @property
     def se_items(self) -> float:
@@ -95,14 +88,7 @@ class Estimate(HasSummary):
 
         With weights, which are frequencies, N is their sum, and an item counts that many times in the variance.
         """
-        weight = self.weight
-        if weight is not None:
-            total = float(weight.sum())
-            value = np.where(weight > 0, self.pointwise["value"].to_numpy(), 0.0)
-            squares = float((weight * np.where(weight > 0, value - self.mean, 0.0) ** 2).sum())
-            return math.sqrt(squares / (total - 1) / total) if total > 1 else math.nan
-        count = self.pointwise.sizes["item"]
-        return float(self.pointwise["value"].std(ddof=1, skipna=False)) / math.sqrt(count) if count > 1 else math.nan
+        return frequencies.standard_error(self.pointwise["value"], self.weight)
 
     @property
     def bits_per_dimension(self) -> float:

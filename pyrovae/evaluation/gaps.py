@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
-from pyrovae import checks
+from pyrovae import checks, frequencies
 from pyrovae.evaluation.estimate import Estimate
-from pyrovae.evaluation.session import Session
+from pyrovae.evaluation.session import TAKES, Session, split_of
 from pyrovae.labelled import Variable, labelled
 from pyrovae.models.batch import items_of, keywords_of
 from pyrovae.models.layers import rows_within
@@ -50,14 +50,26 @@ class Gaps(HasSummary):
     pointwise: xr.Dataset
 
     def mean(self, name: str) -> tuple[float, float]:
-        """The mean over items of a variable, and its Monte Carlo standard error with the items held fixed."""
+        """The mean over items of a variable, and its Monte Carlo standard error with the items held fixed.
+
+        An item counts as many times as its weight says, where there are weights.
+        """
         value, se = self.pointwise[name], self.pointwise[f"{name}_se"]
-        return float(value.mean(skipna=False)), float(np.sqrt((se**2).sum(skipna=False))) / len(value)
+        return frequencies.mean(value, self.weight), frequencies.monte_carlo_error(se, self.weight)
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """How many times each item counts, (N,); None where each counts once."""
+        return self.pointwise["weight"].to_numpy() if "weight" in self.pointwise else None
 
     def _summary_line(self) -> str:
         names = {"gap": "log p(x) - ELBO", "approximation": "approximation", "amortization": "amortisation"}
         parts = [f"{words} {self._with_error(name)}" for name, words in names.items()]
-        return f"{', '.join(parts)} nats, {self.pointwise.sizes['item']} items"
+        return f"{', '.join(parts)} nats, {self._items()}"
+
+    def _items(self) -> str:
+        of_weight = "" if self.weight is None else f" of weight {float(self.weight.sum()):g}"
+        return f"{self.pointwise.sizes['item']} items{of_weight}"
 
     def _summary_rows(self) -> Rows:
         attributes = self.pointwise.attrs
@@ -68,6 +80,7 @@ class Gaps(HasSummary):
             "log p(x) by": lambda: f"{attributes['evidence']} ({attributes['evidence_bound'] or 'no bound'})",
             "best q among": lambda: attributes.get("family"),
             "items": lambda: f"{self.pointwise.sizes['item']:,}",
+            "sum of weights": lambda: None if self.weight is None else f"{float(self.weight.sum()):,g}",
             "of these unreliable": lambda: int(self.pointwise["unreliable"].sum()),
         }
 
@@ -88,7 +101,7 @@ class Gaps(HasSummary):
         return (
             f"log p(x) - ELBO = {gap[0]:.3f} ± {gap[1]:.3f} nats: approximation gap{at_most} {approximation[0]:.3f} ± "
             f"{approximation[1]:.3f}, amortisation gap at least {amortization[0]:.3f} ± {amortization[1]:.3f} "
-            f"(Monte Carlo; {self.pointwise.sizes['item']} items{caution})"
+            f"(Monte Carlo; {self._items()}{caution})"
         )
 
 
@@ -107,6 +120,7 @@ def gaps(
     seed: int = 0,
     covariates: Any = None,
     exposure: Any = None,
+    weight: Any = None,
     missing: Any = None,
 ) -> Gaps:
     """Split log p(x) - ELBO into approximation gap, log p(x) - ELBO(q*), and amortisation gap, ELBO(q*) - ELBO(q(z|x)).
@@ -125,7 +139,9 @@ def gaps(
     random numbers, and the better one is q*. Both ELBOs are estimated with `num_evaluation` fresh
     common random numbers, so that the search does not bias them.
 
-    `evidence` is log p(x) of the same pair and items, from `exact` or `quadrature`. If it is from
+    `weight`, (N,), says how many times each item counts in the means and their errors, as in `elbo`; the
+    splits of the items do not depend on it. `evidence` is log p(x) of the same pair and items, under
+    the same weights if there are any, from `exact` or `quadrature`. If it is from
     `ais` or `iwae`, which are lower bounds, the gap and the approximation gap are too small by the
     error of the bound, and `str()` says so. Raises ValueError for evidence that is an ELBO, a
     difference, or an estimate of another pair or other items, for fewer than 4 or more than 513
@@ -154,10 +170,10 @@ def gaps(
     checks.positive("learning_rate", learning_rate)
     checks.seed(seed)
     session.require_continuous()
-    takes = ("missing",)
-    given = checks.split_of(x, covariates=covariates, exposure=exposure, missing=missing, takes=takes, what="gaps")
-    items = session.items(given, takes=takes)
+    items = session.items(split_of(x, "gaps", covariates, exposure, weight, missing), takes=TAKES)
     session.require_evidence(evidence)
+    if evidence.pointwise.attrs.get("weights_sha256") != session.protocol.get("weights_sha256"):
+        raise ValueError("evidence weighs the items differently than gaps: give both the same weight, or none")
     if {"rate", "distortion"} <= {*evidence.pointwise}:
         raise ValueError("evidence must be an estimate of log p(x), and an ELBO is what it is compared with")
     rows = min(ROWS, rows_within(session.pair, items, MAX_BYTES))
@@ -171,7 +187,7 @@ def gaps(
             bar.update(len(part))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     protocol = session.protocol | {"seed": seed} | ({"family": BOTH} if search.is_of_both else {})
-    return Gaps(_ledger(columns, evidence, protocol))
+    return Gaps(_ledger(columns, evidence, session.weight, protocol))
 
 
 def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
@@ -179,18 +195,19 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
 
     "encoder" is the mean amortisation gap on test less that on train (Cremer et al. 2018, section
     5.4); "decoder" is the mean log p(x) on train less that on test; both are in nats per item. The
-    standard errors "encoder_se" and "decoder_se" are over the items of both sets. Raises ValueError
+    standard errors "encoder_se" and "decoder_se" are over the items of both sets, and weights count as
+    in `Gaps.mean`. Raises ValueError
     if the two are gaps of different pairs.
     """
     if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
         raise ValueError("train and test must be gaps of one pair")
 
-    def difference(more: xr.DataArray, less: xr.DataArray) -> tuple[float, float]:
-        variance = sum(float(a.var(ddof=1)) / len(a) for a in (more, less))
-        return float(more.mean() - less.mean()), math.sqrt(variance)
+    def difference(more: Gaps, less: Gaps, name: str) -> tuple[float, float]:
+        errors = (frequencies.standard_error(each.pointwise[name], each.weight) for each in (more, less))
+        return more.mean(name)[0] - less.mean(name)[0], math.hypot(*errors)
 
-    encoder = difference(test.pointwise.amortization, train.pointwise.amortization)
-    decoder = difference(train.pointwise.evidence, test.pointwise.evidence)
+    encoder = difference(test, train, "amortization")
+    decoder = difference(train, test, "evidence")
     values = {"encoder": encoder[0], "encoder_se": encoder[1], "decoder": decoder[0], "decoder_se": decoder[1]}
     return labelled({name: (value, None, "nats") for name, value in values.items()})
 
@@ -402,7 +419,9 @@ def _balanced(count: int, items: int, size: int) -> Tensor:
     return torch.cat([half, -half])
 
 
-def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[str, Any]) -> xr.Dataset:
+def _ledger(
+    columns: dict[str, np.ndarray], evidence: Estimate, weight: np.ndarray | None, protocol: dict[str, Any]
+) -> xr.Dataset:
     log_p, log_p_se = evidence.pointwise["value"].values, evidence.pointwise["se"].values
     parts = {
         "evidence": (log_p, "log p(x)"),
@@ -426,6 +445,8 @@ def _ledger(columns: dict[str, np.ndarray], evidence: Estimate, protocol: dict[s
         variables[f"{name}_se"] = (errors[name], f"standard error of {words}", "nats", "item")
     for name in ("loc", "scale"):
         variables[name] = (columns[name], f"best q's {name}", "1", "item", "latent_dim")
+    if weight is not None:
+        variables["weight"] = (weight, "how many times the item counts", "1", "item")
     if "unreliable" in evidence.pointwise:  # then the gap and the approximation gap are unreliable too
         flags = evidence.pointwise["unreliable"]
         variables["unreliable"] = (flags, flags.attrs.get("long_name"), flags.attrs.get("units"), "item")

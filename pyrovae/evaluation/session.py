@@ -156,7 +156,7 @@ class Session:
         missing = has_missing(batch)
         if missing:
             require_missing_taken(self._given, guide=guide)
-            warn_of_rows_without_entries(items_of(batch))
+            warn_of_rows_without_entries(items_of(batch), weight=weight_of(batch))
         in_full = items_of(batch).detach().cpu().contiguous()
         if missing:  # one NaN for all
             in_full = torch.where(in_full.isnan(), torch.nan, in_full)

@@ -18,7 +18,7 @@ from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import ahead
 from pyrovae.models.batch import Batch
 from pyrovae.models.items import checked_beside, checked_items, require_exposures_alike
-from pyrovae.models.missing import require_missing_taken
+from pyrovae.models.missing import require_missing_taken, warn_of_empty
 from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
@@ -55,6 +55,7 @@ class Items:
         else:
             self.x = checked_items(pair, x, name=name, support=support, least_scale=least_scale, missing=some).detach()
             step = len(self.x)
+        weight = None if given.weight is None else checks.weights(given.weight, len(self.x), name=name)
         tally = Tally(self.x) if some else None
         for start in range(0, len(self.x), step):
             if isinstance(x, MappedArray):
@@ -63,7 +64,7 @@ class Items:
             else:
                 part = self.x[start : start + step]
             if tally is not None:
-                tally.add(part)
+                tally.add(part, None if weight is None else weight[start : start + step])
                 part = part[~part.isnan()]
                 if not part.numel():
                     continue
@@ -83,12 +84,11 @@ class Items:
         beside = checked_beside(pair, given.covariates, given.exposure, len(self.x), name=name)
         self.beside = {each: value.detach().cpu() for each, value in beside.items()}  # covariates, exposure, weight
         self.mean_weight = 1.0
-        if given.weight is not None:
-            weight = checks.weights(given.weight, len(self.x), name=name)
+        if weight is not None:
             self.mean_weight = float(weight.mean())
             self.beside["weight"] = weight.to(self.dtype)
         self.missing_entries = 0 if tally is None else tally.missing
-        self.missing = self.missing_entries > 0
+        self.missing = tally is not None and tally.any_missing
         if self.missing and tally is not None:
             require_missing_taken(pair, what=name)
             tally.tell(name)
@@ -164,21 +164,29 @@ class Items:
 
 
 class Tally:
-    """Which items and which columns have an entry that was seen, counted over parts of the items."""
+    """Which items and which columns have an entry that was seen, counted over parts of the items.
+
+    An item of weight 0 is absent, and counts for nothing but `any_missing`, whether NaN has to be looked for.
+    """
 
     def __init__(self, x: Any) -> None:
         self.seen_of_column = torch.zeros(tuple(x.shape[1:]), dtype=torch.long)
-        self.count, self.empty, self.first, self.missing = 0, 0, -1, 0
+        self.any_missing = False
+        self.count, self.present, self.empty, self.first, self.missing = 0, 0, 0, -1, 0
 
-    def add(self, part: Tensor) -> None:
-        """Count a part of the items, which follows those before."""
+    def add(self, part: Tensor, weight: Tensor | None = None) -> None:
+        """Count a part of the items, which follows those before; `weight`, (n,), is how often each counts."""
         seen = (~part.isnan()).cpu()
-        self.missing += int((~seen).sum())
-        self.seen_of_column += seen.sum(0)
-        empty = ~seen.flatten(1).any(1)
+        is_present = torch.ones(len(seen), dtype=torch.bool) if weight is None else weight.cpu() > 0
+        self.any_missing |= not bool(seen.all())
+        empty = ~seen.flatten(1).any(1) & is_present
         if self.first < 0 and bool(empty.any()):
             self.first = self.count + int(empty.nonzero()[0])
-        self.count, self.empty = self.count + len(part), self.empty + int(empty.sum())
+        seen = seen if weight is None else seen[is_present]
+        self.missing += int((~seen).sum())
+        self.seen_of_column += seen.sum(0)
+        self.count, self.present = self.count + len(part), self.present + len(seen)
+        self.empty += int(empty.sum())
 
     def tell(self, name: str) -> None:
         """Refuse training items of which a column was never seen, and warn of items without a seen entry."""
@@ -190,10 +198,7 @@ class Tally:
                 f"no entry of {name}[:, {place}] was seen{more}: nothing can be learnt of it; leave such columns out"
             )
         if self.empty:
-            checks.warn(
-                f"{self.empty} of {self.count} items of {name} have no entry that was seen, the first of them item "
-                f"{self.first}: they say nothing of the parameters; leave them out"
-            )
+            warn_of_empty(self.empty, self.present, self.first, name)
 
 
 def _room(device: torch.device) -> int:

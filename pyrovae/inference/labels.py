@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.inference.items import Items
 from pyrovae.inference.weighed import Weighed, weighed
 from pyrovae.models.classifiers import nameable, numbered
 from pyrovae.models.items import checked_items
 from pyrovae.rounding import spread_as_in
 
-__all__ = ["HeldOut", "held_out_items", "items_and_labels", "labels_kept", "numbered_labels"]
+__all__ = ["HeldOut", "held_out_items", "items_and_labels", "labels_kept", "labels_present", "numbered_labels"]
 
 
 class HeldOut(NamedTuple):
@@ -71,6 +72,19 @@ def labels_kept(y: Any, items: Weighed, name: str = "y") -> Any:
     if items.kept is None or y is None:
         return y
     return checks.labels(y, items.given, name=name)[items.kept.cpu().numpy()]
+
+
+def labels_present(y: Any, items: Items, name: str = "y") -> Any:
+    """The labels of items of which those of weight zero stay where they are: these are given another one's label.
+
+    They are absent, and a class that they alone have is none.
+    """
+    weight = items.beside.get("weight")
+    if y is None or weight is None or bool(weight.all()):
+        return y
+    present = (weight > 0).cpu().numpy()
+    labels = checks.labels(y, len(items), name=name)
+    return np.where(present, labels, labels[present.argmax()])
 
 
 def held_out_items(

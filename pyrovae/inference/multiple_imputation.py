@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.inference.training import fit
-from pyrovae.models.pair import as_module, dtype_and_device
+from pyrovae.models.pair import as_module
 from pyrovae.progress import progress_bar
 from pyrovae.seeding import forked, stream
 from pyrovae.warned import Gathered, gathered
 
 __all__ = ["multiple_imputation"]
 
+OURS = ("self", "x", "num_draws", "seed", "covariates", "exposure")  # arguments of impute that are set here
 MOST_DRAWS = 1000  # of a bootstrap sample, until each column has an entry that was seen
 
 
@@ -51,8 +53,8 @@ def multiple_imputation(
     Royston and Wood 2011, section 7.3).
 
     Args:
-        build: makes a new pair, such as `lambda: GaussianMixture((3,), 1)`: one with `impute`, as a VAE and a
-            `ColumnMixture`, or with `conditional`.
+        build: makes a new pair, such as `lambda: GaussianMixture((3,), 1)`: one with `impute`, as a VAE, a
+            `GaussianMixture` and a `ColumnMixture`.
         x: items of shape (N, *event_shape) in which NaN is missing, or a `data.Split` of such.
         num_imputations: the number of copies.
         seed: fixes the samples, the fits and the draws.
@@ -60,7 +62,7 @@ def multiple_imputation(
         weight: how many times each item counts: a sample then has as many items as the weights' sum, to the next whole
             number, drawn with these probabilities.
         missing: True, or a mask of the shape of `x` that is True where an entry is missing.
-        impute: options of `pair.impute`, as `{"method": "sir"}`.
+        impute: further options of `pair.impute`, as `{"method": "sir"}` of a VAE; that of a mixture has none.
         progress: whether to show a bar.
         options: those of `fit`, such as `num_restarts=1`.
 
@@ -105,12 +107,13 @@ def multiple_imputation(
         sample = _sample(absent, shares, stream(seed, "bootstrap", number))
         with exclusive(), forked(stream(seed, "build", number)):
             pair = build()
-        _require_imputing(pair)
+        _require_imputing(pair, impute or {})
         with gathered() as warnings:
             rows: dict[str, Any] = {name: value[sample] for name, value in beside.items()}
             key = stream(seed, "fit", number)
             fit(pair, items[sample], **rows, missing=True, seed=key, progress=False, **options)
-            drawn = _drawn(pair, items, beside, dict(impute or {}), stream(seed, "impute", number))
+            key = stream(seed, "impute", number)
+            drawn = pair.impute(items, num_draws=1, seed=key, **beside, **(impute or {}))[0]
         told += warnings
         copies.append(torch.where(absent, drawn.to(items), items))
     _tell(told, count)
@@ -134,25 +137,21 @@ def _sample(absent: Tensor, shares: np.ndarray | None, seed: int) -> Tensor:
     )
 
 
-def _require_imputing(pair: Any) -> None:
+def _require_imputing(pair: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a pair that cannot impute, before it is fitted, and options that its `impute` does not have."""
     as_module(pair)
-    if not hasattr(pair, "impute") and not hasattr(pair, "conditional"):
+    if not hasattr(pair, "impute"):
         raise TypeError(
-            f"build() gave a {type(pair).__name__}, which has neither impute nor conditional: build a VAE, a "
-            "GaussianMixture or a ColumnMixture"
+            f"build() gave a {type(pair).__name__}, which has no impute: build a VAE, a GaussianMixture or a "
+            "ColumnMixture"
         )
-
-
-def _drawn(pair: Any, x: Tensor, beside: Mapping[str, Tensor], how: dict[str, Any], seed: int) -> Tensor:
-    """One draw of what is missing, (N, *event_shape)."""
-    if hasattr(pair, "impute"):
-        drawn: Tensor = pair.impute(x, num_draws=1, seed=seed, **beside, **how)[0]
-        return drawn
-    if how:
-        raise ValueError(f"impute has options, and a {type(pair).__name__} draws exactly: leave them out")
-    with torch.no_grad(), forked(seed, dtype_and_device(pair)[1]):
-        drawn = pair.conditional(x).sample()
-    return drawn
+    takes = inspect.signature(pair.impute).parameters
+    unknown = [name for name in options if name not in takes]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        raise ValueError(
+            f"impute has {', '.join(map(repr, unknown))}, and {type(pair).__name__}.impute has "
+            f"{', '.join(name for name in takes if name not in OURS) or 'no further options'}: leave out what it lacks"
+        )
 
 
 def _tell(warnings: list[Gathered], count: int) -> None:

@@ -37,15 +37,22 @@ class _WeighLatents(Messenger):
 
 
 class _WeighItems(Messenger):
-    """Multiply the log-density of every site of an item by the item's weight, in model and guide alike."""
+    """Multiply the log-density of every site of an item by the item's weight over the mean one, in model and guide.
 
-    def __init__(self, weight: Tensor) -> None:
+    Where a pair has latents that all items share, `shared`, these count once for all the items that the weights stand
+    for: their sites, outside of the plate "data", are divided by the mean weight, as the number of items in the loss is
+    not multiplied by it.
+    """
+
+    def __init__(self, weight: Tensor, mean_weight: float, *, shared: bool) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.mean_weight, self.shared = weight / mean_weight, mean_weight, shared
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not site_is_subsample(msg):
-            msg["scale"] = msg["scale"] * self.weight
+        if site_is_subsample(msg):
+            return
+        of_item = not self.shared or any(frame.name == "data" for frame in msg["cond_indep_stack"])
+        msg["scale"] = msg["scale"] * (self.weight if of_item else 1 / self.mean_weight)
 
 
 def weighted(value: Tensor, weight: Tensor) -> Tensor:
@@ -99,8 +106,8 @@ class Loss:
         model, guide = self.pair.model, self.pair.guide
         weight = weight_of(x)
         if weight is not None:
-            scaled = weight / self.mean_weight
-            model, guide = _WeighItems(scaled)(model), _WeighItems(scaled)(guide)
+            weighed = partial(_WeighItems, weight, self.mean_weight, shared=self.is_global)
+            model, guide = weighed()(model), weighed()(guide)
         if self.plan.free_bits:
             floored, self.floor_of = floored_loss(
                 self.elbo, model, guide, items_of(x), floor=self.plan.free_bits, beta=beta, **options_of(x)

@@ -243,7 +243,7 @@ def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -
     if given.weight is not None:
         checks.weights(given.weight, len(given), name=name)
         if not way.takes_weight:
-            raise ValueError(f"weight{of} came, and {way.title} weighs no items: leave it out")
+            raise ValueError(f"weight{of} came, and {way.title} weighs no items: repeat an item as often as it counts")
     if given.missing is not None and not way.takes_missing:
         raise ValueError(f"{name} comes with missing entries, and {way.title} takes whole items: fill or drop them")
 

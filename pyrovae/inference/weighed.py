@@ -91,7 +91,7 @@ def weighed(x: Any, name: str = "x", *, missing: bool = False) -> Weighed:
     """
     given = checks.split_of(x, takes=("weight", "missing"), name=name)
     items = checks.array(checks.with_missing(given.x, given.missing, name), name)
-    result = Weighed(items, None, missing or given.missing is not None)
+    result, weight = Weighed(items, None, missing or given.missing is not None), None
     if given.weight is not None:
         weight = checks.weights(given.weight, len(items), name=name)
         kept = (weight > 0).nonzero()[:, 0]
@@ -99,7 +99,7 @@ def weighed(x: Any, name: str = "x", *, missing: bool = False) -> Weighed:
         if len(kept) < len(weight):
             result = Weighed(items[kept.to(items.device)], weight[kept], result.missing, kept, len(items))
     if result.has_missing:
-        tally = Tally(result.x)
-        tally.add(result.x)
+        tally = Tally(items)
+        tally.add(items, weight)  # all of them, so that a warning has the number that an item came with
         tally.tell(name)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -18,23 +18,20 @@ from pyrovae.models.column_families import FAMILIES, Family, family_of
 from pyrovae.models.column_support import ColumnSupport
 from pyrovae.models.component import Component
 from pyrovae.models.covariance import ROWS
-from pyrovae.models.frozen import frozen
-from pyrovae.models.information import bic_of
-from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.items import plate_size
 from pyrovae.models.pair import dtype_and_device
-from pyrovae.models.param_sites import HasParamSites, register_param_sites
+from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register, restate
+from pyrovae.models.summed_mixture import SummedMixture
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
 __all__ = ["ColumnComponents", "ColumnMixture"]
 
-MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
-
 
 @register("ColumnMixture", kind="builder")
-class ColumnMixture(HasParamSites):
+class ColumnMixture(SummedMixture):
     """p(x) = sum_k w_k prod_j p_j(x_j | k), the latent class model of a table whose columns have kinds of their own.
 
     A row's columns are independent given its class, each in a family of its kind: a real column is normal, a positive
@@ -71,10 +68,6 @@ class ColumnMixture(HasParamSites):
     >>> mixture.log_prob(x, missing=True)  # -log(2 pi) / 2 - 1 - log 2, and -1
     tensor([-2.6121, -1.0000], grad_fn=<...>)
     """
-
-    is_normalized = True
-    latent_dim = 0  # its one latent is a number of a class, and no code
-    takes_missing = True
 
     def __init__(
         self,
@@ -129,39 +122,12 @@ class ColumnMixture(HasParamSites):
             k = pyro.sample("component", dist.Categorical(logits=self.logits), infer=ENUMERATED)
             return pyro.sample("obs", Component(self.components, k, self.event_shape), obs=x)
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> Tensor:
-        """p(component | x), exact; without `x` the weights."""
-        register_param_sites(self._site_prefix, self)
-        logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
-        with pyro.plate("data", plate_size(x, size, self.event_shape)):
-            return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
-
-    def frozen(self) -> Self:
-        """A copy that nothing trains, for a Pyro model of your own: see `pyrovae.models.frozen.frozen`."""
-        return frozen(self)
-
     def _summary_of_parts(self) -> Rows:
         kinds = [column.kind for column in self.columns]
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         return {"num_components": lambda: self.num_components, "columns": lambda: counted}
 
-    def _summary_count(self) -> str:
-        return f"{self.num_parameters:,}"
-
     # what it says of items --------------------------------------------------------------------------
-
-    def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
-        """log p(x) in nats, shape (N,), of items (N, D); differentiable.
-
-        With `missing` NaN marks what was not seen, and the density is that of the seen entries alone (0 where none
-        was). Raises ValueError that names the column for an entry that its kind does not have, and for NaN without
-        `missing`.
-        """
-        return self.log_joint_table(self._items(x, missing=missing)).logsumexp(-1).to(self.logits)
-
-    def responsibilities(self, x: Any, *, missing: bool = False) -> Tensor:
-        """p(component | x), (N, K); with `missing`, of the seen entries alone."""
-        return self.log_joint_table(self._items(x, missing=missing)).softmax(-1).to(self.logits)
 
     @checks.allocating
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
@@ -183,26 +149,6 @@ class ColumnMixture(HasParamSites):
         ([0.0, 2.0], [0.3333..., 0.3333..., 0.3333...], torch.Size([5, 2, 2]))
         """
         return ConditionalColumns(self, self._items(x, missing=True))
-
-    @checks.allocating
-    def impute(self, x: Any, *, num_draws: int = 100, seed: int = 0) -> Tensor:
-        """Draws from p(x_missing | x_seen) at these parameters: (num_draws, N, D); seen entries come back unchanged.
-
-        NaN in `x`, shape (N, D), is missing; a row that is wholly missing gives draws from p(x). Entries that are
-        missing together are drawn together, given one class. See `pyrovae.multiple_imputation` for draws that know
-        that the parameters were fitted.
-        """
-        checks.whole("num_draws", num_draws)
-        key = stream(checks.seed(seed), "impute")
-        given = self.conditional(x)
-        checks.whole("num_draws", num_draws, bytes_each=8 * given.x.numel())
-        with forked(key, given.x.device):
-            return given.sample((num_draws,))
-
-    @property
-    def weights(self) -> Tensor:
-        """The classes' probabilities, (K,)."""
-        return self.logits.softmax(-1)
 
     def parameters_of(self, column: str) -> dict[str, Tensor]:
         """The parameters of a column in each class: "loc" and "scale" (of log x where it is log-normal), "mean" and
@@ -226,14 +172,6 @@ class ColumnMixture(HasParamSites):
         """The number of free parameters."""
         return self.num_components - 1 + sum(block.num_parameters for block in self.components.families())
 
-    def bic(self, x: Any, *, weight: Any = None, missing: bool = False) -> float:
-        """Bayesian information criterion, P log N - 2 log p(x), in nats over all items: lower is better (Schwarz 1978).
-
-        `weight`, (N,), says how many times each item counts, and N is then their sum. With `missing` NaN marks what was
-        not seen, and log p(x) is that of the seen entries.
-        """
-        return bic_of(self, x, weight=weight, missing=missing)
-
     # its parameters ---------------------------------------------------------------------------------
 
     @property
@@ -249,9 +187,7 @@ class ColumnMixture(HasParamSites):
         which column and class, (K, D), a variance is at its floor or a probability is 0.
         """
         at_bound = self.components.maximize(x, weight.double())
-        weights = weight.double().sum(0)
-        least = torch.finfo(self.logits.dtype).tiny  # an empty class keeps a finite logit
-        self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
+        self._weigh(weight.double().sum(0))
         return at_bound
 
     def log_prior(self) -> float:
@@ -259,20 +195,12 @@ class ColumnMixture(HasParamSites):
         with torch.no_grad():
             return float(sum(block.log_prior() for block in self.components.families()))
 
-    def _items(self, x: Any, *, missing: bool = False) -> Tensor:
-        items = checked_items(self, x, missing=missing, hint=MISSING, least_scale=self.least_scale)
-        return items.to(self.logits.device)
-
     @torch.no_grad()
     def least_scale(self, x: Tensor) -> Tensor:
         """The smallest standard deviation of each column of numbers in the classes, (D,); 0 of a column of codes."""
         spread = self.components.moments()[1].sqrt().amin(0)
         discrete = torch.tensor([column.is_discrete for column in self.columns], device=spread.device)
         return spread.nan_to_num(0.0).masked_fill(discrete, 0.0)
-
-    def log_joint_table(self, x: Tensor) -> Tensor:
-        """log p(component, x), (N, D) to (N, K), in float64 and unchecked; NaN is missing."""
-        return self.components.log_prob(x) + self.logits.double().log_softmax(-1)
 
 
 class ColumnComponents(nn.Module):

@@ -27,6 +27,7 @@ __all__ = [
     "require_missing_taken",
     "sees_missing",
     "takes_missing",
+    "warn_of_empty",
     "warn_of_rows_without_entries",
     "whole",
 ]
@@ -65,15 +66,21 @@ def require_missing_taken(pair: Any, *, guide: bool = True, what: str = "x") -> 
     raise ValueError(f"{what} has missing entries, and {why}: {advice}")
 
 
-def warn_of_rows_without_entries(x: Tensor, name: str = "x") -> None:
-    """Warn of items without a seen entry: they say nothing, and their log-density is 0."""
+def warn_of_rows_without_entries(x: Tensor, name: str = "x", weight: Tensor | None = None) -> None:
+    """Warn of items without a seen entry: they say nothing, and their log-density is 0; those of weight 0 are absent."""
     empty = x.flatten(1).isnan().all(1)
+    present = torch.ones_like(empty) if weight is None else weight.to(empty.device) > 0
+    empty = empty & present
     if bool(empty.any()):
-        first = int(empty.nonzero()[0])
-        checks.warn(
-            f"{int(empty.sum())} of {len(x)} items of {name} have no entry that was seen, the first of them item "
-            f"{first}: they say nothing of the parameters, and their log p is 0; leave them out"
-        )
+        warn_of_empty(int(empty.sum()), int(present.sum()), int(empty.nonzero()[0]), name)
+
+
+def warn_of_empty(number: int, total: int, first: int, name: str) -> None:
+    """Warn of `number` of `total` items that have no seen entry, `first` being the index of the first."""
+    checks.warn(
+        f"{number} of {total} items of {name} have no entry that was seen, the first of them item {first}: they say "
+        "nothing of the parameters, and their log p is 0; leave them out"
+    )
 
 
 def filling_of(likelihood: Any) -> Any:

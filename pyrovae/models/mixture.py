@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -17,25 +17,23 @@ from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.component import Component
 from pyrovae.models.components import GaussianComponents
-from pyrovae.models.frozen import frozen
-from pyrovae.models.information import bic_of
-from pyrovae.models.items import checked_items, plate_size
+from pyrovae.models.items import plate_size
 from pyrovae.models.pair import dtype_and_device
-from pyrovae.models.param_sites import HasParamSites, register_param_sites
+from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
 from pyrovae.models.seen import Expected, SeenItems, ShareOf
+from pyrovae.models.summed_mixture import SummedMixture
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
 __all__ = ["ConditionalMixture", "GaussianMixture"]
 
 RELATIVE = 1e-6  # a floor that is not given, of a column's variance
-MISSING = "pass missing=True where NaN marks what was not seen, or drop or impute them first"
 
 
 @register("GaussianMixture", kind="builder")
-class GaussianMixture(HasParamSites):
+class GaussianMixture(SummedMixture):
     """p(x) = sum_k w_k N(x; loc_k, C_k), as a Pyro pair: "component" ~ w, "obs" ~ N(loc, C) of that component.
 
     The guide is the exact posterior of the component, so that the ELBO is log p(x) and every importance weight equals
@@ -55,10 +53,6 @@ class GaussianMixture(HasParamSites):
     >>> mixture.responsibilities([[2.0]]).tolist(), round(mixture.log_prob([[2.0]]).item(), 4)
     ([[0.5, 0.5]], -2.9189)
     """
-
-    is_normalized = True
-    takes_missing = True
-    latent_dim = 0  # its one latent is a number of a component, and no code
 
     def __init__(
         self,
@@ -118,41 +112,13 @@ class GaussianMixture(HasParamSites):
             k = pyro.sample("component", dist.Categorical(logits=self.logits), infer=ENUMERATED)
             return pyro.sample("obs", Component(self.components, k, self.event_shape), obs=x)
 
-    def guide(self, x: Tensor | None = None, *, size: int = 1, missing: bool = False) -> Tensor:
-        """p(component | x), exact, with `missing` given the seen entries; without `x` the weights."""
-        register_param_sites(self._site_prefix, self)
-        logits = self.logits if x is None else self.log_joint_table(x).to(self.logits)
-        with pyro.plate("data", plate_size(x, size, self.event_shape)):
-            return pyro.sample("component", dist.Categorical(logits=logits), infer=ENUMERATED)
-
-    def frozen(self) -> Self:
-        """A copy that nothing trains, for a Pyro model of your own: see `pyrovae.models.frozen.frozen`."""
-        return frozen(self)
-
     def _summary_of_parts(self) -> Rows:
         return {
             "num_components": lambda: self.num_components,
             "covariance": lambda: self.components.covariance,
         }
 
-    def _summary_count(self) -> str:
-        return f"{self.num_parameters:,}"  # the free ones; tensors hold triangles as squares
-
     # what it says of items --------------------------------------------------------------------------
-
-    def log_prob(self, x: Any, *, missing: bool = False) -> Tensor:
-        """log p(x) in nats, shape (N,), of items (N, *event_shape); differentiable.
-
-        With `missing` NaN marks what was not seen, and the density is that of the seen entries alone (0 where none
-        was); items that miss the same entries share one factor of the covariance, and under `torch.no_grad()` memory
-        does not grow with the number of such kinds. Raises ValueError for another shape, and for NaN without `missing`.
-        """
-        x = self._items(x, missing=missing)
-        return self.log_joint_table(x).logsumexp(-1).to(self.logits)
-
-    def responsibilities(self, x: Any, *, missing: bool = False) -> Tensor:
-        """p(component | x), (N, K); with `missing`, of the seen entries alone."""
-        return self.log_joint_table(self._items(x, missing=missing)).softmax(-1).to(self.logits)
 
     @checks.allocating
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
@@ -181,11 +147,6 @@ class GaussianMixture(HasParamSites):
         return ConditionalMixture(self, self._items(x, missing=True))
 
     @property
-    def weights(self) -> Tensor:
-        """The components' probabilities, (K,)."""
-        return self.logits.softmax(-1)
-
-    @property
     def loc(self) -> Tensor:
         """The components' locations, (K, *event_shape)."""
         return self.components.loc.unflatten(-1, self.event_shape)
@@ -199,22 +160,6 @@ class GaussianMixture(HasParamSites):
     def num_parameters(self) -> int:
         """The number of free parameters."""
         return self.num_components - 1 + self.components.num_parameters
-
-    def bic(self, x: Any, *, weight: Any = None, missing: bool = False) -> float:
-        """Bayesian information criterion, P log N - 2 log p(x), in nats over all items: lower is better (Schwarz 1978).
-
-        `weight`, (N,), says how many times each item counts, and N is then their sum. With `missing` NaN marks what was
-        not seen, and log p(x) is that of the seen entries.
-
-        >>> import math
-        >>> import torch
-        >>> from pyrovae import GaussianMixture
-        >>> mixture = GaussianMixture((1,), 1, covariance="spherical")
-        >>> x = torch.randn(100, 1)
-        >>> torch.isclose(torch.tensor(mixture.bic(x)), 2 * math.log(100) - 2 * mixture.log_prob(x).sum()).item()
-        True
-        """
-        return bic_of(self, x, weight=weight, missing=missing)
 
     # its parameters ---------------------------------------------------------------------------------
 
@@ -275,14 +220,6 @@ class GaussianMixture(HasParamSites):
         self._weigh(sums.total)
         return held
 
-    def _weigh(self, weights: Tensor) -> None:
-        least = torch.finfo(self.logits.dtype).tiny  # an empty component keeps a finite logit
-        self.logits.copy_((weights / weights.sum()).clamp(min=least).log())
-
-    def _items(self, x: Any, *, missing: bool = False) -> Tensor:
-        items = checked_items(self, x, missing=missing, hint=MISSING, least_scale=self.least_scale)
-        return items.to(self.logits.device)
-
     @torch.no_grad()
     def least_scale(self, x: Tensor) -> Tensor:
         """The smallest standard deviation of each column, given the others, of the components nearest to items of `x`.
@@ -290,10 +227,6 @@ class GaussianMixture(HasParamSites):
         (D,), in float64: what rounding of an entry must be small beside, however close together the items lie.
         """
         return self.components.least_scale(self.log_joint_table(x.to(self.logits.device)).argmax(1))
-
-    def log_joint_table(self, x: Tensor) -> Tensor:
-        """log p(component, x), (N, *event_shape) to (N, K), in float64 and unchecked; NaN is missing."""
-        return self.components.log_prob(x.flatten(1)) + self.logits.double().log_softmax(-1)
 
 
 def _is_symmetric(covariances: Tensor) -> bool:

@@ -11,7 +11,6 @@ from sklearn.base import OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from pyrovae import checks
-from pyrovae.seeding import forked
 from pyrovae.sklearn.autoencoders import VAE
 from pyrovae.sklearn.base import PairEstimator, all_or_nothing, as_numpy, counted, seed_of
 from pyrovae.sklearn.gaussian_mixture import GaussianMixture
@@ -129,14 +128,10 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, PairEstimator):
         """The means of missing entries given the seen ones, or a draw of them; shape of `x`."""
         pair, seed = self.estimator_.pair_, seed_of(self.random_state)
         with torch.no_grad():
-            if isinstance(self.estimator_, VAE):
+            if isinstance(self.estimator_, VAE) or self.sample_posterior:
                 draws = pair.impute(x, num_draws=1 if self.sample_posterior else self.num_draws, seed=seed)
                 return as_numpy(draws.mean(0))
-            conditional = pair.conditional(x)
-            if not self.sample_posterior:
-                return as_numpy(conditional.mean)
-            with forked(seed):
-                return as_numpy(conditional.sample())
+            return as_numpy(pair.conditional(x).mean)
 
     def _named(self, which: np.ndarray) -> list[str]:
         names = getattr(self, "feature_names_in_", None)

@@ -273,25 +273,17 @@ def _imputed(
     """The mean of p(missing | seen), and draws of it, (num_draws, N, *event_shape)."""
     import torch
 
-    from pyrovae.seeding import forked, stream
+    from pyrovae.cli.imputing_tables import drawing
 
-    pair = opened.pair
-    if hasattr(pair, "impute") and not hasattr(pair, "conditional"):
-        draws = pair.impute(x, **how, **beside, seed=seed)
-        return draws.mean(0).cpu().numpy(), draws.cpu().numpy()
+    pair, draw = opened.pair, drawing(opened, how)
     if not hasattr(pair, "conditional"):
-        raise click.UsageError(
-            f"{opened.path} ({type(pair).__name__}) gives no p(missing | seen): fit a VAE or a mixture"
-        )
+        draws = draw(x, seed, beside)
+        return torch.from_numpy(draws).mean(0).numpy(), draws
     with torch.no_grad():
         given = pair.conditional(x)
-        draws = None
-        if with_draws:
-            with forked(stream(seed, "impute")):
-                draws = given.sample((how["num_draws"],)).cpu().numpy()
         # of a table's row, the most probable category stands for the mean that a column of categories has none of
         filled = given.filled if hasattr(given, "filled") else given.mean
-        return filled.cpu().numpy(), draws
+    return filled.cpu().numpy(), draw(x, seed, beside) if with_draws else None
 
 
 def _picture(x: np.ndarray, absent: np.ndarray, filled: np.ndarray) -> Any:

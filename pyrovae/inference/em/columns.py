@@ -168,9 +168,10 @@ def _checked(
     weight = items.new_ones(len(items))
     if given.weight is not None:
         weight = checks.weights(given.weight, len(items), name=name).to(items)
-        as_given, items, weight = as_given[(weight > 0).to(as_given.device)], items[weight > 0], weight[weight > 0]
     if some:
-        warn_of_rows_without_entries(items, name)
+        warn_of_rows_without_entries(items, name, weight)
+    if given.weight is not None:
+        as_given, items, weight = as_given[(weight > 0).to(as_given.device)], items[weight > 0], weight[weight > 0]
     return as_given, items, weight
 
 

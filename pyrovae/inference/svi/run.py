@@ -15,7 +15,7 @@ from pyrovae import checks, ranks
 from pyrovae.compile.aliases import overlapping
 from pyrovae.inference.history import History
 from pyrovae.inference.items import Items
-from pyrovae.inference.labels import items_and_labels, numbered_labels
+from pyrovae.inference.labels import items_and_labels, labels_present, numbered_labels
 from pyrovae.inference.measuring import measuring, warn_of_scales
 from pyrovae.inference.method import Task
 from pyrovae.inference.svi.loop import Loop
@@ -50,11 +50,12 @@ def run(task: Task, plan: Plan) -> History:
     source, names = Items(pair, task.x, "x", plan.binarize), None
     held_out = None
     if takes_labels(pair):
-        names, source.y = numbered_labels(pair, task.y, len(source))
+        names, source.y = numbered_labels(pair, labels_present(task.y, source), len(source))
         if validation is not None:
             items, labels = items_and_labels(validation)
-            _require_plain(validation)
-            held_out = Items(pair, items, "validation", plan.binarize, reference=source)
+            with_beside = items if isinstance(validation, tuple) else validation
+            held_out = Items(pair, with_beside, "validation", plan.binarize, reference=source)
+            labels = labels_present(labels, held_out, "validation labels")
             held_out.y = numbered(names, labels, len(held_out), name="validation labels")
         if plan.num_particles > 1:
             raise ValueError("num_particles is for guides that draw, and this one is a point: leave it out")
@@ -101,12 +102,6 @@ def run(task: Task, plan: Plan) -> History:
         **loop.outcome(kept),
     }
     return History.from_rows(rows, config)
-
-
-def _require_plain(validation: Any) -> None:
-    """ValueError for weights or missing entries of a classifier's validation, which its log-loss does not read."""
-    if not isinstance(validation, tuple | list):
-        checks.split_of(validation, name="validation", what="SVI of a classifier")
 
 
 def _start_alike(
@@ -168,10 +163,10 @@ def _require_weighable(pair: Pair, plan: Plan, sites: Sites, source: Items) -> N
     if "weight" not in source.beside:
         return
     reason = None
-    if has_global_latents(pair) or sites.outside:
-        reason = f"{type(pair).__name__} has parameters with a prior of their own, which all items share"
-    elif sites.enumerates or takes_labels(pair):
-        reason = f"SVI of a {type(pair).__name__} weighs no items"
+    if sites.enumerates:
+        reason = f"SVI of a {type(pair).__name__} sums over its components for all items of a batch at once"
+    elif sites.outside and not has_global_latents(pair):
+        reason = f"{type(pair).__name__} has a site that all items share, and nothing says how often it counts"
     elif plan.free_bits:
         reason = "free_bits is a floor under the mean KL term of a batch, in which items count alike"
     if reason is not None:

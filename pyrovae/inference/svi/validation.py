@@ -47,10 +47,12 @@ def log_score(loop: Loop, x: Tensor | Batch, label: Tensor | None) -> float:
         drawn = drawn_binary(items_of(x))
         x = x.with_items(drawn) if isinstance(x, Batch) else drawn
     if label is None:
-        value, weight = particles(loop.pair, x, 1).log_weight[0], weight_of(x)
-        return float(value.sum() if weight is None else weighted(value, weight).sum())
-    table: Any = loop.pair
-    return float(table.predict_log_proba(x).gather(1, label.to(loop.device)[:, None]).sum())
+        value = particles(loop.pair, x, 1).log_weight[0]
+    else:
+        table: Any = loop.pair
+        value = table.predict_log_proba(items_of(x)).gather(1, label.to(loop.device)[:, None])[:, 0]
+    weight = weight_of(x)
+    return float(value.sum() if weight is None else weighted(value, weight).sum())
 
 
 def active_units(loop: Loop, source: Items) -> int | None:
@@ -58,15 +60,19 @@ def active_units(loop: Loop, source: Items) -> int | None:
     encode = getattr(loop.pair, "encode", None)
     if encode is None or not loop.pair.is_normalized or len(source) < 2:
         return None
-    space, parts = loop.workspace(None, training=False), []
+    space, parts, weights = loop.workspace(None, training=False), [], []
     try:
         for batch, _ in islice(source.batches(EVALUATION_BATCH, shuffle=False), 10):
             with space.turn():
                 parts.append(called_on(encode, batch.to(loop.device)))
+            weights.append(weight_of(batch))
     except Exception as error:  # the training is done: what is said of it afterwards must not lose it
         log.warning("active_units is None: encode raised %s: %s", type(error).__name__, error)
         return None
     if not all(isinstance(part, Tensor) for part in parts):  # a pair's own encode may mean something else
         return None
-    codes = torch.cat(parts)
-    return activity.active_units(codes.detach().double().cpu().numpy())[0]
+    codes, counts = torch.cat(parts), [each for each in weights if each is not None]
+    weight = torch.cat(counts).double().cpu().numpy() if counts else None
+    if weight is not None and weight.sum() <= 1:  # of one item there is no variance
+        return None
+    return activity.active_units(codes.detach().double().cpu().numpy(), weight=weight)[0]

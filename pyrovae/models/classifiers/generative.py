@@ -19,11 +19,11 @@ from pyrovae.models.classifiers.densities import DensitiesOfClasses, NormalDensi
 from pyrovae.models.component import Component
 from pyrovae.models.items import checked_items, plate_size
 from pyrovae.models.missing import takes_missing
-from pyrovae.models.mixture import MISSING
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import note, register
 from pyrovae.models.scopes import copied
+from pyrovae.models.summed_mixture import MISSING
 from pyrovae.summary import Rows
 
 __all__ = ["GenerativeClassifier", "gaussian_classifier"]
