@@ -90,7 +90,8 @@ class _ClassByClass(ClassFit):
             own = chosen(density, None, self.handed_on)
             if self.labeled.weight is not None and not own.takes_weight:
                 raise ValueError(
-                    f"weight came, and {own.title}, which fits {self.names[c]}, weighs no items: repeat an item as often as it counts"
+                    f"weight came, and {own.title}, which fits {self.names[c]}, weighs no items: repeat an item as "
+                    "often as it counts"
                 )
             if self.labeled.has_missing and not own.takes_missing:
                 raise ValueError(

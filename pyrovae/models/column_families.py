@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +13,12 @@ from pyrovae.columns import Column
 from pyrovae.models.covariance import EPS, ROWS
 from pyrovae.models.parts.counts import LARGEST_LOG, poisson_counts
 from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial
+from pyrovae.models.parts.poisson import LogRatePoisson
 
 __all__ = ["FAMILIES", "Codes", "Family", "LogNormals", "NegativeBinomials", "Normals", "Poissons", "family_of"]
 
 EMPTY = 10 * EPS  # total weight below which a class says nothing of a column
+LARGE_COUNT = 1e5  # above it no sum of large terms gives log p of a Poisson count
 HALVINGS = 45  # of an interval of log r, which is 2e-12 long by then
 SMALLEST_SIZE = 20.0  # the negative logarithm of the least r
 
@@ -203,8 +206,22 @@ class Poissons(Family):
     def log_prob(self, x: Tensor) -> Tensor:
         seen, log_mean = ~x.isnan(), self.log_mean.double()
         count = torch.where(seen, x, 0.0)
+        if bool((count > LARGE_COUNT).any()):  # of whose terms, 10 times as large, too many digits would be lost
+            return self._one_by_one(count, seen, lambda k, log_mean: LogRatePoisson(log_mean, validate_args=False))
         constant = torch.lgamma(count + 1).sum(-1, keepdim=True)
         return times_logarithms(count, log_mean) - seen.double() @ log_mean.exp().mT - constant
+
+    def _one_by_one(self, count: Tensor, seen: Tensor, law: Callable[[int, Tensor], Any]) -> Tensor:
+        """log p of the seen counts in each class, (N, K), by a distribution `law(k, log_mean)` of class k."""
+        # a class of mean 0 has the count 0 alone; its log m is replaced, so that no NaN arises
+        is_empty = self.log_mean == -torch.inf
+        log_mean = torch.where(is_empty, 0.0, self.log_mean.double())
+        parts = []
+        for k in range(self.num_classes):
+            each = law(k, log_mean[k]).log_prob(count)
+            each = torch.where(is_empty[k], torch.where(count > 0, -torch.inf, 0.0), each)
+            parts.append(torch.where(seen, each, 0.0).sum(-1))
+        return torch.stack(parts, -1)
 
     def draw(self, component: Tensor) -> Tensor:
         return poisson_counts(self.log_mean.double().exp()[component])
@@ -268,15 +285,7 @@ class NegativeBinomials(Poissons):
     def log_prob(self, x: Tensor) -> Tensor:
         seen, size = ~x.isnan(), self.log_size.double()
         count = torch.where(seen, x, 0.0)
-        # a class of mean 0 has the count 0 alone; its log m is replaced, so that no NaN arises
-        is_empty = self.log_mean == -torch.inf
-        log_mean = torch.where(is_empty, 0.0, self.log_mean.double())
-        parts = []
-        for k in range(self.num_classes):
-            each = MeanNegativeBinomial(log_mean[k], size[k], validate_args=False).log_prob(count)
-            each = torch.where(is_empty[k], torch.where(count > 0, -torch.inf, 0.0), each)
-            parts.append(torch.where(seen, each, 0.0).sum(-1))
-        return torch.stack(parts, -1)
+        return self._one_by_one(count, seen, lambda k, m: MeanNegativeBinomial(m, size[k], validate_args=False))
 
     def draw(self, component: Tensor) -> Tensor:
         size = self.log_size.double().exp()[component]
@@ -449,7 +458,7 @@ def _weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor
 def _log_size(count: Tensor, weight: Tensor, mean: Tensor) -> Tensor:
     """The maximum over log r of sum_u w_uk log NB(c_u; m_k, r), (K,), for the weighted means m of the counts (U,)."""
     total = weight.sum(0)
-    squares = weight.mT @ count.square() / total.clamp(min=EMPTY) - mean.square()
+    squares = (weight * (count[:, None] - mean).square()).sum(0) / total.clamp(min=EMPTY)
     low = torch.full_like(mean, -SMALLEST_SIZE)
     high = torch.full_like(mean, LARGEST_LOG)
     for _ in range(HALVINGS):

@@ -67,7 +67,7 @@ def require_missing_taken(pair: Any, *, guide: bool = True, what: str = "x") -> 
 
 
 def warn_of_rows_without_entries(x: Tensor, name: str = "x", weight: Tensor | None = None) -> None:
-    """Warn of items without a seen entry: they say nothing, and their log-density is 0; those of weight 0 are absent."""
+    """Warn of items without a seen entry, which say nothing: their log-density is 0. Those of weight 0 are absent."""
     empty = x.flatten(1).isnan().all(1)
     present = torch.ones_like(empty) if weight is None else weight.to(empty.device) > 0
     empty = empty & present

@@ -17,6 +17,7 @@ from pyrovae.models.parts.counts import (
     HALF_LOG_TWO_PI,
     bounded_log,
     expm1_excess,
+    log_of_ratio,
     log_ratio_excess,
     poisson_counts,
     stirling_error,
@@ -115,8 +116,8 @@ class MeanNegativeBinomial(TorchDistribution):
 
     For x above 0, log p(x) = -D - S(x) - S(r) + S(x + r) - log(1 + x / r) / 2 - log(2 pi x) / 2, with S the error of
     Stirling's formula and D = x (exp(v) - 1 - v) + r (s - log(1 + s)) the deviance, s = (x - m) / (r + m) and
-    v = log m - log x + log(1 + s): no two large terms are taken from each other, and at large r each tends to that of
-    the Poisson distribution. (Loader 2000, Fast and accurate computation of binomial probabilities, section 3.)
+    v = log(1 + (m - x) r / (x (r + m))). No two large terms are taken from each other, and at large r each tends to
+    that of the Poisson distribution. (Loader 2000, Fast and accurate computation of binomial probabilities, section 3.)
 
     >>> import torch
     >>> from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial
@@ -146,7 +147,8 @@ class MeanNegativeBinomial(TorchDistribution):
         log_ratio = torch.where(  # log((x + r) / (m + r))
             is_near, torch.log1p(torch.where(is_near, s, 0.0)), (count + size).log() - (mean + size).log()
         )
-        v = self.log_mean - count.log() + log_ratio
+        excess = (mean - count) / count * torch.sigmoid(self.log_size - self.log_mean)
+        v = log_of_ratio(excess, self.log_mean - count.log() + log_ratio)
         deviance = count * expm1_excess(v) + size * log_ratio_excess(s, log_ratio)
         stirling = stirling_error(count + size) - stirling_error(size) - stirling_error(count)
         above = stirling - deviance - 0.5 * torch.log1p(count / size) - HALF_LOG_TWO_PI - 0.5 * count.log()

@@ -14,6 +14,7 @@ from pyrovae.models.parts.counts import (
     HALF_LOG_TWO_PI,
     bounded_log,
     expm1_excess,
+    log_of_ratio,
     poisson_counts,
     stirling_error,
 )
@@ -66,7 +67,9 @@ class LogRatePoisson(TorchDistribution):
     r"""The Poisson distribution written in its log-rate l: log p(x) = x l - exp(l) - log x!, in nats.
 
     For x above 0 it is computed as -x (exp(v) - 1 - v) - log(2 pi x) / 2 - S(x) with v = l - log x and S the error of
-    Stirling's formula, so that large terms do not cancel. (Loader 2000, section 3.)
+    Stirling's formula, so that large terms do not cancel. (Loader 2000, section 3.) The error that is left is that of
+    the dtype's own numbers: at a rate m some m^(1/2) times the rounding error of float32, 2e-3 nats at 10^9 and 2 at
+    10^15, where neighbouring float32 numbers lie further apart than the counts do. There take `pair.double()`.
 
     >>> import torch
     >>> from pyrovae.models.parts.poisson import LogRatePoisson
@@ -89,7 +92,8 @@ class LogRatePoisson(TorchDistribution):
             self._validate_sample(x)
         x = x.to(self.log_rate.dtype)
         count = torch.where(x > 0, x, 1.0)
-        deviance = count * expm1_excess(self.log_rate - count.log())
+        v = log_of_ratio((self.log_rate.exp() - count) / count, self.log_rate - count.log())
+        deviance = count * expm1_excess(v)
         above = -deviance - stirling_error(count) - HALF_LOG_TWO_PI - 0.5 * count.log()
         return torch.where(x > 0, above, -self.log_rate.exp())
 
