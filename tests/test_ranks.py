@@ -189,6 +189,71 @@ def test_one_voice(tmp_path):
 
 
 @pytest.mark.slow
+def test_each_process_reads_its_own_rows(tmp_path):
+    """Of a map-style data set and of a memory map: training items and those of the validation, in each epoch."""
+    np.save(tmp_path / "items.npy", np.random.default_rng(0).random((3100, 1, 8, 8), dtype=np.float32))
+    body = SGD + textwrap.dedent(
+        f"""
+    from pyrovae.callbacks import Callback
+    from pyrovae.data import MappedArray
+    from pyrovae.ranks import _ranks
+    stored = np.load({str(tmp_path / "items.npy")!r}, mmap_mode="r")
+
+    class Noted(torch.utils.data.Dataset):
+        def __init__(self, x): self.x, self.read = x, []
+        def __len__(self): return len(self.x)
+        def __getitem__(self, index):
+            self.read.append(int(index))
+            return self.x[index]
+
+    class NotedMap(MappedArray):
+        read = []
+        def _chosen(self, index):
+            self.read += np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)].tolist()
+            return super()._chosen(index)
+        def _like(self, *options):
+            other = NotedMap(self._source, options[0], dtype=options[1])
+            other.read = self.read
+            return other
+
+    class Epochs(Callback):
+        def __init__(self, *sources): self.sources, self.rows = sources, []
+        def take(self): return [[source.read[:], source.read.clear()][0] for source in self.sources]
+        def begin(self, run): self.before = self.take()
+        def epoch(self, run, row): self.rows.append(self.take())
+
+    def made(x):
+        return Noted(x) if kind != "memory map" else NotedMap(x, scale=False)
+
+    def reading(binarize=False):
+        items, held_out = made(stored[:101]), made(stored[101:])
+        held_out.read = []
+        epochs, ae = Epochs(items, held_out), pair(pyrovae.mlp_ae, likelihood=pyrovae.Normal(scale=1.0))
+        options = dict(epochs=2, learning_rate=1e-2, callbacks=[epochs], binarize=binarize, validation=held_out)
+        curves = fit(ae, items, **options).epochs
+        return [epochs.rows, curves.loss.values.tolist(), curves.validation_elbo.values.tolist()]
+
+    for kind, binarize in (("data set", False), ("memory map", False), ("binarised", True)):
+        together = reading(binarize)
+        token = _ranks.set(None)  # as one process, which each of them is for a while
+        alone = reading(binarize)
+        _ranks.reset(token)
+        found[kind] = [ranks.gathered(together[0]), alone[0], together[1:], alone[1:]]
+    """
+    )
+    found = run(body, 2, tmp_path)
+    for kind, (ranks, alone, together, by_one) in found.items():
+        for epoch in range(2):
+            for source, count, most in ((0, 101, 54), (1, 2999, 1975)):  # 6 batches of items; 3 of the validation
+                shares = [rank[epoch][source] for rank in ranks]
+                assert sorted(shares[0] + shares[1]) == sorted(alone[epoch][source]) == list(range(count)), kind
+                assert max(map(len, shares)) <= most and not set(shares[0]) & set(shares[1])
+        for curve, expected in zip(together, by_one, strict=True):
+            assert curve == pytest.approx(expected, rel=1e-5), kind
+        assert by_one[0][1] < by_one[0][0]  # and it learns
+
+
+@pytest.mark.slow
 def test_processes_go_on_where_they_were(tmp_path):
     body = f"""
     whole, again = pair(), pair()

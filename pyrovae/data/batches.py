@@ -17,6 +17,7 @@ from pyrovae.data.mapped import MappedArray
 __all__ = ["ahead", "batches", "order"]
 
 T = TypeVar("T")
+EACH = slice(None)  # of the batches
 
 
 def batches(
@@ -27,13 +28,15 @@ def batches(
     epoch: int,
     shuffle: bool = True,
     share: Callable[[int], slice] | None = None,
+    turns: slice = EACH,
 ) -> Iterator[Tensor]:
     """One epoch of `x` in batches of `batch_size` items, the last of them smaller where N is no multiple of it.
 
     Every item occurs exactly once, in the order `order(len(x), seed=seed, epoch=epoch)`. With `shuffle=False` the order
     is that of `x`, and batches are slices of it, so that those of a tensor are views. `x` has shape (N, *event) and a
     batch (n, *event), on the device of `x`. If several processes divide the batches, `share(n)` is the slice of a batch
-    of n items that this process reads. Global random generators are not used.
+    of n items that this process reads; `turns` is a slice of the batches' numbers, and the others are not read. Global
+    random generators are not used.
 
     Raises ValueError for an empty `x` and for a `batch_size` below 1; TypeError for an `x` that is neither a tensor nor
     a MappedArray.
@@ -54,7 +57,7 @@ def batches(
     if index is not None and isinstance(x, Tensor):
         index = index.to(x.device)
     # a separate generator, so that the checks above run at the call and not at the first batch
-    return _parts(x, index, size, share)
+    return _parts(x, index, size, share, turns)
 
 
 def order(n: int, *, seed: int, epoch: int) -> Tensor:
@@ -121,9 +124,9 @@ def ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
 
 
 def _parts(
-    x: Tensor | MappedArray, index: Tensor | None, size: int, share: Callable[[int], slice] | None
+    x: Tensor | MappedArray, index: Tensor | None, size: int, share: Callable[[int], slice] | None, turns: slice
 ) -> Iterator[Tensor]:
-    for start in range(0, len(x), size):
+    for start in range(0, len(x), size)[turns]:
         part = slice(start, min(start + size, len(x)))
         if share is not None:
             mine = share(part.stop - part.start)

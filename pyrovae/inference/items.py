@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks
 from pyrovae.data import MappedArray, batches
-from pyrovae.data.batches import ahead
+from pyrovae.data.batches import EACH, ahead
 from pyrovae.models.batch import Batch
 from pyrovae.models.items import checked_beside, checked_items, require_exposures_alike
 from pyrovae.models.missing import require_missing_taken, warn_of_empty
@@ -141,13 +141,21 @@ class Items:
             yield x[index]
 
     def batches(
-        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
+        self,
+        size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        share: Any = None,
+        turns: slice = EACH,
     ) -> Iterator[tuple[Any, Tensor | None]]:
         """The batches of one epoch, each with its labels, or with None where there are none.
 
-        A batch is a tensor, or a `Batch` where something lies beside the items, drawn by the same index.
+        A batch is a tensor, or a `Batch` where something lies beside the items, drawn by the same index. `share` and
+        `turns` are those of `data.batches`.
         """
-        options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
+        options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share, "turns": turns}
         labels = repeat(None) if self.y is None else batches(self.y, size, **options)
         items: Iterator[Tensor] = (batch.to(self.dtype) for batch in batches(self.x, size, **options))
         if isinstance(self.x, MappedArray):  # which a thread reads while a step computes

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import ranks
+from pyrovae.data.batches import EACH
 from pyrovae.inference.items import Items
 from pyrovae.inference.objective import Loss
 from pyrovae.models.batch import Batch, items_of, rebuilt, tensors_of
@@ -62,19 +63,34 @@ class Problem(Protocol):
         """In words, the terms of the loss that are not finite at a batch where the loss is not."""
 
 
-def ready(batch: Any, device: torch.device, draws: torch.Generator | None) -> Any:
-    """Items on the device: binary ones that `draws` draws, or where None as they are."""
+def ready(
+    batch: Any, device: torch.device, draws: torch.Generator | None, share: slice = EACH, size: int | None = None
+) -> Any:
+    """Items on the device: binary ones that `draws` draws, or where None as they are.
+
+    `share` is which of the `size` items of a batch they are: a process that has some of them draws as one of all.
+    """
     x = batch.to(device)
     if draws is None:  # an inference tensor has no gradient to save it for
         return rebuilt(x, [t.clone() if t.is_inference() else t for t in tensors_of(x)])
-    drawn = drawn_binary(items_of(x), draws)
+    drawn = drawn_binary(items_of(x), draws, share, size)
     return x.with_items(drawn) if isinstance(x, Batch) else drawn
 
 
-def drawn_binary(x: Tensor, draws: torch.Generator | None = None) -> Tensor:
-    """Entries 0 and 1 with the entries of `x` as the probabilities of 1; NaN, a missing entry, stays."""
+def drawn_binary(
+    x: Tensor, draws: torch.Generator | None = None, share: slice = EACH, size: int | None = None
+) -> Tensor:
+    """Entries 0 and 1 with the entries of `x` as the probabilities of 1; NaN, a missing entry, stays.
+
+    Where `x` are the `share` of `size` items, the generator goes on as far as it does for all of them.
+    """
     missing = x.isnan()
-    return torch.bernoulli(torch.where(missing, 0.0, x), generator=draws).masked_fill(missing, torch.nan)
+    probability = torch.where(missing, 0.0, x)
+    if size is not None and size > len(x):
+        whole = probability.new_zeros(size, *x.shape[1:])
+        whole[share] = probability
+        probability = whole
+    return torch.bernoulli(probability, generator=draws)[share].masked_fill(missing, torch.nan)
 
 
 def binary_draws(plan: StepPlan, epoch: int, device: torch.device) -> torch.Generator | None:
@@ -106,14 +122,12 @@ class ItemsProblem:
     def batches(self, epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
         """This process's share of an epoch's items and labels."""
         draws = binary_draws(self.plan, epoch, self.device)
-        share = None if self.ranks.size == 1 or self.plan.binarize else self.ranks.share
+        share = None if self.ranks.size == 1 else self.ranks.share
         read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
-        for batch, label in read:
-            x, y = ready(batch, self.device, draws), None if label is None else label.to(self.device)
-            if self.plan.binarize:  # the whole batch, so that any number of processes draws the same
-                share_of_batch = self.ranks.share(len(x))
-                x, y = x[share_of_batch], None if y is None else y[share_of_batch]
-            yield x, y
+        for number, (batch, label) in enumerate(read):
+            size = min(self.plan.batch_size, len(self.source) - number * self.plan.batch_size)
+            x = ready(batch, self.device, draws, self.ranks.share(size), size)
+            yield x, None if label is None else label.to(self.device)
 
     def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:
         """Items, labels, the weight of the KL term where it is none of 1, and the size of the whole batch."""

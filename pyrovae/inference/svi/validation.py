@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,11 +31,12 @@ def validated(loop: Loop, source: Items) -> dict[str, float]:
     Epochs differ by their weights alone. Each process takes some of the batches, and all of them get the same sum.
     """
     size, own_sums = loop.ranks.size, dict[int, float]()
-    for number, (batch, label) in enumerate(source.batches(EVALUATION_BATCH, shuffle=False)):
-        if number % size == loop.ranks.rank:
-            key = stream(loop.plan.seed, "validation", number)
-            with loop.workspace(key, training=False, checks=False).turn():
-                own_sums[number] = log_score(loop, batch.to(loop.device), label)
+    turns = slice(loop.ranks.rank, None, size)
+    read = source.batches(EVALUATION_BATCH, shuffle=False, turns=turns)
+    for number, (batch, label) in zip(count(loop.ranks.rank, size), read, strict=False):
+        key = stream(loop.plan.seed, "validation", number)
+        with loop.workspace(key, training=False, checks=False).turn():
+            own_sums[number] = log_score(loop, batch.to(loop.device), label)
     sums = {number: total for part in loop.ranks.gathered(own_sums) for number, total in part.items()}
     mean = sum(sums[number] for number in sorted(sums)) / (len(source) * source.mean_weight)
     return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}
