@@ -86,18 +86,24 @@ OTHERS = [
     GenerativeClassifier("full"),
     GenerativeClassifier(missing=True),
     GenerativeClassifier("full", missing=True),
-    DiscriminativeClassifier((8,), prior_scale=None, epochs=40, batch_size=60, learning_rate=0.03),
+    DiscriminativeClassifier((8,), epochs=40, batch_size=60, learning_rate=0.03),
 ]
 
 
+OF_WEIGHTS = (
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weights_list",
+    "check_sample_weights_not_overwritten",
+)
+
+
 def expected_of_others(estimator) -> dict[str, str]:
-    reason = ""
+    others: dict[str, str] = {}
     if isinstance(estimator, GaussianMixture | ColumnMixture) and estimator.n_components > 1:
-        reason = "copies of a row are other starts of two components"
+        others = {OF_WEIGHTS[0]: "copies of a row are other starts of two components"}
     if isinstance(estimator, DiscriminativeClassifier) and estimator.hidden_dims:
-        reason = "copies of a row are other batches"
-    of_weights = {"check_sample_weight_equivalence_on_dense_data": reason}
-    return expected(estimator) | (of_weights if reason else {})
+        others = dict.fromkeys(OF_WEIGHTS, "weights are refused where there are hidden layers")
+    return expected(estimator) | others
 
 
 @pytest.mark.long

@@ -178,8 +178,8 @@ class DiscriminativeClassifier(TrainedMixin, ProbabilityClassifier):
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`.
 
         `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
-        ValueError for fewer than two classes, for weights that are negative or all 0, and for weights where there are
-        hidden layers and a `prior_scale`.
+        ValueError for fewer than two classes, for weights that are negative or all 0, and for weights that are not
+        all alike where there are hidden layers.
         """
         x, number, classes, weight = self._checked_classes(X, y, sample_weight)
         seed = seed_of(self.random_state)
