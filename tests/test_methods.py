@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -356,3 +357,42 @@ def test_the_methods_of_every_pair_are_stated_where_methods_are_imported():
         if isinstance(statement, ast.ImportFrom):
             imported |= {statement.module, *(f"{statement.module}.{each.name}" for each in statement.names)}
     assert stating <= imported
+
+
+@dataclass(frozen=True)
+class Slow(methods.Method):
+    """What takes 0.05 s before its only step, which takes none."""
+
+    name: ClassVar[str] = "slow"
+    config: object = None
+
+    def run(self, task):
+        time.sleep(0.05)
+        return pyrovae.History.from_rows([{"loss": 1.0, "seconds": 0.0}] * 3, {**(self.config or {})})
+
+
+class TestSeconds:
+    def test_those_of_the_whole_call_are_told_and_not_those_of_the_steps_alone(self):
+        began = time.perf_counter()
+        history = pyrovae.fit(Mean(), X, method=Slow())
+        assert 0.05 <= history.seconds <= time.perf_counter() - began
+        assert str(history).endswith(f"{history.seconds:.1f} s")
+        assert (
+            f"{history.seconds:.1f} s on"
+            in pyrovae.History(history.epochs, {**history.config, "device": "cpu"})._repr_html_()
+        )
+
+    def test_all_starts_of_em_count(self):
+        began = time.perf_counter()
+        history = pyrovae.fit(mixture(), X, num_restarts=3, **QUIET)
+        assert float(history.epochs.seconds.sum()) < history.seconds <= time.perf_counter() - began
+
+    def test_a_resumed_run_has_the_steps_before_it_too(self):
+        rows = [{"loss": 1.0, "seconds": seconds} for seconds in (10.0, 20.0, 1.0)]
+        assert pyrovae.History.from_rows(rows, {"seconds": 4.0, "resumed_after": 1}).seconds == 34.0
+        assert pyrovae.History.from_rows(rows, {"seconds": 4.0, "resumed_after": None}).seconds == 4.0
+
+    def test_steps_are_called_steps_where_no_call_was_timed(self):
+        history = pyrovae.History.from_rows([{"loss": 1.0, "seconds": 2.0}], {})
+        assert history.seconds is None
+        assert str(history).endswith(", 2.0 s of steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -34,6 +35,7 @@ def say(text: str) -> None:
 
 def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     """Fit as the options say; the exit status."""
+    began = time.perf_counter()  # before torch is imported
     import pyrovae
     from pyrovae import checks
 
@@ -58,7 +60,7 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
                 f"--out {out} has no run.json to --resume from: give DATA and the options of the run"
             )
         with nothing_left_of_nothing(out, ranks):
-            return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins).run()
+            return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins, began).run()
 
 
 class _Fitting:
@@ -72,10 +74,12 @@ class _Fitting:
         ranks: Any,
         earlier: dict[str, Any] | None,
         with_plugins: bool,
+        began: float,
     ) -> None:
         self.ctx, self.parameters, self.out = ctx, parameters, out
         self.ranks, self.earlier = ranks, earlier
         self.plan = Plan(parameters, with_plugins)
+        self.began = began
 
     def say(self, text: str) -> None:
         if self.ranks.is_first:
@@ -334,7 +338,7 @@ class _Fitting:
             return
         if not self.parameters["as_json"]:
             click.echo(str(history))
-            self.say(f"written to {self.out}")
+            self.say(f"written to {self.out}, {time.perf_counter() - self.began:.1f} s after the command began")
             return
         last: dict[str, Any] = {}
         if history.epochs.sizes.get("epoch") and "label" not in history.epochs.dims:
@@ -350,6 +354,7 @@ class _Fitting:
             "method": history.config.get("method"),
             "epochs": int(history.epochs.sizes.get("epoch", 0)),
             "last": last,
+            "seconds": history.seconds,
             "stopped": history.config.get("stopped"),
             "data": str(data),
             "event_shape": list(data.event_shape),

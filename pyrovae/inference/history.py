@@ -20,7 +20,7 @@ class History(HasSummary):
 
     Variables: `loss`, nats per item, the objective's own (at that epoch's beta); `validation_elbo`, nats per item,
     at beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
-    epoch's batches and steps alone. An epoch of EM or L-BFGS is an iteration, `loss` in EM is -log p(x) after it, and
+    epoch's batches and steps alone (the property `seconds` is of the whole call). An epoch of EM or L-BFGS is an iteration, `loss` in EM is -log p(x) after it, and
     `validation_elbo` is log p(x) itself. A classifier has `validation_log_loss` in its place, -log p(y | x); where its
     densities were fitted one by one, all variables are over "label" too.
     """
@@ -45,8 +45,7 @@ class History(HasSummary):
             text = f"{len(curves_of_classes)} classes one by one"
             if not last:
                 return f"{text}, none of them fitted"
-            spans, seconds = f"{min(last):.3f} to {max(last):.3f}", float(self.epochs.seconds.sum())
-            return f"{text}, loss {spans} nats per item, {seconds:.1f} s"
+            return f"{text}, loss {min(last):.3f} to {max(last):.3f} nats per item{self._time()}"
         count = self.epochs.sizes["epoch"]
         if not count:
             return "0 epochs" + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
@@ -59,11 +58,32 @@ class History(HasSummary):
             text += f", validation {self.validated} {float(self.epochs.validation_elbo[kept]):.3f}"
         if "validation_log_loss" in self.epochs:
             text += f", validation log-loss {float(self.epochs.validation_log_loss[kept]):.3f}"
-        if "seconds" in self.epochs:
-            text += f", {float(self.epochs.seconds.sum()):.1f} s"
+        text += self._time()
         if self.config.get("active_units") is not None:
             text += f", {self.config['active_units']} of {self.config['latent_dim']} units active"
         return text + (f" ({self.config['stopped']})" if self.config.get("stopped") else "")
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that the call of `fit` took: all its starts, compilation and validation, and not the steps alone.
+
+        Those of the steps that a resumed run had done before are added. None where no call was timed.
+
+        >>> from pyrovae import History
+        >>> History.from_rows([{"loss": 2.0, "seconds": 1.0}], {"seconds": 4.0}).seconds
+        4.0
+        """
+        waited = self.config.get("seconds")
+        before = self.config.get("resumed_after")
+        if waited is None or before is None or "seconds" not in self.epochs:
+            return waited
+        return float(waited) + float(self.epochs.seconds[: before + 1].sum())
+
+    def _time(self) -> str:
+        """The time of the call, as the end of a line; where no call was timed, that of its steps."""
+        if self.seconds is not None:
+            return f", {self.seconds:.1f} s"
+        return f", {float(self.epochs.seconds.sum()):.1f} s of steps" if "seconds" in self.epochs else ""
 
     @property
     def validated(self) -> str:
@@ -98,7 +118,7 @@ class History(HasSummary):
             "validation log-loss": lambda: course("validation_log_loss"),
             "weights kept": lambda: None if kept is None else f"of epoch {kept}",
             "units active": lambda: f"{self.config['active_units']} of {self.config['latent_dim']}",
-            "time": lambda: f"{float(self.epochs.seconds.sum()):.1f} s on {self.config['device']}",
+            "time": lambda: f"{self._time().removeprefix(', ')} on {self.config['device']}" if self._time() else None,
             "seed": lambda: self.config.get("seed"),
             "stopped": lambda: self.config.get("stopped"),
         }

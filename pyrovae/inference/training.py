@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -130,6 +131,7 @@ def fit(
     >>> history.epochs.sizes["epoch"]
     2
     """
+    began = time.perf_counter()
     as_module(pair)
     if is_frozen(pair):
         raise ValueError(
@@ -179,7 +181,7 @@ def fit(
         history = way.run(task)
     if not isinstance(history, History):
         raise TypeError(f"{type(way).__name__}.run must return a History, as History.from_rows makes, got {history!r}")
-    return history
+    return replace(history, config={**history.config, "seconds": time.perf_counter() - began})
 
 
 def _signature() -> inspect.Signature:

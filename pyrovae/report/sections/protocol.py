@@ -103,9 +103,11 @@ def _of_fit(entry: Entry) -> Iterable[tuple[str, Any]]:
         return
     steps = history.epochs.sizes.get("epoch", 0)
     method = history.config.get("method", "a method that is not named")
-    time = ""
-    if "seconds" in history.epochs:
-        time = joined(" in ", number(float(history.epochs["seconds"].sum()), ".1f"), " s")
+    time: Any = ""
+    if history.seconds is not None:
+        time = joined(" in ", number(history.seconds, ".1f"), " s")
+    elif "seconds" in history.epochs:
+        time = joined(" in ", number(float(history.epochs["seconds"].sum()), ".1f"), " s of steps")
     yield "fitted by", joined(f"{method}, {steps:,} {step_of(history)}{'s' if steps != 1 else ''}", time)
     if stopped := history.config.get("stopped"):
         yield "stopped", stopped

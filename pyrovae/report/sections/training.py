@@ -47,7 +47,7 @@ def section(measurements: Measurements) -> Section | LeftOut:
     caption = (
         "The loss is the method's own, and that of two methods is not the same quantity: for SVI the negative ELBO at "
         "the epoch's weight of the KL term, for an autoencoder −log p(x | z), for EM −log p(x), for a classifier of "
-        "labels −log p(y | x)."
+        "labels −log p(y | x). Seconds are those of the whole call of fit, with all starts and compilation."
     )
     body = joined(table(caption, head, rows), Markup('<div class="plots">\n'), *charts, Markup("</div>\n"))
     how = (
@@ -67,7 +67,11 @@ def _row(entry: Entry, history: History) -> list[Any]:
         best = joined(_validated(entry), " ", number(float(epochs["validation_elbo"].max())))
     elif "validation_log_loss" in epochs:
         best = joined("log-loss ", number(float(epochs["validation_log_loss"].min())))
-    seconds = number(float(epochs["seconds"].sum()), ".1f") if "seconds" in epochs else "none"
+    seconds: Any = "none"
+    if history.seconds is not None:
+        seconds = number(history.seconds, ".1f")
+    elif "seconds" in epochs:
+        seconds = joined(number(float(epochs["seconds"].sum()), ".1f"), " of steps")
     return [entry.name, steps, number(last), best, _levelled(history), seconds]
 
 
