@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pyrovae import checks
 
-__all__ = ["KINDS", "Column", "Kind", "checked_columns"]
+__all__ = ["KINDS", "Column", "Kind", "checked_columns", "other_codes", "what_differs"]
 
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -117,3 +117,56 @@ def checked_columns(columns: Any) -> tuple[Column, ...]:
 def _column(given: Any) -> Any:
     """The column that a list or tuple describes; anything else as it is."""
     return Column(*given) if isinstance(given, list | tuple) and len(given) in (2, 3) else given
+
+
+def what_differs(columns: Sequence[Column], others: Sequence[Column]) -> str:
+    """What the columns of one table have and those of another have not, in words: names, kinds, codes; else "".
+
+    >>> from pyrovae.columns import Column, what_differs
+    >>> what_differs([Column("visits", "count")], [Column("visits", "real")])
+    "column 'visits' is count in one and real in the other"
+    """
+    names, other_names = [each.name for each in columns], [each.name for each in others]
+    reasons = []
+    for here, there, which in ((names, other_names, "first"), (other_names, names, "second")):
+        if alone := [repr(name) for name in here if name not in there]:
+            word = "column" if len(alone) == 1 else "columns"
+            reasons.append(f"{word} {_some(alone)} {'is' if len(alone) == 1 else 'are'} of the {which} alone")
+    by_name = {each.name: each for each in others}
+    both = [(each, by_name[each.name]) for each in columns if each.name in by_name]
+    reasons += [
+        f"column {one.name!r} is {one.kind} in one and {other.kind} in the other"
+        for one, other in both
+        if one.kind != other.kind
+    ]
+    reasons += filter(None, [other_codes([one], [other]) for one, other in both])
+    if not reasons and names != other_names:
+        reasons.append("the columns are in another order")
+    return _some(reasons, "; ")
+
+
+def other_codes(columns: Sequence[Column], others: Sequence[Column]) -> str:
+    """Of which columns of one name the codes stand for other categories, in words; "" where of none.
+
+    >>> from pyrovae.columns import Column, other_codes
+    >>> other_codes([Column("town", "binary", ("Bonn", "Celle"))], [Column("town", "binary", ("Celle", "Bonn"))])
+    "code 0 of column 'town' is 'Bonn' in one and 'Celle' in the other"
+    """
+    by_name = {each.name: each for each in others}
+    reasons = []
+    for one in columns:
+        other = by_name.get(one.name, one)
+        if not one.categories or not other.categories or one.categories == other.categories:
+            continue
+        pairs = enumerate(zip(one.categories, other.categories, strict=False))
+        code = next((f"{k} of column {one.name!r} is {a!r} in one and {b!r}" for k, (a, b) in pairs if a != b), None)
+        words = f"code {code} in the other"
+        if code is None:
+            sizes = f"{one.num_categories} categories in one and {other.num_categories}"
+            words = f"column {one.name!r} has {sizes} in the other"
+        reasons.append(words)
+    return _some(reasons, "; ")
+
+
+def _some(words: Sequence[str], sign: str = ", ", most: int = 5) -> str:
+    return sign.join(words[:most]) + (f"{sign}and {len(words) - most:,} more" if len(words) > most else "")

@@ -163,7 +163,7 @@ def test_the_analytic_bound_is_the_evidence_less_the_kl(size):
     # 7 items within 4 standard errors: false alarm 4e-4
     drawn = pyrovae.elbo(pair, x, num_particles=4000)
     assert (np.abs(drawn.pointwise.value.values - expected) < 4 * drawn.pointwise.se.values).all()
-    assert (drawn - analytic).kind == "gap elbo - elbo"
+    assert (drawn - analytic).kind == "difference between runs of elbo"
 
 
 def test_the_analytic_bound_is_for_linear_pairs():
@@ -565,7 +565,7 @@ def test_bits_names_and_lines(exact_linear_pair):
     assert named.pointwise.attrs["binarization"] == "sampled, seed 0"
     assert named.pointwise.attrs["items_binary"] == 1
     assert "data" not in estimate.pointwise.attrs
-    assert (named - estimate).kind == "gap elbo - elbo"
+    assert (named - estimate).kind == "difference between runs of elbo"
     grey = pyrovae.elbo(exact_linear_pair, items())
     assert grey.pointwise.attrs["items_binary"] == 0
     assert "Lebesgue" in grey.pointwise.attrs["base_measure_scale"]
@@ -653,7 +653,7 @@ class TestDifferences:
         exact_linear_pair.name = "first"
         exact_linear_pair.likelihood.functions = (torch.tanh, lambda u: u)
         again = pyrovae.elbo(exact_linear_pair, items())
-        assert (again - before).kind == "gap elbo - elbo"
+        assert (again - before).kind == "difference between runs of elbo"
         assert again.mean == before.mean
 
     def test_the_same_values_in_another_shape_are_other_items(self):

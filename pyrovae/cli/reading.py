@@ -417,6 +417,7 @@ def require_alike(opened: Sequence[Opened], names: Sequence[str]) -> None:
             raise click.UsageError(
                 f"{name} is a saved state, which does not say what it was fitted on: name items by --data"
             )
+        _require_one_table(opened[0], opened[names.index(name)], names[0], name)
         if record["sha256"] != records[0]["sha256"]:  # type: ignore[index]
             raise click.UsageError(
                 f"{names[0]} and {name} were fitted on different data ({records[0]['source']}, {record['source']}), or "  # type: ignore[index]
@@ -432,6 +433,23 @@ def require_alike(opened: Sequence[Opened], names: Sequence[str]) -> None:
                 f"({_given_in_words(digests[0])}, {_given_in_words(digests[1])}): their densities are of different "
                 "things, and are not compared"
             )
+
+
+def _require_one_table(one: Opened, other: Opened, name: str, other_name: str) -> None:
+    """Refuse runs of tables with other columns, or other categories for a code; kinds of one measure may differ."""
+    from pyrovae.columns import other_codes, what_differs
+
+    if one.encoding is None or other.encoding is None:
+        return
+    columns, others = one.encoding.columns, other.encoding.columns
+    differing = other_codes(columns, others)
+    if [each.name for each in columns] != [each.name for each in others]:
+        differing = what_differs(columns, others)
+    if differing:
+        raise click.UsageError(
+            f"{name} and {other_name} were fitted on tables that differ, in the order in which they are given: "
+            f"{differing}. Fit both with the same --kind and --drop"
+        )
 
 
 def _given_in_words(digests: Mapping[str, Any]) -> str:
@@ -457,6 +475,7 @@ def source_of_all(
     for one, name in zip(opened[1:], names[1:], strict=True):
         with gathered():  # which the first reading has said
             other = one.source(source, of_items, part=part)
+        _require_one_table(opened[0], one, names[0], name)
         _require_read_alike(first.data, other.data, source, names[0], name)
         chosen = chosen if other.part == ALL else other.part
     return replace(first, part=chosen)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from pyrovae import frequencies
+from pyrovae.columns import other_codes, what_differs
+from pyrovae.evaluation.item_marks import MARKS, columns_in, what_differs_between
 from pyrovae.models.fingerprint import attributes as other_attributes
 from pyrovae.models.fingerprint import settings
 from pyrovae.models.outline import tree
@@ -118,7 +120,7 @@ class Estimate(HasSummary):
     def __sub__(self, other: Estimate) -> Estimate:
         """The paired difference per item, of one pair under two estimators or of two pairs under one estimator.
 
-        Raises ValueError if the items or the base measures differ, if both the pairs and the
+        Raises ValueError, which says what differs, if the items or the base measures differ, if both the pairs and the
         estimators differ, and if one of the two is itself a difference, since the noise of the two
         may then be dependent.
         """
@@ -138,7 +140,7 @@ class Estimate(HasSummary):
             pointwise["unreliable"] = (flags[0] | flags[-1]) & (not same)
 
         both = {}
-        for name in {*attributes, *other_attributes}:
+        for name in {*attributes, *other_attributes} - {MARKS}:
             if attributes.get(name) != other_attributes.get(name):
                 both[name] = f"{attributes.get(name)} - {other_attributes.get(name)}"
         errors = {*str(attributes.get("errors")).split(", "), *str(other_attributes.get("errors")).split(", ")}
@@ -158,26 +160,38 @@ class Estimate(HasSummary):
                 raise ValueError(f"an estimate without a protocol ({', '.join(sorted(missing))}) has no difference")
             if "difference" in each:
                 raise ValueError("a difference is subtracted from nothing, nor anything from it: take all of estimates")
+        columns, other_columns = columns_in(attributes), columns_in(other_attributes)
+        differing = "" if columns is None or other_columns is None else what_differs(columns, other_columns)
         if attributes["base_measure"] != other_attributes["base_measure"]:
             measures = f"a {attributes['base_measure']} and a {other_attributes['base_measure']}"
-            raise ValueError(f"{measures} are not measured alike: no difference")
+            because = f" ({differing})" if differing else ""
+            raise ValueError(f"{measures} are not measured alike{because}: no difference")
         if attributes.get("masked_sites") != other_attributes.get("masked_sites"):
             raise ValueError("the two estimates leave out different masked sites")
         if attributes["items_sha256"] != other_attributes["items_sha256"]:
+            why = what_differs_between(attributes, other_attributes)
             raise ValueError(
-                "the two estimates are of different items: give both the same x in the same order, with the same "
-                "covariates and exposure where there are any"
+                f"the two estimates are of different items{f' ({why})' if why else ''}: give both the same x in the "
+                "same order, with the same covariates and exposure where there are any"
             )
         discrete = [each.get("discrete_columns") for each in (attributes, other_attributes)]
         if attributes["base_measure"] == "mixed" and discrete[0] != discrete[1]:
             first, second = (f"({each})" if each else "(none that is known)" for each in discrete)
+            because = f" ({differing})" if differing else ""
             raise ValueError(
-                f"estimates of tables whose columns are of other kinds are not comparable: discrete are {first} in one "
-                f"and {second} in the other, and a probability is no density"
+                f"estimates of tables whose columns are of other kinds are not comparable{because}: discrete are "
+                f"{first} in one and {second} in the other, and a probability is no density"
+            )
+        codes = other_codes(columns or (), other_columns or ())
+        if codes:
+            raise ValueError(
+                f"the codes of the two tables stand for other categories, and no log p is comparable: {codes}"
             )
         if attributes.get("weights_sha256") != other_attributes.get("weights_sha256"):
             raise ValueError("the two estimates weigh the items differently: give both the same weight, or none")
         if attributes["pair_sha256"] == other_attributes["pair_sha256"]:
+            if self.kind == other.kind:
+                return f"difference between runs of {self.kind}"
             return f"gap {self.kind} - {other.kind}"
         if self.kind != other.kind and self.bound == other.bound == "exact":  # one number, however it is computed
             return "difference in log p(x)"
@@ -187,7 +201,7 @@ class Estimate(HasSummary):
                 "estimators of one pair, or two pairs under one estimator, as iwae, which is exact for a mixture"
             )
         self._require_alike(other)
-        return f"difference in {self.kind}"
+        return f"difference in {'log p(x)' if self.kind == 'exact' else self.kind}"
 
     def _require_alike(self, other: Estimate) -> None:
         """Refuse estimates of two pairs with different settings."""
@@ -250,7 +264,7 @@ class Estimate(HasSummary):
         items = f"({count} item{'s' if count > 1 else ''}{of_weight}{self._flagged()})"
         if "difference" in attributes:
             over = ""
-            if count > 1 and errors != "over items" and self.kind.startswith("difference"):  # of two pairs
+            if count > 1 and errors != "over items" and self.kind.startswith("difference in"):  # of two pairs
                 over = f"{',' if error else ''} ± {self.se_items:.3f} (over items)"
             return f"{self.kind}  {self.mean:.3f}{error}{over} nats  {items}"
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyrovae import checks, ranks
 from pyrovae.data.indexed import as_rows
 from pyrovae.evaluation.estimate import Bound, Estimate, pair_hash
+from pyrovae.evaluation.item_marks import MARKS, marks_of
 from pyrovae.evaluation.tables import MAX_BYTES, tables
 from pyrovae.labelled import labelled
 from pyrovae.models.batch import Batch, has_missing, items_of, keywords_of, weight_of
@@ -170,6 +171,7 @@ class Session:
             "items_binary": int(((in_full == 0) | (in_full == 1)).all()),  # netCDF has no booleans
             "num_items": len(in_full),
             "num_dimensions": in_full[0].numel(),
+            MARKS: marks_of(in_full, beside, columns_of(self._given) or given.columns),
         }
         items: Tensor | Batch = Batch.of(in_full, **beside, missing=missing).to(device, dtype)
         if beside:

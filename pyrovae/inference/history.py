@@ -20,9 +20,10 @@ class History(HasSummary):
 
     Variables: `loss`, nats per item, the objective's own (at that epoch's beta); `validation_elbo`, nats per item,
     at beta = 1 (for an autoencoder E log p(x | z), which bounds nothing); `beta`; `learning_rate`; `seconds`, that
-    epoch's batches and steps alone (the property `seconds` is of the whole call). An epoch of EM or L-BFGS is an iteration, `loss` in EM is -log p(x) after it, and
-    `validation_elbo` is log p(x) itself. A classifier has `validation_log_loss` in its place, -log p(y | x); where its
-    densities were fitted one by one, all variables are over "label" too.
+    epoch's batches and steps alone, where the property `seconds` is of the whole call. An epoch of EM or L-BFGS is an
+    iteration, `loss` in EM is -log p(x) after it, and `validation_elbo` is log p(x) itself. A classifier has
+    `validation_log_loss` in its place, -log p(y | x); where its densities were fitted one by one, all variables are
+    over "label" too.
     """
 
     epochs: xr.Dataset

@@ -17,7 +17,7 @@ from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, linear
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
-from pyrovae.models.items import checked_beside, require_columns
+from pyrovae.models.items import checked_beside, require_columns, warn_of_codes
 from pyrovae.models.pair import Pair, as_module, covariate_dim_of, is_frozen, takes_labels
 
 __all__ = ["fit"]
@@ -176,6 +176,7 @@ def fit(
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
     if given.carried:
         x = checks.Gathered(x, None, **given.carried)
+    warn_of_codes(pair, given.columns)
     task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off
         history = way.run(task)

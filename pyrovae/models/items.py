@@ -17,6 +17,7 @@ from pyrovae.models.pair import (
     columns_of,
     covariate_dim_of,
     dtype_and_device,
+    entries_of,
     likelihood_of,
     support_of,
     takes_exposure,
@@ -32,6 +33,7 @@ __all__ = [
     "plate_size",
     "require_columns",
     "require_exposures_alike",
+    "warn_of_codes",
 ]
 
 
@@ -121,6 +123,34 @@ def require_columns(pair: Any, columns: Any, name: str = "x") -> None:
     raise ValueError(
         f"column {j} of {name} is {_in_words(given[j])}, and this {kind} was built for {_in_words(own[j])}: {advice}"
     )
+
+
+def warn_of_codes(pair: Any, columns: Any, name: str = "x") -> None:
+    """Warn where a model of numbers is given the codes of categories, whose differences mean nothing.
+
+    Of columns that are ordinal too; a binary one has a difference and no more. A pair that knows its columns, one of
+    categories alone, and one of a user's own that says nothing of its entries may know what a code is.
+    """
+    if not columns or not _takes_numbers(pair):
+        return
+    named = [f"{each.name!r} ({each.kind})" for each in columns if each.kind in ("categorical", "ordinal")]
+    if not named:
+        return
+    more = f" and {len(named) - 5:,} more" if len(named) > 5 else ""
+    one = len(named) == 1
+    checks.warn(
+        f"column{'' if one else 's'} {', '.join(named[:5])}{more} of {name} {'has' if one else 'have'} codes of "
+        f"categories, and this {type(pair).__name__} takes them for numbers, as if the second category lay between the "
+        "first and the third: take table_vae(columns) or ColumnMixture(columns, num_components), which give each "
+        "category a probability; drop them; or, where the codes are numbers, state kinds={name: 'real'} in data.table"
+    )
+
+
+def _takes_numbers(pair: Any) -> bool:
+    """Whether a pair is known to take its entries for numbers: no part knows columns, and they are no categories."""
+    if any(columns_of(each) is not None for each in pair.modules()) or hasattr(entries_of(pair), "probabilities"):
+        return False
+    return support_of(pair) is not None or type(pair).__module__.startswith("pyrovae.")
 
 
 def _in_words(column: Column) -> str:
