@@ -42,9 +42,11 @@ def test_it_says_what_each_column_is_and_how_to_change_that(people: Path, capsys
         ["a=b", "binary"],
     ]
     assert "1 column is of no kind: --drop name, or state one" in lines
-    assert lines[-1] == "other kinds: --kind age=real --kind grade=ordinal:high,low,mid"
+    assert lines[-2] == "another kind: --kind age=real"
+    order = "--kind grade=ordinal:high,low,mid"
+    assert lines[-1] == f"if grade has an order: {order}, with the categories rearranged, the lowest first"
     # what it advises is what it takes
-    words = lines[-1].removeprefix("other kinds: ").split()
+    words = [*lines[-2].removeprefix("another kind: ").split(), *order.split()]
     assert main(["data", "people.csv", "--drop", "name", *words, "--json"]) == 0
     facts = {each["name"]: each for each in json.loads(capsys.readouterr().out)["columns"]}
     assert facts["age"]["kind"] == "real" and facts["name"]["dropped"] is True
@@ -97,3 +99,13 @@ def test_the_kinds_are_the_library_s() -> None:
 def test_categories_that_are_numbers_are_numbers() -> None:
     kinds = kinds_of(["n=ordinal:3,1,2.5", "s=categorical:a,b"], ["n", "s"])
     assert kinds == {"n": ("ordinal", (3, 1, 2.5)), "s": ("categorical", ("a", "b"))}
+
+
+def test_a_kind_of_a_column_that_is_left_out_is_refused(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--kind", "age=real", "--drop", "age", "--drop", "name"]
+    for command in (["data"], ["fit", "--out", "run"]):
+        assert main([command[0], "people.csv", *words, *command[1:]]) == 2
+        assert "--kind states a kind of 'age', and --drop leaves it out" in capsys.readouterr().err
+    words = ["--kind", "age=real", "--drop", "name", "--weight", "age", "--out", "run"]
+    assert main(["fit", "people.csv", *words]) == 2
+    assert "--kind states a kind of 'age', which is the column of --weight" in capsys.readouterr().err

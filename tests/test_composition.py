@@ -358,3 +358,17 @@ class TestTorchsOwnWords:
         with pytest.raises(ValueError, match=r"let the network end with nn.Unflatten\(-1, \(1, 3, 4\)\)$"):
             composed()
         assert composed(nn.Unflatten(-1, (1, 3, 4))).sample(2).shape == (2, 1, 3, 4)
+
+
+def test_a_sketch_on_the_meta_device_calls_no_part_of_the_packages_own(monkeypatch):
+    """A call there brings in torch's compiler, for which each load of a saved pair then waits."""
+    called = []
+    whole = pyrovae.models.networks.MLP.forward
+    monkeypatch.setattr(pyrovae.models.networks.MLP, "forward", lambda *given: called.append(1) or whole(*given))
+    columns = [pyrovae.Column("a", "real"), pyrovae.Column("b", "categorical", 3)]
+    with torch.device("meta"):
+        pyrovae.mlp_vae((3,))
+        pyrovae.table_vae(columns)
+    assert not called
+    pyrovae.table_vae(columns)
+    assert called  # the control: otherwise the parts are tried

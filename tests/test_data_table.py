@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from polars.testing import assert_frame_equal as assert_polars_equal
 import pyrovae
 from pyrovae import Column, data
 from pyrovae.data.tables import codes
+from pyrovae.data.tables.encoding import Storage
 from pyrovae.data.tables.native import Restored, built
 
 N = 24
@@ -457,3 +459,65 @@ def test_a_mask_a_slice_and_one_row_keep_what_was_dropped(make):
         ([2, 0], "yw"),
     ):
         assert "".join(table[rows].frame(with_dropped=True)["id"]) == wanted
+
+
+def test_the_ordered_flag_of_a_dictionary_of_pyarrow_makes_an_order_and_comes_back() -> None:
+    codes_of_rows = pa.array([2, 0, None, 1], pa.int8())
+    for ordered, kind, categories in ((True, "ordinal", ORDER), (False, "categorical", tuple(sorted(ORDER)))):
+        column = pa.DictionaryArray.from_arrays(codes_of_rows, list(ORDER), ordered=ordered)
+        frame = pa.table({"level": column, "x": [0.5, -1.5, 2.5, 3.0]})
+        table = data.table(frame, {} if ordered else {"level": "categorical"})
+        assert (table.columns[0].kind, table.columns[0].categories) == (kind, categories)
+        back = table.frame()["level"]
+        assert back.type == frame["level"].type and back.type.ordered == ordered
+        assert back.to_pylist() == ["high", "low", None, "mid"]
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_whole_numbers_beyond_their_type_take_the_next_and_fractions_become_floats(make) -> None:
+    table = data.table(make({"n": np.array([1, 2, 3, 3], np.int8)}), {"n": "real"})
+    for values, dtype in (([1.0, -128.0], "int8"), ([1.0, 300.0], "int64"), ([1.0, 0.5], "(float64|double)")):
+        back = table.encoding.frame(torch.tensor(values)[:, None])["n"]
+        assert back.to_list() == values if hasattr(back, "to_list") else back.to_pylist() == values
+        found = str(getattr(back, "dtype", None) or back.type).lower()
+        assert re.fullmatch(dtype, found), found
+
+
+def test_a_column_of_new_rows_keeps_the_categories_and_the_type_that_the_table_has() -> None:
+    colours = ["red", "green", "blue"]
+    table = data.table(pd.DataFrame({0: pd.Categorical(["red", "blue", "red"], colours), 1: np.int16([3, 0, 9])}))
+    new = table.like(pd.DataFrame({0: pd.Categorical(["green"] * 2), 1: [np.nan, np.nan]}))  # fewer, and no entry
+    back = new.frame(torch.tensor([[0.0, 7.0], [1.0, 0.0]]))
+    assert back[0].tolist() == ["red", "green"] and back[0].cat.categories.tolist() == colours
+    assert back[1].dtype == np.int16 and back[1].tolist() == [7, 0]
+    more = table.like(pd.DataFrame({0: pd.Categorical(["green"], [*colours, "pink"]), 1: [2]})).frame()
+    assert more[0].cat.categories.tolist() == [*colours, "pink"]  # as the new rows' own type declares
+    other = table.like(pl.DataFrame({"0": ["red"], "1": [None]}))  # another library: no type of before
+    assert other.encoding.storage[1] == Storage("1", "")
+    assert other.frame([[0.0, 7.0]])["1"].to_list() == [7.0]
+
+
+def test_what_is_stated_and_dropped_is_refused_but_for_the_columns_of_another_table() -> None:
+    frame = {"a": [1.5, 2.5, -3.0], "b": [1, 2, 3]}
+    with pytest.raises(ValueError, match="kinds states a kind of 'b', and drop leaves it out"):
+        data.table(frame, {"b": "real"}, drop=["b"])
+    assert data.table(frame, data.table(frame).columns, drop="b").dropped == ("b",)
+    assert data.table({**frame, "id": list("xyz")}, {"b": "real"}, drop=True).dropped == ("id",)
+
+
+def test_the_hint_on_an_order_is_one_that_can_be_followed() -> None:
+    frame = {"n": [0, 1, 2, 1], "level": ["low", "high", "mid", "low"]}
+    lines = str(data.table(frame)).splitlines()
+    assert lines[-2] == "another kind: data.table(frame, kinds={'n': 'categorical'})"  # as its line advises
+    assert lines[-1] == (
+        "if 'level' has an order: kinds={'level': ('ordinal', ('high', 'low', 'mid'))}, rearranged, the lowest first"
+    )
+    assert data.table(frame, KINDS).columns[1].categories == ORDER
+    assert "has an order" not in str(data.table(frame, KINDS))  # it is stated
+    assert "has an order" not in str(data.table(frame, drop=["level"]))
+
+
+def test_a_category_that_is_new_is_named_alone() -> None:
+    table = data.table({"town": ["Aachen", "Bonn", "Celle"], "x": [1.5, 2.5, 3.0]}, {"town": "categorical"})
+    with pytest.raises(ValueError, match=r"^column 'town' has the category 'Ulm' that the table was not made with, in"):
+        table.like({"town": ["Aachen", "Ulm"], "x": [1.0, 2.0]})

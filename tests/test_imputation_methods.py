@@ -301,3 +301,42 @@ def test_what_cannot_be_imputed_is_refused_by_every_method(method):
         pyrovae.mlp_vae((3,)).impute([[0.5, NAN, 0.0]], method=method)
     complete = pyrovae.mlp_vae((3,)).impute([[1.0, 1.0, 0.0]], method=method, num_draws=2)
     assert complete.tolist() == [[[1.0, 1.0, 0.0]]] * 2
+
+
+def test_the_proposals_of_the_chains_are_the_mixture_that_they_say(exact_linear_pair):
+    """The density against Pyro's Student t distributions, mode by mode; products of matrices against torch's."""
+    from pyro.distributions import MultivariateStudentT
+
+    from pyrovae.models.imputation import mcmc, modes
+
+    x = linear_rows(exact_linear_pair)[:3]
+    pair, seen = exact_linear_pair, ~x.isnan()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        proposals = mcmc._Proposals(Parts(pair.prior, pair.likelihood, pair.posterior), x, seen)
+        z = proposals.propose(5)
+        terms = [math.log(mcmc.PRIOR_SHARE) + proposals.log_prior(z)]
+        for k in range(modes.MODES):
+            scale = proposals.axes[k] * proposals.precisions[k].rsqrt()[:, None, :]
+            root = torch.linalg.cholesky(scale @ scale.mT)
+            law = MultivariateStudentT(torch.tensor(mcmc.DEGREES, dtype=z.dtype), proposals.modes[k], root)
+            terms.append(math.log(1 - mcmc.PRIOR_SHARE) + proposals.weights[k].log() + law.log_prob(z))
+        direct = torch.stack(terms).logsumexp(0)
+    assert torch.allclose(proposals.log_proposal(z), direct, atol=1e-9)
+    for size in (2, modes.SMALL + 1):
+        matrices, vectors = torch.randn(4, 3, size, size).double(), torch.randn(4, 3, size).double()
+        assert torch.allclose(modes._times(matrices, vectors), (matrices @ vectors[..., None])[..., 0])
+
+
+def test_newtons_method_ends_at_the_mode(exact_linear_pair):
+    """Of a linear pair the mode is the conditional's mean, in closed form; before the end of the steps it is there."""
+    from pyrovae.models.imputation.modes import Modes
+
+    x = linear_rows(exact_linear_pair)
+    pair = exact_linear_pair
+    with torch.no_grad():
+        found = Modes(Parts(pair.prior, pair.likelihood, pair.posterior), x, ~x.isnan())
+        height = found.log_density(found.modes)
+        moved = found.modes + 0.05 * found.precisions.rsqrt()[..., None, :1].squeeze(-2)
+        assert bool((found.log_density(moved) < height).all())
+        assert float((height - height.max(0).values).abs().max()) < 1e-3

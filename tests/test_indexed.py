@@ -187,6 +187,9 @@ class Ragged(Squares):
 def test_refused(make, error, words):
     with pytest.raises(error, match=words):
         pyrovae.fit(pyrovae.linear_vae(4, 2), make(), **OPTIONS)
+    if "DataLoader" in type(make()).__name__:
+        with pytest.raises(error, match=words):
+            pyrovae.elbo(pyrovae.linear_vae(4, 2), make())
 
 
 def test_beside_weights_and_as_validation(tmp_path):

@@ -396,3 +396,34 @@ class TestSeconds:
         history = pyrovae.History.from_rows([{"loss": 1.0, "seconds": 2.0}], {})
         assert history.seconds is None
         assert str(history).endswith(", 2.0 s of steps")
+
+
+class TestMisspeltKeywords:
+    COLUMNS = (pyrovae.Column("a", "real"),)
+
+    @pytest.mark.parametrize(
+        ("call", "words"),
+        [
+            (
+                lambda: pyrovae.GaussianMixture((2,), n_components=2),
+                "GaussianMixture has no argument 'n_components'; did you mean 'num_components'",
+            ),
+            (lambda: pyrovae.GaussianMixture((2,), 2, reg_covar=1e-3), "did you mean 'floor'"),
+            (
+                lambda: pyrovae.ColumnMixture(TestMisspeltKeywords.COLUMNS, n_components=2),
+                "did you mean 'num_components'",
+            ),
+            (lambda: pyrovae.table_vae(TestMisspeltKeywords.COLUMNS, latent_dims=2), "did you mean 'latent_dim'"),
+            (lambda: pyrovae.mlp_vae((2,), hidden=3), "mlp_vae has no argument 'hidden'; did you mean 'hidden_dims'"),
+            (lambda: pyrovae.fit(pyrovae.linear_vae(2, 1), torch.zeros(3, 2), weights=1), "did you mean 'weight'"),
+            (lambda: pyrovae.fit(pyrovae.linear_vae(2, 1), torch.zeros(3, 2), lr=1), "did you mean 'learning_rate'"),
+            (
+                lambda: pyrovae.iwae(pyrovae.linear_vae(2, 1), torch.zeros(3, 2), weights=1),
+                "iwae has no argument 'weights'; did you mean 'weight'",
+            ),
+            (lambda: pyrovae.exact(pyrovae.linear_vae(2, 1), torch.zeros(3, 2), qqq=1), "it takes pair, x, "),
+        ],
+    )
+    def test_the_nearest_is_named(self, call, words):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            call()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pyro
@@ -470,3 +472,59 @@ def test_saying_so_beside_a_split_that_says_which(linear):
     pair, x, mask = linear
     split = Split(torch.where(mask, 7.0, x), None, missing=mask)
     assert pyrovae.exact(pair, split, missing=True).mean == pyrovae.exact(pair, split).mean
+
+
+class TestAdvice:
+    """What is said of rows and columns without an entry is code that leaves them out."""
+
+    def test_rows_and_columns_of_an_array(self):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+        x[2] = math.nan
+        with pytest.warns(UserWarning, match=r"the first of them item 2") as told:
+            pyrovae.elbo(pyrovae.mlp_vae((3,), hidden_dims=(2,), likelihood="normal", missing=True), x, missing=True)
+        (advice,) = re.findall(r"`(x\[.*?\])` leaves them out", str(told[0].message))
+        for given, isnan in ((x, torch.isnan), (x.numpy(), np.isnan)):
+            assert len(eval(advice, {"x": given, "isnan": isnan})) == 7
+        x = x[eval("~isnan(x).all(1)", {"x": x, "isnan": torch.isnan})]
+        x[:, 1] = math.nan
+        for pair in (pyrovae.mlp_vae((3,), likelihood="normal", missing=True), pyrovae.GaussianMixture((3,), 1)):
+            with pytest.raises(ValueError, match=r"no entry of x\[:, 1\] was seen") as refused:
+                pyrovae.fit(pair, x, missing=True, epochs=1 if pair.latent_dim else None, progress=False)
+            (advice,) = re.findall(r"`(x\[.*?\])` leaves such columns out", str(refused.value))
+            assert torch.equal(eval(advice, {"x": x, "isnan": torch.isnan}), x[:, [0, 2]])
+
+    def test_columns_of_a_table_by_their_names_and_rows_by_its_mask(self):
+        table = pyrovae.data.table({"a": [1.5, None, 2.5, -1.0], "b": [0.5, None, None, 2.5]}, {"b": "real"})
+        assert len(table[~table.missing.all(1)]) == 3
+        for pair in (pyrovae.table_vae(table), pyrovae.ColumnMixture(table, 1), pyrovae.GaussianMixture((2,), 1)):
+            with pytest.raises(ValueError, match=r"no entry of column 'b' of x was seen.*drop=\['b'\]"):
+                pyrovae.fit(pair, table[[0, 2]][1:], progress=False)
+
+
+class TestCodesOfCategories:
+    TABLE = pyrovae.data.table({"a": [1.5, 2.5, -1.0] * 3, "town": ["A", "B", "C"] * 3, "yes": [0, 1, 1] * 3})
+
+    @pytest.mark.parametrize("rows", [TABLE, TABLE.split().train])
+    @pytest.mark.parametrize(
+        ("make", "options"),
+        [
+            (lambda: pyrovae.GaussianMixture((3,), 1), {"num_restarts": 1}),
+            (lambda: pyrovae.mlp_vae((3,), hidden_dims=(2,), likelihood="normal"), {"epochs": 1}),
+        ],
+    )
+    def test_a_model_of_numbers_is_warned_of_them(self, rows, make, options):
+        with pytest.warns(
+            UserWarning, match=r"column 'town' \(categorical\) of x has codes .*table_vae.*ColumnMixture"
+        ):
+            pyrovae.fit(make(), rows, progress=False, device="cpu", **options)
+
+    def test_a_model_of_tables_and_a_table_of_numbers_are_not(self):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*codes of categories")
+            warnings.filterwarnings("ignore", category=pyrovae.VarianceFloorWarning)
+            pyrovae.fit(pyrovae.ColumnMixture(self.TABLE, 1), self.TABLE, num_restarts=1, progress=False)
+            numbers = pyrovae.data.table({"a": [1.5, 2.5, -1.0] * 3, "yes": [0, 1, 1] * 3})
+            pyrovae.fit(pyrovae.GaussianMixture((2,), 1), numbers, num_restarts=1, progress=False)
+            codes = pyrovae.data.table({"a": list("xyz") * 3, "b": list("xzy") * 3})
+            vae = pyrovae.mlp_vae((2,), hidden_dims=(2,), likelihood="categorical(num_classes=3)")
+            pyrovae.fit(vae, codes, epochs=1, progress=False, device="cpu")

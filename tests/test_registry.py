@@ -267,8 +267,8 @@ class TestArguments:
         vae = pyrovae.mlp_vae((3,), likelihood=a_likelihood()(inner=value))
         assert vae.recipe is None
 
-    def test_a_wrong_call_says_what_python_says(self):
-        with pytest.raises(TypeError, match=r"unexpected keyword argument 'scales'"):
+    def test_a_wrong_call_says_what_was_meant(self):
+        with pytest.raises(TypeError, match=r"Normal has no argument 'scales'; did you mean 'scale'\?"):
             pyrovae.Normal(scales=1.0)
 
     def test_a_subclass_is_not_taken_for_its_parent(self):

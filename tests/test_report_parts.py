@@ -284,6 +284,33 @@ def test_categories_are_judged_by_their_probabilities(family):
     assert "have no mean" in code_space.section(measurements).reason
 
 
+def test_draws_of_a_table_are_rows_with_the_names_of_columns_and_categories():
+    """The numbers are those of the seen entries, recomputed; a missing entry is a dash and no number."""
+    rng = np.random.default_rng(0)
+    town = rng.choice(["Aachen", "Bonn", "Celle <>"], 60)
+    height, visits = 100 * rng.random(60), rng.poisson(3, 60).astype(float)
+    height[::4] = np.nan
+    made = pyrovae.data.table({"height": height, "visits": visits.astype(int), "town": town}, {"height": "real"})
+    data = made.split(test=0.5)
+    mixture = pyrovae.ColumnMixture(made, 2)
+    pyrovae.fit(mixture, data.train, num_restarts=1, progress=False)
+    html_of = samples.section(measured(mixture, data)).html
+    told = plain(html_of)
+    test = data.test.x.double()
+    seen = test[:, 0][~test[:, 0].isnan()]
+    assert "column 0" not in told and "Celle <>" in told and "Celle <>" not in html_of and "—" in told
+    assert f"{seen.mean():.1f} ± {seen.std():.1f}" in told
+    share = [(test[:, 2] == code).double().mean().item() for code in range(3)]
+    by_name = ", ".join(f"{name} {of:.2f}" for name, of in zip(["Aachen", "Bonn", "Celle <>"], share, strict=True))
+    assert by_name in told.replace(" ,", ",")
+    assert f"{test[:, 0].isnan().double().mean():.0%}" in told
+    drawn = samples.draws(mixture, 500, SMALL.seed, mean=False).double()
+    assert f"{drawn[:, 0].mean():.1f} ± {drawn[:, 0].std():.1f}" in told
+    words = ["Aachen", "Bonn", "Celle <>"]
+    for row in drawn[:8]:
+        assert f"{row[0]:.1f} {row[1]:.0f} {words[int(row[2])]}".replace("-", "−") in told
+
+
 def test_a_pair_that_learnt_from_few_labels_has_its_error_and_its_counts():
     data = table_of("counts")
     torch.manual_seed(0)

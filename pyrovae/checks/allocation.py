@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -47,10 +48,18 @@ class NotEnoughMemoryError(MemoryError):
 
 
 def allocating(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory."""
+    """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory.
+
+    A keyword that it does not have is refused with the nearest that it has.
+    """
+    known = frozenset(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not known.issuperset(kwargs):
+            from pyrovae.checks.arguments import keywords  # which needs this file
+
+            keywords(function, kwargs, function.__name__)
         try:
             return function(*args, **kwargs)
         except (MemoryError, RuntimeError) as error:

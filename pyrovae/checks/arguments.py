@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import math
 import numbers
 import operator
@@ -27,6 +28,8 @@ __all__ = [
     "SEEDS",
     "choice",
     "device",
+    "keywords",
+    "near",
     "path",
     "positive",
     "probability",
@@ -39,6 +42,23 @@ __all__ = [
 ]
 
 MOST = 2**63 - 1  # what torch and NumPy count with
+
+ELSEWHERE = {  # what other libraries call an argument, and what it is called here
+    "lr": ("learning_rate",),
+    "batch": ("batch_size",),
+    "max_iter": ("max_iterations",),
+    "n_init": ("num_restarts",),
+    "n_samples": ("num_particles", "num_draws", "n"),
+    "num_samples": ("num_particles", "num_draws", "n"),
+    "k": ("num_components", "num_particles"),
+    "random_state": ("seed",),
+    "reg_covar": ("floor", "relative_floor"),
+    "sample_weight": ("weight",),
+    "verbose": ("progress",),
+    "validation_data": ("validation",),
+    "n_latent": ("latent_dim",),
+    "z_dim": ("latent_dim",),
+}
 
 SEEDS = 2**128  # as many bits as NumPy draws for a seed of its own
 
@@ -60,6 +80,33 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the argument that was meant, as the end of a clause; nothing where none is near.
+
+    >>> from pyrovae.checks import near
+    >>> near("n_components", ["columns", "num_components"]), near("lr", ["epochs", "learning_rate"]), near("q", ["x"])
+    ("; did you mean 'num_components'?", "; did you mean 'learning_rate'?", '')
+    """
+    names = list(known)
+    close = [each for each in ELSEWHERE.get(name, ()) if each in names] or difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def keywords(function: Any, given: Iterable[str], called: str) -> None:
+    """Refuse a keyword that a function does not have, with the nearest of those that it has.
+
+    Raises TypeError, as Python does of such a call, which says no more than that.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return
+    known = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY and each.name != "self"]
+    for name in given:
+        if name not in known:
+            hint = near(name, known) or f"; it takes {', '.join(known) or 'none'}"
+            raise TypeError(f"{called} has no argument {name!r}{hint}")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

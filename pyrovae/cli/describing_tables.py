@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pyrovae.cli.outputs import json_text
-from pyrovae.cli.table_options import drop_of, kinds_of
+from pyrovae.cli.table_options import drop_of, kinds_of, require_no_kind
 from pyrovae.cli.tables import refuse_options_of_others
 
 __all__ = ["describe_table"]
@@ -27,9 +27,11 @@ def describe_table(parameters: Mapping[str, Any]) -> None:
     refuse_options_of_others(parameters)
     read = opened(path)
     names = [column.name for column in read.columns]
-    findings = found_in(read, kinds_of(parameters["kinds"], names))
+    kinds = kinds_of(parameters["kinds"], names) or {}
+    findings = found_in(read, kinds)
     refused = [each.name for each in findings if each.column is None]
     dropped = drop_of(parameters["drop"], names, refused)
+    require_no_kind(kinds, dropped)
     by_name = {column.name: column for column in read.columns}
     entries: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
@@ -56,24 +58,26 @@ def describe_table(parameters: Mapping[str, Any]) -> None:
     click.echo(f"{Path(path).stem}: {read.num_rows:,} rows, {len(names)} columns, {missing_words}")
     for line in aligned(rows):
         click.echo(line)
-    for line in _advice(findings, [name for name in refused if name not in dropped]):
+    for line in _advice(
+        [each for each in findings if each.name not in dropped], [each for each in refused if each not in dropped]
+    ):
         click.echo(line)
 
 
 def _advice(findings: Sequence[Any], refused: Sequence[str]) -> list[str]:
     """How to have other kinds, and what to do with columns of none, as options."""
-    from pyrovae.data.tables.words import other_kinds
+    from pyrovae.data.tables.words import another_kind, without_order
 
     lines = []
     if refused:
         drops = " ".join(f"--drop {shlex.quote(name)}" for name in refused) if len(refused) < 4 else "--drop refused"
         is_one = len(refused) == 1
         lines.append(f"{'1 column is' if is_one else f'{len(refused)} columns are'} of no kind: {drops}, or state one")
-    words = []
-    for name, kind in other_kinds(findings).items():
-        if isinstance(kind, tuple):
-            kind = f"{kind[0]}:{','.join('...' if value is ... else str(value) for value in kind[1])}"
-        words.append(f"--kind {shlex.quote(f'{name}={kind}')}")
-    if words:
-        lines.append(f"other kinds: {' '.join(words)}")
+    if (number := another_kind(findings)) is not None:
+        lines.append(f"another kind: --kind {shlex.quote('='.join(number))}")
+    if (unordered := without_order(findings)) is not None:
+        name, categories = unordered
+        listed = ",".join("..." if value is ... else str(value) for value in categories)
+        option = f"--kind {shlex.quote(f'{name}=ordinal:{listed}')}"
+        lines.append(f"if {name} has an order: {option}, with the categories rearranged, the lowest first")
     return ["", *lines] if lines else []

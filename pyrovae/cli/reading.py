@@ -277,7 +277,7 @@ class Opened:
         except (ValueError, TypeError) as error:
             start = "frame must have the columns that the table was made with"
             if not str(error).startswith(start):
-                raise
+                raise click.UsageError(f"--data {source}: {error}") from error
             named = f"--data {source} must have the columns that {self.path} was fitted on"
             raise click.UsageError(str(error).replace(start, named)) from error
         self._require_beside(data, source)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
 
 from pyrovae.cli.options import Option, near
 
-__all__ = ["KINDS", "drop_of", "kinds_of", "table_options", "weight_option"]
+__all__ = ["KINDS", "drop_of", "kinds_of", "require_no_kind", "table_options", "weight_option"]
 
 KINDS = ("real", "positive", "count", "binary", "categorical", "ordinal")  # of pyrovae.columns, which imports torch
 
@@ -87,6 +87,13 @@ def drop_of(given: Sequence[str], names: Sequence[str], refused: Sequence[str]) 
         else:
             raise click.UsageError(f"--drop names the column {name!r}, which is not there{near(name, names)}")
     return list(dict.fromkeys(dropped))
+
+
+def require_no_kind(kinds: Iterable[str], dropped: Collection[str]) -> None:
+    """Refuse a kind that is stated of a column that is left out."""
+    for name in kinds:
+        if name in dropped:
+            raise click.UsageError(f"--kind states a kind of {name!r}, and --drop leaves it out: give one of the two")
 
 
 def _value(word: str) -> int | float | str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyrovae.cli.options import near
-from pyrovae.cli.table_options import drop_of, kinds_of
+from pyrovae.cli.table_options import drop_of, kinds_of, require_no_kind
 
 if TYPE_CHECKING:
     from pyrovae.choices import Builder
@@ -37,9 +37,13 @@ def read_table(parameters: Mapping[str, Any], model: str, builder: Builder) -> D
     kinds: dict[str, Any] = dict(kinds_of(parameters["kinds"], names) or {})
     aside = {name: _column(parameters[name], name, names) for name in ("labels", "weight")}
     taken = tuple(name for name in aside.values() if name is not None)
+    for option, name in aside.items():
+        if name in kinds:
+            raise click.UsageError(f"--kind states a kind of {name!r}, which is the column of --{option}: leave it out")
     findings = [each for each in found_in(read, kinds) if each.name not in taken]
     refused = [each for each in findings if each.column is None]
     dropped = drop_of(parameters["drop"], names, [each.name for each in refused])
+    require_no_kind(kinds, dropped)
     _require_kinds(path, [each for each in refused if each.name not in dropped])
     left = [each.column for each in findings if each.column is not None and each.name not in dropped]
     if "columns" not in builder.arguments:
@@ -70,9 +74,19 @@ def what_is_missing(data: Dataset) -> str:
     more = int((count > 0).sum()) - len(named)
     listed = f"{', '.join(named)}{f', and {more} more columns' if more else ''}"
     total = int(count.sum())
+    empty = table.missing.all(1).nonzero()[:, 0].tolist()
+    rows = f"; {_empty_rows(empty)}" if empty else ""
     return (
         f"missing: {total:,} of {table.missing.numel():,} entries ({listed}), taken as missing at random given what "
-        "is seen"
+        f"is seen{rows}"
+    )
+
+
+def _empty_rows(rows: Sequence[int]) -> str:
+    """Rows without an entry by their numbers in the file, the first below the names being 1."""
+    named = ", ".join(f"{row + 1:,}" for row in rows[:5]) + (f" and {len(rows) - 5:,} more" if len(rows) > 5 else "")
+    return (
+        f"{'row' if len(rows) == 1 else 'rows'} {named} below the names {'has' if len(rows) == 1 else 'have'} no entry"
     )
 
 

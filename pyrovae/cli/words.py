@@ -45,6 +45,9 @@ PYTHON_ADVICE = (
     (r"\bchannels='(first|last)'", r"--channel-axis \1"),
     (r"\bis an argument of\b", "is an option of"),
     (r"\btorch\.(b?float\d+|u?int\d+|bool)\b", r"\1"),
+    (r"`[^`]*\[~isnan[^`]*` leaves them out, and `[^`]*` of a table", "delete their rows from the file"),
+    (r"make the table without, by drop=\[([^\]]*)\], and build the pair of what is left", r"leave it out by --drop \1"),
+    (r"`[^`]*~isnan[^`]*` leaves such columns out; build the pair of those that are left", "leave such columns out"),
     (r"(?<=: )work in float64,? or (?=scale|subtract)", ""),
 )
 # what a data set's arrays are called

@@ -59,8 +59,8 @@ def _refuse_iterables(x: Any, name: str) -> None:
     kinds = {each.__name__ for each in type(x).__mro__}
     if "DataLoader" in kinds:
         raise TypeError(
-            f"{name} is a DataLoader, which gives batches in an order of its own, and fit makes its own from a seed: "
-            f"hand over its data set, {name}.dataset, and fit's batch_size="
+            f"{name} is a DataLoader, which gives batches in an order of its own, and items are read by their number: "
+            f"hand over its data set, {name}.dataset; fit makes batches itself, of batch_size= items"
         )
     if "IterableDataset" in kinds:
         raise TypeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import repeat
 from typing import Any
@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import checks
+from pyrovae.columns import Column
 from pyrovae.data import MappedArray, batches
 from pyrovae.data.batches import EACH, ahead
 from pyrovae.models.batch import Batch
 from pyrovae.models.items import checked_beside, checked_items, require_exposures_alike
-from pyrovae.models.missing import require_missing_taken, warn_of_empty
-from pyrovae.models.pair import Pair, dtype_and_device, likelihood_of
+from pyrovae.models.missing import require_missing_taken, warn_of_empty, without_columns
+from pyrovae.models.pair import Pair, columns_of, dtype_and_device, likelihood_of
 from pyrovae.rounding import spread, spread_as_in
 
 __all__ = ["EVALUATION_BATCH", "Items", "Tally"]
@@ -91,7 +92,7 @@ class Items:
         self.missing = tally is not None and tally.any_missing
         if self.missing and tally is not None:
             require_missing_taken(pair, what=name)
-            tally.tell(name)
+            tally.tell(name, given.columns if given.columns is not None else columns_of(pair))
         if reference is not None:
             require_exposures_alike("x", "exposure" in reference.beside, name, "exposure" in self.beside)
 
@@ -196,17 +197,21 @@ class Tally:
         self.count, self.present = self.count + len(part), self.present + len(seen)
         self.empty += int(empty.sum())
 
-    def tell(self, name: str) -> None:
-        """Refuse training items of which a column was never seen, and warn of items without a seen entry."""
+    def tell(self, name: str, columns: Sequence[Column] | None = None) -> None:
+        """Refuse training items of which a column was never seen, and warn of items without a seen entry.
+
+        `columns` are those of the table whose rows the items are.
+        """
         never = (self.seen_of_column == 0).nonzero()
         if len(never) and name == "x":
-            place = ", ".join(map(str, never[0].tolist()))
-            more = f", and {len(never) - 1} more are so" if len(never) > 1 else ""
-            raise ValueError(
-                f"no entry of {name}[:, {place}] was seen{more}: nothing can be learnt of it; leave such columns out"
-            )
+            places = [", ".join(map(str, place)) for place in never.tolist()]
+            names = [] if columns is None else [columns[place].name for (place,) in never.tolist()]
+            more = f" nor of {len(never) - 1} more" if len(never) > 1 else ""
+            what = f"{name}[:, {places[0]}]" if not names else f"column {names[0]!r} of {name}"
+            advice = without_columns(name, self.seen_of_column.shape, names)
+            raise ValueError(f"no entry of {what} was seen{more}: nothing can be learnt of it; {advice}")
         if self.empty:
-            warn_of_empty(self.empty, self.present, self.first, name)
+            warn_of_empty(self.empty, self.present, self.first, name, 1 + self.seen_of_column.ndim)
 
 
 def _room(device: torch.device) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -25,6 +24,21 @@ __all__ = [
     "register",
     "register_methods",
 ]
+
+
+# the arguments of `fit` itself that a misspelt option may have been meant for
+ARGUMENTS = (
+    "validation",
+    "unlabeled",
+    "method",
+    "seed",
+    "progress",
+    "device",
+    "covariates",
+    "exposure",
+    "weight",
+    "missing",
+)
 
 
 @dataclass(frozen=True)
@@ -136,8 +150,8 @@ class Method:
         owners = [method for method in others if name in options_of(method)]
         owners = owners or [method for method in every_method() if name in options_of(method)]
         if not owners:
-            close = difflib.get_close_matches(name, options_of(self), n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = checks.near(name, [*options_of(self), *ARGUMENTS])
+            hint = f" ({hint.removeprefix('; ')})" if hint else ""
             listed = ", ".join(options_of(self)) or "none"
             raise TypeError(f"no method has an option {name!r}{hint}; this fit is by {self.title}, whose are: {listed}")
         if not any(is_same_value(value, options_of(owner)[name]) for owner in owners):

@@ -101,5 +101,5 @@ def weighed(x: Any, name: str = "x", *, missing: bool = False) -> Weighed:
     if result.has_missing:
         tally = Tally(items)
         tally.add(items, weight)  # all of them, so that a warning has the number that an item came with
-        tally.tell(name)
+        tally.tell(name, given.columns)
     return result

@@ -49,7 +49,8 @@ class ColumnMixture(SummedMixture):
         columns: a table, as `data.table(frame)`, or its `Column`s.
         num_components: the number of classes K.
         families: the family of a column by its name or its kind, where it is not the default:
-            `{"count": "negative_binomial"}` gives counts a variance above the mean.
+            `{"count": "negative_binomial"}` gives counts a variance above the mean within a class, as `table_vae` does
+            by default; compare the two with the same family.
         pseudo_count: a number of items that are added to each column of counts or of codes, shared evenly by the
             classes and there by the categories (of a count, at its mean). A category that no item of a class had so has
             a probability above 0 there, and a new row a finite log p. A fit is then the mode of the posterior under

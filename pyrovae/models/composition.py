@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from torch.nn.parameter import is_lazy
 
 from pyrovae import checks
-from pyrovae.models.fingerprint import writes_noted
+from pyrovae.models.fingerprint import has_users_parts, writes_noted
 from pyrovae.models.pair import covariate_dim_of
 from pyrovae.models.scopes import Workspace
 from pyrovae.models.trial import unchanged
@@ -36,7 +36,7 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     its buffers and the caller's generators are put back. A user's parts are called once more, on three ones, which
     tells what each call writes from settings (`fingerprint.writes_noted`). With lazy layers, which a call would give
     their size, or without `called`, for a pair that calls its parts in a way of its own, the parts are looked at and
-    not called.
+    not called. Nor are the package's own on the device "meta", where a saved pair is sketched before it is built.
     Raises TypeError and ValueError.
     """
     parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
@@ -58,9 +58,11 @@ def require_fitting(prior: Any, likelihood: Any, posterior: Any, *, called: bool
     tensors = [t for part in parts.values() for t in (*part.parameters(), *part.buffers())]
     if not called or any(is_lazy(t) for t in tensors):
         return
+    whole = nn.ModuleList(parts.values())
+    if any(t.is_meta for t in tensors) and not has_users_parts(whole):
+        return  # a call there brings in all of torch's compiler, which takes seconds
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     noise = Noise(0, next(iter(devices), None))
-    whole = nn.ModuleList(parts.values())
     code, item = _zeros(likelihood, code_shape), _zeros(posterior, item_shape)
     one_for_each = [(ITEMS,), (1,), ()]  # the last two are broadcast over the items by the plate
     with Workspace(whole, noise=noise).turn(), unchanged(whole), writes_noted(whole) as called_once:

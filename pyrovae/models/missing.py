@@ -7,6 +7,7 @@ their values, given what was seen (missing at random, Rubin 1976), for a fit to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +31,8 @@ __all__ = [
     "warn_of_empty",
     "warn_of_rows_without_entries",
     "whole",
+    "without_columns",
+    "without_rows",
 ]
 
 ROUNDS = 3  # of encoder and decoder, by which items are completed
@@ -72,15 +75,30 @@ def warn_of_rows_without_entries(x: Tensor, name: str = "x", weight: Tensor | No
     present = torch.ones_like(empty) if weight is None else weight.to(empty.device) > 0
     empty = empty & present
     if bool(empty.any()):
-        warn_of_empty(int(empty.sum()), int(present.sum()), int(empty.nonzero()[0]), name)
+        warn_of_empty(int(empty.sum()), int(present.sum()), int(empty.nonzero()[0]), name, x.ndim)
 
 
-def warn_of_empty(number: int, total: int, first: int, name: str) -> None:
+def warn_of_empty(number: int, total: int, first: int, name: str, ndim: int) -> None:
     """Warn of `number` of `total` items that have no seen entry, `first` being the index of the first."""
     checks.warn(
         f"{number} of {total} items of {name} have no entry that was seen, the first of them item {first}: they say "
-        "nothing of the parameters, and their log p is 0; leave them out"
+        f"nothing of the parameters, and count in a mean as items with log p 0; {without_rows(name, ndim)}"
     )
+
+
+def without_rows(name: str, ndim: int) -> str:
+    """How to leave out the items of which nothing was seen, as advice."""
+    flat = name if ndim == 2 else f"{name}.reshape(len({name}), -1)"
+    return f"`{name}[~isnan({flat}).all(1)]` leaves them out, and `table[~table.missing.all(1)]` of a table"
+
+
+def without_columns(name: str, shape: Sequence[int], columns: Sequence[str] = ()) -> str:
+    """How to leave out columns of which nothing was seen, those of a table by their names, as advice."""
+    if columns:
+        return f"make the table without, by drop={list(columns)!r}, and build the pair of what is left"
+    if len(shape) == 1:
+        return f"`{name}[:, ~isnan({name}).all(0)]` leaves such columns out; build the pair of those that are left"
+    return "give such an entry one value in all items, as 0"
 
 
 def filling_of(likelihood: Any) -> Any:

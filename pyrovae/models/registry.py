@@ -375,6 +375,8 @@ def _note_arguments(made: Any, kind: str, name: str) -> None:
 
     @wraps(inherited if original is None else original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        if kwargs and type(self) is made:
+            checks.keywords(made.__init__, kwargs, made.__name__)
         if type(self) is made:  # before the call, in which the constructor may note changes itself
             vars(self)["_made_by"] = _record(kind, name, signature, args, kwargs)
         if original is None:

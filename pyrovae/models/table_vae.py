@@ -30,10 +30,11 @@ def table_vae(
     """A VAE of the rows of a table: its columns are independent given the code, each of the family of its kind.
 
     `columns` are those of a table, `data.table(frame).columns`, or the table itself. `families` names others than the
-    defaults, by kind or by column, as {"real": "student_t", "income": "gamma"}; `ColumnFamily` lists them. Entries may
-    be missing, NaN, in training and in estimates (`missing=True`, or the split of a table): the encoder sees zeros and
-    a mask there, and log p(x) is that of the seen entries, in the units of x as given. Location and scale of numbers
-    are measured by the first `fit`, on the training part alone.
+    defaults, by kind or by column, as {"real": "student_t", "income": "gamma"}; `ColumnFamily` lists them. Counts are
+    negative binomial by default, where those of a `ColumnMixture` are Poisson in each class. Entries may be missing,
+    NaN, in training and in estimates (`missing=True`, or the split of a table): the encoder sees zeros and a mask
+    there, and log p(x) is that of the seen entries, in the units of x as given. Location and scale of numbers are
+    measured by the first `fit`, on the training part alone.
 
     `decode(z)` is a row that can be shown: means of numbers and counts, the probability of 1 of a binary column, the
     most probable code of a category; `probabilities(z)` has all categories, by column. The other arguments are those of

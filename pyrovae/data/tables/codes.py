@@ -67,12 +67,15 @@ def _codes(column: Column, stored: Stored) -> np.ndarray:
     if (found < 0).any():
         unseen = sorted({entry for entry in entries if entry not in code}, key=str)
         of_text = all(isinstance(value, str) for value in categories) != all(isinstance(v, str) for v in unseen)
-        hint = "give them in the type of the categories" if of_text else "make them missing, or state all categories"
+        them, count = "it" if len(unseen) == 1 else "them", int((found < 0).sum())
+        hint = f"make {them} missing, or make the table anew with all categories stated and fit again"
+        if of_text:
+            hint = f"give {them} in the type of the categories"
         row = int(np.flatnonzero(~stored.missing)[int((found < 0).argmax())])
         raise ValueError(
-            f"column {column.name!r} has {'a category' if len(unseen) == 1 else 'categories'} that it was not made "
-            f"with: {shown(unseen)}, in {int((found < 0).sum()):,} entries, the first in row {row}; its categories are "
-            f"{shown(categories, 8)}: {hint}"
+            f"column {column.name!r} has {'the category' if len(unseen) == 1 else 'categories'} {shown(unseen)} that "
+            f"the table was not made with, in {f'{count:,} entries, the first in row' if count > 1 else 'row'} {row}; "
+            f"its categories are {shown(categories, 8)}: {hint}"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,8 @@ def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> 
     column's standard deviation, a count, a code, or a positive number's being above 0. `frame` gives the digits back.
 
     Raises ValueError for columns that are refused, all in one error that says what to do; for names that come twice;
-    for kinds that do not fit the entries; TypeError for what is no frame; ImportError where a library is not installed.
+    for kinds that do not fit the entries, or are stated of a column that is dropped; TypeError for what is no frame;
+    ImportError where a library is not installed.
 
     >>> import pandas as pd
     >>> from pyrovae import data
@@ -64,7 +65,7 @@ def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> 
       age     count     whole numbers from 0 on: 31 to 45
       height  positive  numbers, all above 0: 1.6 to 1.7, 1 missing
       smoker  binary    text with two values: no, yes
-    other kinds: kinds={'age': 'real'}
+    another kind: data.table(frame, kinds={'age': 'real'})
     """
     return made_of(opened(frame), kinds, drop=drop)
 
@@ -73,6 +74,7 @@ def made_of(read: Frame, kinds: Any, *, drop: bool | Iterable[Any] = (), aside: 
     """The table of a frame that was read, without the columns `aside`."""
     findings = [each for each in found_in(read, kinds) if each.name not in aside]
     left_out = _dropped(drop, findings)
+    _require_no_kind(kinds, {*left_out, *aside}, "drop leaves it out" if not aside else "it is none of the table's")
     refused = [each for each in findings if each.column is None and each.name not in left_out]
     if refused:
         raise ValueError(_refusal(refused))
@@ -122,7 +124,9 @@ def encode(encoding: Encoding, frame: Any, *, drop: bool | Iterable[Any] = ()) -
     if problems:
         only_types = errors and len(errors) == len(problems) and all(isinstance(error, TypeError) for error in errors)
         kind = TypeError if only_types else ValueError
-        raise kind(f"frame must have the columns that the table was made with: {'; '.join(problems)}")
+        lead = "frame must have the columns that the table was made with: "
+        lead = lead if len(errors) < len(problems) else ""
+        raise kind(f"{lead}{'; '.join(problems)}")
     return _made(encoding.stored_as(read.library, by_name, list(by_name)), read, numbers)
 
 
@@ -163,6 +167,13 @@ def _dropped(drop: bool | Iterable[Any], findings: list[Finding]) -> set[str]:
     if drop is False:
         return set()
     return {known_name("drop", name, [each.name for each in findings]) for name in _listed(drop)}
+
+
+def _require_no_kind(kinds: Any, names: set[str], why: str) -> None:
+    """Refuse a kind that is stated of a column without use; the columns of another table may have more of them."""
+    for name in kinds if isinstance(kinds, Mapping) else ():
+        if str(name) in names:
+            raise ValueError(f"kinds states a kind of {str(name)!r}, and {why}: take it out of one of the two")
 
 
 def _listed(drop: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from pyrovae.data.tables.kinds import STATED, Finding
 if TYPE_CHECKING:
     from pyrovae.data.tables.rows import Table
 
-__all__ = ["aligned", "contents", "in_words", "other_kinds"]
+__all__ = ["aligned", "another_kind", "contents", "in_words", "without_order"]
 
 MOST_COLUMNS = 60
 MOST_CATEGORIES = 6
@@ -39,28 +39,43 @@ def in_words(table: Table) -> str:
         lines.append("dropped:")
         dropped = table.dropped[:MOST_COLUMNS]
         lines += aligned([(name, findings[name].rule if name in findings else "") for name in dropped])
-    other = other_kinds(table.findings)
-    if other:
-        lines.append(f"other kinds: kinds={other!r}")
+    lines += _advice([each for each in table.findings if each.name not in table.dropped])
     return "\n".join(lines)
 
 
-def other_kinds(findings: Sequence[Finding]) -> dict[str, Any]:
-    """How a user may state other kinds than those that were found: an example of a number, and of an order."""
-    taken = [each for each in findings if each.column is not None and each.rule != STATED]
-    advised = next((each for each in taken if each.advice), None)
-    numbers = [each for each in taken if each.column is not None and each.column.kind in ("count", "positive")]
-    unordered = [each for each in taken if each.column is not None and each.column.kind == "categorical"]
-    made: dict[str, Any] = {}
+def _advice(findings: Sequence[Finding]) -> list[str]:
+    """How another kind is stated, and the order of categories, each by an example of the table's own."""
+    lines = []
+    if (number := another_kind(findings)) is not None:
+        lines.append(f"another kind: data.table(frame, kinds={dict([number])!r})")
+    if (unordered := without_order(findings)) is not None:
+        name, categories = unordered
+        lines.append(
+            f"if {name!r} has an order: kinds={{{name!r}: ('ordinal', {categories!r})}}, rearranged, the lowest first"
+        )
+    return lines
+
+
+def another_kind(findings: Sequence[Finding]) -> tuple[str, str] | None:
+    """A column of numbers that was guessed, and what it may be in place of that; None where there is none."""
+    numbers = [each for each in _guessed(findings) if each.column.kind in ("count", "positive")]  # type: ignore[union-attr]
+    advised = next((each for each in _guessed(findings) if each.advice), None)
     if advised is not None and advised in numbers:
-        made[advised.name] = "categorical"
-    elif numbers:
-        made[numbers[0].name] = "real"
-    if unordered and unordered[0].column is not None:
-        categories = unordered[0].column.categories or ()
-        shown = categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
-        made[unordered[0].name] = ("ordinal", shown)
-    return made
+        return advised.name, "categorical"
+    return (numbers[0].name, "real") if numbers else None
+
+
+def without_order(findings: Sequence[Finding]) -> tuple[str, tuple[Any, ...]] | None:
+    """A column whose categories were taken for unordered, and these; None where there is none."""
+    for each in _guessed(findings):
+        if each.column is not None and each.column.kind == "categorical":
+            categories = each.column.categories or ()
+            return each.name, categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
+    return None
+
+
+def _guessed(findings: Sequence[Finding]) -> list[Finding]:
+    return [each for each in findings if each.column is not None and each.rule != STATED]
 
 
 def contents(column: Any, values: np.ndarray) -> str:

@@ -19,7 +19,7 @@ from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.models.column_mixture import ColumnMixture
 from pyrovae.models.items import checked_items
-from pyrovae.models.missing import warn_of_rows_without_entries
+from pyrovae.models.missing import warn_of_rows_without_entries, without_columns
 from pyrovae.models.scopes import copied
 from pyrovae.progress import progress_bar
 from pyrovae.rounding import spread_as_in
@@ -179,8 +179,8 @@ def _require_seen_columns(pair: ColumnMixture, x: Tensor) -> None:
     unseen = [column.name for column, none in zip(pair.columns, x.isnan().all(0).tolist(), strict=True) if none]
     if unseen:
         raise ValueError(
-            f"no entry of column {', '.join(map(repr, unseen))} of x was seen, and nothing can be learnt of it: leave "
-            "it out"
+            f"no entry of column {', '.join(map(repr, unseen))} of x was seen: nothing can be learnt of it; "
+            f"{without_columns('x', x.shape[1:], unseen)}"
         )
 
 

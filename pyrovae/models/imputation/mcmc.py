@@ -98,13 +98,13 @@ class _Proposals(Modes):
         """The log-density of `propose`."""
         half = (DEGREES + z.shape[-1]) / 2
         constant = math.lgamma(half) - math.lgamma(DEGREES / 2) - z.shape[-1] / 2 * math.log(DEGREES * math.pi)
-        terms = [math.log(PRIOR_SHARE) + self.log_prior(z)]
-        shapes = zip(self.weights, self.modes, self.precisions, self.axes, self.log_volume, strict=True)
-        for weight, mode, precision, axes, log_volume in shapes:
-            distance = (((z - mode)[..., None, :] @ axes).squeeze(-2).square() * precision).sum(-1)
-            log_t = constant - log_volume - half * torch.log1p(distance / DEGREES)
-            terms.append(math.log1p(-PRIOR_SHARE) + weight.log() + log_t)
-        return torch.stack(terms).logsumexp(0)
+        # one product of matrices an item and mode, (count, d) by (d, d), and not one a code
+        away = z.transpose(0, 1) - self.modes[:, :, None]
+        whitened = away @ (self.axes * self.precisions.sqrt()[..., None, :])
+        log_t = -half * torch.log1p(whitened.square().sum(-1) / DEGREES)  # (MODES, n, count)
+        log_t = log_t + (constant - self.log_volume + self.weights.log() + math.log1p(-PRIOR_SHARE))[..., None]
+        from_prior = math.log(PRIOR_SHARE) + self.log_prior(z)
+        return torch.cat([from_prior.T[None], log_t]).logsumexp(0).T
 
     def _stride(self, count: int) -> Tensor:
         """Steps of the random walk."""

@@ -11,7 +11,9 @@ from pyrovae.models.means import mean_of
 __all__ = ["Modes"]
 
 MODES = 6  # places an item where a mode is sought, the encoder's included
-NEWTON_STEPS = 25
+NEWTON_STEPS = 25  # at the most
+ENOUGH = 1e-4  # nats below a mode, which moves a proposal by about a hundredth of its standard deviation
+SMALL = 8  # matrices of each code, up to which products and sums cost less than so many calls of a matrix product
 
 
 class Modes(SeenDensity):
@@ -42,15 +44,17 @@ class Modes(SeenDensity):
         item = torch.arange(which.shape[1], device=which.device)
         centre, axes = self.modes[which, item], self.axes[which, item]
         white = torch.randn_like(centre) * self.precisions[which, item].rsqrt()
-        return centre, (axes @ white[..., None]).squeeze(-1)
+        return centre, _times(axes, white)
 
     def _climb(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Modes near the starts by damped Newton steps; the log-density there, the precisions and their axes."""
         damping = torch.ones_like(z[..., :1])
         value, gradient, precisions, axes = self._derivatives(z)
         for _ in range(NEWTON_STEPS):
-            along = (gradient[..., None, :] @ axes).squeeze(-2) / (precisions + damping * self.least_precision)
-            there = z + (axes @ along[..., None]).squeeze(-1)
+            slope = _times(axes.mT, gradient)
+            if not bool((0.5 * (slope.square() / precisions).sum(-1) > ENOUGH).any()):
+                break  # what a whole step would gain by the quadratic approximation, at every start
+            there = z + _times(axes, slope / (precisions + damping * self.least_precision))
             value_there, gradient_there, precisions_there, axes_there = self._derivatives(there)
             better = value_there > value
             row = better[..., None]
@@ -74,3 +78,10 @@ class Modes(SeenDensity):
         hessian = torch.where(finite[..., None], hessian, 0.0)
         precisions, axes = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
         return value.detach(), torch.where(finite, gradient, 0.0), precisions.clamp(min=self.least_precision), axes
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """The product of each matrix with its vector, (..., d, d) and (..., d) -> (..., d)."""
+    if vectors.shape[-1] <= SMALL:
+        return (matrices * vectors[..., None, :]).sum(-1)
+    return (matrices @ vectors[..., None]).squeeze(-1)

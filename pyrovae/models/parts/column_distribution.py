@@ -53,7 +53,7 @@ class ColumnDistribution(TorchDistribution):
         # where each column is, once the groups lie one after the other
         ordered = [column for group in self.groups for column in group.columns]
         self._places = sorted(range(len(ordered)), key=ordered.__getitem__)
-        lead = torch.broadcast_shapes(*(group.p.batch_shape[:-1] for group in self.groups))
+        lead = _shared([group.p.batch_shape[:-1] for group in self.groups])
         super().__init__(torch.Size([*lead, len(ordered)]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
@@ -92,6 +92,11 @@ class ColumnDistribution(TorchDistribution):
 
     def _arranged(self, parts: Sequence[Tensor]) -> Tensor:
         """What each group gave of its columns, (..., d), in the order of the row's."""
-        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        lead = _shared([part.shape[:-1] for part in parts])
         joined = torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], -1)
         return taken(joined, self._places)
+
+
+def _shared(shapes: Sequence[torch.Size]) -> torch.Size:
+    """The shape that all are broadcast to; torch's own function takes a tenth of the time of a small log_prob."""
+    return shapes[0] if all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)

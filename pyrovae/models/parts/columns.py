@@ -262,10 +262,11 @@ def _family(spec: Any, column: Column) -> Any:
 
 def _require_support(family: Any, column: Column) -> None:
     """Refuse a family that has no density where a column has values, or has one where it can have none."""
-    values = torch.tensor([*PROBES, *(column.num_categories + shift for shift in (-1.0, 0.0))])
     support = getattr(family, "support", None)
-    own = ColumnSupport([column]).check(values[:, None])[:, 0]
-    same = isinstance(support, constraints.Constraint) and bool((support.check(values) == own).all())
+    with torch.device("cpu"):  # also where the pair is only sketched, on a device without values
+        values = torch.tensor([*PROBES, *(column.num_categories + shift for shift in (-1.0, 0.0))])
+        own = ColumnSupport([column]).check(values[:, None])[:, 0]
+        same = isinstance(support, constraints.Constraint) and bool((support.check(values) == own).all())
     if same and not (column.kind == "categorical" and isinstance(family, Ordinal)):
         return
     like = f", with {column.num_categories} categories" if column.categories is not None else ""

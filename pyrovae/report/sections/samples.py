@@ -22,6 +22,8 @@ from pyrovae.report.measurements import Measurements, Refusal
 from pyrovae.report.pictures import are_images, sheet, value_range
 from pyrovae.report.section import Section
 from pyrovae.report.sections import LeftOut
+from pyrovae.report.table_rows import MOST_COLUMNS as MOST_OF_ROWS
+from pyrovae.report.table_rows import MOST_SUMMARIZED, columns_table, rows_table
 from pyrovae.seeding import Noise, stream
 
 ORDER = 50
@@ -29,6 +31,7 @@ TITLE = "Samples"
 ACROSS = 10
 DOWN = 4
 DRAWS = 500  # for the numbers
+SHOWN_ROWS = 8  # of a table
 MOST_COLUMNS = 8  # of a table of vectors
 MOST_SHARES = 10  # of categories in a cell
 
@@ -42,6 +45,12 @@ def section(measurements: Measurements) -> Section | LeftOut:
         how = (
             "Good draws look like the items and are as varied as they are; blurred draws, or kinds of items that are "
             "never drawn, say that p(x) is not that of the items."
+        )
+    elif measurements.data.columns is not None:
+        body = _rows_of_table(measurements, samples)
+        how = (
+            "Drawn rows should look like rows of the data, and go together as these do. Means, spreads and shares of "
+            "the draws should be those of the test rows; less spread says that something is missing."
         )
     else:
         body = _columns(measurements, samples)
@@ -143,6 +152,37 @@ def _columns(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
     if any(measurements.beside(entry) for entry in measurements.entries):
         caption += " Covariates and exposures are those of the test items, row after row."
     return table(caption, ["of", *names], rows)
+
+
+def _rows_of_table(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
+    """Of a table a few rows as they are, then what each column holds, by the names of columns and categories."""
+    columns = measurements.data.columns
+    assert columns is not None
+    real = measurements.chosen.x[:].double().numpy()
+    drawn = {name: items.double().numpy() for name, items in samples.items()}
+    some = "" if len(columns) <= MOST_OF_ROWS else f" The first {MOST_OF_ROWS} of {len(columns)} columns."
+    parts = []
+    for name, rows in drawn.items():
+        caption = f"{SHOWN_ROWS} rows drawn from p(x) of {name}, seed {measurements.seed}.{some}"
+        parts.append(rows_table(caption, "draw", columns, rows[:SHOWN_ROWS], real))
+    few = real[:SHOWN_ROWS]
+    caption = f"{len(few)} of the {len(real)} test rows beside them"
+    caption += ", with — where an entry is missing." if np.isnan(few).any() else "."
+    parts.append(rows_table(caption, "test row", columns, few, real))
+    some = "" if len(columns) <= MOST_SUMMARIZED else f" The first {MOST_SUMMARIZED} of {len(columns)} columns."
+    caption = (
+        f"Each column: mean ± standard deviation of a number, the share of each category, of {len(real)} test rows and "
+        f"of {DRAWS} draws with seed {measurements.seed}, the likelihood's noise included.{some}"
+    )
+    if np.isnan(real).any():
+        caption += (
+            " Entries that are missing are left out of the test rows' numbers; where it depends on other columns which "
+            "are missing, those of a good model differ from them."
+        )
+    caption += _labels_in_words(measurements, samples)
+    if any(measurements.beside(entry) for entry in measurements.entries):
+        caption += " Covariates and exposures are those of the test items, row after row."
+    return joined(*parts, columns_table(caption, columns, real, drawn))
 
 
 def _labels_in_words(measurements: Measurements, samples: dict[str, Tensor]) -> str:
