@@ -105,7 +105,7 @@ def test_a_kind_of_a_column_that_is_left_out_is_refused(people: Path, capsys: py
     words = ["--kind", "age=real", "--drop", "age", "--drop", "name"]
     for command in (["data"], ["fit", "--out", "run"]):
         assert main([command[0], "people.csv", *words, *command[1:]]) == 2
-        assert "--kind states a kind of 'age', and --drop leaves it out" in capsys.readouterr().err
+        assert "--kind states a kind of age, and --drop leaves it out" in capsys.readouterr().err
     words = ["--kind", "age=real", "--drop", "name", "--weight", "age", "--out", "run"]
     assert main(["fit", "people.csv", *words]) == 2
-    assert "--kind states a kind of 'age', which is the column of --weight" in capsys.readouterr().err
+    assert "--kind states a kind of age, which is the column of --weight" in capsys.readouterr().err

@@ -294,7 +294,11 @@ def test_new_data_have_the_same_codes_whatever_the_order_of_their_columns() -> N
     filled = table.like(some).frame(table.like(some).x.nan_to_num(1.0))
     assert filled["level"].tolist() == ["mid"] * len(some)
     for changed, kind, words in [
-        (frame.assign(colour="pink"), ValueError, "'pink', in 24 entries, the first in row 0"),
+        (
+            frame.assign(colour="pink"),
+            ValueError,
+            "'pink' that the table was not made with, in 24 entries, the first in row 0",
+        ),
         (frame.drop(columns="real"), ValueError, "no column 'real'"),
         (frame.assign(more=1), ValueError, "column 'more' is unknown"),
         (frame.assign(real="a"), TypeError, "must be numbers, got text"),

@@ -10,6 +10,7 @@ import torch
 
 import pyrovae
 from pyrovae import Column
+from pyrovae.evaluation.item_marks import MARKS, marks_of, other_codes_between
 
 COLUMNS = (Column("height", "positive"), Column("visits", "count"), Column("town", "categorical", ("A", "B", "C")))
 X = torch.tensor([[1.5, 0, 0], [2.5, 3, 1], [1.75, 1, 2], [2.0, 1, 0]], dtype=torch.float64)
@@ -102,3 +103,15 @@ def test_two_runs_of_one_model_are_no_gap_and_exact_is_called_by_what_it_is():
     assert str(estimate() - estimate()).startswith("difference between runs of exact  0.000 nats")
     other = pyrovae.ColumnMixture(COLUMNS, 2).double()
     assert (estimate() - pyrovae.exact(other, X)).kind == "difference in log p(x)"
+
+
+def test_marks_of_many_columns_fit_into_a_file_and_still_tell_other_codes():
+    names = [f"a column with a long name, number {j}" for j in range(600)]
+    towns = [Column(name, "categorical", ("A", "B", "C")) for name in names]
+    x = torch.zeros(3, 600, dtype=torch.float64)
+    one, other = (
+        marks_of(x, {}, made) for made in (towns, [*towns[1:], Column("last", "categorical", ("B", "A", "C"))])
+    )
+    assert len(one) < 64_000
+    assert other_codes_between({MARKS: one}, {MARKS: other}) == "their columns are too many to name"
+    assert other_codes_between({MARKS: one}, {MARKS: one}) == ""

@@ -307,7 +307,7 @@ def test_draws_of_a_table_are_rows_with_the_names_of_columns_and_categories():
     drawn = samples.draws(mixture, 500, SMALL.seed, mean=False).double()
     assert f"{drawn[:, 0].mean():.1f} ± {drawn[:, 0].std():.1f}" in told
     words = ["Aachen", "Bonn", "Celle <>"]
-    for row in drawn[:8]:
+    for row in drawn[: samples.SHOWN_ROWS]:
         assert f"{row[0]:.1f} {row[1]:.0f} {words[int(row[2])]}".replace("-", "−") in told
 
 

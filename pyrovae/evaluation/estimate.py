@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pyrovae import frequencies
-from pyrovae.columns import other_codes, what_differs
-from pyrovae.evaluation.item_marks import MARKS, columns_in, what_differs_between
+from pyrovae.columns import what_differs
+from pyrovae.evaluation.item_marks import MARKS, columns_in, other_codes_between, what_differs_between
 from pyrovae.models.fingerprint import attributes as other_attributes
 from pyrovae.models.fingerprint import settings
 from pyrovae.models.outline import tree
@@ -182,7 +182,7 @@ class Estimate(HasSummary):
                 f"estimates of tables whose columns are of other kinds are not comparable{because}: discrete are "
                 f"{first} in one and {second} in the other, and a probability is no density"
             )
-        codes = other_codes(columns or (), other_columns or ())
+        codes = other_codes_between(attributes, other_attributes)
         if codes:
             raise ValueError(
                 f"the codes of the two tables stand for other categories, and no log p is comparable: {codes}"

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.columns import Column, checked_columns, what_differs
+from pyrovae.columns import Column, checked_columns, other_codes, what_differs
 
-__all__ = ["MARKS", "columns_in", "marks_of", "what_differs_between"]
+__all__ = ["MARKS", "columns_in", "marks_of", "other_codes_between", "what_differs_between"]
 
 MARKS = "items_marks"  # the attribute of an estimate that holds them, as JSON
 MOST = 2**24  # entries, beyond which the values are not gone through once more
-MOST_COLUMNS = 200  # of which each is marked
+MOST_LETTERS = 32_000  # of all marks; a file of netCDF holds no attribute above 64 kB
 
 
 def marks_of(x: Tensor, beside: Mapping[str, Tensor], columns: Sequence[Column] | None) -> str:
@@ -33,11 +33,15 @@ def marks_of(x: Tensor, beside: Mapping[str, Tensor], columns: Sequence[Column] 
     if x.numel() <= MOST:
         marks["mean"] = _mean(x)
         marks["sum"] = _sum(x)
-    if columns is not None and len(columns) <= MOST_COLUMNS:
+    if columns is not None:
+        marks["codes"] = hashlib.sha256(repr([each.categories for each in columns]).encode()).hexdigest()[:16]
         marks["columns"] = [[each.name, each.kind, _plain(each.categories)] for each in columns]
         if x.numel() <= MOST:
             marks["of_columns"] = [[int(each.isnan().sum()), _mean(each), _sum(each)] for each in x.unbind(-1)]
-    return json.dumps(marks)
+    for last in ("of_columns", "columns"):
+        if len(text := json.dumps(marks)) > MOST_LETTERS:
+            marks.pop(last, None)
+    return text if len(text) <= MOST_LETTERS else json.dumps(marks)
 
 
 def columns_in(attributes: Mapping[str, Any]) -> tuple[Column, ...] | None:
@@ -46,6 +50,17 @@ def columns_in(attributes: Mapping[str, Any]) -> tuple[Column, ...] | None:
     if given is None:
         return None
     return checked_columns([[name, kind, categories] for name, kind, categories in given])
+
+
+def other_codes_between(attributes: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """Of which columns the codes stand for other categories, in words; "" where of none that is known."""
+    first, second = _marks(attributes).get("codes"), _marks(others).get("codes")
+    if first is None or second is None or first == second:
+        return ""
+    columns, other_columns = columns_in(attributes), columns_in(others)
+    if columns is None or other_columns is None:
+        return "their columns are too many to name"
+    return other_codes(columns, other_columns)
 
 
 def what_differs_between(attributes: Mapping[str, Any], others: Mapping[str, Any]) -> str:

@@ -175,7 +175,7 @@ def fit(
     held_out = validation if learns else _items_of(validation)
     snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
     if given.carried:
-        x = checks.Gathered(x, None, **given.carried)
+        x = checks.Gathered(x, None, **given.carried, columns=given.columns)
     warn_of_codes(pair, given.columns)
     task = Task(pair, x, y, held_out, unlabeled, target, progress, seed, snapshots)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has switched off

@@ -20,7 +20,7 @@ ABSENT = "—"  # of an entry that is missing
 
 
 def rows_table(caption: Any, what: str, columns: Sequence[Column], x: np.ndarray, like: np.ndarray) -> Markup:
-    """Rows (N, D), numbered, an entry in the words of its column, a number in the digits that the spread of `like` asks for.
+    """Rows (N, D), numbered, each entry in the words of its column, a number in as many digits as `like` asks for.
 
     >>> import numpy as np
     >>> from pyrovae import Column
@@ -76,11 +76,14 @@ def _summary(column: Column, values: np.ndarray, like: np.ndarray) -> Any:
 
 
 def _form(column: Column, values: np.ndarray, *, whole: bool = True) -> str:
-    """How a number of the column is written: with three digits of its spread, a count as a whole number."""
+    """How a number of the column is written: three digits of its spread, and no more than whole entries have."""
     if column.kind == "count" and whole:
         return ",.0f"
     seen = values[~np.isnan(values)]
     spread = float(seen.std()) if len(seen) else 0.0
     if not 1e-6 < spread < 1e9:
         return ".4g"
-    return f",.{max(0, 2 - math.floor(math.log10(spread)))}f"
+    most = max(0, 2 - math.floor(math.log10(spread)))
+    near = 1e-6 * float(np.abs(seen).max())  # what single precision leaves of a decimal number
+    exact = (digits for digits in range(most) if np.allclose(seen, seen.round(digits), rtol=0, atol=near))
+    return f",.{next(exact, most) if whole else most}f"

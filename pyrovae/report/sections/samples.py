@@ -31,7 +31,7 @@ TITLE = "Samples"
 ACROSS = 10
 DOWN = 4
 DRAWS = 500  # for the numbers
-SHOWN_ROWS = 8  # of a table
+SHOWN_ROWS = 6  # of a table
 MOST_COLUMNS = 8  # of a table of vectors
 MOST_SHARES = 10  # of categories in a cell
 
@@ -49,8 +49,8 @@ def section(measurements: Measurements) -> Section | LeftOut:
     elif measurements.data.columns is not None:
         body = _rows_of_table(measurements, samples)
         how = (
-            "Drawn rows should look like rows of the data, and go together as these do. Means, spreads and shares of "
-            "the draws should be those of the test rows; less spread says that something is missing."
+            "Means, spreads and shares of the draws should be those of the test rows; less spread says that something "
+            "is missing. Drawn rows should look like rows of the data, whose columns go together as these do."
         )
     else:
         body = _columns(measurements, samples)
@@ -155,20 +155,11 @@ def _columns(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
 
 
 def _rows_of_table(measurements: Measurements, samples: dict[str, Tensor]) -> Markup:
-    """Of a table a few rows as they are, then what each column holds, by the names of columns and categories."""
+    """What each column of a table holds, then a few rows as they are, by the names of columns and categories."""
     columns = measurements.data.columns
     assert columns is not None
     real = measurements.chosen.x[:].double().numpy()
     drawn = {name: items.double().numpy() for name, items in samples.items()}
-    some = "" if len(columns) <= MOST_OF_ROWS else f" The first {MOST_OF_ROWS} of {len(columns)} columns."
-    parts = []
-    for name, rows in drawn.items():
-        caption = f"{SHOWN_ROWS} rows drawn from p(x) of {name}, seed {measurements.seed}.{some}"
-        parts.append(rows_table(caption, "draw", columns, rows[:SHOWN_ROWS], real))
-    few = real[:SHOWN_ROWS]
-    caption = f"{len(few)} of the {len(real)} test rows beside them"
-    caption += ", with — where an entry is missing." if np.isnan(few).any() else "."
-    parts.append(rows_table(caption, "test row", columns, few, real))
     some = "" if len(columns) <= MOST_SUMMARIZED else f" The first {MOST_SUMMARIZED} of {len(columns)} columns."
     caption = (
         f"Each column: mean ± standard deviation of a number, the share of each category, of {len(real)} test rows and "
@@ -182,7 +173,16 @@ def _rows_of_table(measurements: Measurements, samples: dict[str, Tensor]) -> Ma
     caption += _labels_in_words(measurements, samples)
     if any(measurements.beside(entry) for entry in measurements.entries):
         caption += " Covariates and exposures are those of the test items, row after row."
-    return joined(*parts, columns_table(caption, columns, real, drawn))
+    parts = [columns_table(caption, columns, real, drawn)]
+    some = "" if len(columns) <= MOST_OF_ROWS else f" The first {MOST_OF_ROWS} of {len(columns)} columns."
+    few = real[:SHOWN_ROWS]
+    dash = ", with — where an entry is missing" if np.isnan(few).any() else ""
+    caption = f"{len(few)} of the {len(real)} test rows{dash}.{some}"
+    parts.append(rows_table(caption, "test row", columns, few, real))
+    for name, rows in drawn.items():
+        caption = f"{SHOWN_ROWS} rows drawn from p(x) of {name}, seed {measurements.seed}.{some}"
+        parts.append(rows_table(caption, "draw", columns, rows[:SHOWN_ROWS], real))
+    return joined(*parts)
 
 
 def _labels_in_words(measurements: Measurements, samples: dict[str, Tensor]) -> str:
