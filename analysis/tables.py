@@ -43,17 +43,22 @@ PARTS = ("density", "imputation", "miwae")
 
 
 class Store:
-    """Results by key in a JSON file: what it has is not computed again."""
+    """Results by key in a JSON file: what it has is not computed again, whichever run of the script put it there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.known: dict[str, Any] = self.on_disk()
+
+    def on_disk(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        return found
 
     def get(self, key: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self.known:
             start = time.perf_counter()
             found = run()
-            self.known[key] = found | {"seconds": round(time.perf_counter() - start, 1)}
+            found = found | {"seconds": round(time.perf_counter() - start, 1)}
+            self.known = self.on_disk() | self.known | {key: found}  # another run may have written meanwhile
             fresh = self.path.with_suffix(".new")
             fresh.write_text(json.dumps(self.known), encoding="utf-8")
             fresh.replace(self.path)

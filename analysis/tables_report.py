@@ -128,6 +128,8 @@ def imputation_figure(name: str, rows: list[dict[str, Any]]) -> Figure:
             ax.errorbar(at, mean, half, marker=marker, markersize=4, linewidth=1, color=f"C{number}", label=method)
         if score == "coverage":
             ax.axhline(0.9, color="black", linewidth=0.8)
+        if score == "log_score":
+            ax.set_ylim(**_of_scores(rows))
         ax.set_title(AXES[score], fontsize=10)
         ax.set_xticks([100 * share for share in shares])
         ax.set_xlabel("missing, %")
@@ -138,3 +140,11 @@ def imputation_figure(name: str, rows: list[dict[str, Any]]) -> Figure:
     drawn.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
     drawn.suptitle(f"{name}: missing completely at random, 95 % intervals over masks", fontsize=10, x=0.01, ha="left")
     return drawn
+
+
+def _of_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Limits of an axis of log-scores: a method far below the floor's, as one near a singular fit, leaves it."""
+    scores = np.array([row["log_score"] for row in rows if "log_score" in row])
+    floor = min((row["log_score"] for row in rows if row["method"] == "independent"), default=scores.min())
+    room = 0.1 * (scores.max() - floor) + 0.1
+    return {"bottom": max(float(scores.min()), float(floor) - 1.0) - room, "top": float(scores.max()) + room}

@@ -135,6 +135,10 @@ def test_what_was_computed_is_not_computed_again(tmp_path):
         raise AssertionError
 
     assert script.Store(tmp_path / "a.json").get("one", never)["v"] == 1
+    beside = script.Store(tmp_path / "a.json")
+    store.get("two", lambda: {"v": 2})
+    beside.get("three", lambda: {"v": 3})  # of another run, which began before
+    assert set(script.Store(tmp_path / "a.json").known) == {"one", "two", "three"}
 
 
 def test_tables_say_differences_and_spread():
