@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,9 @@ QUICK = ["--epochs", "2", "--batch-size", "300", "--hidden-dims", "16", "--binar
 
 
 def test_fit_does_what_the_function_does(tmp_path, capsys):
+    began = time.perf_counter()
     assert main(["fit", "digits", "--out", str(tmp_path / "run"), "--seed", "3", *QUICK]) == 0
+    waited = time.perf_counter() - began
     digits = pyrovae.data.load("digits")
     torch.manual_seed(3)
     vae = pyrovae.mlp_vae((1, 8, 8), 2, hidden_dims=(16,))
@@ -44,7 +47,13 @@ def test_fit_does_what_the_function_does(tmp_path, capsys):
     with xr.open_dataset(tmp_path / "run" / "history.nc", engine="h5netcdf") as written:
         assert written.loss.values.tolist() == history.epochs.loss.values.tolist()
         assert json.loads(written.attrs["config"])["seed"] == 3
-    assert capsys.readouterr().out.startswith("2 epochs, loss ")
+        of_steps = float(written.seconds.sum())
+    told = capsys.readouterr()
+    assert told.out.startswith("2 epochs, loss ")
+    # of the fit all of the call, and of the command all that the user waits
+    (of_fit,) = map(float, re.findall(r", ([\d.]+) s,", told.out))
+    (of_command,) = map(float, re.findall(r", ([\d.]+) s after the command began", told.err))
+    assert of_steps <= of_fit + 0.05 and of_fit - 0.05 <= of_command <= waited + 0.05
 
 
 def test_files_networks_and_likelihoods(tmp_path):

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ class Commands(click.Group):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.asked: click.Command | None = None  # the command of this call
+        self.began = time.perf_counter()  # before torch is imported, which reading the options does
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_files())
