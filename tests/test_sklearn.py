@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
+from typing import get_type_hints
 
 import joblib
 import numpy as np
@@ -118,6 +120,13 @@ def test_every_class_is_checked_and_at_most_three_checks_of_it_are_expected_to_f
     assert set(EXPECTED_FAILED_CHECKS) <= classes
     for reasons in EXPECTED_FAILED_CHECKS.values():
         assert len(reasons) <= 3 and all(reasons.values())
+
+
+def test_each_class_states_its_parameters_with_their_types():
+    for kind in map(type, CHECKED):
+        signature, types = inspect.signature(kind), get_type_hints(kind.__init__)
+        assert [*signature.parameters.values()][1].kind is inspect.Parameter.KEYWORD_ONLY  # all after the first
+        assert {*kind().get_params()} == {*signature.parameters} == {*types} - {"return"}
 
 
 # the numbers of the functional core ------------------------------------------------------------------------------

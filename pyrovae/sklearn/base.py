@@ -163,7 +163,7 @@ class TrainedMixin:
     learning_rate: float = 1e-3
     random_state: Any = None
     device: str = "auto"
-    fit_options: Mapping[str, Any] | None = None
+    fit_options: dict[str, Any] | None = None
 
     def _options_of_training(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("epochs", "batch_size", "learning_rate", "device")}
