@@ -80,16 +80,19 @@ def imputation_table(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def miwae_table(name: str, rows: list[dict[str, Any]]) -> str:
-    """Mean squared errors with their standard deviation over masks, as the paper has them."""
+    """Mean squared errors with their standard deviation over masks, as the paper has them, and a 95 % interval."""
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = np.array([row["squared_error"] for row in rows if row["method"] == method])
-        spread = f" ({own.std(ddof=1):.3f})" if len(own) > 1 else ""
+        spread = interval = ""
+        if len(own) > 1:
+            spread = f" ({own.std(ddof=1):.3f})"
+            interval = "[{:.3f}, {:.3f}]".format(*pyrovae.paired_interval(own)[1:])
         published = PUBLISHED.get((name, method))
-        lines.append(
-            [method, str(len(own)), f"{own.mean():.3f}{spread}", "" if published is None else f"{published:.3f}"]
-        )
-    return table([f"{name}, half missing", "masks", "squared error (sd over masks)", "published"], lines)
+        printed = "" if published is None else f"{published:.3f}"
+        lines.append([method, str(len(own)), f"{own.mean():.3f}{spread}", interval, printed])
+    head = [f"{name}, half missing", "masks", "squared error (sd over masks)", "95 % interval over masks", "published"]
+    return table(head, lines)
 
 
 def density_figure(name: str, values: dict[str, np.ndarray]) -> Figure:

@@ -148,7 +148,7 @@ def test_tables_say_differences_and_spread():
     assert text.splitlines()[2] == "| model | 2.00 |  |"
     assert f"| floor | 0.00 | {mean:.2f} [{low:.2f}, {high:.2f}] |" in text
     rows = [{"method": "MIWAE", "share": 0.5, "squared_error": value, "coverage": 0.9} for value in (0.25, 0.36)]
-    assert "| MIWAE | 2 | 0.305 (0.078) | 0.280 |" in report.miwae_table("breast", rows)
+    assert "| MIWAE | 2 | 0.305 (0.078) | [-0.394, 1.004] | 0.280 |" in report.miwae_table("breast", rows)
     assert "0.280" not in report.miwae_table("wine", rows)  # control: published for another table
     assert "| 50% | MIWAE | 0.550 ± 0.635 | 0.900 ± 0.000 |" in report.imputation_table("breast", rows)
 
