@@ -63,7 +63,7 @@ _HOMES = {
     "pyrovae.inference.compiled_svi": ["CaptureError", "CompiledSVI", "CompilerError"],
     "pyrovae.inference.history": ["History"],
     "pyrovae.inference.svi.run": ["PosteriorCollapseWarning"],
-    "pyrovae.inference.em": ["VarianceFloorWarning"],
+    "pyrovae.inference.em": ["SingularDriftWarning", "VarianceFloorWarning"],
     "pyrovae.inference.em.columns": ["ZeroProbabilityWarning"],
     "pyrovae.inference.multiple_imputation": ["multiple_imputation"],
     "pyrovae.evaluation.pooling": ["Pooled", "pool"],
@@ -148,7 +148,10 @@ if TYPE_CHECKING:  # `name as name`: without it a type checker does not take a n
     from pyrovae.inference.em.columns import ZeroProbabilityWarning as ZeroProbabilityWarning
     from pyrovae.inference.multiple_imputation import multiple_imputation as multiple_imputation
     from pyrovae.evaluation.pooling import Pooled as Pooled, pool as pool
-    from pyrovae.inference.em import VarianceFloorWarning as VarianceFloorWarning
+    from pyrovae.inference.em import (
+        SingularDriftWarning as SingularDriftWarning,
+        VarianceFloorWarning as VarianceFloorWarning,
+    )
     from pyrovae.inference.history import History as History
     from pyrovae.inference.svi.run import PosteriorCollapseWarning as PosteriorCollapseWarning
     from pyrovae.inference.training import fit as fit

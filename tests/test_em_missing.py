@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 import pyrovae
 from pyrovae.data import Split
-from pyrovae.inference.em.clusters import clusters
+from pyrovae.inference.em.clusters import _of_seen, clusters
 from pyrovae.models.components import COVARIANCES
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyrovae.inference.em.VarianceFloorWarning")
@@ -298,3 +298,92 @@ def test_groups_of_many_and_of_single_items_score_alike(covariance):
     table = mixture.log_joint_table(torch.from_numpy(x))[rows].detach().numpy()
     assert np.allclose(table[~empty], table_in_loops(mixture, x[rows][~empty]), atol=1e-10)
     assert np.allclose(table[empty], np.log(mixture.weights.detach().numpy()), atol=1e-12)
+
+
+def wine(share):
+    from sklearn.datasets import load_wine
+
+    x = load_wine().data
+    x = (x - x.mean(0)) / x.std(0)
+    return np.where(np.random.default_rng(0).random(x.shape) < share, np.nan, x)
+
+
+def warned_of_drift(x, **options):
+    """The message of the warning, or None, and which components the history says drift."""
+    made = {name: options.pop(name) for name in ("num_components", "covariance", "floor") if name in options}
+    mixture = mixture_for(x, **{"num_components": 1} | made)
+    with pyrovae.warned.gathered() as told:
+        history = pyrovae.fit(mixture, x, missing=True, num_restarts=1, progress=False, **options)
+    words = [str(each.message) for each in told if each.category is pyrovae.SingularDriftWarning]
+    assert len(words) < 2
+    return words[0] if words else None, history.config.get("drifting_components"), mixture
+
+
+def test_a_covariance_that_goes_on_towards_a_singular_one_is_named():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 6)) @ rng.normal(size=(6, 6))
+    few = np.where(rng.random(x.shape) < 0.5, np.nan, x)
+    words, which, mixture = warned_of_drift(few[~np.isnan(few).all(1)], max_iterations=100, floor=1e-12)
+    assert which == [0] and "after 100 iterations of EM" in words
+    c = numbers(mixture)[2][0]
+    value, vector = np.linalg.eigh(c / np.sqrt(np.outer(c.diagonal(), c.diagonal())))
+    assert f"component 0 (now {value[0]:.2g}, along x[:, {np.square(vector[:, 0]).argmax()}]" in words
+    # control: three columns of which one follows from the others, nearly
+    near = rng.normal(size=(60, 3))
+    near[:, 2] = near[:, 0] + near[:, 1] + 0.03 * rng.normal(size=60)
+    words, which, mixture = warned_of_drift(
+        np.where(np.arange(180).reshape(60, 3) % 7 == 0, np.nan, near), max_iterations=100, tol=0
+    )
+    assert (words, which) == (None, [])
+    assert mixture.components.conditional_scale[0, 2] < 0.05
+
+
+@pytest.mark.slow
+def test_drift_with_half_of_wine_missing():
+    assert warned_of_drift(wine(0.3), max_iterations=100, tol=0)[:2] == (None, [])  # fewer missing
+    assert warned_of_drift(wine(0.5), max_iterations=100, covariance="diagonal")[:2] == (None, None)
+    words, which, _ = warned_of_drift(wine(0.5), max_iterations=100)
+    assert which == [0] and "component 0 (now 0.02" in words
+    x = wine(0.6)[:100, :8]
+    x = x[~np.isnan(x).all(1)]
+    words, which, _ = warned_of_drift(x, max_iterations=100, covariance="tied", num_components=2)
+    assert which == [0] and "the tied covariance (now" in words and "covariance='diagonal', fewer" in words
+    classifier = pyrovae.gaussian_classifier((8,), 2, covariance="full").double()
+    with pytest.warns(pyrovae.SingularDriftWarning, match=r"in class '?0'? \(now"):
+        pyrovae.fit(classifier, x, np.arange(len(x)) % 2, missing=True, max_iterations=100, progress=False)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_one_component_has_one_start(share):
+    x = incomplete(5, clusters_=1, share=share)
+    mixture, history = fitted(x, 1)
+    assert len(history.config["log_likelihoods"]) == len(history.config["iterations"]) == 1
+    other, _ = fitted(x, 1, seed=3)
+    for one, another in zip(mixture.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, another)
+    _, history = fitted(x, 2, num_restarts=3, max_iterations=1)
+    assert len(history.config["log_likelihoods"]) == 3
+    if not share:
+        assert np.allclose(numbers(mixture)[2][0], np.cov(x.T, bias=True), rtol=1e-12)
+    # going on from parameters that were set is a start beside it
+    mixture.components.loc.data += 1
+    with pyrovae.warned.gathered():
+        again = pyrovae.fit(mixture, x, missing=True, progress=False)
+    assert len(again.config["log_likelihoods"]) == 2
+
+
+def test_clusters_of_items_with_entries_missing_are_those_of_means_of_what_was_seen():
+    """Each item is with the nearest of the means of seen entries of the clusters, by a loop: where k-means ends."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(40, 2)) + 2
+        x[rng.random(x.shape) < 0.4] = np.nan
+        x = x[~np.isnan(x).all(1)]
+        weight = np.arange(len(x)) % 3 + 1.0
+        labels = _of_seen(x, 3, seed, weight)
+        centres = [
+            [np.average(c[~np.isnan(c)], weights=weight[labels == k][~np.isnan(c)]) for c in x[labels == k].T]
+            for k in range(3)
+        ]
+        away = np.stack([np.nansum((x - centre) ** 2, 1) for centre in centres], 1)
+        assert np.array_equal(away.argmin(1), labels)

@@ -340,3 +340,17 @@ def test_newtons_method_ends_at_the_mode(exact_linear_pair):
         moved = found.modes + 0.05 * found.precisions.rsqrt()[..., None, :1].squeeze(-2)
         assert bool((found.log_density(moved) < height).all())
         assert float((height - height.max(0).values).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["mcmc", "sir", "nuts"])
+def test_an_item_that_no_code_gives_is_refused_by_every_method(method):
+    torch.manual_seed(0)
+    vae = pyrovae.mlp_vae((3,), 1, hidden_dims=(4,), likelihood="normal").double()
+    x = torch.tensor([[0.1, math.nan, 0.2], [1e200, 0.0, math.nan], [1e200, 0.0, 0.0]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="the first of them 1, whose seen entries have a density of 0 at every code"):
+        vae.impute(x, num_draws=2, num_steps=2, method=method)
+    kept = vae.impute(x[[0, 2]], num_draws=2, num_steps=2, method=method)  # the last misses nothing
+    assert kept.isfinite().all() and torch.equal(kept[:, 1], x[2].expand(2, -1))
+    mixture = pyrovae.GaussianMixture((3,), 2).double()
+    with pytest.raises(ValueError, match="1 items, the first of them 1, whose seen entries have a density of 0 under"):
+        mixture.impute(x[:2])

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 import pyrovae
+from pyrovae.inference.em import Climb
 from pyrovae.models.linear_gaussian import LinearGaussian, seen_log_prob
 
 
@@ -189,3 +190,30 @@ def test_a_second_fit_goes_on_and_a_pair_that_is_not_linear_has_no_em():
     single = pyrovae.linear_vae(4, 1)  # in float32
     pyrovae.fit(single, x.astype(np.float32), method="em", missing=True, progress=False)
     assert torch.allclose(single.likelihood.network.weight.double(), model_of(pair).weight, atol=1e-3)
+
+
+def test_a_fit_that_fails_leaves_the_columns_unmeasured():
+    """What is measured of the items stays only where the fit comes to its end; the pair's dtype must hold it."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 3, dtype=torch.float64)
+    pair = pyrovae.linear_vae(3, 1, standardize=True).double()
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Climb, "go_on", raising(KeyboardInterrupt))
+        pyrovae.fit(pair, x, method="em", progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+    pyrovae.fit(pair, 1000 * x, method="em", progress=False)  # the first fit that ends measures
+    fresh = pyrovae.linear_vae(3, 1, standardize=True).double()
+    pyrovae.fit(fresh, 1000 * x, method="em", progress=False)
+    assert abs(pyrovae.exact(pair, 1000 * x).mean - pyrovae.exact(fresh, 1000 * x).mean) < 1e-6
+    with pyrovae.warned.gathered():
+        wide = pyrovae.linear_vae(3, 1, standardize=True)
+        with pytest.raises(ValueError, match="the standard deviation of each column of x"):
+            pyrovae.fit(wide, (1e25 * x).float(), method="em", progress=False)
+
+
+def raising(error):
+    def raises(*_, **__):
+        raise error
+
+    return raises

@@ -101,6 +101,10 @@ class _NormalClasses(ClassFit):
         at_floor: Tensor = self.copy.densities.maximize(items.flatten(1), share)
         return at_floor
 
+    def drift(self) -> em.Drift | None:
+        parts = self.copy.densities
+        return em.Drift(parts) if self.everything.has_missing and parts.lower is not None else None
+
     def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
         weight = self.labeled.weight if len(items) == len(self.items) else self.everything.weight
         em.warn_of_floor(self.copy.densities, at_floor, items, self.names, weight)

@@ -107,6 +107,10 @@ class ClassFit:
         """Take one M-step of the densities from p(y | x), (n, C); return which classes are at the floor, (C,)."""
         raise NotImplementedError
 
+    def drift(self) -> em.Drift | None:
+        """What watches the covariances where entries are missing; None where there are none to watch."""
+        return None
+
     def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
         """Warn of the classes, and where known the columns, at the variance floor."""
         raise NotImplementedError
@@ -160,12 +164,14 @@ class ClassFit:
 
         options = self.em_options
         with progress_bar(show=self.task.progress, unit="iteration") as bar:
-            climb = em.Climb(e_step, m_step, self.judged, bar)
+            climb = em.Climb(e_step, m_step, self.judged, bar, self.drift())
             climb.go_on(options.tol, options.max_iterations)
         climb.require_finite()
         if not climb.converged:
             em.warn_not_converged(len(climb.rows), options.tol)
         self.warn_of_floor(climb.at_floor, everything)
+        if climb.drift is not None:
+            climb.drift.warn(self.names, everything)
         config = {
             "method": "em",
             "unlabeled_items": unlabeled,

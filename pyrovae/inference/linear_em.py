@@ -14,6 +14,7 @@ from pyrovae.inference.em import Climb, VarianceFloorWarning, warn_not_converged
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.linear_parts import LinearParts, linear_parts
+from pyrovae.inference.measuring import measuring
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.inference.weighed import Weighed, weighed
@@ -86,27 +87,29 @@ def _run(options: LinearEM, parts: LinearParts, task: Task) -> History:
         checked = checked_items(task.pair, other.x, name="validation", missing=other.missing, least_scale=scale)
         held_out = other.with_items(checked.to(task.device).double())
     of_fit = given.with_items(items.to(task.device).double())
-    columns = parts.measured(of_fit.x, of_fit.weight)
-    fit = _Fit(of_fit, columns.standardized(of_fit.x), columns.least_scale, parts)
-    shift = columns.log_volume(of_fit)  # log p in the items' units, over that of standardised columns
+    with measuring(task.pair, of_fit) as begin:
+        columns = parts.columns(of_fit.x)
+        fit = _Fit(of_fit, columns.standardized(of_fit.x), columns.least_scale, parts)
+        shift = columns.log_volume(of_fit)  # log p in the items' units, over that of standardised columns
 
-    def judged() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        return {"validation_elbo": held_out.mean(seen_log_prob(columns.in_units(fit.model), held_out.x))}
+        def judged() -> dict[str, float]:
+            if held_out is None:
+                return {}
+            return {"validation_elbo": held_out.mean(seen_log_prob(columns.in_units(fit.model), held_out.x))}
 
-    with progress_bar(show=task.progress, unit="iteration") as bar:
-        starts = [columns.of_standardized(parts.model(task.device)), fit.start()]
-        fit.model = max(starts, key=fit.log_likelihood)
+        with progress_bar(show=task.progress, unit="iteration") as bar:
+            starts = [columns.of_standardized(parts.model(task.device)), fit.start()]
+            fit.model = max(starts, key=fit.log_likelihood)
 
-        def e_step() -> tuple[Any, float]:
-            sums, value = fit.e_step()
-            return sums, value + shift
+            def e_step() -> tuple[Any, float]:
+                sums, value = fit.e_step()
+                return sums, value + shift
 
-        climb = Climb(e_step, fit.m_step, judged, bar)
-        climb.go_on(options.tol, options.max_iterations)
-    climb.require_finite()
-    parts.take(columns, fit.rotated())
+            climb = Climb(e_step, fit.m_step, judged, bar)
+            climb.go_on(options.tol, options.max_iterations)
+        climb.require_finite()
+        begin()
+        parts.take(columns, fit.rotated())
     kept = of_fit.mean(seen_log_prob(parts.model(task.device), of_fit.x))
     warn_of_rounded(climb.value - kept, next(task.pair.parameters()).dtype, "pair.double()")
     if not climb.converged:

@@ -86,13 +86,11 @@ class LinearParts:
             weight, offset = weight * unit[:, None], loc + unit * offset
         return LinearGaussian(weight, offset, scale.square())
 
-    def measured(self, x: Tensor, weight: Tensor | None) -> Columns:
-        """The columns' location and scale, measured on the items (N, D) of a first fit."""
+    def columns(self, x: Tensor) -> Columns:
+        """The columns' location and scale, in the dtype and on the device of the items (N, D); measured by then."""
         zero, one = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
         least = one * self.family.floor
         if self.standardizer is not None:
-            if not self.standardizer.is_measured:
-                self.standardizer.measure([(x, weight)])
             zero, one = (each.to(x) for each in (self.standardizer.loc, self.standardizer.scale))
         if self.fixed:
             least = self.family.scale.to(x) / one

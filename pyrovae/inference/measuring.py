@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.inference.items import EVALUATION_BATCH, Items
+from pyrovae.inference.weighed import Weighed
 from pyrovae.models.batch import items_of, weight_of
 from pyrovae.models.pair import as_module, dtype_and_device, likelihood_of
 from pyrovae.models.parts.standardizer import SEES, Moments, Standardizable, standardizer_of
@@ -22,7 +23,7 @@ RATIO, LARGE = 30.0, 10.0  # of the largest scale to the smallest, and the large
 
 
 @contextmanager
-def measuring(pair: Any, *sources: Items) -> Iterator[Callable[[], None]]:
+def measuring(pair: Any, *sources: Items | Weighed) -> Iterator[Callable[[], None]]:
     """Let the parts of a pair measure the training items; the body calls what it is given once training begins.
 
     A part that is to be measured has `measure(batches)`, where `batches` are pairs of items and their weights, or None,
@@ -83,8 +84,11 @@ def warn_of_scales(pair: Any, source: Items) -> None:
     )
 
 
-def _batches(sources: tuple[Items, ...]) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _batches(sources: tuple[Items | Weighed, ...]) -> Iterator[tuple[Tensor, Tensor | None]]:
     """All items of a fit with their weights, in parts."""
     for source in sources:
+        if isinstance(source, Weighed):
+            yield source.x, source.weight
+            continue
         for batch, _ in source.batches(EVALUATION_BATCH, shuffle=False):
             yield items_of(batch), weight_of(batch)

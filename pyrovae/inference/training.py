@@ -112,8 +112,9 @@ def fit(
     loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
     place, or the validation ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
     (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM that has not converged, and of
-    variances that the floor holds up (`VarianceFloorWarning`), naming the columns. Inside
-    `pyrovae.distributed()` processes share each batch.
+    variances that the floor holds up (`VarianceFloorWarning`), naming the columns, and with entries missing of
+    covariances that go on towards singular ones (`SingularDriftWarning`). Inside `pyrovae.distributed()` processes
+    share each batch.
 
     Pyro's handlers that the call stands inside of, as a `poutine.scale`, do not reach into it; a Messenger of your own
     class sees the sites of each step.

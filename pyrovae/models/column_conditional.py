@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
 from pyrovae.models.column_families import Codes
+from pyrovae.models.seen import require_possible
 
 if TYPE_CHECKING:
     from pyrovae.models.column_mixture import ColumnMixture
@@ -37,13 +38,7 @@ class ConditionalColumns(TorchDistribution):
         self.mixture, self.x = mixture, x
         self._joint = mixture.log_joint_table(x)
         self.log_seen = self._joint.logsumexp(-1).to(x)
-        impossible = self._joint.logsumexp(-1) == -torch.inf
-        if bool(impossible.any()):
-            raise ValueError(
-                f"x has {int(impossible.sum())} items, the first of them {int(impossible.nonzero()[0])}, whose seen "
-                "entries have probability 0 in every class, and nothing follows from them: fit with a pseudo_count "
-                "above 0"
-            )
+        require_possible(self._joint, "probability 0 in every class", "fit with a pseudo_count above 0")
         self._share = self._joint.softmax(-1)
         self.responsibilities = self._share.to(x)
         super().__init__(x.shape[:1], x.shape[1:], validate_args=False)

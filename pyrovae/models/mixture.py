@@ -22,7 +22,7 @@ from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import register_param_sites
 from pyrovae.models.particles import ENUMERATED
 from pyrovae.models.registry import register
-from pyrovae.models.seen import Expected, SeenItems, ShareOf
+from pyrovae.models.seen import Expected, SeenItems, ShareOf, require_possible
 from pyrovae.models.summed_mixture import SummedMixture
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
@@ -249,6 +249,7 @@ class ConditionalMixture(TorchDistribution):
     def __init__(self, mixture: GaussianMixture, x: Tensor) -> None:
         self.mixture, self.x = mixture, x
         self._joint = mixture.log_joint_table(x)
+        require_possible(self._joint, "a density of 0 under every component", "look at them, and leave them out")
         self.log_seen = self._joint.logsumexp(-1).to(x)
         self.responsibilities = self._joint.softmax(-1).to(x)
         super().__init__(x.shape[:1], x.shape[1:], validate_args=False)

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from pyrovae.models.covariance import ROWS
 
-__all__ = ["Expected", "Group", "SeenItems", "SeenNormals", "ShareOf", "dense_expected", "diagonal_expected"]
+__all__ = [
+    "Expected",
+    "Group",
+    "SeenItems",
+    "SeenNormals",
+    "ShareOf",
+    "dense_expected",
+    "diagonal_expected",
+    "require_possible",
+]
 
 FLOATS = 2**22  # of the largest tensor of a part, 32 MiB
 FEW = 2**16  # entries that are in one batch, whatever their padding
@@ -176,6 +185,16 @@ def _blocks(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     place = _places(rows, columns, matrices.shape[-1])
     # a fifth of the time of indexing by two tensors
     return matrices.flatten(1).gather(1, place.flatten().expand(len(matrices), -1)).unflatten(1, place.shape)
+
+
+def require_possible(joint: Tensor, what: str, advice: str) -> None:
+    """Refuse items whose seen entries no component of a table of log p(component, x_seen), (N, K), can have given."""
+    impossible = ~(joint > -math.inf).any(-1)
+    if bool(impossible.any()):
+        raise ValueError(
+            f"x has {int(impossible.sum())} items, the first of them {int(impossible.nonzero()[0])}, whose seen "
+            f"entries have {what}, and nothing follows from them: {advice}"
+        )
 
 
 @dataclass

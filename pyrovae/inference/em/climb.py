@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.inference.em.drift import Drift
 
-__all__ = ["Climb", "best_of", "warn_not_converged", "warn_of_rounded"]
+__all__ = [
+    "Ascent",
+    "Climb",
+    "ascended",
+    "best_of",
+    "number_of_starts",
+    "require_enough_items",
+    "warn_not_converged",
+    "warn_of_rounded",
+]
+
+M = TypeVar("M")
 
 LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
 TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
@@ -26,13 +39,14 @@ class Climb:
 
     `e_step` returns what the M-step needs, such as each item's responsibilities, and the objective in nats per item.
     `m_step` takes that and returns which components, or classes, are at the variance floor. `judged` returns the scores
-    of held-out items.
+    of held-out items, and `drift` takes notice of the covariances where there is one.
     """
 
     e_step: Callable[[], tuple[Any, float]]
     m_step: Callable[[Any], Tensor]
     judged: Callable[[], dict[str, float]]
     bar: tqdm[Any]
+    drift: Drift | None = None
     value: float = -math.inf
     converged: bool = False
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -44,6 +58,8 @@ class Climb:
         expected, self.value = self.e_step()
         while len(self.rows) < max_iterations and not self.converged and math.isfinite(self.value):
             start, before = time.perf_counter(), self.value
+            if self.drift is not None:
+                self.drift.note()
             self.at_floor = self.m_step(expected)
             expected, self.value = self.e_step()
             self.converged = self.value - before <= tol
@@ -64,6 +80,69 @@ def best_of(climbs: Sequence[Climb]) -> int:
     """
     values = [climb.value if math.isfinite(climb.value) else -math.inf for climb in climbs]
     return next(n for n, value in enumerate(values) if value >= max(values) - TIE * max(1.0, abs(max(values))))
+
+
+@dataclass(frozen=True)
+class Ascent(Generic[M]):
+    """The climbs from every start, and the model that the highest of them, number `best`, has ended at.
+
+    The first of them goes on from the present parameters where `goes_on`.
+    """
+
+    model: M
+    climbs: list[Climb]
+    best: int
+    goes_on: bool
+
+    @property
+    def winner(self) -> Climb:
+        """The highest climb."""
+        return self.climbs[self.best]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a history says of the starts."""
+        return {
+            "start": "present parameters" if self.best < self.goes_on else f"restart {self.best - self.goes_on}",
+            "iterations": [len(climb.rows) for climb in self.climbs],
+            "converged": self.winner.converged,
+        }
+
+
+def ascended(
+    start: M,
+    clusters: Sequence[Tensor],
+    climb_of: Callable[[M], Climb],
+    begin: Callable[[M, Climb, Tensor], Any],
+    *,
+    goes_on: bool,
+    tol: float,
+    max_iterations: int,
+) -> Ascent[M]:
+    """Climb from each of the clusters, at which `begin` places a copy of `start`, and where `goes_on` from itself."""
+    models, climbs = [], []
+    for of_start in [None] * goes_on + list(clusters):
+        model = copy.deepcopy(start)
+        climb = climb_of(model)
+        if of_start is not None:
+            begin(model, climb, of_start)
+        climb.go_on(tol, max_iterations)
+        models.append(model)
+        climbs.append(climb)
+    best = best_of(climbs)
+    climbs[best].require_finite()
+    return Ascent(models[best], climbs, best, goes_on)
+
+
+def number_of_starts(num_restarts: int, num_components: int) -> int:
+    """How many starts from clusters differ: one where there is one component, whose cluster is all items each time."""
+    return min(num_restarts, 1) if num_components == 1 else num_restarts
+
+
+def require_enough_items(count: int, num_components: int) -> None:
+    """Refuse fewer items than components."""
+    if count < num_components:
+        raise ValueError(f"x has {count} items for {num_components} components: give more items, or fewer components")
 
 
 def warn_of_rounded(lost: float, dtype: torch.dtype, advice: str) -> None:

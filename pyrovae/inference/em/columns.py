@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -13,7 +12,14 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.inference.em.climb import Climb, best_of, warn_not_converged, warn_of_rounded
+from pyrovae.inference.em.climb import (
+    Climb,
+    ascended,
+    number_of_starts,
+    require_enough_items,
+    warn_not_converged,
+    warn_of_rounded,
+)
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
@@ -57,10 +63,7 @@ def climbed(
     held_out = None
     if validation is not None:
         held_out = _checked(pair, validation, "validation", target, least_scale=spread_as_in(items))[1:]
-    if len(items) < pair.num_components:
-        raise ValueError(
-            f"x has {len(items)} items for {pair.num_components} components: give more items, or fewer components"
-        )
+    require_enough_items(len(items), pair.num_components)
     _require_seen_columns(pair, items)
     with torch.no_grad(), progress_bar(show=progress, unit="iteration") as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
@@ -74,22 +77,20 @@ def climbed(
         encoded = start.components.encoded(items, weight)
         labels = [
             _labels(encoded, weight, pair.num_components, stream(seed, "k-means++", number), number % 2 == 0)
-            for number in range(num_restarts)
+            for number in range(number_of_starts(num_restarts, pair.num_components))
         ]
         shares = [one_hot(each, pair.num_components).double() for each in labels]
         start.components.measure(items, weight, shares or [start.log_joint_table(items).softmax(-1)])
-        starts, climbs = [], []
-        for share in [None] * goes_on + shares:
-            mixture = copy.deepcopy(start)
-            climb = _climb(mixture, items, weight, held_out, bar)
-            if share is not None:
-                climb.m_step(SHARE * share + (1 - SHARE) / pair.num_components)
-            climb.go_on(tol, max_iterations)
-            starts.append(mixture)
-            climbs.append(climb)
-        best = best_of(climbs)
-        winner, fitted = climbs[best], starts[best]
-        winner.require_finite()
+        found = ascended(
+            start,
+            shares,
+            lambda mixture: _climb(mixture, items, weight, held_out, bar),
+            lambda _, climb, share: climb.m_step(SHARE * share + (1 - SHARE) / pair.num_components),
+            goes_on=goes_on,
+            tol=tol,
+            max_iterations=max_iterations,
+        )
+        winner, fitted = found.winner, found.model
         nearest = fitted.log_joint_table(items).argmax(1)
         names = [f"component {k}" for k in range(pair.num_components)]
         width = fitted.components.moments()[1].sqrt().nan_to_num(math.inf)
@@ -116,11 +117,9 @@ def climbed(
         "device": str(target),
         # nats per item, with what pseudo-items add: of the climb from the present parameters, where these are a start,
         # then of each restart's
-        "objectives": [climb.value for climb in climbs],
+        "objectives": [climb.value for climb in found.climbs],
         "log_likelihood": log_likelihood,
-        "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
-        "iterations": [len(climb.rows) for climb in climbs],
-        "converged": winner.converged,
+        **found.config,
         "floored_columns": _floored(fitted, winner.at_floor),
         **environment(target),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import chain
 from typing import Any
 
@@ -12,8 +11,16 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from pyrovae import checks
-from pyrovae.inference.em.climb import Climb, best_of, warn_not_converged, warn_of_rounded
+from pyrovae.inference.em.climb import (
+    Climb,
+    ascended,
+    number_of_starts,
+    require_enough_items,
+    warn_not_converged,
+    warn_of_rounded,
+)
 from pyrovae.inference.em.clusters import clusters
+from pyrovae.inference.em.drift import Drift
 from pyrovae.inference.em.floors import warn_of_floor
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
@@ -51,15 +58,13 @@ def climbed(
         scale = spread_as_in(items)
         other_items = checked_items(pair, other.x, name="validation", missing=other.missing, least_scale=scale)
         held_out = other.with_items(other_items.to(target).double())
-    if len(items) < pair.num_components:
-        raise ValueError(
-            f"x has {len(items)} items for {pair.num_components} components: give more items, or fewer components"
-        )
+    require_enough_items(len(items), pair.num_components)
     of_fit = given.with_items(items)
     with torch.no_grad(), progress_bar(show=progress, unit="iteration") as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
         start = copied(pair).to(target).double()
-        seeds = [stream(seed, "k-means++", number) for number in range(num_restarts)]
+        numbers = range(number_of_starts(num_restarts, pair.num_components))
+        seeds = [stream(seed, "k-means++", number) for number in numbers]
         labels = [clusters(start, checked, each, weight) for each in seeds]
         goes_on = not (labels and pair.is_fresh)  # parameters that nobody has set are no start
         if start.components.floor is None:
@@ -67,29 +72,30 @@ def climbed(
             shares = (of_fit.times(one_hot(of_start, pair.num_components)) for of_start in labels)
             flat = checked.flatten(1)
             start.components.measure(flat, chain(present, shares), whole_weight=weight, go_on=goes_on)
-        starts, climbs = [], []
-        for of_start in [None] * goes_on + labels:
-            mixture = copy.deepcopy(start)
-            climb = climb_of(mixture, of_fit, held_out, bar)
-            if of_start is not None:
-                start_from(mixture, climb, of_fit, of_start)
-            climb.go_on(tol, max_iterations)
-            starts.append(mixture)
-            climbs.append(climb)
-        best = best_of(climbs)
-        winner = climbs[best]
-        winner.require_finite()
-        nearest = starts[best].log_joint_table(items).argmax(1)
+        found = ascended(
+            start,
+            labels,
+            lambda mixture: climb_of(mixture, of_fit, held_out, bar),
+            lambda mixture, climb, of_start: start_from(mixture, climb, of_fit, of_start),
+            goes_on=goes_on,
+            tol=tol,
+            max_iterations=max_iterations,
+        )
+        fitted, winner = found.model, found.winner
+        nearest = fitted.log_joint_table(items).argmax(1)
         names = [f"component {k}" for k in range(pair.num_components)]
-        width = starts[best].components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
+        width = fitted.components.scale_tril.square().sum(-1).sqrt()  # of some, the floor's and not their items'
         checks.require_held_in_groups(given.x, nearest, names, pair.logits.dtype, least_scale=width)
-        checks.warn_of_rounding(given.x, checked, nearest, names, lambda: starts[best].components.conditional_scale)
-        pair.load_state_dict(starts[best].state_dict())
+        checks.warn_of_rounding(given.x, checked, nearest, names, lambda: fitted.components.conditional_scale)
+        pair.load_state_dict(fitted.state_dict())
         kept = of_fit.mean(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).to(target))
     warn_of_rounded(winner.value - kept, pair.logits.dtype, "mixture.double()")
     if not winner.converged:
         warn_not_converged(len(winner.rows), tol)
-    warn_of_floor(starts[best].components, winner.at_floor, items, names, weight)
+    warn_of_floor(fitted.components, winner.at_floor, items, names, weight)
+    drifting = []
+    if winner.drift is not None:
+        drifting = winner.drift.warn(names, items)
     config = {
         "method": "em",
         "tol": tol,
@@ -101,11 +107,10 @@ def climbed(
         "validation_items": 0 if held_out is None else len(held_out.x),
         "device": str(target),
         # nats per item: of the climb from the present parameters, where these are a start, then of each restart's
-        "log_likelihoods": [climb.value for climb in climbs],
-        "start": "present parameters" if best < goes_on else f"restart {best - goes_on}",
-        "iterations": [len(climb.rows) for climb in climbs],
-        "converged": winner.converged,
+        "log_likelihoods": [climb.value for climb in found.climbs],
+        **found.config,
         "floored_components": winner.at_floor.nonzero().flatten().tolist(),
+        **({} if winner.drift is None else {"drifting_components": drifting}),
         **environment(target),
     }
     return History.from_rows(winner.rows, config)
@@ -138,7 +143,8 @@ def climb_of(mixture: GaussianMixture, items: Weighed, held_out: Weighed | None,
 
         return mixture.expected(items.seen, share_of), items.mean(log_prob)
 
-    return Climb(e_step_of_seen, mixture.take, judged, bar)
+    drift = None if mixture.components.lower is None else Drift(mixture.components)
+    return Climb(e_step_of_seen, mixture.take, judged, bar, drift)
 
 
 def start_from(mixture: GaussianMixture, climb: Climb, items: Weighed, labels: Tensor) -> None:

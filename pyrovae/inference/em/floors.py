@@ -11,7 +11,7 @@ from pyrovae import checks
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.covariance import column_variance, share_at_floor
 
-__all__ = ["VarianceFloorWarning", "warn_of_floor"]
+__all__ = ["VarianceFloorWarning", "columns_in_words", "warn_of_floor"]
 
 SHOWN = 5  # columns and components that a warning names
 
@@ -33,7 +33,7 @@ def warn_of_floor(
     if still.any():
         checks.warn(
             f"x varies by less than the variance floor {float(floors[still].max()):g} in "
-            f"{_columns(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): the floor "
+            f"{columns_in_words(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): the floor "
             "stands for their variance, and log p(x) depends on it; leave them out, scale x, or set the floor",
             VarianceFloorWarning,
         )
@@ -42,7 +42,7 @@ def warn_of_floor(
         if low > int(still.sum()):
             name = "the tied covariance" if parts.covariance == "tied" else names[k]
             worst = load.masked_fill(still, 0.0).argmax()
-            words.append(f"{name} (most of all in {_columns(worst[None], x)})")
+            words.append(f"{name} (most of all in {columns_in_words(worst[None], x)})")
     if words:
         more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
         least = f"{parts.relative:g} of a column's variance" if parts.floor is None else f"{parts.floor:g}"
@@ -70,7 +70,7 @@ def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, T
         yield k, vector[:, low].square().sum(1), int(low.sum())
 
 
-def _columns(which: Tensor, x: Tensor) -> str:
+def columns_in_words(which: Tensor, x: Tensor) -> str:
     """The columns in the words of an index, such as x[:, 0, 3]."""
     places = np.stack(np.unravel_index(which.cpu().numpy(), tuple(x.shape[1:])), 1)
     names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in places[:SHOWN].tolist())

@@ -27,7 +27,8 @@ class EM(Method):
     Args:
         tol: the least gain of an iteration, in nats per item, after which another one follows.
         max_iterations: the largest number of iterations from each start.
-        num_restarts: the number of starts from k-means++; with 0 EM goes on from the present parameters alone.
+        num_restarts: the number of starts from k-means++; with 0 EM goes on from the present parameters alone. One
+            component has one such start, for its cluster is all items each time.
 
     Raises ValueError for an option that is out of its range.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyrovae import checks
 from pyrovae.models.imputation.mcmc import MarkovChain
 from pyrovae.models.imputation.nuts import NoUTurn
-from pyrovae.models.imputation.seen import Parts
+from pyrovae.models.imputation.seen import ImpossibleError, Parts
 from pyrovae.models.imputation.sir import Resampling
 from pyrovae.models.scopes import Workspace, copied
 from pyrovae.seeding import Noise
@@ -50,7 +50,7 @@ def draw_missing(
     float32 with the same weights, and rounded at the end. An item without a missing entry comes back as it is in every
     draw; the code of one without a seen entry is a draw of the prior. Warns where the method can tell that its codes
     are not yet those of p(z | x_seen). Raises ValueError for a likelihood whose entries are not independent given the
-    code.
+    code, and by all methods alike for an item whose seen entries have a density of 0 at every code that is tried.
 
     >>> import torch
     >>> import pyrovae
@@ -81,12 +81,19 @@ def draw_missing(
         for rows in wanting.split(way.rows_at_once):
             start = 0
             way.parts = parts.given(beside, rows, x.dtype)
-            for z in way.codes(x[rows], seen[rows]):
-                stop = start + len(z)
-                with space.turn():
-                    drawn = way.parts.likelihood(z).sample()
-                draws[start:stop, rows] = torch.where(seen[rows], x[rows], drawn).to(draws.dtype)
-                start = stop
+            try:
+                for z in way.codes(x[rows], seen[rows]):
+                    stop = start + len(z)
+                    with space.turn():
+                        drawn = way.parts.likelihood(z).sample()
+                    draws[start:stop, rows] = torch.where(seen[rows], x[rows], drawn).to(draws.dtype)
+                    start = stop
+            except ImpossibleError as error:
+                raise ValueError(
+                    f"x has items, the first of them {int(rows[error.which][0])}, whose seen entries have a density of "
+                    "0 at every code that was tried, and nothing follows from them: look at their entries, and leave "
+                    "such items out"
+                ) from None
     for doubt in way.doubts():
         checks.warn(doubt)
     return draws

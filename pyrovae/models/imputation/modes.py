@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.models.imputation.seen import Parts, SeenDensity
+from pyrovae.models.imputation.seen import Parts, SeenDensity, require_possible
 from pyrovae.models.means import mean_of
 
 __all__ = ["Modes"]
@@ -35,6 +35,7 @@ class Modes(SeenDensity):
         self.modes, height, self.precisions, self.axes = self._climb(
             torch.cat([mean_of(self.posterior(filled))[None], pool.gather(0, best)])
         )
+        require_possible(height)
         self.log_volume = -0.5 * self.precisions.log().sum(-1)
         self.weights = (height + self.log_volume).nan_to_num(-1e30, neginf=-1e30).softmax(0)
 

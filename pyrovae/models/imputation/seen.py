@@ -15,7 +15,7 @@ from pyrovae.models.means import mean_of
 from pyrovae.models.missing import sees_missing
 from pyrovae.models.pair import covariate_dim_of
 
-__all__ = ["Everywhere", "Parts", "SeenDensity"]
+__all__ = ["Everywhere", "ImpossibleError", "Parts", "SeenDensity", "require_possible"]
 
 POOL = 64  # draws of the prior an item, from which a method may start
 
@@ -111,6 +111,21 @@ class SeenDensity:
         """The codes, those of items without a seen entry drawn anew from the prior."""
         some_seen = self.seen.flatten(1).any(1)[:, None]
         return torch.where(some_seen, z, self.prior.sample(z.shape[:-1]))
+
+
+class ImpossibleError(Exception):
+    """Items whose seen entries have a density of 0 at every code that was tried: `which`, (n,), of those at hand."""
+
+    def __init__(self, which: Tensor) -> None:
+        super().__init__(which)
+        self.which = which
+
+
+def require_possible(log_density: Tensor) -> None:
+    """Refuse items without a code of a density above 0; `log_density` is (count, n), of the codes that were tried."""
+    impossible = ~(log_density > -math.inf).any(0)  # NaN is none either
+    if bool(impossible.any()):
+        raise ImpossibleError(impossible)
 
 
 class Everywhere:

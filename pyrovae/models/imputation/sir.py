@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyrovae.models.imputation.seen import POOL, Everywhere, Parts, SeenDensity
+from pyrovae.models.imputation.seen import POOL, Everywhere, Parts, SeenDensity, require_possible
 from pyrovae.models.scopes import Workspace
 
 __all__ = ["Resampling"]
@@ -54,6 +54,7 @@ class Resampling:
         for z in candidates.split(at_once):
             with space.turn():
                 log_weights.append(proposal.log_density(z) - proposal.log_prob(z))
+        require_possible(torch.cat(log_weights))
         log_weight = torch.cat(log_weights).double().nan_to_num(nan=-1e30, neginf=-1e30)
         weight = log_weight.softmax(0)
         some_seen = seen.flatten(1).any(1)
