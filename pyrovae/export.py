@@ -119,7 +119,7 @@ def to_arviz(
     >>> tree.posterior["latent"].shape
     (1, 5, 3, 2)
     """
-    x = checks.split_of(x, covariates=covariates, exposure=exposure)
+    x = checks.split_of(x, covariates=covariates, exposure=exposure, what="to_arviz")
     y = x.y if y is None else y
     num_draws, seed = checks.whole("num_draws", num_draws), checks.seed(seed)
     if isinstance(pair, BayesianGaussianMixture):

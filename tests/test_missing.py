@@ -399,8 +399,14 @@ class TestRefused:
             lambda: pyrovae.elbo(pair, split, analytic=True),
             lambda: pyrovae.NoveltyDetector(pair, split),
         ):
-            with pytest.raises(ValueError, match=r"comes with missing entries, and .* takes none"):
+            with pytest.raises(
+                ValueError, match=r"comes with missing entries, and \w+ takes none: give whole items, or"
+            ):
                 call()
+        holes = x.masked_fill(mask, math.nan)
+        for of_array in (pyrovae.to_arviz, pyrovae.predictive_checks, pyrovae.NoveltyDetector):
+            with pytest.raises(ValueError, match=r"must be finite: .* drop them, or fill them in by impute first$"):
+                of_array(pair, holes)
 
     def test_columns_and_rows_without_an_entry_are_named(self, linear):
         pair, x, _ = linear

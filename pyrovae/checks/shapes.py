@@ -11,8 +11,9 @@ from torch import Tensor
 from pyrovae.checks.arrays import array
 from pyrovae.checks.rounded import PART, checked_cast
 
-__all__ = ["WHOLE", "checked_array", "checked_in_own_dtype", "refuse_bytes"]
+__all__ = ["FILL", "WHOLE", "checked_array", "checked_in_own_dtype", "refuse_bytes"]
 
+FILL = "drop them, or fill them in by impute first"  # where no NaN can stand for an entry that was not seen
 WHOLE = "drop or impute them first, or say missing=True where NaN is an entry that was not seen"
 
 

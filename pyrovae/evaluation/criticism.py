@@ -197,7 +197,7 @@ def predictive_checks(
         raise ValueError("predictive_checks runs in one process: call it outside of pyrovae.distributed()")
     if kind == "posterior":
         session.require_continuous()
-    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure))
+    items = session.items(checks.split_of(x, covariates=covariates, exposure=exposure, what="predictive_checks"))
     if len(items) < 2:
         raise ValueError(f"x must have at least 2 items, whose statistics are compared, got {len(items)}")
     sets = {"prior": _from_prior, "posterior": _from_posterior, "split": _from_split}[kind]

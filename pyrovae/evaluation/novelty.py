@@ -203,14 +203,17 @@ class NoveltyDetector(HasSummary):
                 "function of items as score, such as a reconstruction error, with another pair"
             )
         self.pair, self.estimator = pair, estimator
-        items = checked_batch(pair, usual, name="usual")
+        items = checked_batch(pair, usual, name="usual", what="NoveltyDetector", hint=checks.FILL)
         if reference is None:
             generator = torch.Generator().manual_seed(stream(self.seed, "halves"))
             order = torch.randperm(len(items), generator=generator)
             of_reference, items = items[order[: len(items) // 2]], items[order[len(items) // 2 :]]
             advice = ", or give reference= so that all of usual calibrate"
         else:
-            of_reference, advice = checked_batch(pair, reference, name="reference"), ""
+            of_reference, advice = (
+                checked_batch(pair, reference, name="reference", what="NoveltyDetector", hint=checks.FILL),
+                "",
+            )
             _require_exposures_alike("exposure" in keywords_of(items), of_reference, "reference")
             if _are_the_same(of_reference, items):
                 raise ValueError(
@@ -247,7 +250,7 @@ class NoveltyDetector(HasSummary):
         return self._threshold(self._name)
 
     def _items(self, x: Any, name: str) -> Items:
-        items: Items = checked_batch(self.pair, x, name=name)
+        items: Items = checked_batch(self.pair, x, name=name, what="NoveltyDetector", hint=checks.FILL)
         _require_exposures_alike(self._has_exposure, items, name)
         return items
 

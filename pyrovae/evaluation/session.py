@@ -153,7 +153,10 @@ class Session:
         least = getattr(pair, "least_scale", None)
         given = checks.split_of(x, takes=takes, what=self.name)
         given = replace(given, x=as_rows(given.x))
-        batch = checked_batch(pair, given, takes=takes, what=self.name, dtype=torch.float64, least_scale=least)
+        hint = checks.WHOLE if "missing" in takes else checks.FILL
+        batch = checked_batch(
+            pair, given, takes=takes, what=self.name, dtype=torch.float64, least_scale=least, hint=hint
+        )
         missing = has_missing(batch)
         if missing:
             require_missing_taken(self._given, guide=guide)
