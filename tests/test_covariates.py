@@ -217,7 +217,7 @@ def test_more_of_what_is_wrong_beside_the_items() -> None:
         pyrovae.elbo(vae, SPLIT, covariates=torch.zeros(4, D))
     with pytest.raises(ValueError, match="covariates of validation are needed"):
         pyrovae.fit(vae, SPLIT, validation=x)
-    with pytest.raises(ValueError, match="x comes with a weight for each item, and gaps takes none"):
+    with pytest.raises(ValueError, match="evidence weighs the items differently than gaps"):
         pyrovae.gaps(vae, data.Split(x, None, torch.zeros(4, D), weight=torch.ones(4)), pyrovae.exact(vae, SPLIT))
     with pytest.raises(ValueError, match="conditional"):
         pyrovae.linear_vae(F, 2, prior="conditional")

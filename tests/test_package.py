@@ -248,6 +248,7 @@ def test_imports_run_one_way():
         "checks",
         "columns",
         "exclusive",
+        "frequencies",
         "hidden",
         "labelled",
         "memory",

@@ -29,6 +29,8 @@ PYTHON_ADVICE = (
     (r"; one item is \w+\[None\]", ""),
     (r"; \w+\.(?:reshape|movedim)\([^;]*", ""),
     (r"resume=True", "--resume"),
+    (r"state kinds=\{name: 'real'\} in data\.table", "state --kind NAME=real"),
+    (r"take table_vae\(columns\) or ColumnMixture\([^()]*\)", "take --model table_vae or ColumnMixture"),
     (r",? or fit (?:mixture|pair)\.double\(\)", ""),
     (r" \(link='sigmoid'\)", ""),
     (r", or take link='identity'", ", or take another likelihood"),
