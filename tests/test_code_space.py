@@ -60,7 +60,7 @@ def test_plain_names_are_of_means_and_draws_of_draws(setting):
 
 def test_the_controls_of_the_holes_work(setting):
     vae, _, train, test, judge = setting
-    found = pyrovae.code_space(vae, train, test, judge, num_codes=400, num_pairs=5)
+    found = pyrovae.code_space(vae, train, test, judge, num_codes=200, num_pairs=5)
     assert float(found.control_fraction) > 3 * float(found.base_rate)
     assert float(found.base_rate) <= 0.0112  # 1 % of 360 items, rounded up
 

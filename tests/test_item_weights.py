@@ -234,7 +234,7 @@ def test_svi_of_a_decoder_with_a_prior_is_that_of_the_copies():
 def test_gaps_have_weighted_means_and_their_errors(pair, items):
     x = items.clone()
     weight = WEIGHT.numpy()
-    options = {"progress": False, "num_evaluation": 50, "max_steps": 200}
+    options = {"progress": False, "num_evaluation": 20, "max_steps": 40}
     found = pyrovae.gaps(pair, x, pyrovae.exact(pair, x, weight=WEIGHT), weight=WEIGHT, **options)
     once = pyrovae.gaps(pair, x, pyrovae.exact(pair, x), **options)
     for name in ("gap", "approximation", "amortization", "elbo"):
