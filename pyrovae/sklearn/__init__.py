@@ -3,9 +3,9 @@
 from pyrovae.sklearn.autoencoders import AE, VAE
 from pyrovae.sklearn.classifiers import DiscriminativeClassifier, GenerativeClassifier
 from pyrovae.sklearn.column_mixture import ColumnMixture
-from pyrovae.sklearn.gaussian_mixture import GaussianMixture
 from pyrovae.sklearn.imputer import Imputer
-from pyrovae.sklearn.table_vae import TableVAE
+from pyrovae.sklearn.mixture import GaussianMixture
+from pyrovae.sklearn.table import TableVAE
 
 __all__ = [
     "AE",

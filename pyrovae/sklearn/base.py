@@ -119,8 +119,11 @@ class PairEstimator(BaseEstimator):
         """Whether a fit goes on from `pair_`; ValueError where a parameter that the pair was built with has changed."""
         if not (self.warm_start and hasattr(self, "pair_")):
             return False
+        built_with = getattr(self, "built_with_", {})
         for name in (*self._of_columns, *self._of_pair):
-            value, before = getattr(self, name), self.built_with_[name]
+            if name not in built_with:  # an older state, written before this one was recorded
+                continue
+            value, before = getattr(self, name), built_with[name]
             if not np.array_equal(value, before):
                 raise ValueError(
                     f"warm_start goes on from a fit with {name}={before!r}, and {name} is {value!r}: put it back, or "

@@ -16,7 +16,7 @@ from pyrovae import checks
 from pyrovae.models import classifiers as pairs
 from pyrovae.seeding import forked, stream
 from pyrovae.sklearn.base import TrainedMixin, all_or_nothing, as_numpy, counted, seed_of
-from pyrovae.sklearn.gaussian_mixture import COVARIANCE_TYPES
+from pyrovae.sklearn.mixture import COVARIANCE_TYPES
 from pyrovae.sklearn.rows import ArrayEstimator
 
 __all__ = ["DiscriminativeClassifier", "GenerativeClassifier"]
@@ -177,9 +177,9 @@ class DiscriminativeClassifier(TrainedMixin, ProbabilityClassifier):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to the rows of `X`, shape (n_samples, n_features), and their classes `y`.
 
-        `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Raises
-        ValueError for fewer than two classes, for weights that are negative or all 0, and for weights that are not
-        all alike where there are hidden layers.
+        `sample_weight`, (n_samples,), says how many times each row counts: 3 is three copies, 0 is no row. Where
+        there are hidden layers, copies would have places in batches of their own: gradients agree in expectation.
+        Raises ValueError for fewer than two classes, and for weights that are negative or all 0.
         """
         x, number, classes, weight = self._checked_classes(X, y, sample_weight)
         seed = seed_of(self.random_state)

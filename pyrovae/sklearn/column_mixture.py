@@ -6,10 +6,11 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from pyrovae.models import column_mixture as pairs
 from pyrovae.sklearn.base import as_numpy
-from pyrovae.sklearn.mixtures import MixtureMixin
+from pyrovae.sklearn.components import MixtureMixin
 from pyrovae.sklearn.rows import FrameEstimator
 
 __all__ = ["ColumnMixture"]
@@ -67,6 +68,7 @@ class ColumnMixture(MixtureMixin, FrameEstimator):
 
         Counts are means rounded, and codes the most probable category.
         """
+        check_is_fitted(self)
         discrete = np.array([column.is_discrete for column in self.columns_])
 
         def expected(x: np.ndarray) -> np.ndarray:

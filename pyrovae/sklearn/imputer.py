@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from pyrovae import checks
 from pyrovae.sklearn.autoencoders import VAE
 from pyrovae.sklearn.base import PairEstimator, all_or_nothing, as_numpy, counted, seed_of
-from pyrovae.sklearn.gaussian_mixture import GaussianMixture
+from pyrovae.sklearn.mixture import GaussianMixture
 
 __all__ = ["Imputer"]
 

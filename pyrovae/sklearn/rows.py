@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pyrovae.columns import Column, checked_columns
+from pyrovae import checks
+from pyrovae.columns import KINDS, Column, checked_columns
 from pyrovae.data import Encoding, Table, table
-from pyrovae.data.tables.making import encode
+from pyrovae.data.tables.making import dropped_names, encode
 from pyrovae.sklearn.base import PairEstimator, as_numpy
 
 __all__ = ["ArrayEstimator", "FrameEstimator"]
@@ -51,6 +52,8 @@ class FrameEstimator(PairEstimator):
             raise ValueError(f"X must have at least {least} rows, got {X.shape[0]} sample(s): n_samples={X.shape[0]}")
         if not reset:
             return self._read(X, least)[1]
+        if isinstance(self.drop, Iterator):
+            raise TypeError(f"drop must be names in a list, got an iterator, which one fit uses up: {self.drop!r}")
         self.encoding_: Encoding | None = None
         if not _is_frame(X):
             x: np.ndarray = self._checked(X, reset=True, least=least)
@@ -71,9 +74,17 @@ class FrameEstimator(PairEstimator):
                 f"X must be a data frame with the columns of the fit, as those of {encoding.library}, got "
                 f"{type(X).__name__}"
             )
-        if set(encoding.dropped) <= {str(name) for name in X.columns}:
-            validate_data(self, X, reset=False, skip_check_array=True)
+        names = [str(name) for name in getattr(X, "column_names", X.columns)]  # the first of pyarrow
+        kept = [name for name in names if name not in encoding.dropped]
+        wanted = [column.name for column in encoding.columns]
+        if sorted(kept) != sorted(wanted) and {*encoding.dropped} <= {*names}:
+            validate_data(self, X, reset=False, skip_check_array=True)  # says what is absent or unknown
         made = encode(encoding, X)  # which knows columns by their names; those that a fit drops may be absent
+        if kept != wanted:
+            raise ValueError(
+                "The feature names should match those that were passed during fit.\nFeature names must be in the same "
+                f"order as they were in fit.\nGive X[{_some(wanted)}]"
+            )
         return made, _numbers(made)
 
     def _shown(self, x: np.ndarray) -> Any:
@@ -113,16 +124,30 @@ def _numbers(made: Table) -> np.ndarray:
 
 def _columns_of_array(count: int, kinds: Any, drop: Any) -> tuple[Column, ...]:
     """Real columns x0, x1 and so on, but for those whose kinds are stated."""
-    if not isinstance(drop, bool) and len(drop):
+    left_out = dropped_names(drop)
+    if left_out is not True and left_out:
         raise ValueError(f"drop names columns of a data frame, and X is an array: leave {drop!r} out of X")
     names = [f"x{j}" for j in range(count)]
     stated = {} if kinds is None else kinds
     if not isinstance(stated, Mapping):
+        if isinstance(stated, str) or not isinstance(getattr(stated, "columns", stated), Iterable):
+            raise TypeError(f"kinds must be a dict from column to kind, as {{'x0': 'count'}}, got {kinds!r}")
         stated = {column.name: column for column in checked_columns(stated)}
     if strange := [name for name in stated if name not in names]:
         raise ValueError(f"kinds names {strange[0]!r}, which is no column: those of an array are x0 to {names[-1]}")
-    columns = []
-    for name in names:
-        kind = stated.get(name, "real")
-        columns.append(kind if isinstance(kind, Column) else Column(name, *([kind] if isinstance(kind, str) else kind)))
-    return checked_columns(columns)
+    return checked_columns([_column(name, stated.get(name, "real")) for name in names])
+
+
+def _column(name: str, stated: Any) -> Column:
+    if isinstance(stated, Column):
+        if stated.name != name:
+            raise ValueError(f"kinds of {name!r} must be a Column of that name, got {stated!r}")
+        return stated
+    is_pair = isinstance(stated, tuple | list) and len(stated) == 2
+    kind, categories = stated if is_pair else (stated, None)
+    checks.choice(f"kinds of {name!r}", kind, KINDS)
+    return Column(name, kind, categories)
+
+
+def _some(names: list[str]) -> str:
+    return repr(names) if len(names) <= 10 else f"[{', '.join(map(repr, names[:10]))}, ...]"

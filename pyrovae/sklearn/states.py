@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ def _encoded(value: Any, name: str) -> Any:
         return _encoded(value.item(), name)
     if isinstance(value, np.ndarray) and (value.dtype.kind in "biufU" or _is_of_strings(value)):
         return {"array": value.tolist(), "dtype": value.dtype.str, "shape": list(value.shape)}
+    if isinstance(value, Set):  # JSON has none, and a state is the same each time
+        value = sorted(value, key=str)
+    if _is_index(value):
+        value = value.tolist()
     if isinstance(value, tuple | list):
         return {type(value).__name__: [_encoded(each, name) for each in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -143,6 +148,11 @@ def _decoded(value: Any) -> Any:
 
 def _decoded_all(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _decoded(value) for name, value in values.items()}
+
+
+def _is_index(value: Any) -> bool:
+    """Whether it is an index of pandas, such as the columns of a frame."""
+    return type(value).__module__.startswith("pandas.") and hasattr(value, "tolist") and hasattr(value, "nlevels")
 
 
 def _is_of_strings(array: np.ndarray) -> bool:

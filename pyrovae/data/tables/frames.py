@@ -301,7 +301,9 @@ def _select(native: Any, labels: Sequence[Any]) -> Any:
         return {label: native[label] for label in labels}
     if hasattr(native, "to_df"):
         native = native.to_df()
-    return _narwhals(native).select(list(labels)).to_native()
+    wrapped = _narwhals(native)
+    places = [wrapped.columns.index(label) for label in labels]  # an integer is a place to narwhals, and no name
+    return wrapped[:, places].to_native()
 
 
 def _rows_of(column: Any, rows: np.ndarray) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pyrovae.data.tables.kinds import Finding
 from pyrovae.data.tables.rows import Table
 from pyrovae.data.tables.stored import Stored
 
-__all__ = ["encode", "found_in", "made_of", "table"]
+__all__ = ["dropped_names", "encode", "found_in", "made_of", "table"]
 
 
 def table(frame: Any, kinds: Any = None, *, drop: bool | Iterable[Any] = ()) -> Table:
@@ -102,8 +102,9 @@ def encode(encoding: Encoding, frame: Any, *, drop: bool | Iterable[Any] = ()) -
     absent = [name for name in names if name not in by_name]
     known = {*names, *encoding.dropped}
     extra = [name for name in by_name if name not in known]
+    drop = dropped_names(drop)
     if drop is not True:
-        asked = set() if drop is False else {known_name("drop", name, by_name) for name in _listed(drop)}
+        asked = {known_name("drop", name, by_name) for name in drop}
         extra = [name for name in extra if name not in asked]
     problems = []
     if absent:
@@ -128,6 +129,18 @@ def encode(encoding: Encoding, frame: Any, *, drop: bool | Iterable[Any] = ()) -
         lead = lead if len(errors) < len(problems) else ""
         raise kind(f"{lead}{'; '.join(problems)}")
     return _made(encoding.stored_as(read.library, by_name, list(by_name)), read, numbers)
+
+
+def dropped_names(drop: Any) -> Literal[True] | list[Any]:
+    """The names that `drop` has, or True; False are none. TypeError for what is neither."""
+    if isinstance(drop, bool | np.bool_):
+        return True if drop else []
+    if isinstance(drop, str):
+        return [drop]
+    if isinstance(drop, bytes | Mapping) or not isinstance(drop, Iterable):
+        name = f": drop=[{drop!r}] is a list of one name" if isinstance(drop, int | np.integer) else ""
+        raise TypeError(f"drop must be names of columns in a list, or True or False, got {drop!r}{name}")
+    return list(drop)
 
 
 def _made(encoding: Encoding, read: Frame, numbers: list[np.ndarray], findings: tuple[Finding, ...] = ()) -> Table:
@@ -162,11 +175,10 @@ def _dtype(columns: tuple[Column, ...], by_name: dict[str, Stored], exact: Tenso
 
 
 def _dropped(drop: bool | Iterable[Any], findings: list[Finding]) -> set[str]:
-    if drop is True:
+    names = dropped_names(drop)
+    if names is True:
         return {each.name for each in findings if each.column is None}
-    if drop is False:
-        return set()
-    return {known_name("drop", name, [each.name for each in findings]) for name in _listed(drop)}
+    return {known_name("drop", name, [each.name for each in findings]) for name in names}
 
 
 def _require_no_kind(kinds: Any, names: set[str], why: str) -> None:
@@ -174,10 +186,6 @@ def _require_no_kind(kinds: Any, names: set[str], why: str) -> None:
     for name in kinds if isinstance(kinds, Mapping) else ():
         if str(name) in names:
             raise ValueError(f"kinds states a kind of {str(name)!r}, and {why}: take it out of one of the two")
-
-
-def _listed(drop: Any) -> list[Any]:
-    return [drop] if isinstance(drop, str) else list(drop)
 
 
 def _refusal(refused: list[Finding]) -> str:

@@ -13,7 +13,7 @@ from pyrovae.inference.training import fit
 from pyrovae.models import mixture as pairs
 from pyrovae.seeding import forked
 from pyrovae.sklearn.base import as_numpy
-from pyrovae.sklearn.mixtures import MixtureMixin
+from pyrovae.sklearn.components import MixtureMixin
 from pyrovae.sklearn.rows import ArrayEstimator
 
 __all__ = ["COVARIANCE_TYPES", "GaussianMixture"]
