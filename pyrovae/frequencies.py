@@ -41,9 +41,10 @@ def variance(value: Any, weight: np.ndarray | None = None) -> np.ndarray:
     if weight is None:
         spread: np.ndarray = value.var(0, ddof=1)
         return spread
-    middle = weight @ value / total
-    squares: np.ndarray = weight @ (value - middle) ** 2
-    return squares / (total - 1)
+    flat = value if value.ndim < 3 else value.reshape(len(value), -1)
+    middle = weight @ flat / total
+    squares: np.ndarray = weight @ (flat - middle) ** 2
+    return (squares / (total - 1)).reshape(value.shape[1:])
 
 
 def standard_error(value: Any, weight: np.ndarray | None = None) -> float:

@@ -99,6 +99,13 @@ def test_arrays_without_columns():
         one - pyrovae.exact(pair, x.flip(0))
 
 
+def test_the_same_values_in_another_precision_are_not_said_to_differ():
+    x = torch.tensor([[0.1, 0.2], [0.3, 0.7]], dtype=torch.float64)
+    one, other = ({MARKS: marks_of(each, {}, None)} for each in (x, x.float().double()))
+    assert "the same values in another precision" in what_differs_between(one, other)
+    assert "other units" in what_differs_between(one, {MARKS: marks_of(10 * x, {}, None)})
+
+
 def test_two_runs_of_one_model_are_no_gap_and_exact_is_called_by_what_it_is():
     assert str(estimate() - estimate()).startswith("difference between runs of exact  0.000 nats")
     other = pyrovae.ColumnMixture(COLUMNS, 2).double()

@@ -355,3 +355,25 @@ def test_entries_of_absent_items_are_not_seen(pair):
     weight[0], weight[1] = 0.0, 1.0
     with pytest.raises(ValueError, match=r"no entry of x\[:, 1\] was seen"):
         pyrovae.fit(pair, x, weight=weight, **options)
+
+
+def test_absent_items_may_hold_anything():
+    """The weight 0 is absence, whatever the values: in estimates, criteria, labels and variances."""
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    wild, weight = x.clone(), torch.tensor([1.0, 2, 0, 1, 1, 1])
+    wild[2] = torch.tensor([math.nan, math.inf])
+    mixture = pyrovae.GaussianMixture((2,), 1)
+    assert mixture.bic(wild, weight=weight) == mixture.bic(x, weight=weight)
+    one, other = (pyrovae.exact(mixture, each, weight=weight) for each in (wild, x))
+    assert one.mean == other.mean
+    assert one.pointwise.value.isnull().values.tolist() == [False, False, True, False, False, False]
+    with pytest.raises(ValueError, match="must be finite"):
+        pyrovae.exact(mixture, wild, weight=weight + 1)
+    values = np.random.default_rng(0).normal(size=(6, 2, 3))
+    copies = values.repeat(weight.int().numpy(), 0).var(0, ddof=1)
+    assert np.allclose(pyrovae.frequencies.variance(values, weight.numpy()), copies, rtol=1e-12)
+    classifier = pyrovae.DiscriminativeClassifier((2,), 2, hidden_dims=(3,))
+    y = [0.0, 1.0, math.nan, 0.0, 1.0, 0.0]
+    pyrovae.fit(classifier, wild, y, weight=weight, epochs=1, compile=False, progress=False)
+    with pytest.raises(ValueError, match="missing labels"):
+        pyrovae.fit(classifier, x, y, epochs=1, compile=False, progress=False)

@@ -173,3 +173,9 @@ def test_pooled_intervals_cover_as_often_as_they_say():
     proper, fixed = covered(1000, MonotoneNormal)
     assert 0.93 <= proper <= 0.97, (proper, fixed)
     assert fixed < proper - 0.02, (proper, fixed)  # the control
+
+
+def test_what_is_set_here_is_no_option_of_impute():
+    x = missing_at_random(0, 20)
+    with pytest.raises(ValueError, match="impute has 'seed', which multiple_imputation sets"):
+        multiple_imputation(one_normal, x, num_imputations=2, impute={"seed": 3}, **OPTIONS)

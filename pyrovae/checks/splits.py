@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.checks.arrays import array, parts_of
 
-__all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing"]
+__all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing", "without_absent"]
 
 LEAST_SUM = 1e-9  # of weights, below which the limits of rounding would be counted as items
 BESIDE = ("covariates", "exposure", "weight", "missing")  # what a split may carry beside items and labels
@@ -155,3 +155,28 @@ def weights(weight: Any, count: int, *, name: str = "x") -> Tensor:
             "divide them by their mean"
         )
     return value
+
+
+def without_absent(given: Gathered, name: str = "x") -> Gathered:
+    """The items with a present one in place of each that has weight 0, which is absent, whatever its values are.
+
+    What lies beside the items follows them; all stay where they were, and the same `Gathered` comes back where all
+    count. Raises ValueError for weights that are none.
+    """
+    if given.weight is None or getattr(given.x, "ndim", 1) == 0:
+        return given
+    weight = weights(given.weight, len(given.x), name=name)
+    if bool(weight.all()):
+        return given
+    index = torch.where(weight > 0, torch.arange(len(weight)), int((weight > 0).nonzero()[0]))
+    x = given.x.select(index) if hasattr(given.x, "exactly") else _rows(array(given.x, name), index)
+    mask = given.missing if given.missing is None or given.missing is True else _rows(given.missing, index)
+    beside = {each: _rows(array(value, f"{each} of {name}"), index) for each, value in given.beside.items()}
+    return replace(given, x=x, missing=mask, **beside)
+
+
+def _rows(value: Any, index: Tensor) -> Any:
+    """The rows of an array of that many; another one as it is, which is refused where it is checked."""
+    if not value.ndim or len(value) != len(index):
+        return value
+    return value[index.to(value.device)] if isinstance(value, Tensor) else value[index.numpy()]

@@ -130,7 +130,7 @@ class Estimate(HasSummary):
         attributes, other_attributes = self.pointwise.attrs, other.pointwise.attrs
         value = self.pointwise["value"] - other.pointwise["value"]
         # the noise of two pairs or two protocols is independent; an estimate less itself is exactly 0
-        same = attributes == other_attributes and bool((value == 0).all())
+        same = attributes == other_attributes and bool(((value == 0) | value.isnull()).all())
         se = np.sqrt(self.pointwise["se"] ** 2 + other.pointwise["se"] ** 2) * float(not same)
         pointwise = value.to_dataset(name="value").assign(se=se)
         if self.weight is not None:

@@ -185,7 +185,7 @@ def gaps(
         for part in items.split(max(1, rows // (num_starts * num_particles))):
             parts.append(search.run(part))
             bar.update(len(part))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: session.scored(np.concatenate([part[name] for part in parts])) for name in parts[0]}
     protocol = session.protocol | {"seed": seed} | ({"family": BOTH} if search.is_of_both else {})
     return Gaps(_ledger(columns, evidence, session.weight, protocol))
 

@@ -33,6 +33,7 @@ def marks_of(x: Tensor, beside: Mapping[str, Tensor], columns: Sequence[Column] 
     if x.numel() <= MOST:
         marks["mean"] = _mean(x)
         marks["sum"] = _sum(x)
+        marks["rounded"] = _sum(x.float())
     if columns is not None:
         marks["codes"] = hashlib.sha256(repr([each.categories for each in columns]).encode()).hexdigest()[:16]
         marks["columns"] = [[each.name, each.kind, _plain(each.categories)] for each in columns]
@@ -109,6 +110,8 @@ def _values(first: Mapping[str, Any], second: Mapping[str, Any], *, in_order: bo
         return ""
     if first["sum"] == second["sum"]:
         return "the entries are the same in another order" if in_order else ""
+    if first.get("rounded") is not None and first["rounded"] == second.get("rounded"):
+        return "the same values in another precision (float32, float64): estimate both from items of one dtype"
     here, there = (each.get("of_columns") for each in (first, second))
     kinds = {name: [kind, categories] for name, kind, categories in second.get("columns", [])}
     names = [name for name, *_ in first.get("columns", [])]

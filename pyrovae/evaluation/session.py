@@ -105,6 +105,7 @@ class Session:
         self.name = name
         self.protocol: dict[str, Any] = {}
         self.weight: np.ndarray | None = None  # of each item, how many times it counts
+        self.unscored: np.ndarray | None = None  # items of weight 0 that have no density, in whose place others are
         self.base_measure = ""
         self._given = pair
         called(pair)  # before any other call, so that what a call writes to the pair is excluded from its hash
@@ -154,12 +155,26 @@ class Session:
         given = checks.split_of(x, takes=takes, what=self.name)
         given = replace(given, x=as_rows(given.x))
         hint = checks.WHOLE if "missing" in takes else checks.FILL
-        batch = checked_batch(
-            pair, given, takes=takes, what=self.name, dtype=torch.float64, least_scale=least, hint=hint
-        )
+
+        def checked(given: checks.Gathered) -> Any:
+            batch = checked_batch(
+                pair, given, takes=takes, what=self.name, dtype=torch.float64, least_scale=least, hint=hint
+            )
+            if has_missing(batch):
+                require_missing_taken(self._given, guide=guide)
+            return batch
+
+        try:
+            batch = checked(given)
+        except ValueError:
+            # an item of weight 0 is absent, whatever its values are; where they have no density, they are nobody's
+            present = checks.without_absent(given) if "weight" in takes else given
+            if present is given:
+                raise
+            batch = checked(present)
+            self.unscored = checks.weights(given.weight, len(batch)).numpy() == 0
         missing = has_missing(batch)
         if missing:
-            require_missing_taken(self._given, guide=guide)
             warn_of_rows_without_entries(items_of(batch), weight=weight_of(batch))
         in_full = items_of(batch).detach().cpu().contiguous()
         if missing:  # one NaN for all
@@ -329,6 +344,13 @@ class Session:
         number = np.arange(self.protocol["num_items"])
         return Estimate(kind or self.name, labelled(variables, {"item": number}, attributes))
 
+    def scored(self, column: np.ndarray) -> np.ndarray:
+        """A column (N, ...) with NaN, or False, where an absent item has no value of its own; else as it is."""
+        if self.unscored is None or column.dtype.kind not in "fb":
+            return column
+        absent = self.unscored.reshape(-1, *[1] * (column.ndim - 1))
+        return np.where(absent, False if column.dtype.kind == "b" else np.nan, column).astype(column.dtype)
+
     def _variables(self, columns: Mapping[str, Any], words: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
         """Each column as an array with its description, unit and dimensions."""
         if absent := [name for name in ("value", "se") if name not in columns]:
@@ -342,7 +364,7 @@ class Session:
             if array.shape[:1] != (count,) or array.ndim != len(dims):
                 shape = ", ".join(["N", *dims[1:]])
                 raise ValueError(f"column {name!r} must have shape ({shape}) for N = {count} items, got {array.shape}")
-            variables[name] = (array, *_described(name, words), *dims)
+            variables[name] = (self.scored(array), *_described(name, words), *dims)
         if bool((variables["se"][0] < 0).any()):
             raise ValueError(f"column 'se' of {self.name} has negative standard errors")
         return variables

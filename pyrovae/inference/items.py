@@ -46,7 +46,7 @@ class Items:
         support = constraints.unit_interval if binarize else None
         reference_x = None if reference is None or isinstance(reference.x, MappedArray) else reference.x
         least_scale = None if reference_x is None else spread_as_in(reference_x)
-        given = checks.split_of(x, name=name, takes=("weight", "missing"))
+        given = checks.without_absent(checks.split_of(x, name=name, takes=("weight", "missing")), name)
         some = given.missing is not None
         x = checks.with_missing(given.x, given.missing, name)
         if isinstance(x, MappedArray) and len(x):

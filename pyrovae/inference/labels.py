@@ -71,7 +71,7 @@ def labels_kept(y: Any, items: Weighed, name: str = "y") -> Any:
     """The labels of those items that count, where some have a weight of zero; `y` as it came where all count."""
     if items.kept is None or y is None:
         return y
-    return checks.labels(y, items.given, name=name)[items.kept.cpu().numpy()]
+    return _labels_at(y, items.kept.cpu(), items.given, name)
 
 
 def labels_present(y: Any, items: Items, name: str = "y") -> Any:
@@ -82,9 +82,20 @@ def labels_present(y: Any, items: Items, name: str = "y") -> Any:
     weight = items.beside.get("weight")
     if y is None or weight is None or bool(weight.all()):
         return y
-    present = (weight > 0).cpu().numpy()
-    labels = checks.labels(y, len(items), name=name)
-    return np.where(present, labels, labels[present.argmax()])
+    present = (weight > 0).cpu()
+    index = torch.where(present, torch.arange(len(present)), int(present.nonzero()[0]))
+    return _labels_at(y, index, len(items), name)
+
+
+def _labels_at(y: Any, index: Tensor, count: int, name: str) -> np.ndarray:
+    """The labels of some of `count` items, checked; those of the others may be anything."""
+    if getattr(y, "ndim", 1) != 1 or len(y) != count:
+        return checks.labels(y, count, name=name)
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()[index]
+    else:
+        y = [y[i] for i in index.tolist()] if isinstance(y, list | tuple) else np.asanyarray(y)[index.numpy()]
+    return checks.labels(y, len(index), name=name)
 
 
 def held_out_items(

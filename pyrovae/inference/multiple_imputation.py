@@ -145,6 +145,9 @@ def _require_imputing(pair: Any, options: Mapping[str, Any]) -> None:
             f"build() gave a {type(pair).__name__}, which has no impute: build a VAE, a GaussianMixture or a "
             "ColumnMixture"
         )
+    ours = [name for name in options if name in OURS]
+    if ours:
+        raise ValueError(f"impute has {', '.join(map(repr, ours))}, which multiple_imputation sets: leave it out")
     takes = inspect.signature(pair.impute).parameters
     unknown = [name for name in options if name not in takes]
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in takes.values()):

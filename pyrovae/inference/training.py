@@ -240,7 +240,8 @@ def _require_taken(pair: Pair, way: Method, given: checks.Gathered, name: str) -
     """Refuse what lies beside the items for a pair that takes nothing of it, or by a method that reads none."""
     require_columns(pair, given.columns, name)
     if given.x is not None and (given.beside or covariate_dim_of(pair)):
-        checked_beside(pair, given.covariates, given.exposure, len(given), name=name)
+        present = checks.without_absent(replace(given, x=range(len(given)), missing=None), name)
+        checked_beside(pair, present.covariates, present.exposure, len(given), name=name)
     if given.beside and not way.takes_beside:
         raise ValueError(f"{way.title} takes no {' and no '.join(given.beside)}: leave them out, or take method='svi'")
     of = "" if name == "x" else f" of {name}"

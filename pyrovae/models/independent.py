@@ -101,6 +101,7 @@ class IndependentEntries(HasParamSites):
         gathered = checks.split_of(
             x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="IndependentEntries.fit"
         )
+        gathered = checks.without_absent(gathered)
         weight, missing = gathered.weight, gathered.missing is not None
         given = checks.array(checks.with_missing(gathered.x, gathered.missing), "x")
         if given.ndim < 2 or len(given) < 2:

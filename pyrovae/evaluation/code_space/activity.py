@@ -26,6 +26,8 @@ def active_units(loc: Any, *, threshold: float = activity.ACTIVE_VARIANCE, weigh
     >>> int(active_units([[0.0, 1.0], [1.0, 1.0]]).active_units)
     1
     """
+    if weight is not None:
+        loc = checks.without_absent(checks.Gathered(checks.array(loc, "loc"), weight=weight)).x
     means = as_codes(loc, "loc")
     if len(means) < 2:
         raise ValueError(f"loc must hold at least 2 items to have a variance, got {len(means)}")

@@ -159,7 +159,7 @@ def _checked(
     pair: ColumnMixture, x: Any, name: str, target: torch.device, least_scale: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Items as they came, in float64 with NaN where an entry is missing, and their weights; none of weight 0."""
-    given = checks.split_of(x, name=name, takes=("weight", "missing"), what="EM")
+    given = checks.without_absent(checks.split_of(x, name=name, takes=("weight", "missing"), what="EM"), name)
     some = given.missing is not None
     as_given = checks.array(checks.with_missing(given.x, given.missing, name), name)
     # where there are none, those of the items themselves: what the present parameters say is of other items
