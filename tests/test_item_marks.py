@@ -10,7 +10,7 @@ import torch
 
 import pyrovae
 from pyrovae import Column
-from pyrovae.evaluation.item_marks import MARKS, marks_of, other_codes_between
+from pyrovae.evaluation.item_marks import MARKS, marks_of, other_codes_between, what_differs_between
 
 COLUMNS = (Column("height", "positive"), Column("visits", "count"), Column("town", "categorical", ("A", "B", "C")))
 X = torch.tensor([[1.5, 0, 0], [2.5, 3, 1], [1.75, 1, 2], [2.0, 1, 0]], dtype=torch.float64)

@@ -72,8 +72,9 @@ class SummedMixture(HasParamSites):
         NaN in `x`, shape (N, *event_shape), or what a split says, is missing; seen entries come back unchanged in the
         mixture's dtype, and an item wholly missing gives draws from p(x). Entries that are missing together are drawn
         together. The draws are exact and independent, from the same distribution as those of
-        `conditional(x).sample((num_draws,))`, and `seed` determines them. `pyrovae.multiple_imputation` gives draws that know that the parameters were fitted. Raises ValueError for
-        counts below 1 and for items of another shape.
+        `conditional(x).sample((num_draws,))`, and `seed` determines them. `pyrovae.multiple_imputation` gives
+        draws that know that the parameters were fitted. Raises ValueError for counts below 1 and for items of
+        another shape.
 
         >>> import torch
         >>> from pyrovae import GaussianMixture
