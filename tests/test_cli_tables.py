@@ -44,7 +44,7 @@ def test_it_says_what_each_column_is_and_how_to_change_that(people: Path, capsys
     assert "1 column is of no kind: --drop name, or state one" in lines
     assert lines[-2] == "another kind: --kind age=real"
     order = "--kind grade=ordinal:high,low,mid"
-    assert lines[-1] == f"if grade has an order: {order}, with the categories rearranged, the lowest first"
+    assert lines[-1] == f"if 'grade' has an order: {order}, with the categories rearranged, the lowest first"
     # what it advises is what it takes
     words = [*lines[-2].removeprefix("another kind: ").split(), *order.split()]
     assert main(["data", "people.csv", "--drop", "name", *words, "--json"]) == 0

@@ -319,6 +319,7 @@ def warned_of_drift(x, **options):
     return words[0] if words else None, history.config.get("drifting_components"), mixture
 
 
+@pytest.mark.slow
 def test_a_covariance_that_goes_on_towards_a_singular_one_is_named():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(24, 6)) @ rng.normal(size=(6, 6))

@@ -231,6 +231,7 @@ def test_svi_of_a_decoder_with_a_prior_is_that_of_the_copies():
     assert furthest(losses[0], losses[1]) < 4.5 < furthest(losses[2], losses[1])
 
 
+@pytest.mark.slow
 def test_gaps_have_weighted_means_and_their_errors(pair, items):
     x = items.clone()
     weight = WEIGHT.numpy()

@@ -99,6 +99,7 @@ class TestLogDensityOfWhatWasSeen:
                 law = multivariate_normal(mean, covariance) if seen.any() else None
                 assert abs(found[n] - (0.0 if law is None else law.logpdf(row[seen]))) < 1e-10
 
+    @pytest.mark.slow
     def test_quadrature_of_a_pair_whose_encoder_takes_whole_items(self, linear):
         pair, x, _ = linear
         whole = pyrovae.linear_vae(5, 2, likelihood=pyrovae.Normal(scale=0.6)).double()

@@ -76,8 +76,8 @@ def _advice(findings: Sequence[Any], refused: Sequence[str]) -> list[str]:
     if (number := another_kind(findings)) is not None:
         lines.append(f"another kind: --kind {shlex.quote('='.join(number))}")
     if (unordered := without_order(findings)) is not None:
-        name, categories = unordered
+        columns, name, categories = unordered
         listed = ",".join("..." if value is ... else str(value) for value in categories)
         option = f"--kind {shlex.quote(f'{name}=ordinal:{listed}')}"
-        lines.append(f"if {name} has an order: {option}, with the categories rearranged, the lowest first")
+        lines.append(f"if {columns} has an order: {option}, with the categories rearranged, the lowest first")
     return ["", *lines] if lines else []

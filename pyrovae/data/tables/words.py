@@ -49,9 +49,9 @@ def _advice(findings: Sequence[Finding]) -> list[str]:
     if (number := another_kind(findings)) is not None:
         lines.append(f"another kind: data.table(frame, kinds={dict([number])!r})")
     if (unordered := without_order(findings)) is not None:
-        name, categories = unordered
+        columns, name, categories = unordered
         lines.append(
-            f"if {name!r} has an order: kinds={{{name!r}: ('ordinal', {categories!r})}}, rearranged, the lowest first"
+            f"if {columns} has an order: kinds={{{name!r}: ('ordinal', {categories!r})}}, rearranged, the lowest first"
         )
     return lines
 
@@ -65,13 +65,15 @@ def another_kind(findings: Sequence[Finding]) -> tuple[str, str] | None:
     return (numbers[0].name, "real") if numbers else None
 
 
-def without_order(findings: Sequence[Finding]) -> tuple[str, tuple[Any, ...]] | None:
-    """A column whose categories were taken for unordered, and these; None where there is none."""
-    for each in _guessed(findings):
-        if each.column is not None and each.column.kind == "categorical":
-            categories = each.column.categories or ()
-            return each.name, categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
-    return None
+def without_order(findings: Sequence[Finding]) -> tuple[str, str, tuple[Any, ...]] | None:
+    """The columns whose categories were taken for unordered, in words, the first of them, and its categories."""
+    found = [each for each in _guessed(findings) if each.column is not None and each.column.kind == "categorical"]
+    if not found:
+        return None
+    categories = found[0].column.categories or ()  # type: ignore[union-attr]
+    shown = categories if len(categories) <= MOST_CATEGORIES else (*categories[:MOST_CATEGORIES], ...)
+    names = [repr(each.name) for each in found[:MOST_CATEGORIES]] + ["another column"] * (len(found) > MOST_CATEGORIES)
+    return names[0] if len(names) == 1 else "any of " + ", ".join(names), found[0].name, shown
 
 
 def _guessed(findings: Sequence[Finding]) -> list[Finding]:
