@@ -25,7 +25,7 @@ from pyrovae.checks.arrays import array, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
 from pyrovae.checks.rounded import checked_cast, require_held, require_held_in_groups, require_within, warn_of_rounding
 from pyrovae.checks.shapes import FILL, WHOLE, checked_array, checked_in_own_dtype
-from pyrovae.checks.splits import Gathered, split_of, weights, with_missing, without_absent
+from pyrovae.checks.splits import Gathered, split_of, stand_ins, weights, with_missing, without_absent
 from pyrovae.checks.supports import is_of_whole_numbers, lives_in_unit, support, support_once_rounded
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "several_classes",
     "sizes",
     "split_of",
+    "stand_ins",
     "support",
     "support_once_rounded",
     "unmasked",

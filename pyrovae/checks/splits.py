@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.checks.arrays import array, parts_of
 
-__all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing", "without_absent"]
+__all__ = ["BESIDE", "Gathered", "split_of", "stand_ins", "weights", "with_missing", "without_absent"]
 
 LEAST_SUM = 1e-9  # of weights, below which the limits of rounding would be counted as items
 BESIDE = ("covariates", "exposure", "weight", "missing")  # what a split may carry beside items and labels
@@ -168,11 +168,17 @@ def without_absent(given: Gathered, name: str = "x") -> Gathered:
     weight = weights(given.weight, len(given.x), name=name)
     if bool(weight.all()):
         return given
-    index = torch.where(weight > 0, torch.arange(len(weight)), int((weight > 0).nonzero()[0]))
+    index = stand_ins(weight)
     x = given.x.select(index) if hasattr(given.x, "exactly") else _rows(array(given.x, name), index)
     mask = given.missing if given.missing is None or given.missing is True else _rows(given.missing, index)
     beside = {each: _rows(array(value, f"{each} of {name}"), index) for each, value in given.beside.items()}
     return replace(given, x=x, missing=mask, **beside)
+
+
+def stand_ins(weight: Tensor) -> Tensor:
+    """The number of the item that stands where each is: its own, or where its weight is 0 that of one which counts."""
+    present = weight.cpu() > 0
+    return torch.where(present, torch.arange(len(present)), int(present.nonzero()[0]))
 
 
 def _rows(value: Any, index: Tensor) -> Any:

@@ -89,7 +89,7 @@ class Items:
             self.mean_weight = float(weight.mean())
             self.beside["weight"] = weight.to(self.dtype)
         self.missing_entries = 0 if tally is None else tally.missing
-        self.missing = tally is not None and tally.any_missing
+        self.missing = self.missing_entries > 0
         if self.missing and tally is not None:
             require_missing_taken(pair, what=name)
             tally.tell(name, given.columns if given.columns is not None else columns_of(pair))
@@ -175,19 +175,17 @@ class Items:
 class Tally:
     """Which items and which columns have an entry that was seen, counted over parts of the items.
 
-    An item of weight 0 is absent, and counts for nothing but `any_missing`, whether NaN has to be looked for.
+    An item of weight 0 is absent, and counts for nothing.
     """
 
     def __init__(self, x: Any) -> None:
         self.seen_of_column = torch.zeros(tuple(x.shape[1:]), dtype=torch.long)
-        self.any_missing = False
         self.count, self.present, self.empty, self.first, self.missing = 0, 0, 0, -1, 0
 
     def add(self, part: Tensor, weight: Tensor | None = None) -> None:
         """Count a part of the items, which follows those before; `weight`, (n,), is how often each counts."""
         seen = (~part.isnan()).cpu()
         is_present = torch.ones(len(seen), dtype=torch.bool) if weight is None else weight.cpu() > 0
-        self.any_missing |= not bool(seen.all())
         empty = ~seen.flatten(1).any(1) & is_present
         if self.first < 0 and bool(empty.any()):
             self.first = self.count + int(empty.nonzero()[0])

@@ -82,9 +82,7 @@ def labels_present(y: Any, items: Items, name: str = "y") -> Any:
     weight = items.beside.get("weight")
     if y is None or weight is None or bool(weight.all()):
         return y
-    present = (weight > 0).cpu()
-    index = torch.where(present, torch.arange(len(present)), int(present.nonzero()[0]))
-    return _labels_at(y, index, len(items), name)
+    return _labels_at(y, checks.stand_ins(weight), len(items), name)
 
 
 def _labels_at(y: Any, index: Tensor, count: int, name: str) -> np.ndarray:
