@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pyrovae.checks.rounded import checked_cast
 
-__all__ = ["array", "is_missing", "parts_of", "unmasked"]
+__all__ = ["array", "is_missing", "parts_of", "plain", "unmasked"]
+
+NUMBERS = frozenset(
+    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+    | {torch.uint16, torch.uint32, torch.uint64}
+    | {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+)
 
 
 def unmasked(x: object, name: str) -> None:
@@ -20,6 +26,35 @@ def unmasked(x: object, name: str) -> None:
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost: fill it, with NaN where values are missing"
         )
+
+
+def plain(x: Tensor, name: str) -> Tensor:
+    """The tensor, if it is a dense one of numbers in memory; one made in inference mode is copied.
+
+    >>> import torch
+    >>> from pyrovae.checks.arrays import plain
+    >>> plain(torch.empty(3, device="meta"), "x")
+    Traceback (most recent call last):
+        ...
+    TypeError: x is a tensor on the device "meta", which has a shape and no values: give one with values
+    """
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, of items of several shapes: give items of one shape, by torch.stack"
+        )
+    if x.layout == torch._mkldnn:  # type: ignore[attr-defined]
+        raise TypeError(f"{name} is a tensor in MKL-DNN's own layout: make it plain first ({name}.to_dense())")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
+    if x.is_quantized:
+        raise TypeError(f"{name} is a quantized tensor, of codes for its values: give {name}.dequantize()")
+    if x.is_meta:
+        raise TypeError(
+            f'{name} is a tensor on the device "meta", which has a shape and no values: give one with values'
+        )
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()  # autograd takes no other
+    return x
 
 
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
@@ -44,10 +79,12 @@ def array(x: Any, name: str) -> Tensor:
 
         x = with_missing(x, mask, name)
     unmasked(x, name)
-    if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
+    if hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
-    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
-        x = torch.stack(list(x))
+    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x):
+        tensors = [plain(one, f"{name}[{i}]") for i, one in enumerate(x)]
+        if len({one.shape for one in tensors}) == 1:
+            x = torch.stack(tensors)
     if hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
         view, read = x, getattr(x, "exactly", None)  # a memory-mapped view, in the dtype of its source where it tells
         x = view[:] if read is None else read(slice(None))
@@ -58,7 +95,7 @@ def array(x: Any, name: str) -> Tensor:
                 f"array{matrix}"
             )
     if isinstance(x, Tensor):
-        tensor = x
+        tensor = plain(x, name)
     elif hasattr(x, "columns") and hasattr(x, "dtypes"):
         tensor = _of_table(x, name)
     else:
@@ -76,6 +113,8 @@ def array(x: Any, name: str) -> Tensor:
             raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
     if tensor.dtype.is_complex:
         raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
+    if tensor.dtype not in NUMBERS:
+        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {tensor.dtype}: cast it")
     return _signed(tensor, name)
 
 
