@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.checks.rounded import checked_cast
 
-__all__ = ["array", "is_missing", "parts_of", "plain", "unmasked"]
+__all__ = ["array", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
 
 NUMBERS = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -48,7 +48,7 @@ def plain(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if x.is_quantized:
         raise TypeError(f"{name} is a quantized tensor, of codes for its values: give {name}.dequantize()")
-    if x.is_meta:
+    if x.device.type == "meta":
         raise TypeError(
             f'{name} is a tensor on the device "meta", which has a shape and no values: give one with values'
         )
@@ -59,7 +59,7 @@ def plain(x: Tensor, name: str) -> Tensor:
 
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
     """Return the items and labels of a split of a data set; of anything else, the thing itself and None."""
-    if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
+    if isinstance(x, Tensor | tuple | list) or hasattr(x, "shape"):  # a table may have columns of these names
         return x, None
     if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):
         raise TypeError(f"{name} is a whole {type(x).__name__}: give one part of it, {name}.train or {name}.test")
@@ -79,10 +79,12 @@ def array(x: Any, name: str) -> Tensor:
 
         x = with_missing(x, mask, name)
     unmasked(x, name)
+    if isinstance(x, Tensor):  # of a nested one not even the shape can be asked for
+        return _signed(numbers(x, name), name)
     if hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x):
-        tensors = [plain(one, f"{name}[{i}]") for i, one in enumerate(x)]
+        tensors = [numbers(one, f"{name}[{i}]") for i, one in enumerate(x)]
         if len({one.shape for one in tensors}) == 1:
             x = torch.stack(tensors)
     if hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
@@ -95,7 +97,7 @@ def array(x: Any, name: str) -> Tensor:
                 f"array{matrix}"
             )
     if isinstance(x, Tensor):
-        tensor = plain(x, name)
+        tensor = x
     elif hasattr(x, "columns") and hasattr(x, "dtypes"):
         tensor = _of_table(x, name)
     else:
@@ -111,11 +113,25 @@ def array(x: Any, name: str) -> Tensor:
                 raise TypeError(f"{name} must be an array of numbers, got text such as {text!r}{hint}") from None
             kind = getattr(x, "dtype", type(x).__name__)
             raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
-    if tensor.dtype.is_complex:
-        raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
-    if tensor.dtype not in NUMBERS:
-        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {tensor.dtype}: cast it")
-    return _signed(tensor, name)
+    return _signed(numbers(tensor, name), name)
+
+
+def numbers(x: Tensor, name: str) -> Tensor:
+    """The tensor, if it is a `plain` one of real numbers that torch computes with.
+
+    >>> import torch
+    >>> from pyrovae.checks.arrays import numbers
+    >>> numbers(torch.zeros(2, dtype=torch.complex64), "x")
+    Traceback (most recent call last):
+        ...
+    TypeError: x must be an array of real numbers, got torch.complex64
+    """
+    x = plain(x, name)
+    if x.dtype.is_complex:
+        raise TypeError(f"{name} must be an array of real numbers, got {x.dtype}")
+    if x.dtype not in NUMBERS:
+        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {x.dtype}: cast it")
+    return x
 
 
 def _signed(tensor: Tensor, name: str) -> Tensor:

@@ -200,7 +200,7 @@ class LatentVariableModel(HasParamSites):
         some; `exposure`, a number or (N,), is one of counts.
         """
         dtype, device = dtype_and_device(self)
-        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
+        z = checks.array(z, "z").to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         count = z.shape[-2] if z.ndim > 1 else 1
@@ -235,7 +235,7 @@ class LatentVariableModel(HasParamSites):
                 f"{plain_name_of(entries)!r}: take decode(z), its mean"
             )
         dtype, device = dtype_and_device(self)
-        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
+        z = checks.array(z, "z").to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         if z.ndim == 1:
