@@ -49,9 +49,9 @@ def _read_parquet(path: Path) -> Any:
     except ImportError:
         return _by_polars(path)
     import pandas as pd
-    import pyarrow.parquet as pq
 
-    with decoded(f"{path} is damaged or no Parquet file"), pq.ParquetFile(path) as file:
+    parquet = import_module("pyarrow.parquet")
+    with decoded(f"{path} is damaged or no Parquet file"), parquet.ParquetFile(path) as file:
         rows, columns = file.metadata.num_rows, file.metadata.num_columns
     _require_room(path, rows, columns)
     with decoded(f"{path} is damaged or no Parquet file"):
