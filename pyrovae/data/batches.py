@@ -27,16 +27,18 @@ def batches(
     epoch: int,
     shuffle: bool = True,
     share: Callable[[int], slice] | None = None,
+    start: int = 0,
 ) -> Iterator[Tensor]:
     """One epoch of `x` in batches of `batch_size` items, the last of them smaller where N is no multiple of it.
 
     Every item occurs exactly once, in the order `order(len(x), seed=seed, epoch=epoch)`. With `shuffle=False` the order
     is that of `x`, and batches are slices of it, so that those of a tensor are views. `x` has shape (N, *event) and a
     batch (n, *event), on the device of `x`. If several processes divide the batches, `share(n)` is the slice of a batch
-    of n items that this process reads. Global random generators are not used.
+    of n items that this process reads. The first `start` batches are left out, and nothing of them is read. Global
+    random generators are not used.
 
-    Raises ValueError for an empty `x` and for a `batch_size` below 1; TypeError for an `x` that is neither a tensor nor
-    a MappedArray.
+    Raises ValueError for an empty `x`, a `batch_size` below 1 and a `start` below 0; TypeError for an `x` that is
+    neither a tensor nor a MappedArray.
 
     >>> import torch
     >>> from pyrovae.data import batches
@@ -44,17 +46,19 @@ def batches(
     [[0.0, 1.0], [2.0, 3.0], [4.0]]
     >>> [len(batch) for batch in batches(torch.zeros(10, 1, 8, 8), 4, seed=0, epoch=3)]
     [4, 4, 2]
+    >>> [batch.tolist() for batch in batches(torch.arange(5.0), 2, seed=0, epoch=0, shuffle=False, start=1)]
+    [[2.0, 3.0], [4.0]]
     """
     if not isinstance(x, Tensor | MappedArray):
         raise TypeError(f"x must be a tensor or a MappedArray, got {type(x).__name__}; torch.as_tensor(x) makes one")
     if len(x.shape) == 0 or len(x) == 0:
         raise ValueError(f"x must have shape (N, *event) with N of at least 1, got {tuple(x.shape)}")
-    size = checks.whole("batch_size", batch_size)
+    size, first = checks.whole("batch_size", batch_size), checks.whole("start", start, least=0)
     index = order(len(x), seed=seed, epoch=epoch) if shuffle else None
     if index is not None and isinstance(x, Tensor):
         index = index.to(x.device)
     # a separate generator, so that the checks above run at the call and not at the first batch
-    return _parts(x, index, size, share)
+    return _parts(x, index, size, share, first)
 
 
 def order(n: int, *, seed: int, epoch: int) -> Tensor:
@@ -121,9 +125,9 @@ def ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
 
 
 def _parts(
-    x: Tensor | MappedArray, index: Tensor | None, size: int, share: Callable[[int], slice] | None
+    x: Tensor | MappedArray, index: Tensor | None, size: int, share: Callable[[int], slice] | None, first: int
 ) -> Iterator[Tensor]:
-    for start in range(0, len(x), size):
+    for start in range(first * size, len(x), size):
         part = slice(start, min(start + size, len(x)))
         if share is not None:
             mine = share(part.stop - part.start)

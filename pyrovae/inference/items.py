@@ -141,13 +141,13 @@ class Items:
             yield x[index]
 
     def batches(
-        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None
+        self, size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, share: Any = None, start: int = 0
     ) -> Iterator[tuple[Any, Tensor | None]]:
-        """The batches of one epoch, each with its labels, or with None where there are none.
+        """The batches of one epoch from batch `start` on, each with its labels, or with None where there are none.
 
         A batch is a tensor, or a `Batch` where something lies beside the items, drawn by the same index.
         """
-        options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share}
+        options: dict[str, Any] = {"seed": seed, "epoch": epoch, "shuffle": shuffle, "share": share, "start": start}
         labels = repeat(None) if self.y is None else batches(self.y, size, **options)
         items: Iterator[Tensor] = (batch.to(self.dtype) for batch in batches(self.x, size, **options))
         if isinstance(self.x, MappedArray):  # which a thread reads while a step computes

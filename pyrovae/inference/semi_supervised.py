@@ -292,28 +292,32 @@ class _Problem:
 
     pure = loss
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(
+        self, epoch: int, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """An epoch's batches: labelled items, their class numbers, and unlabelled items."""
-        draws = binary_draws(self.plan, epoch, self.device)
-        labeled = self._labeled_batches(epoch)
+        draws = binary_draws(self.plan, epoch, self.device) if draws is None else draws
+        labeled = self._labeled_batches(epoch, start)
         if self.unlabeled is None:
-            for _ in range(self.steps_per_epoch):
+            for _ in range(start, self.steps_per_epoch):
                 batch, y = next(labeled)
                 x = ready(batch, self.device, draws)
                 yield x, y.to(self.device), x[:0]
             return
-        for more, _ in self.unlabeled.batches(self.batch_size, seed=self.plan.seed, epoch=epoch):
+        for more, _ in self.unlabeled.batches(self.batch_size, seed=self.plan.seed, epoch=epoch, start=start):
             x, y = next(labeled)
             yield ready(x, self.device, draws), y.to(self.device), ready(more, self.device, draws)
 
-    def _labeled_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Labelled items in passes without an end, each of them shuffled anew."""
-        size, turn = self.plan.labeled_batch_size, 0
+    def _labeled_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Labelled items in passes without an end, each of them shuffled anew, from the epoch's batch `start` on."""
+        size = self.plan.labeled_batch_size
+        turn, first = divmod(start, math.ceil(len(self.labeled) / size))
         while True:
-            for x, y in self.labeled.batches(size, seed=stream(self.plan.seed, "labeled", epoch, turn)):
+            seed = stream(self.plan.seed, "labeled", epoch, turn)
+            for x, y in self.labeled.batches(size, seed=seed, start=first):
                 assert y is not None
                 yield x, y
-            turn += 1
+            turn, first = turn + 1, 0
 
     def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:
         """The batch, the weight of U(x) in this epoch, and the numbers of items."""

@@ -91,8 +91,12 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
     return pair
 
 
-def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+def read_run(
+    folder: Path, pair: Pair, more: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """Read the metadata and tensors of a run that `write` was given, and the weights; all of it is checked.
+
+    `more` are tensors that the run may have beside what follows from the pair: no larger file is read.
 
     Raises CheckpointError for a state without a run, a damaged one, and one of another architecture or dtype than the
     pair's.
@@ -108,7 +112,7 @@ def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor
     changed = {**module.state_dict(), **dict(module.named_buffers())}
     # an optimiser has up to four tensors a parameter; the last good, the best and the buffers are there once more
     largest = {f"{i}.optimizer.momentum_buffer.{name}": value for name, value in changed.items() for i in range(8)}
-    tensors = read_safetensors(folder / RUN, run_metadata.get("sha256"), largest)
+    tensors = read_safetensors(folder / RUN, run_metadata.get("sha256"), largest | (more or {}))
     return run_metadata, weights, tensors
 
 
