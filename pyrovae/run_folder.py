@@ -7,7 +7,7 @@ A run folder holds
   the loss did not stay finite, and "complete", which is written last of all;
 - `model/`: the fitted pair, as `pyrovae.save` writes it;
 - `history.nc`: the curves of the fit;
-- `checkpoint/`: the state after each of the last epochs, of a method that keeps checkpoints.
+- `checkpoint/`: the last two states of the run, of a method that keeps checkpoints.
 
 A folder whose status is not "complete", or whose model and history are not those that `run.json` was written with, is
 refused by whoever reads it.
@@ -33,6 +33,7 @@ from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
 from pyrovae.data.sources import load_of_shape
 from pyrovae.data.tables.recorded import read_like, table_record, weights_digest
+from pyrovae.inference.snapshots import Place, in_words, name_of, places_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,10 +49,11 @@ __all__ = [
     "data_record",
     "diverge_run",
     "finish_run",
-    "last_epoch",
+    "last_place",
     "load_recorded",
     "read_manifest",
     "read_run",
+    "said",
     "unlabeled_record",
     "versions",
 ]
@@ -171,16 +173,15 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     manifest = read_manifest(folder)
     status = manifest["status"]
     if status == "unfinished":
-        epoch = last_epoch(folder)
-        done = "before its first epoch was done" if epoch is None else f"after epoch {epoch + 1}"
+        place = last_place(folder)
+        done = "before its first checkpoint" if place is None else f"after {said(place)}"
         raise RunError(
             f"{folder} holds a run that is unfinished, stopped {done}: `pyrovae fit --resume --out {folder}` goes on "
             "with it"
         )
     if status == "diverged":
-        epoch = last_epoch(folder)
-        state = folder / CHECKPOINT / f"epoch-{epoch or 0:06d}"
-        kept = "" if epoch is None else f". Its last finite epoch is a saved state in {state}"
+        place = last_place(folder)
+        kept = "" if place is None else f". Its last finite state is saved in {folder / CHECKPOINT / name_of(place)}"
         raise RunError(
             f"{folder} holds a run that diverged ({manifest.get('error', 'no reason is given')}): fit again into "
             f"another folder, with a lower learning rate{kept}"
@@ -273,13 +274,15 @@ def diverge_run(folder: Path, error: str) -> None:
     _write_manifest(folder, {**read_manifest(folder), "status": "diverged", "error": error})
 
 
-def last_epoch(folder: Path) -> int | None:
-    """The number of the last epoch, from 0, whose state lies in the run's checkpoint; None where there is none."""
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_dir():
-        return None
-    epochs = [path.name.removeprefix("epoch-") for path in checkpoint.glob("epoch-*") if path.is_dir()]
-    return max((int(number) for number in epochs if number.isdigit()), default=None)
+def last_place(folder: Path) -> Place | None:
+    """How many epochs, and batches of the next, the last state in `checkpoint/` has; None where there is none."""
+    return next(iter(places_in(folder / CHECKPOINT)), None)
+
+
+def said(place: Place) -> str:
+    """The place as the command line has it, which counts epochs from 1: "epoch 3", or "207 batches of epoch 4"."""
+    epochs, batch = place
+    return in_words((epochs + 1, batch))
 
 
 def data_record(

@@ -199,7 +199,7 @@ def test_an_unfinished_and_a_diverged_run_are_refused(run):
         pyrovae.load(run)
     assert pyrovae.load(run / "model").event_shape == (3, 6, 5)  # which is asked for by its own name
     shutil.rmtree(run / "checkpoint")
-    with pytest.raises(RunError, match="stopped before its first epoch was done"):
+    with pytest.raises(RunError, match="stopped before its first checkpoint"):
         read_run(run)
     run_folder.diverge_run(run, "the loss became inf")
     with pytest.raises(RunError, match=r"diverged \(the loss became inf\): fit again into another folder"):

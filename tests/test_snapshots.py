@@ -65,6 +65,11 @@ def built(kind="mlp", seed=0):
     return PAIRS[kind]()
 
 
+def each(folder):
+    """A checkpoint after each epoch, of 300 items."""
+    return {} if folder is None else {"checkpoint_every": 5}
+
+
 def fitted(folder=None, *, kind="mlp", seed=0, epochs=5, **options):
     """A pair from `seed`, its history and all of its tensors after so many epochs."""
     pair = built(kind, seed)
@@ -72,7 +77,7 @@ def fitted(folder=None, *, kind="mlp", seed=0, epochs=5, **options):
         pair.float()  # no other dtype has it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        history = pyrovae.fit(pair, X, epochs=epochs, checkpoint=folder, **QUICK | options)
+        history = pyrovae.fit(pair, X, epochs=epochs, checkpoint=folder, **QUICK | each(folder) | options)
     return history, [t.detach().clone() for t in (*pair.parameters(), *pair.buffers())]
 
 

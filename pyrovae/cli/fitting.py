@@ -237,8 +237,8 @@ class _Fitting:
             options["method"] = self.parameters["method"]
         if method.keeps_checkpoints:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
-            if self.parameters["resume"] and (last := self._last_epoch()) is not None:
-                self.say(f"goes on after epoch {last + 1}")
+            if self.parameters["resume"] and (last := self._last_place()) is not None:
+                self.say(f"goes on after {run_folder.said(last)}")
         if data.columns is not None and method.name == "svi" and "epochs" not in self.plan.options:
             options["epochs"] = chosen_epochs(len(data.train), method.batch_size, method.epochs)
             self.say(
@@ -262,6 +262,7 @@ class _Fitting:
             options["unlabeled"] = unlabeled.x
         try:
             history = pyrovae.fit(pair, x, y, **options)
+            self._finish(pair, history)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt, pair, method)
         except FloatingPointError as error:
@@ -269,10 +270,9 @@ class _Fitting:
         except (pyrovae.CaptureError, pyrovae.CompilerError) as error:  # nothing was trained
             raise click.ClickException(" ".join(str(error).split())) from error
         except OSError as error:
-            if self._last_epoch() is not None:
+            if self._last_place() is not None:
                 self.say(f"pyrovae: {self._how_to_go_on()}")
             raise error
-        self._finish(pair, history)
         self._show(data, history, model, likelihood)
         return 0
 
@@ -299,34 +299,38 @@ class _Fitting:
             return status
         if self.ranks.size == 1:
             pyrovae.save(self.out / run_folder.MODEL, pair)
-        if self._last_epoch() is None:
-            self.say("pyrovae: interrupted before an epoch was done: the same command begins again")
+        if self._last_place() is None:
+            self.say("pyrovae: interrupted before its first checkpoint: the same command begins again")
         else:
             self.say(f"pyrovae: interrupted; {self._how_to_go_on()}")
         return status
 
-    def _last_epoch(self) -> int | None:
+    def _last_place(self) -> tuple[int, int] | None:
         from pyrovae import run_folder
 
-        return run_folder.last_epoch(self.out)
+        return run_folder.last_place(self.out)
 
     def _how_to_go_on(self) -> str:
-        epoch = self._last_epoch() or 0
-        return f"`pyrovae fit --resume --out {self.out}` goes on from the last epoch, {epoch + 1}"
-
-    def _diverged(self, error: FloatingPointError) -> int:
-        """Say so in the run folder; a run that has no finite epoch leaves none."""
         from pyrovae import run_folder
 
+        place = self._last_place()
+        where = "" if place is None else f" after {run_folder.said(place)}"
+        return f"`pyrovae fit --resume --out {self.out}` goes on{where}"
+
+    def _diverged(self, error: FloatingPointError) -> int:
+        """Say so in the run folder; a run that has no finite state leaves none."""
+        from pyrovae import run_folder
+        from pyrovae.inference.snapshots import name_of
+
         sentence = Words.of(self.ctx.command).translated(as_sentence(error) or "")
-        epoch = self._last_epoch()
-        if epoch is None:
-            raise click.ClickException(f"{sentence}. It has no epoch to keep, and {self.out} is not written")
+        place = self._last_place()
+        if place is None:
+            raise click.ClickException(f"{sentence}. It has no state to keep, and {self.out} is not written")
         if self.ranks.is_first:
             run_folder.diverge_run(self.out, sentence)
-            state = self.out / run_folder.CHECKPOINT / f"epoch-{epoch:06d}"
+            state = self.out / run_folder.CHECKPOINT / name_of(place)
             say(f"pyrovae: {sentence}")
-            say(f"pyrovae: {self.out} is marked as diverged; {state} is a saved state of its last finite epoch")
+            say(f"pyrovae: {self.out} is marked as diverged; {state} is its last finite state")
         return 2
 
     def _show(self, data: Any, history: Any, model: Choice, likelihood: Choice | None) -> None:

@@ -48,7 +48,7 @@ def earlier_run(out: Path, resume: bool, ranks: Any) -> dict[str, Any] | None:
 
 
 def _holds_a_run_without_an_epoch(out: Path) -> bool:
-    """Whether all that a folder holds is what an interrupted run has left that had not trained an epoch."""
+    """Whether all that a folder holds is what an interrupted run has left that had written no state."""
     from pyrovae import run_folder
 
     try:
@@ -57,7 +57,7 @@ def _holds_a_run_without_an_epoch(out: Path) -> bool:
         return False
     ours = (run_folder.MANIFEST, run_folder.MODEL, run_folder.CHECKPOINT)
     files = [file.relative_to(out).parts[0] for file in visible_files(out)]
-    return manifest["status"] == "unfinished" and run_folder.last_epoch(out) is None and set(files) <= set(ours)
+    return manifest["status"] == "unfinished" and run_folder.last_place(out) is None and set(files) <= set(ours)
 
 
 def take_away(out: Path, keep: Collection[str] = ()) -> None:
@@ -116,17 +116,17 @@ def _locked(folder: Path) -> int | None:
 
 @contextmanager
 def nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
-    """Where the body fails before an epoch is done, what was in the folder before is in it again."""
+    """Where the body fails before a state is written, what was in the folder before is in it again."""
     from pyrovae import run_folder
 
     record = out / run_folder.MANIFEST
     before = record.read_bytes() if record.is_file() else None
     there = {entry.name for entry in out.iterdir()}  # of a run of an earlier version its model, without run.json
-    epoch = run_folder.last_epoch(out)
+    place = run_folder.last_place(out)
     try:
         yield
     except BaseException:
-        if ranks.is_first and run_folder.last_epoch(out) == epoch:
+        if ranks.is_first and run_folder.last_place(out) == place:
             if before is None:
                 take_away(out, keep=there)
             else:
