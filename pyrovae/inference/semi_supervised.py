@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributions import kl_divergence
 from pyrovae import checks, ranks
 from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import noted
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
 from pyrovae.inference.measuring import measuring
@@ -210,13 +212,20 @@ def _fitted(task: Task, plan: _Plan) -> History:
             problem.try_out()
             loop = Loop(task, plan, problem, schedule)
             begin()
-            rows, kept = loop.run()
+            told = partial(_told, task, plan, data)
+            with noted(lambda: (loop.rows, told() | loop.broken_off())):
+                rows, kept = loop.run()
     if rows and len(rows) < plan.warmup:
         checks.warn(
             f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, with U(x) weighed by "
             f"{len(rows) / plan.warmup:.3g}: raise epochs or lower warmup"
         )
-    config = {
+    return History.from_rows(rows, told() | loop.outcome(kept))
+
+
+def _told(task: Task, plan: _Plan, data: _Data) -> dict[str, Any]:
+    """What the `config` of a history says of what was fitted, and to what."""
+    return {
         "method": plan.name,
         **plan.in_words(),
         "items": len(data.labeled),
@@ -224,11 +233,9 @@ def _fitted(task: Task, plan: _Plan) -> History:
         "validation_items": 0 if data.held_out is None else len(data.held_out),
         "classes": data.names.tolist(),
         "device": str(task.device),
-        "dtype": str(dtype_and_device(pair)[0]),
-        "latent_dim": pair.latent_dim,
-        **loop.outcome(kept),
+        "dtype": str(dtype_and_device(task.pair)[0]),
+        "latent_dim": task.pair.latent_dim,
     }
-    return History.from_rows(rows, config)
 
 
 class _Data:

@@ -14,6 +14,7 @@ from pyrovae import checks
 from pyrovae.data.indexed import as_rows, labels_of
 from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, linear_em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import holding_signals
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.items import checked_beside, require_columns
@@ -23,6 +24,7 @@ __all__ = ["fit"]
 
 
 @checks.allocating
+@holding_signals
 def fit(
     pair: Pair,
     x: Any,

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import checks
+from pyrovae.interruption import deliver
 
 __all__ = ["Climb", "best_of", "warn_not_converged", "warn_of_rounded"]
 
@@ -39,7 +40,10 @@ class Climb:
     at_floor: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
     def go_on(self, tol: float, max_iterations: int) -> None:
-        """Iterate until one iteration gains no more than `tol` nats per item, or there were `max_iterations`."""
+        """Iterate until one iteration gains no more than `tol` nats per item, or there were `max_iterations`.
+
+        Signals that are held back are delivered after an iteration, when the parameters and `value` belong together.
+        """
         self.converged = False
         expected, self.value = self.e_step()
         while len(self.rows) < max_iterations and not self.converged and math.isfinite(self.value):
@@ -51,6 +55,7 @@ class Climb:
             self.rows.append({**row, "seconds": time.perf_counter() - start})
             self.bar.update()
             self.bar.set_postfix(loss=f"{-self.value:.4f}")
+            deliver()
 
     def require_finite(self) -> None:
         if not math.isfinite(self.value):

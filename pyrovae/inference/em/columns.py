@@ -17,6 +17,7 @@ from pyrovae.inference.em.climb import Climb, best_of, warn_not_converged, warn_
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import Stop
 from pyrovae.models.column_mixture import ColumnMixture
 from pyrovae.models.items import checked_items
 from pyrovae.models.missing import warn_of_rows_without_entries
@@ -79,14 +80,15 @@ def climbed(
         shares = [one_hot(each, pair.num_components).double() for each in labels]
         start.components.measure(items, weight, shares or [start.log_joint_table(items).softmax(-1)])
         starts, climbs = [], []
-        for share in [None] * goes_on + shares:
-            mixture = copy.deepcopy(start)
-            climb = _climb(mixture, items, weight, held_out, bar)
-            if share is not None:
-                climb.m_step(SHARE * share + (1 - SHARE) / pair.num_components)
-            climb.go_on(tol, max_iterations)
-            starts.append(mixture)
-            climbs.append(climb)
+        with Stop() as stop:  # the best start so far is kept
+            for share in [None] * goes_on + shares:
+                mixture = copy.deepcopy(start)
+                climb = _climb(mixture, items, weight, held_out, bar)
+                if share is not None:
+                    climb.m_step(SHARE * share + (1 - SHARE) / pair.num_components)
+                starts.append(mixture)
+                climbs.append(climb)
+                climb.go_on(tol, max_iterations)
         best = best_of(climbs)
         winner, fitted = climbs[best], starts[best]
         winner.require_finite()
@@ -98,7 +100,7 @@ def climbed(
         log_likelihood = _mean(fitted, items, weight)
         kept = _mean(pair, items.to(pair.logits.device), weight.to(pair.logits.device))
     warn_of_rounded(log_likelihood - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged:
+    if not winner.converged and stop.error is None:
         warn_not_converged(len(winner.rows), tol)
     _warn_of_floor(fitted, winner.at_floor, items)
     _warn_of_zeros(fitted)
@@ -123,8 +125,11 @@ def climbed(
         "converged": winner.converged,
         "floored_columns": _floored(fitted, winner.at_floor),
         **environment(target),
+        **stop.config,
     }
-    return History.from_rows(winner.rows, config)
+    history = History.from_rows(winner.rows, config)
+    stop.again(history)
+    return history
 
 
 def _climb(

@@ -17,6 +17,7 @@ from pyrovae.inference.em.clusters import clusters
 from pyrovae.inference.em.floors import warn_of_floor
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import Stop
 from pyrovae.inference.weighed import Weighed, weighed
 from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
@@ -68,14 +69,15 @@ def climbed(
             flat = checked.flatten(1)
             start.components.measure(flat, chain(present, shares), whole_weight=weight, go_on=goes_on)
         starts, climbs = [], []
-        for of_start in [None] * goes_on + labels:
-            mixture = copy.deepcopy(start)
-            climb = climb_of(mixture, of_fit, held_out, bar)
-            if of_start is not None:
-                start_from(mixture, climb, of_fit, of_start)
-            climb.go_on(tol, max_iterations)
-            starts.append(mixture)
-            climbs.append(climb)
+        with Stop() as stop:  # the best start so far is kept
+            for of_start in [None] * goes_on + labels:
+                mixture = copy.deepcopy(start)
+                climb = climb_of(mixture, of_fit, held_out, bar)
+                if of_start is not None:
+                    start_from(mixture, climb, of_fit, of_start)
+                starts.append(mixture)
+                climbs.append(climb)
+                climb.go_on(tol, max_iterations)
         best = best_of(climbs)
         winner = climbs[best]
         winner.require_finite()
@@ -87,7 +89,7 @@ def climbed(
         pair.load_state_dict(starts[best].state_dict())
         kept = of_fit.mean(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).to(target))
     warn_of_rounded(winner.value - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged:
+    if not winner.converged and stop.error is None:
         warn_not_converged(len(winner.rows), tol)
     warn_of_floor(starts[best].components, winner.at_floor, items, names, weight)
     config = {
@@ -107,8 +109,11 @@ def climbed(
         "converged": winner.converged,
         "floored_components": winner.at_floor.nonzero().flatten().tolist(),
         **environment(target),
+        **stop.config,
     }
-    return History.from_rows(winner.rows, config)
+    history = History.from_rows(winner.rows, config)
+    stop.again(history)
+    return history
 
 
 def climb_of(mixture: GaussianMixture, items: Weighed, held_out: Weighed | None, bar: tqdm[Any]) -> Climb:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyrovae.inference.svi import pace
 from pyrovae.inference.svi.diagnosis import refuse_broken_step, refuse_broken_weights
 from pyrovae.inference.svi.pace import Pace
+from pyrovae.interruption import deliver, waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,8 @@ class Between:
     those after `loop.taken` whole batches; and each process under `distributed()` is called at the same steps as far
     as it is to agree with the others. `is_whole` is True then, and False inside a turn and while an epoch is closed.
 
-    To stop a run from a signal handler, call `interrupt(error)`: no more than a note is taken. Between two batches the
-    state is then written, where the run has a folder, and `error` is raised, which ends the callbacks as any other.
+    A signal that `fit` holds back is delivered here alone, and between two batches of a validation: the state is then
+    written, where the run has a folder, and what the signal's handler raises ends the callbacks as any other error.
     Whatever else ends the run where the state is whole, an error of a source of items say, leaves the state of the last
     batch too.
 
@@ -51,17 +52,12 @@ class Between:
         self.loop, self.every = loop, every
         self.is_whole = True
         self.writes = self.looks = False  # after the next batch
-        self.asked: BaseException | None = None
         self.place: tuple[int, int] | None = None  # which was written last
         kept = sum(t.nbytes for t in loop.kept)
         self.pace = Pace(guess=0.03 + 5 * kept / 5e8)  # the weights, Adam's two moments and those before the last step
         self.looked = self.met = pace.clock()
         self.meeting = loop.taken + 1  # the step of the next agreement
         self.gap = 1
-
-    def interrupt(self, error: BaseException) -> None:
-        """Ask for the end of the run at the next batch, by this error; a signal handler may call it."""
-        self.asked = error
 
     # what the loop calls ----------------------------------------------------------------------------
 
@@ -157,10 +153,16 @@ class Between:
         self.place, self.is_whole = place, True
 
     def stop(self) -> None:
-        """Write, and raise what was asked for."""
-        asked, self.asked = self.asked, None
+        """Write, and deliver the signals that are held back; the run goes on where their handlers return."""
+        self.look()
         self.write()
-        raise KeyboardInterrupt("another process was interrupted") if asked is None else asked
+        error: BaseException | None = None
+        try:
+            deliver()
+        except BaseException as raised:
+            error = raised
+        if any(self.loop.ranks.gathered(error is not None)):
+            raise KeyboardInterrupt("another process of the run was interrupted") if error is None else error
 
     def agreed(self) -> _Told | None:
         """What is due by now; None where it is not the time to ask, or nothing is."""
@@ -181,4 +183,4 @@ class Between:
         writes = self.loop.resume is not None and self.pace.is_due()
         rate = self.gap * MET / max(now - self.met, 1e-9)  # steps in as long as there is to be between two agreements
         steps = int(min(max(rate, 1.0), 2.0 * self.gap))
-        return _Told(writes, now - self.looked >= LOOKED, steps, self.asked is not None)
+        return _Told(writes, now - self.looked >= LOOKED, steps, waits())

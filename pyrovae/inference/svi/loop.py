@@ -18,6 +18,7 @@ from pyrovae import ranks
 from pyrovae.inference.callbacks import ProgressBar, Run
 from pyrovae.inference.environment import environment
 from pyrovae.inference.method import Task
+from pyrovae.inference.snapshots import in_words
 from pyrovae.inference.steps import CompiledFitStep, with_bf16
 from pyrovae.inference.svi.between import Between
 from pyrovae.inference.svi.choice import chosen_step
@@ -29,6 +30,7 @@ from pyrovae.inference.svi.schedule import Schedule
 from pyrovae.inference.svi.validation import validated
 from pyrovae.inference.svi.watchers import Watchers
 from pyrovae.inference.svi.within import Within
+from pyrovae.interruption import waits
 from pyrovae.models.pair import as_module
 from pyrovae.models.scopes import Store, Workspace
 from pyrovae.seeding import Noise, stream
@@ -188,6 +190,7 @@ class Loop:
                 within.note(self.step(*batch))
                 while (
                     (room := room - 1) > 0
+                    and not waits()
                     and time.perf_counter() < end
                     and (following := next(batches, None)) is not None
                 ):
@@ -237,6 +240,12 @@ class Loop:
     def changed(self) -> list[Tensor]:
         """The parameters and buffers themselves."""
         return [t.detach() for t in self.kept]
+
+    def broken_off(self) -> dict[str, Any]:
+        """The same of a run that has ended between two batches, with the weights of the last one in place."""
+        epochs = len(self.rows)
+        place = f"after {in_words((epochs, self.within.batch))}" if self.taken else "before the first batch"
+        return {**self.outcome(len(self.rows) - 1), "batches": self.taken, "stopped": place}
 
     def outcome(self, kept: int) -> dict[str, Any]:
         """What the `config` of a history says of a run that is over, with the weights of epoch `kept` in place."""
