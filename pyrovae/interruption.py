@@ -9,13 +9,12 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 __all__ = ["deliver", "delivered", "held", "postponed", "waits"]
 
-PACKAGE = os.path.join(str(Path(__file__).parent), "")
+PACKAGE = os.path.join(os.path.dirname(__file__), "")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # in the order in which they are delivered
 TERMINATED = 143  # exit status of a process that SIGTERM has ended, as shells have it
 ONE = 0.1  # s, in which signals are one Ctrl-C: a shell and a launcher may both hand it on
@@ -86,11 +85,15 @@ class held:  # noqa: N801  # a context manager, read like a function
             _give_back(self._own)
             raise
 
-    def __exit__(self, *_: object) -> None:
-        if self._own:
-            _give_back(self._own)
-            if _waiting:
-                deliver()
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+        if not self._own:
+            return
+        is_told = error is not None and error is _delivered  # a second Ctrl-C on the way out says nothing new
+        _give_back(self._own)
+        if is_told:
+            _waiting.discard(signal.SIGINT)
+        if _waiting:
+            deliver()
 
 
 def deliver() -> None:
@@ -171,9 +174,10 @@ def _call(number: int, frame: FrameType | None) -> None:
 def _give_back(numbers: list[int]) -> None:
     """Put the handlers from before back."""
     global _first, _delivered
-    with _sending:  # a signal that is to be sent again is delivered with the first
+    with _sending:
         for number in numbers:
-            _again.pop(number, None)
+            if _again.pop(number, None) is not None:
+                _waiting.add(number)
     try:
         _restore(numbers)
     finally:  # where a handler of the caller's has raised in between
@@ -206,7 +210,10 @@ def _send(number: int) -> None:
     time.sleep(PAUSE)
     with _sending:
         if number in _again:
-            _thread.interrupt_main(signal.Signals(number))
+            if hasattr(signal, "pthread_kill"):  # which ends what it waits for, as a sleep
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+            else:
+                _thread.interrupt_main(signal.Signals(number))
 
 
 def _is_main() -> bool:
