@@ -120,6 +120,13 @@ def fit(
     an EM that has not converged, and of variances that the floor holds up (`VarianceFloorWarning`), naming the columns.
     Inside `pyrovae.distributed()` processes share each batch.
 
+    Ctrl-C and SIGTERM wait until the batch at hand has ended, of EM an iteration. A state is then written, where there
+    is a `checkpoint`, and the pair has the weights of that batch, or of the best start of EM so far. What is raised,
+    KeyboardInterrupt or, where the program has no handler of SIGTERM, `SystemExit(143)`, has the `History` so far as
+    its `.history`; a handler of the program's own is called there instead, and the fit goes on where it returns. NUTS
+    and L-BFGS leave the pair as it was. A second Ctrl-C leaves at once, within a step. Handlers are set in the main
+    thread alone and given back at the end (`pyrovae.interruption.held`).
+
     Pyro's handlers that the call stands inside of, as a `poutine.scale`, do not reach into it; a Messenger of your own
     class sees the sites of each step.
 

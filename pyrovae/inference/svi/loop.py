@@ -197,9 +197,6 @@ class Loop:
                     within.note(self.step(*following))
             if most is not None:
                 continue
-                losses.append(self.step(*batch))
-                while not waits() and time.perf_counter() < end and (following := next(batches, None)) is not None:
-                    losses.append(self.step(*following))
             for bar in self.bars:
                 bar.batch(within.batch, self.steps_per_epoch)
             self.between.between_batches()
