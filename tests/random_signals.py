@@ -253,6 +253,7 @@ def main():
     rng, wrong, done = random.Random(asked.seed), 0, 0
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    assert callable(pyrovae.fit)  # imported: a signal before a fit is none of its own
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "digests.json"
