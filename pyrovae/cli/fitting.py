@@ -239,6 +239,8 @@ class _Fitting:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
             if self.parameters["resume"] and (last := self._last_place()) is not None:
                 self.say(f"goes on after {run_folder.said(last)}")
+        if self.parameters["checkpoint_every"] is not None:
+            options["checkpoint_every"] = self.parameters["checkpoint_every"]
         if data.columns is not None and method.name == "svi" and "epochs" not in self.plan.options:
             options["epochs"] = chosen_epochs(len(data.train), method.batch_size, method.epochs)
             self.say(

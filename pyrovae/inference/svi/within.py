@@ -128,7 +128,7 @@ class Within:
 def require_whole(loop: Loop, words: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """CheckpointError where a checkpoint's place within an epoch does not fit the run, or lacks something."""
     batch = words.get("batch", 0)
-    if not isinstance(batch, int) or not 0 <= batch <= loop.steps_per_epoch:
+    if type(batch) is not int or not 0 <= batch <= loop.steps_per_epoch:
         raise CheckpointError(
             f"the checkpoint was written after batch {batch!r}, and an epoch of this run has {loop.steps_per_epoch:,}"
         )
