@@ -114,10 +114,10 @@ def fit(
     callbacks, binarize, patience and compile.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
-    loss, a gradient or a weight is not finite, which is seen at the first batch after ten seconds and at the end of the
-    epoch, with the weights of the last finite loss in place, or the validation ELBO is not. The parameters' `.grad` is
-    cleared. Warns of a collapsed posterior (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of
-    an EM that has not converged, and of variances that the floor holds up (`VarianceFloorWarning`), naming the columns.
+    loss, a gradient or a weight is not finite, which is seen within about ten seconds and at the end of the epoch, with
+    the weights of the last finite loss in place, or the validation ELBO is not. The parameters' `.grad` is cleared.
+    Warns of a collapsed posterior (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM
+    that has not converged, and of variances that the floor holds up (`VarianceFloorWarning`), naming the columns.
     Inside `pyrovae.distributed()` processes share each batch.
 
     Ctrl-C and SIGTERM wait until the batch at hand has ended, of EM an iteration. A state is then written, where there

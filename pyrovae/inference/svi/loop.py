@@ -136,11 +136,6 @@ class Loop:
         """Keep the weights of the best epoch so far, where the plan asks for them."""
         name = next((k for k in HIGHER_IS_BETTER if k in row), None)
         score = 0.0 if name is None else HIGHER_IS_BETTER[name] * row[name]
-        if name is not None and not math.isfinite(score):
-            raise FloatingPointError(
-                f"the {WORDS[name]} became {row[name]} in epoch {epoch}; look at the validation items, or "
-                "lower learning_rate"
-            )
         if self.plan.patience is not None and epoch + 1 >= self.plan.warmup and score > self.best[0]:
             self.best, self.best_weights = (score, epoch), deepcopy(self.module.state_dict())
 
@@ -169,7 +164,14 @@ class Loop:
             "seconds": self.within.seconds,
         }
         if self.problem.held_out is not None:
-            row |= validated(self, self.problem.held_out)
+            scores = validated(self, self.problem.held_out)
+            for name, score in scores.items():
+                if not math.isfinite(score):
+                    raise FloatingPointError(
+                        f"the {WORDS[name]} became {score} in epoch {epoch}; look at the validation items, or lower "
+                        "learning_rate"
+                    )
+            row |= scores
         return row
 
     def steps(self, within: Within, most: int | None = None) -> None:
