@@ -174,10 +174,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     status = manifest["status"]
     if status == "unfinished":
         place = last_place(folder)
-        done = "before its first checkpoint" if place is None else f"after {said(place)}"
+        if place is None:
+            raise RunError(
+                f"{folder} holds a run that is unfinished, stopped before its first checkpoint: the same `pyrovae fit` "
+                "begins again"
+            )
         raise RunError(
-            f"{folder} holds a run that is unfinished, stopped {done}: `pyrovae fit --resume --out {folder}` goes on "
-            "with it"
+            f"{folder} holds a run that is unfinished, stopped after {said(place)}: `pyrovae fit --resume --out "
+            f"{folder}` goes on with it"
         )
     if status == "diverged":
         place = last_place(folder)

@@ -33,7 +33,7 @@ from pyrovae import exclusive, interruption
 from pyrovae.argument_checks import flags
 
 X = (np.random.default_rng(0).random((64, 6)) < 0.5).astype("float32")
-EPOCHS, BATCH = 12, 8
+EPOCHS, BATCH = 4, 8
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
 
 
@@ -167,9 +167,11 @@ def trial(number, delay, expected, second=None):
     return {**told, "status": status, "seconds": time.monotonic() - start}
 
 
-def of_fits(count, expected, rng, span, *, with_second=False):
+def of_fits(count, end, expected, rng, span, *, with_second=False):
     found, wrong, batches = collections.Counter(), [], []
     for turn in range(count):
+        if time.monotonic() > end:
+            break
         number = signal.SIGINT if with_second else (signal.SIGINT, signal.SIGTERM)[turn % 2]
         delay = rng.uniform(0, span)
         told = trial(number, delay, expected, rng.uniform(0.0, 0.005) if with_second else None)
@@ -188,10 +190,10 @@ def of_fits(count, expected, rng, span, *, with_second=False):
     )
     for each in wrong[:10]:
         say(f"  {each}")
-    return len(wrong)
+    return sum(found.values()), len(wrong)
 
 
-def of_commands(count, rng, folder):
+def of_commands(count, end, rng, folder):
     """Signals to the command line, from before its imports to its end."""
     np.save(folder / "x.npy", X)
     command = [
@@ -212,6 +214,8 @@ def of_commands(count, rng, folder):
     whole = digest(pyrovae.load(folder / "whole").parameters())
     found, wrong = collections.Counter(), []
     for turn in range(count):
+        if time.monotonic() > end:
+            break
         number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
         out = folder / f"run{turn}"
         process = subprocess.Popen(
@@ -222,26 +226,26 @@ def of_commands(count, rng, folder):
         process.send_signal(number)
         error = process.communicate()[1]
         status, lines = process.returncode, error.splitlines()
-        speaks = [line for line in lines if line.startswith("pyrovae: ")]
+        speaks = [line for line in lines if line.startswith("pyrovae: ") and "warning" not in line]
         found[f"{NAMES[number]}: {status}"] += 1
         problem = None
         if status not in (0, 128 + number):
             problem = f"status {status}"
         elif status and ("Traceback" in error or len(speaks) != 1 or not lines[-1].startswith("pyrovae: ")):
             problem = "it says otherwise"
-        elif status and ("--resume" in error) != out.exists():
+        elif status and ("--resume" in error) != any(out.glob("checkpoint/epoch-*")):
             problem = "it speaks of a run that is not there, or not of one that is"
         elif status:
-            more = ["--resume", "--out", str(out)] if out.exists() else [*command[4:], "--out", str(out)]
-            again = subprocess.run([*command[:4], *more], capture_output=True, text=True)
-            if again.returncode or digest(pyrovae.load(out).parameters()) != whole:
-                problem = f"and afterwards {again.stderr}"
+            again = [*command[:4], "--resume", "--out"] if "--resume" in error else [*command, "--out"]
+            done = subprocess.run([*again, str(out)], capture_output=True, text=True)
+            if done.returncode or digest(pyrovae.load(out).parameters()) != whole:
+                problem = f"and afterwards {done.stderr}"
         if problem is not None:
             wrong.append((NAMES[number], round(delay, 3), problem, error))
     say(f"  {dict(found)}; {len(wrong)} wrong")
     for each in wrong[:10]:
         say(f"  {each}")
-    return len(wrong)
+    return sum(found.values()), len(wrong)
 
 
 def main():
@@ -249,8 +253,9 @@ def main():
     for name, count in (("first", 100), ("later", 800), ("second", 60), ("start", 40)):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which it ends")
     asked = parser.parse_args()
-    rng, wrong, done = random.Random(asked.seed), 0, 0
+    rng, results = random.Random(asked.seed), []
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     assert callable(pyrovae.fit)  # imported: a signal before a fit is none of its own
@@ -262,23 +267,24 @@ def main():
             os._exit(0)
         os.wait()
         expected = json.loads(table.read_text())
+        end = time.monotonic() + 60 * asked.minutes
         if asked.first:
             span = trial(signal.SIGINT, 0.0, expected)["seconds"] * 1.2  # of a first fit, and of the one after it
             say(f"{asked.first} signals in the first fit of a process, over {span:.1f} s:")
-            wrong += of_fits(asked.first, expected, rng, span)
+            results.append(of_fits(asked.first, end, expected, rng, span))
         if asked.later or asked.second:
             fitted(built())  # what torch imports for a fit is there for all that follow
             start = time.monotonic()
             fitted(built())
             span = 1.2 * (time.monotonic() - start)
-            say(f"{asked.later} signals in a later fit, over {span:.2f} s:")
-            wrong += of_fits(asked.later, expected, rng, span)
             say(f"{asked.second} times two Ctrl-C:")
-            wrong += of_fits(asked.second, expected, rng, span, with_second=True)
+            results.append(of_fits(asked.second, end, expected, rng, span, with_second=True))
+            say(f"{asked.later} signals in a later fit, over {span:.2f} s:")
+            results.append(of_fits(asked.later, end, expected, rng, span))
         if asked.start:
             say(f"{asked.start} signals to the command line:")
-            wrong += of_commands(asked.start, rng, Path(folder))
-        done = asked.first + asked.later + asked.second + asked.start
+            results.append(of_commands(asked.start, end, rng, Path(folder)))
+    done, wrong = (sum(each) for each in zip(*results, strict=True))
     say(f"{done} signals, {wrong} wrong")
     return int(bool(wrong))
 

@@ -4,7 +4,9 @@ import contextlib
 import copy
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -388,6 +390,63 @@ class TestEM:
         with pytest.raises(KeyboardInterrupt) as raised:
             pyrovae.fit(classifier, self.X, y, num_restarts=1, progress=False)
         assert raised.value.history.epochs.sizes == {"label": 1, "epoch": 1}
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by a signal")])
+def test_the_command_line_may_be_left_while_it_is_imported(number, said):
+    """The signal comes as click is looked for; without `main`'s handler that is a traceback, or -15."""
+    program = f"""
+    import signal, sys
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "click":
+                signal.raise_signal({int(number)})
+
+    sys.meta_path.insert(0, Finder())
+    from pyrovae.__main__ import main
+    sys.exit(main())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"pyrovae: {said}\n")
+
+
+@pytest.mark.slow
+def test_the_command_line_may_be_left_while_it_imports_torch(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    program = f"""
+    import signal, sys
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "torch.nn":
+                signal.raise_signal(2)
+
+    sys.meta_path.insert(0, Finder())
+    from pyrovae.__main__ import main
+    sys.argv = ["pyrovae", "fit", {str(tmp_path / "x.npy")!r}, "--out", {str(tmp_path / "run")!r}]
+    sys.exit(main())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 130 and done.stderr.strip() == "pyrovae: interrupted"
+    assert not (tmp_path / "run").exists()
+
+
+def at_random(*counts):
+    script = Path(__file__).with_name("random_signals.py")
+    asked = [f"--{name}={count}" for name, count in zip(("first", "later", "second", "start"), counts, strict=True)]
+    done = subprocess.run([sys.executable, str(script), *asked], capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_few_signals_at_random_moments():
+    at_random(0, 6, 3, 0)
+
+
+@pytest.mark.long
+def test_a_thousand_signals_at_random_moments():
+    at_random(100, 800, 60, 40)
 
 
 def test_an_estimator_gives_all_back():
