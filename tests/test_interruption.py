@@ -450,6 +450,21 @@ def test_a_thousand_signals_at_random_moments():
     at_random(100, 800, 60, 40)
 
 
+def test_a_search_leaves_the_classifier_as_it_was(monkeypatch):
+    classifier = pyrovae.DiscriminativeClassifier((6,), 2, hidden_dims=())
+    before, forward = weights(classifier), torch.nn.functional.cross_entropy
+
+    def interrupted(*args, **options):
+        ctrl_c()
+        return forward(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        pyrovae.fit(classifier, X, (X[:, 0] > 0).astype(int), progress=False)
+    assert raised.value.history.epochs.sizes["epoch"] == 0 and same(weights(classifier), before)
+    assert raised.value.history.config["stopped"] == "interrupted by KeyboardInterrupt"
+
+
 def test_an_estimator_gives_all_back():
     pair = Signalled()
     model, before = pair.pair.model, state_of_the_process()
