@@ -69,9 +69,9 @@ class Method:
     """A method by which `fit` finds a pair's parameters. A subclass is a frozen dataclass whose fields are its options.
 
     A method checks its options when it is made. In `run(task)` it checks what depends on the pair or on the items,
-    before it changes anything, fits the pair in place, and returns a `History`. `fit` holds Ctrl-C and SIGTERM back until
-    then: one that takes long calls `pyrovae.interruption.deliver()` where the pair is whole. To `fit`, an option of None is one that
-    is left out: where None has a meaning, it is the default.
+    before it changes anything, fits the pair in place, and returns a `History`. To `fit`, an option of None is one that
+    is left out: where None has a meaning, it is the default. `fit` holds Ctrl-C and SIGTERM back while it runs: a
+    method that takes long calls `pyrovae.interruption.deliver()` from time to time, where the pair is whole.
 
     Attributes of the class:
         name: what `fit(method=...)` takes; a subclass that a pair has beside its parent needs one of its own.
