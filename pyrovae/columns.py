@@ -60,7 +60,7 @@ class Column:
                 f"column {self.name!r} is {self.kind}: state its categories, in the order of their codes from 0 on, "
                 "or their number"
             )
-        if isinstance(given, str) or not isinstance(given, Iterable):
+        if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
             raise TypeError(
                 f"categories of column {self.name!r} must be a tuple of what the codes stand for, or their number, got "
                 f"{given!r}"
@@ -94,7 +94,7 @@ def checked_columns(columns: Any) -> tuple[Column, ...]:
     (Column(name='age', kind='positive', categories=None),)
     """
     given: Any = getattr(columns, "columns", columns)
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
         raise TypeError(
             f"columns must be the columns of a table, as data.table(frame).columns, or a sequence of pyrovae.Column, "
             f"got {type(columns).__name__}"

@@ -21,6 +21,7 @@ from pyrovae.checks.arguments import (
 )
 from pyrovae.checks.arrays import array, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
+from pyrovae.checks.flags import flag, flags
 from pyrovae.checks.rounded import checked_cast, require_held, require_held_in_groups, require_within, warn_of_rounding
 from pyrovae.checks.shapes import WHOLE, checked_array, checked_in_own_dtype
 from pyrovae.checks.splits import Gathered, split_of, weights, with_missing
@@ -40,6 +41,8 @@ __all__ = [
     "checked_in_own_dtype",
     "choice",
     "device",
+    "flag",
+    "flags",
     "is_of_whole_numbers",
     "labels",
     "lives_in_unit",

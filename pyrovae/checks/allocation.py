@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from pyrovae import memory
+from pyrovae.checks.flags import flags_of, require_flags
 
 __all__ = ["CHEAP", "NotEnoughMemoryError", "affordable", "allocating"]
 
@@ -47,10 +49,15 @@ class NotEnoughMemoryError(MemoryError):
 
 
 def allocating(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory."""
+    """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory.
+
+    Its arguments that are True or False are looked at, as by `flags`.
+    """
+    own = flags_of(inspect.signature(function))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        require_flags(own, args, kwargs)
         try:
             return function(*args, **kwargs)
         except (MemoryError, RuntimeError) as error:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.checks.allocation import affordable
+from pyrovae.checks.shown import short
 from pyrovae.warned import Gathered, teller
 
 __all__ = [
@@ -103,7 +104,7 @@ def whole(
         raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
     if result > most:
         bound = f"{most:,}" if most < 2**31 else f"2^{most.bit_length()} - 1"
-        raise ValueError(f"{name} must be an integer of at most {bound}, got {_short(result)}")
+        raise ValueError(f"{name} must be an integer of at most {bound}, got {short(result)}")
     affordable(f"{name}={result:,}", result * bytes_each, "take a smaller number", device=device)
     return result
 
@@ -120,14 +121,6 @@ def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
     return whole(name, value, least=0, most=most)
 
 
-def _short(value: Any) -> str:
-    """A value as an error shows it: short, whatever it is."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
-
-
 def path(name: str, value: Any) -> Path:
     """Return `value` as a path, a leading ~ as the home folder; what no file system can hold is refused.
 
@@ -137,7 +130,7 @@ def path(name: str, value: Any) -> Path:
         ...
     ValueError: checkpoint must be the path of a file or folder, got 'a\\x00b', which holds a NUL character
     """
-    expected = f"{name} must be the path of a file or folder, got {_short(value)}"
+    expected = f"{name} must be the path of a file or folder, got {short(value)}"
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
         raise TypeError(expected)
@@ -195,7 +188,7 @@ def positive(name: str, value: Any, *, zero: bool = False) -> float:
     except OverflowError:  # an integer beyond 1e308
         result = math.inf
     if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
-        raise ValueError(f"{name} must be {expected}, got {_short(value)}")
+        raise ValueError(f"{name} must be {expected}, got {short(value)}")
     return result
 
 
@@ -232,7 +225,7 @@ def probability(name: str, value: Any) -> float:
     """
     number: Any = value if isinstance(value, numbers.Real) else math.nan
     if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {_short(value)}")
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {short(value)}")
     return float(number)
 
 

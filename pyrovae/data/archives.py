@@ -57,7 +57,7 @@ class Archive:
         except BaseException:
             self._file.close()
             raise
-        self._members = {name: info for name, info in members.items() if not info.is_dir()}
+        self._members = {name: info for name, info in members.items() if not name.endswith("/")}
 
     def __enter__(self) -> Archive:
         return self

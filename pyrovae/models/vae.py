@@ -69,7 +69,9 @@ class LatentVariableModel(HasParamSites):
         if is_zuko_flow(prior):
             prior = ZukoFlow(prior)
         bind: Any = getattr(prior, "bind", None)
-        if bind is not None and isinstance(posterior, nn.Module):  # a prior that is made of the posterior, as VampPrior
+        if (
+            bind is not None and hasattr(prior, "latent_dim") and isinstance(posterior, nn.Module)
+        ):  # a prior that is made of the posterior, as VampPrior
             bind(posterior, getattr(likelihood, "event_shape", ()), getattr(likelihood, "support", None))
         require_fitting(prior, likelihood, posterior, called=plain)
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior

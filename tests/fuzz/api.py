@@ -13,6 +13,7 @@ import collections
 import faulthandler
 import inspect
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+ROOM = 3 * 2**30  # bytes that the calls may take
 HANGING = 60.0  # s of wall clock beyond an interrupt until a process is given up
 
 
@@ -111,6 +113,9 @@ def spoil(name: str, arguments: argparse.Namespace, told: Any, start: int) -> No
         raise Interrupted
 
     signal.signal(signal.SIGPROF, stop)
+    with open("/proc/self/statm", encoding="utf-8") as pages:
+        taken = int(pages.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
     function, values = calls.CALLS[name]()
     function(**values)  # the control: without a hostile value it works
     names = [

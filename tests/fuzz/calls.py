@@ -390,7 +390,12 @@ of("Encoding.from_recipe", lambda: data.Encoding.from_recipe, recipe=M(lambda: t
 # pictures and pages ------------------------------------------------------------------------------
 
 CODES = M(lambda: torch.rand(12, 2))
-of("plotting.bound_curve", lambda: plotting.bound_curve, particles=[1, 10], bounds={"elbo": [-2.0], "iwae": [-2.0, -1.0]})
+of(
+    "plotting.bound_curve",
+    lambda: plotting.bound_curve,
+    particles=[1, 10],
+    bounds={"elbo": [-2.0], "iwae": [-2.0, -1.0]},
+)
 of("plotting.box_grid", lambda: plotting.box_grid, codes=CODES)
 of("plotting.cdf_scatter", lambda: plotting.cdf_scatter, codes=CODES)
 of("plotting.coverage_curve", lambda: plotting.coverage_curve, uniform=M(lambda: fitted("calibration")))
