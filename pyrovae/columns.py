@@ -12,6 +12,7 @@ __all__ = ["KINDS", "Column", "Kind", "checked_columns"]
 
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 KINDS: tuple[str, ...] = get_args(Kind)
+BYTES_OF_CATEGORY = 40
 CODED = ("binary", "categorical", "ordinal")  # whose entries are codes of categories, from 0 on
 
 
@@ -47,7 +48,8 @@ class Column:
         if self.kind == "binary" and given is None:
             given = (0, 1)
         if isinstance(given, int) and not isinstance(given, bool):
-            given = tuple(range(given))
+            name = f"categories of column {self.name!r}"
+            given = tuple(range(checks.whole(name, given, bytes_each=BYTES_OF_CATEGORY)))
         if self.kind not in CODED:
             if given is not None:
                 raise ValueError(

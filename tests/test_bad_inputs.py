@@ -263,7 +263,8 @@ def checksum(at: Path) -> None:
     before = sys.modules.get("torchvision.datasets")
     sys.modules["torchvision.datasets"] = module
     try:
-        words = rf"checksum is wrong of .*ubyte\.gz \(expected MD5 {'0' * 32}, got {hashlib.md5(b'x').hexdigest()}\); delete"
+        actual = hashlib.md5(b"x").hexdigest()
+        words = rf"checksum is wrong of .*ubyte\.gz \(expected MD5 {'0' * 32}, got {actual}\); delete"
         refused(words, lambda: load("mnist", root=at, download=True), RuntimeError)
     finally:
         del sys.modules["torchvision.datasets"]

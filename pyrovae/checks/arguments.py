@@ -28,6 +28,7 @@ __all__ = [
     "SEEDS",
     "choice",
     "device",
+    "number",
     "path",
     "positive",
     "probability",
@@ -60,7 +61,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
         return value
     close = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {short(value)}{hint}")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -99,7 +100,7 @@ def whole(
             raise TypeError
         result = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer of at least {least}, got {short(value)}") from None
     if result < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
     if result > most:
@@ -174,21 +175,48 @@ def sequence(name: str, value: Any) -> Sequence[Any]:
     # bytes are a sequence of integers too, and nobody means a shape by them
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
         hint = f"; tuple({name}) makes one" if isinstance(value, np.ndarray | Tensor) and value.ndim == 1 else ""
-        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}{hint}")
+        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {short(value)}{hint}")
     return value
 
 
-def positive(name: str, value: Any, *, zero: bool = False) -> float:
-    """Return `value` as a finite float above zero (or from zero on, with `zero`)."""
+def number(name: str, value: Any, *, most: float = math.inf) -> float:
+    """Return `value` as a finite float, at most `most` from zero.
+
+    >>> from pyrovae.checks import number
+    >>> number("prior_loc", "mean")
+    Traceback (most recent call last):
+        ...
+    TypeError: prior_loc must be a finite number, got 'mean'
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a finite number, got {short(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be a finite number, got {short(value)}")
+    _within(name, abs(result), value, most)
+    return result
+
+
+def _within(name: str, size: float, value: Any, most: float) -> None:
+    if size > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {short(value)}")
+
+
+def positive(name: str, value: Any, *, zero: bool = False, most: float = math.inf) -> float:
+    """Return `value` as a finite float above zero (or from zero on, with `zero`), and at most `most`."""
     expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {short(value)}")
     try:
         result = float(value)
     except OverflowError:  # an integer beyond 1e308
         result = math.inf
     if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
         raise ValueError(f"{name} must be {expected}, got {short(value)}")
+    _within(name, result, value, most)
     return result
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.checks.rounded import checked_cast
 
-__all__ = ["array", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
+__all__ = ["array", "entries", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
 
 NUMBERS = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -55,6 +55,23 @@ def plain(x: Tensor, name: str) -> Tensor:
     if x.is_inference() and not torch.is_inference_mode_enabled():
         return x.clone()  # autograd takes no other
     return x
+
+
+def entries(values: Any, name: str) -> np.ndarray:
+    """Return `values` as an array of NumPy's; TypeError for lists of several lengths, and what is no array.
+
+    >>> from pyrovae.checks.arrays import entries
+    >>> entries([[1], [2, 3]], "missing")
+    Traceback (most recent call last):
+        ...
+    TypeError: missing must be an array, got list: setting an array element with a sequence...
+    """
+    if isinstance(values, Tensor):
+        return numbers(values, name).detach().cpu().resolve_neg().numpy()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise TypeError(f"{name} must be an array, got {type(values).__name__}: {error}") from None
 
 
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
@@ -106,7 +123,9 @@ def array(x: Any, name: str) -> Tensor:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
             copied = np.array(x, order="C")
             tensor = torch.from_numpy(copied.astype(copied.dtype.newbyteorder("="), copy=False))
-        except (TypeError, ValueError) as error:
+        except MemoryError:
+            raise ValueError(f"{name} takes more memory than there is, {_size(x)}: give fewer items") from None
+        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
             if copied is not None and copied.dtype.kind in "US" and copied.size:
                 hint = "; data.one_hot makes columns of categories" if name.startswith("covariates") else ""
                 text = str(copied.flat[0])[:20]
@@ -132,6 +151,10 @@ def numbers(x: Tensor, name: str) -> Tensor:
     if x.dtype not in NUMBERS:
         raise TypeError(f"{name} must be an array of numbers that torch computes with, got {x.dtype}: cast it")
     return x
+
+
+def _size(x: Any) -> str:
+    return f"shape {tuple(x.shape)}" if hasattr(x, "shape") else f"a {type(x).__name__}"
 
 
 def _signed(tensor: Tensor, name: str) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks.arrays import array, parts_of
+from pyrovae.checks.arrays import array, entries, parts_of
 
 __all__ = ["BESIDE", "Gathered", "split_of", "weights", "with_missing"]
 
@@ -92,7 +92,7 @@ def _some_missing(missing: Any, name: str) -> Any:
         return None
     if missing is True:
         return True
-    mask = missing.detach().cpu().numpy() if isinstance(missing, Tensor) else np.asarray(missing)
+    mask = entries(missing, f"missing of {name}")
     if mask.dtype != bool or mask.ndim == 0:
         raise TypeError(
             f"missing of {name} must be True, or a mask of {name}'s shape that is True where an entry is missing, got "

@@ -92,7 +92,7 @@ class LatentVariableModel(HasParamSites):
         With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means. With
         `missing` NaN in `x` is an entry that was not seen, and the density is p(x_seen, z).
         """
-        size = len(covariates) if x is None and size == 1 and covariates is not None else size
+        size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
         register_param_sites(f"{self._site_prefix}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
@@ -115,7 +115,7 @@ class LatentVariableModel(HasParamSites):
         """
         if missing and not self.takes_missing:
             require_missing_taken(self)
-        size = len(covariates) if x is None and size == 1 and covariates is not None else size
+        size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
             q = self._prior_given(covariates) if x is None else self._posterior_given(x, covariates)
@@ -299,9 +299,16 @@ class LatentVariableModel(HasParamSites):
 
     def _count(self, x: Tensor | None, size: int) -> int:
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
+        count = plate_size(x, size, self.event_shape)
         if x is not None and tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
-        return plate_size(x, size, self.event_shape)
+        return count
+
+
+def _size(x: Any, size: Any, covariates: Any) -> Any:
+    """The number of items that are drawn: that of the covariates' rows, where no other is said."""
+    is_one = isinstance(size, int) and size == 1
+    return len(covariates) if x is None and is_one and covariates is not None else size
 
 
 class VAE(LatentVariableModel):

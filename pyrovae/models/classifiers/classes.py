@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.checks.arrays import entries
+from pyrovae.checks.shown import short
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites
 from pyrovae.models.registry import note
@@ -135,9 +137,13 @@ def nameable(names: np.ndarray, what: str) -> np.ndarray:
 
 def named_classes(classes: Any, count: int) -> np.ndarray:
     """The sorted names of `count` classes; 0 to `count` - 1 where none are given."""
+    checks.affordable(f"num_classes={count:,}", 8 * count, "take fewer classes")
     if classes is None:
         return np.arange(count)
-    names = nameable(np.unique(np.asarray(classes)), "classes")
+    given = entries(classes, "classes")
+    if given.ndim != 1:
+        raise TypeError(f"classes must be {count} different names, got {short(classes)}")
+    names = np.unique(nameable(given, "classes"))
     if len(names) != count:
-        raise ValueError(f"classes must be {count} different names, got {list(classes)}")
+        raise ValueError(f"classes must be {count} different names, got {names.tolist()}")
     return names

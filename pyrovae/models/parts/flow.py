@@ -54,6 +54,7 @@ class FlowPosterior(nn.Module):
         context_dim: int = 16,
     ) -> None:
         super().__init__()
+        features = checks.whole("features", features)
         checks.whole("latent_dim", latent_dim, bytes_each=8 * features)
         checks.whole("num_transforms", num_transforms)
         checks.whole("num_bins", num_bins, least=2, most=100)
