@@ -37,6 +37,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="calls whose names hold this")
     parser.add_argument("--value", default="", help="this value alone")
+    parser.add_argument("--begin", default="", help="the first call whose name holds this, and those after it")
+    parser.add_argument("--thin", type=int, default=1, help="one in so many values, others for each argument")
     parser.add_argument("--share", default="1/1", help="a part of the calls, as 2/4")
     parser.add_argument("--seconds", type=float, default=10.0, help="of processor time a call may take")
     parser.add_argument("--foreign", action="store_true", help="print errors in a library's words too")
@@ -45,7 +47,9 @@ def main() -> int:
     import calls
 
     part, of = map(int, arguments.share.split("/"))
-    names = [name for i, name in enumerate(calls.CALLS) if arguments.only in name and i % of == part - 1]
+    known = list(calls.CALLS)
+    first = next(i for i, name in enumerate(known) if arguments.begin in name)
+    names = [name for i, name in enumerate(known[first:]) if arguments.only in name and i % of == part - 1]
     totals: collections.Counter[str] = collections.Counter()
     begin = time.monotonic()
     for name in names:
@@ -84,7 +88,8 @@ def in_a_process(name: str, arguments: argparse.Namespace) -> collections.Counte
             for line in lines:
                 kind, _, words = line.rstrip("\n").partition("\t")
                 if kind == "next":
-                    last, start = words, start + 1
+                    last = words.partition(" ")[2]
+                    start = int(words.partition(" ")[0]) + 1
                 elif kind == "done":
                     done = True
                 else:
@@ -125,12 +130,12 @@ def spoil(name: str, arguments: argparse.Namespace, told: Any, start: int) -> No
     ]
     names += [key for key in values if key not in names]
     number = -1
-    for key in names:
-        for word, make in hostile.VALUES.items():
+    for place, key in enumerate(names):
+        for j, (word, make) in enumerate(hostile.VALUES.items()):
             number += 1
-            if number < start or (arguments.value and word != arguments.value):
+            if number < start or (arguments.value and word != arguments.value) or (place + j) % arguments.thin:
                 continue
-            told.write(f"next\t{name}({key}={word})\n")
+            told.write(f"next\t{number} {name}({key}={word})\n")
             function, values = calls.CALLS[name]()
             torch.manual_seed(0)
             kind, words = one(function, {**values, key: make()}, arguments.seconds, hostile.verdict)

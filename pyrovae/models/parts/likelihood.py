@@ -231,7 +231,10 @@ def _require_stated_count(family: Any) -> None:
         raise TypeError(
             f"family must be a module from parameters to a distribution, as Normal() is, got {family!r:.80}"
         )
-    signature = inspect.signature(getattr(family, "forward", family))
+    try:
+        signature = inspect.signature(getattr(family, "forward", family))
+    except ValueError:
+        raise TypeError(f"family must be a module from parameters to a distribution, got {family!r:.80}") from None
     try:
         signature.bind(*range(count))
     except TypeError:
