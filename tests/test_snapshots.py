@@ -401,7 +401,7 @@ def test_a_runs_tensors_must_be_those_of_the_pair(tmp_path, change):
     save_file({k: v for k, v in tensors.items() if v is not None}, folder / RUN)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["run"]["sha256"] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}, indent=1))
     words = {"dtype": "is torch.float64 of shape", "shape": r"of shape \(1,\), and", "absent": "is absent"}[change]
     with pytest.raises(
         pyrovae.CheckpointError, match=rf"the checkpoint's '{name}' {'' if change != 'shape' else '.*'}{words}"
