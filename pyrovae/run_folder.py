@@ -33,7 +33,9 @@ from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
 from pyrovae.data.sources import load_of_shape
 from pyrovae.data.tables.recorded import read_like, table_record, weights_digest
+from pyrovae.durable import naming, sync_folder, write_whole
 from pyrovae.inference.snapshots import Place, in_words, name_of, places_in
+from pyrovae.json_files import TooLargeError, bounded, read_bounded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +68,7 @@ HISTORY = "history.nc"
 CHECKPOINT = "checkpoint"
 FILES = (f"{MODEL}/manifest.json", HISTORY)  # whose digests a complete run states
 STATUSES = ("unfinished", "diverged", "complete")
-MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
+MANIFEST_BYTES = 2**25  # longer ones are not read: what a file says must not decide how much memory it takes
 # what must be there, and as what, for a manifest to be read; a forged one has a SHA-256 that fits
 FIELDS: dict[str, type] = {
     "files": dict,
@@ -217,11 +219,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"with it by `pyrovae fit ... --resume --out {folder}` and the arguments that it had"
             )
         raise RunError(f"{folder} is no run folder: it has no {MANIFEST}, which `pyrovae fit --out` writes")
-    if file.stat().st_size > MANIFEST_BYTES:
-        raise RunError(f"{file} was not written by `pyrovae fit`: it has {file.stat().st_size:,} bytes")
     try:
-        manifest = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        manifest = bounded(read_bounded(file, MANIFEST_BYTES))
+    except TooLargeError as error:
+        raise RunError(f"{file} was not written by `pyrovae fit`: {error}") from None
+    except ValueError:
         raise RunError(f"{file} is damaged: it is no JSON; copy the folder again, or fit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise RunError(f"{file} was not written by `pyrovae fit`")
@@ -264,11 +266,20 @@ def finish_run(folder: Path, pair: Any, history: History, **more: Any) -> None:
 
     Inside `pyrovae.distributed()` all processes call it, and the first one writes.
     """
+    shared = ranks.current()
+    begun, error = dict[str, Any](), None
+    if shared.is_first:
+        try:
+            begun = read_manifest(folder)  # before anything is written into a folder that is not the run's any more
+        except (OSError, RunError) as caught:
+            error = caught
+    if any(shared.gathered(error is not None)):
+        raise error or RunError(f"{folder} is no run folder for the first process")
     pyrovae.save(folder / MODEL, pair)
-    if not ranks.current().is_first:
+    if not shared.is_first:
         return
     write_history(folder / HISTORY, history)
-    manifest = _plain({**read_manifest(folder), "fit": history.config, **more})
+    manifest = _plain({**begun, "fit": history.config, **more})
     manifest |= {"status": "complete", "files": {name: _digest(folder / name) for name in FILES}}
     _write_manifest(folder, manifest)
 
@@ -434,17 +445,21 @@ def write_history(file: Path, history: History) -> None:
     """Write a history as NetCDF, with its configuration as an attribute; the file is whole or is not there."""
     partial = file.with_name(f".{file.name}-new-{os.getpid()}")
     config = json.dumps(_plain(history.config))
-    try:
-        history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
-        os.replace(partial, file)
-    except OSError:
-        raise
-    except Exception as error:  # HDF5 says in other words that the disk is full
-        if shutil.disk_usage(file.parent).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming(file, "it was written"):
+        try:
+            history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, file)
+            sync_folder(file.parent)
+        except OSError:
+            raise
+        except Exception as error:  # HDF5 says in other words that the disk is full
+            if shutil.disk_usage(file.parent).free < 2**20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def read_history(file: Path) -> History:
@@ -460,16 +475,7 @@ def read_history(file: Path) -> History:
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     whole = _plain({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
     content = json.dumps({**whole, "sha256": _own_digest(whole)}, indent=1).encode()
-    file = folder / MANIFEST
-    partial = folder / f".{MANIFEST}-new-{os.getpid()}"
-    try:
-        with partial.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())  # on the disk before it has its name
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(folder / MANIFEST, content)
 
 
 def _own_digest(manifest: Mapping[str, Any]) -> str:
@@ -478,7 +484,8 @@ def _own_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
 from pyrovae.cli.tables import what_is_missing
 from pyrovae.cli.words import Words
+from pyrovae.durable import SameFolder
 
 __all__ = ["fit", "say"]
 
@@ -45,7 +46,7 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     out = checks.path("--out", parameters["out"])
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out} is a file: name a folder")
-    with pyrovae.distributed() as ranks, alone_in(out, ranks):
+    with pyrovae.distributed() as ranks, alone_in(out, ranks) as folder:
         earlier = earlier_run(out, bool(parameters["resume"]), ranks)
         if earlier is not None:
             parameters = as_recorded(parameters, earlier, out)
@@ -57,8 +58,8 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
             raise click.UsageError(
                 f"--out {out} has no run.json to --resume from: give DATA and the options of the run"
             )
-        with nothing_left_of_nothing(out, ranks):
-            return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins).run()
+        with nothing_left_of_nothing(out, ranks, folder):
+            return _Fitting(ctx, parameters, folder, ranks, earlier, with_plugins).run()
 
 
 class _Fitting:
@@ -68,12 +69,12 @@ class _Fitting:
         self,
         ctx: click.Context,
         parameters: dict[str, Any],
-        out: Path,
+        folder: SameFolder,
         ranks: Any,
         earlier: dict[str, Any] | None,
         with_plugins: bool,
     ) -> None:
-        self.ctx, self.parameters, self.out = ctx, parameters, out
+        self.ctx, self.parameters, self.folder, self.out = ctx, parameters, folder, folder.folder
         self.ranks, self.earlier = ranks, earlier
         self.plan = Plan(parameters, with_plugins)
 
@@ -281,8 +282,16 @@ class _Fitting:
     def _finish(self, pair: Any, history: Any) -> None:
         from pyrovae import run_folder
 
+        self._require_same_folder()
         run_folder.finish_run(self.out, pair, history)
         self.ranks.gathered(None)
+
+    def _require_same_folder(self) -> None:
+        if any(self.ranks.gathered(self.ranks.is_first and not self.folder.is_there())):
+            raise click.ClickException(
+                f"--out {self.out} was removed while the run trained, or another folder was put in its place: nothing "
+                "is written there; fit again"
+            )
 
     def _interrupted(self, interrupt: KeyboardInterrupt, pair: Any, method: Any) -> int:
         """Keep the weights as they are; the others of a run under torchrun may be gone."""
@@ -299,7 +308,7 @@ class _Fitting:
             with suppress(OSError):
                 self.out.rmdir()
             return status
-        if self.ranks.size == 1:
+        if self.ranks.size == 1 and self.folder.is_there():
             pyrovae.save(self.out / run_folder.MODEL, pair)
         if self._last_place() is None:
             self.say("pyrovae: interrupted before its first checkpoint: the same command begins again")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pyrovae.durable import SameFolder, write_whole
 from pyrovae.hidden import visible_files
 
 __all__ = ["alone_in", "earlier_run", "nothing_left_of_nothing", "take_away"]
@@ -72,7 +73,7 @@ def take_away(out: Path, keep: Collection[str] = ()) -> None:
 
 
 @contextmanager
-def alone_in(out: Path, ranks: Any) -> Iterator[None]:
+def alone_in(out: Path, ranks: Any) -> Iterator[SameFolder]:
     """Make the folder and keep every other `fit` out of it; where the body leaves nothing in it, it is gone again."""
     from pyrovae import run_folder
 
@@ -84,7 +85,8 @@ def alone_in(out: Path, ranks: Any) -> Iterator[None]:
         if any(ranks.gathered(handle == TAKEN)):
             made = []  # by another one, whatever this one has seen
             raise click.UsageError(f"another pyrovae fit writes to --out {out}: name another folder, or wait for it")
-        yield
+        with closing(SameFolder(out)) as folder:
+            yield folder
     finally:
         if made and not (out.is_dir() and any(visible_files(out))):
             for folder in (out / run_folder.CHECKPOINT, *made):
@@ -115,7 +117,7 @@ def _locked(folder: Path) -> int | None:
 
 
 @contextmanager
-def nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
+def nothing_left_of_nothing(out: Path, ranks: Any, folder: SameFolder) -> Iterator[None]:
     """Where the body fails before a state is written, what was in the folder before is in it again."""
     from pyrovae import run_folder
 
@@ -126,9 +128,9 @@ def nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if ranks.is_first and run_folder.last_place(out) == place:
+        if ranks.is_first and folder.is_there() and run_folder.last_place(out) == place:
             if before is None:
                 take_away(out, keep=there)
             else:
-                record.write_bytes(before)
+                write_whole(record, before)
         raise

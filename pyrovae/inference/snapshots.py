@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks, ranks
+from pyrovae.durable import SameFolder, naming
 from pyrovae.hidden import is_hidden
 from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
 from pyrovae.models.pair import Pair
@@ -73,6 +74,7 @@ class Snapshots:
         self.folder, self.resume, self.every = checks.path("checkpoint", folder).resolve(), resume, every
         self.ranks = ranks.current()
         self.damaged: list[Place] = []  # states that were found so
+        self._in_use: SameFolder | None = None  # of the first process, while it is locked
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -82,14 +84,19 @@ class Snapshots:
             try:
                 self._refuse_foreign()
                 if self.ranks.is_first:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
+                    with naming(self.folder, "the run's folder was made"):
+                        self.folder.mkdir(parents=True, exist_ok=True)
+                        self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
+                    self._in_use = stack.enter_context(contextlib.closing(SameFolder(self.folder)))
             except OSError as caught:
                 error = caught
             reasons = [reason for reason in self.ranks.gathered(error and str(error)) if reason]
             if error or reasons:
                 raise error or CheckpointError(reasons[0])
-            yield
+            try:
+                yield
+            finally:
+                self._in_use = None
 
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -147,6 +154,7 @@ class Snapshots:
         error = None
         if self.ranks.is_first:
             try:
+                self._require_same_folder()
                 if place in self.damaged:  # the run goes on from a place before it
                     shutil.rmtree(self._of(place))
                     self.damaged.remove(place)
@@ -157,6 +165,13 @@ class Snapshots:
                 self._clean(place)
         if any(self.ranks.gathered(error is not None)):
             raise error or CheckpointError(f"{self._of(place)} could not be written by the first process")
+
+    def _require_same_folder(self) -> None:
+        if self._in_use is not None and not self._in_use.is_there():
+            raise CheckpointError(
+                f"checkpoint={self.folder} was removed while the run trained, or another folder was put in its place: "
+                "nothing is written there. Fit again, and let the folder of a run be until it ends"
+            )
 
     def _clean(self, place: Place) -> None:
         """Remove the states before the previous one, and those that a killed run has left unfinished."""

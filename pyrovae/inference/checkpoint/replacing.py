@@ -91,9 +91,11 @@ def _put_new(target: Path, make: Make) -> bool:
         sync_folder(target.parent)
         return True
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+        finally:
+            if handle is not None:
+                os.close(handle)
 
 
 def _put_over(target: Path, make: Make) -> None:
