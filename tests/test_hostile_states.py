@@ -1,4 +1,4 @@
-"""States that somebody made to fill the memory, to wait for ever or to lead elsewhere: an error, soon and in little memory."""
+"""States that somebody made to fill the memory, to wait for ever or to lead elsewhere: an error, soon, in few bytes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ HOSTILE = {
         lambda f: with_recipe(f, hidden_dims=[1] * 65_000),
         "numbers are too many entries for 14",
     ),
-    "hidden_dims of 3,000, as 12,000 stated tensors": (
+    "hidden_dims of 2,500, of fewer stated tensors": (
         lambda f: of_shapes(f, {f"t{i}": (1,) for i in range(1_300)}, hidden_dims=[1] * 2_500),
         "it has more parameters and buffers than 1,300 tensors are of",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -76,10 +77,8 @@ def killed_at(monkeypatch):
                     return real(*args, **named)
 
                 patched.setattr(home, name, call)
-            try:
+            with contextlib.suppress(Killed):
                 body()
-            except Killed:
-                pass
         return made
 
     return run
@@ -98,7 +97,7 @@ def test_a_kill_at_any_call_leaves_a_whole_state_and_the_next_save_cleans(tmp_pa
             pyrovae.save(target, first)
         elif earlier == "an empty folder":
             target.mkdir()
-        made = killed_at(n, lambda: pyrovae.save(target, second))
+        made = killed_at(n, lambda target=target: pyrovae.save(target, second))
         try:
             found.add(value_of(pyrovae.load(target)))
         except (CheckpointError, FileNotFoundError):

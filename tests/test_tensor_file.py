@@ -84,7 +84,7 @@ def test_a_header_must_add_up(header, words):
             continue
         with pytest.raises(TensorFileError, match=words if length == len(content) else None):
             read_header(io.BytesIO(content[:length]), length, {"t": "[2]"}, 1000)
-    with pytest.raises(TensorFileError, match="it has a header of .* bytes, and that of these tensors takes 0"):
+    with pytest.raises(TensorFileError, match=r"it has a header of .* bytes, and that of these tensors takes 0"):
         read_header(io.BytesIO(content), len(content), {"t": "[2]"}, 0)
 
 
