@@ -85,8 +85,8 @@ def alone_in(out: Path, ranks: Any) -> Iterator[SameFolder]:
         if any(ranks.gathered(handle == TAKEN)):
             made = []  # by another one, whatever this one has seen
             raise click.UsageError(f"another pyrovae fit writes to --out {out}: name another folder, or wait for it")
-        with closing(SameFolder(out)) as folder:
-            yield folder
+        with closing(SameFolder(out)) as in_use:
+            yield in_use
     finally:
         if made and not (out.is_dir() and any(visible_files(out))):
             for folder in (out / run_folder.CHECKPOINT, *made):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,6 +26,10 @@ __all__ = ["Extent", "built_pair", "sketched_pair"]
 FEW = 1_000  # parts, words and numbers that any recipe may have
 LARGE = 10**6  # a smaller number does no harm, whatever it stands for
 NOT_SIZES = ("likelihood",)  # whose arguments may be large numbers that are no sizes
+
+
+class _TooMuchError(ValueError):
+    """A recipe would build more than its tensors call for."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,12 @@ def sketched_pair(recipe: Any, folder: Path, extent: Extent, *, in_full: bool = 
     """
     if not in_full:
         # the constructor of a part may need values, which no tensor on this device has
-        with suppress(CheckpointError), torch.device("meta"):
-            return built_pair(recipe, folder, extent)
+        try:
+            with torch.device("meta"):
+                return built_pair(recipe, folder, extent)
+        except CheckpointError as error:
+            if isinstance(error.__cause__, _TooMuchError):
+                raise
     with AtMost(CHEAP + 8 * extent.size):
         return built_pair(recipe, folder, extent)
 
@@ -92,14 +100,14 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
             if is_size and type(value) is int:
                 _refuse_large(value, extent)
     if num_numbers > 100 + 2 * extent.tensors:
-        raise ValueError(f"{num_numbers:,} numbers are too many entries for {extent.tensors:,} tensors")
+        raise _TooMuchError(f"{num_numbers:,} numbers are too many entries for {extent.tensors:,} tensors")
     if num_words > FEW + 4 * extent.values:
-        raise ValueError(f"{num_words:,} words are too many entries for {extent.values:,} values")
+        raise _TooMuchError(f"{num_words:,} words are too many entries for {extent.values:,} values")
 
 
 def _refuse_large(size: int, extent: Extent) -> None:
     if size > max(LARGE, extent.values):
-        raise ValueError(f"{size:,} is too large for a pair whose tensors have {extent.values:,} values")
+        raise _TooMuchError(f"{size:,} is too large for a pair whose tensors have {extent.values:,} values")
 
 
 @contextmanager
@@ -114,7 +122,7 @@ def _counted(extent: Extent) -> Iterator[None]:
             return
         made[kind] += 1
         if made[kind] > most[kind]:
-            raise ValueError(f"it has more {kind} than {extent.tensors:,} tensors are of")
+            raise _TooMuchError(f"it has more {kind} than {extent.tensors:,} tensors are of")
 
     handles = [
         hooks.register_module_parameter_registration_hook(lambda *_: count("parameters and buffers")),
