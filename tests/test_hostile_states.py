@@ -101,11 +101,11 @@ HOSTILE = {
     ),
     "10^8 components": (
         lambda f: forge(f, recipe={"builder": "GaussianMixture", "event_shape": [3], "num_components": MANY}),
-        "100,000,000 is too large for a pair whose tensors have",
+        "100000000 is too large for a pair whose tensors have",
     ),
     "10^8 components of a Bayesian mixture": (
         lambda f: forge(f, recipe={"builder": "BayesianGaussianMixture", "event_shape": [3], "num_components": MANY}),
-        "100,000,000 is too large for a pair whose tensors have",
+        "100000000 is too large for a pair whose tensors have",
     ),
     "10^8 components as stated": (
         lambda f: like(
@@ -115,30 +115,34 @@ HOSTILE = {
             event_shape=[3],
             num_components=MANY,
         ),
-        "has 5.2 GB of weights",
+        r"has [\d.]+ GB of weights, and load reads at most",
     ),
     "10^8 classes": (
         lambda f: forge(f, recipe={"builder": "gaussian_classifier", "event_shape": [3], "num_classes": MANY}),
-        "100,000,000 is too large",
+        "100000000 is too large",
     ),
     "10^8 labels": (
         lambda f: forge(f, recipe={"builder": "SemiSupervisedVAE", "event_shape": [3], "num_classes": MANY}),
-        "100,000,000 is too large",
+        "100000000 is too large",
     ),
-    "a flow of 10^8 transforms": (lambda f: with_recipe(f, prior=FLOW), "100,000,000 is too large"),
-    "a flow of 10^6 transforms": (
-        lambda f: with_recipe(f, prior="flow(num_transforms=1000000)"),
+    "a flow of 10^8 transforms": (lambda f: with_recipe(f, prior=FLOW), "100000000 is too large"),
+    "a flow of 10^5 transforms": (
+        lambda f: with_recipe(f, prior="flow(num_transforms=100000)"),
         "it has more (parameters and buffers|modules) than 14 tensors are of",
+    ),
+    "a flow of as many, written otherwise": (
+        lambda f: with_recipe(f, posterior="flow(num_transforms=0x5f5_e100)"),
+        "100000000 is too large",
     ),
     "a part of 10^8 transforms": (
         lambda f: with_recipe(
             f, prior={"kind": "prior", "name": "flow", "arguments": {"latent_dim": 2, "num_transforms": MANY}}
         ),
-        "100,000,000 is too large",
+        "100000000 is too large",
     ),
     "10^8 categories": (
         lambda f: with_recipe(f, likelihood=f"categorical(num_classes={MANY})"),
-        "another architecture|does not build",
+        "100000000 is too large",
     ),
     "20,000 columns": (
         lambda f: forge(f, recipe={"builder": "table_vae", "columns": [COLUMN] * 20_000}),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,12 +19,13 @@ from pyrovae.inference.allocation import AtMost
 from pyrovae.inference.checkpoint.manifest import MANIFEST, CheckpointError
 from pyrovae.models import registry
 from pyrovae.models.pair import Pair
+from pyrovae.models.part_names import name_and_arguments
 
 __all__ = ["Extent", "built_pair", "sketched_pair"]
 
-FEW = 1_000  # parts, words and numbers that any recipe may have
-LARGE = 10**6  # a smaller number does no harm, whatever it stands for
-NOT_SIZES = ("likelihood",)  # whose arguments may be large numbers that are no sizes
+FEW = 1_000  # modules and words that any recipe may have
+LARGE = 10**5  # a smaller number does no harm, whatever it stands for
+COUNT = "num_"  # what the names of a likelihood's sizes begin with: its other numbers may be large, as a scale
 
 
 class _TooMuchError(ValueError):
@@ -82,32 +82,31 @@ def built_pair(recipe: Any, folder: Path, extent: Extent) -> Pair:
 def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
     """Refuse a recipe by its length and its numbers: a list of a million layers is not built to be counted."""
     num_numbers = num_words = 0
-    rest: list[tuple[Any, bool]] = [(recipe, True)]
+    rest: list[tuple[Any, bool]] = [(recipe, True)]  # and whether it is a size where it is a whole number
     while rest:
         value, is_size = rest.pop()
+        if isinstance(value, str) and "(" in value:  # a part's name with its arguments
+            with suppress(ValueError, TypeError):
+                value = name_and_arguments("part", value)[1]
         if isinstance(value, dict):
-            is_size = is_size and value.get("kind") not in NOT_SIZES
-            rest += [(each, is_size and name not in NOT_SIZES) for name, each in value.items()]
-        elif isinstance(value, list):
+            is_size = is_size and value.get("kind") != "likelihood"
+            rest += [
+                (each, is_size and name != "likelihood" or str(name).startswith(COUNT)) for name, each in value.items()
+            ]
+        elif isinstance(value, list | tuple):
             rest += [(each, is_size) for each in value]
         elif isinstance(value, str) or value is None:
             num_words += 1
-            if is_size and isinstance(value, str) and "(" in value:  # a part's name with its arguments
-                for digits in re.findall(r"\d{7,}", value):
-                    _refuse_large(int(digits[:20]), extent)
         else:
             num_numbers += 1
-            if is_size and type(value) is int:
-                _refuse_large(value, extent)
+            if is_size and type(value) is int and value > max(LARGE, extent.values):
+                raise _TooMuchError(
+                    f"{str(value)[:20]} is too large for a pair whose tensors have {extent.values:,} values"
+                )
     if num_numbers > 100 + 2 * extent.tensors:
         raise _TooMuchError(f"{num_numbers:,} numbers are too many entries for {extent.tensors:,} tensors")
     if num_words > FEW + 4 * extent.values:
         raise _TooMuchError(f"{num_words:,} words are too many entries for {extent.values:,} values")
-
-
-def _refuse_large(size: int, extent: Extent) -> None:
-    if size > max(LARGE, extent.values):
-        raise _TooMuchError(f"{size:,} is too large for a pair whose tensors have {extent.values:,} values")
 
 
 @contextmanager
