@@ -20,7 +20,7 @@ def read_bounded(file: Path, most_bytes: int) -> bytes:
     """The content of a file of at most that many bytes; TooLargeError, before it is read, for a longer one."""
     with file.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
-        content = opened.read(min(size, most_bytes) + 1)  # room for so many is made at once
+        content = opened.read(size + 1) if size <= most_bytes else b""
         if max(size, len(content)) > most_bytes:
             raise TooLargeError(f"{file} has {max(size, len(content)):,} bytes, and at most {most_bytes:,} are read")
     return content

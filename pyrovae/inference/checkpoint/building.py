@@ -91,7 +91,8 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
         if isinstance(value, dict):
             is_size = is_size and value.get("kind") != "likelihood"
             rest += [
-                (each, is_size and name != "likelihood" or str(name).startswith(COUNT)) for name, each in value.items()
+                (each, (is_size and name != "likelihood") or str(name).startswith(COUNT))
+                for name, each in value.items()
             ]
         elif isinstance(value, list | tuple):
             rest += [(each, is_size) for each in value]
