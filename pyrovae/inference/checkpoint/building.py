@@ -90,10 +90,8 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
                 value = name_and_arguments("part", value)[1]
         if isinstance(value, dict):
             is_size = is_size and value.get("kind") != "likelihood"
-            rest += [
-                (each, (is_size and name != "likelihood") or str(name).startswith(COUNT))
-                for name, each in value.items()
-            ]
+            for name, each in value.items():
+                rest.append((each, (is_size and name != "likelihood") or str(name).startswith(COUNT)))
         elif isinstance(value, list | tuple):
             rest += [(each, is_size) for each in value]
         elif isinstance(value, str) or value is None:
