@@ -22,6 +22,7 @@ from pyrovae.cli import main
 from pyrovae.cli.entry import group
 from pyrovae.cli.words import Words, speaks_python
 from pyrovae.inference.svi.loop import Loop
+from pyrovae.interruption import deliver
 from pyrovae.run_folder import read_manifest, read_run
 
 QUICK = ["--epochs", "3", "--batch-size", "300", "--hidden-dims", "8"]
@@ -300,7 +301,12 @@ def ctrl_c():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("act", "status"), [(ctrl_c, 130), (lambda: os.kill(os.getpid(), signal.SIGTERM), 143)])
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+    deliver()  # and not after the next batch
+
+
+@pytest.mark.parametrize(("act", "status"), [(ctrl_c, 130), (sigterm, 143)])
 def test_an_interrupted_run_goes_on_by_its_folder_alone(tmp_path, monkeypatch, capsys, act, status):
     x = tmp_path / "x.npy"
     np.save(x, np.random.default_rng(0).random((60, 5), dtype=np.float32))

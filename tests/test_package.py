@@ -225,6 +225,7 @@ def test_imports_run_one_way():
         "columns",
         "exclusive",
         "hidden",
+        "interruption",
         "labelled",
         "memory",
         "rounding",
