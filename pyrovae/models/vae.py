@@ -92,6 +92,7 @@ class LatentVariableModel(HasParamSites):
         With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means. With
         `missing` NaN in `x` is an entry that was not seen, and the density is p(x_seen, z).
         """
+        missing = checks.flag("missing", missing)
         size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
         register_param_sites(f"{self._site_prefix}.prior", self.prior)
@@ -115,6 +116,7 @@ class LatentVariableModel(HasParamSites):
         """
         if missing and not self.takes_missing:
             require_missing_taken(self)
+        missing = checks.flag("missing", missing)
         size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
@@ -307,8 +309,11 @@ class LatentVariableModel(HasParamSites):
 
 def _size(x: Any, size: Any, covariates: Any) -> Any:
     """The number of items that are drawn: that of the covariates' rows, where no other is said."""
-    is_one = isinstance(size, int) and size == 1
-    return len(covariates) if x is None and is_one and covariates is not None else size
+    if x is not None or covariates is None or not isinstance(size, int) or size != 1:
+        return size
+    if not isinstance(covariates, Tensor) or not covariates.ndim:
+        raise TypeError(f"covariates must be a tensor, a row for each item, got {type(covariates).__name__}")
+    return len(covariates)
 
 
 class VAE(LatentVariableModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,22 @@ def vector(name: str, values: Any, count: int | None = None, *, of: str = "", fi
     if count is not None and len(array) != count:
         raise ValueError(f"{name} must have as many values as {of}: {count} there, {len(array)} in {name}")
     return checked_finite(name, array) if finite else array.astype(np.float64)
+
+
+def mapping(name: str, value: Any, expected: str) -> Mapping[str, Any]:
+    """The dict, or whatever maps names to values; `expected` are the words for what it must hold."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict of {expected}, got {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} is empty: expected a dict of {expected}")
+    return value
+
+
+def entries(name: str, value: Any, expected: str) -> Sequence[Any]:
+    """The values of an entry of a dict; `expected` are the words for what there must be."""
+    if isinstance(value, str) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
 
 
 def spread(name: str, values: Any, count: int, *, of: str) -> np.ndarray:
