@@ -237,12 +237,12 @@ def is_same_value(value: Any, other: Any) -> bool:
     """Whether two values of an option are equal, arrays in every entry."""
     if value is other:
         return True
-    if getattr(value, "shape", None) != getattr(other, "shape", None):
-        return False
     try:
+        if getattr(value, "shape", None) != getattr(other, "shape", None):
+            return False
         equal = value == other
         return bool(equal.all() if hasattr(equal, "all") else equal)
-    except (TypeError, ValueError, RuntimeError):  # of what has no one truth value
+    except Exception:  # of what has no one truth value, or no shape
         return False
 
 

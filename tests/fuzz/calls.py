@@ -252,7 +252,7 @@ of("encoded", lambda: pyrovae.encoded, pair=PAIR, x=ITEMS)
 of("decoded", lambda: pyrovae.decoded, pair=PAIR, z=M(lambda: torch.zeros(3, 2)))
 of("export_program", lambda: pyrovae.export_program, pair=PAIR, what="decode")
 of("save", lambda: pyrovae.save, path="state", pair=PAIR)
-of("load", lambda: pyrovae.load, path="state")
+of("load", lambda: pyrovae.load, path=M(lambda: pyrovae.save("state", vae())))
 of("to_arviz", lambda: pyrovae.to_arviz, pair=PAIR, x=ITEMS, num_draws=2)
 
 # fits --------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ for _name, _methods in {
         of(f"{_name}.{_method}", lambda a=_name, b=_method: getattr(fitted(a), b), X=ROWS)
     of(f"{_name}.fit", lambda a=_name: fitted(a).fit, X=ROWS, **({"y": WORDS} if "ive" in _name else {}))
     of(f"{_name}.save", lambda a=_name: fitted(a).save, path="estimator")
-    of(f"{_name}.load", lambda a=_name: type(fitted(a)).load, path="estimator")
+    of(f"{_name}.load", lambda a=_name: type(fitted(a)).load, path=M(lambda a=_name: fitted(a).save("estimator")))
 of("sk_vae.sample", lambda: fitted("sk_vae").sample, n_samples=2)
 of("sk_mixture.sample", lambda: fitted("sk_mixture").sample, n_samples=2)
 of("sk_generative.sample", lambda: fitted("sk_generative").sample, n_samples=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,8 @@ def drawn_of_class(
     it is left as it was.
     """
     checks.whole("n", n, bytes_each=4 * math.prod(classifier.event_shape))
+    if label is not None and not isinstance(label, str | numbers.Number | np.generic | Tensor):
+        raise TypeError(f"label must be one of the classes, or None, got {short(label)}")
     number = None if label is None else classifier.numbers([label], 1, name="label")
     key = None if seed is None else stream(checks.seed(seed), "sample", *([] if number is None else [int(number)]))
     with torch.no_grad(), evaluation_mode(classifier), forked(key, dtype_and_device(classifier)[1]):
