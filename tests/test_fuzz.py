@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def fuzz(share: float = 1.0) -> Callable[[Any], Any]:
     """The same few examples each time, or as many others as the environment says."""
     return settings(
-        max_examples=max(5, int((EXAMPLES or 150) * share)),
+        max_examples=max(5, int((EXAMPLES or 80) * share)),
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,
@@ -146,7 +146,7 @@ def test_npz(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     read_or_named(path, load)
 
 
-@fuzz(2)
+@fuzz()
 @given(data=st.data(), ending=st.sampled_from(sorted(PICTURES)))
 def test_images(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, ending: str) -> None:
     folder = tmp_path_factory.mktemp("pictures")

@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "choice",
     "device",
     "number",
+    "options",
     "path",
     "positive",
     "probability",
@@ -198,6 +199,22 @@ def number(name: str, value: Any, *, most: float = math.inf) -> float:
         raise ValueError(f"{name} must be a finite number, got {short(value)}")
     _within(name, abs(result), value, most)
     return result
+
+
+def options(name: str, value: Any) -> dict[str, Any]:
+    """Return keyword arguments as a dict, an empty one for None.
+
+    >>> from pyrovae.checks import options
+    >>> options("options", ["epochs"])
+    Traceback (most recent call last):
+        ...
+    TypeError: options must be a dict of arguments by name, got ['epochs']
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a dict of arguments by name, got {short(value)}")
+    return dict(value)
 
 
 def _within(name: str, size: float, value: Any, most: float) -> None:
