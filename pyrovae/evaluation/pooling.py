@@ -115,7 +115,7 @@ def pool(
         raise ValueError(
             f"complete_df must be above 0, such as N - 1 for a mean of N items, or math.inf, got {complete_df}"
         )
-    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+    if names is not None and not isinstance(names, Iterable):
         raise TypeError(f"names must be a sequence of names, one for each estimate, got {short(names)}")
     called = None if names is None else tuple(map(str, names))
     if called is not None and len(called) != math.prod(q.shape[1:]):
