@@ -109,13 +109,15 @@ def pool(
         raise ValueError(f"variances must have the shape of estimates, {q.shape}, got {u.shape}")
     if (u < 0).any():
         raise ValueError(f"variances are squares of standard errors and at least 0, got {u.min():g}")
-    if isinstance(complete_df, bool) or not isinstance(complete_df, numbers.Real):
+    number: Any = complete_df
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
         raise TypeError(f"complete_df must be a number, such as N - 1 for a mean of N items, got {short(complete_df)}")
     if math.isnan(complete_df) or complete_df <= 0:
         raise ValueError(
             f"complete_df must be above 0, such as N - 1 for a mean of N items, or math.inf, got {complete_df}"
         )
-    if names is not None and not isinstance(names, Iterable):
+    given: Any = names
+    if names is not None and not isinstance(given, Iterable):
         raise TypeError(f"names must be a sequence of names, one for each estimate, got {short(names)}")
     called = None if names is None else tuple(map(str, names))
     if called is not None and len(called) != math.prod(q.shape[1:]):

@@ -223,7 +223,7 @@ def entries(name: str, value: Any, expected: str) -> Sequence[Any]:
     """The values of an entry of a dict; `expected` are the words for what there must be."""
     if isinstance(value, str) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def spread(name: str, values: Any, count: int, *, of: str) -> np.ndarray:
