@@ -276,9 +276,11 @@ def probability(name: str, value: Any) -> float:
 
 def device(name: str | torch.device) -> torch.device:
     """Return the torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
-    if not isinstance(name, str | int | torch.device):
-        raise TypeError(f"device must be 'auto' or a torch device, got {short(name)}")
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if not isinstance(name, str | int | torch.device):
+        raise ValueError(
+            f"device must be 'auto' or a torch device, got {short(name)}; available here: {', '.join(there)}"
+        )
     if name == "auto":
         return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")
     available = f"available here: {', '.join(there)}"
