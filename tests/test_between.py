@@ -165,8 +165,10 @@ def test_so_do_other_runs(tmp_path, monkeypatch, make, options):
 
 
 @pytest.mark.slow
-@needs_compiler
-def test_so_does_a_compiled_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["interpreted", pytest.param("compiled", marks=[needs_compiler, pytest.mark.long])])
+def test_so_does_a_compiled_run(tmp_path, monkeypatch, request, how):
+    if how == "interpreted":
+        request.getfixturevalue("interpreted")
     options = {"compile": True, "binarize": True, "beta": 0.5, "warmup": 2}
     whole, copies = kept_at_each_batch(tmp_path, monkeypatch, lambda **more: fitted(**options, **more))
     assert whole[2]["compiled"] and len(copies) == 2 * STEPS
@@ -181,6 +183,8 @@ def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
     import shutil
     from pathlib import Path
     from pyrovae.inference.snapshots import Snapshots
+    import pyrovae.models.distributions as D
+    from pyrovae.models.networks import MLP
     from pyrovae.inference.svi import pace
     folder = Path({str(tmp_path)!r})
     class Normed(torch.nn.Module):
@@ -191,8 +195,7 @@ def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
             return torch.tanh(self.drop(self.norm(self.first(x.flatten(1))))) + self.norm.running_mean
     def make(seed=0):
         torch.manual_seed(seed)
-        D = pyrovae.models.distributions
-        likelihood = D.Likelihood(pyrovae.models.networks.MLP((3,), (1, 8, 8)), pyrovae.Bernoulli(), (1, 8, 8))
+        likelihood = D.Likelihood(MLP((3,), (1, 8, 8)), pyrovae.Bernoulli(), (1, 8, 8))
         return pyrovae.VAE(D.StandardNormal(3), likelihood, D.DiagonalNormal(Normed(), 4, 3))
     def all_of(model):
         return torch.cat([t.detach().double().flatten() for t in (*model.parameters(), *model.buffers())])
@@ -422,20 +425,20 @@ class Loud(Callback):
 
 
 @pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 1])
-def test_an_interrupt_waits_for_the_batch_and_leaves_its_state(tmp_path, monkeypatch, at):
-    """The contract of `Between`: what a signal handler asks for in a step is done after it, and not inside a turn."""
+def test_a_signal_waits_for_the_batch_whose_state_it_leaves(tmp_path, monkeypatch, at):
+    """The contract of `Between`: what comes in a step is dealt with after it, and not inside a turn."""
     whole, step, loud = fitted(), Loop.step, Loud()
 
     def asks(loop, *batch):
         if loop.taken == at - 1:
-            loop.between.interrupt(KeyboardInterrupt("enough"))
+            signal.raise_signal(signal.SIGINT)
             assert not loop.between.is_whole
         return step(loop, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr("pyrovae.inference.svi.loop.TURN", 0.0)
         patch.setattr(Loop, "step", asks)
-        with pytest.raises(KeyboardInterrupt, match="enough"):
+        with pytest.raises(KeyboardInterrupt):
             fitted(checkpoint=tmp_path / "run", callbacks=[loud])
     assert places_in(tmp_path / "run") == [(0, at)] and loud.ended
     assert is_same(fitted(seed=1, checkpoint=tmp_path / "run", resume=True), whole)
@@ -515,7 +518,7 @@ RUN_AND_SAY = """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(int(sys.argv[2]))
-    x = torch.rand(3000, 5, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(600, 5, generator=torch.Generator().manual_seed(0))
     vae = pyrovae.mlp_vae((5,), hidden_dims=(8,))
     options = {"checkpoint": sys.argv[1], "resume": True, "checkpoint_every": 7} if sys.argv[1] != "none" else {}
     pyrovae.fit(vae, x, epochs=2, batch_size=20, binarize=True, progress=False, compile=False, **options)
@@ -532,7 +535,7 @@ def test_a_run_that_is_killed_within_its_epochs_goes_on_to_the_same_bits(tmp_pat
         command = [sys.executable, str(tmp_path / "run.py"), folder, str(seed)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-    whole = start("none", 0).communicate(timeout=120)[0].split()[-1]
+    whole = start("none", 0).communicate(timeout=300)[0].split()[-1]
     folder, kills = tmp_path / "run", 0
     for attempt in range(3):
         process, before = start(str(folder), attempt), places_in(folder)
@@ -543,7 +546,7 @@ def test_a_run_that_is_killed_within_its_epochs_goes_on_to_the_same_bits(tmp_pat
         kills += process.wait(timeout=60) == -signal.SIGKILL
         process.stdout.close()
     assert kills and places_in(folder)[0] < (2, 0)
-    assert start(str(folder), 9).communicate(timeout=120)[0].split()[-1] == whole
+    assert start(str(folder), 9).communicate(timeout=300)[0].split()[-1] == whole
 
 
 @pytest.mark.slow

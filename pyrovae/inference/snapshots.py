@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Snapshots:
         self.ranks = ranks.current()
         self.damaged: list[Place] = []  # states that were found so
         self._in_use: SameFolder | None = None  # of the first process, while it is locked
+        self.seconds = 0.0  # that a description took, most of what a small state costs
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,7 +133,9 @@ class Snapshots:
 
         `more` are tensors that it may have beside what follows from the pair.
         """
+        start = time.monotonic()
         require_writable(pair)  # rather before an epoch is trained than after
+        self.seconds = time.monotonic() - start
         errors: list[Exception] = []
         for place in places_in(self.folder):
             try:

@@ -54,7 +54,9 @@ class Between:
         self.writes = self.looks = False  # after the next batch
         self.place: tuple[int, int] | None = None  # which was written last
         kept = sum(t.nbytes for t in loop.kept)
-        self.pace = Pace(guess=0.03 + 5 * kept / 5e8)  # the weights, Adam's two moments and those before the last step
+        described = 0.0 if loop.resume is None else loop.resume.snapshots.seconds
+        # the weights, Adam's two moments and those before the last step, at 500 MB/s
+        self.pace = Pace(guess=max(0.03, 1.2 * described) + 5 * kept / 5e8)
         self.looked = self.met = pace.clock()
         self.meeting = loop.taken + 1  # the step of the next agreement
         self.gap = 1

@@ -106,9 +106,8 @@ class Within:
             return within
         within._done = tensors[f"{PREFIX}losses"].to(loop.device)
         own = f"{PREFIX}{loop.ranks.rank}."
-        saved = [
-            value for _, value in sorted(tensors.items(), key=lambda item: item[0]) if _.startswith(f"{own}noise.")
-        ]
+        by_name = sorted(tensors.items(), key=lambda item: item[0])
+        saved = [value for name, value in by_name if name.startswith(f"{own}noise.")]
         if len(saved) == 1 + (loop.device.type == "cuda"):
             within.noise.go_on(saved)
         else:  # another device, which is told of as one that rounds otherwise
