@@ -128,8 +128,13 @@ def number(name: str, value: Any, expected: str = "a finite number") -> float:
     return float(array.reshape(()))
 
 
+DEEPEST = 64  # axes of an array
+
+
 def names_of(values: Any) -> list[str]:
     """Words for the places of an axis, from a list, an array or a labelled array."""
+    if not hasattr(values, "__iter__"):
+        raise TypeError(f"names of an axis must be a sequence, got {type(values).__name__}")
     return [str(one) for one in (np.asarray(values) if hasattr(values, "dtype") else values)]
 
 
@@ -157,13 +162,17 @@ def checked_array(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _without_tensors(name: str, values: Any) -> Any:
+def _without_tensors(name: str, values: Any, depth: int = 0) -> Any:
     """Each tensor as an array without its gradient, also inside of lists."""
+    if depth > DEEPEST:
+        raise ValueError(f"{name} must be an array of numbers, got lists in lists without end")
     if isinstance(values, list | tuple):
-        return [_without_tensors(name, one) for one in values]
+        return [_without_tensors(name, one, depth + 1) for one in values]
     if not hasattr(values, "detach"):
         return values
     tensor = values.detach()
+    if getattr(tensor, "is_nested", False):
+        raise ValueError(f"{name} is a nested tensor, of parts of several shapes: give parts of one shape")
     if tensor.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values to draw")
     tensor = tensor.to_dense().cpu().resolve_conj().resolve_neg()

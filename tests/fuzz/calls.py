@@ -394,7 +394,7 @@ of(
     "plotting.bound_curve",
     lambda: plotting.bound_curve,
     particles=[1, 10],
-    bounds={"elbo": [-2.0], "iwae": [-2.0, -1.0]},
+    bounds={"iwae": ([-2.0, -1.0], [0.1, 0.1])},
 )
 of("plotting.box_grid", lambda: plotting.box_grid, codes=CODES)
 of("plotting.cdf_scatter", lambda: plotting.cdf_scatter, codes=CODES)
