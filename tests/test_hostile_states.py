@@ -126,8 +126,8 @@ HOSTILE = {
         "100000000 is too large",
     ),
     "a flow of 10^8 transforms": (lambda f: with_recipe(f, prior=FLOW), "100000000 is too large"),
-    "a flow of 10^5 transforms": (
-        lambda f: with_recipe(f, prior="flow(num_transforms=100000)"),
+    "a flow of 1,000 transforms": (
+        lambda f: with_recipe(f, prior="flow(num_transforms=1000)"),
         "it has more (parameters and buffers|modules) than 14 tensors are of",
     ),
     "a flow of as many, written otherwise": (
