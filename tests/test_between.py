@@ -228,7 +228,7 @@ def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
         places.append(place)
         now[0] += 30.0 * ranks.is_first
     pace.clock, Loop.step, Snapshots.write = (lambda: now[0]), slow, noted
-    fit(make(), checkpoint=folder / "slow", epochs=3, batch_size=67)
+    fit(make(), checkpoint=folder / "slow", **options | dict(epochs=3))
     found["by the clock"] = ranks.gathered(places)
     """
     found = run_in_processes(body, 2, tmp_path)
