@@ -225,14 +225,17 @@ def __getattr__(name: str) -> Any:
 
 
 def _imported(module: str) -> Any:
-    if "IPython" not in sys.modules:
-        return import_module(module)
-    from tqdm import TqdmWarning
+    from pyrovae.interruption import held
 
-    from pyrovae.warned import hushed
+    with held():  # torch and Pyro that are imported by half cannot be imported any more
+        if "IPython" not in sys.modules:
+            return import_module(module)
+        from tqdm import TqdmWarning
 
-    with hushed(TqdmWarning):  # Pyro's bars ask a kernel for ipywidgets; those of this package need none
-        return import_module(module)
+        from pyrovae.warned import hushed
+
+        with hushed(TqdmWarning):  # Pyro's bars ask a kernel for ipywidgets; those of this package need none
+            return import_module(module)
 
 
 def __dir__() -> list[str]:

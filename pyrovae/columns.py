@@ -12,6 +12,7 @@ __all__ = ["KINDS", "Column", "Kind", "checked_columns", "other_codes", "what_di
 
 Kind = Literal["real", "positive", "count", "binary", "categorical", "ordinal"]
 KINDS: tuple[str, ...] = get_args(Kind)
+BYTES_OF_CATEGORY = 40
 CODED = ("binary", "categorical", "ordinal")  # whose entries are codes of categories, from 0 on
 
 
@@ -47,7 +48,8 @@ class Column:
         if self.kind == "binary" and given is None:
             given = (0, 1)
         if isinstance(given, int) and not isinstance(given, bool):
-            given = tuple(range(given))
+            name = f"categories of column {self.name!r}"
+            given = tuple(range(checks.whole(name, given, bytes_each=BYTES_OF_CATEGORY)))
         if self.kind not in CODED:
             if given is not None:
                 raise ValueError(
@@ -60,7 +62,7 @@ class Column:
                 f"column {self.name!r} is {self.kind}: state its categories, in the order of their codes from 0 on, "
                 "or their number"
             )
-        if isinstance(given, str) or not isinstance(given, Iterable):
+        if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
             raise TypeError(
                 f"categories of column {self.name!r} must be a tuple of what the codes stand for, or their number, got "
                 f"{given!r}"
@@ -94,7 +96,7 @@ def checked_columns(columns: Any) -> tuple[Column, ...]:
     (Column(name='age', kind='positive', categories=None),)
     """
     given: Any = getattr(columns, "columns", columns)
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
         raise TypeError(
             f"columns must be the columns of a table, as data.table(frame).columns, or a sequence of pyrovae.Column, "
             f"got {type(columns).__name__}"

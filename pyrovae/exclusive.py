@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from pyrovae.interruption import held
+
 __all__ = ["entered", "exclusive"]
 
 PATIENCE = 5e-3  # s, as of Python's own lock; a thread that is woken for each body takes longer than the body
@@ -25,7 +27,8 @@ def exclusive() -> AbstractContextManager[None]:
     Pyro keeps handlers and parameters in one list and one store per process, torch its generators and the flag by which
     distributions check their arguments, and a module its training mode: two threads that work there at once change each
     other's numbers without a word. A body is to be short, a batch or a step, and never waits for another thread. The
-    lock goes to whoever has waited for 5 ms, so that a loop of bodies cannot keep another thread out.
+    lock goes to whoever has waited for 5 ms, so that a loop of bodies cannot keep another thread out. Signals wait for
+    the body's end, as by `pyrovae.interruption.held`.
     """
     return _inside if _lock._is_owned() else _alone()
 
@@ -44,7 +47,7 @@ _bodies = list[_Body]()  # that the thread with the lock is in, the innermost la
 def entered(state: Any) -> Iterator[None]:
     """A body in what `state.enter()` sets for the whole process; `state.leave` puts back what `state.found()` was.
 
-    An interrupt may come anywhere. `leave` is called again where it is cut short, so it must be one that may be. A
+    A second Ctrl-C may come anywhere. `leave` is called again where it is cut short, so it must be one that may be. A
     body that was cut off before it could leave, and is taken down once Python frees it, is left with the one around it.
     """
     with exclusive():
@@ -70,13 +73,14 @@ def entered(state: Any) -> Iterator[None]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    lock, queue = _lock, _queue
+    lock, queue, signals = _lock, _queue, held()
     try:
         # a plain lock is mostly taken again by the thread that has just let it go: who has waited in vain stands in
         # the queue, and nobody passes it
         if queue.locked() or not lock.acquire(timeout=PATIENCE):
             with queue:
                 lock.acquire()
+        signals.__enter__()  # not before: who waits for another thread's turn may be interrupted
     except BaseException:  # an interrupt may come between taking it and knowing of it
         if lock._is_owned():
             lock.release()
@@ -85,6 +89,7 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         lock.release()
+        signals.__exit__()
 
 
 def _wait_for_turn() -> None:

@@ -132,7 +132,9 @@ def choose(
     folds = checks.whole("folds", folds, least=2)
     confidence = checks.probability("confidence", confidence)
     seed = checks.seed(seed)
-    options = {} if options is None else dict(options)
+    options = checks.options("options", options)
+    if estimator is not None and not callable(estimator):
+        raise TypeError(f"estimator must be a function such as pyrovae.iwae, or None, got {type(estimator).__name__}")
     if unusual := [name for name in ("seed", "progress", "resume", "checkpoint") if name in options]:
         raise ValueError(f"options are those of fit, and choose gives {unusual[0]} itself: leave it out")
     given = checks.split_of(
@@ -209,8 +211,8 @@ def _as_split(given: checks.Gathered) -> Split:
     # a memory-mapped view without a mask of its own is read row by row
     is_view = isinstance(given.x, MappedArray) and given.missing in (None, True)
     x = given.x if is_view else checks.array(checks.with_missing(given.x, given.missing), "x")
-    rows = {name: torch.as_tensor(np.asarray(value)) for name, value in given.carried.items() if name != "missing"}
-    labels = None if given.y is None else torch.as_tensor(np.asarray(given.y))
+    rows = {name: checks.array(value, name) for name, value in given.carried.items() if name != "missing"}
+    labels = None if given.y is None else torch.as_tensor(checks.labels(given.y, len(x)))
     return Split(x, labels, **rows, missing=None if given.missing is None else True)
 
 

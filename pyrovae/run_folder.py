@@ -7,7 +7,7 @@ A run folder holds
   the loss did not stay finite, and "complete", which is written last of all;
 - `model/`: the fitted pair, as `pyrovae.save` writes it;
 - `history.nc`: the curves of the fit;
-- `checkpoint/`: the state after each of the last epochs, of a method that keeps checkpoints.
+- `checkpoint/`: the last two states of the run, of a method that keeps checkpoints.
 
 A folder whose status is not "complete", or whose model and history are not those that `run.json` was written with, is
 refused by whoever reads it.
@@ -33,6 +33,9 @@ from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
 from pyrovae.data.sources import load_of_shape
 from pyrovae.data.tables.recorded import read_like, table_record, weights_digest
+from pyrovae.durable import naming, sync_folder, write_whole
+from pyrovae.inference.snapshots import Place, in_words, name_of, places_in
+from pyrovae.json_files import TooLargeError, bounded, read_bounded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,10 +51,11 @@ __all__ = [
     "data_record",
     "diverge_run",
     "finish_run",
-    "last_epoch",
+    "last_place",
     "load_recorded",
     "read_manifest",
     "read_run",
+    "said",
     "unlabeled_record",
     "versions",
 ]
@@ -64,7 +68,7 @@ HISTORY = "history.nc"
 CHECKPOINT = "checkpoint"
 FILES = (f"{MODEL}/manifest.json", HISTORY)  # whose digests a complete run states
 STATUSES = ("unfinished", "diverged", "complete")
-MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
+MANIFEST_BYTES = 2**25  # longer ones are not read: what a file says must not decide how much memory it takes
 # what must be there, and as what, for a manifest to be read; a forged one has a SHA-256 that fits
 FIELDS: dict[str, type] = {
     "files": dict,
@@ -171,16 +175,19 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     manifest = read_manifest(folder)
     status = manifest["status"]
     if status == "unfinished":
-        epoch = last_epoch(folder)
-        done = "before its first epoch was done" if epoch is None else f"after epoch {epoch + 1}"
+        place = last_place(folder)
+        if place is None:
+            raise RunError(
+                f"{folder} holds a run that is unfinished, stopped before its first checkpoint: the same `pyrovae fit` "
+                "begins again"
+            )
         raise RunError(
-            f"{folder} holds a run that is unfinished, stopped {done}: `pyrovae fit --resume --out {folder}` goes on "
-            "with it"
+            f"{folder} holds a run that is unfinished, stopped after {said(place)}: `pyrovae fit --resume --out "
+            f"{folder}` goes on with it"
         )
     if status == "diverged":
-        epoch = last_epoch(folder)
-        state = folder / CHECKPOINT / f"epoch-{epoch or 0:06d}"
-        kept = "" if epoch is None else f". Its last finite epoch is a saved state in {state}"
+        place = last_place(folder)
+        kept = "" if place is None else f". Its last finite state is saved in {folder / CHECKPOINT / name_of(place)}"
         raise RunError(
             f"{folder} holds a run that diverged ({manifest.get('error', 'no reason is given')}): fit again into "
             f"another folder, with a lower learning rate{kept}"
@@ -212,11 +219,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"with it by `pyrovae fit ... --resume --out {folder}` and the arguments that it had"
             )
         raise RunError(f"{folder} is no run folder: it has no {MANIFEST}, which `pyrovae fit --out` writes")
-    if file.stat().st_size > MANIFEST_BYTES:
-        raise RunError(f"{file} was not written by `pyrovae fit`: it has {file.stat().st_size:,} bytes")
     try:
-        manifest = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        manifest = bounded(read_bounded(file, MANIFEST_BYTES))
+    except TooLargeError as error:
+        raise RunError(f"{file} was not written by `pyrovae fit`: {error}") from None
+    except ValueError:
         raise RunError(f"{file} is damaged: it is no JSON; copy the folder again, or fit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise RunError(f"{file} was not written by `pyrovae fit`")
@@ -259,11 +266,20 @@ def finish_run(folder: Path, pair: Any, history: History, **more: Any) -> None:
 
     Inside `pyrovae.distributed()` all processes call it, and the first one writes.
     """
+    shared = ranks.current()
+    begun, error = dict[str, Any](), None
+    if shared.is_first:
+        try:
+            begun = read_manifest(folder)  # before anything is written into a folder that is not the run's any more
+        except (OSError, RunError) as caught:
+            error = caught
+    if any(shared.gathered(error is not None)):
+        raise error or RunError(f"{folder} is no run folder for the first process")
     pyrovae.save(folder / MODEL, pair)
-    if not ranks.current().is_first:
+    if not shared.is_first:
         return
     write_history(folder / HISTORY, history)
-    manifest = _plain({**read_manifest(folder), "fit": history.config, **more})
+    manifest = _plain({**begun, "fit": history.config, **more})
     manifest |= {"status": "complete", "files": {name: _digest(folder / name) for name in FILES}}
     _write_manifest(folder, manifest)
 
@@ -273,13 +289,15 @@ def diverge_run(folder: Path, error: str) -> None:
     _write_manifest(folder, {**read_manifest(folder), "status": "diverged", "error": error})
 
 
-def last_epoch(folder: Path) -> int | None:
-    """The number of the last epoch, from 0, whose state lies in the run's checkpoint; None where there is none."""
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_dir():
-        return None
-    epochs = [path.name.removeprefix("epoch-") for path in checkpoint.glob("epoch-*") if path.is_dir()]
-    return max((int(number) for number in epochs if number.isdigit()), default=None)
+def last_place(folder: Path) -> Place | None:
+    """How many epochs, and batches of the next, the last state in `checkpoint/` has; None where there is none."""
+    return next(iter(places_in(folder / CHECKPOINT)), None)
+
+
+def said(place: Place) -> str:
+    """The place as the command line has it, which counts epochs from 1: "epoch 3", or "207 batches of epoch 4"."""
+    epochs, batch = place
+    return in_words((epochs + 1, batch))
 
 
 def data_record(
@@ -427,17 +445,21 @@ def write_history(file: Path, history: History) -> None:
     """Write a history as NetCDF, with its configuration as an attribute; the file is whole or is not there."""
     partial = file.with_name(f".{file.name}-new-{os.getpid()}")
     config = json.dumps(_plain(history.config))
-    try:
-        history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
-        os.replace(partial, file)
-    except OSError:
-        raise
-    except Exception as error:  # HDF5 says in other words that the disk is full
-        if shutil.disk_usage(file.parent).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming(file, "it was written"):
+        try:
+            history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, file)
+            sync_folder(file.parent)
+        except OSError:
+            raise
+        except Exception as error:  # HDF5 says in other words that the disk is full
+            if shutil.disk_usage(file.parent).free < 2**20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def read_history(file: Path) -> History:
@@ -453,16 +475,7 @@ def read_history(file: Path) -> History:
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     whole = _plain({"format": FORMAT, "format_version": FORMAT_VERSION, **manifest})
     content = json.dumps({**whole, "sha256": _own_digest(whole)}, indent=1).encode()
-    file = folder / MANIFEST
-    partial = folder / f".{MANIFEST}-new-{os.getpid()}"
-    try:
-        with partial.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())  # on the disk before it has its name
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(folder / MANIFEST, content)
 
 
 def _own_digest(manifest: Mapping[str, Any]) -> str:
@@ -471,7 +484,8 @@ def _own_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,16 @@ class Noise:
         """
         return entered(self)
 
+    @property
+    def states(self) -> list[torch.Tensor]:
+        """Where it has come to, the state of each generator: of torch's, and of a CUDA device's; [] before its use."""
+        return [] if self._states is None else self._states
+
+    def go_on(self, states: list[torch.Tensor]) -> None:
+        """Be where another noise of the same devices had come to; [] leaves this one as it is."""
+        if states:
+            self._states = states
+
     def found(self) -> list[torch.Tensor]:
         """Where the generators are, for `leave`; nothing where there is no seed."""
         return [] if self._seed is None else self._now()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,14 +209,14 @@ def test_an_empty_folder_is_filled_and_stays_what_it_is(empty_folder, monkeypatc
     assert os.listdir(empty_folder.parent) == ["run"]
 
 
-def test_what_a_kill_leaves_of_a_folder_being_filled_is_filled_again(tmp_path):
+def test_what_a_kill_of_an_earlier_version_left_of_a_folder_being_filled_is_filled_again(tmp_path):
     vae = pyrovae.mlp_vae((3,))
-    pyrovae.save(tmp_path, vae)
-    (tmp_path / "weights.safetensors").unlink()  # the manifest is moved first
+    folder = pyrovae.save(tmp_path / "state", vae)
+    (folder / WEIGHTS).unlink()  # the manifest was moved first
     with pytest.raises(pyrovae.CheckpointError):
-        pyrovae.load(tmp_path)
-    pyrovae.save(tmp_path, vae)
-    assert torch.equal(pyrovae.load(tmp_path).decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
+        pyrovae.load(folder)
+    pyrovae.save(folder, vae)
+    assert torch.equal(pyrovae.load(folder).decode(torch.ones(1, 2)), vae.decode(torch.ones(1, 2)))
 
 
 def test_a_setting_changed_after_the_builder_is_no_longer_the_builders(tmp_path):
@@ -233,28 +232,6 @@ def test_a_replaced_folder_keeps_its_mode(empty_folder):
     pyrovae.save(empty_folder, pair)
     assert same_state(pyrovae.load(empty_folder), pair)
     assert empty_folder.stat().st_mode & 0o7777 == 0o711
-
-
-@pytest.mark.parametrize("call", [1, 2])
-def test_an_interrupt_while_an_empty_folder_is_filled_leaves_it_empty(empty_folder, monkeypatch, call):
-    rename, moved = Path.rename, []
-
-    def interrupted(self, target):
-        moved.append(self.name)
-        if len(moved) == call:
-            raise KeyboardInterrupt
-        assert not (empty_folder / WEIGHTS).exists()  # they come last: without them nothing loads
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pyrovae.save(empty_folder, BUILDERS["mlp_vae"]())
-    monkeypatch.undo()
-    assert moved == [MANIFEST, WEIGHTS][:call]
-    assert os.listdir(empty_folder) == []
-    assert os.listdir(empty_folder.parent) == ["run"]
-    pair = BUILDERS["mlp_vae"]()
-    assert same_state(pyrovae.load(pyrovae.save(empty_folder, pair)), pair)
 
 
 def test_a_second_save_replaces_the_first_and_nothing_else(tmp_path):
@@ -287,26 +264,7 @@ def test_a_failed_save_keeps_the_earlier_state(tmp_path, monkeypatch):
 
 def forge(folder, manifest):
     """Write a manifest whose own checksum is right."""
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
-
-
-def test_an_interrupt_between_the_renames_keeps_the_earlier_state(tmp_path, monkeypatch):
-    pair = BUILDERS["mlp_vae"]()
-    pyrovae.save(tmp_path / "state", pair)
-    rename, calls = Path.rename, []
-
-    def interrupted(self, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        pyrovae.save(tmp_path / "state", BUILDERS["mlp_vae"]())
-    monkeypatch.undo()
-    assert same_state(pyrovae.load(tmp_path / "state"), pair)
-    assert os.listdir(tmp_path) == ["state"]
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}, indent=1))
 
 
 def test_a_link_to_a_state_is_followed(tmp_path):
@@ -617,7 +575,7 @@ def test_row_47_counters_and_masks_of_another_type_and_missing_tensors(tmp_path)
         for file, before in content.items():
             (folder / file).write_bytes(before)
     rewritten(folder, lambda tensors: {k: v for k, v in tensors.items() if k != "steps"})
-    with pytest.raises(CheckpointError, match=r"tensors.steps: saved \[\], here absent"):
+    with pytest.raises(CheckpointError, match=r"it has other tensors, 1 fewer, as 'steps'"):
         pyrovae.load(folder, like=compose())
 
 
@@ -667,7 +625,7 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
     forge(folder, manifest)
     tracemalloc.start()
     with pytest.raises(
-        CheckpointError, match=r"is no file of these tensors: it has [\d,]+ bytes, [\d,]+ of them a header"
+        CheckpointError, match=r"it has a header of [\d,]+ bytes, and that of these tensors takes [\d,]+ "
     ):
         pyrovae.load(folder)
     # and a manifest that lists them all
@@ -675,10 +633,12 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="another architecture") as caught:
         pyrovae.load(folder)
     assert len(str(caught.value).splitlines()) < 40 and "more" in str(caught.value)
-    # and a recipe of as many layers
-    forge(folder, manifest | {"recipe": {**manifest["recipe"], "hidden_dims": [1] * count}})
-    with pytest.raises(CheckpointError, match=r"5,\d+ entries are too many for 14 tensors"):
-        pyrovae.load(folder)
+    # and a recipe of as many layers, beside the weights of two
+    whole = pyrovae.save(tmp_path / "whole", BUILDERS["mlp_vae"]())
+    stated = json.loads((whole / MANIFEST).read_text())
+    forge(whole, stated | {"recipe": {**stated["recipe"], "hidden_dims": [1] * count}})
+    with pytest.raises(CheckpointError, match=r"5,\d+ numbers are too many entries for 14 tensors"):
+        pyrovae.load(whole)
     assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
     tracemalloc.stop()
     monkeypatch.setattr("pyrovae.inference.checkpoint.manifest.MOST_TENSORS", count - 1)
@@ -697,7 +657,7 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
 def test_types_that_are_not_named_one_by_one_are_refused(tmp_path, dtypes):
     folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((3,), hidden_dims=(4,)))
     manifest = json.loads((folder / MANIFEST).read_bytes()) | {"dtypes": dtypes}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}, indent=1))
     with pytest.raises(CheckpointError, match="is damaged: its dtypes are not named one by one"):
         pyrovae.load(folder)
 

@@ -68,7 +68,7 @@ def test_the_family_is_wrong_at_most_once_in_twenty():
         (lambda: paired_interval([1.0, math.nan]), "differences must be finite, got nan at index 1"),
         (lambda: paired_interval([1.0], confidence=95), "confidence must lie strictly between 0 and 1, got 95"),
         (lambda: verdicts({"a": [1.0]}, {}), "must name the same claims"),
-        (lambda: verdicts({"a": [1.0]}, {"a": math.nan}), r"smallest\['a'\] must be finite"),
+        (lambda: verdicts({"a": [1.0]}, {"a": math.nan}), r"smallest\['a'\] must be a finite number"),
     ],
 )
 def test_bad_input(call, message):

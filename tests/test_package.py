@@ -250,6 +250,7 @@ def test_imports_run_one_way():
         "exclusive",
         "frequencies",
         "hidden",
+        "interruption",
         "labelled",
         "memory",
         "rounding",

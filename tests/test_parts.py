@@ -257,7 +257,7 @@ def test_a_state_that_no_look_without_memory_can_be_had_of_is_built_within_bound
     folder = pyrovae.save(tmp_path / "state", pyrovae.mlp_vae((5,), 2, **SMALL, **ALL))
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["recipe"]["hidden_dims"] = [20_000, 20_000]
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}, indent=1))
     with pytest.raises(
         CheckpointError, match=r"does not build: it takes more than .* \(20000, 20000\) alone takes 1.6 GB"
     ):

@@ -149,7 +149,9 @@ def locale_text(source: str) -> list[str]:
         )
         is_text = (name == "read_text" and not node.args) or (name == "write_text" and len(node.args) < 2)
         is_open = name == "open" and not of_bytes
-        if is_text or (is_open and not ast.unparse(node).startswith(("Image.", "gzip.", "os."))):  # which open no text
+        if is_text or (
+            is_open and not ast.unparse(node).startswith(("Image.", "archive.", "gzip.", "os."))
+        ):  # which open no text
             calls.append(ast.unparse(node))
     return calls
 

@@ -184,7 +184,7 @@ def test_a_data_set_by_its_name_is_found_from_elsewhere(tmp_path, monkeypatch):
 def test_a_manifest_is_not_read_where_it_is_too_long(run):
     with (run / "run.json").open("ab") as file:
         file.truncate(2**26 + 1)
-    with pytest.raises(RunError, match="it has 67,108,865 bytes"):
+    with pytest.raises(RunError, match="has 67,108,865 bytes, and at most 33,554,432 are read"):
         read_run(run)
 
 
@@ -199,7 +199,7 @@ def test_an_unfinished_and_a_diverged_run_are_refused(run):
         pyrovae.load(run)
     assert pyrovae.load(run / "model").event_shape == (3, 6, 5)  # which is asked for by its own name
     shutil.rmtree(run / "checkpoint")
-    with pytest.raises(RunError, match="stopped before its first epoch was done"):
+    with pytest.raises(RunError, match="stopped before its first checkpoint"):
         read_run(run)
     run_folder.diverge_run(run, "the loss became inf")
     with pytest.raises(RunError, match=r"diverged \(the loss became inf\): fit again into another folder"):

@@ -40,7 +40,7 @@ def killed(folder, step, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "step", lambda loop, *batch: take(loop, *batch) if loop.taken < step else 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            quiet(pair(), checkpoint=folder, **options)
+            quiet(pair(), checkpoint=folder, checkpoint_every=STEPS, **options)
 
 
 # to go on with a run --------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ def built(kind="mlp", seed=0):
     return PAIRS[kind]()
 
 
+def each(folder):
+    """A checkpoint after each epoch, of 300 items."""
+    return {} if folder is None else {"checkpoint_every": 5}
+
+
 def fitted(folder=None, *, kind="mlp", seed=0, epochs=5, **options):
     """A pair from `seed`, its history and all of its tensors after so many epochs."""
     pair = built(kind, seed)
@@ -72,7 +77,7 @@ def fitted(folder=None, *, kind="mlp", seed=0, epochs=5, **options):
         pair.float()  # no other dtype has it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        history = pyrovae.fit(pair, X, epochs=epochs, checkpoint=folder, **QUICK | options)
+        history = pyrovae.fit(pair, X, epochs=epochs, checkpoint=folder, **QUICK | each(folder) | options)
     return history, [t.detach().clone() for t in (*pair.parameters(), *pair.buffers())]
 
 
@@ -186,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
             time.sleep(0.002)
         time.sleep(0.037 * attempt)
         process.send_signal(how)
-        kills += process.wait(timeout=60) == -how
+        kills += process.wait(timeout=60) == (143 if how == signal.SIGTERM else -how)
     found = start("killed", seed=9).communicate(timeout=120)[0].split()[-1]
     assert found == whole and kills
 
@@ -396,7 +401,7 @@ def test_a_runs_tensors_must_be_those_of_the_pair(tmp_path, change):
     save_file({k: v for k, v in tensors.items() if v is not None}, folder / RUN)
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["run"]["sha256"] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}, indent=1))
     words = {"dtype": "is torch.float64 of shape", "shape": r"of shape \(1,\), and", "absent": "is absent"}[change]
     with pytest.raises(
         pyrovae.CheckpointError, match=rf"the checkpoint's '{name}' {'' if change != 'shape' else '.*'}{words}"

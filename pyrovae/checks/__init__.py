@@ -11,6 +11,8 @@ from pyrovae.checks.arguments import (
     device,
     keywords,
     near,
+    number,
+    options,
     path,
     positive,
     probability,
@@ -23,6 +25,7 @@ from pyrovae.checks.arguments import (
 )
 from pyrovae.checks.arrays import array, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
+from pyrovae.checks.flags import flag, flags
 from pyrovae.checks.rounded import checked_cast, require_held, require_held_in_groups, require_within, warn_of_rounding
 from pyrovae.checks.shapes import FILL, WHOLE, checked_array, checked_in_own_dtype
 from pyrovae.checks.splits import Gathered, split_of, stand_ins, weights, with_missing, without_absent
@@ -43,11 +46,15 @@ __all__ = [
     "checked_in_own_dtype",
     "choice",
     "device",
+    "flag",
+    "flags",
     "is_of_whole_numbers",
     "keywords",
     "labels",
     "lives_in_unit",
     "near",
+    "number",
+    "options",
     "parts_of",
     "path",
     "positive",

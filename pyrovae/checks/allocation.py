@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from pyrovae import memory
+from pyrovae.checks.flags import flags_of, require_flags
 
 __all__ = ["CHEAP", "NotEnoughMemoryError", "affordable", "allocating"]
 
@@ -50,9 +51,11 @@ class NotEnoughMemoryError(MemoryError):
 def allocating(function: Callable[P, T]) -> Callable[P, T]:
     """Raise an error that names the function, and what it asked for, where an allocator in it runs out of memory.
 
-    A keyword that it does not have is refused with the nearest that it has.
+    A keyword that it does not have is refused with the nearest that it has, and arguments that are True or False are
+    looked at, as by `flags`.
     """
-    known = frozenset(inspect.signature(function).parameters)
+    signature = inspect.signature(function)
+    known, own = frozenset(signature.parameters), flags_of(signature)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,6 +63,7 @@ def allocating(function: Callable[P, T]) -> Callable[P, T]:
             from pyrovae.checks.arguments import keywords  # which needs this file
 
             keywords(function, kwargs, function.__name__)
+        require_flags(own, args, kwargs)
         try:
             return function(*args, **kwargs)
         except (MemoryError, RuntimeError) as error:

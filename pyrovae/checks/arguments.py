@@ -11,7 +11,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 import pyrovae
 from pyrovae.checks.allocation import affordable
+from pyrovae.checks.shown import short
 from pyrovae.warned import Gathered, teller
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "device",
     "keywords",
     "near",
+    "number",
+    "options",
     "path",
     "positive",
     "probability",
@@ -79,7 +82,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
         return value
     close = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {short(value)}{hint}")
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -145,12 +148,12 @@ def whole(
             raise TypeError
         result = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer of at least {least}, got {short(value)}") from None
     if result < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {result}")
     if result > most:
         bound = f"{most:,}" if most < 2**31 else f"2^{most.bit_length()} - 1"
-        raise ValueError(f"{name} must be an integer of at most {bound}, got {_short(result)}")
+        raise ValueError(f"{name} must be an integer of at most {bound}, got {short(result)}")
     affordable(f"{name}={result:,}", result * bytes_each, "take a smaller number", device=device)
     return result
 
@@ -167,14 +170,6 @@ def seed(value: Any, name: str = "seed", *, most: int = SEEDS - 1) -> int:
     return whole(name, value, least=0, most=most)
 
 
-def _short(value: Any) -> str:
-    """A value as an error shows it: short, whatever it is."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
-
-
 def path(name: str, value: Any) -> Path:
     """Return `value` as a path, a leading ~ as the home folder; what no file system can hold is refused.
 
@@ -184,7 +179,7 @@ def path(name: str, value: Any) -> Path:
         ...
     ValueError: checkpoint must be the path of a file or folder, got 'a\\x00b', which holds a NUL character
     """
-    expected = f"{name} must be the path of a file or folder, got {_short(value)}"
+    expected = f"{name} must be the path of a file or folder, got {short(value)}"
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
         raise TypeError(expected)
@@ -228,21 +223,64 @@ def sequence(name: str, value: Any) -> Sequence[Any]:
     # bytes are a sequence of integers too, and nobody means a shape by them
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
         hint = f"; tuple({name}) makes one" if isinstance(value, np.ndarray | Tensor) and value.ndim == 1 else ""
-        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {value!r}{hint}")
+        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {short(value)}{hint}")
     return value
 
 
-def positive(name: str, value: Any, *, zero: bool = False) -> float:
-    """Return `value` as a finite float above zero (or from zero on, with `zero`)."""
+def number(name: str, value: Any, *, most: float = math.inf) -> float:
+    """Return `value` as a finite float, at most `most` from zero.
+
+    >>> from pyrovae.checks import number
+    >>> number("prior_loc", "mean")
+    Traceback (most recent call last):
+        ...
+    TypeError: prior_loc must be a finite number, got 'mean'
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a finite number, got {short(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be a finite number, got {short(value)}")
+    _within(name, abs(result), value, most)
+    return result
+
+
+def options(name: str, value: Any) -> dict[str, Any]:
+    """Return keyword arguments as a dict, an empty one for None.
+
+    >>> from pyrovae.checks import options
+    >>> options("options", ["epochs"])
+    Traceback (most recent call last):
+        ...
+    TypeError: options must be a dict of arguments by name, got ['epochs']
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a dict of arguments by name, got {short(value)}")
+    return dict(value)
+
+
+def _within(name: str, size: float, value: Any, most: float) -> None:
+    if size > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {short(value)}")
+
+
+def positive(name: str, value: Any, *, zero: bool = False, most: float = math.inf) -> float:
+    """Return `value` as a finite float above zero (or from zero on, with `zero`), and at most `most`."""
     expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
+        raise TypeError(f"{name} must be {expected}, got {short(value)}")
     try:
         result = float(value)
     except OverflowError:  # an integer beyond 1e308
         result = math.inf
     if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
-        raise ValueError(f"{name} must be {expected}, got {_short(value)}")
+        raise ValueError(f"{name} must be {expected}, got {short(value)}")
+    _within(name, result, value, most)
     return result
 
 
@@ -279,13 +317,17 @@ def probability(name: str, value: Any) -> float:
     """
     number: Any = value if isinstance(value, numbers.Real) else math.nan
     if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {_short(value)}")
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {short(value)}")
     return float(number)
 
 
 def device(name: str | torch.device) -> torch.device:
     """Return the torch device of that name: the CPU or a CUDA device; "auto" is a CUDA device where there is one."""
     there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if not isinstance(name, str | int | torch.device):
+        raise ValueError(
+            f"device must be 'auto' or a torch device, got {short(name)}; available here: {', '.join(there)}"
+        )
     if name == "auto":
         return torch.device(f"cuda:{torch.cuda.current_device()}" if len(there) > 1 else "cpu")
     available = f"available here: {', '.join(there)}"

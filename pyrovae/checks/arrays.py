@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pyrovae.checks.rounded import checked_cast
 
-__all__ = ["array", "is_missing", "parts_of", "unmasked"]
+__all__ = ["array", "entries", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
+
+NUMBERS = frozenset(
+    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+    | {torch.uint16, torch.uint32, torch.uint64}
+    | {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+)
 
 
 def unmasked(x: object, name: str) -> None:
@@ -22,9 +28,55 @@ def unmasked(x: object, name: str) -> None:
         )
 
 
+def plain(x: Tensor, name: str) -> Tensor:
+    """The tensor, if it is a dense one of numbers in memory; one made in inference mode is copied.
+
+    >>> import torch
+    >>> from pyrovae.checks.arrays import plain
+    >>> plain(torch.empty(3, device="meta"), "x")
+    Traceback (most recent call last):
+        ...
+    TypeError: x is a tensor on the device "meta", which has a shape and no values: give one with values
+    """
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, of items of several shapes: give items of one shape, by torch.stack"
+        )
+    if x.layout == torch._mkldnn:  # type: ignore[attr-defined]
+        raise TypeError(f"{name} is a tensor in MKL-DNN's own layout: make it plain first ({name}.to_dense())")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
+    if x.is_quantized:
+        raise TypeError(f"{name} is a quantized tensor, of codes for its values: give {name}.dequantize()")
+    if x.device.type == "meta":
+        raise TypeError(
+            f'{name} is a tensor on the device "meta", which has a shape and no values: give one with values'
+        )
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()  # autograd takes no other
+    return x
+
+
+def entries(values: Any, name: str) -> np.ndarray:
+    """Return `values` as an array of NumPy's; TypeError for lists of several lengths, and what is no array.
+
+    >>> from pyrovae.checks.arrays import entries
+    >>> entries([[1], [2, 3]], "missing")
+    Traceback (most recent call last):
+        ...
+    TypeError: missing must be an array, got list: setting an array element with a sequence...
+    """
+    if isinstance(values, Tensor):
+        return numbers(values, name).detach().cpu().resolve_neg().numpy()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise TypeError(f"{name} must be an array, got {type(values).__name__}: {error}") from None
+
+
 def parts_of(x: Any, name: str = "x") -> tuple[Any, Any]:
     """Return the items and labels of a split of a data set; of anything else, the thing itself and None."""
-    if hasattr(x, "shape") or isinstance(x, tuple | list):  # a table may have columns of these names
+    if isinstance(x, Tensor | tuple | list) or hasattr(x, "shape"):  # a table may have columns of these names
         return x, None
     if hasattr(x, "train") and hasattr(x, "test") and hasattr(x, "event_shape"):
         raise TypeError(f"{name} is a whole {type(x).__name__}: give one part of it, {name}.train or {name}.test")
@@ -44,10 +96,14 @@ def array(x: Any, name: str) -> Tensor:
 
         x = with_missing(x, mask, name)
     unmasked(x, name)
-    if (isinstance(x, Tensor) and x.layout != torch.strided) or hasattr(x, "toarray"):
+    if isinstance(x, Tensor):  # of a nested one not even the shape can be asked for
+        return _signed(numbers(x, name), name)
+    if hasattr(x, "toarray"):
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
-    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and len({one.shape for one in x}) == 1:
-        x = torch.stack(list(x))
+    if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x):
+        tensors = [numbers(one, f"{name}[{i}]") for i, one in enumerate(x)]
+        if len({one.shape for one in tensors}) == 1:
+            x = torch.stack(tensors)
     if hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "__array__"):
         view, read = x, getattr(x, "exactly", None)  # a memory-mapped view, in the dtype of its source where it tells
         x = view[:] if read is None else read(slice(None))
@@ -67,16 +123,38 @@ def array(x: Any, name: str) -> Tensor:
             # a copy: torch takes no negative strides and no foreign byte order, and warns of read-only memory
             copied = np.array(x, order="C")
             tensor = torch.from_numpy(copied.astype(copied.dtype.newbyteorder("="), copy=False))
-        except (TypeError, ValueError) as error:
+        except MemoryError:
+            raise ValueError(f"{name} takes more memory than there is, {_size(x)}: give fewer items") from None
+        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
             if copied is not None and copied.dtype.kind in "US" and copied.size:
                 hint = "; data.one_hot makes columns of categories" if name.startswith("covariates") else ""
                 text = str(copied.flat[0])[:20]
                 raise TypeError(f"{name} must be an array of numbers, got text such as {text!r}{hint}") from None
             kind = getattr(x, "dtype", type(x).__name__)
             raise TypeError(f"{name} must be an array of numbers, got {kind}: {error}") from None
-    if tensor.dtype.is_complex:
-        raise TypeError(f"{name} must be an array of real numbers, got {tensor.dtype}")
-    return _signed(tensor, name)
+    return _signed(numbers(tensor, name), name)
+
+
+def numbers(x: Tensor, name: str) -> Tensor:
+    """The tensor, if it is a `plain` one of real numbers that torch computes with.
+
+    >>> import torch
+    >>> from pyrovae.checks.arrays import numbers
+    >>> numbers(torch.zeros(2, dtype=torch.complex64), "x")
+    Traceback (most recent call last):
+        ...
+    TypeError: x must be an array of real numbers, got torch.complex64
+    """
+    x = plain(x, name)
+    if x.dtype.is_complex:
+        raise TypeError(f"{name} must be an array of real numbers, got {x.dtype}")
+    if x.dtype not in NUMBERS:
+        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {x.dtype}: cast it")
+    return x
+
+
+def _size(x: Any) -> str:
+    return f"shape {tuple(x.shape)}" if hasattr(x, "shape") else f"a {type(x).__name__}"
 
 
 def _signed(tensor: Tensor, name: str) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks.arrays import is_missing, unmasked
+from pyrovae.checks.arrays import is_missing, numbers, unmasked
 
 __all__ = ["labels", "several_classes"]
 
@@ -17,11 +17,14 @@ def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
     """Return `y` as an array of one label for each of `count` items; missing labels and mixed types are refused."""
     unmasked(y, name)
     if isinstance(y, Tensor):
-        y = y.detach().cpu()
-        array = (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+        y = numbers(y, name).detach().cpu()
+        array = (y.float() if y.dtype == torch.bfloat16 else y).resolve_neg().numpy()
     else:
         # a list of words and NaN would become words
-        array = np.array(y, dtype=object) if isinstance(y, list | tuple) else np.asarray(y)
+        try:
+            array = np.array(y, dtype=object) if isinstance(y, list | tuple) else np.asarray(y)
+        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+            raise TypeError(f"{name} must be an array of labels, got {type(y).__name__}: {error}") from None
     if array.ndim != 1:
         raise ValueError(
             f"{name} must be one-dimensional, one label per item, got shape {array.shape}; {name}.ravel() of a column, "

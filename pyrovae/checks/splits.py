@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks.arrays import array, parts_of
+from pyrovae.checks.arrays import array, entries, parts_of
+from pyrovae.checks.shown import short
 
 __all__ = ["BESIDE", "Gathered", "split_of", "stand_ins", "weights", "with_missing", "without_absent"]
 
@@ -92,7 +93,7 @@ def _some_missing(missing: Any, name: str) -> Any:
         return None
     if missing is True:
         return True
-    mask = missing.detach().cpu().numpy() if isinstance(missing, Tensor) else np.asarray(missing)
+    mask = entries(missing, f"missing of {name}")
     if mask.dtype != bool or mask.ndim == 0:
         raise TypeError(
             f"missing of {name} must be True, or a mask of {name}'s shape that is True where an entry is missing, got "
@@ -109,7 +110,10 @@ def with_missing(x: Any, missing: Any, name: str = "x") -> Any:
     if missing is None or missing is True:
         return x
     items = array(x, name)
-    mask = torch.as_tensor(np.asarray(missing)) if not isinstance(missing, Tensor) else missing.to(items.device)
+    given = missing if isinstance(missing, Tensor) else entries(missing, f"missing of {name}")
+    if given.dtype not in (bool, torch.bool):
+        raise TypeError(f"missing of {name} must be a mask, True where an entry is missing, got {short(missing)}")
+    mask = torch.as_tensor(given).to(items.device)
     if mask.shape != items.shape:
         raise ValueError(
             f"missing must have the shape of {name}, {tuple(items.shape)}, and be True where an entry is missing, got "

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,7 @@ import click
 from pyrovae.cli.errors import Terminated, as_sentence, where_to_report
 from pyrovae.cli.plugins import PluginError
 from pyrovae.cli.words import Words
+from pyrovae.interruption import postponed
 from pyrovae.warned import told
 
 __all__ = ["Commands", "group", "main"]
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         given = ["--help"]
-    with _termination_as_exception(), _warnings_in_one_line(commands):
+    with _signals_as_exceptions() as end, _warnings_in_one_line(commands):
         try:
             status = commands.main(given, prog_name="pyrovae", standalone_mode=False)
         except click.UsageError as error:
@@ -130,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(Words.of(commands.asked).translated(error.format_message()))
             return 2
         except (click.Abort, KeyboardInterrupt) as error:
+            end()
             was_terminated = isinstance(error.__cause__ or error, Terminated)
             _print("ended by a signal" if was_terminated else "interrupted")
             return 143 if was_terminated else 130
@@ -189,20 +191,39 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, with what it has kept; only the main thread can be asked for that."""
+def _signals_as_exceptions() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM end a command by an exception, and never within an import, which might hide or print it.
 
-    def terminated(number: int, frame: Any) -> None:
-        raise Terminated
+    What it yields is called once the command is at its end: from there on neither raises anything. Only the main thread
+    can be asked for that. A SIGINT that is ignored, as in the background of a script, stays so.
+    """
+
+    is_over = False
+
+    def raised(number: int, frame: Any) -> None:
+        if not is_over and not postponed(number, frame):
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield end
         return
-    before = signal.signal(signal.SIGTERM, terminated)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: handler
+        for number, handler in before.items()
+        if callable(handler) or (number == signal.SIGTERM and handler is not None)
+    }
     try:
-        yield
+        for number in before:
+            signal.signal(number, raised)
+        yield end
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

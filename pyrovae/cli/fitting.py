@@ -22,6 +22,7 @@ from pyrovae.cli.plugins import PLUGINS
 from pyrovae.cli.resuming import as_recorded, is_longer
 from pyrovae.cli.tables import what_is_missing
 from pyrovae.cli.words import Words
+from pyrovae.durable import SameFolder
 
 __all__ = ["fit", "say"]
 
@@ -47,7 +48,7 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
     out = checks.path("--out", parameters["out"])
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out} is a file: name a folder")
-    with pyrovae.distributed() as ranks, alone_in(out, ranks):
+    with pyrovae.distributed() as ranks, alone_in(out, ranks) as folder:
         earlier = earlier_run(out, bool(parameters["resume"]), ranks)
         if earlier is not None:
             parameters = as_recorded(parameters, earlier, out)
@@ -59,8 +60,8 @@ def fit(ctx: click.Context, parameters: dict[str, Any]) -> int:
             raise click.UsageError(
                 f"--out {out} has no run.json to --resume from: give DATA and the options of the run"
             )
-        with nothing_left_of_nothing(out, ranks):
-            return _Fitting(ctx, parameters, out, ranks, earlier, with_plugins, began).run()
+        with nothing_left_of_nothing(out, ranks, folder):
+            return _Fitting(ctx, parameters, folder, ranks, earlier, with_plugins, began).run()
 
 
 class _Fitting:
@@ -70,13 +71,13 @@ class _Fitting:
         self,
         ctx: click.Context,
         parameters: dict[str, Any],
-        out: Path,
+        folder: SameFolder,
         ranks: Any,
         earlier: dict[str, Any] | None,
         with_plugins: bool,
         began: float,
     ) -> None:
-        self.ctx, self.parameters, self.out = ctx, parameters, out
+        self.ctx, self.parameters, self.folder, self.out = ctx, parameters, folder, folder.folder
         self.ranks, self.earlier = ranks, earlier
         self.plan = Plan(parameters, with_plugins)
         self.began = began
@@ -241,8 +242,10 @@ class _Fitting:
             options["method"] = self.parameters["method"]
         if method.keeps_checkpoints:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
-            if self.parameters["resume"] and (last := self._last_epoch()) is not None:
-                self.say(f"goes on after epoch {last + 1}")
+            if self.parameters["resume"] and (last := self._last_place()) is not None:
+                self.say(f"goes on after {run_folder.said(last)}")
+        if self.parameters["checkpoint_every"] is not None:
+            options["checkpoint_every"] = self.parameters["checkpoint_every"]
         if data.columns is not None and method.name == "svi" and "epochs" not in self.plan.options:
             options["epochs"] = chosen_epochs(len(data.train), method.batch_size, method.epochs)
             self.say(
@@ -266,6 +269,7 @@ class _Fitting:
             options["unlabeled"] = unlabeled.x
         try:
             history = pyrovae.fit(pair, x, y, **options)
+            self._finish(pair, history)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt, pair, method)
         except FloatingPointError as error:
@@ -273,18 +277,25 @@ class _Fitting:
         except (pyrovae.CaptureError, pyrovae.CompilerError) as error:  # nothing was trained
             raise click.ClickException(" ".join(str(error).split())) from error
         except OSError as error:
-            if self._last_epoch() is not None:
+            if self._last_place() is not None:
                 self.say(f"pyrovae: {self._how_to_go_on()}")
             raise error
-        self._finish(pair, history)
         self._show(data, history, model, likelihood)
         return 0
 
     def _finish(self, pair: Any, history: Any) -> None:
         from pyrovae import run_folder
 
+        self._require_same_folder()
         run_folder.finish_run(self.out, pair, history)
         self.ranks.gathered(None)
+
+    def _require_same_folder(self) -> None:
+        if any(self.ranks.gathered(self.ranks.is_first and not self.folder.is_there())):
+            raise click.ClickException(
+                f"--out {self.out} was removed while the run trained, or another folder was put in its place: nothing "
+                "is written there; fit again"
+            )
 
     def _interrupted(self, interrupt: KeyboardInterrupt, pair: Any, method: Any) -> int:
         """Keep the weights as they are; the others of a run under torchrun may be gone."""
@@ -301,36 +312,40 @@ class _Fitting:
             with suppress(OSError):
                 self.out.rmdir()
             return status
-        if self.ranks.size == 1:
+        if self.ranks.size == 1 and self.folder.is_there():
             pyrovae.save(self.out / run_folder.MODEL, pair)
-        if self._last_epoch() is None:
-            self.say("pyrovae: interrupted before an epoch was done: the same command begins again")
+        if self._last_place() is None:
+            self.say("pyrovae: interrupted before its first checkpoint: the same command begins again")
         else:
             self.say(f"pyrovae: interrupted; {self._how_to_go_on()}")
         return status
 
-    def _last_epoch(self) -> int | None:
+    def _last_place(self) -> tuple[int, int] | None:
         from pyrovae import run_folder
 
-        return run_folder.last_epoch(self.out)
+        return run_folder.last_place(self.out)
 
     def _how_to_go_on(self) -> str:
-        epoch = self._last_epoch() or 0
-        return f"`pyrovae fit --resume --out {self.out}` goes on from the last epoch, {epoch + 1}"
-
-    def _diverged(self, error: FloatingPointError) -> int:
-        """Say so in the run folder; a run that has no finite epoch leaves none."""
         from pyrovae import run_folder
 
+        place = self._last_place()
+        where = "" if place is None else f" after {run_folder.said(place)}"
+        return f"`pyrovae fit --resume --out {self.out}` goes on{where}"
+
+    def _diverged(self, error: FloatingPointError) -> int:
+        """Say so in the run folder; a run that has no finite state leaves none."""
+        from pyrovae import run_folder
+        from pyrovae.inference.snapshots import name_of
+
         sentence = Words.of(self.ctx.command).translated(as_sentence(error) or "")
-        epoch = self._last_epoch()
-        if epoch is None:
-            raise click.ClickException(f"{sentence}. It has no epoch to keep, and {self.out} is not written")
+        place = self._last_place()
+        if place is None:
+            raise click.ClickException(f"{sentence}. It has no state to keep, and {self.out} is not written")
         if self.ranks.is_first:
             run_folder.diverge_run(self.out, sentence)
-            state = self.out / run_folder.CHECKPOINT / f"epoch-{epoch:06d}"
+            state = self.out / run_folder.CHECKPOINT / name_of(place)
             say(f"pyrovae: {sentence}")
-            say(f"pyrovae: {self.out} is marked as diverged; {state} is a saved state of its last finite epoch")
+            say(f"pyrovae: {self.out} is marked as diverged; {state} is its last finite state")
         return 2
 
     def _show(self, data: Any, history: Any, model: Choice, likelihood: Choice | None) -> None:

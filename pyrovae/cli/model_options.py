@@ -33,7 +33,20 @@ NOT_SHOWN = (
     "families",
 )  # which the data set or a saved state says; objects of Python
 TAKEN = (
-    *("data", "out", "resume", "seed", "device", "plugin", "model", "network", "method", "scale", "root"),
+    *(
+        "data",
+        "out",
+        "resume",
+        "checkpoint_every",
+        "seed",
+        "device",
+        "plugin",
+        "model",
+        "network",
+        "method",
+        "scale",
+        "root",
+    ),
     *("labels", "covariates", "exposure", "unlabeled", "kinds", "drop", "weight"),
 )
 REQUIRED_HERE = {"latent_dim": 2}  # the default of an argument that a builder requires

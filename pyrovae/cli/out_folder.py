@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pyrovae.durable import SameFolder, write_whole
 from pyrovae.hidden import visible_files
 
 __all__ = ["alone_in", "earlier_run", "nothing_left_of_nothing", "take_away"]
@@ -48,7 +49,7 @@ def earlier_run(out: Path, resume: bool, ranks: Any) -> dict[str, Any] | None:
 
 
 def _holds_a_run_without_an_epoch(out: Path) -> bool:
-    """Whether all that a folder holds is what an interrupted run has left that had not trained an epoch."""
+    """Whether all that a folder holds is what an interrupted run has left that had written no state."""
     from pyrovae import run_folder
 
     try:
@@ -57,7 +58,7 @@ def _holds_a_run_without_an_epoch(out: Path) -> bool:
         return False
     ours = (run_folder.MANIFEST, run_folder.MODEL, run_folder.CHECKPOINT)
     files = [file.relative_to(out).parts[0] for file in visible_files(out)]
-    return manifest["status"] == "unfinished" and run_folder.last_epoch(out) is None and set(files) <= set(ours)
+    return manifest["status"] == "unfinished" and run_folder.last_place(out) is None and set(files) <= set(ours)
 
 
 def take_away(out: Path, keep: Collection[str] = ()) -> None:
@@ -72,7 +73,7 @@ def take_away(out: Path, keep: Collection[str] = ()) -> None:
 
 
 @contextmanager
-def alone_in(out: Path, ranks: Any) -> Iterator[None]:
+def alone_in(out: Path, ranks: Any) -> Iterator[SameFolder]:
     """Make the folder and keep every other `fit` out of it; where the body leaves nothing in it, it is gone again."""
     from pyrovae import run_folder
 
@@ -84,7 +85,8 @@ def alone_in(out: Path, ranks: Any) -> Iterator[None]:
         if any(ranks.gathered(handle == TAKEN)):
             made = []  # by another one, whatever this one has seen
             raise click.UsageError(f"another pyrovae fit writes to --out {out}: name another folder, or wait for it")
-        yield
+        with closing(SameFolder(out)) as in_use:
+            yield in_use
     finally:
         if made and not (out.is_dir() and any(visible_files(out))):
             for folder in (out / run_folder.CHECKPOINT, *made):
@@ -115,20 +117,20 @@ def _locked(folder: Path) -> int | None:
 
 
 @contextmanager
-def nothing_left_of_nothing(out: Path, ranks: Any) -> Iterator[None]:
-    """Where the body fails before an epoch is done, what was in the folder before is in it again."""
+def nothing_left_of_nothing(out: Path, ranks: Any, folder: SameFolder) -> Iterator[None]:
+    """Where the body fails before a state is written, what was in the folder before is in it again."""
     from pyrovae import run_folder
 
     record = out / run_folder.MANIFEST
     before = record.read_bytes() if record.is_file() else None
     there = {entry.name for entry in out.iterdir()}  # of a run of an earlier version its model, without run.json
-    epoch = run_folder.last_epoch(out)
+    place = run_folder.last_place(out)
     try:
         yield
     except BaseException:
-        if ranks.is_first and run_folder.last_epoch(out) == epoch:
+        if ranks.is_first and folder.is_there() and run_folder.last_place(out) == place:
             if before is None:
                 take_away(out, keep=there)
             else:
-                record.write_bytes(before)
+                write_whole(record, before)
         raise

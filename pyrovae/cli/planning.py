@@ -42,6 +42,7 @@ class Plan:
             "scale",
             "root",
             "seed",
+            "checkpoint_every",
             "device",
             "model",
             "network",

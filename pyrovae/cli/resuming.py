@@ -24,6 +24,7 @@ MAY_DIFFER = (
     "root",
     "download",
     "epochs",
+    "checkpoint_every",
     "device",
     "compile",
     "plugin",

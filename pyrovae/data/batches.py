@@ -47,6 +47,8 @@ def batches(
     [[0.0, 1.0], [2.0, 3.0], [4.0]]
     >>> [len(batch) for batch in batches(torch.zeros(10, 1, 8, 8), 4, seed=0, epoch=3)]
     [4, 4, 2]
+    >>> [len(batch) for batch in batches(torch.zeros(10, 3), 4, seed=0, epoch=3, turns=slice(1, None))]
+    [4, 2]
     """
     if not isinstance(x, Tensor | MappedArray):
         raise TypeError(f"x must be a tensor or a MappedArray, got {type(x).__name__}; torch.as_tensor(x) makes one")

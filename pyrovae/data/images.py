@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pyrovae import checks
+from pyrovae.data.limits import PIXELS, decoded
 from pyrovae.hidden import visible
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["ImagePart", "kind_of", "kinds_of", "read_folder"]
 
@@ -289,6 +292,7 @@ def _few(names: Sequence[str]) -> str:
 def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
     first: Path | None = None
     shape: tuple[int, ...] = ()
+    count = sum(len(paths) for classes in listed for paths in classes.values())
     may_grow = True  # whether the images so far are grey by a palette: later ones may then have colours
     read: list[np.ndarray] = []
     cut: list[Path] = []
@@ -299,6 +303,10 @@ def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]
             cut += [file] if was_cut else []
             if first is None:
                 first, shape = file, image.shape
+                needed = count * image.size * image.itemsize
+                checks.affordable(
+                    f"{count:,} images of {_size(shape)}", needed, "make them smaller, or load fewer of them"
+                )
             if image.shape[0] < shape[0] and by_palette:
                 image = np.repeat(image, 3, axis=0)
             elif image.shape[0] > shape[0] and may_grow:
@@ -330,34 +338,52 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _image(file: Path) -> tuple[np.ndarray, bool, bool]:
     """An upright image, float32 in [0, 1], (1 or 3, height, width); whether it has a palette; whether cut to 8 bits."""
-    from PIL import Image, ImageOps
-
-    try:
-        # as an open file: an uncompressed TIFF that Pillow maps by its name is garbled when rotated
-        with file.open("rb") as content, Image.open(content) as opened:
-            frames, stored = getattr(opened, "n_frames", 1), str(getattr(opened, "tile", ""))
-            opened.load()
-        image: Image.Image = opened
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)  # upright, as image viewers show it
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        reason = str(error).partition(" <")[0]  # without the object that was read
-        raise ValueError(f"{file} cannot be read as an image: {reason}; replace or remove it") from error
+    with decoded(f"{file} cannot be read as an image", "; replace or remove it"):
+        image, frames, stored = _opened(file)
     if frames != 1:
         raise ValueError(f"{file} must hold one image, got {frames} frames; save each as a file of its own")
-    if image.mode.startswith("I;16"):
-        return np.asarray(image, dtype=np.float32)[None] / 65535, False, False
     if image.mode in ("I", "F"):
         raise ValueError(f"{file} has pixels of mode {image.mode}, of unknown range; save it with 8 bits, or as .npy")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+    with decoded(f"{file} cannot be read as an image", "; replace or remove it"):
+        pixels, by_palette = _values(image)
+        is_opaque = image.mode.startswith("I;16") or _is_opaque(image)
+    if not is_opaque:
         raise ValueError(f"{file} has transparent pixels, which have no value; lay it on a background first")
     cut = re.search(r"(?:RGB[AX]?|LA|CMYK);16", stored) is not None  # Pillow reads such pixels with 8 bits
+    return pixels, by_palette, cut
+
+
+def _opened(file: Path) -> tuple[Image, int, str]:
+    """An upright image, how many it is one of, and how the file stores its pixels."""
+    from PIL import Image, ImageOps
+
+    # as an open file: an uncompressed TIFF that Pillow maps by its name is garbled when rotated
+    with file.open("rb") as content, Image.open(content, formats=FORMATS) as opened:
+        frames, stored = getattr(opened, "n_frames", 1), str(getattr(opened, "tile", ""))
+        width, height = opened.size
+        if width * height > PIXELS:
+            raise ValueError(f"it has {width:,} x {height:,} pixels, and at most {PIXELS:,} are read; make it smaller")
+        opened.load()
+    if opened.getexif().get(ORIENTATION, 1) != 1:
+        return ImageOps.exif_transpose(opened), frames, stored  # upright, as image viewers show it
+    return opened, frames, stored
+
+
+def _is_opaque(image: Image) -> bool:
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
+def _values(image: Image) -> tuple[np.ndarray, bool]:
+    """The pixels, float32 in [0, 1], (1 or 3, height, width), and whether they go by a palette."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image, dtype=np.float32)[None] / 65535, False
     if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"), dtype=np.float32)[None] / 255, False, cut
+        return np.asarray(image.convert("L"), dtype=np.float32)[None] / 255, False
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
     # a grey GIF has a palette too
     by_palette = image.mode in ("P", "PA")
-    return (pixels[:1] if by_palette and bool((pixels == pixels[:1]).all()) else pixels), by_palette, cut
+    return (pixels[:1] if by_palette and bool((pixels == pixels[:1]).all()) else pixels), by_palette
 
 
 ORIENTATION = 0x0112  # the EXIF tag
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # whatever a file is called: others may start programs

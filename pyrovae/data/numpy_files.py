@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
-from functools import partial
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +11,11 @@ import numpy as np
 import torch
 
 from pyrovae import checks
+from pyrovae.data.archives import Archive
 from pyrovae.data.beside import BESIDE, checked_rows, with_beside
 from pyrovae.data.dataset import Dataset, Part, assembled
 from pyrovae.data.images import kind_of
+from pyrovae.data.npy_format import Header, mapped, read_header, read_values
 from pyrovae.data.shards import Shards, shard_files
 from pyrovae.warned import gathered
 
@@ -27,9 +26,7 @@ def read_npy(
     path: Path, channels: Literal["first", "last"] | None, scale: bool, labels: Any = None, missing: bool = False
 ) -> Dataset:
     """A data set of memory-mapped items from a .npy file, which has no labels of its own."""
-    array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
+    array = _mapped(path)
     return assembled(path.stem, [Part(path.name, array, labels)], channels, scale=scale, missing=missing)
 
 
@@ -42,8 +39,8 @@ def read_shards(
         return None
     arrays: list[np.ndarray] = []
     for path in files:
-        array = _numpy(path, partial(np.load, path, mmap_mode="r", allow_pickle=False))
-        if not isinstance(array, np.ndarray) or array.ndim == 0:
+        array = _mapped(path)
+        if array.ndim == 0:
             raise ValueError(f"{path} must hold an array of items, as each .npy file of a folder of them does")
         arrays.append(array)
     rows: Any = Shards(arrays, [path.name for path in files])
@@ -54,14 +51,9 @@ def read_npz(
     path: Path, channels: Literal["first", "last"] | None, scale: bool, labels: Any = None, missing: bool = False
 ) -> Dataset:
     """A data set from a .npz archive of arrays; `labels` are for one that has items of one part and no labels."""
-    # opened explicitly, since NumPy does not close a damaged archive
-    with path.open("rb") as file:
-        archive = _numpy(path, partial(np.load, file, allow_pickle=False))
-        if isinstance(archive, np.ndarray):
-            raise ValueError(f"{path} is no .npz archive but one array; name it .npy")
-        keys = list(archive.keys())
-        parts: list[Part] = []
-        chosen = _npz_keys(path, keys)
+    with Archive(path) as archive:
+        chosen = _npz_keys(path, archive.keys)
+        archive.require_room({key for its in chosen for key in its.values() if key is not None})
         has_labels = chosen[0]["y"] is not None
         if labels is not None and (len(chosen) > 1 or has_labels):
             why = "has a training and a test part" if len(chosen) > 1 else f"has labels, {chosen[0]['y']!r}"
@@ -70,8 +62,9 @@ def read_npz(
             )
 
         def read(key: str | None) -> Any:
-            return None if key is None else _numpy(path, partial(archive.__getitem__, key), key)
+            return None if key is None else archive.read(key)
 
+        parts: list[Part] = []
         for its in chosen:
             parts.append(
                 Part(f"{path.name}:{its['x']}", read(its["x"]), labels if its["y"] is None else read(its["y"]))
@@ -87,9 +80,9 @@ def archive_has(name: str, source: Any) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as archive, gathered():
-            return any(its[name] is not None for its in _npz_keys(path, list(archive.keys())))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError):
+        with Archive(path) as archive, gathered():
+            return any(its[name] is not None for its in _npz_keys(path, archive.keys))
+    except (ValueError, OSError):
         return False  # which reading it says
 
 
@@ -115,10 +108,22 @@ def read_array(name: str, path: Path, what: str) -> np.ndarray:
     must = f"{name} must be a .npy file of {what}, and {path}"
     if path.suffix.lower() != ".npy" or not path.is_file():
         raise ValueError(f"{must} {'is no .npy file' if path.exists() else 'does not exist'}")
-    array = _numpy(path, partial(np.load, path, allow_pickle=False))
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{must} is an archive")
-    return array
+    with path.open("rb") as file:
+        header = _header(file, path)
+        checks.affordable(str(path), header.nbytes, "give a smaller array")
+        return read_values(file, header, str(path))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        header = _header(file, path)
+    return mapped(path, header)
+
+
+def _header(file: Any, path: Path) -> Header:
+    if file.peek(4)[:4] == b"PK\3\4":
+        raise ValueError(f"{path} is no .npy file but an archive; name it .npz")
+    return read_header(file, str(path), os.fstat(file.fileno()).st_size)
 
 
 def _npz_keys(path: Path, keys: Sequence[str]) -> list[dict[str, str | None]]:
@@ -162,18 +167,3 @@ def _npz_keys(path: Path, keys: Sequence[str]) -> list[dict[str, str | None]]:
         used_names = ", ".join(repr(key) for key in keys if key in used)
         checks.warn(f"of {path} {', '.join(map(repr, unused))} are not used, only {used_names}")
     return chosen
-
-
-def _numpy(path: Path, read: Callable[[], Any], key: str | None = None) -> Any:
-    """The result of `read`; NumPy's errors are raised again with the name of the file."""
-    what = str(path) if key is None else f"{path}:{key}"
-    try:
-        return read()
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        said = str(error).replace(str(path), "")  # a folder may be named "objects"
-        if re.search("object|pickle", said, re.IGNORECASE):
-            raise ValueError(
-                f"{what} holds pickled Python objects, or no NumPy array at all; a pickle can run code and is never "
-                "opened: save an array of numbers (or strings, for labels)"
-            ) from None
-        raise ValueError(f"{what} is damaged or no NumPy file: {error}") from error

@@ -87,9 +87,14 @@ def load(
     but a folder of images, in the order of the source (the training items first where it has a test part). They are
     kept as they are, not divided by 255, and each part has those of its items (`Split`).
 
-    Raises ValueError for an unknown name, a damaged or empty file, pickled objects, values that are not finite, labels
-    of another length, and numeric labels that are not integers or do not fit int64; FileNotFoundError for missing
-    files; ImportError if a download needs torchvision and it cannot be imported; RuntimeError for a failed download.
+    Files are not trusted: the sizes that headers state are held against the file first. A .npz or .gz that would unpack
+    to more than 256 MiB and 200 times its own size is refused, as are arrays of more than 32 axes and images of more
+    than 2^24 pixels (`pyrovae.data.limits`), with what to do where that is right.
+
+    Raises ValueError for an unknown name, a damaged or empty file, one beyond these limits, pickled objects, values
+    that are not finite, labels of another length, and numeric labels that are not integers or do not fit int64;
+    FileNotFoundError for missing files; ImportError if a download needs torchvision and it cannot be imported;
+    RuntimeError for a failed download.
 
     >>> from pyrovae.data import load
     >>> data = load("digits")

@@ -66,13 +66,16 @@ def verdicts(
     """
     from scipy import stats
 
+    for name, given in {"effects": effects, "smallest": smallest}.items():
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{name} must be a dict by the names of the claims, got {type(given).__name__}")
+    checks.probability("confidence", confidence)
     if set(effects) != set(smallest):
         raise ValueError(
             f"effects and smallest must name the same claims, got {sorted(effects)} and {sorted(smallest)}"
         )
     for name, value in smallest.items():
-        if not np.isfinite(value):
-            raise ValueError(f"smallest[{name!r}] must be finite, got {value!r}")
+        checks.number(f"smallest[{name!r}]", value)
     names = list(effects)
     data = {name: _differences(f"effects[{name!r}]", effects[name]) for name in names}
     p_values = {}
@@ -102,7 +105,7 @@ def verdicts(
 
 
 def _differences(name: str, values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
+    array = checks.array(values, name).detach().cpu().double().numpy()
     if array.ndim != 1 or not len(array):
         raise ValueError(f"{name} must have shape (n,) with n of at least 1, got {array.shape}")
     if not np.isfinite(array).all():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrovae import checks
+from pyrovae.checks.shown import short
 from pyrovae.summary import HasSummary
 
 if TYPE_CHECKING:
@@ -107,10 +109,16 @@ def pool(
         raise ValueError(f"variances must have the shape of estimates, {q.shape}, got {u.shape}")
     if (u < 0).any():
         raise ValueError(f"variances are squares of standard errors and at least 0, got {u.min():g}")
+    number: Any = complete_df
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"complete_df must be a number, such as N - 1 for a mean of N items, got {short(complete_df)}")
     if math.isnan(complete_df) or complete_df <= 0:
         raise ValueError(
             f"complete_df must be above 0, such as N - 1 for a mean of N items, or math.inf, got {complete_df}"
         )
+    given: Any = names
+    if names is not None and not isinstance(given, Iterable):
+        raise TypeError(f"names must be a sequence of names, one for each estimate, got {short(names)}")
     called = None if names is None else tuple(map(str, names))
     if called is not None and len(called) != math.prod(q.shape[1:]):
         raise ValueError(f"names must be {math.prod(q.shape[1:])}, one for each estimate, got {len(called)}")

@@ -23,6 +23,7 @@ from pyrovae.inference.method import Method, Task, options_of, register_methods
 from pyrovae.inference.svi.optimizer import DefaultRate, stated_rate
 from pyrovae.inference.svi.options import SVI, Plan
 from pyrovae.inference.svi.run import run as run_svi
+from pyrovae.interruption import deliver
 from pyrovae.models.bayesian import BayesianGaussianMixture
 from pyrovae.models.items import checked_items
 from pyrovae.models.mixture import GaussianMixture
@@ -248,6 +249,7 @@ def _chain(kernel: pyro.infer.NUTS, centre: Tensor, plan: NUTS, space: Workspace
             point = kernel.sample(point)
         if step >= plan.num_warmup:
             draws.append(point["flat"])
+        deliver()
     return torch.stack(draws)
 
 

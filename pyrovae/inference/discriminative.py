@@ -22,6 +22,7 @@ from pyrovae.inference.labels import held_out_items, labels_kept, numbered_label
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.inference.weighed import Weighed, weighed
+from pyrovae.interruption import deliver
 from pyrovae.models.classifiers import DiscriminativeClassifier
 from pyrovae.models.covariance import column_variance
 from pyrovae.models.items import checked_items
@@ -143,6 +144,7 @@ def search(
                 table = torch.func.functional_call(copy.network, weights, (held_out.items.double(),))
             row["validation_log_loss"] = held_out.log_loss(table.log_softmax(-1))
         rows.append({**row, "seconds": time.perf_counter() - start})
+        deliver()  # the classifier itself is as it was
 
     state = {"value": math.nan}
     options = {"maxiter": max_iterations, "maxfun": 10 * max_iterations, "gtol": tol, "ftol": 0.0, "maxcor": 20}

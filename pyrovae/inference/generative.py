@@ -11,6 +11,7 @@ from pyrovae import checks
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import Stop
 from pyrovae.inference.labels import held_out_items, labels_kept, numbered_labels
 from pyrovae.inference.method import Method, Task
 from pyrovae.inference.weighed import Weighed, weighed
@@ -68,6 +69,7 @@ class ClassFit:
         self.copy = copied(self.classifier)
         self.copy.rename(class_names)
         self.class_index = class_index.to(task.device)
+        self.stop = Stop()  # a signal leaves what was fitted so far
 
     def run(self) -> History:
         """Fit the copy, then copy its parameters to the classifier."""
@@ -77,7 +79,7 @@ class ClassFit:
                 with torch.no_grad():
                     counts = torch.bincount(self.class_index, self.labeled.weight).double()
                     self.copy.logits.copy_((counts / self.labeled.count).log())
-            if self.unlabeled is not None:
+            if self.unlabeled is not None and self.stop.error is None:
                 history = self.expectation_maximization(len(self.unlabeled))
         except torch.linalg.LinAlgError as error:
             raise FloatingPointError(
@@ -89,6 +91,7 @@ class ClassFit:
                 part.keep(fitted.sampled)
         self.classifier.load_state_dict(self.copy.state_dict())
         self.classifier.rename(self.class_names)
+        self.stop.again(history)
         return history
 
     # what a subclass states -------------------------------------------------------------------------
@@ -165,9 +168,10 @@ class ClassFit:
         options = self.em_options
         with progress_bar(show=self.task.progress, unit="iteration") as bar:
             climb = em.Climb(e_step, m_step, self.judged, bar, self.drift())
-            climb.go_on(options.tol, options.max_iterations)
+            with self.stop:
+                climb.go_on(options.tol, options.max_iterations)
         climb.require_finite()
-        if not climb.converged:
+        if not climb.converged and self.stop.error is None:
             em.warn_not_converged(len(climb.rows), options.tol)
         self.warn_of_floor(climb.at_floor, everything)
         if climb.drift is not None:
@@ -178,6 +182,7 @@ class ClassFit:
             "converged": climb.converged,
             "tol": options.tol,
             "max_iterations": options.max_iterations,
+            **self.stop.config,
         }
         return History.from_rows(climb.rows, self.config(climb.at_floor) | config)
 

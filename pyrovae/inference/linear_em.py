@@ -13,6 +13,7 @@ from pyrovae import checks
 from pyrovae.inference.em import Climb, VarianceFloorWarning, warn_not_converged, warn_of_rounded
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import Stop
 from pyrovae.inference.linear_parts import LinearParts, linear_parts
 from pyrovae.inference.measuring import measuring
 from pyrovae.inference.method import Method, Task, register_methods
@@ -106,13 +107,14 @@ def _run(options: LinearEM, parts: LinearParts, task: Task) -> History:
                 return sums, value + shift
 
             climb = Climb(e_step, fit.m_step, judged, bar)
-            climb.go_on(options.tol, options.max_iterations)
+            with Stop() as stop:
+                climb.go_on(options.tol, options.max_iterations)
         climb.require_finite()
         begin()
         parts.take(columns, fit.rotated())
     kept = of_fit.mean(seen_log_prob(parts.model(task.device), of_fit.x))
     warn_of_rounded(climb.value - kept, next(task.pair.parameters()).dtype, "pair.double()")
-    if not climb.converged:
+    if not climb.converged and stop.error is None:
         warn_not_converged(len(climb.rows), options.tol)
     at_floor = climb.at_floor.nonzero().flatten().tolist()
     if at_floor:
@@ -129,9 +131,12 @@ def _run(options: LinearEM, parts: LinearParts, task: Task) -> History:
         "converged": climb.converged,
         "columns_at_floor": at_floor,
         **environment(task.device),
+        **stop.config,
     }
     rows = climb.rows or [{"loss": -climb.value, **judged(), "seconds": 0.0}]
-    return History.from_rows(rows, config)
+    history = History.from_rows(rows, config)
+    stop.again(history)
+    return history
 
 
 class _Fit:

@@ -84,7 +84,8 @@ class Method:
 
     A method checks its options when it is made. In `run(task)` it checks what depends on the pair or on the items,
     before it changes anything, fits the pair in place, and returns a `History`. To `fit`, an option of None is one that
-    is left out: where None has a meaning, it is the default.
+    is left out: where None has a meaning, it is the default. `fit` holds Ctrl-C and SIGTERM back while it runs: a
+    method that takes long calls `pyrovae.interruption.deliver()` from time to time, where the pair is whole.
 
     Attributes of the class:
         name: what `fit(method=...)` takes; a subclass that a pair has beside its parent needs one of its own.
@@ -250,12 +251,12 @@ def is_same_value(value: Any, other: Any) -> bool:
     """Whether two values of an option are equal, arrays in every entry."""
     if value is other:
         return True
-    if getattr(value, "shape", None) != getattr(other, "shape", None):
-        return False
     try:
+        if getattr(value, "shape", None) != getattr(other, "shape", None):
+            return False
         equal = value == other
         return bool(equal.all() if hasattr(equal, "all") else equal)
-    except (TypeError, ValueError, RuntimeError):  # of what has no one truth value
+    except Exception:  # of what has no one truth value, or no shape
         return False
 
 

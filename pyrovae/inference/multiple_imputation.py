@@ -92,6 +92,8 @@ def multiple_imputation(
     mask = given.missing if given.missing is not None else missing
     items = checks.array(checks.with_missing(given.x, None if mask is True else mask), "x").detach()
     items = items if items.is_floating_point() else items.double()
+    if items.ndim < 2:
+        raise ValueError(f"x must have shape (N, *event), got {tuple(items.shape)}; x[:, None] is a column")
     absent = items.isnan()
     if not bool(absent.any()):
         raise ValueError("nothing is missing in x: an entry is missing where it is NaN, or where missing= is True")
@@ -101,6 +103,11 @@ def multiple_imputation(
         for name, value in (("covariates", given.covariates), ("exposure", given.exposure))
         if value is not None
     }
+    for name, value in beside.items():
+        if value.ndim == 0 or len(value) != len(items):
+            shape = tuple(value.shape)
+            raise ValueError(f"{name} must have a row for each of the {len(items)} items, got shape {shape}")
+    impute = checks.options("impute", impute)
     shares = None if given.weight is None else checks.weights(given.weight, len(items)).numpy()
     copies, told = [], []
     for number in progress_bar(range(count), show=progress, desc="multiple imputation", unit="fit"):

@@ -109,10 +109,13 @@ class _ClassByClass(ClassFit):
                 label=name,
                 labels=tuple(names),
             )
-            with gathered() as warnings:
+            with self.stop, gathered() as warnings:
                 histories[name] = own.run(task)
             for warning in warnings:
                 checks.warn(f"{self.names[c]}: {warning.message}", warning.category)
+            if self.stop.error is not None:
+                histories[name] = self.stop.history
+                break
         return joined(histories)
 
     def m_step(self, items: Tensor, share: Tensor) -> Tensor:

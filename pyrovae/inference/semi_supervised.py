@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributions import kl_divergence
 from pyrovae import checks, ranks
 from pyrovae.inference.callbacks import Callback, checked_callbacks
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import noted
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, numbered_labels
 from pyrovae.inference.measuring import measuring
@@ -210,13 +212,20 @@ def _fitted(task: Task, plan: _Plan) -> History:
             problem.try_out()
             loop = Loop(task, plan, problem, schedule)
             begin()
-            rows, kept = loop.run()
+            told = partial(_told, task, plan, data)
+            with noted(lambda: (loop.rows, told() | loop.broken_off())):
+                rows, kept = loop.run()
     if rows and len(rows) < plan.warmup:
         checks.warn(
             f"training ended after {len(rows)} of {plan.warmup} warm-up epochs, with U(x) weighed by "
             f"{len(rows) / plan.warmup:.3g}: raise epochs or lower warmup"
         )
-    config = {
+    return History.from_rows(rows, told() | loop.outcome(kept))
+
+
+def _told(task: Task, plan: _Plan, data: _Data) -> dict[str, Any]:
+    """What the `config` of a history says of what was fitted, and to what."""
+    return {
         "method": plan.name,
         **plan.in_words(),
         "items": len(data.labeled),
@@ -224,11 +233,9 @@ def _fitted(task: Task, plan: _Plan) -> History:
         "validation_items": 0 if data.held_out is None else len(data.held_out),
         "classes": data.names.tolist(),
         "device": str(task.device),
-        "dtype": str(dtype_and_device(pair)[0]),
-        "latent_dim": pair.latent_dim,
-        **loop.outcome(kept),
+        "dtype": str(dtype_and_device(task.pair)[0]),
+        "latent_dim": task.pair.latent_dim,
     }
-    return History.from_rows(rows, config)
 
 
 class _Data:
@@ -292,28 +299,33 @@ class _Problem:
 
     pure = loss
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(
+        self, epoch: int, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """An epoch's batches: labelled items, their class numbers, and unlabelled items."""
-        draws = binary_draws(self.plan, epoch, self.device)
-        labeled = self._labeled_batches(epoch)
+        draws = binary_draws(self.plan, epoch, self.device) if draws is None else draws
+        labeled = self._labeled_batches(epoch, start)
         if self.unlabeled is None:
-            for _ in range(self.steps_per_epoch):
+            for _ in range(start, self.steps_per_epoch):
                 batch, y = next(labeled)
                 x = ready(batch, self.device, draws)
                 yield x, y.to(self.device), x[:0]
             return
-        for more, _ in self.unlabeled.batches(self.batch_size, seed=self.plan.seed, epoch=epoch):
+        turns = slice(start, None)
+        for more, _ in self.unlabeled.batches(self.batch_size, seed=self.plan.seed, epoch=epoch, turns=turns):
             x, y = next(labeled)
             yield ready(x, self.device, draws), y.to(self.device), ready(more, self.device, draws)
 
-    def _labeled_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Labelled items in passes without an end, each of them shuffled anew."""
-        size, turn = self.plan.labeled_batch_size, 0
+    def _labeled_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Labelled items in passes without an end, each of them shuffled anew, from the epoch's batch `start` on."""
+        size = self.plan.labeled_batch_size
+        turn, first = divmod(start, math.ceil(len(self.labeled) / size))
         while True:
-            for x, y in self.labeled.batches(size, seed=stream(self.plan.seed, "labeled", epoch, turn)):
+            seed = stream(self.plan.seed, "labeled", epoch, turn)
+            for x, y in self.labeled.batches(size, seed=seed, turns=slice(first, None)):
                 assert y is not None
                 yield x, y
-            turn += 1
+            turn, first = turn + 1, 0
 
     def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:
         """The batch, the weight of U(x) in this epoch, and the numbers of items."""

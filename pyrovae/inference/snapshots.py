@@ -1,4 +1,4 @@
-"""The states that a run leaves in a folder after its epochs, from which another process goes on, bit for bit."""
+"""The states that a run leaves in a folder, from which another process goes on, bit for bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,68 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks, ranks
+from pyrovae.durable import SameFolder, naming
 from pyrovae.hidden import is_hidden
 from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
 from pyrovae.models.pair import Pair
 
-__all__ = ["Run", "Snapshots"]
+__all__ = ["Place", "Run", "Snapshots", "in_words", "name_of", "place_of", "places_in"]
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # epochs: one more than is needed, should the newest be damaged
-NAME = re.compile(r"epoch-(\d{6,})")
-OURS = re.compile(r"epoch-\d{6,}|\.epoch-\d{6,}-(new|old)-.*|\.lock")
+KEPT = 2  # states: one more than is needed, should the newest be damaged
+NAME = re.compile(r"epoch-(\d{6,})(?:-batch-(\d{6,}))?")
+OURS = re.compile(r"epoch-\d{6,}(-batch-\d{6,})?|\.epoch-\d{6,}(-batch-\d{6,})?-(new|old)-.*|\.lock")
+
+Place = tuple[int, int]  # how many epochs are done, and how many batches of the next
 
 Run = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]  # metadata, the pair's weights, other tensors
 
 
-class Snapshots:
-    """A folder with a saved state of each of the last epochs; `load(folder / "epoch-000012")` reads one alone.
+def name_of(place: Place) -> str:
+    """The name of a state: of the epoch at whose end it was written, or of the epoch and how many of its batches.
 
-    One run at a time: `locked()` keeps others out until it ends, or the process does.
+    >>> from pyrovae.inference.snapshots import name_of
+    >>> name_of((13, 0)), name_of((13, 207))
+    ('epoch-000012', 'epoch-000013-batch-000207')
+    """
+    epochs, batch = place
+    return f"epoch-{epochs:06d}-batch-{batch:06d}" if batch else f"epoch-{epochs - 1:06d}"
+
+
+def place_of(name: str) -> Place | None:
+    """What `name_of` made the name of; None for another name."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return None
+    return (int(match[1]) + 1, 0) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def in_words(place: Place) -> str:
+    """The place as a reader has it: "epoch 3", of which it is the end, or "207 batches of epoch 4"."""
+    epochs, batch = place
+    return f"{batch:,} batch{'es' if batch > 1 else ''} of epoch {epochs}" if batch else f"epoch {epochs - 1}"
+
+
+def places_in(folder: Path) -> list[Place]:
+    """Where the run was whose states are in a folder, the newest first; [] where there is no folder."""
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted((place for place in map(place_of, names) if place is not None), reverse=True)
+
+
+class Snapshots:
+    """A folder with the last states of a run; `load(folder / "epoch-000012")` reads one alone.
+
+    One run at a time: `locked()` keeps others out until it ends, or the process does. With `every` a state is written
+    after so many batches, and after the multiples of it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], resume: bool) -> None:
-        self.folder, self.resume = checks.path("checkpoint", folder).resolve(), resume
+    def __init__(self, folder: str | os.PathLike[str], resume: bool, every: int | None = None) -> None:
+        self.folder, self.resume, self.every = checks.path("checkpoint", folder).resolve(), resume, every
         self.ranks = ranks.current()
-        self.damaged: list[int] = []  # epochs that were found so
+        self.damaged: list[Place] = []  # states that were found so
+        self._in_use: SameFolder | None = None  # of the first process, while it is locked
+        self.seconds = 0.0  # that a description took, most of what a small state costs
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -48,14 +86,19 @@ class Snapshots:
             try:
                 self._refuse_foreign()
                 if self.ranks.is_first:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
+                    with naming(self.folder, "the run's folder was made"):
+                        self.folder.mkdir(parents=True, exist_ok=True)
+                        self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
+                    self._in_use = stack.enter_context(contextlib.closing(SameFolder(self.folder)))
             except OSError as caught:
                 error = caught
             reasons = [reason for reason in self.ranks.gathered(error and str(error)) if reason]
             if error or reasons:
                 raise error or CheckpointError(reasons[0])
-            yield
+            try:
+                yield
+            finally:
+                self._in_use = None
 
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -82,52 +125,63 @@ class Snapshots:
         except BlockingIOError:
             raise BlockingIOError(f"another process trains in checkpoint={self.folder}: wait for it to end") from None
 
-    def _epochs(self) -> list[int]:
-        """The epochs whose states are there, the newest first."""
-        matches = [NAME.fullmatch(p.name) for p in self.folder.iterdir()]
-        return sorted((int(match[1]) for match in matches if match), reverse=True)
+    def _of(self, place: Place) -> Path:
+        return self.folder / name_of(place)
 
-    def _of(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch:06d}"
+    def newest(self, pair: Pair, more: dict[str, Tensor] | None = None) -> Run | None:
+        """Read the last whole state; None where there is none at all, CheckpointError where none is whole.
 
-    def newest(self, pair: Pair) -> Run | None:
-        """Read the last complete epoch; None where there are no epochs, CheckpointError where none is complete."""
+        `more` are tensors that it may have beside what follows from the pair.
+        """
+        start = time.monotonic()
         require_writable(pair)  # rather before an epoch is trained than after
+        self.seconds = time.monotonic() - start
         errors: list[Exception] = []
-        for epoch in self._epochs():
+        for place in places_in(self.folder):
             try:
-                run = read_run(self._of(epoch), pair)
+                run = read_run(self._of(place), pair, more)
             except ArchitectureError:
                 raise
             except (CheckpointError, OSError) as error:
                 errors.append(error)
-                self.damaged.append(epoch)
+                self.damaged.append(place)
                 continue
             for error_before in errors:
-                log.warning("goes on from epoch %d: %s", epoch, error_before)
+                log.warning("goes on from %s: %s", in_words(place), error_before)
             return run
         if errors:
             raise errors[0]
         return None
 
-    def write(self, epoch: int, pair: Pair, run_metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Write the state after `epoch`, and remove all earlier ones but the last."""
+    def write(self, place: Place, pair: Pair, run_metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Write the state at a place, and remove all earlier ones but the last."""
         error = None
         if self.ranks.is_first:
             try:
-                if epoch in self.damaged:  # the run goes on from an epoch before it
-                    shutil.rmtree(self._of(epoch))
-                write(self._of(epoch), pair, (run_metadata, tensors))
+                self._require_same_folder()
+                if place in self.damaged:  # the run goes on from a place before it
+                    shutil.rmtree(self._of(place))
+                    self.damaged.remove(place)
+                write(self._of(place), pair, (run_metadata, tensors))
             except Exception as caught:
                 error = caught
             else:
-                self._clean(epoch)
+                self._clean(place)
         if any(self.ranks.gathered(error is not None)):
-            raise error or CheckpointError(f"{self._of(epoch)} could not be written by the first process")
+            raise error or CheckpointError(f"{self._of(place)} could not be written by the first process")
 
-    def _clean(self, epoch: int) -> None:
-        """Remove the states before the previous epoch, and those that a killed run has left unfinished."""
-        old = [self._of(one) for one in self._epochs() if one <= epoch - KEPT]
+    def _require_same_folder(self) -> None:
+        if self._in_use is not None and not self._in_use.is_there():
+            raise CheckpointError(
+                f"checkpoint={self.folder} was removed while the run trained, or another folder was put in its place: "
+                "nothing is written there. Fit again, and let the folder of a run be until it ends"
+            )
+
+    def _clean(self, place: Place) -> None:
+        """Remove the states before the previous one, and those that a killed run has left unfinished."""
+        before = [one for one in places_in(self.folder) if one <= place]
+        whole = [one for one in before if one not in self.damaged]
+        old = [self._of(one) for one in before if one not in whole[:KEPT]]
         unfinished = [p for p in self.folder.iterdir() if p.name.startswith(".epoch-") and OURS.fullmatch(p.name)]
         for path in (*old, *unfinished):
             try:

@@ -15,6 +15,7 @@ from pyrovae import checks
 from pyrovae.data.indexed import as_rows, labels_of
 from pyrovae.inference import bayesian, bayesian_vae, discriminative, em, linear_em, per_class, semi_supervised  # noqa: F401  # which state the methods of their pairs
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import holding_signals
 from pyrovae.inference.method import Method, Task, chosen, every_method, is_same_value, options_of
 from pyrovae.inference.snapshots import Snapshots
 from pyrovae.models.items import checked_beside, require_columns, warn_of_codes
@@ -24,6 +25,7 @@ __all__ = ["fit"]
 
 
 @checks.allocating
+@holding_signals
 def fit(
     pair: Pair,
     x: Any,
@@ -34,6 +36,7 @@ def fit(
     unlabeled: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    checkpoint_every: int | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     seed: int = 0,
@@ -58,12 +61,15 @@ def fit(
             or a classifier's log-loss.
         method: "svi", "em", "lbfgs", "nuts", "closed_form" or "semi_supervised_svi", or an object of
             `pyrovae.methods`, as `EM(tol=1e-4)`; None for the pair's default.
-        checkpoint: a folder in which SVI, semi-supervised too, leaves each epoch's state, the last two, each a saved
-            state that is whole: a run that was killed goes on from the last of them with `resume=True`, bit for bit,
-            with the same items and arguments, `epochs` the total. It starts afresh where there is none; a folder with a
-            run is refused without `resume`. Nothing is unpickled. Items are compared whole, but for a memory map of
-            over 256 MiB, of which 65,536 rows at most, 256 MiB at most, spread evenly over it. Another number of
-            threads, torch, processor or device rounds otherwise: a warning names it, and the run goes on.
+        checkpoint: a folder in which SVI, semi-supervised too, leaves the last two states, within an epoch too, each a
+            saved state that is whole: a run that was killed goes on from the last of them with `resume=True`, bit for
+            bit, with the same items and arguments, `epochs` the total. One is written when it and those before take
+            under 1 % of the run's time, after five minutes at the latest, and at the end. It starts afresh where there
+            is none; a folder with a run is refused without `resume`. Nothing is unpickled. Items are compared whole,
+            but for a memory map of over 256 MiB, of which 65,536 rows at most, 256 MiB at most, spread evenly over it.
+            Another number of threads, torch, processor or device rounds otherwise: a warning names it, and the run goes
+            on.
+        checkpoint_every: a number of batches, counted over all epochs, after each of which a state is written too.
         unlabeled: more items of a generative classifier with Gaussian densities, or of a `SemiSupervisedVAE`, whose
             labels are not known.
         device: "auto" is a CUDA device where there is one; the pair comes back to its own device.
@@ -109,12 +115,19 @@ def fit(
     callbacks, binarize, patience and compile.
 
     Raises ValueError or TypeError for what does not fit, before anything is changed, and FloatingPointError when the
-    loss, a gradient or a weight is not finite, at the end of that epoch, with the weights of the last finite loss in
-    place, or the validation ELBO is not. The parameters' `.grad` is cleared. Warns of a collapsed posterior
-    (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM that has not converged, and of
-    variances that the floor holds up (`VarianceFloorWarning`), naming the columns, and with entries missing of
-    covariances that go on towards singular ones (`SingularDriftWarning`). Inside `pyrovae.distributed()` processes
-    share each batch.
+    loss, a gradient or a weight is not finite, which is seen within about ten seconds and at the end of the epoch, with
+    the weights of the last finite loss in place, or the validation ELBO is not. The parameters' `.grad` is cleared.
+    Warns of a collapsed posterior (`PosteriorCollapseWarning`), of a run that ends before its warm-up does, of an EM
+    that has not converged, and of variances that the floor holds up (`VarianceFloorWarning`), naming the columns, and
+    with entries missing of covariances that go on towards singular ones (`SingularDriftWarning`). Inside
+    `pyrovae.distributed()` processes share each batch.
+
+    Ctrl-C and SIGTERM wait until the batch at hand has ended, of EM an iteration. A state is then written, where there
+    is a `checkpoint`, and the pair has the weights of that batch, or of the best start of EM so far. What is raised,
+    KeyboardInterrupt or, where the program has no handler of SIGTERM, `SystemExit(143)`, has the `History` so far as
+    its `.history`; a handler of the program's own is called there instead, and the fit goes on where it returns. NUTS
+    and L-BFGS leave the pair as it was. A second Ctrl-C leaves at once, within a step. Handlers are set in the main
+    thread alone and given back at the end (`pyrovae.interruption.held`).
 
     Pyro's handlers that the call stands inside of, as a `poutine.scale`, do not reach into it; a Messenger of your own
     class sees the sites of each step.
@@ -153,10 +166,14 @@ def fit(
     unlabeled = _without_gradients(unlabeled if more.carried else more.x)
     if not isinstance(resume, bool):
         raise TypeError(f"resume must be True or False, got {resume!r}")
-    if (checkpoint is not None or resume) and not way.keeps_checkpoints:
-        way.refuse_checkpoint("resume" if checkpoint is None else "checkpoint")
+    asked = {"checkpoint": checkpoint is not None, "resume": resume, "checkpoint_every": checkpoint_every is not None}
+    if any(asked.values()) and not way.keeps_checkpoints:
+        way.refuse_checkpoint(next(name for name, is_given in asked.items() if is_given))
     if resume and checkpoint is None:
         raise ValueError("resume=True goes on from a run's checkpoint: name its folder")
+    every = None if checkpoint_every is None else checks.whole("checkpoint_every", checkpoint_every)
+    if every is not None and checkpoint is None:
+        raise ValueError(f"checkpoint_every={every} is a number of batches between two checkpoints: name their folder")
     seed, target = checks.seed(seed), checks.device(device)
     if unlabeled is not None and not way.takes_unlabeled:
         raise ValueError(
@@ -174,7 +191,7 @@ def fit(
         checks.labels(y, len(x))
         raise ValueError(f"{type(pair).__name__} takes no labels: leave y out")
     held_out = validation if learns else _items_of(validation)
-    snapshots = None if checkpoint is None else Snapshots(checkpoint, resume)
+    snapshots = None if checkpoint is None else Snapshots(checkpoint, resume, every)
     if given.carried:
         x = checks.Gathered(x, None, **given.carried, columns=given.columns)
     warn_of_codes(pair, given.columns)

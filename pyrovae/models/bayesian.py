@@ -26,6 +26,7 @@ from pyrovae.summary import Rows
 
 __all__ = ["BayesianGaussianMixture"]
 
+MOST = 3e38  # of the numbers of a prior, which are float32
 CHUNK_BYTES = 64 * 2**20
 INITIAL_SCALE = 0.05  # of the guide, on the unconstrained parameters
 
@@ -81,12 +82,14 @@ class BayesianGaussianMixture(HasParamSites):
         self.num_components = checks.whole("num_components", num_components)
         self.features = math.prod(self.event_shape)
         self.covariance = checks.choice("covariance", covariance, COVARIANCES)
-        self.prior_loc = float(prior_loc)
-        self.concentration = checks.positive("concentration", concentration)
-        self.prior_scale = checks.positive("prior_scale", prior_scale)
-        self.scale_median = checks.positive("scale_median", scale_median)
-        self.scale_spread = checks.positive("scale_spread", scale_spread)
-        self.correlation_concentration = checks.positive("correlation_concentration", correlation_concentration)
+        self.prior_loc = checks.number("prior_loc", prior_loc, most=MOST)
+        self.concentration = checks.positive("concentration", concentration, most=MOST)
+        self.prior_scale = checks.positive("prior_scale", prior_scale, most=MOST)
+        self.scale_median = checks.positive("scale_median", scale_median, most=MOST)
+        self.scale_spread = checks.positive("scale_spread", scale_spread, most=MOST)
+        self.correlation_concentration = checks.positive(
+            "correlation_concentration", correlation_concentration, most=MOST
+        )
         numbers = self.num_components * self.features  # of the locations alone; the guide has a square of all numbers
         dense = self.features**2 * (self.num_components if covariance == "full" else 1)
         checks.affordable(

@@ -18,6 +18,7 @@ def bic_of(mixture: Any, x: Any, *, weight: Any, missing: bool) -> float:
 
     `mixture` has `num_parameters`, `log_joint_table` and `_items`; `x` is an array, or a split with weights or a mask.
     """
+    missing = checks.flag("missing", missing)
     given = checks.split_of(x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="bic")
     given = checks.without_absent(given)
     require_columns(mixture, given.columns)

@@ -53,6 +53,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.checks.flags import flags_of, require_flags
 from pyrovae.columns import Column
 from pyrovae.exclusive import exclusive
 from pyrovae.models.part_names import name_and_arguments
@@ -372,11 +373,13 @@ def _note_arguments(made: Any, kind: str, name: str) -> None:
         original = original.__wrapped__
     inherited: Any = made.__init__
     signature = _signature(made)
+    flags = flags_of(signature)
 
     @wraps(inherited if original is None else original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         if kwargs and type(self) is made:
             checks.keywords(made.__init__, kwargs, made.__name__)
+        require_flags(flags, args, kwargs)
         if type(self) is made:  # before the call, in which the constructor may note changes itself
             vars(self)["_made_by"] = _record(kind, name, signature, args, kwargs)
         if original is None:
@@ -394,10 +397,12 @@ def _note_arguments(made: Any, kind: str, name: str) -> None:
 def _noting_builder(builder: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The builder, wrapped so that its pairs record its arguments."""
     signature = _signature(builder)
+    flags = flags_of(signature)
 
     @checks.allocating
     @wraps(builder)
     def build_pair(*args: Any, **kwargs: Any) -> Any:
+        require_flags(flags, args, kwargs)
         if not isinstance(kwargs.get("likelihood"), str | nn.Module | None):
             kwargs["likelihood"] = _family_of(kwargs["likelihood"])
         with exclusive():  # weights come from torch's global generator, which another thread may be using
@@ -438,8 +443,10 @@ def _record(
     return {"kind": kind, "name": name, "arguments": arguments}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A copy in Python's own types; the recipe of a registered part; for any other value, why it is not plain."""
+    if depth > DEEPEST:
+        return {"hindrance": "a list in lists without end"}
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.generic):
@@ -451,7 +458,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iubU":
         return value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_plain(each) for each in value]
+        return [_plain(each, depth + 1) for each in value]
     if isinstance(value, Column):
         fields = [_plain(each) for each in (value.name, value.kind, value.categories)]
         hindrance = _hindrance(fields)
@@ -464,6 +471,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__index__") and not isinstance(value, Tensor | np.ndarray):
         return operator.index(value)
     return {"hindrance": f"a {type(value).__name__}, no plain value"}
+
+
+DEEPEST = 50  # lists in lists
 
 
 def _hindrance(value: Any) -> str | None:

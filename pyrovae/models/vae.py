@@ -69,7 +69,9 @@ class LatentVariableModel(HasParamSites):
         if is_zuko_flow(prior):
             prior = ZukoFlow(prior)
         bind: Any = getattr(prior, "bind", None)
-        if bind is not None and isinstance(posterior, nn.Module):  # a prior that is made of the posterior, as VampPrior
+        if (
+            bind is not None and hasattr(prior, "latent_dim") and isinstance(posterior, nn.Module)
+        ):  # a prior that is made of the posterior, as VampPrior
             bind(posterior, getattr(likelihood, "event_shape", ()), getattr(likelihood, "support", None))
         require_fitting(prior, likelihood, posterior, called=plain)
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
@@ -90,7 +92,8 @@ class LatentVariableModel(HasParamSites):
         With `covariates` of shape (N, covariate_dim) it is p(x, z | c); `exposure`, (N,), multiplies the means. With
         `missing` NaN in `x` is an entry that was not seen, and the density is p(x_seen, z).
         """
-        size = len(covariates) if x is None and size == 1 and covariates is not None else size
+        missing = checks.flag("missing", missing)
+        size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.likelihood", self.likelihood)
         register_param_sites(f"{self._site_prefix}.prior", self.prior)
         with pyro.plate("data", self._count(x, size)):
@@ -113,7 +116,8 @@ class LatentVariableModel(HasParamSites):
         """
         if missing and not self.takes_missing:
             require_missing_taken(self)
-        size = len(covariates) if x is None and size == 1 and covariates is not None else size
+        missing = checks.flag("missing", missing)
+        size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
             q = self._prior_given(covariates) if x is None else self._posterior_given(x, covariates)
@@ -200,7 +204,7 @@ class LatentVariableModel(HasParamSites):
         some; `exposure`, a number or (N,), is one of counts.
         """
         dtype, device = dtype_and_device(self)
-        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
+        z = checks.array(z, "z").to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         count = z.shape[-2] if z.ndim > 1 else 1
@@ -235,7 +239,7 @@ class LatentVariableModel(HasParamSites):
                 f"{plain_name_of(entries)!r}: take decode(z), its mean"
             )
         dtype, device = dtype_and_device(self)
-        z = (z if isinstance(z, Tensor) else checks.array(z, "z")).to(device, dtype)
+        z = checks.array(z, "z").to(device, dtype)
         if z.shape[-1:] != (self.latent_dim,):
             raise ValueError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         if z.ndim == 1:
@@ -297,9 +301,19 @@ class LatentVariableModel(HasParamSites):
 
     def _count(self, x: Tensor | None, size: int) -> int:
         # log_prob would broadcast (N, H, W) against (N, 1, H, W) into an N x N table without a word
+        count = plate_size(x, size, self.event_shape)
         if x is not None and tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(f"x must have shape (N, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
-        return plate_size(x, size, self.event_shape)
+        return count
+
+
+def _size(x: Any, size: Any, covariates: Any) -> Any:
+    """The number of items that are drawn: that of the covariates' rows, where no other is said."""
+    if x is not None or covariates is None or not isinstance(size, int) or size != 1:
+        return size
+    if not isinstance(covariates, Tensor) or not covariates.ndim:
+        raise TypeError(f"covariates must be a tensor, a row for each item, got {type(covariates).__name__}")
+    return len(covariates)
 
 
 class VAE(LatentVariableModel):

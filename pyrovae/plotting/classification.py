@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pyrovae.plotting.shared import LINES, MARKERS, SERIES, new_axes, titled, vector
+from pyrovae.plotting.shared import LINES, MARKERS, SERIES, entries, mapping, new_axes, titled, vector
 
 __all__ = ["interval_curves", "reliability_curve"]
 
@@ -35,14 +35,13 @@ def interval_curves(
     ('labels', 1)
     """
     x = vector("at", at)
-    if not curves:
-        raise ValueError("curves is empty: expected a dict of name to (values, lower, upper)")
+    curves = mapping("curves", curves, "name to (values, lower, upper)")
     if log and x.min() <= 0:
         raise ValueError(f"at must be above 0 on a logarithmic axis, got {x.min():g}")
     ax = new_axes(ax, (5.6, 4.0))
     step = 0.012 * (x.max() - x.min() or 1.0)
     for i, (name, three) in enumerate(curves.items()):
-        if len(three) != 3:
+        if len(entries(f"curves[{name!r}]", three, "(values, lower, upper)")) != 3:
             raise ValueError(f"curves[{name!r}] must be (values, lower, upper), got {len(three)} entries")
         value, low, high = (vector(f"curves[{name!r}]", v, len(x), of="at") for v in three)
         if (low > value).any() or (value > high).any():
@@ -74,13 +73,15 @@ def reliability_curve(tables: Any, *, ax: Axes | None = None, title: str | None 
     """
     if hasattr(tables, "data_vars"):
         tables = {"": tables}
-    if not tables:
-        raise ValueError("tables is empty: expected a dict of name to reliability(...)")
+    tables = mapping("tables", tables, "name to reliability(...)")
     ax = new_axes(ax, (4.4, 4.2))
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, zorder=1)
     for i, (name, bins) in enumerate(tables.items()):
-        x = vector(f"tables[{name!r}]['confidence']", bins["confidence"])
         names = ("accuracy", "lower", "upper")
+        missing = [c for c in ("confidence", *names) if not isinstance(bins, Mapping) or c not in bins]
+        if missing:
+            raise ValueError(f"tables[{name!r}] must be what reliability(...) gives, and has no {missing[0]!r}")
+        x = vector(f"tables[{name!r}]['confidence']", bins["confidence"])
         columns = [vector(f"tables[{name!r}][{c!r}]", bins[c], len(x), of="confidence") for c in names]
         for column in (x, *columns):
             if column.min() < 0 or column.max() > 1:

@@ -20,6 +20,7 @@ from pyrovae.plotting.shared import (
     estimates_in,
     halo,
     is_a,
+    mapping,
     names_of,
     new_axes,
     number,
@@ -265,13 +266,13 @@ def per_class(
     [[0.9, 0.8], [0.7, 0.6]]
     """
     classes = None if classes is None else names_of(classes)
-    if not values:
-        raise ValueError("values is empty: expected a dict of name to one number per class")
+    values = mapping("values", values, "name to one number per class")
+    errors = {} if errors is None else mapping("errors", errors, "name to one number per class")
     first = next(iter(values))
     count = len(vector(f"values[{first!r}]", values[first]))
     drawn = {name: vector(f"values[{name!r}]", v, count, of=f"values[{first!r}]") for name, v in values.items()}
     bars: dict[str, np.ndarray] = {}
-    for name, v in (errors or {}).items():
+    for name, v in errors.items():
         if name not in values:
             raise ValueError(f"errors must be of the values {', '.join(map(repr, values))}, got {name!r}")
         bars[name] = spread(f"errors[{name!r}]", v, count, of=f"values[{name!r}]")
@@ -296,8 +297,7 @@ def per_class(
 
 def _curves_over(epochs: Any, curves: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, Any]]:
     at = vector("epochs", epochs)
-    if not curves:
-        raise ValueError("curves is empty: expected a dict of name to values, such as {'loss': history.epochs['loss']}")
+    curves = mapping("curves", curves, "name to values, such as {'loss': history.epochs['loss']}")
     return {name: (at, values) for name, values in curves.items()}
 
 

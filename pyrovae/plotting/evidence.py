@@ -15,8 +15,10 @@ from pyrovae.plotting.shared import (
     LINES,
     MARKERS,
     SERIES,
+    entries,
     estimates_in,
     is_a,
+    mapping,
     new_axes,
     number,
     probability,
@@ -49,8 +51,7 @@ def bound_curve(
     >>> ax.get_xscale(), ax.get_ylabel()
     ('log', 'nats per item')
     """
-    if not bounds:
-        raise ValueError("bounds is empty: expected a dict of name to (values, standard errors)")
+    bounds = mapping("bounds", bounds, "name to (values, standard errors)")
     at = vector("particles", particles)
     if at.min() < 1:
         raise ValueError(f"particles must be at least 1, got {at.min():g}")
@@ -59,7 +60,7 @@ def bound_curve(
     for i, (name, pair) in enumerate(bounds.items()):
         if estimates := estimates_in(pair):
             values, errors = [one.mean for one in estimates], [one.se for one in estimates]
-        elif len(pair) == 2:
+        elif len(entries(f"bounds[{name!r}]", pair, "(values, standard errors)")) == 2:
             values, errors = pair
         else:
             raise ValueError(f"bounds[{name!r}] must be (values, standard errors), got {len(pair)} entries")
@@ -172,8 +173,7 @@ def coverage_curve(uniform: Any, *, confidence: float = 0.99, ax: Axes | None = 
     if is_a(uniform, "Calibration"):
         ranks_of_all = uniform.pointwise["uniform"]
         uniform = {str(name): ranks_of_all.sel(quantity=name) for name in ranks_of_all["quantity"].values}
-    if not uniform:
-        raise ValueError("uniform is empty: expected a dict of quantity to ranks")
+    uniform = mapping("uniform", uniform, "quantity to ranks")
     probability("confidence", confidence)
     claimed = np.linspace(0, 1, 101)
     ax = new_axes(ax, (4.4, 4.2))

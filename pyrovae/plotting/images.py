@@ -17,6 +17,7 @@ from pyrovae.plotting.shared import (
     checked_images,
     checked_labels,
     decimal,
+    mapping,
     names_of,
     new_axes,
     new_figure,
@@ -55,6 +56,8 @@ def reconstructions(
             f"x must have at most {_MOST_IN_A_ROW} images to fit in a row, got {count}; pass a few, as x[:10]"
         )
     drawn = {name: originals}
+    rows = mapping("rows", rows, "name to images")
+    codes = {} if codes is None else mapping("codes", codes, "name of a row to codes")
     for row, values in rows.items():
         if row == name:
             raise ValueError(f"rows may not be called {name!r}, as x's own row is; pass another name=")
@@ -65,7 +68,7 @@ def reconstructions(
                 f"x has shape {originals.shape}, rows[{row!r}] has {drawn[row].shape}"
             )
     under: dict[str, list[str]] = {}
-    for row, values in (codes or {}).items():
+    for row, values in codes.items():
         if row not in rows:
             raise ValueError(f"codes must be of the rows {', '.join(map(repr, rows))}, got {row!r}")
         under[row] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,13 @@ def number(name: str, value: Any, expected: str = "a finite number") -> float:
     return float(array.reshape(()))
 
 
+DEEPEST = 64  # axes of an array
+
+
 def names_of(values: Any) -> list[str]:
     """Words for the places of an axis, from a list, an array or a labelled array."""
+    if not hasattr(values, "__iter__"):
+        raise TypeError(f"names of an axis must be a sequence, got {type(values).__name__}")
     return [str(one) for one in (np.asarray(values) if hasattr(values, "dtype") else values)]
 
 
@@ -156,13 +162,17 @@ def checked_array(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _without_tensors(name: str, values: Any) -> Any:
+def _without_tensors(name: str, values: Any, depth: int = 0) -> Any:
     """Each tensor as an array without its gradient, also inside of lists."""
+    if depth > DEEPEST:
+        raise ValueError(f"{name} must be an array of numbers, got lists in lists without end")
     if isinstance(values, list | tuple):
-        return [_without_tensors(name, one) for one in values]
+        return [_without_tensors(name, one, depth + 1) for one in values]
     if not hasattr(values, "detach"):
         return values
     tensor = values.detach()
+    if getattr(tensor, "is_nested", False):
+        raise ValueError(f"{name} is a nested tensor, of parts of several shapes: give parts of one shape")
     if tensor.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values to draw")
     tensor = tensor.to_dense().cpu().resolve_conj().resolve_neg()
@@ -207,6 +217,22 @@ def vector(name: str, values: Any, count: int | None = None, *, of: str = "", fi
     if count is not None and len(array) != count:
         raise ValueError(f"{name} must have as many values as {of}: {count} there, {len(array)} in {name}")
     return checked_finite(name, array) if finite else array.astype(np.float64)
+
+
+def mapping(name: str, value: Any, expected: str) -> Mapping[str, Any]:
+    """The dict, or whatever maps names to values; `expected` are the words for what it must hold."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict of {expected}, got {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} is empty: expected a dict of {expected}")
+    return value
+
+
+def entries(name: str, value: Any, expected: str) -> Sequence[Any]:
+    """The values of an entry of a dict; `expected` are the words for what there must be."""
+    if isinstance(value, str) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    return value
 
 
 def spread(name: str, values: Any, count: int, *, of: str) -> np.ndarray:

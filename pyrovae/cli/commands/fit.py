@@ -57,8 +57,8 @@ unless the likelihood is one of whole numbers. `pyrovae data DATA` says what is 
   pyrovae fit --resume --out run
   torchrun --nproc-per-node 2 -m pyrovae fit mnist --binarize --out run
 
-A run that is interrupted keeps the states of its last epochs, and --resume goes on from there to the same digits; it
-needs no other argument. A run whose loss did not stay finite is marked as diverged and is no result.
+A run that is interrupted keeps its last two states, within an epoch too, and --resume goes on from there to the same
+digits; it needs no other argument. A run whose loss did not stay finite is marked as diverged and is no result.
 """
 
 
@@ -85,6 +85,15 @@ needs no other argument. A run whose loss did not stay finite is marked as diver
     section="Run",
     help="Go on with the run in --out under its own arguments. Only --epochs, which is the total, where the data lie, "
     "and how the steps run (--device, --compile) may be given anew.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="N",
+    type=Value(["int"]),
+    cls=Option,
+    section="Run",
+    help="Write the state into checkpoint/ after every N batches too (default: as often as takes under 1 % of the "
+    "time, after five minutes at the latest, and at the end).",
 )
 @click.option(
     "--seed",

@@ -189,14 +189,14 @@ def _with_missing(items: Any, mask: str | None) -> torch.Tensor:
     import numpy as np
     import torch
 
+    from pyrovae import checks
+    from pyrovae.data.numpy_files import read_array
+
     x: torch.Tensor = items.x if items.x.dtype.is_floating_point else items.x.float()
     if mask is None:
         return x
-    try:
-        where = np.load(mask, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise click.UsageError(f"--mask {mask} cannot be read as a .npy file: {error}") from error
-    if not isinstance(where, np.ndarray) or where.dtype.kind not in "bui" or not np.isin(where, (0, 1)).all():
+    where = read_array("mask", checks.path("mask", mask), "true and false, or 1 and 0")
+    if where.dtype.kind not in "bui" or not np.isin(where, (0, 1)).all():
         raise click.UsageError(f"--mask {mask} must hold true and false, or 1 and 0")
     event = tuple(x.shape[1:])
     of_one, of_all = _as_the_items(where, event), _as_the_items(where, event, items.count)

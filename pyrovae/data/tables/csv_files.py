@@ -26,6 +26,7 @@ __all__ = ["read_csv"]
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 LOOKED_AT = 200  # rows by which the separator is chosen
 CHUNK = 10_000  # rows
+DIGITS = 309  # of the largest whole number that float64 holds
 
 GONE = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "?"})
 GONE_OF_NUMBERS = GONE | {"-", "--", ".", "none", "missing"}
@@ -55,6 +56,11 @@ def read_csv(path: Path, as_text: Collection[str] = ()) -> tuple[Any, dict[str, 
         if not name and set(distinct) == {""}:
             continue  # a separator at the end of each line
         name = name or f"column {place + 1}"
+        longest = max(distinct, key=len)
+        if len(longest) > DIGITS and _all(WHOLE, [longest]):
+            raise ValueError(
+                f"{path} has an integer of {len(longest):,} digits in {name!r}, and no number here holds it"
+            )
         counts = Counter(
             dict(zip(range(len(distinct)), np.bincount(rows, minlength=len(distinct)).tolist(), strict=True))
         )
@@ -93,6 +99,11 @@ def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row
     except csv.Error as error:
+        if "field larger" in str(error):
+            raise ValueError(
+                f"{path} has a cell of over {csv.field_size_limit():,} characters before line {reader.line_num + 1}: "
+                "a quotation mark may not be closed"
+            ) from None
         raise ValueError(
             f"{path} has a quotation mark out of place before line {reader.line_num + 1}: {error}"
         ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae import checks
+from pyrovae.data.limits import decoded, require_unpacked
 from pyrovae.data.tables.csv_files import read_csv
 from pyrovae.data.tables.native import EXTRA
 
@@ -49,10 +50,12 @@ def _read_parquet(path: Path) -> Any:
         return _by_polars(path)
     import pandas as pd
 
-    try:
+    parquet = import_module("pyarrow.parquet")
+    with decoded(f"{path} is damaged or no Parquet file"), parquet.ParquetFile(path) as file:
+        rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    _require_room(path, rows, columns)
+    with decoded(f"{path} is damaged or no Parquet file"):
         return pd.read_parquet(path, engine="pyarrow", dtype_backend="numpy_nullable")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no Parquet file: {error}") from error
 
 
 def _by_polars(path: Path) -> Any:
@@ -60,7 +63,15 @@ def _by_polars(path: Path) -> Any:
         import polars as pl
     except ImportError:
         raise ImportError(f"reading {path} needs pyarrow or polars: {EXTRA}") from None
-    try:
+    with decoded(f"{path} is damaged or no Parquet file"):
+        lazy = pl.scan_parquet(path)
+        rows, columns = lazy.select(pl.len()).collect().item(), len(lazy.collect_schema())
+    _require_room(path, rows, columns)
+    with decoded(f"{path} is damaged or no Parquet file"):
         return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no Parquet file: {error}") from error
+
+
+def _require_room(path: Path, rows: int, columns: int) -> None:
+    """A constant column of any length takes no room in a Parquet file, and a number for each row once it is read."""
+    instead = "read it in parts, as by pyarrow.parquet.ParquetFile, and give a frame to data.table"
+    require_unpacked(str(path), path.stat().st_size, 8 * rows * columns, instead)

@@ -58,6 +58,9 @@ def decoded(pair: Any, z: Tensor, *, covariates: Any = None, exposure: Any = Non
     torch.Size([5, 1, 8, 8])
     """
     decode = _method_of(pair, "decode")
+    z = checks.array(z, "z")
+    if not z.ndim:
+        raise ValueError("z must be codes of shape (N, latent_dim), got a single number")
     beside: dict[str, Tensor] = {}
     if covariates is not None or exposure is not None:
         beside = checked_beside(pair, covariates, exposure, len(z), spread=True)
@@ -81,6 +84,8 @@ def reconstructed(pair: Any, x: Any, *, label: Any = None) -> Tensor:
 
 def _method_of(pair: Any, name: str) -> Any:
     """A pair's `encode` or `decode`, which a pair on Pyro alone may not have."""
+    if not hasattr(pair, "event_shape"):  # text has a method `encode` too
+        raise TypeError(f"pair must be a model/guide pair, as mlp_vae builds one, got {type(pair).__name__}")
     if not hasattr(pair, name):
         require_code_alone(pair, name)
         needs = {"encode": "encoded", "decode": "decoded", "reconstruct": "reconstructed"}[name]

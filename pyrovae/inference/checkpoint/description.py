@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.checks.allocation import CHEAP
-from pyrovae.exclusive import exclusive
-from pyrovae.inference.allocation import AtMost
-from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, MANIFEST, MOST_TENSORS, CheckpointError, join_first
+from pyrovae.inference.checkpoint.building import Extent, sketched_pair
+from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, CheckpointError, join_first
 from pyrovae.inference.checkpoint.tensors import dtype_names, shape_names, state_dict_of
 from pyrovae.models import registry
 from pyrovae.models.fingerprint import differing, digests, has_users_parts
 from pyrovae.models.outline import tree
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
-__all__ = ["architecture", "built_pair", "describe", "sketched_pair", "tied_names"]
+__all__ = ["architecture", "describe", "tied_names"]
 
 
 def describe(pair: Pair) -> dict[str, Any]:
@@ -66,48 +63,14 @@ def tied_names(pair: Any) -> dict[str, str]:
     return tied
 
 
-def sketched_pair(
-    recipe: Any, folder: Path, size: int, num_tensors: int = MOST_TENSORS, *, in_full: bool = False
-) -> Pair:
-    """The pair of a recipe, to be looked at: without memory where its parts can be made so, else within bounds.
-
-    `size` is the number of bytes of its weights; building it may take a multiple of that. With `in_full` its tensors
-    have values. Raises CheckpointError where the recipe does not build.
-    """
-    if not in_full:
-        # the constructor of a part may need values, which no tensor on this device has
-        with suppress(CheckpointError), torch.device("meta"):
-            return built_pair(recipe, folder, num_tensors)
-    with AtMost(CHEAP + 8 * size):
-        return built_pair(recipe, folder, num_tensors)
-
-
-def built_pair(recipe: Any, folder: Path, num_tensors: int = MOST_TENSORS) -> Pair:
-    """Build the pair of a recipe that has so many tensors: a list of a million layers is not built to be counted."""
-    num_entries = _num_entries(recipe)
-    if num_entries > 100 + 2 * num_tensors:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: the recipe does not build: {num_entries:,} entries are too many for {num_tensors:,} "
-            "tensors"
-        )
-    if not isinstance(recipe, dict) or "builder" not in recipe:
-        raise CheckpointError(f"{folder / MANIFEST}: unknown builder {recipe!r}"[:300])
-    try:
-        with exclusive(), torch.random.fork_rng([]):
-            pair: Pair = registry.build(recipe)
-    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: the recipe does not build: {error}") from error
-    return pair
-
-
 def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
     """The builder and its arguments as JSON has them; else None, and why they would not build this very pair."""
     module = as_module(pair)
     try:
         recipe = json.loads(json.dumps(registry.described(pair)))
-        size = sum(t.nbytes for t in module.state_dict().values() if isinstance(t, Tensor))
+        extent = Extent.of({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)})
         # what a user's part keeps beside its state is compared by its values, which a sketch does not have
-        rebuilt = as_module(sketched_pair(recipe, Path(), size, in_full=has_users_parts(module)))
+        rebuilt = as_module(sketched_pair(recipe, Path(), extent, in_full=has_users_parts(module)))
     except (TypeError, CheckpointError) as error:
         return None, str(error)
     part_types = [type(part) for part in module.modules()]
@@ -143,16 +106,3 @@ def _changed_buffers(module: nn.Module) -> list[str]:
             if buffer is None or not torch.equal(buffer.cpu(), fresh[name].to(buffer.dtype)):
                 names.append(f"{path}.{name}")
     return names
-
-
-def _num_entries(recipe: Any) -> int:
-    """How many numbers and words there are in a recipe."""
-    rest = [recipe]
-    count = 0
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict | list):
-            rest += value.values() if isinstance(value, dict) else value
-        else:
-            count += 1
-    return count

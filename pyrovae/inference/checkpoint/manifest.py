@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pyrovae.hidden import visible
+from pyrovae.inference.checkpoint.tensor_file import DTYPES, SHAPE
+from pyrovae.json_files import TooLargeError, bounded, is_canonical, read_bounded
 from pyrovae.models import registry
 
 __all__ = [
@@ -15,25 +18,36 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "MOST_TENSORS",
+    "NAMED",
+    "OF_STATES",
     "RUN",
     "WEIGHTS",
     "ArchitectureError",
     "CheckpointError",
     "comparable",
     "encoded",
+    "file_names",
+    "files_of",
+    "format_of",
     "join_first",
+    "manifest_content",
     "manifest_digest",
     "names_of_states",
-    "read_manifest",
+    "parsed_manifest",
     "require_equal",
+    "require_known_tensors",
 ]
 
 FORMAT_VERSION = 1
+FORMAT_VERSION_NAMED = 2  # of a state that was saved over another: its manifest says the names of its files
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RUN = "run.safetensors"  # what a run needs to go on, beside the weights
+# the files of a state that was saved over another, and all that a state's folder may have
+NAMED = re.compile(r"(weights|run)-[0-9a-f]{16}\.safetensors")
+OF_STATES = re.compile(rf"{re.escape(MANIFEST)}|(weights|run)(-[0-9a-f]{{16}})?\.safetensors")
 LINES_SHOWN = 20  # of a long error
-MANIFEST_BYTES = 2**26  # longer ones are not read: what a file says must not decide how much memory it takes
+MANIFEST_BYTES = 2**25  # longer ones are not read: what a file says must not decide how much memory it takes
 MOST_TENSORS = 50_000
 OPTIONAL_FIELDS = ("event_shape", "latent_dim", "tied")  # the first manifests of this format version lack them
 COMPARED_FIELDS = ("class", "recipe", "event_shape", "latent_dim", "tensors", "tied", "structure")
@@ -64,37 +78,104 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check the manifest of the state in a folder. Raises CheckpointError that names what is wrong with it."""
+def manifest_content(folder: Path) -> bytes:
+    """The bytes of the manifest of the state in a folder. Raises CheckpointError where there is none, or a huge one."""
     file = folder / MANIFEST
     if not file.is_file():
         names = names_of_states(folder, deep=True)
         there = f"; saved states in it: {join_first(names)}" if names else ""
         raise CheckpointError(f"{folder} is not a saved state: it has no {MANIFEST}{there}")
-    if file.stat().st_size > MANIFEST_BYTES:
-        raise CheckpointError(f"{file} has {file.stat().st_size:,} bytes, and a manifest at most {MANIFEST_BYTES:,}")
     try:
-        manifest = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        return read_bounded(file, MANIFEST_BYTES)
+    except TooLargeError:
+        raise CheckpointError(
+            f"{file} has {file.stat().st_size:,} bytes, and a manifest at most {MANIFEST_BYTES:,}"
+        ) from None
+
+
+def parsed_manifest(file: Path, content: bytes) -> dict[str, Any]:
+    """The manifest that a file holds. Raises CheckpointError that names what is wrong with it."""
+    try:
+        manifest = bounded(content)
+    except TooLargeError as error:
+        raise CheckpointError(f"{file} is no manifest of a state: {error}") from None
+    except ValueError:
         raise CheckpointError(
             f"{file} is not JSON: damaged, or not written by pyrovae (nothing was unpickled)"
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != "pyrovae":
         raise CheckpointError(f"{file} was not written by pyrovae")
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if type(version) is not int or version not in (FORMAT_VERSION, FORMAT_VERSION_NAMED):
         raise CheckpointError(
-            f"{file} has format version {manifest.get('format_version')!r}, this pyrovae reads {FORMAT_VERSION}"
+            f"{file} has format version {str(version)[:50]}, this pyrovae reads {FORMAT_VERSION} and "
+            f"{FORMAT_VERSION_NAMED}"
         )
     if manifest.get("sha256") != manifest_digest(manifest):
         raise CheckpointError(f"{file} is damaged or was changed: its SHA-256 is not the one it states")
+    if not is_canonical(content, manifest):
+        raise CheckpointError(f"{file} is damaged or was changed: its bytes are not those that pyrovae writes")
     missing = {"class", "recipe", "dtype", "tensors", "structure", "weights_sha256"} - manifest.keys()
     if missing or manifest["dtype"] not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{file} is damaged: missing or unreadable {sorted(missing) or ['dtype']}")
-    if not isinstance(manifest["tensors"], dict) or len(manifest["tensors"]) > MOST_TENSORS:
-        raise CheckpointError(f"{file} names no tensors, or more than {MOST_TENSORS:,}")
-    if not isinstance(manifest.get("dtypes", {}), dict):
-        raise CheckpointError(f"{file} is damaged: its dtypes are not named one by one")
+    require_known_tensors(file, manifest)
+    if version == FORMAT_VERSION_NAMED and not _names_files(manifest):
+        raise CheckpointError(f"{file} is damaged: it does not name the files of the state")
     return manifest
+
+
+def require_known_tensors(file: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest whose tensors are too many, have no shapes, or have dtypes that no state has."""
+    tensors, dtypes = manifest["tensors"], manifest.get("dtypes", {})
+    if not isinstance(tensors, dict) or len(tensors) > MOST_TENSORS:
+        raise CheckpointError(f"{file} names no tensors, or more than {MOST_TENSORS:,}")
+    for name, shape in tensors.items():
+        if not isinstance(shape, str) or SHAPE.fullmatch(shape) is None:
+            raise CheckpointError(f"{file} is damaged: {str(shape)[:100]!r} is no shape of {name[:200]!r}")
+    if not isinstance(dtypes, dict):
+        raise CheckpointError(f"{file} is damaged: its dtypes are not named one by one")
+    known = {str(dtype).removeprefix("torch.") for dtype in DTYPES.values()}
+    for name, dtype in dtypes.items():
+        if not isinstance(dtype, str) or dtype not in known:
+            raise CheckpointError(
+                f"{file} is damaged: {str(dtype)[:50]!r} is no dtype of {name[:200]!r}; these are read: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def file_names(manifest: dict[str, Any]) -> dict[str, str]:
+    """The names of the files of a state, by those that they have where no manifest says others."""
+    return {WEIGHTS: WEIGHTS, RUN: RUN} | manifest.get("files", {})
+
+
+def files_of(file: Path) -> frozenset[str] | None:
+    """The names of the files that a manifest states; None where it is not there or cannot be read."""
+    try:
+        manifest = bounded(read_bounded(file, MANIFEST_BYTES))
+        names = file_names(manifest)
+        return frozenset(names.values() if "run" in manifest else [names[WEIGHTS]])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def format_of(file: Path) -> Any:
+    """What a manifest says that its format is; None where it cannot be read."""
+    try:
+        return bounded(read_bounded(file, MANIFEST_BYTES))["format"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _names_files(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest names the files of its state, and no others: none leads out of the folder."""
+    names = manifest.get("files")
+    kinds = {WEIGHTS: "weights-", RUN: "run-"}
+    if not isinstance(names, dict) or WEIGHTS not in names or not names.keys() <= kinds.keys():
+        return False
+    return all(
+        isinstance(name, str) and NAMED.fullmatch(name) is not None and name.startswith(kinds[kind])
+        for kind, name in names.items()
+    )
 
 
 def comparable(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -143,11 +224,18 @@ def names_of_states(folder: Path, deep: bool = False) -> list[str]:
     except OSError:  # not ours to read
         return []
     for path in entries:
-        if path.is_dir() and (path / MANIFEST).is_file() and (path / WEIGHTS).is_file():
+        if path.is_dir() and (path / MANIFEST).is_file() and _has_weights(path):
             names.append(path.name)
         elif deep and path.is_dir():
             names += [f"{path.name}/{name}" for name in names_of_states(path)]
     return names
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return any(entry.name.startswith("weights") and OF_STATES.fullmatch(entry.name) for entry in folder.iterdir())
+    except OSError:
+        return False
 
 
 def join_first(lines: list[str], separator: str = ", ") -> str:

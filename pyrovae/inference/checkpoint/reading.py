@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,40 +11,57 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference.checkpoint.description import architecture, built_pair, describe, sketched_pair, tied_names
+from pyrovae.inference.checkpoint.building import Extent, built_pair, sketched_pair
+from pyrovae.inference.checkpoint.description import architecture, describe, tied_names
 from pyrovae.inference.checkpoint.manifest import (
     COMPARED_FIELDS,
     MANIFEST,
-    RUN,
-    WEIGHTS,
+    MANIFEST_BYTES,
     CheckpointError,
     comparable,
     join_first,
     names_of_states,
-    read_manifest,
     require_equal,
 )
-from pyrovae.inference.checkpoint.tensors import checked_weights, read_safetensors
+from pyrovae.inference.checkpoint.opening import OpenState, read_whole
+from pyrovae.inference.checkpoint.tensors import (
+    filled,
+    most_bytes,
+    most_header,
+    refuse_not_finite,
+    require_types,
+    state_dict_of,
+)
+from pyrovae.json_files import bounded, read_bounded
+from pyrovae.memory import in_words
 from pyrovae.models.fingerprint import digests
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 from pyrovae.models.scopes import copied
 
 __all__ = ["load", "read_run"]
 
+MOST_BYTES = 2**32  # of weights, where no pair at hand says how many they are
 MODEL_FOLDER = "model"  # the folder of the state in that of a run
 RUN_RECORD = "run.json"  # what such a folder says of its run: pyrovae.run_folder
 
 
-def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
+def load(path: str | os.PathLike[str], like: Pair | None = None, *, max_bytes: int = MOST_BYTES) -> Any:
     """Read the pair that `save` wrote into the folder `path`; every byte of its weights is checked.
 
     `path` may be the folder of a complete run of `pyrovae fit`, whose pair lies in `path`/model. With `like` the
     weights go into a copy of that pair, whose architecture must agree with the saved one; where one of its settings
-    that are no weights has another value, a warning names it. Raises FileNotFoundError, naming the states that lie
-    beside a missing one, and CheckpointError for a damaged or foreign folder (naming the states that lie in it),
-    another format version, another architecture (field by field), weights that are NaN, infinite or of another dtype
-    than the manifest says, and a part that its recipe does not build as it was, as where a constructor draws. Nothing
-    is unpickled, and nothing is read that is larger than the pair.
+    that are no weights has another value, a warning names it. Another process may save over the state meanwhile: what
+    is read is all of one save.
+
+    What the manifest, the header of the weights and the length of their file say must agree before anything is built,
+    and weights of more than `max_bytes` (4 GiB) are refused where no `like` says that they are meant to be so many. The
+    weights are read tensor by tensor into the pair, which takes no memory beside it.
+
+    Raises FileNotFoundError, naming the states that lie beside a missing one, and CheckpointError for a damaged or
+    foreign folder (naming the states that lie in it), another format version, another architecture (field by field),
+    weights that are NaN, infinite or of another dtype than the manifest says, and a part that its recipe does not build
+    as it was, as where a constructor draws. A warning names files in the folder that are not of the state. Nothing is
+    unpickled.
 
     >>> from pyrovae import load
     >>> load("nowhere")
@@ -53,8 +69,26 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
         ...
     FileNotFoundError: nowhere does not exist; no saved state lies in .
     """
+    most = checks.whole("max_bytes", max_bytes, least=1, most=2**63 - 1)
     folder = _locate_state(checks.path("path", path))
-    manifest = read_manifest(folder)
+    return read_whole(folder, lambda state: _pair_of(state, like, most))
+
+
+def read_run(
+    folder: Path, pair: Pair, more: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Read the metadata and tensors of a run that `write` was given, and the weights; all of it is checked.
+
+    `more` are tensors that the run may have beside what follows from the pair: no larger file is read.
+
+    Raises CheckpointError for a state without a run, a damaged one, and one of another architecture or dtype than the
+    pair's.
+    """
+    return read_whole(folder, lambda state: _run_of(state, pair, more or {}), with_run=True)
+
+
+def _pair_of(state: OpenState, like: Pair | None, most: int) -> Any:
+    folder, manifest, weights = state.folder, state.manifest, state.weights
     if like is None:
         recipe = manifest["recipe"]
         if recipe is None:
@@ -62,18 +96,22 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
             raise CheckpointError(
                 f"{folder} holds a pair composed by hand: give load(path, like=pair of the same parts){why}"
             )
-        size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else 0
-        sketch = sketched_pair(recipe, folder, size, len(manifest["tensors"]))
+        if weights.size > most:
+            raise CheckpointError(
+                f"{weights.path} has {in_words(weights.size)} of weights, and load reads at most {in_words(most)}: if "
+                f"they are meant to be so many, give max_bytes={weights.size}"
+            )
+        checks.affordable(str(folder), weights.size, "load it on a machine with more memory")
+        extent = Extent.of(weights.entries)
+        sketch = sketched_pair(recipe, folder, extent)
         require_equal(architecture(sketch), manifest, folder)
-        tensors = checked_weights(folder, manifest, sketch, strict=True)
-        pair = built_pair(recipe, folder)
+        require_types(weights, manifest, state_dict_of(sketch))
+        pair = built_pair(recipe, folder, extent)
     else:
         _require_same_architecture(like, manifest, COMPARED_FIELDS, folder)
-        tensors = checked_weights(folder, manifest, like, strict=True)
+        require_types(weights, manifest, state_dict_of(like))
         pair = copied(like)
         _restore_class_names(pair, manifest.get("classes"), folder)
-    if "tied" not in manifest:
-        _require_equal_where_tied(pair, tensors, folder)
     module = as_module(pair)
     device = dtype_and_device(pair)[1]
     module.to(device, getattr(torch, manifest["dtype"]))
@@ -84,32 +122,37 @@ def load(path: str | os.PathLike[str], like: Pair | None = None) -> Any:
             f"{folder} holds a pair that its recipe does not build again: {join_first(names)} came out otherwise, as "
             "where a constructor draws at random; give load(path, like=pair of the same parts)"
         )
+    tensors = filled(module, weights, manifest["weights_sha256"])
+    refuse_not_finite(tensors, module, str(weights.path), strict=True)
+    if "tied" not in manifest:
+        _require_equal_where_tied(pair, tensors, folder)
     # each tensor in the type it was saved in; assign=True would do that too, but part what is shared
     for name, tensor in module.state_dict(keep_vars=True).items():
-        tensor.data = torch.empty_like(tensors[name], device=device)
+        if tensor.data_ptr() != tensors[name].data_ptr() or tensor.dtype != tensors[name].dtype:
+            tensor.data = tensors[name].to(device)
     module.load_state_dict(tensors)
     return pair
 
 
-def read_run(folder: Path, pair: Pair) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Read the metadata and tensors of a run that `write` was given, and the weights; all of it is checked.
-
-    Raises CheckpointError for a state without a run, a damaged one, and one of another architecture or dtype than the
-    pair's.
-    """
-    manifest = read_manifest(folder)
+def _run_of(
+    state: OpenState, pair: Pair, more: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    folder, manifest = state.folder, state.manifest
     run_metadata = manifest.get("run")
     if not isinstance(run_metadata, dict):
         raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
     _require_same_architecture(pair, manifest, (*COMPARED_FIELDS, "dtype"), folder)
     _warn_of_other_attributes(pair, manifest, folder)
-    weights = checked_weights(folder, manifest, pair, strict=False)
+    require_types(state.weights, manifest, state_dict_of(pair))
+    weights = state.weights.read(manifest["weights_sha256"])
     module = as_module(pair)
+    refuse_not_finite(weights, module, str(state.weights.path), strict=False)
     changed = {**module.state_dict(), **dict(module.named_buffers())}
     # an optimiser has up to four tensors a parameter; the last good, the best and the buffers are there once more
     largest = {f"{i}.optimizer.momentum_buffer.{name}": value for name, value in changed.items() for i in range(8)}
-    tensors = read_safetensors(folder / RUN, run_metadata.get("sha256"), largest)
-    return run_metadata, weights, tensors
+    largest |= more
+    file = state.run(most_header(largest), most_bytes(largest))
+    return run_metadata, weights, file.read(run_metadata.get("sha256"))
 
 
 def _require_same_architecture(pair: Pair, manifest: dict[str, Any], fields: tuple[str, ...], folder: Path) -> None:
@@ -180,6 +223,6 @@ def _locate_state(path: Path) -> Path:
 def _status_of_run(folder: Path) -> str | None:
     """What run.json of a run folder says of the run; None where there is no such file, or it is no JSON."""
     try:
-        return str(json.loads((folder / RUN_RECORD).read_bytes())["status"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return str(bounded(read_bounded(folder / RUN_RECORD, MANIFEST_BYTES))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
-from pyrovae.inference.checkpoint.manifest import WEIGHTS, CheckpointError, join_first, require_equal
+from pyrovae.inference.checkpoint.manifest import CheckpointError, join_first
+from pyrovae.inference.checkpoint.opening import TensorFile
+from pyrovae.inference.checkpoint.tensor_file import Entry
 from pyrovae.models.pair import Pair, as_module
 
 __all__ = [
-    "checked_weights",
     "dtype_names",
-    "read_safetensors",
+    "filled",
+    "most_bytes",
+    "most_header",
     "refuse_not_finite",
+    "require_types",
     "shape_names",
     "state_dict_of",
-    "state_for_saving",
 ]
 
+PIECE = 2**20  # values that are looked at at once
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -36,65 +38,40 @@ def state_dict_of(pair: Pair) -> dict[str, Tensor]:
     return state
 
 
-def state_for_saving(pair: Pair) -> dict[str, Tensor]:
-    """Copies of the pair's tensors on the host, each in memory of its own."""
-    return {name: t.detach().cpu().contiguous().clone() for name, t in state_dict_of(pair).items()}
-
-
-def shape_names(tensors: dict[str, Tensor]) -> dict[str, str]:
+def shape_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The shape of each tensor, as a manifest has it."""
     return {name: str(list(t.shape)) for name, t in tensors.items()}
 
 
-def dtype_names(tensors: dict[str, Tensor]) -> dict[str, str]:
+def dtype_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The dtype of each tensor, as a manifest has it."""
     return {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
 
 
-def checked_weights(folder: Path, manifest: dict[str, Any], pair: Pair, *, strict: bool) -> dict[str, Tensor]:
-    """Read the weights of a state of the pair's architecture, and check names, shapes, dtypes and values.
+def filled(module: nn.Module, file: TensorFile, stated_sha256: Any) -> dict[str, Tensor]:
+    """The tensors of a file, read into those of the module where their bytes lie as in the file, else into new ones."""
+    state = dict(module.state_dict(keep_vars=True))
+    storages: dict[int, set[int]] = {}
+    for tensor in state.values():
+        storages.setdefault(tensor.untyped_storage().data_ptr(), set()).add(id(tensor))
 
-    With `strict`, buffers of the package's and torch's own modules must be finite too.
-    """
-    expected = state_dict_of(pair)
-    tensors = read_safetensors(folder / WEIGHTS, manifest["weights_sha256"], expected)
-    require_equal({"tensors": shape_names(tensors)}, manifest, folder)
-    _refuse_other_dtypes(tensors, expected, manifest, folder)
-    refuse_not_finite(tensors, as_module(pair), str(folder / WEIGHTS), strict=strict)
-    return tensors
+    taken: set[int] = set()
 
+    def place_for(name: str, entry: Entry) -> Tensor | None:
+        tensor = state[name]
+        if id(tensor) in taken:  # a further name of one that is tied, whose values are compared with those of the first
+            return None
+        taken.add(id(tensor))
+        is_alike = tensor.device.type == "cpu" and tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape
+        is_alone = len(storages[tensor.untyped_storage().data_ptr()]) == 1
+        if not is_alike or not is_alone or not tensor.is_contiguous() or tensor.is_inference():
+            return None
+        return tensor.detach() if tensor.untyped_storage().nbytes() == entry.size else None
 
-def read_safetensors(file: Path, stated_sha256: Any, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file whose SHA-256 the manifest states, and which is no larger than one of `like` could be."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} is not a whole saved state: it has no {file.name}")
-    most_header, most_size = _most_bytes(like)
-    with file.open("rb") as opened:
-        header = int.from_bytes(opened.read(8), "little")
-        size = os.fstat(opened.fileno()).st_size
-    # a header that is there is parsed as a whole, a thousand bytes of memory for each name in it
-    if size > most_size or most_header < header < size:
-        raise CheckpointError(
-            f"{file} is no file of these tensors: it has {size:,} bytes, {header:,} of them a header, and they take at "
-            f"most {most_size:,} and {most_header:,} (nothing was unpickled)"
-        )
-    content = file.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != stated_sha256:
-        raise CheckpointError(
-            f"{file} is damaged or was replaced: SHA-256 {digest[:16]}..., the manifest says "
-            f"{str(stated_sha256)[:16]}... (nothing was unpickled)"
-        )
-    try:
-        return from_bytes(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file} is not a safetensors file: {error} (nothing was unpickled)") from None
+    return file.read(stated_sha256, place_for)
 
 
-def refuse_not_finite(tensors: dict[str, Tensor], module: nn.Module, what: str, *, strict: bool) -> None:
+def refuse_not_finite(tensors: Mapping[str, Tensor], module: nn.Module, what: str, *, strict: bool) -> None:
     """Raise CheckpointError for weights that are NaN or infinite.
 
     With `strict` this holds for buffers too, except those of a user's own modules: these are named in a warning.
@@ -102,9 +79,9 @@ def refuse_not_finite(tensors: dict[str, Tensor], module: nn.Module, what: str, 
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     modules = dict(module.named_modules(remove_duplicate=False))
     for name, t in tensors.items():
-        if not (t.dtype in FLOATING or t.is_complex()) or bool(t.isfinite().all()):
+        if not (t.dtype in FLOATING or t.is_complex()) or not (num_strange := _num_not_finite(t)):
             continue
-        count = f"{name!r} of {what} has {int((~t.isfinite()).sum()):,} of {t.numel():,} values NaN or infinite"
+        count = f"{name!r} of {what} has {num_strange:,} of {t.numel():,} values NaN or infinite"
         owner = type(modules.get(name.rpartition(".")[0])).__module__
         if name in parameters or (strict and owner.startswith(("pyrovae.", "torch."))):
             raise CheckpointError(f"{count}: nothing can be computed with it; load, or go on from, an earlier state")
@@ -112,29 +89,42 @@ def refuse_not_finite(tensors: dict[str, Tensor], module: nn.Module, what: str, 
             checks.warn(f"buffer {count}")
 
 
-def _refuse_other_dtypes(
-    tensors: dict[str, Tensor], expected: dict[str, Tensor], manifest: dict[str, Any], folder: Path
-) -> None:
-    """Refuse tensors of another dtype than the manifest states, or of one that the pair's tensors could not take."""
+def require_types(file: TensorFile, manifest: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of another dtype than the manifest states, or of one that the pair's tensors could not take.
+
+    Nothing but the header of the file has been read by then.
+    """
     stated = manifest.get("dtypes")
-    saved_dtypes = dtype_names(tensors)
     pair_dtypes = dtype_names(expected)
     wrong, unlike = [], []
-    for name, t in tensors.items():
-        both_floating = t.dtype in FLOATING and expected[name].dtype in FLOATING
-        if stated is not None and saved_dtypes[name] != stated.get(name):
-            wrong.append(f"{name} is {saved_dtypes[name]}, and the manifest says {stated.get(name)}")
-        elif not both_floating and t.dtype != expected[name].dtype:
-            wrong.append(f"{name} is {saved_dtypes[name]}, and here it is {pair_dtypes[name]}")
-        elif stated is None and saved_dtypes[name] not in (manifest["dtype"], pair_dtypes[name]):
-            unlike.append(f"{name} is {saved_dtypes[name]}")
+    for name, entry in file.entries.items():
+        saved_dtype = str(entry.dtype).removeprefix("torch.")
+        both_floating = entry.dtype in FLOATING and expected[name].dtype in FLOATING
+        if stated is not None and saved_dtype != stated.get(name):
+            wrong.append(f"{name} is {saved_dtype}, and the manifest says {stated.get(name)}")
+        elif not both_floating and entry.dtype != expected[name].dtype:
+            wrong.append(f"{name} is {saved_dtype}, and here it is {pair_dtypes[name]}")
+        elif stated is None and saved_dtype not in (manifest["dtype"], pair_dtypes[name]):
+            unlike.append(f"{name} is {saved_dtype}")
     if wrong:
-        raise CheckpointError(f"{folder / WEIGHTS} has tensors of other types:\n  " + join_first(wrong, "\n  "))
+        raise CheckpointError(f"{file.path} has tensors of other types:\n  " + join_first(wrong, "\n  "))
     if unlike:  # it may have been so: the first manifests of this format version state no types
-        checks.warn(f"{folder} is a state in {manifest['dtype']}, and {join_first(unlike)}")
+        checks.warn(f"{file.path.parent} is a state in {manifest['dtype']}, and {join_first(unlike)}")
 
 
-def _most_bytes(tensors: dict[str, Tensor]) -> tuple[int, int]:
-    """How long the header and the whole of a safetensors file of such tensors can be, in whichever dtype."""
-    header = 1024 + sum(6 * len(name.encode()) + 256 + 24 * t.ndim for name, t in tensors.items())
-    return header, 8 + header + sum(16 * t.numel() for t in tensors.values())
+def most_header(tensors: Mapping[str, Tensor]) -> int:
+    """How long the header of a file of such tensors can be."""
+    return 1024 + sum(6 * len(name.encode()) + 256 + 24 * t.ndim for name, t in tensors.items())
+
+
+def most_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """How long a file of such tensors can be, in whichever dtype."""
+    return 8 + most_header(tensors) + sum(16 * t.numel() for t in tensors.values())
+
+
+def _num_not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite, counted in pieces: the whole would take three times its memory."""
+    if tensor.is_contiguous():
+        pieces = tensor.detach().reshape(-1).split(PIECE)
+        return sum(len(piece) - int(piece.isfinite().sum()) for piece in pieces)
+    return int((~tensor.isfinite()).sum())

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.inference.em.drift import Drift
+from pyrovae.inference.interrupted import Stop
+from pyrovae.interruption import deliver
 
 __all__ = [
     "Ascent",
@@ -53,7 +55,10 @@ class Climb:
     at_floor: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.bool))
 
     def go_on(self, tol: float, max_iterations: int) -> None:
-        """Iterate until one iteration gains no more than `tol` nats per item, or there were `max_iterations`."""
+        """Iterate until one iteration gains no more than `tol` nats per item, or there were `max_iterations`.
+
+        Signals that are held back are delivered after an iteration, when the parameters and `value` belong together.
+        """
         self.converged = False
         expected, self.value = self.e_step()
         while len(self.rows) < max_iterations and not self.converged and math.isfinite(self.value):
@@ -67,6 +72,7 @@ class Climb:
             self.rows.append({**row, "seconds": time.perf_counter() - start})
             self.bar.update()
             self.bar.set_postfix(loss=f"{-self.value:.4f}")
+            deliver()
 
     def require_finite(self) -> None:
         if not math.isfinite(self.value):
@@ -86,13 +92,15 @@ def best_of(climbs: Sequence[Climb]) -> int:
 class Ascent(Generic[M]):
     """The climbs from every start, and the model that the highest of them, number `best`, has ended at.
 
-    The first of them goes on from the present parameters where `goes_on`.
+    The first of them goes on from the present parameters where `goes_on`. `stop` says whether a signal has broken them
+    off.
     """
 
     model: M
     climbs: list[Climb]
     best: int
     goes_on: bool
+    stop: Stop
 
     @property
     def winner(self) -> Climb:
@@ -106,6 +114,7 @@ class Ascent(Generic[M]):
             "start": "present parameters" if self.best < self.goes_on else f"restart {self.best - self.goes_on}",
             "iterations": [len(climb.rows) for climb in self.climbs],
             "converged": self.winner.converged,
+            **self.stop.config,
         }
 
 
@@ -119,19 +128,22 @@ def ascended(
     tol: float,
     max_iterations: int,
 ) -> Ascent[M]:
-    """Climb from each of the clusters, at which `begin` places a copy of `start`, and where `goes_on` from itself."""
+    """Climb from each of the clusters, at which `begin` places a copy of `start`, and where `goes_on` from itself.
+
+    After a signal the best of the climbs that had begun by then is kept, and what the signal raises is for
+    `Ascent.stop` to raise again.
+    """
     models, climbs = [], []
-    for of_start in [None] * goes_on + list(clusters):
-        model = copy.deepcopy(start)
-        climb = climb_of(model)
-        if of_start is not None:
-            begin(model, climb, of_start)
-        climb.go_on(tol, max_iterations)
-        models.append(model)
-        climbs.append(climb)
+    with Stop() as stop:
+        for of_start in [None] * goes_on + list(clusters):
+            models.append(copy.deepcopy(start))
+            climbs.append(climb_of(models[-1]))
+            if of_start is not None:
+                begin(models[-1], climbs[-1], of_start)
+            climbs[-1].go_on(tol, max_iterations)
     best = best_of(climbs)
     climbs[best].require_finite()
-    return Ascent(models[best], climbs, best, goes_on)
+    return Ascent(models[best], climbs, best, goes_on, stop)
 
 
 def number_of_starts(num_restarts: int, num_components: int) -> int:

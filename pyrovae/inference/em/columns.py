@@ -99,7 +99,7 @@ def climbed(
         log_likelihood = _mean(fitted, items, weight)
         kept = _mean(pair, items.to(pair.logits.device), weight.to(pair.logits.device))
     warn_of_rounded(log_likelihood - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged:
+    if not winner.converged and found.stop.error is None:
         warn_not_converged(len(winner.rows), tol)
     _warn_of_floor(fitted, winner.at_floor, items)
     _warn_of_zeros(fitted)
@@ -123,7 +123,9 @@ def climbed(
         "floored_columns": _floored(fitted, winner.at_floor),
         **environment(target),
     }
-    return History.from_rows(winner.rows, config)
+    history = History.from_rows(winner.rows, config)
+    found.stop.again(history)
+    return history
 
 
 def _climb(

@@ -90,7 +90,7 @@ def climbed(
         pair.load_state_dict(fitted.state_dict())
         kept = of_fit.mean(pair.log_joint_table(items.to(pair.logits.device)).logsumexp(-1).to(target))
     warn_of_rounded(winner.value - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged:
+    if not winner.converged and found.stop.error is None:
         warn_not_converged(len(winner.rows), tol)
     warn_of_floor(fitted.components, winner.at_floor, items, names, weight)
     drifting = []
@@ -113,7 +113,9 @@ def climbed(
         **({} if winner.drift is None else {"drifting_components": drifting}),
         **environment(target),
     }
-    return History.from_rows(winner.rows, config)
+    history = History.from_rows(winner.rows, config)
+    found.stop.again(history)
+    return history
 
 
 def climb_of(mixture: GaussianMixture, items: Weighed, held_out: Weighed | None, bar: tqdm[Any]) -> Climb:

@@ -47,8 +47,11 @@ class Problem(Protocol):
     @property
     def pure(self) -> Callable[..., Tensor] | None: ...
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
-        """An epoch's batches on the device, binary where that is asked for."""
+    def batches(self, epoch: int, start: int = 0, draws: torch.Generator | None = None) -> Iterator[tuple[Any, ...]]:
+        """An epoch's batches on the device from batch `start` on, binary where that is asked for.
+
+        `draws`, of `binary_draws`, must have drawn the batches before; None stands for a new one.
+        """
 
     def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:
         """The arguments of the loss at a batch, in a step counted over all epochs; the last is the batch's size."""
@@ -119,14 +122,17 @@ class ItemsProblem:
         self.pure = None if sites.enumerates else self.loss.pure
         self.elements = sites.elements * plan.num_particles * min(plan.batch_size, len(source))
 
-    def batches(self, epoch: int) -> Iterator[tuple[Any, Tensor | None]]:
+    def batches(
+        self, epoch: int, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[Any, Tensor | None]]:
         """This process's share of an epoch's items and labels."""
-        draws = binary_draws(self.plan, epoch, self.device)
+        draws = binary_draws(self.plan, epoch, self.device) if draws is None else draws
         share = None if self.ranks.size == 1 else self.ranks.share
-        read = self.source.batches(self.plan.batch_size, seed=self.plan.seed, epoch=epoch, share=share)
-        for number, (batch, label) in enumerate(read):
-            size = min(self.plan.batch_size, len(self.source) - number * self.plan.batch_size)
-            x = ready(batch, self.device, draws, self.ranks.share(size), size)
+        size, turns = self.plan.batch_size, slice(start, None)
+        read = self.source.batches(size, seed=self.plan.seed, epoch=epoch, share=share, turns=turns)
+        for number, (batch, label) in enumerate(read, start):
+            whole = min(size, len(self.source) - number * size)
+            x = ready(batch, self.device, draws, self.ranks.share(whole), whole)
             yield x, None if label is None else label.to(self.device)
 
     def arguments(self, batch: tuple[Any, ...], step: int) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The resumption of a run: what is written after each epoch, and the checks of a run that goes on."""
+"""The resumption of a run: what is written between two batches, and the checks of a run that goes on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pyrovae.compile.aliases import is_writable, same_values
 from pyrovae.compile.optimizers import rule_of
 from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.environment import differences, environment
-from pyrovae.inference.snapshots import Run, Snapshots
+from pyrovae.inference.snapshots import Place, Run, Snapshots
 from pyrovae.inference.steps import CompiledFitStep
 from pyrovae.inference.svi.optimizer import defaults_of
+from pyrovae.inference.svi.within import Within, require_whole, room_for
 from pyrovae.models.fingerprint import settings
 
 if TYPE_CHECKING:
@@ -30,22 +31,23 @@ STATE = "optimizer."  # before a parameter's name and the kind of state, in the 
 
 
 class Resume:
-    """The snapshots of one loop: those it goes on from, and those it writes after each epoch."""
+    """The snapshots of one loop: those it goes on from, and those it writes."""
 
     def __init__(self, loop: Loop, snapshots: Snapshots) -> None:
         self.loop, self.snapshots = loop, snapshots
         self.attributes = settings(nn.ModuleList([loop.module]))
         self.settings: str | None = hashlib.sha256(self.attributes.encode()).hexdigest()  # None where steps change them
 
-    def write(self, epoch: int) -> None:
-        """Write what another process needs to go on after this epoch."""
-        self.snapshots.write(epoch, self.loop.pair, self._run_metadata(), self._tensors())
+    def write(self, place: Place) -> None:
+        """Write what another process needs to go on from here, after so many epochs and batches of the next."""
+        tensors = self._tensors() | self.loop.within.tensors(self.loop)
+        self.snapshots.write(place, self.loop.pair, self._run_metadata(), tensors)
 
     def earlier(self) -> Run | None:
         """Read the state of an earlier run; ValueError where this run has other options. Nothing is changed."""
         loop = self.loop
-        run = self.snapshots.newest(loop.pair)
-        if len(set(loop.ranks.gathered(None if run is None else len(run[0]["rows"])))) > 1:
+        run = self.snapshots.newest(loop.pair, room_for(loop))
+        if len(set(loop.ranks.gathered(None if run is None else (len(run[0]["rows"]), _batch(run[0]))))) > 1:
             raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
         if run is None:
             return None
@@ -70,7 +72,9 @@ class Resume:
                 f"epochs={loop.plan.epochs} is the total, and the run has {len(run_metadata['rows'])} already"
             )
         loop.watchers.require_same(run_metadata.get("callbacks", []))
-        loop.schedule.go_on(run_metadata.get("schedule", {}), len(run_metadata["rows"]) * loop.steps_per_epoch)
+        require_whole(loop, run_metadata.get("within", {}), tensors)
+        taken = len(run_metadata["rows"]) * loop.steps_per_epoch + _batch(run_metadata)
+        loop.schedule.go_on(run_metadata.get("schedule", {}), taken)
         for name, b in loop.module.named_buffers():
             if not is_writable(b) and not same_values(b, tensors[f"buffer.{name}"].to(b.device)):
                 raise ValueError(f"buffer {name!r} differs from the checkpoint's and cannot be written: clone it first")
@@ -129,7 +133,7 @@ class Resume:
             )
 
     def go_on(self, run_metadata: dict[str, Any], weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-        """Restore the loop to the end of that run."""
+        """Restore the loop to where that run was written."""
         loop = self.loop
         present = loop.module.state_dict(keep_vars=True)
         pairs = [(present[name], value) for name, value in weights.items()]
@@ -138,10 +142,12 @@ class Resume:
         for present_tensor, saved_tensor in pairs:
             if not same_values(present_tensor.detach(), saved_tensor.to(present_tensor.device)):
                 present_tensor.detach().copy_(saved_tensor)
-        loop.started = [t.clone() for t in loop.changed()]
         loop.rows, loop.best = run_metadata["rows"], (run_metadata["best"][0], run_metadata["best"][1])
         loop.best_weights = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
-        loop.taken = len(loop.rows) * loop.steps_per_epoch
+        loop.within = Within.of(loop, len(loop.rows), run_metadata.get("within", {}), tensors)
+        loop.taken = len(loop.rows) * loop.steps_per_epoch + loop.within.batch
+        loop.good_at = run_metadata.get("good_at", loop.taken - 1)
+        loop.sound, loop.sound_at = [t.clone() for t in loop.changed()], loop.taken
         loop.take.load_state_dict(self._optimizer_state(run_metadata, tensors), loop.taken)
         loop.watchers.go_on(run_metadata.get("callbacks", []), loop.rows, run_metadata.get("stopped"))
         loop.take.checked = True  # on the first step of all
@@ -165,7 +171,7 @@ class Resume:
     def _run_metadata(self) -> dict[str, Any]:
         """What a resumed run must know, apart from tensors."""
         loop = self.loop
-        if len(loop.rows) == 1 and settings(nn.ModuleList([loop.module])) != self.attributes:
+        if self.settings is not None and settings(nn.ModuleList([loop.module])) != self.attributes:
             self.settings = None
             log.warning("an attribute of a module changes as it is trained, and no checkpoint has it: not bit for bit")
         return {
@@ -176,6 +182,8 @@ class Resume:
             "settings": self.settings,
             "compiled": isinstance(loop.take, CompiledFitStep),
             "rows": loop.rows,
+            "within": loop.within.in_words(),
+            "good_at": loop.good_at,
             "best": loop.best,
             "optimizer_numbers": self._optimizer_numbers(),
             "schedule": loop.schedule.state(),
@@ -209,6 +217,11 @@ class Resume:
         tensors |= {f"buffer.{name}": b for name, b in loop.module.named_buffers()}
         tensors |= {f"good.{i}": t for i, t in enumerate(loop.good)}
         return tensors | {f"best.{name}": value for name, value in loop.best_weights.items()}
+
+
+def _batch(run_metadata: dict[str, Any]) -> int:
+    """How many batches of the epoch that it was in a run had done."""
+    return int(run_metadata.get("within", {}).get("batch", 0))
 
 
 def optimizer_states(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

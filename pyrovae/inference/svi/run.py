@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from pyrovae import checks, ranks
 from pyrovae.compile.aliases import overlapping
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import noted
 from pyrovae.inference.items import Items
 from pyrovae.inference.labels import items_and_labels, labels_present, numbered_labels
 from pyrovae.inference.measuring import measuring, warn_of_scales
@@ -83,25 +85,39 @@ def run(task: Task, plan: Plan) -> History:
                 problem = ItemsProblem(pair, plan, source, held_out, target, sites)
                 loop = Loop(task, plan, problem, schedule, store=store, networks=sites.networks)
                 begin()
-                rows, kept = loop.run()
-                active = active_units(loop, source)
+                told = partial(_told, task, plan, source, held_out, names, problem)
+                with noted(lambda: (loop.rows, told(None) | loop.broken_off())):
+                    rows, kept = loop.run()
+                    active = active_units(loop, source)
     _warn(plan, rows, active, pair.latent_dim)
-    config = {
+    return History.from_rows(rows, told(active) | loop.outcome(kept))
+
+
+def _told(
+    task: Task,
+    plan: Plan,
+    source: Items,
+    held_out: Items | None,
+    names: Any,
+    problem: ItemsProblem,
+    active: int | None,
+) -> dict[str, Any]:
+    """What the `config` of a history says of what was fitted, and to what."""
+    pair = task.pair
+    return {
         "method": "svi",
         **plan.in_words(),
         "items": len(source),
         "validation_items": 0 if held_out is None else len(held_out),
         **source.described(),
         **({} if names is None else {"classes": names.tolist()}),
-        "device": str(target),
+        "device": str(task.device),
         "dtype": str(dtype_and_device(pair)[0]),
         "latent_dim": pair.latent_dim,
         "is_normalized": bool(pair.is_normalized),
         "active_units": active,
         **({} if problem.loss.floor_of is None else {"free_bits_of": problem.loss.floor_of}),
-        **loop.outcome(kept),
     }
-    return History.from_rows(rows, config)
 
 
 def _start_alike(

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae.inference.items import EVALUATION_BATCH, Items
 from pyrovae.inference.objective import weighted
 from pyrovae.inference.svi.problem import drawn_binary
+from pyrovae.interruption import deliver
 from pyrovae.models import activity
 from pyrovae.models.batch import Batch, called_on, items_of, weight_of
 from pyrovae.models.particles import particles
@@ -37,6 +38,8 @@ def validated(loop: Loop, source: Items) -> dict[str, float]:
         key = stream(loop.plan.seed, "validation", number)
         with loop.workspace(key, training=False, checks=False).turn():
             own_sums[number] = log_score(loop, batch.to(loop.device), label)
+        if size == 1:  # alone, for others would wait for it
+            deliver()
     sums = {number: total for part in loop.ranks.gathered(own_sums) for number, total in part.items()}
     mean = sum(sums[number] for number in sorted(sums)) / (len(source) * source.mean_weight)
     return {"validation_elbo": mean} if source.y is None else {"validation_log_loss": -mean}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.checks.arrays import entries
+from pyrovae.checks.shown import short
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.param_sites import HasParamSites
 from pyrovae.models.registry import note
@@ -69,6 +72,8 @@ def drawn_of_class(
     it is left as it was.
     """
     checks.whole("n", n, bytes_each=4 * math.prod(classifier.event_shape))
+    if label is not None and not isinstance(label, str | numbers.Number | np.generic | Tensor):
+        raise TypeError(f"label must be one of the classes, or None, got {short(label)}")
     number = None if label is None else classifier.numbers([label], 1, name="label")
     key = None if seed is None else stream(checks.seed(seed), "sample", *([] if number is None else [int(number)]))
     with torch.no_grad(), evaluation_mode(classifier), forked(key, dtype_and_device(classifier)[1]):
@@ -135,9 +140,13 @@ def nameable(names: np.ndarray, what: str) -> np.ndarray:
 
 def named_classes(classes: Any, count: int) -> np.ndarray:
     """The sorted names of `count` classes; 0 to `count` - 1 where none are given."""
+    checks.affordable(f"num_classes={count:,}", 8 * count, "take fewer classes")
     if classes is None:
         return np.arange(count)
-    names = nameable(np.unique(np.asarray(classes)), "classes")
+    given = entries(classes, "classes")
+    if given.ndim != 1:
+        raise TypeError(f"classes must be {count} different names, got {short(classes)}")
+    names = np.unique(nameable(given, "classes"))
     if len(names) != count:
-        raise ValueError(f"classes must be {count} different names, got {list(classes)}")
+        raise ValueError(f"classes must be {count} different names, got {names.tolist()}")
     return names

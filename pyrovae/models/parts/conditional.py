@@ -34,11 +34,12 @@ class ConditionalNormal(nn.Module):
     def __init__(self, latent_dim: int, covariate_dim: int = 0, hidden_dims: Sequence[int] = ()) -> None:
         super().__init__()
         self.latent_dim = checks.whole("latent_dim", latent_dim, bytes_each=8)
+        covariate_dim = checks.whole("covariate_dim", covariate_dim, least=0)
         if not covariate_dim:
             raise ValueError(
                 "prior 'conditional' is one given covariates: build the pair with covariate_dim=, the number of columns"
             )
-        self.covariate_dim = checks.whole("covariate_dim", covariate_dim)
+        self.covariate_dim = covariate_dim
         self.network = MLP((covariate_dim,), (2, latent_dim), hidden_dims=hidden_dims)
         last: nn.Linear = self.network.layers[-1]  # type: ignore[assignment]
         nn.init.zeros_(last.weight)

@@ -31,6 +31,7 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
+        features = checks.whole("features", features)
         checks.whole("latent_dim", latent_dim, bytes_each=8 * features)
         self.network = network
         self.loc = nn.Linear(features, latent_dim)  # before the scale: an AE of the same seed starts from the same head

@@ -54,11 +54,12 @@ class FlowPosterior(nn.Module):
         context_dim: int = 16,
     ) -> None:
         super().__init__()
+        features = checks.whole("features", features)
         checks.whole("latent_dim", latent_dim, bytes_each=8 * features)
-        checks.whole("num_transforms", num_transforms)
+        checks.whole("num_transforms", num_transforms, most=1000)
         checks.whole("num_bins", num_bins, least=2, most=100)
         checks.whole("context_dim", context_dim, bytes_each=8 * features)
-        width = max(checks.whole("hidden_dim", hidden_dim), latent_dim)
+        width = max(checks.whole("hidden_dim", hidden_dim, bytes_each=12 * latent_dim), latent_dim)
         self.network = network
         self.loc = nn.Linear(features, latent_dim)
         self.raw_log_scale = nn.Linear(features, latent_dim)
@@ -108,9 +109,9 @@ class FlowPrior(nn.Module):
     def __init__(self, latent_dim: int, num_transforms: int = 2, hidden_dim: int = 32, num_bins: int = 8) -> None:
         super().__init__()
         self.latent_dim = checks.whole("latent_dim", latent_dim, bytes_each=8)
-        checks.whole("num_transforms", num_transforms)
+        checks.whole("num_transforms", num_transforms, most=1000)
         checks.whole("num_bins", num_bins, least=2, most=100)
-        width = max(checks.whole("hidden_dim", hidden_dim), latent_dim)
+        width = max(checks.whole("hidden_dim", hidden_dim, bytes_each=12 * latent_dim), latent_dim)
         self.splines, self.steps = nn.ParameterList(), nn.ModuleList()
         for block in range(num_transforms):
             self.splines.append(nn.Parameter(torch.zeros(latent_dim, spline_parameters(num_bins))))

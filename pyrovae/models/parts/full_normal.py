@@ -34,6 +34,7 @@ class FullNormal(nn.Module):
 
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
+        features = checks.whole("features", features)
         checks.whole("latent_dim", latent_dim, bytes_each=8 * features)
         below = latent_dim * (latent_dim - 1) // 2
         self.network = network

@@ -56,7 +56,7 @@ class Gamma(Standardizable):
         self.floor = checks.positive("floor", floor)
         self._per_entry = bool(per_entry)
         self.initial_shape = checks.positive("initial_shape", initial_shape)
-        self._shape = None if shape is None else float(shape)
+        self._shape = None if shape is None else checks.positive("shape", shape)
         if shape is not None:
             if self._per_entry:
                 raise ValueError("per_entry learns a shape for each entry, and shape fixes one for all: leave out one")

@@ -227,7 +227,14 @@ class Likelihood(nn.Module):
 def _require_stated_count(family: Any) -> None:
     """Refuse a family whose `forward` takes another number of parameters than it states, and say what to state."""
     count = num_parameters_of(family)
-    signature = inspect.signature(getattr(family, "forward", family))
+    if not callable(getattr(family, "forward", family)):
+        raise TypeError(
+            f"family must be a module from parameters to a distribution, as Normal() is, got {family!r:.80}"
+        )
+    try:
+        signature = inspect.signature(getattr(family, "forward", family))
+    except ValueError:
+        raise TypeError(f"family must be a module from parameters to a distribution, got {family!r:.80}") from None
     try:
         signature.bind(*range(count))
     except TypeError:

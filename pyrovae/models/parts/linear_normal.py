@@ -30,6 +30,7 @@ class LinearNormal(nn.Module):
     def __init__(self, features: int, latent_dim: int, *, network: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
+        features = checks.whole("features", features)
         self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
         self.raw_log_scale = nn.Parameter(torch.zeros(latent_dim))
 

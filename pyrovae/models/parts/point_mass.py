@@ -25,6 +25,7 @@ class PointMass(nn.Module):
     def __init__(self, network: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
         self.network = network
+        features = checks.whole("features", features)
         self.loc = nn.Linear(features, checks.whole("latent_dim", latent_dim, bytes_each=4 * features))
 
     def forward(self, x: Tensor) -> TorchDistribution:

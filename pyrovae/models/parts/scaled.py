@@ -45,8 +45,8 @@ class Scaled(Standardizable):
         self.link = checks.choice("link", link, ("identity", "sigmoid"))
         self.floor = checks.positive("floor", floor)
         self._per_entry = bool(per_entry)
-        self._scale = None if scale is None else float(scale)
-        self._initial_scale = float(initial_scale)
+        self._scale = None if scale is None else checks.positive("scale", scale)
+        self._initial_scale = checks.positive("initial_scale", initial_scale)
         self.learned = scale is None
         if scale is not None:
             if self._per_entry:

@@ -54,7 +54,7 @@ class StudentT(Scaled):
         per_entry: bool = False,
     ) -> None:
         super().__init__(scale, initial_scale=initial_scale, floor=floor, per_entry=per_entry, link=link)
-        self._df = None if df is None else float(df)
+        self._df = None if df is None else checks.positive("df", df)
         self.initial_df = checks.positive("initial_df", initial_df)
         self.df_floor = checks.positive("df_floor", df_floor)
         if df is not None:
