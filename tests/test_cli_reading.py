@@ -497,7 +497,7 @@ OF_ONE = [
     ("reconstruct", "no codes", ["{runs}/mixture", "-o", "{out}.npy"]),
     ("impute", "nothing is missing", ["{runs}/vae", "-o", "{out}.npy"]),
     ("impute", "gives no p(missing | seen)", ["{runs}/lda", "--mask", "mask.npy", "-o", "{out}.npy"]),
-    ("impute", "--mask a-file.txt cannot be read", ["{runs}/vae", "--mask", "a-file.txt", "-o", "{out}.npy"]),
+    ("impute", "--mask must be a .npy file", ["{runs}/vae", "--mask", "a-file.txt", "-o", "{out}.npy"]),
     ("impute", "--mask wrong-mask.npy has shape", ["{runs}/vae", "--mask", "wrong-mask.npy", "-o", "{out}.npy"]),
     (
         "impute",
