@@ -56,8 +56,8 @@ def reconstructions(
             f"x must have at most {_MOST_IN_A_ROW} images to fit in a row, got {count}; pass a few, as x[:10]"
         )
     drawn = {name: originals}
-    rows = mapping("rows", rows, "name to images")
-    codes = {} if codes is None else mapping("codes", codes, "name of a row to codes")
+    rows = mapping("rows", rows, "name to images", may_be_empty=True)
+    codes = {} if codes is None else mapping("codes", codes, "name of a row to codes", may_be_empty=True)
     for row, values in rows.items():
         if row == name:
             raise ValueError(f"rows may not be called {name!r}, as x's own row is; pass another name=")

@@ -219,11 +219,11 @@ def vector(name: str, values: Any, count: int | None = None, *, of: str = "", fi
     return checked_finite(name, array) if finite else array.astype(np.float64)
 
 
-def mapping(name: str, value: Any, expected: str) -> Mapping[str, Any]:
+def mapping(name: str, value: Any, expected: str, *, may_be_empty: bool = False) -> Mapping[str, Any]:
     """The dict, or whatever maps names to values; `expected` are the words for what it must hold."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dict of {expected}, got {type(value).__name__}")
-    if not value:
+    if not value and not may_be_empty:
         raise ValueError(f"{name} is empty: expected a dict of {expected}")
     return value
 
