@@ -18,6 +18,7 @@ from torch import Tensor
 import pyrovae
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+collect_ignore = ["fuzz", "random_signals.py"]  # scripts, one of which needs atheris
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
