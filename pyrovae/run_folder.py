@@ -462,13 +462,15 @@ def write_history(file: Path, history: History) -> None:
             partial.unlink(missing_ok=True)
 
 
-def read_history(file: Path) -> History:
-    """Read a history that `write_history` wrote."""
+def read_history(file: Path, *, most_bytes: int | None = None) -> History:
+    """Read a history that `write_history` wrote; ValueError, before it is read, for one that takes more memory."""
     import xarray as xr
 
     with xr.open_dataset(file, engine="h5netcdf") as opened:
+        if most_bytes is not None and opened.nbytes > most_bytes:
+            raise ValueError(f"it takes {opened.nbytes:,} bytes, and at most {most_bytes:,} are read")
         epochs = opened.load()
-    config = json.loads(epochs.attrs.pop("config", "{}"))
+    config = bounded(epochs.attrs.pop("config", "{}").encode())
     return pyrovae.History(epochs, config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -165,3 +167,43 @@ def exact_linear_pair():
         pair.likelihood.network.weight.copy_(columns * torch.tensor([2.0, 1.0, 0.5]))
     with_exact_posterior(pair)
     return pair
+
+
+class Killed(BaseException):
+    """The process has ended: from here on nothing of it changes a file."""
+
+
+CALLS = [  # that change what lies on the disk
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "rename"),
+    (os, "unlink"),
+    (os, "rmdir"),
+    (os, "mkdir"),
+    (shutil, "rmtree"),
+]
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], list[str]]:
+    """Run a body whose n-th call that changes the disk, and all after it, do not happen; how many there were."""
+
+    def run(n, body):
+        made = []
+        with monkeypatch.context() as patched:
+            for home, name in CALLS:
+                real = getattr(home, name)
+
+                def call(*args, real=real, name=name, **named):
+                    if len(made) >= n:
+                        made.append(None)
+                        raise Killed
+                    made.append(name)
+                    return real(*args, **named)
+
+                patched.setattr(home, name, call)
+            with contextlib.suppress(Killed):
+                body()
+        return made
+
+    return run

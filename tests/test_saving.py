@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -42,46 +41,6 @@ def value_of(vae):
 
 def names(folder):
     return sorted(os.listdir(folder))
-
-
-class Killed(BaseException):
-    """The process has ended: from here on nothing of it changes a file."""
-
-
-CALLS = [
-    (os, "fsync"),
-    (os, "replace"),
-    (os, "rename"),
-    (os, "unlink"),
-    (os, "rmdir"),
-    (os, "mkdir"),
-    (shutil, "rmtree"),
-]
-
-
-@pytest.fixture
-def killed_at(monkeypatch):
-    """Run a body whose n-th call that changes the disk, and all after it, do not happen; how many there were."""
-
-    def run(n, body):
-        made = []
-        with monkeypatch.context() as patched:
-            for home, name in CALLS:
-                real = getattr(home, name)
-
-                def call(*args, real=real, name=name, **named):
-                    if len(made) >= n:
-                        made.append(None)
-                        raise Killed
-                    made.append(name)
-                    return real(*args, **named)
-
-                patched.setattr(home, name, call)
-            with contextlib.suppress(Killed):
-                body()
-        return made
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -438,7 +438,7 @@ def test_a_saved_estimator_is_refused_where_it_is_none(tmp_path):
         VAE.load(tmp_path / "nothing")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="is no saved estimator"):
+    with pytest.raises(FileExistsError, match="is not a saved estimator"):
         mixture.save(tmp_path / "full")
     vae = VAE(likelihood=pyrovae.Normal(scale=1.0), **SMALL).fit(rows())
     with pytest.raises(TypeError, match=r"VAE\.likelihood is a Normal, and a saved estimator holds plain values"):

@@ -2,165 +2,213 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sklearn.base import BaseEstimator
-
 from pyrovae import checks
-from pyrovae.columns import Column
-from pyrovae.data import Encoding
-from pyrovae.hidden import visible
-from pyrovae.inference.checkpoint import CheckpointError, load, save
+from pyrovae.inference.checkpoint import CheckpointError, load
+from pyrovae.inference.checkpoint.manifest import MANIFEST, MANIFEST_BYTES, manifest_digest
+from pyrovae.inference.checkpoint.opening import read_until_kept
+from pyrovae.inference.checkpoint.replacing import Layout, fill, put, require_replaceable
+from pyrovae.inference.checkpoint.writing import contents, require_finite
+from pyrovae.json_files import TooLargeError, bounded, is_canonical, read_bounded
+from pyrovae.sklearn.values import decoded_all, encoded, named
 
 __all__ = ["read_state", "write_state"]
 
-RECORD, PAIR, HISTORY = "estimator.json", "pair", "history.nc"
-FORMAT, VERSION = "pyrovae.sklearn", 1
+RECORD, PAIR, HISTORY, ESTIMATOR = "estimator.json", "pair", "history.nc", "estimator"
+FORMAT = "pyrovae.sklearn"
+VERSION = 2  # whose records state their own digest, and the name and the digest of each file; the first stated none
 APART = ("pair_", "history_", "estimator_")  # fitted attributes with a file or a folder of their own
+HISTORY_BYTES = 10**8  # a larger history is not read: few bytes of a file may state it
+WRONG = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def write_state(estimator: Any, path: str | os.PathLike[str]) -> None:
-    """Write a fitted estimator into the folder `path`; its record is written last."""
-    from pyrovae.run_folder import write_history
-
-    folder = checks.path("path", path)
-    if folder.exists() and not _may_be_replaced(folder):
-        raise FileExistsError(f"{folder} exists and is no saved estimator: choose another folder or remove it")
-    name = type(estimator).__name__
-    params = {key: _encoded(value, f"{name}.{key}") for key, value in estimator.get_params(deep=False).items()}
-    fitted = {key: _encoded(value, f"{name}.{key}") for key, value in vars(estimator).items() if _is_fitted(key)}
-    record = {"format": FORMAT, "format_version": VERSION, "class": name, "params": params, "fitted": fitted}
-    text = json.dumps(record, indent=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)  # what a kill leaves is no state
-    if hasattr(estimator, "pair_"):
-        save(folder / PAIR, estimator.pair_)
-    if hasattr(estimator, "history_"):
-        write_history(folder / HISTORY, estimator.history_)
-    if hasattr(estimator, "estimator_"):
-        write_state(estimator.estimator_, folder / "estimator")
-    partial = folder / f".{RECORD}-new-{os.getpid()}"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    """Write a fitted estimator into the folder `path`, as `pyrovae.save` writes a pair: it is whole at each moment."""
+    folder = checks.path("path", path).resolve()
+    require_replaceable(folder, ESTIMATORS)
+    put(folder, _contents(estimator), ESTIMATORS)
 
 
 def read_state(kind: type, path: str | os.PathLike[str]) -> Any:
-    """Read an estimator of class `kind` from the folder `path`."""
+    """Read an estimator of class `kind` from the folder `path`; all of it is of one save."""
+    folder = checks.path("path", path)
+    return read_until_kept(lambda: _record_bytes(folder), lambda content: _estimator_of(folder, content, kind))
+
+
+def _contents(estimator: Any) -> Any:
+    """What writes the files of an estimator, all of which is checked by now."""
+    from pyrovae.run_folder import write_history
+
+    name = type(estimator).__name__
+    params = {key: encoded(value, f"{name}.{key}") for key, value in estimator.get_params(deep=False).items()}
+    fitted = {key: encoded(value, f"{name}.{key}") for key, value in vars(estimator).items() if _is_fitted(key)}
+    record = {"format": FORMAT, "format_version": VERSION, "class": name, "params": params, "fitted": fitted}
+    made: dict[str, Any] = {}
+    if hasattr(estimator, "pair_"):
+        require_finite(estimator.pair_)
+        made[PAIR] = contents(estimator.pair_)
+    if hasattr(estimator, "estimator_"):
+        made[ESTIMATOR] = _contents(estimator.estimator_)
+
+    def make(folder: Path, names: Mapping[str, str]) -> bytes:
+        digests: dict[str, str] = {}
+        for kind, its_contents in made.items():
+            inner = folder / names[kind]
+            inner.mkdir()
+            if kind == PAIR:
+                fill(inner, its_contents)
+            else:
+                fill(inner, its_contents, ESTIMATORS)
+            digests[kind] = _digest(inner / (MANIFEST if kind == PAIR else RECORD))
+        if hasattr(estimator, "history_"):
+            write_history(folder / names[HISTORY], estimator.history_)
+            digests[HISTORY] = _digest(folder / names[HISTORY])
+        files = {kind: {"name": names[kind], "sha256": digest} for kind, digest in digests.items()}
+        return _record_of(record | {"files": files})
+
+    _record_of(record)  # refused before anything is written
+    return make
+
+
+def _record_of(record: dict[str, Any]) -> bytes:
+    content = json.dumps({**record, "sha256": manifest_digest(record)}, indent=1).encode()
+    try:
+        if len(content) > MANIFEST_BYTES:
+            raise TooLargeError(f"it has {len(content):,} bytes, and at most {MANIFEST_BYTES:,} are read")
+        bounded(content)
+    except TooLargeError as error:
+        raise CheckpointError(
+            f"the record of this {record['class']} would be too large: {error}; save pair_ by pyrovae.save"
+        ) from None
+    return content
+
+
+def _estimator_of(folder: Path, content: bytes, kind: type | None = None) -> Any:
     from pyrovae.run_folder import read_history
 
-    folder = checks.path("path", path)
-    record = _record(folder)
-    if record["class"] != kind.__name__:
+    record = _parsed(folder / RECORD, content)
+    if kind is not None and record["class"] != kind.__name__:
         raise CheckpointError(f"{folder} holds a {record['class']}: load it as pyrovae.sklearn.{record['class']}.load")
+    kind = kind or named(record["class"])
     try:
-        estimator = kind(**_decoded_all(record["params"]))
-        fitted = _decoded_all(record["fitted"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged, or of another version: {error}") from None
+        estimator = kind(**decoded_all(record["params"]))
+        fitted = decoded_all(record["fitted"])
+    except WRONG as error:
+        why = str(error)[:1000]
+        raise CheckpointError(f"{folder / RECORD} is damaged, or of another version: {why}") from None
     for name, value in fitted.items():
+        if not _is_fitted(name):
+            raise CheckpointError(f"{folder / RECORD} is damaged: {name[:100]!r} is no fitted attribute")
         setattr(estimator, name, value)
-    if (folder / PAIR).is_dir():
-        estimator.pair_ = load(folder / PAIR)
-    if (folder / HISTORY).is_file():
-        estimator.history_ = read_history(folder / HISTORY)
-    if (folder / "estimator").is_dir():
-        estimator.estimator_ = read_state(_named(_record(folder / "estimator")["class"]), folder / "estimator")
+    files = _files(folder, record)
+    if PAIR in files:
+        _require_digest(files[PAIR] / MANIFEST, record, PAIR)
+        estimator.pair_ = load(files[PAIR])
+    if HISTORY in files:
+        _require_digest(files[HISTORY], record, HISTORY)
+        try:
+            estimator.history_ = read_history(files[HISTORY], most_bytes=HISTORY_BYTES)
+        except Exception as error:  # HDF5 has many, and words of its own
+            raise CheckpointError(f"{files[HISTORY]} is damaged, or no history: {str(error)[:1000]}") from None
+    if ESTIMATOR in files:
+        _require_digest(files[ESTIMATOR] / RECORD, record, ESTIMATOR)
+        estimator.estimator_ = _estimator_of(files[ESTIMATOR], _record_bytes(files[ESTIMATOR]))
     return estimator
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _record_bytes(folder: Path) -> bytes:
     if not (folder / RECORD).is_file():
         raise FileNotFoundError(f"{folder} holds no saved estimator: {RECORD} is missing")
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        version = record["format_version"]
-        if record["format"] != FORMAT or not isinstance(record["class"], str):
-            raise KeyError("format")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return read_bounded(folder / RECORD, MANIFEST_BYTES)
+    except TooLargeError as error:
         raise CheckpointError(f"{folder / RECORD} is no record of a saved estimator: {error}") from None
-    if version != VERSION:
-        raise CheckpointError(f"{folder} has format version {version}, and this package reads {VERSION}")
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    """The record that a file holds. Raises CheckpointError that names what is wrong with it."""
+    try:
+        record = bounded(content)
+        version = record["format_version"]
+        if record["format"] != FORMAT or named(record["class"]) is None:
+            raise KeyError("format")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no record of a saved estimator: {str(error)[:1000]}") from None
+    if type(version) is not int or version not in (1, VERSION):
+        raise CheckpointError(f"{file.parent} has format version {str(version)[:50]}, and this package reads 1 and 2")
+    for name in ("params", "fitted"):
+        if not isinstance(record.get(name), dict):
+            raise CheckpointError(f"{file} is damaged, or of another version: it has no {name}")
+    if version == VERSION:
+        try:
+            is_whole = record.get("sha256") == manifest_digest(record) and is_canonical(content, record)
+        except RecursionError:
+            is_whole = False
+        if not is_whole or not _states_files(record.get("files")):
+            raise CheckpointError(
+                f"{file} is damaged or was changed: its SHA-256 or its bytes are not what was written"
+            )
     return dict(record)
 
 
-def _may_be_replaced(folder: Path) -> bool:
-    if not folder.is_dir():
+def _states_files(files: Any) -> bool:
+    """Whether a record names files as a state has them, and no others: none leads out of the folder."""
+    if not isinstance(files, dict) or not files.keys() <= {PAIR, HISTORY, ESTIMATOR}:
         return False
-    names = {entry.name for entry in visible(folder)}
-    return not names or (RECORD in names and names <= {RECORD, PAIR, HISTORY, "estimator"})
+    return all(
+        isinstance(stated, dict)
+        and isinstance(name := stated.get("name"), str)
+        and ESTIMATORS.is_other(name)
+        and name.startswith(kind.partition(".")[0])
+        for kind, stated in files.items()
+    )
+
+
+def _files(folder: Path, record: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of a state; where its record is of the first version, those that are there."""
+    if record["format_version"] == VERSION:
+        return {kind: folder / stated["name"] for kind, stated in record["files"].items()}
+    return {kind: folder / kind for kind in (PAIR, HISTORY, ESTIMATOR) if (folder / kind).exists()}
+
+
+def _require_digest(file: Path, record: Mapping[str, Any], kind: str) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent} is not whole: it has no {file.name}")
+    if record["format_version"] == VERSION and _digest(file) != record["files"][kind].get("sha256"):
+        raise CheckpointError(f"{file} is damaged or was replaced: its SHA-256 is not the one that {RECORD} states")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _files_of(file: Path) -> frozenset[str] | None:
+    try:
+        record = bounded(read_bounded(file, MANIFEST_BYTES))
+        if record["format_version"] == 1:
+            return frozenset(ESTIMATORS.others)
+        return frozenset(str(stated["name"]) for stated in record["files"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return bool(bounded(read_bounded(file, MANIFEST_BYTES))["format"] == FORMAT)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+ESTIMATORS = Layout("a saved estimator", RECORD, (PAIR, HISTORY, ESTIMATOR), _files_of, _is_ours)
 
 
 def _is_fitted(name: str) -> bool:
     is_public = name.endswith("_") and not name.startswith("_")
     return is_public and name not in APART
-
-
-def _encoded(value: Any, name: str) -> Any:
-    """A value as JSON holds it: plain values as they are, the rest as an object that names its kind."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, np.generic):
-        return _encoded(value.item(), name)
-    if isinstance(value, np.ndarray) and (value.dtype.kind in "biufU" or _is_of_strings(value)):
-        return {"array": value.tolist(), "dtype": value.dtype.str, "shape": list(value.shape)}
-    if isinstance(value, Set):  # JSON has none, and a state is the same each time
-        value = sorted(value, key=str)
-    if _is_index(value):
-        value = value.tolist()
-    if isinstance(value, tuple | list):
-        return {type(value).__name__: [_encoded(each, name) for each in value]}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _encoded(each, f"{name}[{key!r}]") for key, each in value.items()}}
-    if isinstance(value, Encoding):
-        return {"encoding": value.recipe()}
-    if isinstance(value, Column):
-        return {"column": _encoded((value.name, value.kind, value.categories), name)}
-    if isinstance(value, BaseEstimator) and _named(type(value).__name__) is type(value):
-        params = {key: _encoded(each, f"{name}.{key}") for key, each in value.get_params(deep=False).items()}
-        return {"estimator": type(value).__name__, "params": params}
-    raise TypeError(
-        f"{name} is a {type(value).__name__}, and a saved estimator holds plain values alone: save pair_ by "
-        "pyrovae.save, or give a name, a number or an array"
-    )
-
-
-def _decoded(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return np.array(value["array"], dtype=np.dtype(value["dtype"])).reshape(value["shape"])
-    if "estimator" in value:
-        return _named(value["estimator"])(**_decoded_all(value["params"]))
-    (kind, inside), *_ = value.items()
-    if kind == "encoding":
-        return Encoding.from_recipe(inside)
-    if kind == "column":
-        return Column(*_decoded(inside))
-    if kind == "dict":
-        return _decoded_all(inside)
-    return {"tuple": tuple, "list": list}[kind](map(_decoded, inside))
-
-
-def _decoded_all(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _decoded(value) for name, value in values.items()}
-
-
-def _is_index(value: Any) -> bool:
-    """Whether it is an index of pandas, such as the columns of a frame."""
-    return type(value).__module__.startswith("pandas.") and hasattr(value, "tolist") and hasattr(value, "nlevels")
-
-
-def _is_of_strings(array: np.ndarray) -> bool:
-    return array.dtype == object and all(isinstance(each, str) for each in array.ravel())
-
-
-def _named(name: str) -> Any:
-    """The estimator class of a name; None for a name of no class of this module."""
-    import pyrovae.sklearn
-
-    return getattr(pyrovae.sklearn, name, None) if name in pyrovae.sklearn.__all__ else None

@@ -25,6 +25,7 @@ __all__ = ["Extent", "built_pair", "sketched_pair"]
 
 FEW = 1_000  # modules and words that any recipe may have
 LARGE = 10**5  # a smaller number does no harm, whatever it stands for
+LONG = 10**5  # characters of a name, or of a category
 COUNT = "num_"  # what the names of a likelihood's sizes begin with: its other numbers may be large, as a scale
 
 
@@ -85,10 +86,14 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
     rest: list[tuple[Any, bool]] = [(recipe, True)]  # and whether it is a size where it is a whole number
     while rest:
         value, is_size = rest.pop()
+        _refuse_long([value])
         if isinstance(value, str) and "(" in value:  # a part's name with its arguments
             with suppress(ValueError, TypeError):
                 value = name_and_arguments("part", value)[1]
-        if isinstance(value, dict):
+        if (categories := _categories(value)) is not None:
+            num_words += 2 + len(categories)  # which may be large numbers, as postal codes, and are no sizes
+            _refuse_long(categories)
+        elif isinstance(value, dict):
             is_size = is_size and value.get("kind") != "likelihood"
             for name, each in value.items():
                 rest.append((each, (is_size and name != "likelihood") or str(name).startswith(COUNT)))
@@ -106,6 +111,20 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
         raise _TooMuchError(f"{num_numbers:,} numbers are too many entries for {extent.tensors:,} tensors")
     if num_words > FEW + 4 * extent.values:
         raise _TooMuchError(f"{num_words:,} words are too many entries for {extent.values:,} values")
+
+
+def _refuse_long(values: list[Any]) -> None:
+    for value in values:
+        if isinstance(value, str) and len(value) > LONG:
+            raise _TooMuchError(f"{value[:20]!r}... has {len(value):,} characters, and a word at most {LONG:,}")
+
+
+def _categories(value: Any) -> list[Any] | None:
+    """The categories of a column that states them one by one; None for anything else."""
+    if not isinstance(value, dict) or value.keys() != {"column"} or not isinstance(value["column"], list):
+        return None
+    categories = value["column"][-1] if len(value["column"]) == 3 else None
+    return categories if isinstance(categories, list) else None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyrovae.hidden import visible
 from pyrovae.inference.checkpoint.tensor_file import DTYPES, SHAPE
-from pyrovae.json_files import TooLargeError, bounded, is_canonical, read_bounded
+from pyrovae.json_files import TooLargeError, bounded, is_canonical, read_bounded, refuse_many
 from pyrovae.models import registry
 
 __all__ = [
@@ -69,6 +69,10 @@ def encoded(manifest: dict[str, Any]) -> bytes:
             f"a saved state has at most {MOST_TENSORS:,} tensors and {MANIFEST_BYTES:,} bytes of manifest, and this "
             f"one would have {len(manifest['tensors']):,} and {len(content):,}"
         )
+    try:
+        refuse_many(content)  # which nobody could read
+    except TooLargeError as error:
+        raise CheckpointError(f"the manifest of this state would be too large: {error}") from None
     return content
 
 
@@ -111,7 +115,11 @@ def parsed_manifest(file: Path, content: bytes) -> dict[str, Any]:
             f"{file} has format version {str(version)[:50]}, this pyrovae reads {FORMAT_VERSION} and "
             f"{FORMAT_VERSION_NAMED}"
         )
-    if manifest.get("sha256") != manifest_digest(manifest):
+    try:
+        digest = manifest_digest(manifest)
+    except RecursionError:
+        raise CheckpointError(f"{file} is no manifest of a state: its lists lie too deep in one another") from None
+    if manifest.get("sha256") != digest:
         raise CheckpointError(f"{file} is damaged or was changed: its SHA-256 is not the one it states")
     if not is_canonical(content, manifest):
         raise CheckpointError(f"{file} is damaged or was changed: its bytes are not those that pyrovae writes")
@@ -141,6 +149,11 @@ def require_known_tensors(file: Path, manifest: dict[str, Any]) -> None:
                 f"{file} is damaged: {str(dtype)[:50]!r} is no dtype of {name[:200]!r}; these are read: "
                 f"{', '.join(sorted(known))}"
             )
+    tied = manifest.get("tied", {})
+    if "dtypes" in manifest and dtypes.keys() != tensors.keys():
+        raise CheckpointError(f"{file} is damaged: it says the dtypes of other tensors than it has")
+    if not isinstance(tied, dict) or not tied.keys() <= tensors.keys():
+        raise CheckpointError(f"{file} is damaged: it says that other tensors are tied than it has")
 
 
 def file_names(manifest: dict[str, Any]) -> dict[str, str]:
@@ -205,15 +218,20 @@ def require_equal(expected: dict[str, Any], manifest: dict[str, Any], folder: Pa
                 saved_value = saved.get(key, "absent")
                 here_value = here.get(key, "absent")
                 if saved_value != here_value:
-                    lines.append(f"{field}.{key}: saved {saved_value}, here {here_value}")
+                    lines.append(f"{field}.{key[:200]}: saved {_short(saved_value)}, here {_short(here_value)}")
         elif here != saved:
-            lines.append(f"{field}: saved {saved}, here {here}")
+            lines.append(f"{field}: saved {_short(saved)}, here {_short(here)}")
     if lines:
         advice = ""
         if any(line.startswith("recipe.") for line in lines):
             advice = "\nBuild the pair with the saved arguments; without `like`, load does so by itself"
         listed = join_first(lines, "\n  ")
         raise ArchitectureError(f"{folder} holds another architecture:\n  {listed}{advice}")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def names_of_states(folder: Path, deep: bool = False) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -29,7 +30,7 @@ from pyrovae.inference.checkpoint.manifest import (
 )
 from pyrovae.inference.checkpoint.tensor_file import Entry, TensorFileError, read_header, read_tensors
 
-__all__ = ["OpenState", "TensorFile", "read_whole"]
+__all__ = ["OpenState", "TensorFile", "read_until_kept", "read_whole"]
 
 T = TypeVar("T")
 
@@ -79,16 +80,25 @@ class OpenState:
 
 def read_whole(folder: Path, read: Callable[[OpenState], T], *, with_run: bool = False) -> T:
     """What `read` makes of the state in a folder; once more where another process has saved over it meanwhile."""
+
+    def read_now(content: bytes) -> T:
+        with _opened(folder, content, with_run) as state:
+            made = read(state)
+        _warn_of_others(folder, state.manifest)
+        return made
+
+    return read_until_kept(lambda: manifest_content(folder), read_now)
+
+
+def read_until_kept(content_of: Callable[[], bytes], read: Callable[[bytes], T]) -> T:
+    """What `read` makes of the manifest that `content_of` reads; once more where another one is there meanwhile."""
     for left in reversed(range(TRIES)):
         content = None
         try:
-            content = manifest_content(folder)
-            with _opened(folder, content, with_run) as state:
-                made = read(state)
-            _warn_of_others(folder, state.manifest)
-            return made
+            content = content_of()
+            return read(content)
         except (CheckpointError, OSError):
-            if not left or content == _content_now(folder):
+            if not left or content == _content_now(content_of):
                 raise
     raise AssertionError
 
@@ -150,7 +160,9 @@ def _open(file: Path) -> BinaryIO:
     """Open a file for reading, if it is one: a pipe would wait for somebody who writes."""
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         handle = None
     if handle is not None and not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -160,9 +172,9 @@ def _open(file: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def _content_now(folder: Path) -> bytes | None:
+def _content_now(content_of: Callable[[], bytes]) -> bytes | None:
     try:
-        return manifest_content(folder)
+        return content_of()
     except (CheckpointError, OSError):
         return None
 

@@ -15,30 +15,67 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyrovae.durable import naming, sync_folder
-from pyrovae.hidden import is_hidden, visible
-from pyrovae.inference.checkpoint.manifest import (
-    MANIFEST,
-    NAMED,
-    OF_STATES,
-    RUN,
-    WEIGHTS,
-    files_of,
-    format_of,
-)
+from pyrovae.hidden import visible
+from pyrovae.inference.checkpoint.manifest import MANIFEST, RUN, WEIGHTS, files_of, format_of
 
-__all__ = ["put", "require_replaceable"]
+__all__ = ["PAIRS", "Layout", "Make", "fill", "put", "require_replaceable"]
 
 Make = Callable[[Path, Mapping[str, str]], bytes]  # writes a state's files under these names, and gives the manifest
 
-PLAIN = {WEIGHTS: WEIGHTS, RUN: RUN}
+TOKEN = "[0-9a-f]{16}"
 PATIENCE = 60.0  # s, that a save waits for another one of the same state
 LONG_AGO = 24 * 3600.0  # s, after which a file is a leftover, where no lock says so
 
 
-def put(target: Path, make: Make) -> None:
+@dataclass(frozen=True)
+class Layout:
+    """What the folders of one kind of states have in them.
+
+    Attributes:
+        what: what such a state is called.
+        manifest: the name of the file that names the others.
+        others: the names of the others, files or folders, in a new folder; saved over they have a token in theirs.
+        files_of: which of them a manifest states; None where it cannot be read.
+        is_ours: whether a manifest is one of this kind.
+    """
+
+    what: str
+    manifest: str
+    others: tuple[str, ...]
+    files_of: Callable[[Path], frozenset[str] | None]
+    is_ours: Callable[[Path], bool]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """The names of the files of a new folder."""
+        return {name: name for name in self.others}
+
+    def named(self, token: str) -> dict[str, str]:
+        """The names of the files of a state that is saved over another."""
+        return {name: f"{stem}-{token}{dot}{end}" for name in self.others for stem, dot, end in [name.partition(".")]}
+
+    def is_named(self, name: str) -> bool:
+        """Whether that is a name of a file of a state that was saved over another."""
+        return any(re.fullmatch(re.escape(each).replace("TOKEN", TOKEN), name) for each in self.named("TOKEN").values())
+
+    def is_partial(self, name: str) -> bool:
+        """Whether that is a name of a file that is being written."""
+        whole, new, _ = name.removeprefix(".").partition("-new-")
+        return name.startswith(".") and bool(new) and (whole == self.manifest or self.is_other(whole))
+
+    def is_other(self, name: str) -> bool:
+        """Whether a state may have a file of that name beside its manifest."""
+        return name in self.others or self.is_named(name)
+
+
+PAIRS = Layout("a saved state", MANIFEST, (WEIGHTS, RUN), files_of, lambda file: format_of(file) == "pyrovae")
+
+
+def put(target: Path, make: Make, layout: Layout = PAIRS) -> None:
     """Put the state that `make` writes at the path `target`; errors of the system name that path.
 
     `make` is given a folder and the name that each of its files is to have, and returns the manifest. Raises
@@ -47,41 +84,45 @@ def put(target: Path, make: Make) -> None:
     """
     with naming(target, "the state was saved"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not target.exists() and _put_new(target, make)
+        is_new = not target.exists() and _put_new(target, make, layout)
         if not is_new:
-            _put_over(target, make)
-        _remove_left_beside(target, ("new", "old"))
+            _put_over(target, make, layout)
+        _remove_left_beside(target, ("new", "old"), layout)
 
 
-def require_replaceable(path: Path) -> None:
+def fill(folder: Path, make: Make, layout: Layout = PAIRS) -> None:
+    """Write a state into a folder that is new and of this process alone."""
+    _write(folder / layout.manifest, make(folder, layout.plain))
+    sync_folder(folder)
+
+
+def require_replaceable(path: Path, layout: Layout = PAIRS) -> None:
     """Raise FileExistsError for a path with anything but an empty folder, a state or what a killed save has left."""
     if not os.path.lexists(path):
         return
-    what = "it is a file" if not path.is_dir() else _foreign(path)
+    what = "it is a file" if not path.is_dir() else _foreign(path, layout)
     if what is not None:
-        raise FileExistsError(f"{path} exists and is not a saved state ({what}): choose another folder or remove it")
+        raise FileExistsError(f"{path} exists and is not {layout.what} ({what}): choose another folder or remove it")
 
 
-def _foreign(folder: Path) -> str | None:
+def _foreign(folder: Path, layout: Layout) -> str | None:
     """What says that a folder is not ours to write in; hidden files apart."""
     names = {entry.name for entry in visible(folder)}
-    for name in sorted(names):
-        if OF_STATES.fullmatch(name) is None:
+    for name in sorted(names - {layout.manifest}):
+        if not layout.is_other(name):
             return f"it holds {name!r}"
-    if MANIFEST in names:
-        is_ours = format_of(folder / MANIFEST) == "pyrovae"
-        return None if is_ours else f"its {MANIFEST} is not of pyrovae"
-    named_plainly = sorted(names & {WEIGHTS, RUN})  # no save leaves these without a manifest
-    return f"it holds {named_plainly[0]!r} and no {MANIFEST}" if named_plainly else None
+    if layout.manifest in names:
+        return None if layout.is_ours(folder / layout.manifest) else f"its {layout.manifest} is not of pyrovae"
+    named_plainly = sorted(names & {*layout.others})  # no save leaves these without a manifest
+    return f"it holds {named_plainly[0]!r} and no {layout.manifest}" if named_plainly else None
 
 
-def _put_new(target: Path, make: Make) -> bool:
+def _put_new(target: Path, make: Make, layout: Layout) -> bool:
     """Make the folder of a state; False where another process has made one at its path meanwhile."""
-    _remove_left_beside(target, ("new",))
+    _remove_left_beside(target, ("new",), layout)
     fresh, handle = _folder_beside(target)
     try:
-        _write(fresh / MANIFEST, make(fresh, PLAIN))
-        sync_folder(fresh)
+        fill(fresh, make, layout)
         try:
             fresh.rename(target)
         except OSError as error:
@@ -98,43 +139,48 @@ def _put_new(target: Path, make: Make) -> bool:
                 os.close(handle)
 
 
-def _put_over(target: Path, make: Make) -> None:
+def _put_over(target: Path, make: Make, layout: Layout) -> None:
     """Put a state in a folder that is empty or holds one."""
     with _alone_in(target) as is_alone:
-        require_replaceable(target)  # of what is there now that no other save can change it
+        require_replaceable(target, layout)  # of what is there now that no other save can change it
         token = secrets.token_hex(8)
-        earlier = files_of(target / MANIFEST) or frozenset()
-        _sweep(target, token, earlier, is_alone)
-        partial = target / f".{MANIFEST}-new-{token}"
+        earlier = layout.files_of(target / layout.manifest) or frozenset()
+        _sweep(target, token, earlier, is_alone, layout)
+        partial = target / f".{layout.manifest}-new-{token}"
         try:
-            content = make(target, {name: name.replace(".", f"-{token}.", 1) for name in PLAIN})
-            _write(partial, content)
+            _write(partial, make(target, layout.named(token)))
             sync_folder(target)  # the files have their names on the disk before the manifest says them
-            os.replace(partial, target / MANIFEST)
+            os.replace(partial, target / layout.manifest)
             sync_folder(target)
         finally:
-            _sweep(target, token, earlier, is_alone)
+            _sweep(target, token, earlier, is_alone, layout)
 
 
-def _sweep(folder: Path, token: str, earlier: frozenset[str], is_alone: bool) -> None:
+def _sweep(folder: Path, token: str, earlier: frozenset[str], is_alone: bool, layout: Layout) -> None:
     """Remove the files of states that the manifest does not name: of the earlier one, of killed saves, of this one."""
-    named = files_of(folder / MANIFEST)
+    named = layout.files_of(folder / layout.manifest)
     for entry in list(folder.iterdir()):
         name = entry.name
-        is_partial = name.startswith(f".{MANIFEST}-new-")
-        if not (is_partial or NAMED.fullmatch(name) or name in (WEIGHTS, RUN)) or name in (named or ()):
+        if name in (named or ()) or not (layout.is_partial(name) or layout.is_other(name)):
             continue
-        if named is None and (folder / MANIFEST).exists():
+        if named is None and (folder / layout.manifest).exists():
             is_left = False  # it cannot be read, which is no reason to lose what it may name
         elif token in name:
             is_left = True
         elif named is None:
-            is_left = is_alone and name not in (WEIGHTS, RUN)
+            is_left = is_alone and name not in layout.others
         else:
             is_left = is_alone or name in earlier or _is_old(entry)
         if is_left:
-            with suppress(OSError):
-                entry.unlink()
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+        return
+    with suppress(OSError):
+        entry.unlink()
 
 
 def _is_old(entry: Path) -> bool:
@@ -200,7 +246,7 @@ def _folder_beside(target: Path) -> tuple[Path, int | None]:
         os.close(handle)  # another save took it for a leftover, in the moment that it was not locked
 
 
-def _remove_left_beside(target: Path, kinds: tuple[str, ...]) -> None:
+def _remove_left_beside(target: Path, kinds: tuple[str, ...], layout: Layout) -> None:
     """Remove what killed saves have left beside `target`, those of earlier versions too."""
     words = "|".join(kinds)
     left = re.compile(rf"\.{re.escape(target.name)}-({words})-\d+-[0-9a-f]+")
@@ -208,7 +254,10 @@ def _remove_left_beside(target: Path, kinds: tuple[str, ...]) -> None:
         for entry in list(target.parent.iterdir()):
             if not left.fullmatch(entry.name) or not entry.is_dir() or entry.is_symlink():
                 continue
-            if any(is_hidden(one.name) or not OF_STATES.fullmatch(one.name) for one in entry.iterdir()):
+            if not all(
+                one.name == layout.manifest or layout.is_other(one.name) or layout.is_partial(one.name)
+                for one in entry.iterdir()
+            ):
                 continue  # a user's own, or with hidden files that are not ours to remove
             handle = _opened(entry)
             try:

@@ -61,7 +61,7 @@ ORDER = (
 )
 PIECE = 2**24  # bytes that are hashed, read or written at once
 MOST_AXES = 64
-SHAPE = re.compile(r"\[(\d{1,19}(, \d{1,19})*)?\]")
+SHAPE = re.compile(r"\[([0-9]{1,19}(, [0-9]{1,19})*)?\]")
 
 
 class TensorFileError(ValueError):

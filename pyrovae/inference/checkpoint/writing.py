@@ -12,12 +12,12 @@ from torch import Tensor
 from pyrovae import checks, ranks
 from pyrovae.inference.checkpoint.description import describe
 from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION_NAMED, RUN, WEIGHTS, CheckpointError, encoded
-from pyrovae.inference.checkpoint.replacing import put, require_replaceable
+from pyrovae.inference.checkpoint.replacing import Make, put, require_replaceable
 from pyrovae.inference.checkpoint.tensor_file import refuse_unwritable, write_tensors
 from pyrovae.inference.checkpoint.tensors import refuse_not_finite, state_dict_of
 from pyrovae.models.pair import Pair, as_module
 
-__all__ = ["require_writable", "save", "write"]
+__all__ = ["contents", "require_finite", "require_writable", "save", "write"]
 
 
 def save(path: str | os.PathLike[str], pair: Pair) -> Path:
@@ -48,9 +48,7 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     error: Exception | None = None
     if shared.is_first:
         try:
-            module = as_module(pair)
-            tensors = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
-            refuse_not_finite(tensors, module, "the pair", strict=True)
+            require_finite(pair)
             write(target, pair)
         except Exception as caught:
             error = caught
@@ -65,6 +63,11 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
     `run` is what a fit needs to go on from here: metadata that JSON can hold, and named tensors.
     """
     require_replaceable(target)
+    put(target, contents(pair, run))
+
+
+def contents(pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]] | None = None) -> Make:
+    """What writes the files of the state of a pair, all of which is checked by now."""
     tensors = state_dict_of(pair)
     manifest = describe(pair)
     run_metadata, run_tensors = run or (None, {})
@@ -79,7 +82,14 @@ def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]
         return encoded(stated)
 
     encoded(manifest | {"weights_sha256": "", "run": run_metadata})  # refused before anything is written
-    put(target, make)
+    return make
+
+
+def require_finite(pair: Pair) -> None:
+    """Raise CheckpointError for weights that are NaN or infinite, with which nothing can be computed."""
+    module = as_module(pair)
+    tensors = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    refuse_not_finite(tensors, module, "the pair", strict=True)
 
 
 def require_writable(pair: Pair) -> None:
