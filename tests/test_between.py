@@ -16,14 +16,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import needs_compiler
+from conftest import long_but, needs_compiler
 from test_ranks import run as run_in_processes
 from torch import nn
 
 import pyrovae
 from pyrovae.callbacks import Callback
 from pyrovae.inference.checkpoint import MANIFEST, RUN
-from pyrovae.inference.checkpoint.manifest import manifest_digest
+from pyrovae.inference.checkpoint.manifest import encoded
 from pyrovae.inference.snapshots import Snapshots, in_words, name_of, place_of, places_in
 from pyrovae.inference.svi import pace
 from pyrovae.inference.svi.between import Between
@@ -71,7 +71,7 @@ def everything(pair):
 
 def fitted(make=built, seed=0, **options):
     """The history and all tensors of a pair from `seed`."""
-    pair, x = make(seed), X if options.get("binarize") else X.round()
+    pair, x = make(seed), options.pop("x", X if options.get("binarize") else X.round())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         history = pyrovae.fit(pair, x, **{"epochs": 2, "compile": False, **QUICK, **options})
@@ -142,43 +142,95 @@ def semi(seed=0):
     return SemiSupervisedVAE((5,), 3, 2, hidden_dims=(8,))
 
 
+def gaps(seed=0):
+    torch.manual_seed(seed)
+    return pyrovae.mlp_vae((5,), 2, hidden_dims=(4,), likelihood="normal", missing=True)
+
+
+def table(seed=0):
+    torch.manual_seed(seed)
+    columns = [pyrovae.Column("a", "real"), pyrovae.Column("b", "binary"), pyrovae.Column("c", "categorical", range(4))]
+    return pyrovae.table_vae(columns, latent_dim=2, hidden_dims=(4,))
+
+
+def counts(seed=0):
+    torch.manual_seed(seed)
+    return pyrovae.mlp_vae((5,), 2, hidden_dims=(4,), likelihood="poisson", covariate_dim=1)
+
+
 LABELED = {"y": [0, 1, 2] * 5 + [0], "labeled_batch_size": 7}
+WEIGHT = torch.arange(16.0) % 4  # some of 0
+WITH_GAPS = X.where(X > 0.2, math.nan)
+ROWS = torch.stack([X[:, 0], X[:, 1].round(), (4 * X[:, 2]).floor()], 1)
+RUNS = {  # beside the first, which is that of the test above
+    "networks": (built, {"binarize": True, "beta": 0.5, "warmup": 2, "validation": HELD_OUT}),
+    "unlabeled": (
+        semi,
+        {**LABELED, "unlabeled": X.flip(0).round(), "binarize": True, "validation": (HELD_OUT, [0, 1, 2, 0, 1])},
+    ),
+    "labeled": (semi, {**LABELED, "unlabeled": None, "labeled_batch_size": 6}),
+    "importance": (linear, {"objective": "iwae", "num_particles": 2, "optimizer": "sgd", "clip_norm": 1.0}),
+    "gaps": (
+        gaps,
+        {
+            "x": WITH_GAPS,
+            "missing": True,
+            "weight": WEIGHT,
+            "validation": pyrovae.data.Split(WITH_GAPS[:9], None, weight=WEIGHT[:9], missing=True),
+            "num_particles": 2,
+            "warmup": 2,
+        },
+    ),
+    "table": (table, {"x": ROWS.where(X[:, :3] > 0.2, math.nan), "missing": True, "num_particles": 2}),
+    "counts": (counts, {"x": (9 * X).floor(), "exposure": 1.0 + X[:, 0], "covariates": X[:, 1:2], "free_bits": 0.1}),
+}
+
+
+def alike_from_every_batch(folder, monkeypatch, make, options, every=1):
+    """Whether runs from each state of a run, by other weights, come to its bits."""
+    whole, copies = kept_at_each_batch(folder, monkeypatch, lambda **more: fitted(make, **options, **more), every)
+    assert len(copies) == 2 * STEPS // every and is_same(fitted(make, **options), whole)
+    starts = list(copies.values())[:-1]
+    ends = [fitted(make, seed=1, checkpoint=start, resume=True, **options) for start in starts]
+    assert all(end[2]["compiled"] == whole[2]["compiled"] == options.get("compile", False) for end in ends)
+    return [is_same(end, whole) for end in ends]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", long_but("unlabeled", "gaps", of=RUNS))
+def test_so_do_other_runs(tmp_path, monkeypatch, name):
+    assert all(alike_from_every_batch(tmp_path, monkeypatch, *RUNS[name]))
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.parametrize("name", RUNS)
+def test_so_does_a_compiled_run(tmp_path, monkeypatch, name):
+    make, options = RUNS[name]
+    assert all(alike_from_every_batch(tmp_path, monkeypatch, make, {**options, "compile": True}))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interpreted")
+def test_so_does_a_captured_step(tmp_path, monkeypatch):
+    make, options = RUNS["networks"]
+    assert all(alike_from_every_batch(tmp_path, monkeypatch, make, {**options, "compile": True}, every=4))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "options"),
+    "options",
     [
-        (
-            semi,
-            {**LABELED, "unlabeled": X.flip(0).round(), "binarize": True, "validation": (HELD_OUT, [0, 1, 2, 0, 1])},
+        '{"binarize": True}',
+        pytest.param(
+            '{"weight": torch.arange(201) % 4, "missing": X > 0.8, "validation": X[:50].round(), "num_particles": 2}',
+            marks=pytest.mark.long,
         ),
-        (semi, {**LABELED, "unlabeled": None, "labeled_batch_size": 6}),
-        (linear, {"objective": "iwae", "num_particles": 2, "optimizer": "sgd", "clip_norm": 1.0}),
+        pytest.param('{"binarize": True, "compile": True}', marks=[needs_compiler, pytest.mark.long]),
     ],
+    ids=["networks", "gaps", "compiled"],
 )
-def test_so_do_other_runs(tmp_path, monkeypatch, make, options):
-    whole, copies = kept_at_each_batch(tmp_path, monkeypatch, lambda **more: fitted(make, **options, **more))
-    assert len(copies) == 2 * STEPS
-    for folder in list(copies.values())[:-1]:
-        assert is_same(fitted(make, seed=1, checkpoint=folder, resume=True, **options), whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["interpreted", pytest.param("compiled", marks=[needs_compiler, pytest.mark.long])])
-def test_so_does_a_compiled_run(tmp_path, monkeypatch, request, how):
-    if how == "interpreted":
-        request.getfixturevalue("interpreted")
-    options = {"compile": True, "binarize": True, "beta": 0.5, "warmup": 2}
-    whole, copies = kept_at_each_batch(tmp_path, monkeypatch, lambda **more: fitted(**options, **more))
-    assert whole[2]["compiled"] and len(copies) == 2 * STEPS
-    for folder in list(copies.values())[:-1]:
-        found = fitted(seed=1, checkpoint=folder, resume=True, **options | {"compile": "auto"})
-        assert found[2]["compiled"] and is_same(found, whole)
-
-
-@pytest.mark.slow
-def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
+def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path, options):
     body = f"""
     import shutil
     from pathlib import Path
@@ -196,12 +248,14 @@ def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
     def make(seed=0):
         torch.manual_seed(seed)
         likelihood = D.Likelihood(MLP((3,), (1, 8, 8)), pyrovae.Bernoulli(), (1, 8, 8))
+        if "missing" in options:
+            return pair(likelihood="bernoulli", missing=True, seed=seed)
         return pyrovae.VAE(D.StandardNormal(3), likelihood, D.DiagonalNormal(Normed(), 4, 3))
     def all_of(model):
         return torch.cat([t.detach().double().flatten() for t in (*model.parameters(), *model.buffers())])
-    options = dict(epochs=2, binarize=True, batch_size=67)
+    options = dict(epochs=2, batch_size=67, **{options})
     whole = make()
-    fit(whole, **options)
+    found["compiled"] = fit(whole, **options).config["compiled"]
     write, places = Snapshots.write, []
     def copied(snapshots, place, *rest):
         write(snapshots, place, *rest)
@@ -232,6 +286,7 @@ def test_so_do_two_processes_which_write_by_the_clock_of_the_first(tmp_path):
     found["by the clock"] = ranks.gathered(places)
     """
     found = run_in_processes(body, 2, tmp_path)
+    assert found["compiled"] == ("compile" in options)
     each = [[0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 0]]
     assert found["places"] == [each, each]
     assert found["alike"] == [[True] * 5] * 2
@@ -457,7 +512,7 @@ def rewritten(folder, change):
     change(manifest["run"], tensors)
     save_file(tensors, folder / RUN)
     manifest["run"]["sha256"] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    (folder / MANIFEST).write_bytes(encoded(manifest))
 
 
 def test_a_state_of_an_earlier_version_goes_on(tmp_path):

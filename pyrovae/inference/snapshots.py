@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrovae import checks, ranks
 from pyrovae.durable import SameFolder, naming
 from pyrovae.hidden import is_hidden
-from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, read_run, require_writable, write
+from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, Rebuilt, read_run, require_writable, write
 from pyrovae.models.pair import Pair
 
 __all__ = ["Place", "Run", "Snapshots", "in_words", "name_of", "place_of", "places_in"]
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 KEPT = 2  # states: one more than is needed, should the newest be damaged
 NAME = re.compile(r"epoch-(\d{6,})(?:-batch-(\d{6,}))?")
 OURS = re.compile(r"epoch-\d{6,}(-batch-\d{6,})?|\.epoch-\d{6,}(-batch-\d{6,})?-(new|old)-.*|\.lock")
+
+SYNCS = 5  # waits for the disk of one state: two files, a manifest, and the folders that they are in
 
 Place = tuple[int, int]  # how many epochs are done, and how many batches of the next
 
@@ -76,7 +78,8 @@ class Snapshots:
         self.ranks = ranks.current()
         self.damaged: list[Place] = []  # states that were found so
         self._in_use: SameFolder | None = None  # of the first process, while it is locked
-        self.seconds = 0.0  # that a description took, most of what a small state costs
+        self._rebuilt = Rebuilt()
+        self.seconds = 0.0  # that a description and a wait for the disk took, most of what a small state costs
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,6 +127,11 @@ class Snapshots:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the kernel, however the process ends
         except BlockingIOError:
             raise BlockingIOError(f"another process trains in checkpoint={self.folder}: wait for it to end") from None
+        start = time.monotonic()
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+        self.seconds += SYNCS * (time.monotonic() - start)
 
     def _of(self, place: Place) -> Path:
         return self.folder / name_of(place)
@@ -134,8 +142,8 @@ class Snapshots:
         `more` are tensors that it may have beside what follows from the pair.
         """
         start = time.monotonic()
-        require_writable(pair)  # rather before an epoch is trained than after
-        self.seconds = time.monotonic() - start
+        require_writable(pair, self._rebuilt)  # rather before an epoch is trained than after
+        self.seconds += time.monotonic() - start
         errors: list[Exception] = []
         for place in places_in(self.folder):
             try:
@@ -162,7 +170,7 @@ class Snapshots:
                 if place in self.damaged:  # the run goes on from a place before it
                     shutil.rmtree(self._of(place))
                     self.damaged.remove(place)
-                write(self._of(place), pair, (run_metadata, tensors))
+                write(self._of(place), pair, (run_metadata, tensors), self._rebuilt)
             except Exception as caught:
                 error = caught
             else:

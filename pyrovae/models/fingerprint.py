@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyrovae.exclusive import exclusive
 from pyrovae.models.describing import COMPUTED, HOOKS, WITHOUT, Describing, is_users, own_attributes
 
-__all__ = ["attributes", "differing", "digests", "has_users_parts", "settings", "writes_noted"]
+__all__ = ["attributes", "compared", "differing", "digests", "has_users_parts", "settings", "writes_noted"]
 
 # what a pair says of itself beside its density
 STATED = frozenset(
@@ -75,14 +75,19 @@ def attributes(module: nn.Module) -> dict[str, str]:
     return found
 
 
+def compared(module: nn.Module) -> tuple[dict[str, str], set[str]]:
+    """All that `differing` looks at of a module: attributes and buffers in words, and what calls write."""
+    with exclusive():
+        return _everything(module), _written_names(module)
+
+
 def differing(one: nn.Module, other: nn.Module) -> list[str]:
     """The names of the attributes and of the buffers outside of the state that differ between two alike modules.
 
     What the calls of either write is left out, and tensors that one of the two has on the meta device, without values.
     """
-    with exclusive():
-        left, right = _everything(one), _everything(other)
-    written = _written_names(one) | _written_names(other)
+    (left, written), (right, others) = compared(one), compared(other)
+    written = written | others
     names = []
     for name in {**left, **right}:
         pair = [side.get(name, "") for side in (left, right)]

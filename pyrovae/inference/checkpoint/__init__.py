@@ -1,5 +1,6 @@
 """Saved states: a folder with weights (safetensors) and a JSON manifest that says how the pair was built. No pickle."""
 
+from pyrovae.inference.checkpoint.description import Rebuilt
 from pyrovae.inference.checkpoint.manifest import (
     MANIFEST,
     RUN,
@@ -16,6 +17,7 @@ __all__ = [
     "WEIGHTS",
     "ArchitectureError",
     "CheckpointError",
+    "Rebuilt",
     "load",
     "read_run",
     "require_writable",

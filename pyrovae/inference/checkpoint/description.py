@@ -13,18 +13,41 @@ from pyrovae.inference.checkpoint.building import Extent, sketched_pair
 from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION, CheckpointError, join_first
 from pyrovae.inference.checkpoint.tensors import dtype_names, shape_names, state_dict_of
 from pyrovae.models import registry
-from pyrovae.models.fingerprint import differing, digests, has_users_parts
+from pyrovae.models.fingerprint import compared, differing, digests, has_users_parts
 from pyrovae.models.outline import tree
 from pyrovae.models.pair import Pair, as_module, dtype_and_device
 
-__all__ = ["architecture", "describe", "tied_names"]
+__all__ = ["Rebuilt", "architecture", "describe", "tied_names"]
 
 
-def describe(pair: Pair) -> dict[str, Any]:
+class Rebuilt:
+    """What came out otherwise when a pair was built by its recipe, kept while nothing changes that it follows from.
+
+    To build is half of what the state of a small pair costs, and a run writes many of one pair.
+    """
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._otherwise: list[str] | None = None
+
+    def otherwise(self, module: nn.Module, recipe: dict[str, Any]) -> list[str] | None:
+        """The names of what a recipe builds otherwise than this module, buffers apart; None where a part is another.
+
+        Raises CheckpointError for a recipe that does not build.
+        """
+        extent = Extent.of({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)})
+        key = (recipe, extent, _dtype_of(module), _traits(module), compared(module))
+        if self._key is None or key != self._key:
+            self._key, self._otherwise = None, _otherwise(module, recipe, extent)
+            self._key = key
+        return self._otherwise
+
+
+def describe(pair: Pair, rebuilt: Rebuilt | None = None) -> dict[str, Any]:
     """The fields of a manifest that follow from the pair. Raises TypeError where its state has more than tensors."""
     from pyrovae import __version__
 
-    recipe, by_hand = _recipe(pair)
+    recipe, by_hand = _recipe(pair, Rebuilt() if rebuilt is None else rebuilt)
     return {
         "format": "pyrovae",
         "format_version": FORMAT_VERSION,
@@ -63,31 +86,39 @@ def tied_names(pair: Any) -> dict[str, str]:
     return tied
 
 
-def _recipe(pair: Pair) -> tuple[dict[str, Any] | None, str | None]:
+def _recipe(pair: Pair, rebuilt: Rebuilt) -> tuple[dict[str, Any] | None, str | None]:
     """The builder and its arguments as JSON has them; else None, and why they would not build this very pair."""
     module = as_module(pair)
     try:
         recipe = json.loads(json.dumps(registry.described(pair)))
-        extent = Extent.of({name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)})
-        # what a user's part keeps beside its state is compared by its values, which a sketch does not have
-        rebuilt = as_module(sketched_pair(recipe, Path(), extent, in_full=has_users_parts(module)))
+        names = rebuilt.otherwise(module, recipe)
     except (TypeError, CheckpointError) as error:
         return None, str(error)
-    part_types = [type(part) for part in module.modules()]
-    is_alike = (
-        [type(part) for part in rebuilt.modules()] == part_types
-        and tree(rebuilt) == tree(module)
-        and tied_names(rebuilt) == tied_names(module)
-    )
-    if not is_alike:
+    if names is None:
         return None, "a part was changed, or two were tied, after it was built"
-    names = differing(module, rebuilt.to(dtype_and_device(pair)[0])) + _changed_buffers(module)
+    names = names + _changed_buffers(module)
     if names:
         return None, (
             f"a part was changed after it was built, or its constructor draws: {join_first(names)} is not in the "
             "weights, and is not what the constructor makes"
         )
     return recipe, None
+
+
+def _otherwise(module: nn.Module, recipe: dict[str, Any], extent: Extent) -> list[str] | None:
+    # what a user's part keeps beside its state is compared by its values, which a sketch does not have
+    other = as_module(sketched_pair(recipe, Path(), extent, in_full=has_users_parts(module)))
+    if _traits(other) != _traits(module):
+        return None
+    return differing(module, other.to(_dtype_of(module)))
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return dtype_and_device(module)[0]
+
+
+def _traits(module: nn.Module) -> tuple[list[type[nn.Module]], str, dict[str, str]]:
+    return [type(part) for part in module.modules()], tree(module), tied_names(module)
 
 
 def _changed_buffers(module: nn.Module) -> list[str]:

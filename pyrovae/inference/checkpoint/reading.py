@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _run_of(
     if not isinstance(run_metadata, dict):
         raise CheckpointError(f"{folder} holds a state and no run: load(path) reads it")
     _require_same_architecture(pair, manifest, (*COMPARED_FIELDS, "dtype"), folder)
-    _warn_of_other_attributes(pair, manifest, folder)
+    _warn_of_other_attributes(pair, manifest, folder, restored=dict(as_module(pair).named_buffers()))
     require_types(state.weights, manifest, state_dict_of(pair))
     weights = state.weights.read(manifest["weights_sha256"])
     module = as_module(pair)
@@ -160,9 +161,11 @@ def _require_same_architecture(pair: Pair, manifest: dict[str, Any], fields: tup
     require_equal({field: here[field] for field in fields}, comparable(manifest), folder)
 
 
-def _warn_of_other_attributes(pair: Pair, manifest: dict[str, Any], folder: Path) -> None:
+def _warn_of_other_attributes(
+    pair: Pair, manifest: dict[str, Any], folder: Path, restored: Collection[str] = ()
+) -> None:
     """Say which attributes of a user's parts are not as they were; they are the caller's, and no error."""
-    if names := _unlike(pair, manifest, exact=True):
+    if names := [name for name in _unlike(pair, manifest, exact=True) if name not in restored]:
         checks.warn(
             f"{folder} was saved with other values of {join_first(names)} than the pair at hand has, and these are not "
             "among the weights: the density may be another"

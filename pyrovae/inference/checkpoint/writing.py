@@ -10,8 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks, ranks
-from pyrovae.inference.checkpoint.description import describe
-from pyrovae.inference.checkpoint.manifest import FORMAT_VERSION_NAMED, RUN, WEIGHTS, CheckpointError, encoded
+from pyrovae.inference.checkpoint.description import Rebuilt, describe
+from pyrovae.inference.checkpoint.manifest import (
+    FORMAT_VERSION_NAMED,
+    RUN,
+    WEIGHTS,
+    CheckpointError,
+    encoded,
+    require_encodable,
+)
 from pyrovae.inference.checkpoint.replacing import Make, put, require_replaceable
 from pyrovae.inference.checkpoint.tensor_file import refuse_unwritable, write_tensors
 from pyrovae.inference.checkpoint.tensors import refuse_not_finite, state_dict_of
@@ -57,19 +64,29 @@ def save(path: str | os.PathLike[str], pair: Pair) -> Path:
     return target
 
 
-def write(target: Path, pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]] | None = None) -> None:
+def write(
+    target: Path,
+    pair: Pair,
+    run: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+    rebuilt: Rebuilt | None = None,
+) -> None:
     """Write the state of a pair from this process alone, into the folder `target`.
 
-    `run` is what a fit needs to go on from here: metadata that JSON can hold, and named tensors.
+    `run` is what a fit needs to go on from here: metadata that JSON can hold, and named tensors. `rebuilt` is kept from
+    one state of a pair to the next.
     """
     require_replaceable(target)
-    put(target, contents(pair, run))
+    put(target, contents(pair, run, rebuilt))
 
 
-def contents(pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]] | None = None) -> Make:
+def contents(
+    pair: Pair,
+    run: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+    rebuilt: Rebuilt | None = None,
+) -> Make:
     """What writes the files of the state of a pair, all of which is checked by now."""
     tensors = state_dict_of(pair)
-    manifest = describe(pair)
+    manifest = describe(pair, rebuilt)
     run_metadata, run_tensors = run or (None, {})
 
     def make(folder: Path, names: Mapping[str, str]) -> bytes:
@@ -81,7 +98,7 @@ def contents(pair: Pair, run: tuple[dict[str, Any], dict[str, Tensor]] | None = 
             stated |= {"format_version": FORMAT_VERSION_NAMED, "files": used}
         return encoded(stated)
 
-    encoded(manifest | {"weights_sha256": "", "run": run_metadata})  # refused before anything is written
+    require_encodable(manifest | {"weights_sha256": "", "run": run_metadata})  # refused before anything is written
     return make
 
 
@@ -92,11 +109,11 @@ def require_finite(pair: Pair) -> None:
     refuse_not_finite(tensors, module, "the pair", strict=True)
 
 
-def require_writable(pair: Pair) -> None:
+def require_writable(pair: Pair, rebuilt: Rebuilt | None = None) -> None:
     """Refuse a pair that `write` would refuse, before it is trained."""
     for name, tensor in state_dict_of(pair).items():
         refuse_unwritable(name, tensor)
-    describe(pair)
+    describe(pair, rebuilt)
 
 
 def _written(file: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -53,10 +53,10 @@ class Between:
         self.is_whole = True
         self.writes = self.looks = False  # after the next batch
         self.place: tuple[int, int] | None = None  # which was written last
-        kept = sum(t.nbytes for t in loop.kept)
-        described = 0.0 if loop.resume is None else loop.resume.snapshots.seconds
+        kept = sum(t.numel() * t.element_size() for t in loop.kept)  # a sparse one has no nbytes
+        small = 0.0 if loop.resume is None else loop.resume.snapshots.seconds  # what a small state takes, about
         # the weights, Adam's two moments and those before the last step, at 500 MB/s
-        self.pace = Pace(guess=max(0.03, 1.2 * described) + 5 * kept / 5e8)
+        self.pace = Pace(guess=max(0.03, 2 * small) + 5 * kept / 5e8)
         self.looked = self.met = pace.clock()
         self.meeting = loop.taken + 1  # the step of the next agreement
         self.gap = 1

@@ -71,7 +71,10 @@ def _error(message: str, note: str | None) -> FloatingPointError:
 
 def _advice_from(loop: Loop, step: int, last: int) -> str:
     """The advice where the weights in place are those before `step`, and `last` had the last finite loss."""
-    return ADVICE if step == last else ADVICE.replace("of the last finite loss", _place(loop, step)[3:])
+    if step == last:
+        return ADVICE
+    there = f"from before {_place(loop, step)[3:]}" if step > 0 else "from the start"
+    return ADVICE.replace("of the last finite loss", there)
 
 
 def _left_in_folder(loop: Loop, step: int) -> str | None:
