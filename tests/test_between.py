@@ -358,6 +358,24 @@ def timed(monkeypatch, batch, cost=0.0):
     return places
 
 
+def test_the_first_state_is_guessed_from_what_the_disk_takes(tmp_path, monkeypatch):
+    clock, sync, paces = time.monotonic, os.fsync, []
+
+    def slow(handle):
+        slow.taken += 2.0
+        sync(handle)
+
+    monkeypatch.setattr(
+        Pace, "__init__", lambda paced, guess, init=Pace.__init__: paces.append(guess) or init(paced, guess)
+    )
+    fitted(epochs=1, checkpoint=tmp_path / "quick")
+    slow.taken = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + slow.taken)
+    monkeypatch.setattr(os, "fsync", slow)
+    fitted(epochs=1, checkpoint=tmp_path / "slow")
+    assert paces[0] < 2.0 and 10.0 < paces[1] < 40.0  # of five waits of two seconds each
+
+
 def test_a_run_of_seconds_writes_its_end_and_one_of_hours_within_its_epoch(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         places = timed(patch, batch=0.01, cost=0.03)
@@ -547,7 +565,8 @@ def test_a_forged_place_is_an_error(tmp_path, monkeypatch):
         shutil.copytree(pristine, tmp_path / "run" / name)
         rewritten(tmp_path / "run" / name, change)
         pair, before = built(seed=1), everything(built(seed=1))
-        with pytest.raises(pyrovae.CheckpointError, match=words):
+        with pytest.raises(pyrovae.CheckpointError, match=words), warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as that of a buffer, which the state restores
             pyrovae.fit(
                 pair, X, epochs=2, compile=False, binarize=True, checkpoint=tmp_path / "run", resume=True, **QUICK
             )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.inference.checkpoint import CheckpointError
+from pyrovae.inference.checkpoint import CheckpointError, Rebuilt, description
 
 
 class Keeping(nn.Module):
@@ -163,3 +163,34 @@ class TestWhatIsNotAmongTheWeights:
         before = value_of(vae)
         again = pyrovae.load(pyrovae.save(tmp_path / "state", vae))
         assert value_of(again) == before
+
+
+def test_a_pair_is_built_by_its_recipe_again_only_once_something_has_changed(monkeypatch):
+    built, rebuilt = [], Rebuilt()
+    sketched = description.sketched_pair
+    monkeypatch.setattr(description, "sketched_pair", lambda *given, **how: built.append(1) or sketched(*given, **how))
+    vae = pyrovae.mlp_vae((5,), 2, hidden_dims=(4,), likelihood="normal")
+    prior, decoder = vae.prior, vae.likelihood.network
+
+    def stepped():
+        with torch.no_grad():
+            for p in vae.parameters():
+                p += 0.1
+
+    changes = [  # and how often the pair is built for the next two descriptions, and whether it is as it was built
+        (lambda: None, 1, True),
+        (stepped, 0, True),
+        (lambda: setattr(decoder, "gain", 2.0), 1, False),
+        (lambda: delattr(decoder, "gain"), 1, True),
+        (lambda: setattr(vae, "prior", pyrovae.MixturePrior(2, 3)), 1, False),
+        (lambda: setattr(vae, "prior", prior), 1, True),
+        (lambda: vae.double(), 1, True),
+        (lambda: decoder.register_parameter("more", next(decoder.parameters())), 1, False),
+        (lambda: delattr(decoder, "more"), 1, True),
+    ]
+    for number, (change, times, is_as_built) in enumerate(changes):
+        change()
+        built.clear()
+        found = [description.describe(vae, rebuilt) for _ in range(2)]
+        assert len(built) == times, number
+        assert found == [description.describe(vae)] * 2 and (found[0]["recipe"] is not None) == is_as_built, number
