@@ -68,6 +68,8 @@ class held:  # noqa: N801  # a context manager, read like a function
     def __enter__(self) -> None:
         if len(_held) == len(SIGNALS) or not _is_main():
             return
+        if not _held:  # one that a second signal has cut off from being delivered is told no more
+            _waiting.clear()
         try:
             for number in SIGNALS:
                 if number in _held:

@@ -19,6 +19,7 @@ from pyrovae.compile.function import with_gradient
 from pyrovae.inference import em
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.inference.interrupted import Stop
 from pyrovae.inference.method import Method, Task, options_of, register_methods
 from pyrovae.inference.svi.optimizer import DefaultRate, stated_rate
 from pyrovae.inference.svi.options import SVI, Plan
@@ -114,7 +115,7 @@ class SVIOfParameters(SVI):
         return self._as_svi().plan(pair, x, seed)
 
     def run(self, task: Task) -> History:
-        """Fit the guide of a copy; the pair changes once, at the end."""
+        """Fit the guide of a copy; the pair changes once, at the end, or where a signal ends it."""
         pair = task.pair
         items = checked_items(pair, task.x)
         _refuse_validation(task)
@@ -129,9 +130,11 @@ class SVIOfParameters(SVI):
         fitted.keep(None)
         if not fitted.started:
             fitted.start_at(start(fitted, items.to(dtype_and_device(fitted)[1]), task.seed))
-        history = run_svi(replace(task, pair=fitted, x=items), plan)
+        with Stop() as stop:
+            history = run_svi(replace(task, pair=fitted, x=items), plan)
         pair.keep(None)
         pair.load_state_dict(fitted.state_dict())
+        stop.again(stop.history)
         return history
 
 
@@ -153,7 +156,9 @@ def start(pair: BayesianGaussianMixture, x: Tensor, seed: int) -> dict[str, Tens
         ).double()
     with gathered():  # its floor and its tolerance are a start's
         options: dict[str, Any] = {"tol": 1e-4, "max_iterations": 200, "num_restarts": RESTARTS}
-        em.climbed(plain, x, None, **options, seed=seed, target=x.device, progress=False)
+        with Stop() as stop:
+            em.climbed(plain, x, None, **options, seed=seed, target=x.device, progress=False)
+        stop.again(History.from_rows([], {}))  # of the fit itself there is none
     with torch.no_grad():
         weights = plain.weights.clamp(min=1e-2)
         factor = plain.components.scale_tril

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec
 
@@ -88,9 +89,9 @@ class Stop:
         return {} if self.error is None else {"stopped": _in_words(self.error)}
 
     def again(self, history: History) -> None:
-        """Raise what has ended the body, with the history."""
+        """Raise what has ended the body, with the history, which says so."""
         if self.error is not None:
-            _with_history(self.error, history)
+            _with_history(self.error, replace(history, config={**self.config, **history.config}))
             raise self.error
 
 
