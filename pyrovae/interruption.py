@@ -8,11 +8,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["deliver", "delivered", "held", "postponed", "waits"]
+__all__ = ["deliver", "delivered", "held", "postponed", "waiting", "waits"]
 
 PACKAGE = os.path.join(os.path.dirname(__file__), "")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # in the order in which they are delivered
@@ -26,6 +27,7 @@ _held = set[int]()
 _waiting = set[int]()
 _first: float | None = None  # when Ctrl-C came in this piece of work
 _delivered: BaseException | None = None
+_delivered_by: int | None = None
 _is_delivering = False
 _again: dict[int, float] = {}  # signals that are sent again, since when
 _sending = _thread.allocate_lock()
@@ -90,22 +92,26 @@ class held:  # noqa: N801  # a context manager, read like a function
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
         if not self._own:
             return
-        is_told = error is not None and error is _delivered  # a second Ctrl-C on the way out says nothing new
+        is_told, by = error is not None and error is _delivered, _delivered_by
         _give_back(self._own)
-        if is_told:
-            _waiting.discard(signal.SIGINT)
+        if is_told:  # the same on the way out says nothing new, nor does a Ctrl-C after SIGTERM
+            _waiting.difference_update((signal.SIGINT, by))
         if _waiting:
             deliver()
 
 
-def deliver() -> None:
+def deliver(also: Iterable[int] = ()) -> None:
     """Call the handlers of the signals that are held back, at a place where the work may end.
 
-    The work goes on where they return. Nothing is done in another thread than the main one.
+    `also` are signals that another process of the same work was sent, which have their handlers called here too. The
+    work goes on where they return. Nothing is done in another thread than the main one.
     """
-    global _first, _delivered, _is_delivering
+    global _first, _delivered, _delivered_by, _is_delivering
+    if also and _is_main():
+        _waiting.update(_held.intersection(also))
     if not waits():
         return
+    number = None
     try:
         for number in SIGNALS:
             if number in _waiting:
@@ -114,7 +120,7 @@ def deliver() -> None:
                 _call(number, None)
                 _is_delivering = False
     except BaseException as error:
-        _delivered = error if _held else None
+        _delivered, _delivered_by = (error, number) if _held else (None, None)
         _waiting.clear()
         raise
     finally:
@@ -125,6 +131,11 @@ def deliver() -> None:
 def waits() -> bool:
     """Whether a signal is held back, and this is the thread that it will be told to."""
     return bool(_waiting) and _is_main()
+
+
+def waiting() -> tuple[int, ...]:
+    """The signals that are held back, for this thread."""
+    return tuple(sorted(_waiting)) if waits() else ()
 
 
 def delivered() -> BaseException | None:
@@ -175,7 +186,7 @@ def _call(number: int, frame: FrameType | None) -> None:
 
 def _give_back(numbers: list[int]) -> None:
     """Put the handlers from before back."""
-    global _first, _delivered
+    global _first, _delivered, _delivered_by
     with _sending:
         for number in numbers:
             if _again.pop(number, None) is not None:
@@ -184,7 +195,7 @@ def _give_back(numbers: list[int]) -> None:
         _restore(numbers)
     finally:  # where a handler of the caller's has raised in between
         _restore(numbers)
-        _first = _delivered = None
+        _first = _delivered = _delivered_by = None
 
 
 def _restore(numbers: list[int]) -> None:

@@ -23,24 +23,36 @@ def holding_signals(fit: Callable[P, History]) -> Callable[P, History]:
     A method that delivers none runs to its end, and its whole history is that of the exception.
     """
 
+    def whole(*args: P.args, **kwargs: P.kwargs) -> History:
+        try:
+            history = fit(*args, **kwargs)
+        except BaseException as error:
+            ended_by = delivered() or _told() or error  # whatever else has failed
+            if _is_interrupt(ended_by) and not hasattr(ended_by, "history"):  # one by which nothing was trained
+                _with_history(ended_by, History.from_rows([], {"stopped": _in_words(ended_by)}))
+            if ended_by is not error:
+                raise ended_by from error
+            raise
+        try:
+            deliver()
+        except BaseException as error:
+            _with_history(error, history)
+            raise
+        return history
+
     @functools.wraps(fit)
     def call(*args: P.args, **kwargs: P.kwargs) -> History:
-        with held(ends=True):
-            try:
-                history = fit(*args, **kwargs)
-            except BaseException as error:
-                ended_by = delivered() or _told() or error  # whatever else has failed
-                if _is_interrupt(ended_by) and not hasattr(ended_by, "history"):  # one by which nothing was trained
-                    _with_history(ended_by, History.from_rows([], {"stopped": _in_words(ended_by)}))
-                if ended_by is not error:
-                    raise ended_by from error
-                raise
-            try:
-                deliver()
-            except BaseException as error:
-                _with_history(error, history)
-                raise
-            return history
+        history: History | None = None
+        try:
+            with held(ends=True):
+                history = whole(*args, **kwargs)
+        except BaseException as error:
+            if not hasattr(error, "history"):  # of a signal that came on the way out
+                found = getattr(error.__context__, "history", history)
+                if isinstance(found, History):
+                    _with_history(error, found)
+            raise
+        return history
 
     return call
 

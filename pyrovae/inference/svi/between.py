@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyrovae.inference.svi import pace
 from pyrovae.inference.svi.diagnosis import refuse_broken_step, refuse_broken_weights
 from pyrovae.inference.svi.pace import Pace
-from pyrovae.interruption import deliver, waits
+from pyrovae.interruption import deliver, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ class _Told(NamedTuple):
     writes: bool
     looks: bool
     steps: int  # to the next agreement
-    interrupted: bool  # one of them is to stop
+    signals: tuple[int, ...]  # that one of them was sent
 
 
 class Between:
@@ -45,7 +45,7 @@ class Between:
     batch too.
 
     Under several processes the first one's clock decides, and about once a second all of them agree at a batch on what
-    it has decided and on whether one of them was interrupted.
+    it has decided and on the signals that any of them was sent: all have their handlers called, and end alike.
     """
 
     def __init__(self, loop: Loop, every: int | None) -> None:
@@ -98,8 +98,8 @@ class Between:
         told = self.agreed()
         if told is not None:
             self.writes, self.looks = self.writes or told.writes, self.looks or told.looks
-            if told.interrupted:
-                self.stop()
+            if told.signals:
+                self.stop(told.signals)
 
     def after_epoch(self) -> None:
         """Do what is due between two epochs; the loop has looked at the losses."""
@@ -108,8 +108,8 @@ class Between:
         is_forced = self.every is not None and self.loop.taken % self.every == 0
         if self.writes or is_forced or (told is not None and told.writes):
             self.write()
-        if told is not None and told.interrupted:
-            self.stop()
+        if told is not None and told.signals:
+            self.stop(told.signals)
 
     def after_run(self) -> None:
         """Write the end of the run."""
@@ -154,13 +154,13 @@ class Between:
         loop.within.leave_out(self.pace.cost)
         self.place, self.is_whole = place, True
 
-    def stop(self) -> None:
-        """Write, and deliver the signals that are held back; the run goes on where their handlers return."""
+    def stop(self, signals: tuple[int, ...]) -> None:
+        """Write, and deliver the signals, in each process; the run goes on where their handlers return."""
         self.look()
         self.write()
         error: BaseException | None = None
         try:
-            deliver()
+            deliver(signals)
         except BaseException as raised:
             error = raised
         if any(self.loop.ranks.gathered(error is not None)):
@@ -171,11 +171,11 @@ class Between:
         loop = self.loop
         if loop.ranks.size == 1:
             told = self.decided()
-            return told if told.writes or told.looks or told.interrupted else None
+            return told if told.writes or told.looks or told.signals else None
         if loop.taken < self.meeting:
             return None
         everyone: list[_Told] = loop.ranks.gathered(self.decided())
-        first = everyone[0]._replace(interrupted=any(each.interrupted for each in everyone))
+        first = everyone[0]._replace(signals=tuple({number for each in everyone for number in each.signals}))
         self.meeting, self.gap, self.met = loop.taken + first.steps, first.steps, pace.clock()
         return first
 
@@ -185,4 +185,4 @@ class Between:
         writes = self.loop.resume is not None and self.pace.is_due()
         rate = self.gap * MET / max(now - self.met, 1e-9)  # steps in as long as there is to be between two agreements
         steps = int(min(max(rate, 1.0), 2.0 * self.gap))
-        return _Told(writes, now - self.looked >= LOOKED, steps, waits())
+        return _Told(writes, now - self.looked >= LOOKED, steps, waiting())
