@@ -286,9 +286,13 @@ def of_commands(kind, count, keeps, rng, end):
             time.sleep(delay)
             process.send_signal(number)
             error = process.communicate()[1]
-            status, problem = process.returncode, wrong_with_command(process.returncode, number, error, out)
+            status = process.returncode
+            is_early = status == -number and delay < 0.5 and "pyrovae/cli" not in error and not out.exists()
+            problem = None if is_early else wrong_with_command(status, number, error, out)
             place = "after its end" if not status else "before it writes" if not out.exists() else "with a state"
-            if status and problem is None:
+            if is_early:  # the package is not there yet
+                place = "the start of Python itself"
+            elif status and problem is None:
                 again = [*begins, "--resume", "--out"] if "--resume" in error else [*command, "--out"]
                 place = place if "--resume" in error or not out.exists() else "before its first state"
                 done = subprocess.run([*again, str(out)], capture_output=True, text=True)

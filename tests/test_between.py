@@ -497,6 +497,7 @@ class Loud(Callback):
         self.ended = True
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 1])
 def test_a_signal_waits_for_the_batch_whose_state_it_leaves(tmp_path, monkeypatch, at):
     """The contract of `Between`: what comes in a step is dealt with after it, and not inside a turn."""

@@ -1,7 +1,7 @@
 """Signals that are held back: when their handlers run, and what is left of a fit, of Pyro and of torch by then."""
 
 import contextlib
-import copy
+import importlib
 import os
 import signal
 import subprocess
@@ -16,12 +16,14 @@ import pyro
 import pytest
 import torch
 from pyro.poutine import runtime
+from signal_cases import CASES, CLUSTERS, digest_of
+from tqdm import tqdm
 
 import pyrovae
-from pyrovae import interruption
+from pyrovae import exclusive, interruption
 from pyrovae.argument_checks import flags
-from pyrovae.exclusive import exclusive
-from pyrovae.interruption import held, postponed, waits
+from pyrovae.inference.svi.loop import Loop
+from pyrovae.interruption import deliver, held, postponed, waits
 
 X = (np.random.default_rng(0).random((40, 6)) < 0.5).astype("float32")
 DEFAULT = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -29,7 +31,7 @@ FIT = {"epochs": 3, "batch_size": 8, "progress": False, "compile": False, "seed"
 
 
 @pytest.fixture(autouse=True)
-def handlers_are_given_back():
+def handlers_are_given_back(ctrl_c_is_heard):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     found = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -109,6 +111,40 @@ class TestHeld:
             pass
         signal.signal(signal.SIGINT, before)
 
+    def test_a_signal_to_another_process_of_the_work_is_told_here_too(self):
+        with handled(signal.SIGTERM, signal.SIG_DFL), pytest.raises(SystemExit) as raised, held(ends=True):
+            deliver((signal.SIGTERM,))
+        assert raised.value.code == 143
+        with handled(signal.SIGTERM, signal.SIG_IGN), held(ends=True):  # and not where it is ignored
+            deliver((signal.SIGTERM,))
+
+    def test_what_came_on_the_way_out_is_not_told_a_second_time(self):
+        told = []
+
+        def handler(number, _):
+            told.append(number)
+            raise KeyboardInterrupt
+
+        with handled(signal.SIGTERM, handler), pytest.raises(KeyboardInterrupt), held():
+            signal.raise_signal(signal.SIGTERM)
+            try:
+                deliver()
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                ctrl_c()
+        assert told == [signal.SIGTERM]
+        with pytest.raises(SystemExit), handled(signal.SIGTERM, signal.SIG_DFL), held(ends=True):
+            ctrl_c()
+            try:
+                deliver()
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # which says more than a Ctrl-C
+
+    def test_one_that_could_not_be_told_does_not_end_later_work(self):
+        interruption._waiting.add(signal.SIGINT)  # as a handler that raises between the end of a body and its own call
+        with held():
+            deliver()
+
     def test_in_another_thread_it_does_nothing(self):
         found = []
 
@@ -153,6 +189,18 @@ class TestSecond:
             done.append("held")
         assert done == ["held"]
 
+    @pytest.mark.parametrize(("later", "count"), [(0.09, 1), (0.11, 2)])
+    def test_the_tenth_of_a_second_is_by_the_clock(self, monkeypatch, later, count):
+        monkeypatch.undo()  # to the package's own ONE
+        times, told = iter([100.0, 100.0 + later]), []
+        monkeypatch.setattr(interruption.time, "monotonic", lambda: next(times, 200.0))
+        with handled(signal.SIGINT, lambda *_: told.append("told")):
+            with held():
+                ctrl_c()
+                ctrl_c()
+                assert len(told) == count - 1
+            assert len(told) == 1
+
     def test_it_cuts_no_entering_and_no_leaving(self):
         done = []
 
@@ -174,10 +222,12 @@ class TestSecond:
         (tmp_path / "cut_in_two.py").write_text(lines)
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(KeyboardInterrupt), held():
-            import cut_in_two  # noqa: F401
-
+            importlib.import_module("cut_in_two")
             time.sleep(10)
         assert sys.modules.pop("cut_in_two").WHOLE
+        with pytest.raises(KeyboardInterrupt):  # the control: without it the module is not there
+            importlib.import_module("cut_in_two")
+        assert "cut_in_two" not in sys.modules
 
     def test_it_waits_no_longer_than_stated(self, monkeypatch):
         monkeypatch.setattr(interruption, "LONGEST", 0.02)
@@ -207,7 +257,7 @@ def test_a_postponed_signal_is_not_lost_in_a_body_that_ends_before_it_is_sent_ag
 
 def test_a_turn_holds_signals():
     done = []
-    with pytest.raises(KeyboardInterrupt), exclusive():
+    with pytest.raises(KeyboardInterrupt), exclusive.exclusive():
         ctrl_c()
         done.append("whole")
     assert done == ["whole"]
@@ -251,6 +301,10 @@ def same(first, second):
 
 def state_of_the_process():
     return [
+        signal.getsignal(signal.SIGINT),
+        signal.getsignal(signal.SIGTERM),
+        exclusive._lock._is_owned(),
+        len(exclusive._bodies),
         flags(),
         list(runtime._PYRO_STACK),
         list(runtime._DIM_ALLOCATOR._stack),
@@ -311,7 +365,10 @@ class TestFit:
         assert raised.value.history.config["batches"] == 2
 
     def test_a_second_interrupt_leaves_at_once(self, monkeypatch, whole):
+        inside = []
+
         def twice():
+            inside.extend(state_of_the_process())
             ctrl_c()
             ctrl_c()
             raise AssertionError("never")
@@ -322,10 +379,22 @@ class TestFit:
         with pytest.raises(KeyboardInterrupt) as raised:
             pyrovae.fit(pair, X, **FIT)
         assert state_of_the_process() == before
+        differ = [one != other for one, other in zip(inside, before, strict=True)]
+        assert all(differ[:3]) and sum(differ) >= 6  # the control: inside of the step it was another
         assert raised.value.history.epochs.sizes["epoch"] == 1
         again = Signalled()
         pyrovae.fit(again, X, **FIT)
         assert same(weights(again), weights(whole[0]))
+
+    def test_a_second_sigterm_loses_no_history(self, whole):
+        class Again(pyrovae.callbacks.Callback):
+            def end(self, run):
+                signal.raise_signal(signal.SIGTERM)
+
+        pair = Signalled(at=8, act=lambda: signal.raise_signal(signal.SIGINT))
+        with handled(signal.SIGTERM, signal.SIG_DFL), pytest.raises(SystemExit) as raised:
+            pyrovae.fit(pair, X, **FIT, callbacks=[Again()])
+        assert raised.value.code == 143 and raised.value.history.config["batches"] == 8
 
     def test_one_in_a_callback_comes_after_the_epoch(self, whole):
         class Asks(pyrovae.callbacks.Callback):
@@ -348,49 +417,84 @@ class TestFit:
         assert found[0] == "told" and same(weights(pair), weights(whole[0]))
 
 
-def interrupted_at(monkeypatch, iteration):
-    """Let Ctrl-C come in that iteration of EM, counted over all starts."""
-    steps, m_step = [0], pyrovae.GaussianMixture.maximize
+def signalled(function, at, number):
+    """The function, in whose call `at` a signal comes."""
+    calls = [0]
 
-    def counted(self, *args):
-        steps[0] += 1
-        if steps[0] == iteration:
-            ctrl_c()
-        return m_step(self, *args)
+    def call(*args, **options):
+        calls[0] += 1
+        if calls[0] == at:
+            signal.raise_signal(number)
+        return function(*args, **options)
 
-    monkeypatch.setattr(pyrovae.GaussianMixture, "maximize", counted)
+    return call
 
 
-class TestEM:
-    X = np.concatenate([np.random.default_rng(1).normal(m, 1, (40, 2)) for m in (0.0, 3.0, 9.0)])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
 
-    def test_the_best_start_so_far_is_kept(self, monkeypatch):
-        first = pyrovae.GaussianMixture((2,), 3).double()
-        alone = pyrovae.fit(first, self.X, num_restarts=1, progress=False)
-        # one M-step takes the clusters, and of the second start one is taken after that
-        interrupted_at(monkeypatch, len(alone.epochs.epoch) + 3)
-        pair = pyrovae.GaussianMixture((2,), 3).double()
-        with pytest.raises(KeyboardInterrupt) as raised:
-            pyrovae.fit(pair, self.X, num_restarts=5, progress=False)
+
+@pytest.mark.filterwarnings("ignore:EM has not converged")
+class TestMethods:
+    """What an uninterrupted run of the method says is right, and what may be left, is in `signal_cases.py`."""
+
+    @pytest.mark.parametrize(
+        ("name", "at", "number"),
+        [
+            ("em", 20, signal.SIGINT),
+            slow("em", 1, signal.SIGTERM),
+            slow("columns", 100, signal.SIGTERM),
+            slow("linear", 5, signal.SIGTERM),
+            slow("classes", 5, signal.SIGTERM),
+            slow("classes", 60, signal.SIGINT),
+            slow("bayesian", 5, signal.SIGINT),
+            slow("nuts", 4, signal.SIGTERM),
+        ],
+    )
+    def test_the_best_so_far_is_kept_and_the_next_fit_is_as_ever(self, monkeypatch, name, at, number):
+        case, before = CASES[name], state_of_the_process()
+        expected, pair = case.expected(), case.build()
+        error = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+        with monkeypatch.context() as patch, handled(signal.SIGTERM, signal.SIG_DFL):
+            if name == "bayesian":  # and not the EM that it starts from
+                patch.setattr(Loop, "step", signalled(Loop.step, at, number))
+            else:
+                patch.setattr(tqdm, "update", signalled(tqdm.update, at, number))
+            with pytest.raises(error) as raised:
+                case.work(pair, None)
         history = raised.value.history
-        of_starts = history.config["log_likelihoods"]
-        assert len(of_starts) == 2 and of_starts[0] == alone.config["log_likelihoods"][0]
-        assert history.config["iterations"] == [len(alone.epochs.epoch), 1]
-        assert float(pair.log_prob(torch.from_numpy(self.X)).detach().mean()) == pytest.approx(
-            max(of_starts), abs=1e-12
-        )
-        assert history.config["stopped"] == "interrupted by KeyboardInterrupt"
+        assert history.config["stopped"].startswith(f"interrupted by {error.__name__}")
+        assert not case.wrong_with(pair, history, expected, None, is_second=False)
+        is_kept = name not in ("nuts", "lbfgs")
+        assert (digest_of(pair) != expected["before"]) == is_kept
+        assert digest_of(pair) != expected["final"] or name in ("em", "columns")  # of which a start may be the best one
+        again = case.build()
+        case.work(again, None)
+        assert digest_of(again) == expected["final"] and state_of_the_process()[:-2] == before[:-2]
 
-    def test_a_classifier_keeps_the_classes_that_were_fitted(self, monkeypatch):
-        densities = {label: pyrovae.GaussianMixture((2,), 2) for label in range(2)}
-        classifier = pyrovae.GenerativeClassifier(densities).double()
-        y = np.repeat([0, 1], 60)
-        whole = copy.deepcopy(classifier)
-        pyrovae.fit(whole, self.X, y, num_restarts=1, progress=False)
-        interrupted_at(monkeypatch, 2)
+    def test_em_of_unlabelled_items_keeps_its_last_iteration(self, monkeypatch):
+        classifier = pyrovae.gaussian_classifier((2,), 2).double()
+        x, y = CLUSTERS[:120], np.repeat([0, 1], 60)
+        monkeypatch.setattr(tqdm, "update", signalled(tqdm.update, 3, signal.SIGINT))
         with pytest.raises(KeyboardInterrupt) as raised:
-            pyrovae.fit(classifier, self.X, y, num_restarts=1, progress=False)
-        assert raised.value.history.epochs.sizes == {"label": 1, "epoch": 1}
+            pyrovae.fit(classifier, x[::4], y[::4], unlabeled=x, tol=0.0, progress=False)
+        three = pyrovae.gaussian_classifier((2,), 2).double()
+        monkeypatch.undo()
+        with pytest.warns(UserWarning, match="has not converged"):
+            pyrovae.fit(three, x[::4], y[::4], unlabeled=x, tol=0.0, max_iterations=3, progress=False)
+        assert digest_of(classifier) == digest_of(three)
+        history = raised.value.history
+        assert len(history.epochs.epoch) == 3 and history.config["stopped"] == "interrupted by KeyboardInterrupt"
+
+    @pytest.mark.parametrize("method", [slow("nuts"), "svi"])
+    def test_the_history_of_a_start_is_not_that_of_the_fit(self, monkeypatch, method):
+        pair = pyrovae.BayesianGaussianMixture((2,), 2)
+        before = digest_of(pair)
+        monkeypatch.setattr(tqdm, "update", signalled(tqdm.update, 2, signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt) as raised:
+            pyrovae.fit(pair, CLUSTERS, method=method, progress=False)
+        assert digest_of(pair) == before and not raised.value.history.epochs.sizes["epoch"]
+        assert raised.value.history.config == {"stopped": "interrupted by KeyboardInterrupt"}
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by a signal")])
@@ -433,21 +537,20 @@ def test_the_command_line_may_be_left_while_it_imports_torch(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def at_random(*counts):
+def at_random(*asked):
     script = Path(__file__).with_name("random_signals.py")
-    asked = [f"--{name}={count}" for name, count in zip(("first", "later", "second", "start"), counts, strict=True)]
     done = subprocess.run([sys.executable, str(script), *asked], capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_a_few_signals_at_random_moments():
-    at_random(0, 6, 3, 0)
+    at_random("--counts", "svi=3", "checkpoint=2", "em=2", "second svi=2")
 
 
 @pytest.mark.long
 def test_a_thousand_signals_at_random_moments():
-    at_random(100, 800, 60, 40)
+    at_random()
 
 
 def test_a_search_leaves_the_classifier_as_it_was(monkeypatch):
