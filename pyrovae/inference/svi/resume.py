@@ -16,6 +16,7 @@ from pyrovae.inference.checkpoint import CheckpointError
 from pyrovae.inference.environment import differences, environment
 from pyrovae.inference.snapshots import Place, Run, Snapshots
 from pyrovae.inference.steps import CompiledFitStep
+from pyrovae.inference.svi.epochs import packed, room, unpacked
 from pyrovae.inference.svi.optimizer import defaults_of
 from pyrovae.inference.svi.within import Within, require_whole, room_for
 from pyrovae.models.fingerprint import settings
@@ -40,13 +41,16 @@ class Resume:
 
     def write(self, place: Place) -> None:
         """Write what another process needs to go on from here, after so many epochs and batches of the next."""
-        tensors = self._tensors() | self.loop.within.tensors(self.loop)
-        self.snapshots.write(place, self.loop.pair, self._run_metadata(), tensors)
+        rows, of_rows = packed(self.loop.rows)
+        tensors = self._tensors() | self.loop.within.tensors(self.loop) | of_rows
+        self.snapshots.write(place, self.loop.pair, self._run_metadata() | {"rows": rows}, tensors)
 
     def earlier(self) -> Run | None:
         """Read the state of an earlier run; ValueError where this run has other options. Nothing is changed."""
         loop = self.loop
-        run = self.snapshots.newest(loop.pair, room_for(loop))
+        run = self.snapshots.newest(loop.pair, room_for(loop) | room(loop.plan.epochs))
+        if run is not None:
+            run[0]["rows"] = unpacked(run[0].get("rows"), run[2])
         if len(set(loop.ranks.gathered(None if run is None else (len(run[0]["rows"]), _batch(run[0]))))) > 1:
             raise ValueError("each process must find the same checkpoint: name a folder that all of them see")
         if run is None:
@@ -181,7 +185,6 @@ class Resume:
             "environment": environment(loop.device) | {"device": loop.device.type},
             "settings": self.settings,
             "compiled": isinstance(loop.take, CompiledFitStep),
-            "rows": loop.rows,
             "within": loop.within.in_words(),
             "good_at": loop.good_at,
             "best": loop.best,
