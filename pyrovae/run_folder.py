@@ -15,13 +15,12 @@ refused by whoever reads it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from pyrovae import checks, ranks
 from pyrovae.data.beside import BESIDE, given, without_beside
 from pyrovae.data.sources import load_of_shape
 from pyrovae.data.tables.recorded import read_like, table_record, weights_digest
-from pyrovae.durable import naming, sync_folder, write_whole
+from pyrovae.durable import write_whole
 from pyrovae.inference.snapshots import Place, in_words, name_of, places_in
 from pyrovae.json_files import TooLargeError, bounded, read_bounded
 
@@ -443,23 +442,14 @@ def versions() -> dict[str, str]:
 
 def write_history(file: Path, history: History) -> None:
     """Write a history as NetCDF, with its configuration as an attribute; the file is whole or is not there."""
-    partial = file.with_name(f".{file.name}-new-{os.getpid()}")
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
     config = json.dumps(_plain(history.config))
-    with naming(file, "it was written"):
-        try:
-            history.epochs.assign_attrs(config=config).to_netcdf(partial, engine="h5netcdf")
-            with partial.open("rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(partial, file)
-            sync_folder(file.parent)
-        except OSError:
-            raise
-        except Exception as error:  # HDF5 says in other words that the disk is full
-            if shutil.disk_usage(file.parent).free < 2**20:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
-            raise
-        finally:
-            partial.unlink(missing_ok=True)
+    content = io.BytesIO()  # HDF5 has errors of its own, and ends the process, where a disk is full
+    with h5netcdf.File(content, "w") as opened:
+        history.epochs.assign_attrs(config=config).dump_to_store(H5NetCDFStore(opened))
+    write_whole(file, content.getvalue())
 
 
 def read_history(file: Path, *, most_bytes: int | None = None) -> History:

@@ -222,6 +222,24 @@ def test_a_full_disk_leaves_what_was_there(run, monkeypatch):
     assert not [path.name for path in run.iterdir() if "-new-" in path.name]
 
 
+@pytest.mark.parametrize("most", [0, 2_000, 5_000])
+def test_a_full_disk_within_a_history_is_an_error_that_names_it(tmp_path, most):
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "history.nc"
+    history = pyrovae.History.from_rows([{"loss": 1.0, "beta": 1.0}] * 1_000, {"method": "mine"})
+    run_folder.write_history(file, history)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))  # HDF5 ends the process where it meets this itself
+    try:
+        with pytest.raises(OSError, match="while it was written") as caught:
+            run_folder.write_history(file, pyrovae.History.from_rows([{"loss": 2.0}] * 1_000, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(file) and [entry.name for entry in tmp_path.iterdir()] == ["history.nc"]
+    again = run_folder.read_history(file)
+    assert again.epochs.identical(history.epochs) and again.config == history.config
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_summary_is_what_numpy_says(missing):
     x = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,44 @@ def test_a_kill_at_any_call_leaves_a_whole_state_and_the_next_save_cleans(tmp_pa
         if len(made) < n:
             break
     assert n > 6 and found == ({1.0, 2.0} if earlier == "a state" else {0.0, 2.0})
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """What was done to the disk, in its order: names of what was synced, renamed and removed, without their tokens."""
+    made = []
+
+    def noted(home, name, said):
+        real = getattr(home, name)
+
+        def call(first, *args, **named):
+            path = os.readlink(f"/proc/self/fd/{first}") if name == "fsync" else str(first)
+            made.append(f"{said} {re.sub('-[0-9a-f]{16}|-new-.*', '', os.path.basename(path)).lstrip('.')}")
+            return real(first, *args, **named)
+
+        monkeypatch.setattr(home, name, call)
+
+    for home, name, said in (
+        (os, "fsync", "sync"),
+        (os, "replace", "rename"),
+        (os, "rename", "rename"),
+        (os, "unlink", "remove"),
+        (os, "remove", "remove"),
+    ):
+        noted(home, name, said)
+    return made
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not say what an open file is")
+def test_files_are_on_the_disk_before_their_names_and_earlier_ones_go_last(tmp_path, order):
+    target, run = tmp_path / "state", ({"epoch": 1}, {"moment": torch.ones(2)})
+    write(target, pair(1.0), run)
+    files = [f"sync {name}" for name in (WEIGHTS, RUN, MANIFEST)]
+    assert order == [*files, "sync state", "rename state", f"sync {tmp_path.name}"]
+    order.clear()
+    write(target, pair(2.0), run)
+    assert order[:6] == [*files, "sync state", f"rename {MANIFEST}", "sync state"]
+    assert sorted(order[6:]) == [f"remove {RUN}", f"remove {WEIGHTS}"]
 
 
 def test_a_reader_between_two_saves_of_it_has_all_of_one(tmp_path, monkeypatch):
