@@ -629,7 +629,8 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
     ):
         pyrovae.load(folder)
     # and a manifest that lists them all
-    forge(folder, manifest | {"tensors": {f"tensor.number.{i}": "[0]" for i in range(count)}})
+    names = [f"tensor.number.{i}" for i in range(count)]
+    forge(folder, manifest | {"tensors": dict.fromkeys(names, "[0]"), "dtypes": dict.fromkeys(names, "float32")})
     with pytest.raises(CheckpointError, match="another architecture") as caught:
         pyrovae.load(folder)
     assert len(str(caught.value).splitlines()) < 40 and "more" in str(caught.value)
@@ -642,7 +643,8 @@ def test_row_47_a_state_larger_than_its_pair_is_not_read(tmp_path, monkeypatch):
     assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
     tracemalloc.stop()
     monkeypatch.setattr("pyrovae.inference.checkpoint.manifest.MOST_TENSORS", count - 1)
-    forge(folder, manifest | {"tensors": {f"tensor.number.{i}": "[0]" for i in range(count)}})
+    names = [f"tensor.number.{i}" for i in range(count)]
+    forge(folder, manifest | {"tensors": dict.fromkeys(names, "[0]"), "dtypes": dict.fromkeys(names, "float32")})
     with pytest.raises(CheckpointError, match=r"names no tensors, or more than 4,999"):
         pyrovae.load(folder)
     monkeypatch.setattr("pyrovae.inference.checkpoint.manifest.MANIFEST_BYTES", 1000)
