@@ -25,6 +25,7 @@ from pyrovae.callbacks import Callback
 from pyrovae.inference.checkpoint import MANIFEST, RUN
 from pyrovae.inference.checkpoint.manifest import encoded
 from pyrovae.inference.snapshots import Snapshots, in_words, name_of, place_of, places_in
+from pyrovae.inference.svi import loop as loop_module
 from pyrovae.inference.svi import pace
 from pyrovae.inference.svi.between import Between
 from pyrovae.inference.svi.loop import Loop
@@ -119,7 +120,9 @@ HELD_OUT = X[:5]
 
 def test_a_run_goes_on_from_every_batch_to_the_same_bits(tmp_path, monkeypatch):
     options = {"binarize": True, "validation": HELD_OUT, "patience": 9, "schedule": "plateau", "warmup": 1}
-    mean = Mean()
+    mean, validated = Mean(), loop_module.validated
+    scored = list[int]()
+    monkeypatch.setattr(loop_module, "validated", lambda *given: scored.append(1) or validated(*given))
     without = fitted(callbacks=[mean], **options)
     whole, copies = kept_at_each_batch(
         tmp_path, monkeypatch, lambda **more: fitted(callbacks=[Mean()], **options, **more)
@@ -129,9 +132,10 @@ def test_a_run_goes_on_from_every_batch_to_the_same_bits(tmp_path, monkeypatch):
     control = shutil.copytree(copies[0, 2], tmp_path / "control")
     for (epochs, batch), folder in list(copies.items())[:-1]:
         again = Mean()
+        scored.clear()
         found = fitted(seed=1, callbacks=[again], checkpoint=folder, resume=True, **options)
         assert is_same(found, whole), (epochs, batch)
-        assert (again.count, again.mean) == (mean.count, mean.mean)
+        assert (again.count, again.mean) == (mean.count, mean.mean) and len(scored) == 2 - epochs
         assert (found[2]["resumed_after"], found[2]["resumed_batch"]) == (epochs - 1 if epochs else None, batch)
     monkeypatch.setattr(Noise, "go_on", lambda noise, states: None)  # noise that begins anew
     assert not is_same(fitted(seed=1, callbacks=[Mean()], checkpoint=control, resume=True, **options), whole)
