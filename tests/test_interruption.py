@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -23,7 +22,6 @@ from tqdm import tqdm
 import pyrovae
 from pyrovae import exclusive, interruption
 from pyrovae.argument_checks import flags
-from pyrovae.inference.snapshots import place_of
 from pyrovae.inference.svi.loop import Loop
 from pyrovae.interruption import deliver, held, postponed, waits
 
@@ -594,33 +592,3 @@ def test_an_estimator_gives_all_back():
     del pair.pair.model
     assert state_of_the_process() == before
     pyrovae.iwae(pair, X, num_particles=3)
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_of_two_processes_ends_both_with_its_status_and_a_state(tmp_path):
-    np.save(tmp_path / "x.npy", X)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pyrovae", "fit", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run")]
-    command += ["--model", "mlp_vae", "--epochs", "1000000", "--checkpoint-every", "9", "--compile", "no"]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    end = time.monotonic() + 150
-    while not any(tmp_path.glob("run/checkpoint/epoch-*")) and time.monotonic() < end:
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [143, 143], said
-    assert "--resume" in said[0] and "--resume" not in said[1] and "Traceback" not in said[0] + said[1]
-    last = max(place_of(folder.name) for folder in (tmp_path / "run" / "checkpoint").glob("epoch-*"))
-    assert f"{last[1]} batch" in said[0] or last[1] == 0
