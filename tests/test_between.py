@@ -470,6 +470,8 @@ def test_a_loss_that_is_not_finite_is_seen_within_seconds(tmp_path, monkeypatch,
     timed(monkeypatch, batch)
     sooner, same, taken = broken(breaking(at), checkpoint=tmp_path / "run")
     assert sooner == words and torch.equal(same, weights) and max(taken) <= at + 4
+    without_folder, same, taken = broken(breaking(at))
+    assert without_folder == words and torch.equal(same, weights) and max(taken) <= at + 4
     # what is left is the last finite state, from which the run would break again
     states = places_in(tmp_path / "run")
     assert states[0] in ((0, at - 1), (0, at))
