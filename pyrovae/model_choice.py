@@ -73,6 +73,7 @@ class Choice(HasSummary):
         }
 
 
+@checks.flags
 def choose(
     build: Callable[..., Any],
     x: Any,
@@ -128,13 +129,14 @@ def choose(
     >>> choice.best, choice.pair.num_components
     ({'num_components': 3}, 3)
     """
+    checks.function("build", build, "a function that makes a pair")
     candidates = _candidates(grid)
     folds = checks.whole("folds", folds, least=2)
     confidence = checks.probability("confidence", confidence)
     seed = checks.seed(seed)
     options = checks.options("options", options)
-    if estimator is not None and not callable(estimator):
-        raise TypeError(f"estimator must be a function such as pyrovae.iwae, or None, got {type(estimator).__name__}")
+    if estimator is not None:
+        checks.function("estimator", estimator, "a function such as pyrovae.iwae, or None")
     if unusual := [name for name in ("seed", "progress", "resume", "checkpoint") if name in options]:
         raise ValueError(f"options are those of fit, and choose gives {unusual[0]} itself: leave it out")
     given = checks.split_of(
@@ -189,17 +191,24 @@ def choose(
 
 UNITS = {"num_parameters": "1"}
 PARTICLES = 1000
+MOST_CANDIDATES = 10_000  # each of which is fitted several times
 
 
 def _candidates(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not grid:
         raise ValueError("choose needs values to choose among, as latent_dim=[1, 2, 4]")
     for name, values in grid.items():
+        if isinstance(values, np.ndarray) and values.ndim != 1:
+            raise ValueError(f"{name} must be a list of the values to be tried, got an array of shape {values.shape}")
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
             raise ValueError(
                 f"{name} must be a list of the values to be tried, as {name}=[1, 2, 4], got {values!r}; an argument "
                 "that is the same for all candidates belongs into build, and one of fit into options"
             )
+    if (count := math.prod(map(len, grid.values()))) > MOST_CANDIDATES:
+        raise ValueError(
+            f"{', '.join(grid)} have {count:,} combinations, and at most {MOST_CANDIDATES:,} are tried: give fewer"
+        )
     rows = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len({_in_words(row) for row in rows}) < len(rows):
         raise ValueError(f"each candidate must come once, and {[_in_words(row) for row in rows]} has one twice")
@@ -211,7 +220,12 @@ def _as_split(given: checks.Gathered) -> Split:
     # a memory-mapped view without a mask of its own is read row by row
     is_view = isinstance(given.x, MappedArray) and given.missing in (None, True)
     x = given.x if is_view else checks.array(checks.with_missing(given.x, given.missing), "x")
+    if not x.shape:
+        raise ValueError("x must have shape (N, *event), got a single number")
     rows = {name: checks.array(value, name) for name, value in given.carried.items() if name != "missing"}
+    for name, value in rows.items():
+        if not value.ndim or len(value) != len(x):
+            raise ValueError(f"{name} must have a row for each of the {len(x)} items, got shape {tuple(value.shape)}")
     labels = None if given.y is None else torch.as_tensor(checks.labels(given.y, len(x)))
     return Split(x, labels, **rows, missing=None if given.missing is None else True)
 

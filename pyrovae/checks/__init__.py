@@ -5,6 +5,7 @@ Every error says which argument, what was expected, what came and what to do. No
 
 from pyrovae.checks.allocation import NotEnoughMemoryError, affordable, allocating
 from pyrovae.checks.arguments import (
+    LARGEST,
     MOST,
     SEEDS,
     choice,
@@ -23,9 +24,10 @@ from pyrovae.checks.arguments import (
     warn,
     whole,
 )
-from pyrovae.checks.arrays import array, parts_of, unmasked
+from pyrovae.checks.arrays import array, numbers, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
 from pyrovae.checks.flags import flag, flags
+from pyrovae.checks.kinds import function, having, text
 from pyrovae.checks.rounded import checked_cast, require_held, require_held_in_groups, require_within, warn_of_rounding
 from pyrovae.checks.shapes import FILL, WHOLE, checked_array, checked_in_own_dtype
 from pyrovae.checks.splits import Gathered, split_of, stand_ins, weights, with_missing, without_absent
@@ -33,6 +35,7 @@ from pyrovae.checks.supports import is_of_whole_numbers, lives_in_unit, support,
 
 __all__ = [
     "FILL",
+    "LARGEST",
     "MOST",
     "SEEDS",
     "WHOLE",
@@ -48,12 +51,15 @@ __all__ = [
     "device",
     "flag",
     "flags",
+    "function",
+    "having",
     "is_of_whole_numbers",
     "keywords",
     "labels",
     "lives_in_unit",
     "near",
     "number",
+    "numbers",
     "options",
     "parts_of",
     "path",
@@ -71,6 +77,7 @@ __all__ = [
     "stand_ins",
     "support",
     "support_once_rounded",
+    "text",
     "unmasked",
     "warn",
     "warn_of_rounding",

@@ -25,6 +25,7 @@ from pyrovae.checks.shown import short
 from pyrovae.warned import Gathered, teller
 
 __all__ = [
+    "LARGEST",
     "MOST",
     "SEEDS",
     "choice",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 MOST = 2**63 - 1  # what torch and NumPy count with
+LARGEST = torch.finfo(torch.float32).max
 
 ELSEWHERE = {  # what other libraries call an argument, and what it is called here
     "lr": ("learning_rate",),
@@ -218,12 +220,12 @@ def sizes(name: str, value: Any, *, one: bool = True) -> tuple[int, ...]:
     return counts
 
 
-def sequence(name: str, value: Any) -> Sequence[Any]:
-    """Return a shape or a list of widths as it is, its entries not looked at."""
+def sequence(name: str, value: Any, what: str = "a sequence of sizes such as (8,)") -> Sequence[Any]:
+    """Return a shape, a list of widths or `what` else as it is, its entries not looked at."""
     # bytes are a sequence of integers too, and nobody means a shape by them
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
         hint = f"; tuple({name}) makes one" if isinstance(value, np.ndarray | Tensor) and value.ndim == 1 else ""
-        raise TypeError(f"{name} must be a sequence of sizes such as (8,), got {short(value)}{hint}")
+        raise TypeError(f"{name} must be {what}, got {short(value)}{hint}")
     return value
 
 

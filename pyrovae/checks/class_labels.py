@@ -13,8 +13,11 @@ from pyrovae.checks.arrays import is_missing, numbers, unmasked
 __all__ = ["labels", "several_classes"]
 
 
-def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
-    """Return `y` as an array of one label for each of `count` items; missing labels and mixed types are refused."""
+def labels(y: Any, count: int | None, *, name: str = "y", of: str = "x") -> np.ndarray:
+    """Return `y` as an array of one label for each of `count` items, or of as many as there are where that is None.
+
+    Missing labels and mixed types are refused.
+    """
     unmasked(y, name)
     if isinstance(y, Tensor):
         y = numbers(y, name).detach().cpu()
@@ -30,18 +33,18 @@ def labels(y: Any, count: int, *, name: str = "y", of: str = "x") -> np.ndarray:
             f"{name} must be one-dimensional, one label per item, got shape {array.shape}; {name}.ravel() of a column, "
             f"{name}.argmax(1) of indicators"
         )
-    if len(array) != count:
+    if count is not None and len(array) != count:
         raise ValueError(
             f"{name} must have a label for each item of {of}: {of} has {count} items, {name} has {len(array)}"
         )
-    absent = np.array([is_missing(v) for v in array]) if array.dtype.kind in "fOmM" else np.zeros(count, bool)
+    absent = np.array([is_missing(v) for v in array]) if array.dtype.kind in "fOmM" else np.zeros(len(array), bool)
     if absent.any():
         raise ValueError(
             f"{name} has {int(absent.sum())} missing labels (NaN or None), the first at {name}[{int(absent.argmax())}]"
         )
     if array.dtype.kind == "O":
         strings = sum(isinstance(v, str) for v in array)
-        if 0 < strings < count:
+        if 0 < strings < len(array):
             raise TypeError(f"{name} must be all numbers or all strings, got both")
         array = np.array(array.tolist())
     return array

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.checks.arrays import array, entries, parts_of
+from pyrovae.checks.arrays import array, entries, numbers, parts_of
 from pyrovae.checks.shown import short
 
 __all__ = ["BESIDE", "Gathered", "split_of", "stand_ins", "weights", "with_missing", "without_absent"]
@@ -67,6 +67,8 @@ def split_of(
     where a split and a keyword both give one of them, and for what the caller cannot use.
     """
     items, labels = parts_of(x, name)
+    if isinstance(items, Tensor):
+        items, x = numbers(items, name), numbers(x, name) if x is items else x
     own = {} if items is x else {each: getattr(x, each, None) for each in BESIDE}
     given = {"covariates": covariates, "exposure": exposure, "weight": weight, "missing": missing}
     if given["missing"] is True and own.get("missing") is not None:

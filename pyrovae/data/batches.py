@@ -20,6 +20,7 @@ T = TypeVar("T")
 EACH = slice(None)  # of the batches
 
 
+@checks.flags
 def batches(
     x: Tensor | MappedArray,
     batch_size: int,
@@ -52,9 +53,13 @@ def batches(
     """
     if not isinstance(x, Tensor | MappedArray):
         raise TypeError(f"x must be a tensor or a MappedArray, got {type(x).__name__}; torch.as_tensor(x) makes one")
+    if isinstance(x, Tensor):
+        x = checks.numbers(x, "x")
     if len(x.shape) == 0 or len(x) == 0:
         raise ValueError(f"x must have shape (N, *event) with N of at least 1, got {tuple(x.shape)}")
     size = checks.whole("batch_size", batch_size)
+    if share is not None:
+        checks.function("share", share, "a function from a number of items to a slice of them, or None")
     index = order(len(x), seed=seed, epoch=epoch) if shuffle else None
     if index is not None and isinstance(x, Tensor):
         index = index.to(x.device)

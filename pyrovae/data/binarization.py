@@ -34,7 +34,7 @@ def binarize(
     checks.choice("how", how, ["sample", "threshold"])
     seed = checks.seed(seed, most=2**64 - 1)  # the range of torch.Generator.manual_seed
     if isinstance(x, Tensor):
-        values = x.detach()
+        values = checks.numbers(x.detach(), "x")
     elif isinstance(x, MappedArray):
         values = x.exactly(slice(None))
     else:

@@ -31,7 +31,7 @@ def one_hot(y: Any, categories: int | Sequence[Any] | None = None) -> Tensor:
     tensor([[0., 0., 1.],
             [1., 0., 0.]])
     """
-    values = checks.labels(y, len(y), name="y")
+    values = checks.labels(y, None)
     array = np.asarray(values)
     if categories is None:
         columns = np.unique(array)

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.columns import Column
-from pyrovae.data.mapped import MappedArray, as_stored, dtype_that_holds, joined, require_numbers, without_bytes
+from pyrovae.data.mapped import (
+    MappedArray,
+    as_stored,
+    dtype_that_holds,
+    joined,
+    require_numbers,
+    require_rows,
+    without_bytes,
+)
 from pyrovae.data.shards import Shards
 from pyrovae.summary import HasSummary, Rows
 
@@ -56,10 +64,13 @@ class Split(HasSummary):
             raise TypeError(
                 f"a split has no item of its own: split[{index}:{index + 1}] is a split, split.x[{index}] x"
             )
+        require_rows(index, len(self))
         return replace(self, **{name: value[index] for name, value in self._of_rows().items()})
 
     def followed_by(self, other: Split) -> Split:
         """The items of both, one after the other, with what both carry; a view if both are views of one source."""
+        if not isinstance(other, Split):
+            raise TypeError(f"other must be a split, got a {type(other).__name__}")
         mine, its = self._of_rows(), other._of_rows()
         both: dict[str, Any] = {name: joined(mine[name], its[name]) for name in mine if name in its}
         for name in ("covariates", "exposure", "weight"):

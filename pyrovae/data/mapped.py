@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrovae import checks
 
-__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_numbers", "without_bytes"]
+__all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_numbers", "require_rows", "without_bytes"]
 
 # the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
@@ -44,6 +44,7 @@ class MappedArray:
     torch.Size([1, 2])
     """
 
+    @checks.flags
     def __init__(
         self,
         source: np.ndarray,
@@ -59,7 +60,7 @@ class MappedArray:
         self._source = source
         self._scale = scale
         self._name = name
-        self._rows: np.ndarray | None = None if rows is None else np.arange(len(source))[_index(rows)]
+        self._rows: np.ndarray | None = None if rows is None else _chosen(len(source), rows)
         self._dtype = dtype
         self._read = 0  # bytes since pages were given back
 
@@ -151,10 +152,29 @@ class MappedArray:
 
     def followed_by(self, other: MappedArray) -> MappedArray | None:
         """A view of the rows of both, without reading them; None if the other is of another source."""
+        if not isinstance(other, MappedArray):
+            raise TypeError(f"other must be a MappedArray, got a {type(other).__name__}")
         if other._source is not self._source or other._scale != self._scale:
             return None
         rows = [np.arange(len(each)) if each._rows is None else each._rows for each in (self, other)]
         return self._like(np.concatenate(rows), self._dtype)
+
+
+def require_rows(index: Any, count: int) -> None:
+    """Refuse an index that takes no rows of `count` items: one number, several axes, rows that are not there."""
+    rows = _index(index)
+    if isinstance(rows, int):
+        raise TypeError(f"index must take rows, as [{rows}] does, got {rows}")
+    if not isinstance(rows, slice):
+        _chosen(count, rows, "index")
+
+
+def _chosen(count: int, rows: Any, name: str = "rows") -> np.ndarray:
+    try:
+        chosen: np.ndarray = np.arange(count)[_index(rows)]
+    except IndexError as error:
+        raise IndexError(f"{name} must be rows of {count} items: {error}") from None
+    return chosen
 
 
 def joined(first: Any, second: Any) -> Any:
@@ -171,7 +191,7 @@ def _index(index: Any) -> Any:
     if isinstance(index, slice):
         return index
     if isinstance(index, Tensor):
-        index = index.detach().cpu().numpy()
+        index = checks.numbers(index, "index").detach().cpu().numpy()
     if not isinstance(index, tuple) and index is not None and index is not ...:
         if np.ndim(index) == 0 and hasattr(index, "__index__"):
             number = operator.index(index)
@@ -188,6 +208,8 @@ def _index(index: Any) -> Any:
 
 def require_numbers(array: np.ndarray, name: str) -> None:
     checks.unmasked(array, name)
+    if not isinstance(getattr(array, "dtype", None), np.dtype):
+        raise TypeError(f"{name} must be an array of NumPy's, got a {type(array).__name__}")
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
 

@@ -25,6 +25,7 @@ __all__ = ["load", "load_of_shape", "read_rows"]
 ROWS = {"covariates": "a row of numbers for each item", "exposure": "one positive number for each item"}
 
 
+@checks.flags
 def load(
     name_or_path: str | os.PathLike[str],
     *,
@@ -105,13 +106,14 @@ def load(
     """
     if channels is not None:
         checks.choice("channels", channels, ["first", "last"])
+    checks.path("name_or_path", name_or_path)
     of_table = is_table_file(name_or_path)
     if labels is not None and not of_table:
         if not _is_numpy_file(name_or_path):
             raise ValueError(f"labels must be left out: they are for a .npy or .npz file, and {name_or_path} is none")
         if isinstance(labels, str | os.PathLike):
             labels = read_array("labels", checks.path("labels", labels), "one label for each item")
-    if not of_table and (kinds is not None or drop not in ((), [], False)):
+    if not of_table and (kinds is not None or not _is_empty(drop)):
         name = "drop" if kinds is None else "kinds"
         raise ValueError(f"{name} must be left out: it is for a {', '.join(ENDINGS)} file, and {name_or_path} is none")
     if of_table and channels is not None:
@@ -204,6 +206,10 @@ def _loaded(
         except ValueError as error:
             raise ValueError(f"{error} (nor is there a file or folder of that name)") from None
     raise FileNotFoundError(f"name_or_path: there is no file or folder {path.absolute()}")
+
+
+def _is_empty(drop: Any) -> bool:
+    return drop is False or (isinstance(drop, tuple | list) and not drop)
 
 
 def _is_numpy_file(source: Any) -> bool:

@@ -25,7 +25,9 @@ def labelled_subset(y: Any, count: int, *, seed: int = 0) -> Tensor:
     >>> y[few].bincount().tolist()
     [5, 5, 5, 5, 5, 5, 5, 5, 5, 5]
     """
-    labels = checks.labels(y, len(y))
+    labels = checks.labels(y, None)
+    if not len(labels):
+        raise ValueError("y is empty: there is no item to draw")
     names, number = np.unique(labels, return_inverse=True)
     count = checks.whole("count", count)
     if count < len(names):

@@ -143,7 +143,10 @@ def calibrate(
     checks.seed(seed)
     checks.probability("level", level)
     session.require_continuous()
-    given = [value for value in (covariates, exposure) if value is not None]
+    rows = {"covariates": covariates, "exposure": exposure}
+    given = [checks.array(value, name) for name, value in rows.items() if value is not None]
+    if any(not value.ndim for value in given):
+        raise ValueError("covariates and exposure must have a row for each simulation that they are of, got a number")
     beside = checked_beside(session.pair, covariates, exposure, len(given[0]) if given else num_simulations)
     session.protocol |= {"seed": seed, "pair_sha256": session.pair_sha256}
     simulated: list[dict[str, Tensor]] = []

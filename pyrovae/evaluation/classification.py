@@ -43,13 +43,14 @@ def predictions(classifier: Any, x: Any, y: Any = None, **options: Any) -> xr.Da
     >>> dict(pyrovae.predictions(classifier, digits.test.x, digits.test.y).sizes)
     {'item': 360, 'label': 10}
     """
+    checks.having("classifier", classifier, "numbers", "predict_log_proba", what="a classifier of this package")
     given = checks.split_of(x, takes=("missing",), what="predictions")
     x, labels_of_split = checks.with_missing(given.x, given.missing), given.y
     if given.missing is not None:
         options = {"missing": True, **options}
     if (y is None) == (labels_of_split is None):
         raise ValueError("predictions judges labelled items: give x and y, or a split that has both")
-    count = len(x)
+    count = len(checks.having("x", x, "__len__", what="items, an array of shape (N, *event) or a split"))
     y = labels_of_split if y is None else y
     number = classifier.numbers(y, count).cpu().numpy()
     with torch.no_grad():
@@ -266,6 +267,9 @@ def _end(value: float, n: int, m: int, level: float) -> tuple[float, float]:
 
 def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """log p(y | x), shape (N, C), and the index of each true label, shape (N,)."""
+    checks.having("table", table, "data_vars", "variables", what="the dataset that predictions gives")
+    if absent := {"log_proba", "label", "y"} - set(table.variables):
+        raise ValueError(f"table must be the dataset that predictions gives, and has no {sorted(absent)[0]}")
     log_proba = table["log_proba"].transpose("item", "label").values
     if not len(log_proba):
         raise ValueError("the predictions are empty: no item to score")
@@ -281,7 +285,10 @@ def _table(table: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scores(name: str, values: Any) -> np.ndarray:
-    array = values.detach().double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+    if isinstance(values, torch.Tensor):
+        array = checks.numbers(values, name).detach().double().cpu().numpy()
+    else:
+        array = np.asarray(values, float)
     if array.ndim != 1 or not len(array) or np.isnan(array).any():
         raise ValueError(
             f"{name} must hold scores of shape (N,), N of at least 1 and none NaN, got shape {array.shape} with "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from pyrovae import frequencies
+from pyrovae import checks, frequencies
 from pyrovae.columns import what_differs
 from pyrovae.evaluation.item_marks import MARKS, columns_in, other_codes_between, what_differs_between
 from pyrovae.models.fingerprint import attributes as other_attributes
@@ -251,6 +251,7 @@ class Estimate(HasSummary):
         flagged = int(self.pointwise["unreliable"].sum()) if "unreliable" in self.pointwise else 0
         return f", {flagged} unreliable" if flagged else ""
 
+    @checks.flags
     def line(self, *, bits: bool = False) -> str:
         """A line for a report, with the kind of error; with `bits` also in bits per dimension.
 

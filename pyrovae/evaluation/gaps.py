@@ -54,6 +54,8 @@ class Gaps(HasSummary):
 
         An item counts as many times as its weight says, where there are weights.
         """
+        stated = [str(each).removesuffix("_se") for each in self.pointwise if str(each).endswith("_se")]
+        name = checks.choice("name", name, stated)
         value, se = self.pointwise[name], self.pointwise[f"{name}_se"]
         return frequencies.mean(value, self.weight), frequencies.monte_carlo_error(se, self.weight)
 
@@ -167,7 +169,7 @@ def gaps(
     checks.whole("num_particles", num_particles, least=2 * (pair.latent_dim + 1), bytes_each=num_starts * each)
     checks.whole("num_evaluation", num_evaluation, least=2, bytes_each=8 * (pair.latent_dim + num_starts))
     checks.whole("max_steps", max_steps, least=2)
-    checks.positive("learning_rate", learning_rate)
+    checks.positive("learning_rate", learning_rate, most=checks.LARGEST)
     checks.seed(seed)
     session.require_continuous()
     items = session.items(split_of(x, "gaps", covariates, exposure, weight, missing), takes=TAKES)
@@ -199,6 +201,9 @@ def overfit(train: Gaps, test: Gaps) -> xr.Dataset:
     in `Gaps.mean`. Raises ValueError
     if the two are gaps of different pairs.
     """
+    for name, each in (("train", train), ("test", test)):
+        if not isinstance(each, Gaps):
+            raise TypeError(f"{name} must be the Gaps that gaps gives, got a {type(each).__name__}")
     if train.pointwise.attrs["pair_sha256"] != test.pointwise.attrs["pair_sha256"]:
         raise ValueError("train and test must be gaps of one pair")
 

@@ -193,6 +193,11 @@ class NoveltyDetector(HasSummary):
         num_particles: int = 100,
         seed: int = 0,
     ) -> None:
+        if isinstance(score, Pair):
+            raise TypeError(f"score must be one of {', '.join(map(repr, SCORES))} or a function of items, got a pair")
+        checks.having("pair", pair, "event_shape", "named_parameters", what="a pair, or a density with log_prob")
+        if estimator is not None:
+            checks.function("estimator", estimator, "a function such as pyrovae.exact, or None")
         self.score: Any = score if callable(score) else checks.choice("score", score, SCORES)
         self.level = checks.probability("level", level)
         self.num_particles = checks.whole("num_particles", num_particles)
@@ -367,6 +372,8 @@ class NoveltyDetector(HasSummary):
                     f"{type(self.pair).__name__}: give background=, a simpler pair that is fitted to the same items"
                 )
             return None
+        kind = "a pair, or a density of items with log_prob"
+        checks.having("background", background, "event_shape", "named_parameters", what=kind)
         if tuple(background.event_shape) != tuple(self.pair.event_shape):
             raise ValueError(
                 f"background must have the pair's event_shape {tuple(self.pair.event_shape)}, got "

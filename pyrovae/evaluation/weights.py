@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae import checks
+from pyrovae.checks.shown import short
+
 __all__ = ["effective_size", "log_mean", "pareto_k", "spread_limit"]
 
 AGREE = 1.05  # ratio of the jackknife's error to the delta method's up to which the latter is taken
@@ -28,6 +31,8 @@ def log_mean(log_weight: Tensor) -> dict[str, np.ndarray]:
     bias exceeds its error. A column without a finite error is "unreliable" too. For one row the
     error is NaN and the flag False.
     """
+    if not isinstance(log_weight, Tensor) or checks.numbers(log_weight, "log_weight").ndim != 2 or not len(log_weight):
+        raise TypeError(f"log_weight must be a tensor of shape (K, N), K of at least 1, got {short(log_weight)}")
     count = len(log_weight)
     top = log_weight.max(0).values.nan_to_num(neginf=0.0)  # where all weights are 0, so is their mean
     weight = (log_weight - top).exp()

@@ -34,6 +34,10 @@ def floored_loss(
     for name, site in guide_trace.nodes.items():
         if site["type"] == "sample" and name != "latent":
             raise _one_site(name)
+    if "latent" not in guide_trace.nodes or "latent" not in model_trace.nodes:
+        raise ValueError(
+            "free_bits is a floor under the KL term of the site 'latent', and this pair has none: leave it at 0"
+        )
     q, p = guide_trace.nodes["latent"], model_trace.nodes["latent"]
     for site in (q, p):
         if isinstance(site["scale"], Tensor) or site["scale"] != 1 or site["mask"] is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyrovae import checks
 from pyrovae.labelled import labelled
 from pyrovae.summary import HasSummary, Rows
 
@@ -28,6 +29,9 @@ class History(HasSummary):
 
     epochs: xr.Dataset
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.having("epochs", self.epochs, "data_vars", "dims", what="a dataset of curves over epochs")
 
     @classmethod
     def from_rows(cls, rows: list[dict[str, float]], config: dict[str, Any]) -> History:
@@ -141,6 +145,7 @@ class History(HasSummary):
         fifth = len(curve) // 5
         if fifth < 2:
             raise ValueError(f"levelled_off needs at least 10 epochs, two in a fifth, got {len(curve)}")
+        within = checks.number("within", within)
         rise = float(curve[-fifth:].max() - curve[-2 * fifth : -fifth].max())
         return rise < within, rise / fifth
 

@@ -108,6 +108,7 @@ class BayesianVAE(HasParamSites):
 
         With `covariates`, (N, covariate_dim), it is p(W, z, x | c); `exposure`, (N,), multiplies the means.
         """
+        total = None if total is None else checks.whole("total", total)
         register_param_sites(self._site_prefix, self)
         weights = {name: pyro.sample(f"weight.{name}", p) for name, p in self.prior_of_weights().items()}
         vae, count = self.vae, self._count(x, size, covariates)

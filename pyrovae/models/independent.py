@@ -97,7 +97,8 @@ class IndependentEntries(HasParamSites):
         moments of an entry are those of the items that have it. Raises ValueError for items outside the support, fewer
         than 2 of them, an entry that no item has, and normal items none of whose entries varies.
         """
-        share = 0.0 if perturbation == 0 else checks.probability("perturbation", perturbation)
+        is_none = isinstance(perturbation, int | float) and perturbation == 0
+        share = 0.0 if is_none else checks.probability("perturbation", perturbation)
         gathered = checks.split_of(
             x, weight=weight, missing=missing or None, takes=("weight", "missing"), what="IndependentEntries.fit"
         )

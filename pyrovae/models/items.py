@@ -72,6 +72,7 @@ def checked_items(
     `checks.checked_cast`): a few items that lie close together say too little of that. Raises ValueError and TypeError
     that name the argument.
     """
+    missing = checks.flag("missing", missing)
     require_columns(pair, None if checks.parts_of(x, name)[0] is x else getattr(x, "columns", None), name)
     pair_dtype = dtype_and_device(pair)[0]
     as_given = checks.checked_in_own_dtype(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae import checks
 from pyrovae.columns import Column
 
 __all__ = [
@@ -237,6 +238,7 @@ def is_frozen(pair: Any) -> bool:
 
 def dtype_and_device(pair: Any) -> tuple[torch.dtype, torch.device]:
     """The dtype and the device of the pair's first parameter; of its first floating-point buffer where it has none."""
+    checks.having("pair", pair, "named_parameters", what="a model/guide pair, as mlp_vae builds one")
     first = next(iter(pair.named_parameters()), None)
     if first is not None:
         return first[1].dtype, first[1].device

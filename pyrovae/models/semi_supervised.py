@@ -196,6 +196,7 @@ class SemiSupervisedVAE(Classifier):
             indicators = self.indicators(number)
             return mean_of(self.given(indicators, self.code(items, indicators).mean))
 
+    @checks.flags
     def log_joint(
         self,
         x: Any,
@@ -251,6 +252,7 @@ class SemiSupervisedVAE(Classifier):
         is_noise = options.get("evidence") is None
         return value.logsumexp(-1), each.square().sum(-1).sqrt() if is_noise else each.sum(-1)
 
+    @checks.flags
     def sample(self, label: Any, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """`n` draws of p(x | y = label), or of p(x) where `label` is None: (n, *event_shape).
 

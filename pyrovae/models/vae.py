@@ -114,9 +114,9 @@ class LatentVariableModel(HasParamSites):
 
         With `missing` NaN in `x` is an entry that was not seen, and it is q(z | x_seen).
         """
+        missing = checks.flag("missing", missing)
         if missing and not self.takes_missing:
             require_missing_taken(self)
-        missing = checks.flag("missing", missing)
         size = _size(x, size, covariates)
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
@@ -309,6 +309,8 @@ class LatentVariableModel(HasParamSites):
 
 def _size(x: Any, size: Any, covariates: Any) -> Any:
     """The number of items that are drawn: that of the covariates' rows, where no other is said."""
+    if isinstance(x, Tensor) and x.dtype.is_complex:
+        raise TypeError(f"x must be an array of real numbers, got {x.dtype}")
     if x is not None or covariates is None or not isinstance(size, int) or size != 1:
         return size
     if not isinstance(covariates, Tensor) or not covariates.ndim:

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pyrovae.plotting.shared import LINES, MARKERS, SERIES, entries, mapping, new_axes, titled, vector
+from pyrovae.plotting.shared import LINES, MARKERS, SERIES, entries, flag, mapping, new_axes, titled, vector
 
 __all__ = ["interval_curves", "reliability_curve"]
 
@@ -34,7 +34,7 @@ def interval_curves(
     >>> ax.get_xlabel(), len(ax.containers)
     ('labels', 1)
     """
-    x = vector("at", at)
+    x, log = vector("at", at), flag("log", log)
     curves = mapping("curves", curves, "name to (values, lower, upper)")
     if log and x.min() <= 0:
         raise ValueError(f"at must be above 0 on a logarithmic axis, got {x.min():g}")

@@ -16,9 +16,13 @@ from pyrovae.plotting.shared import (
     checked_codes,
     checked_labels,
     checked_seed,
+    flag,
     halo,
     new_axes,
+    number,
+    probability,
     titled,
+    vector,
     whole,
 )
 
@@ -38,7 +42,8 @@ def normal_quantile_grid(n: int = 10, low: float = 0.01, high: float = 0.99) -> 
     >>> normal_quantile_grid(3, 0.1, 0.9).round(2)[:4].tolist()
     [[-1.28, 1.28], [0.0, 1.28], [1.28, 1.28], [-1.28, 0.0]]
     """
-    if not 0 < low < high < 1:
+    low, high = probability("low", low), probability("high", high)
+    if not low < high:
         raise ValueError(f"low and high must satisfy 0 < low < high < 1, got low={low!r} and high={high!r}")
     values = ndtri(np.linspace(low, high, whole("n", n, least=2)))
     return product_grid(values, values)
@@ -55,7 +60,7 @@ def box_grid(codes: Any, n: int = 10, quantiles: tuple[float, float] = (0.005, 0
     [[0.0, 4.0], [2.0, 4.0], [0.0, 0.0], [2.0, 0.0]]
     """
     array = checked_codes("codes", codes, exactly=2)
-    low, high = quantiles
+    low, high = vector("quantiles", quantiles, 2, of="low and high").tolist()
     if not 0 <= low < high <= 1:
         raise ValueError(f"quantiles must satisfy 0 <= low < high <= 1, got {quantiles!r}")
     (left, bottom), (right, top) = np.quantile(array, [low, high], axis=0)
@@ -103,6 +108,7 @@ def latent_scatter(
     >>> ax.get_xlabel(), ax.get_ylabel(), [text.get_text() for text in ax.texts]
     ('latent 1', 'latent 2', ['a', 'b'])
     """
+    legend, names = flag("legend", legend), flag("names", names)
     array = checked_codes("codes", codes, least=2)
     points, axis_names = _two(array, dims)
     ax = new_axes(ax, (5.6, 4.4))
@@ -138,6 +144,7 @@ def cdf_scatter(
     >>> ax.collections[0].get_offsets().tolist(), ax.get_xlabel()
     ([[0.5, 0.5]], 'Φ(latent 1)')
     """
+    legend, names = flag("legend", legend), flag("names", names)
     points, axis_names = _two(checked_codes("codes", codes, least=2), dims)
     ax = new_axes(ax, (5.2, 4.4))
     _scatter(ax, ndtr(points), labels, alpha, size, max_items, legend, names, seed)
@@ -153,7 +160,11 @@ def product_grid(across: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 def _two(codes: np.ndarray, dims: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     width = codes.shape[1]
-    if len(dims) != 2 or not all(isinstance(dim, int | np.integer) and 0 <= dim < width for dim in dims):
+    if (
+        not isinstance(dims, tuple | list)
+        or len(dims) != 2
+        or not all(isinstance(dim, int | np.integer) and 0 <= dim < width for dim in dims)
+    ):
         raise ValueError(f"dims must be two of the codes' dimensions 0 to {width - 1}, got {dims!r}")
     suffix = f" of {width}" if width > 2 else ""
     return codes[:, list(dims)], [f"latent {dim + 1}{suffix}" for dim in dims]
@@ -174,6 +185,7 @@ def _scatter(
     max_items = whole("max_items", max_items, most=sys.maxsize)
     shown = np.random.default_rng(checked_seed(seed)).permutation(count)[:max_items]
     # affects vector files alone, which would be slow to open with thousands of marks
+    alpha, size = number("alpha", alpha), number("size", size)
     style: dict[str, Any] = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": len(shown) > 2000}
     of = f"{len(shown):,} of {count:,} items" if len(shown) < count else ""
     if labels is None:

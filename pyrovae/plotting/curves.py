@@ -18,6 +18,7 @@ from pyrovae.plotting.shared import (
     SERIES,
     checked_array,
     estimates_in,
+    flag,
     halo,
     is_a,
     mapping,
@@ -25,6 +26,7 @@ from pyrovae.plotting.shared import (
     new_axes,
     number,
     spread,
+    text,
     titled,
     vector,
 )
@@ -59,7 +61,9 @@ def interval_plot(
     >>> [text.get_text() for text in ax.get_yticklabels()], ax.lines[0].get_xdata().tolist()
     (['accuracy', 'nats'], [2.0, -2.0])
     """
-    rows = names_of(names)
+    rows, values = names_of(names), flag("values", values)
+    normalize = None if normalize is None else flag("normalize", normalize)
+    xlabel = None if xlabel is None else text("xlabel", xlabel)
     count = len(rows)
     if not count:
         raise ValueError("names is empty: expected a name for each row")
@@ -193,8 +197,8 @@ def rate_distortion(
         zorder=3,
     )
     bars.lines[0].set_gid("rate-distortion")
-    for x, y, text in zip(across, down, notes or [], strict=False):
-        ax.annotate(str(text), (x, y), (6, 5), textcoords="offset points", fontsize=8, path_effects=[halo()], zorder=4)
+    for x, y, note in zip(across, down, notes or [], strict=False):
+        ax.annotate(str(note), (x, y), (6, 5), textcoords="offset points", fontsize=8, path_effects=[halo()], zorder=4)
     _iso_elbo(ax, [np.asarray(line.get_xydata()) for line in [*earlier, bars.lines[0]]])
     ax.set(xlabel="rate (nats per item)", ylabel="distortion (nats per item)")
     if ax.get_legend_handles_labels()[0]:

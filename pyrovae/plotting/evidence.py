@@ -134,7 +134,7 @@ def rank_histogram(
     if is_a(uniform, "Calibration"):
         ranks, known = uniform.pointwise["uniform"], uniform.pointwise["quantity"].values.tolist()
         quantity = known[int(uniform.tests["statistic"].values.argmax())] if quantity is None else quantity
-        if quantity not in known:
+        if not isinstance(quantity, str) or quantity not in known:
             raise ValueError(f"quantity must be one of {', '.join(map(repr, known))}, got {quantity!r}")
         uniform, of = ranks.sel(quantity=quantity), f" of {quantity}"
     elif quantity is not None:

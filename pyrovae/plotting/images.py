@@ -21,6 +21,7 @@ from pyrovae.plotting.shared import (
     names_of,
     new_axes,
     new_figure,
+    text,
     titled,
     vector,
     whole,
@@ -49,6 +50,7 @@ def reconstructions(
     >>> [text.get_text() for text in figure.axes[1].get_xticklabels()]
     ['(-1.2, 0.8)']
     """
+    name = text("name", name)
     originals = checked_images("x", x)
     count = len(originals)
     if count > _MOST_IN_A_ROW:

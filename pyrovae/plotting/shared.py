@@ -24,6 +24,7 @@ __all__ = [
     "checked_seed",
     "decimal",
     "estimates_in",
+    "flag",
     "halo",
     "is_a",
     "names_of",
@@ -31,6 +32,7 @@ __all__ = [
     "new_figure",
     "number",
     "spread",
+    "text",
     "titled",
     "vector",
     "whole",
@@ -86,6 +88,18 @@ def halo() -> withStroke:
     return withStroke(linewidth=3, foreground="white")
 
 
+def flag(name: str, value: Any) -> bool:
+    from pyrovae import checks  # a local import, because it imports torch
+
+    return checks.flag(name, value)
+
+
+def text(name: str, value: Any) -> str:
+    from pyrovae import checks  # a local import, because it imports torch
+
+    return checks.text(name, value)
+
+
 def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_MARKS) -> int:
     from pyrovae import checks  # a local import, because it imports torch
 
@@ -133,7 +147,7 @@ DEEPEST = 64  # axes of an array
 
 def names_of(values: Any) -> list[str]:
     """Words for the places of an axis, from a list, an array or a labelled array."""
-    if not hasattr(values, "__iter__"):
+    if not hasattr(values, "__iter__") or getattr(values, "is_nested", False):
         raise TypeError(f"names of an axis must be a sequence, got {type(values).__name__}")
     return [str(one) for one in (np.asarray(values) if hasattr(values, "dtype") else values)]
 

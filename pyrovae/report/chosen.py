@@ -38,6 +38,7 @@ def items(data: Dataset, num_items: int = 500, seed: int = 0) -> Split:
     >>> len(pyrovae.report.items(pyrovae.data.load("digits"), num_items=20))
     20
     """
+    checks.having("data", data, "train", "test", what="a data set, as data.load gives it")
     return part(data.test, checks.whole("num_items", num_items), seed)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from string import Template
 
 import pyrovae
+from pyrovae import checks
 from pyrovae.report.assets import asset, scripts, source_hash
 from pyrovae.report.explorer import DATA, SCRIPTS
 from pyrovae.report.section import Section
@@ -27,6 +28,10 @@ def page(title: str, sections: Sequence[Section], explorer: str = "", *, lead: s
     >>> "<h1>Digits &amp; letters</h1>" in text, "http" in text.replace("http-equiv", "")
     (True, False)
     """
+    for name, words in (("title", title), ("lead", lead), ("explorer", explorer)):
+        checks.text(name, words)
+    for number, each in enumerate(checks.sequence("sections", sections, "a list of sections")):
+        checks.having(f"sections[{number}]", each, "title", "how_to_read", "html", what="a Section")
     style = asset("page.css") + asset("sections.css") + (asset("explorer.css") if explorer else "")
     script = scripts("page.js", *(SCRIPTS if explorer else ()))
     shown, _, held = explorer.partition(DATA)  # what it holds comes last: all else is on the screen before it is read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pyrovae import checks
+from pyrovae.checks.flags import flags_of
 from pyrovae.inference.training import fit
 from pyrovae.sklearn.states import read_state, write_state
 
@@ -37,10 +39,12 @@ P = ParamSpec("P")
 
 
 def all_or_nothing(fit: Callable[Concatenate[E, P], E]) -> Callable[Concatenate[E, P], E]:
-    """A `fit` that leaves the estimator's attributes as they were where it fails."""
+    """A `fit` that looks at the estimator's flags first, and leaves its attributes as they were where it fails."""
 
     @functools.wraps(fit)
     def whole(self: E, *args: P.args, **kwargs: P.kwargs) -> E:
+        for name in flags_of(inspect.signature(type(self))):
+            checks.flag(name, getattr(self, name))
         before = vars(self).copy()
         try:
             return fit(self, *args, **kwargs)
@@ -96,6 +100,10 @@ class PairEstimator(BaseEstimator):
 
         NaN is an error, unless the estimator's `missing` is True.
         """
+        X, y = (
+            checks.numbers(each, name) if isinstance(each, torch.Tensor) else each
+            for name, each in (("X", X), ("y", y))
+        )
         finite = "allow-nan" if self._takes_missing() else True
         return validate_data(self, X, y, reset=reset, dtype=FLOATS, ensure_min_samples=least, ensure_all_finite=finite)
 
@@ -180,6 +188,8 @@ def counted(x: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray |
     everything = np.arange(len(x))
     if sample_weight is None:
         return everything, None
+    if isinstance(sample_weight, torch.Tensor):
+        sample_weight = checks.numbers(sample_weight, "sample_weight")
     weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
     if (weight < 0).any():
         first = int((weight < 0).argmax())

@@ -106,7 +106,7 @@ class GenerativeClassifier(ProbabilityClassifier):
         """
         covariance = COVARIANCE_TYPES[checks.choice("covariance_type", self.covariance_type, COVARIANCE_TYPES)]
         x, number, classes, weight = self._checked_classes(X, y, sample_weight)
-        if self.priors is not None and len(self.priors) != len(classes):
+        if self.priors is not None and len(checks.array(self.priors, "priors").reshape(-1)) != len(classes):
             raise ValueError(f"priors must have one probability for each of {len(classes)} classes: {self.priors!r}")
         with forked(0):  # its first locations are random, and the fit takes none of them
             pair = pairs.gaussian_classifier(

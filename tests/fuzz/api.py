@@ -45,7 +45,9 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="where raw errors come from")
     arguments = parser.parse_args()
     import calls
+    import calls_of_methods
 
+    assert calls_of_methods.ABSENT
     part, of = map(int, arguments.share.split("/"))
     known = list(calls.CALLS)
     first = next(i for i, name in enumerate(known) if arguments.begin in name)
@@ -106,8 +108,11 @@ def in_a_process(name: str, arguments: argparse.Namespace) -> collections.Counte
 def spoil(name: str, arguments: argparse.Namespace, told: Any, start: int) -> None:
     """Each argument of a callable with each value, and what came of it, a line each."""
     import calls
+    import calls_of_methods
     import hostile
     import torch
+
+    assert calls_of_methods.ABSENT
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

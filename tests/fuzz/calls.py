@@ -462,6 +462,13 @@ fitting("GaussianMixture", n_init=1, max_iter=5)
 fitting("GenerativeClassifier", with_labels=True)
 fitting("Imputer")
 fitting("TableVAE", items=M(frame), epochs=1)
+
+
+def saved(name: str) -> str:
+    fitted(name).save("estimator")
+    return "estimator"
+
+
 for _name, _methods in {
     "sk_ae": ("transform", "score"),
     "sk_vae": ("transform", "score", "score_samples"),
@@ -474,7 +481,7 @@ for _name, _methods in {
         of(f"{_name}.{_method}", lambda a=_name, b=_method: getattr(fitted(a), b), X=ROWS)
     of(f"{_name}.fit", lambda a=_name: fitted(a).fit, X=ROWS, **({"y": WORDS} if "ive" in _name else {}))
     of(f"{_name}.save", lambda a=_name: fitted(a).save, path="estimator")
-    of(f"{_name}.load", lambda a=_name: type(fitted(a)).load, path=M(lambda a=_name: fitted(a).save("estimator")))
+    of(f"{_name}.load", lambda a=_name: type(fitted(a)).load, path=M(lambda a=_name: saved(a)))
 of("sk_vae.sample", lambda: fitted("sk_vae").sample, n_samples=2)
 of("sk_mixture.sample", lambda: fitted("sk_mixture").sample, n_samples=2)
 of("sk_generative.sample", lambda: fitted("sk_generative").sample, n_samples=2)

@@ -115,8 +115,8 @@ def verdict(error: BaseException) -> str:
         frames.append(trace.tb_frame.f_code.co_filename)
         trace = trace.tb_next
     inside = any(frame.startswith(PACKAGE) for frame in frames)
-    if "a hostile object" in str(error):
-        return "own"  # of the object's own making
+    if "a hostile object" in str(error) or 'missing the required "forward" function' in str(error):
+        return "own"  # of the object's own making, as a module's that is called without having a forward
     is_own = bool(frames) and frames[-1].startswith(PACKAGE) and _is_by_raise(error)
     if is_own and isinstance(error, (*TYPED, RuntimeError, AttributeError, NotImplementedError)):
         return "own"

@@ -166,7 +166,7 @@ class Encoding:
                 )
             order = tuple(map(str, recipe["order"]))
             return cls(checked_columns(columns), str(recipe["library"]), tuple(storage), order)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"recipe must be what Encoding.recipe() gives: {what}") from None
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae import checks
+from pyrovae.checks.shown import short
 from pyrovae.columns import CODED, KINDS, Column
 from pyrovae.data.tables.frames import known_name
 from pyrovae.data.tables.stored import EXACT, Stored, plain, shown, times
@@ -46,8 +47,8 @@ def stated(kinds: Any, columns: Sequence[Stored]) -> dict[str, Any]:
     if kinds is None:
         return {}
     if not isinstance(kinds, Mapping):
-        if isinstance(kinds, str) or not all(isinstance(each, Column) for each in kinds):
-            raise TypeError(f"kinds must be a dict from column to kind, as {{'age': 'count'}}, got {kinds!r}")
+        if not isinstance(kinds, list | tuple) or not all(isinstance(each, Column) for each in kinds):
+            raise TypeError(f"kinds must be a dict from column to kind, as {{'age': 'count'}}, got {short(kinds)}")
         kinds = {each.name: each for each in kinds}
     names = [column.name for column in columns]
     return {known_name("kinds", name, names): kind for name, kind in kinds.items()}

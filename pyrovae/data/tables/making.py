@@ -137,7 +137,7 @@ def dropped_names(drop: Any) -> Literal[True] | list[Any]:
         return True if drop else []
     if isinstance(drop, str):
         return [drop]
-    if isinstance(drop, bytes | Mapping) or not isinstance(drop, Iterable):
+    if isinstance(drop, bytes | Mapping | Tensor) or not isinstance(drop, Iterable):
         name = f": drop=[{drop!r}] is a list of one name" if isinstance(drop, int | np.integer) else ""
         raise TypeError(f"drop must be names of columns in a list, or True or False, got {drop!r}{name}")
     return list(drop)

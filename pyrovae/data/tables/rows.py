@@ -80,6 +80,7 @@ class Table(Split):
         parts = self[order[:cut]], self[order[cut:]]
         return Dataset(*parts, self.event_shape, "table", None, torch.from_numpy(order), "table")
 
+    @checks.flags
     def frame(self, x: Any = None, *, with_dropped: bool = False) -> Any:
         """These rows, or others, as a frame of the library that they came from, in its types.
 

@@ -48,7 +48,7 @@ def as_floats(x: Any, name: str) -> Tensor:
     """`x` as a floating-point tensor, in its own dtype if that is one; used for its shape, dtype and device."""
     checks.unmasked(x, name)
     if isinstance(x, Tensor):
-        tensor = x.detach()
+        tensor = checks.numbers(x.detach(), name)
     else:
         array = np.array(x[:] if not isinstance(x, np.ndarray | list | tuple) and hasattr(x, "shape") else x)
         if array.dtype.kind not in "fiub":
@@ -69,15 +69,19 @@ def as_codes(x: Any, name: str, latent_dim: int | None = None) -> np.ndarray:
 
 def as_images(x: Any, name: str) -> np.ndarray:
     """`x` as finite float64 items of shape (N, *event)."""
-    return checks.checked_array(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float64).detach().cpu().numpy()
+    return checks.checked_array(x, _event_shape(x, name), name=name, dtype=torch.float64).detach().cpu().numpy()
 
 
 def as_features(x: Any, name: str, width: int | None = None) -> Tensor:
     """`x` as finite float32 rows, each item flattened."""
-    rows = checks.checked_array(x, tuple(np.shape(x)[1:]), name=name, dtype=torch.float32).detach().cpu().flatten(1)
+    rows = checks.checked_array(x, _event_shape(x, name), name=name, dtype=torch.float32).detach().cpu().flatten(1)
     if width not in (None, rows.shape[1]):
         raise ValueError(f"{name} must have the {width} features of train, got {rows.shape[1]}")
     return rows
+
+
+def _event_shape(x: Any, name: str) -> tuple[int, ...]:
+    return tuple(np.shape(checks.numbers(x, name) if isinstance(x, Tensor) else x)[1:])
 
 
 def require_at_most(name: str, value: int, count: int, of: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae import checks
 from pyrovae.evaluation.code_space.arrays import as_images, squared_se
 from pyrovae.evaluation.code_space.reconstruction import squared_error
 from pyrovae.labelled import Variable, labelled
@@ -51,6 +52,7 @@ def crispness(images: Any, reference: Any, *, paired: bool | None = None) -> xr.
     if below <= 0:
         raise ValueError("reference must have images that are not constant: the variance of their Laplacian is 0")
     ratio = float(laplacian["images"].mean()) / below
+    paired = None if paired is None else checks.flag("paired", paired)
     if paired is None:
         paired = real.shape == fake.shape
     elif paired and real.shape != fake.shape:

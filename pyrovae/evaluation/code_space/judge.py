@@ -61,13 +61,12 @@ class Judge:
         from sklearn.neural_network import MLPClassifier
 
         like = as_floats(x, "x")
+        if like.ndim < 2:
+            raise ValueError(f"x must have shape (N, *event), got {tuple(like.shape)}")
         images = checks.checked_array(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
         labels = checks.labels(y, len(images))
         checks.several_classes(labels)
-        if not hidden_dims:
-            raise ValueError("hidden_dims must name at least one hidden layer, got ()")
-        for width in hidden_dims:
-            checks.whole("hidden_dims", width)
+        hidden_dims = checks.sizes("hidden_dims", hidden_dims)
         ends = [images[0].numel(), *hidden_dims, len(np.unique(labels))]
         weights_bytes = 8 * sum(a * b for a, b in pairwise(ends))
         checks.affordable(f"hidden_dims={tuple(hidden_dims)}", weights_bytes, "take smaller ones")

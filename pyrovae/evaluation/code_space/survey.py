@@ -90,6 +90,10 @@ def code_space(
     3
     """
     require_code_alone(pair, "code_space")
+    for name, part in (("train", train), ("test", test)):
+        checks.having(name, part, "x", "y", what="a split, as data.load gives two of")
+    if judge is not None:
+        checks.having("judge", judge, "features", "accuracy", what="a Judge, or None")
     if absent := [name for name in ("encode", "decode") if not hasattr(pair, name)]:
         raise TypeError(f"code_space needs a pair with encode and decode, and {type(pair).__name__} has no {absent[0]}")
     row = _row(pair, covariates)

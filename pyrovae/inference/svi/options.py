@@ -121,7 +121,7 @@ class SVI(Method):
             "num_particles": None if self.num_particles is None else checks.whole("num_particles", self.num_particles),
             "beta": checks.positive("beta", self.beta, zero=True),
             "warmup": checks.whole("warmup", self.warmup, least=0),
-            "free_bits": checks.positive("free_bits", self.free_bits, zero=True),
+            "free_bits": checks.positive("free_bits", self.free_bits, zero=True, most=checks.LARGEST),
             "patience": None if self.patience is None else checks.whole("patience", self.patience),
             "compile": compiled,
             "precision": checks.choice("precision", self.precision, ("float32", "bf16")),

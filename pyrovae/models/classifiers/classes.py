@@ -55,7 +55,7 @@ class Classifier(HasParamSites):
 
     def numbers(self, y: Any, count: int, *, name: str = "y") -> Tensor:
         """The numbers of the classes of `count` labels; ValueError for a label that is no class of this classifier."""
-        return numbered(self.names, y, count, name=name).to(dtype_and_device(self)[1])
+        return numbered(self.names, y, checks.whole("count", count), name=name).to(dtype_and_device(self)[1])
 
     def rename(self, names: np.ndarray) -> None:
         """Give the classes these sorted names, one for each class, as a fit takes them from its labels."""
