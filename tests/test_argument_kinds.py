@@ -47,6 +47,8 @@ OBJECTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "kinds of columns": ("kinds", lambda v: data.table({"a": [1.0, 2.0]}, kinds=v)),
     "a source": ("name_or_path", lambda v: data.load(v)),
     "a history": ("epochs", lambda v: pyrovae.History(v)),
+    "entries": (r"entries\[0\]", lambda v: report.explorer([v], data.load("digits"))),
+    "data of a page": ("data", lambda v: report.explorer([report.Entry("a", linear())], v)),
     "a function": ("build", lambda v: pyrovae.choose(v, X, latent_dim=[1])),
     "text": ("title", lambda v: report.page(v, [])),
     "sections": (r"sections\[0\]", lambda v: report.page("a", [v])),
@@ -147,9 +149,7 @@ def test_numbers_and_names_beyond_what_there_is_are_named() -> None:
         pyrovae.fit(linear(), X, epochs=1, free_bits=1e300, progress=False)
     with pytest.raises(TypeError, match=r"x must be an array of real numbers, got torch.complex64"):
         linear().guide(X + 1j)
-    with pytest.raises(
-        TypeError, match=r"score must be one of 'likelihood_ratio'.* or a function of items, got a pair"
-    ):
+    with pytest.raises(TypeError, match=r"score must be one of 'likelihood_ratio'.* or a function .*, got a pair"):
         pyrovae.NoveltyDetector(linear(), X, score=linear())
     for at in (-1.0, np.ones(3)):
         with pytest.raises(ValueError, match="low must lie strictly between 0 and 1"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-__all__ = ["Entry"]
+from pyrovae import checks
+
+__all__ = ["Entry", "require_entries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,3 +30,10 @@ class Entry:
     pair: nn.Module
     history: Any = None
     protocol: Mapping[str, str] = field(default_factory=dict)
+
+
+def require_entries(entries: Sequence[Entry], data: Any) -> None:
+    """Refuse what is no list of entries, and what is no data set, by its name."""
+    for number, each in enumerate(checks.sequence("entries", entries, "a list of entries")):
+        checks.having(f"entries[{number}]", each, "name", "pair", what="a pyrovae.report.Entry")
+    checks.having("data", data, "train", "test", "event_shape", what="a data set, as data.load gives it")

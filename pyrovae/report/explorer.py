@@ -23,7 +23,7 @@ from pyrovae.report.assets import asset
 from pyrovae.report.chosen import are_binarized
 from pyrovae.report.decoders import NUM_CODES, Decoder, decoder_of
 from pyrovae.report.decoding import Decoding, decoding_of
-from pyrovae.report.entry import Entry
+from pyrovae.report.entry import Entry, require_entries
 from pyrovae.report.network import Untranslatable
 from pyrovae.report.planes import Plane, plane_of
 from pyrovae.report.shown_items import Layout, chosen_items, items_text
@@ -64,6 +64,7 @@ def explorer(entries: Sequence[Entry], data: Dataset, *, seed: int = 0) -> str:
     True
     """
     checks.seed(seed)
+    require_entries(entries, data)
     reasons = {id(entry): _lacks(entry.pair, data) for entry in entries}
     with_codes = [entry for entry in entries if not reasons[id(entry)]]
     if not with_codes:

@@ -80,6 +80,7 @@ def write(
         raise FileNotFoundError(f"path {target}: there is no folder {target.parent}")
     if target.is_dir():
         raise IsADirectoryError(f"path {target} is a folder: name a file, such as {target / 'report.html'}")
+    checks.having("data", data, "train", "test", "event_shape", what="a data set, as data.load gives it")
     _require_entries(entries, data)
     checks.seed(seed)
     judged = checks.whole("num_items", num_items)

@@ -27,6 +27,11 @@ class ProbabilityClassifier(ClassifierMixin, ArrayEstimator):
 
     classes_: np.ndarray
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy: the share of rows, each as often as its weight says, whose likeliest class is `y`."""
+        y = checks.numbers(y, "y") if isinstance(y, torch.Tensor) else y
+        return float(super().score(X, y, sample_weight))
+
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row, (n_samples,)."""
         log_proba = self.predict_log_proba(X)
