@@ -151,6 +151,5 @@ def test_numbers_and_names_beyond_what_there_is_are_named() -> None:
         linear().guide(X + 1j)
     with pytest.raises(TypeError, match=r"score must be one of 'likelihood_ratio'.* or a function .*, got a pair"):
         pyrovae.NoveltyDetector(linear(), X, score=linear())
-    for at in (-1.0, np.ones(3)):
-        with pytest.raises(ValueError, match="low must lie strictly between 0 and 1"):
-            plotting.normal_quantile_grid(3, at)
+    with pytest.raises(ValueError, match="low must be a finite number"):
+        plotting.normal_quantile_grid(3, np.ones(3))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.checks.arrays import plain
 from pyrovae.data.mapped import MappedArray
 
 __all__ = ["ahead", "batches", "order"]
@@ -53,8 +54,8 @@ def batches(
     """
     if not isinstance(x, Tensor | MappedArray):
         raise TypeError(f"x must be a tensor or a MappedArray, got {type(x).__name__}; torch.as_tensor(x) makes one")
-    if isinstance(x, Tensor):
-        x = checks.numbers(x, "x")
+    if isinstance(x, Tensor) and x.device.type != "meta":  # of whose shapes alone batches can be made
+        x = plain(x, "x")
     if len(x.shape) == 0 or len(x) == 0:
         raise ValueError(f"x must have shape (N, *event) with N of at least 1, got {tuple(x.shape)}")
     size = checks.whole("batch_size", batch_size)

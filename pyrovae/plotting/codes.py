@@ -20,7 +20,6 @@ from pyrovae.plotting.shared import (
     halo,
     new_axes,
     number,
-    probability,
     titled,
     vector,
     whole,
@@ -42,8 +41,8 @@ def normal_quantile_grid(n: int = 10, low: float = 0.01, high: float = 0.99) -> 
     >>> normal_quantile_grid(3, 0.1, 0.9).round(2)[:4].tolist()
     [[-1.28, 1.28], [0.0, 1.28], [1.28, 1.28], [-1.28, 0.0]]
     """
-    low, high = probability("low", low), probability("high", high)
-    if not low < high:
+    low, high = number("low", low), number("high", high)
+    if not 0 < low < high < 1:
         raise ValueError(f"low and high must satisfy 0 < low < high < 1, got low={low!r} and high={high!r}")
     values = ndtri(np.linspace(low, high, whole("n", n, least=2)))
     return product_grid(values, values)
