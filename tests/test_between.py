@@ -193,7 +193,7 @@ RUNS = {  # beside the first, which is that of the test above
 def alike_from_every_batch(folder, monkeypatch, make, options, every=1):
     """Whether runs from each state of a run, by other weights, come to its bits."""
     whole, copies = kept_at_each_batch(folder, monkeypatch, lambda **more: fitted(make, **options, **more), every)
-    assert len(copies) == 2 * STEPS // every and is_same(fitted(make, **options), whole)
+    assert len(copies) == math.ceil(2 * STEPS / every) and is_same(fitted(make, **options), whole)
     starts = list(copies.values())[:-1]
     ends = [fitted(make, seed=1, checkpoint=start, resume=True, **options) for start in starts]
     assert all(end[2]["compiled"] == whole[2]["compiled"] == options.get("compile", False) for end in ends)
