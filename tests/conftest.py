@@ -51,6 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--float64"):
         torch.set_default_dtype(torch.float64)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
