@@ -347,6 +347,7 @@ def test_five_minutes_come_before_the_share(monkeypatch):
 def timed(monkeypatch, batch, cost=0.0):
     """A clock by which each batch and each state take so long; the places that are written."""
     clock, step, write, places = Clock(monkeypatch), Loop.step, Resume.write, []
+    monkeypatch.setattr(loop_module, "TURN", 0.0)  # as of batches that take so long
 
     def stepped(loop, *given):
         clock.now += batch

@@ -66,7 +66,9 @@ class Judge:
         images = checks.checked_array(x, tuple(like.shape[1:]), dtype=torch.float32).detach().cpu()
         labels = checks.labels(y, len(images))
         checks.several_classes(labels)
-        hidden_dims = checks.sizes("hidden_dims", hidden_dims)
+        hidden_dims = checks.sizes("hidden_dims", hidden_dims, one=False)
+        if not hidden_dims:
+            raise ValueError("hidden_dims must name at least one hidden layer, got ()")
         ends = [images[0].numel(), *hidden_dims, len(np.unique(labels))]
         weights_bytes = 8 * sum(a * b for a, b in pairwise(ends))
         checks.affordable(f"hidden_dims={tuple(hidden_dims)}", weights_bytes, "take smaller ones")
