@@ -20,7 +20,8 @@ def main() -> int:
     from pyrovae.cli import main as run
 
     status = run()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # a program without a terminal may have none
+        sys.stdout.flush()
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     return status

@@ -395,6 +395,51 @@ def test_a_run_of_seconds_writes_its_end_and_one_of_hours_within_its_epoch(tmp_p
     assert len(list((tmp_path / "long").glob("epoch-*"))) == 2
 
 
+class Counting(Callback):
+    """Counts epochs, which is a state, and raises at the end of one of them."""
+
+    def __init__(self, breaks_in=None):
+        self.count, self.breaks_in = 0, breaks_in
+
+    def epoch(self, run, row):
+        self.count += 1
+        if self.count == self.breaks_in:
+            raise RuntimeError("pruned")
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_a_callback_that_raises_costs_no_batch_and_is_called_again(tmp_path):
+    whole = fitted(epochs=4)
+    with pytest.raises(RuntimeError, match="pruned"):
+        fitted(epochs=4, checkpoint=tmp_path / "run", callbacks=[Counting(breaks_in=2)])
+    (state,) = (tmp_path / "run").glob("epoch-*")
+    assert place_of(state.name)[0] == 1 and place_of(state.name)[1] > 0  # all batches of the second epoch
+    again = Counting()
+    resumed = fitted(epochs=4, seed=1, checkpoint=tmp_path / "run", resume=True, callbacks=[again])
+    assert is_same(resumed, whole) and again.count == 4
+
+
+def test_the_seconds_of_an_epoch_are_those_of_its_batches(tmp_path, monkeypatch):
+    """A state that is written between two epochs is of neither: its cost was taken off the next one's time."""
+    write = Resume.write
+
+    def slow(resume, place):
+        time.sleep(0.05)
+        write(resume, place)
+
+    monkeypatch.setattr(Resume, "write", slow)
+    start = time.perf_counter()
+    x = X.round()
+    options = {"epochs": 3, "compile": False, "checkpoint": tmp_path / "run", "checkpoint_every": 1}
+    seconds = pyrovae.fit(built(), x, **QUICK, **options).epochs["seconds"].values
+    assert (seconds > 0).all() and seconds.sum() < time.perf_counter() - start - 0.05 * 3
+
+
 def test_every_must_be_a_number_of_batches_with_a_folder(tmp_path):
     for every, error, words in (
         (0, ValueError, "at least 1"),

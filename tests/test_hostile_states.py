@@ -311,6 +311,12 @@ def test_a_large_hostile_state_is_refused_soon_and_in_little_memory(state, name)
     refused(state, words)
 
 
+@pytest.mark.parametrize("names", [range(300), [1355868, 1361824]], ids=["many", "large"])
+def test_classes_may_have_any_whole_numbers_as_names(tmp_path, names):
+    pair = pyrovae.gaussian_classifier((3,), len(names), classes=list(names))
+    assert pyrovae.load(pyrovae.save(tmp_path / "state", pair)).classes_.tolist() == list(names)
+
+
 def test_the_limit_on_weights_is_the_callers(state):
     size = (state / WEIGHTS).stat().st_size
     pyrovae.load(state, max_bytes=size)

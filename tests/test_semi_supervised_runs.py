@@ -149,7 +149,7 @@ def test_a_compiled_run_is_the_eager_one_but_for_rounding(tmp_path):
     options = {"epochs": 3, "warmup": 2, "weight_decay": 0.1, "schedule": "cosine"}
     eager = quiet(one, X.double(), unlabeled=MORE.double(), **options)
     options |= {"unlabeled": MORE.double(), "compile": True}
-    compiled = quiet(two, X.double(), checkpoint=tmp_path / "run", **options)
+    compiled = quiet(two, X.double(), checkpoint=tmp_path / "run", checkpoint_every=1, **options)
     assert compiled.config["compiled"] and compiled.config["compiles"] == 1 and not eager.config["compiled"]
     for name in ("loss", "labeled_loss", "cross_entropy", "unlabeled_loss"):
         assert compiled.epochs[name].values == pytest.approx(eager.epochs[name].values, rel=1e-10)

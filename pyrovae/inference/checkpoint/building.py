@@ -26,6 +26,7 @@ __all__ = ["Extent", "built_pair", "sketched_pair"]
 FEW = 1_000  # modules and words that any recipe may have
 LARGE = 10**5  # a smaller number does no harm, whatever it stands for
 LONG = 10**5  # characters of a name, or of a category
+CLASSES = "classes"  # whose names may be large numbers, as those of taxa, and are no sizes
 COUNT = "num_"  # what the names of a likelihood's sizes begin with: its other numbers may be large, as a scale
 
 
@@ -96,6 +97,10 @@ def _refuse_too_much(recipe: dict[str, Any], extent: Extent) -> None:
         elif isinstance(value, dict):
             is_size = is_size and value.get("kind") != "likelihood"
             for name, each in value.items():
+                if name == CLASSES and isinstance(each, list) and not any(isinstance(one, list | dict) for one in each):
+                    num_words += len(each)
+                    _refuse_long(each)
+                    continue
                 rest.append((each, (is_size and name != "likelihood") or str(name).startswith(COUNT)))
         elif isinstance(value, list | tuple):
             rest += [(each, is_size) for each in value]

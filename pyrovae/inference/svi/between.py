@@ -151,7 +151,8 @@ class Between:
         self.is_whole = False  # where this fails, it is not tried again
         with self.pace.writing():
             loop.resume.write(place)
-        loop.within.leave_out(self.pace.cost)
+        if loop.within.batch:  # before the first one its time has not begun
+            loop.within.leave_out(self.pace.cost)
         self.place, self.is_whole = place, True
 
     def stop(self, signals: tuple[int, ...]) -> None:

@@ -113,8 +113,7 @@ class Loop:
                 while len(self.rows) < self.plan.epochs and not self.is_over():
                     epoch = len(self.rows)
                     row = self.epoch(epoch)
-                    with self.between.turn():
-                        self.note(epoch, row)
+                    self.note(epoch, row)
                     self.between.after_epoch()
                 self.between.after_run()
             except BaseException as error:
@@ -125,12 +124,18 @@ class Loop:
         return self.rows, self.best[1] if self.best_weights else len(self.rows) - 1
 
     def note(self, epoch: int, row: dict[str, float]) -> None:
-        """Close an epoch, and tell all of what it was."""
-        self.rows.append(row)
+        """Tell all of what an epoch was, and close it; where a callback raises, it is still to be closed."""
+        before = self.best, self.best_weights
         self.note_score(epoch, row)
-        self.schedule.note(row)
-        self.watchers.epoch(row)
-        self.within = Within(self, epoch + 1)
+        try:
+            self.watchers.epoch(row)
+        except BaseException:
+            self.best, self.best_weights = before
+            raise
+        with self.between.turn():
+            self.rows.append(row)
+            self.schedule.note(row)
+            self.within = Within(self, epoch + 1)
 
     def note_score(self, epoch: int, row: dict[str, float]) -> None:
         """Keep the weights of the best epoch so far, where the plan asks for them."""

@@ -23,6 +23,7 @@ class Watchers:
         self.callbacks, self.run, self.ranks = list(callbacks), run, ranks
         self._begun: list[Any] = []
         self._stateful = [callback for callback in self.callbacks if is_stateful(callback)]
+        self._before: list[dict[str, Any]] | None = None  # their states before an epoch's call of them
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -66,15 +67,25 @@ class Watchers:
         return messages
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Call `epoch` of each; a stop in one process stops the run in all."""
+        """Call `epoch` of each; a stop in one process stops the run in all.
+
+        Where one raises, the states of all, and whether one has stopped the run, are for `states` those from before:
+        a run that goes on from there calls them of this epoch again.
+        """
+        self._before, stopped = self.states(), self.run.stopped
         self.run.rows.append(dict(row))
 
         def tell() -> None:
             for callback in self.callbacks:
                 callback.epoch(self.run, dict(row))
 
-        self._agreed(tell)
-        self._stop_together()
+        try:
+            self._agreed(tell)
+            self._stop_together()
+        except BaseException:
+            self.run.stopped = stopped
+            raise
+        self._before = None
 
     def _stop_together(self) -> None:
         """Stop the run in all processes where a callback stops it in one."""
@@ -98,6 +109,8 @@ class Watchers:
 
     def states(self) -> list[dict[str, Any]]:
         """The class and the state of each stateful callback."""
+        if self._before is not None:
+            return self._before
         return [{"class": type(callback).__name__, "state": saved_state(callback)} for callback in self._stateful]
 
     def require_same(self, saved: Sequence[dict[str, Any]]) -> None:
