@@ -535,6 +535,7 @@ def test_a_source_that_fails_costs_no_batch(tmp_path, monkeypatch):
     whole = fitted()
     with monkeypatch.context() as patch:
         room = Between.room
+        patch.setattr(loop_module, "TURN", 0.0)  # else a turn of several steps may pass over the one meant
         patch.setattr(Between, "room", lambda between: room(between) if between.loop.taken != 4 else 1 // 0)
         with pytest.raises(ZeroDivisionError):
             fitted(checkpoint=tmp_path / "run")
@@ -601,6 +602,7 @@ def test_a_state_of_an_earlier_version_goes_on(tmp_path):
 def test_a_forged_place_is_an_error(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         room = Between.room
+        patch.setattr(loop_module, "TURN", 0.0)  # else a turn of several steps may pass over the one meant
         patch.setattr(Between, "room", lambda between: room(between) if between.loop.taken != 2 else 1 // 0)
         with pytest.raises(ZeroDivisionError):
             fitted(checkpoint=tmp_path / "run", binarize=True)
