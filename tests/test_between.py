@@ -698,6 +698,7 @@ def test_the_command_line_has_it_too(tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         room = Between.room
+        patch.setattr(loop_module, "TURN", 0.0)
         patch.setattr(
             Between,
             "room",
