@@ -238,14 +238,7 @@ def number(name: str, value: Any, *, most: float = math.inf) -> float:
         ...
     TypeError: prior_loc must be a finite number, got 'mean'
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a finite number, got {short(value)}")
-    try:
-        result = float(value)
-    except OverflowError:  # an integer beyond 1e308
-        result = math.inf
-    if not math.isfinite(result):
-        raise ValueError(f"{name} must be a finite number, got {short(value)}")
+    result = _finite(name, value, "a finite number")
     _within(name, abs(result), value, most)
     return result
 
@@ -266,6 +259,18 @@ def options(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _finite(name: str, value: Any, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {expected}, got {short(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond 1e308
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be {expected}, got {short(value)}")
+    return result
+
+
 def _within(name: str, size: float, value: Any, most: float) -> None:
     if size > most:
         raise ValueError(f"{name} must be at most {most:g}, got {short(value)}")
@@ -274,13 +279,8 @@ def _within(name: str, size: float, value: Any, most: float) -> None:
 def positive(name: str, value: Any, *, zero: bool = False, most: float = math.inf) -> float:
     """Return `value` as a finite float above zero (or from zero on, with `zero`), and at most `most`."""
     expected = "a finite number of at least 0" if zero else "a finite number greater than 0"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {short(value)}")
-    try:
-        result = float(value)
-    except OverflowError:  # an integer beyond 1e308
-        result = math.inf
-    if not math.isfinite(result) or value < 0 or (result == 0 and not zero):
+    result = _finite(name, value, expected)
+    if value < 0 or (result == 0 and not zero):
         raise ValueError(f"{name} must be {expected}, got {short(value)}")
     _within(name, result, value, most)
     return result

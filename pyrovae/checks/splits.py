@@ -68,7 +68,8 @@ def split_of(
     """
     items, labels = parts_of(x, name)
     if isinstance(items, Tensor):
-        items, x = numbers(items, name), numbers(x, name) if x is items else x
+        checked = numbers(items, name)  # which copies a tensor of inference mode
+        items, x = checked, checked if x is items else x
     own = {} if items is x else {each: getattr(x, each, None) for each in BESIDE}
     given = {"covariates": covariates, "exposure": exposure, "weight": weight, "missing": missing}
     if given["missing"] is True and own.get("missing") is not None:
