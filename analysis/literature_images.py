@@ -84,7 +84,7 @@ class ImageRow:
         )
         return vae, history
 
-    def measure(self, root: str | None, out: Path, passes: int | None = None) -> Outcome:
+    def measure(self, root: str | None, out: Path, passes: int | None = None, images: int | None = None) -> Outcome:
         """Train, or go on, to so many passes; then, and not before, look at the test images."""
         folder = out / self.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,23 +99,23 @@ class ImageRow:
             return {"training_seconds": float(history.epochs.seconds.sum()), "best": best, "loss": loss}
 
         def evaluate(particles: int) -> dict[str, Any]:
-            vae, x = pyrovae.load(folder / f"after-{done}"), self.test_items(root)
+            vae, x = pyrovae.load(folder / f"after-{done}"), self.test_items(root)[:images]
             estimate = pyrovae.iwae(vae, x, num_particles=particles)
             unreliable = int(estimate.pointwise.unreliable.sum()) if "unreliable" in estimate.pointwise else 0
             return {"ours": -estimate.mean, "se": estimate.se, "se_items": estimate.se_items, "unreliable": unreliable}
 
         run = store.get(f"{done} passes", train)
-        figures = []
+        figures, of_images = [], "" if images is None else f" of {images:,} images"
         for particles, published in self.published.items():
-            found = store.get(f"{done} passes, IWAE({particles})", partial(evaluate, particles))
+            found = store.get(f"{done} passes, IWAE({particles}){of_images}", partial(evaluate, particles))
             figures.append(
                 Figure(
-                    f"-log p(x), IWAE({particles:,})",
+                    f"-log p(x), IWAE({particles:,}){of_images}",
                     published,
                     found["ours"],
                     found["se"],
                     found["se_items"],
-                    self.allowed if done == self.passes else None,
+                    self.allowed if done == self.passes and images is None else None,
                 )
             )
         chosen = f", pass {run['best'] + 1} by validation" if self.validation else ""

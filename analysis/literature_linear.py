@@ -91,8 +91,8 @@ class LinearRow:
         gap = most - pyrovae.elbo(vae.double(), x, analytic=True).mean
         return {"training_seconds": seconds, "gap": gap, "active": active_dimensions(vae, x.double())}
 
-    def measure(self, root: str | None, out: Path, passes: int | None = None) -> Outcome:
-        """Fit, or read what was fitted before, and compare with the closed form."""
+    def measure(self, root: str | None, out: Path, passes: int | None = None, images: int | None = None) -> Outcome:
+        """Fit, or read what was fitted before, and compare with the closed form; there are no test images."""
         (out / self.name).mkdir(parents=True, exist_ok=True)
         store = Store(out / self.name / "results.json")
         done = min(passes or self.passes, self.passes)

@@ -50,8 +50,8 @@ class Row(Protocol):
     @property
     def differences(self) -> str: ...
 
-    def measure(self, root: str | None, out: Path, passes: int | None = None) -> Outcome:
-        """Train to so many passes, or go on to them, and compare."""
+    def measure(self, root: str | None, out: Path, passes: int | None = None, images: int | None = None) -> Outcome:
+        """Train to so many passes, or go on to them, and compare on so many test images, where there are any."""
         ...
 
 

@@ -163,6 +163,11 @@ def test_a_row_is_judged_only_where_it_is_whole_and_the_data_are_the_published_o
     row = replace(images.ROWS[1], **SMALL, published={20: 0.0}, passes=2, options={"batch_size": 500}, allowed=1.0)
     assert row.measure(None, tmp_path, 1).figures[0].standing() == "beside"
     assert row.measure(None, tmp_path, 2).figures[0].standing() == "not reproduced"
+    (some,) = row.measure(None, tmp_path, 2, images=7).figures
+    x = row.test_items(None)[:7]
+    vae = pyrovae.load(tmp_path / row.name / "after-2")
+    assert some.standing() == "beside" and some.ours == -pyrovae.iwae(vae, x, num_particles=20).mean
+    assert "7 images" in some.name
     assert STATIC.measure(None, tmp_path).figures[0].standing() == "beside"  # its pixels are drawn by another hand
     assert images.PYTHAE.allowed is None
     figure = report.Figure("-log p(x)", 86.76, 87.5, allowed=1.0)
@@ -256,6 +261,6 @@ def test_the_command_names_its_rows(tmp_path, monkeypatch, capsys):
     assert all(name in listed for name in script.ROWS) and "importance samples" in listed
     printed = run("--row", STATIC.name, "--passes", "1", "--out", str(tmp_path))
     assert "| 25 |" in printed and "1 of 4 passes, pass 1 by validation" in printed and STATIC.differences in printed
-    for words in (["--row", "another"], [], ["--row", "all", "--passes", "0"]):
+    for words in (["--row", "another"], [], ["--row", "all", "--passes", "0"], ["--row", "all", "--images", "0"]):
         with pytest.raises(SystemExit):
             run(*words)
