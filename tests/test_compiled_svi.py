@@ -1144,8 +1144,8 @@ class TestFollowed:
             svi.step(Batch(torch.ones(3, 4)))
         with pytest.raises(CaptureError, match="inside of handlers"), poutine.scale(scale=2.0):
             svi.step(torch.ones(3, 4))
-        decaying = pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9})
-        with pytest.raises(TypeError, match="got PyroLRScheduler"):
+        decaying = pyro.optim.ExponentialLR({"optimizer": torch.optim.Rprop, "optim_args": {"lr": 0.1}, "gamma": 0.9})
+        with pytest.raises(TypeError, match="got Rprop"):
             CompiledSVI(net.model, net.guide, decaying, Trace_ELBO())
         for optim in (pyro.optim.Adam({"amsgrad": True}), pyro.optim.AdamW({"amsgrad": True})):
             svi = CompiledSVI(net.model, net.guide, optim, Trace_ELBO())
@@ -1737,3 +1737,110 @@ def test_a_shape_that_depends_on_a_value_is_no_fault_of_the_compiler():
 
     with pytest.raises(CaptureError, match="keep shapes free of values"):
         CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO()).step(torch.randn(9))
+
+
+# schedules of learning rates --------------------------------------------------------------------------
+
+SCHEDULES = {
+    "StepLR": {"step_size": 10, "gamma": 0.5},
+    "MultiStepLR": {"milestones": [10, 30], "gamma": 0.3},
+    "ExponentialLR": {"gamma": 0.97},
+    "LambdaLR": {"lr_lambda": lambda epoch: 1 / (1 + 0.1 * epoch)},
+    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.98},
+    "ConstantLR": {"factor": 0.3, "total_iters": 20},
+    "LinearLR": {"total_iters": 30},
+    "CosineAnnealingLR": {"T_max": 25},
+    "PolynomialLR": {"total_iters": 40, "power": 2.0},
+    "CosineAnnealingWarmRestarts": {"T_0": 7},
+    "CyclicLR": {"base_lr": 1e-3, "max_lr": 1e-2, "step_size_up": 5, "cycle_momentum": False},
+    "OneCycleLR": {"max_lr": 1e-2, "total_steps": 300, "cycle_momentum": False},
+    "ReduceLROnPlateau": {"patience": 2},
+}
+
+
+def scheduled(name, kind=torch.optim.Adam, **changed):
+    return getattr(pyro.optim, name)({"optimizer": kind, "optim_args": {"lr": 1e-2}, **SCHEDULES[name], **changed})
+
+
+@pytest.mark.usefixtures("interpreted", "float32")
+@pytest.mark.filterwarnings("error")
+class TestSchedules:
+    def steps(self, kind, optim, *, steps=200, every=3, values=None):
+        """Losses, each third step followed by one of the schedule, from the values of the parameter store."""
+        model, guide, args = located, guide_of_located, (torch.tensor([1.0, 3.0]),)
+        pyro.clear_param_store()
+        if values is not None:
+            pyro.get_param_store().set_state(copy.deepcopy(values))
+        pyro.set_rng_seed(1)
+        svi, found = kind(model, guide, optim, loss=Trace_ELBO()), []
+        for i in range(steps):
+            found.append(svi.step(*args))
+            if every and i % every == every - 1:
+                plateau = hasattr(next(iter(optim.optim_objs.values())), "patience")
+                optim.step(*[found[-1]] * plateau)
+        return torch.tensor(found), svi
+
+    @pytest.mark.parametrize(
+        "name",
+        [name if name == "ExponentialLR" else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES],
+    )
+    def test_each_is_pyros(self, name):
+        theirs, _ = self.steps(SVI, optim := scheduled(name))
+        rates = {float(one.optimizer.param_groups[0]["lr"]) for one in optim.optim_objs.values()}
+        ours, svi = self.steps(CompiledSVI, optim := scheduled(name))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert {float(one.optimizer.param_groups[0]["lr"]) for one in optim.optim_objs.values()} == rates
+        assert svi.compiles == 1
+        if name != "ConstantLR":  # the control: without a schedule
+            plain, _ = self.steps(SVI, scheduled(name), steps=100, every=0)
+            assert not torch.allclose(plain, theirs[:100], rtol=1e-4)
+
+    def test_one_is_saved_and_taken_over(self, tmp_path):
+        def halves(first, second, by):
+            optim = scheduled("CosineAnnealingLR")
+            self.steps(first, optim, steps=30)
+            values = copy.deepcopy(pyro.get_param_store().get_state())
+            if by == "file":
+                optim.save(str(tmp_path / "optim"))
+                optim = scheduled("CosineAnnealingLR")
+                optim.load(str(tmp_path / "optim"))
+            elif by == "nothing":
+                optim = scheduled("CosineAnnealingLR")
+            if by == "object":
+                pyro.set_rng_seed(1)
+                svi = second(located, guide_of_located, optim, loss=Trace_ELBO())
+                rest = []
+                for i in range(30):
+                    rest.append(svi.step(torch.tensor([1.0, 3.0])))
+                    if i % 3 == 2:
+                        optim.step()
+                return torch.tensor(rest)
+            return self.steps(second, optim, steps=30, values=values)[0]
+
+        expected = halves(SVI, SVI, "object")
+        for first, second, by in [
+            (CompiledSVI, CompiledSVI, "file"),
+            (SVI, CompiledSVI, "file"),
+            (CompiledSVI, SVI, "file"),
+            (SVI, CompiledSVI, "object"),
+            (CompiledSVI, SVI, "object"),
+            (CompiledSVI, CompiledSVI, "object"),
+        ]:
+            torch.testing.assert_close(halves(first, second, by), expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(halves(SVI, SVI, "nothing"), expected, rtol=1e-4)
+
+    @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+    def test_one_that_moves_momentum_too_is_refused(self, name):
+        cycle = {"cycle_momentum": True, "base_momentum": 0.5}
+        with pytest.raises(ValueError, match=r"'betas' was set to .* between steps"):
+            self.steps(CompiledSVI, scheduled(name, **cycle), steps=10)
+        with pytest.raises(ValueError, match=r"'momentum' was set to .* between steps"):
+            optim = getattr(pyro.optim, name)(
+                {
+                    "optimizer": torch.optim.SGD,
+                    "optim_args": {"lr": 1e-3, "momentum": 0.9},
+                    **SCHEDULES[name],
+                    **cycle,
+                }
+            )
+            self.steps(CompiledSVI, optim, steps=10)

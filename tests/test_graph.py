@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import warnings
 
 import pytest
@@ -77,6 +81,48 @@ def test_what_depends_on_a_value_runs_eagerly(caplog):
     function, compiled = with_gradient(lambda z: z.sum() if z.sum() > 0 else -z.sum(), torch.ones(3))
     assert not compiled and "runs without a compiled graph" in caplog.text
     assert float(function(-torch.ones(3))) == 3.0
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_graph_is_compiled_in_one_file_and_a_second_process_takes_it_from_the_cache(tmp_path):
+    code = """
+    import sys, torch
+    from torch._dynamo.utils import counters
+    from pyrovae.compile.function import CompiledFunction
+    from pyrovae.compile.graph import capture
+    factor = float(sys.argv[1])
+    def function(a, b):
+        c = (a @ b).tanh() @ b  # products, between which there are several kernels
+        a.copy_(a + factor * c)
+        return [c.exp().sum()]
+    torch.manual_seed(0)
+    a, b = torch.randn(5, 5), torch.randn(5, 5)
+    compiled = CompiledFunction(capture(function, [a.clone(), b]), [a, b])
+    (total,) = compiled(a, b)
+    print(a.sum().item().hex(), total.item().hex(), counters["aot_autograd"]["autograd_cache_hit"])
+    """
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+
+    def run(factor):
+        command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), factor]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        return done.stdout.split()
+
+    first = run("0.5")
+    (file,) = tmp_path.rglob("*.main.cpp")
+    assert file.read_text().count("PyMODINIT_FUNC PyInit_kernel_") > 1
+    again, other = run("0.5"), run("0.25")  # the control: a graph of another constant is another graph
+    assert first[2] == "0" and again[2] == "1" and other[2] == "0"
+    assert again[:2] == first[:2] and other[1] == first[1] and other[0] != first[0]
+
+
+@needs_compiler
+def test_kernels_that_cannot_be_put_together_are_compiled_one_by_one(monkeypatch):
+    monkeypatch.setattr("pyrovae.compile.one_file._source", lambda kernels: "no C++")
+    x, y = torch.randn(4, 4), torch.randn(4, 4)
+    compiled = CompiledFunction(capture(lambda a, b: [(a @ b).cos() + 1.75], [x, y]), [x, y])
+    torch.testing.assert_close(compiled(x, y)[0], (x @ y).cos() + 1.75)
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from pyrovae.compile.errors import summary
 from pyrovae.compile.graph import aliases_to_views, capture, constants_to_inputs, is_written, without_noise
+from pyrovae.compile.startup import compiled_quickly
 from pyrovae.compile.unrepeatable import no_foreign_draws, no_values_read
 from pyrovae.exclusive import exclusive
 from pyrovae.warned import hushed
@@ -125,14 +126,14 @@ class CompiledFunction:
 def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:
     """Compile a graph by inductor, to a function of inputs like these that returns the list of the graph's outputs.
 
-    With `keep_noise` what it draws comes from torch's generators.
+    With `keep_noise` what it draws comes from torch's generators. A graph that was compiled before, by this process or
+    another, comes from inductor's cache.
     """
     options: dict[str, Any] = {"size_asserts": False}  # of what inductor itself has planned, in each call
     if keep_noise:
         options["fallback_random"] = True
     with exclusive(), torch.no_grad(), hushed(FutureWarning), _quiet("torch.utils.cpp_extension"):
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs), options=options)
-    return compiled
+        return compiled_quickly(graph, list(inputs), options)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyro
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyrovae.compile.optimizers import Rule, rule_of, supported_names
@@ -68,7 +69,7 @@ class FixedOptions:
 
 
 class PyroOptimizer:
-    """A Pyro optimiser: its state is taken over, and the present state is seen and set through it.
+    """A Pyro optimiser, or one under a scheduler of learning rates: its state is taken over, seen and set through it.
 
     Attributes:
         retired: whether another one's views stand in it, which has the state then.
@@ -77,13 +78,17 @@ class PyroOptimizer:
     def __init__(self, optim: Any) -> None:
         kind: Any = getattr(optim, "pt_optim_constructor", None)
         rule = rule_of(kind)
-        if type(optim) is not PyroOptim or rule is None:
+        if type(optim) not in (PyroOptim, PyroLRScheduler) or rule is None:
             known = ", ".join(supported_names())
-            name = getattr(kind, "__name__", "") if type(optim) is PyroOptim else type(optim).__name__
-            raise TypeError(f"optim must be one of pyro.optim's {known}, got {name}: pyro.infer.SVI takes any, eagerly")
+            name = getattr(kind, "__name__", "") if isinstance(optim, PyroOptim) else type(optim).__name__
+            raise TypeError(
+                f"optim must be one of pyro.optim's {known}, got {name}: give one, a scheduler of one, or take "
+                "pyro.infer.SVI, which takes any, eagerly"
+            )
         self.rule, self._optim = rule, optim
         self.retired = False
         self._views: list[Any] = []
+        self._schedulers: dict[Tensor, Any] = {}  # of parameters that are not shown yet, or a scheduler's state
 
     def options(self, p: Tensor) -> dict[str, Any]:
         options: dict[str, Any] = self._optim._get_optim_args(p)
@@ -98,6 +103,11 @@ class PyroOptimizer:
         name = pyro.get_param_store().param_name(p)
         state: dict[str, Any] | None = self._optim._state_waiting_to_be_consumed.get(name)
         theirs = self._optim.optim_objs.get(p)
+        scheduler = None
+        if self._is_scheduled and theirs is not None:
+            scheduler, theirs = theirs, theirs.optimizer
+        elif self._is_scheduled and state is not None:
+            scheduler, state = state["scheduler"], state["optimizer"]
         if theirs is not None:  # which Pyro too takes before one that waits
             state = theirs.state_dict()
         if state is not None:
@@ -107,6 +117,8 @@ class PyroOptimizer:
             self._optim._state_waiting_to_be_consumed.pop(name, None)
         elif hasattr(theirs, "updates"):
             theirs.updates.source.retired = True
+        if scheduler is not None:
+            self._schedulers[p] = scheduler
         return state
 
     def show(self, updates: Updates, params: Sequence[Tensor]) -> None:
@@ -114,8 +126,27 @@ class PyroOptimizer:
         for p in params:
             if pyro.get_param_store().param_name(p) is not None:
                 view = view_of(self.rule, updates, p, self.options(p))
-                self._optim.optim_objs[p], self._optim.grad_clip[p] = view, self._optim._get_grad_clip(p)
+                shown = self._scheduled(p, view) if self._is_scheduled else view
+                self._optim.optim_objs[p], self._optim.grad_clip[p] = shown, self._optim._get_grad_clip(p)
                 self._views.append(view)
+
+    @property
+    def _is_scheduled(self) -> bool:
+        return isinstance(self._optim, PyroLRScheduler)
+
+    def _scheduled(self, p: Tensor, view: Any) -> Any:
+        """The scheduler of one parameter's rate, which it sets in the view; one that has begun goes on."""
+        earlier = self._schedulers.pop(p, None)
+        view._opt_called = True  # by a compiled step: torch's scheduler warns where it comes before one
+        if hasattr(earlier, "optimizer"):
+            earlier.optimizer = view
+            return earlier
+        rate = view.own_groups[0]["lr"]
+        scheduler = self._optim.pt_scheduler_constructor(view, **self._optim.kwargs)
+        if earlier is not None:
+            scheduler.load_state_dict(earlier)
+            view.own_groups[0]["lr"] = rate
+        return scheduler
 
     def settle(self, updates: Updates) -> None:
         """Take the learning rates that were set in the views."""
@@ -130,6 +161,8 @@ class PyroOptimizer:
         group = updates.entry(view.own_groups[0]["params"][0])[0]
         members = {id(p) for p in group["params"]}
         views = [other for other in self._views if id(other.own_groups[0]["params"][0]) in members]
+        for other in views:
+            other.require_constant(group)
         rates = {float(group["lr"] if other.asked is None else other.asked) for other in views}
         if len(rates) > 1:
             raise ValueError(

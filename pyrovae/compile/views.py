@@ -53,6 +53,7 @@ def _view(rule: Rule) -> Any:
         def pull(self) -> None:
             (p,) = self.own_groups[0]["params"]
             group, state, step = self.updates.entry(p)
+            self.require_constant(group)
             asked = self.asked
             self.own_groups[0].update(options_of(group))
             if asked is None or self.rate is None:
@@ -65,6 +66,17 @@ def _view(rule: Rule) -> Any:
             self.state[p] = dict(state)
             if (stored := rule.stored_step(step)) is not None:
                 self.state[p]["step"] = stored
+
+        def require_constant(self, group: dict[str, Any]) -> None:
+            """Refuse options other than "lr" that were set here, as by a scheduler that moves momentum too."""
+            own = self.own_groups[0]
+            for name in rule.options & own.keys():
+                if own[name] != group.get(name, own[name]):
+                    raise ValueError(
+                        f"{name!r} was set to {own[name]!r} between steps, and a compiled step goes on with "
+                        f"{group[name]!r}: change the learning rate alone (a scheduler with cycle_momentum=False), or "
+                        "take pyro.infer.SVI"
+                    )
 
         def push(self) -> None:
             (p,) = self.own_groups[0]["params"]

@@ -37,9 +37,10 @@ class CompiledSVI:
             `poutine.mask`, and subsampled plates are supported. So are distributions that are made outside of the
             model; their own checks run in the evaluations before a capture and not in the graph.
         guide: the guide, under the same conditions; every site of it is reparameterised. Autoguides are supported.
-        optim: one of pyro.optim's Adam, AdamW, ClippedAdam or SGD, with or without clip_args. A state that it holds,
-            or that is loaded before the first step, is continued. Its `get_state`, `save` and `optim_objs` show the
-            current state in Pyro's layout, with which Pyro's SVI may continue; `state_dict` shows it in torch's.
+        optim: one of pyro.optim's Adam, AdamW, ClippedAdam or SGD, with or without clip_args, or a scheduler of
+            pyro.optim over torch's optimiser of that name, whose `step` sets the rates of later steps. A state that it
+            holds, or that is loaded before the first step, is continued. Its `get_state`, `save` and `optim_objs` show
+            the current state in Pyro's layout, with which Pyro's SVI may continue; `state_dict` shows it in torch's.
         loss: a `Trace_ELBO` or `TraceMeanField_ELBO` with any number of particles, vectorised or not.
         check_every: compare the loss with the eager one every so many steps; 0 never compares.
 
@@ -61,7 +62,8 @@ class CompiledSVI:
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
     network of AutoIAFNormal: the steps continue from the state after that call, and so use other random numbers than
-    Pyro's SVI. The first step takes about half a minute, or seconds if inductor's cache holds the graph.
+    Pyro's SVI. The first step takes some seconds, most of them for the compiler, or about one where inductor's cache
+    holds the graph, as in a second process.
 
     **Losses that are not finite.** If the loss or the norm of a gradient is not finite, the parameters, the optimiser's
     state and the learning rates stay as they were before that step, in all later steps too; buffers of modules do
@@ -69,7 +71,7 @@ class CompiledSVI:
 
     Raises CaptureError, naming the site, for a model or guide that cannot be captured, and CompilerError where the
     compiler fails; parameters, buffers, optimiser state and generators are left as they were. Raises TypeError for
-    another optimiser or loss.
+    another optimiser or loss, and ValueError for a scheduler that changes more than learning rates (cycle_momentum).
 
     >>> import pyro
     >>> import pyro.distributions as dist

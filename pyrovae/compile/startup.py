@@ -1,0 +1,48 @@
+"""Compilation by inductor with little of what it spends on the first graph of a machine or of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from pyrovae.compile.one_file import few_files
+
+__all__ = ["compiled_quickly"]
+
+QUICK = {
+    "cpp.vec_isa_ok": True,  # which instructions the processor has is known without a program that tries them
+    "cpp_cache_precompile_headers": False,  # that takes as long as three files
+}
+
+
+def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
+    """`torch._inductor.compile`, with kernels in one file; where that fails, as inductor does it by itself."""
+    try:
+        # without an environment for shapes inductor's caches of whole graphs are left out
+        environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+        shapes = FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment)
+        fake: list[Any] = [shapes.from_tensor(x, static_shapes=True) for x in inputs]
+        with few_files(), _instructions_as_the_processor_says(), tracing(TracingContext(shapes)):
+            return torch._inductor.compile(deepcopy(graph), fake, options=options | QUICK)
+    except Exception:  # of whatever kind: an old compiler, or another version of inductor
+        return torch._inductor.compile(graph, list(inputs), options=options)
+
+
+@contextmanager
+def _instructions_as_the_processor_says() -> Iterator[None]:
+    """Let inductor list the vector instructions anew, before the body and after it."""
+    from torch._inductor import cpu_vec_isa
+
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    try:
+        yield
+    finally:
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
