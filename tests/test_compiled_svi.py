@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import long_but, needs_compiler
+from conftest import default_dtype, long_but, needs_compiler
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_mean
@@ -1737,6 +1738,108 @@ def test_a_shape_that_depends_on_a_value_is_no_fault_of_the_compiler():
 
     with pytest.raises(CaptureError, match="keep shapes free of values"):
         CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO()).step(torch.randn(9))
+
+
+# Python numbers -------------------------------------------------------------------------------------
+
+
+def weighed(x, beta, sigma, total):
+    """A KL annealed by beta, sites with and without an axis, and numbers that Python computes with."""
+    with poutine.scale(scale=beta):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0 + sigma))
+    with pyro.plate("data", len(x)), poutine.scale(scale=total / len(x)):
+        pyro.sample("x", dist.Normal(z * beta - (1 - beta) / 2 + 0 * -sigma, sigma), obs=x)
+    pyro.factor("prior", -z.square() / sigma + torch.tensor(beta) * (z > beta))
+
+
+def changing(i, built=None):
+    return torch.linspace(-1.0, 2.0, 9), min(1.0, 0.01 + i / 100), 1.5 + 0.01 * i, 20 + i
+
+
+class TestPythonNumbers:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_numbers_that_change_are_inputs_of_one_graph(self, dtype, interpreted):
+        with default_dtype(dtype):
+            rows, made = pair_of_steps(lambda: (weighed, AutoNormal(weighed)), changing, steps=200)
+            fixed, _ = pair_of_steps(lambda: (weighed, AutoNormal(weighed)), lambda i, built: changing(0), steps=200)
+        torch.testing.assert_close(rows[1], rows[0], rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        assert made[1][0].compiles == 1
+        assert float((fixed[1] - rows[1]).abs().max()) > 1.0  # the control: numbers that stay as in the first step
+
+    @pytest.mark.slow
+    def test_the_compiled_graph_takes_them_too(self):
+        rows, made = pair_of_steps(lambda: (weighed, AutoNormal(weighed)), changing, steps=60)
+        torch.testing.assert_close(rows[1], rows[0], rtol=1e-5, atol=1e-5)
+        assert made[1][0].compiles == 1
+
+    def test_the_graph_computes_in_eagers_dtypes(self, interpreted, float32):
+        """A scalar tensor of float64 would make the loss float64."""
+
+        def model(beta, k):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(beta * z, 1.0), obs=torch.tensor(1.0))
+            pyro.factor("f", (torch.arange(3) * k).sum() * beta * 1e-3 + z.double().float() / k)
+
+        svi = CompiledSVI(model, AutoNormal(model), adam(), Trace_ELBO())
+        for beta, k in ((0.1, 3), (1 / 3, 4)):
+            loss = svi.step_tensor(beta, k)
+            assert loss.dtype == torch.float32 == svi._negative_elbo(beta, k).dtype
+        assert svi.compiles == 1
+
+    @pytest.mark.parametrize(
+        ("reads", "compiles"),
+        [
+            (lambda z, n, b: z * b if b < 0.25 else z - b, 2),  # a comparison, whose outcome is kept
+            (lambda z, n, b: min(0.25, b) * z, 2),
+            (lambda z, n, b: z * b if b else z, 1),
+            (lambda z, n, b: torch.ones(n).sum() * z * b, 6),  # a size
+            (lambda z, n, b: z * np.sqrt(b), 6),
+            (lambda z, n, b: z * math.exp(b) + 0.0 * n, 6),
+            (lambda z, n, b: -(1 + z.square()).pow(b), 6),
+            (lambda z, n, b: z * {0.0: 1.0}.get(b, b), 6),
+            (lambda z, n, b: z * (b if isinstance(b, float) else 0.0), 6),
+            (lambda z, n, b: z * (b if type(b) is float else 2 * b), 6),  # which the eager loss tells
+            (lambda z, n, b: z * len(f"{b:.0e}{n}"), 6),
+            (lambda z, n, b: swallowing(b) * z, 6),
+            (lambda z, n, b: nn.functional.dropout(z.expand(4), b).sum(), 6),
+            (lambda z, n, b: z.clamp(max=b), 6),
+            (lambda z, n, b: z * b.real, 6),
+        ],
+    )
+    def test_a_value_that_is_read_is_captured_for_itself(self, reads, compiles, interpreted):
+        def model(n, b):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.factor("f", reads(z, n, b))
+
+        act = lambda i, built: (i % 6 + 1, 0.05 + 0.1 * (i % 6))  # noqa: E731
+        (_, _), (svi, _) = require_alike(lambda: (model, AutoNormal(model)), act, steps=12)
+        assert svi.compiles == compiles
+
+    def test_flags_and_words_stay_values_and_a_refusal_is_the_eager_ones(self, interpreted):
+        def model(flag, word, weight):
+            with poutine.scale(scale=weight):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0 + 1.0 * flag))
+            pyro.factor("f", -z if word == "a" else z)
+
+        act = lambda i, built: (i % 2 == 0, "ab"[i // 2 % 2], 1.0 + i)  # noqa: E731
+        (_, _), (svi, _) = require_alike(lambda: (model, AutoNormal(model)), act, steps=8)
+        assert svi.compiles == 4
+        with pytest.raises(ValueError, match="Expected scale > 0 but got -1"):
+            svi.step(True, "a", -1.0)
+
+        def reading(b):
+            m = pyro.param("m", torch.ones(()))
+            pyro.sample("x", dist.Normal(m, 1.0), obs=torch.ones(()) * m.item() * b)
+
+        with pytest.raises(CaptureError, match="depends on a value"):
+            CompiledSVI(reading, lambda b: None, adam(), Trace_ELBO()).step(0.5)
+
+
+def swallowing(b):
+    try:
+        return float(b)
+    except Exception:
+        return 0.0
 
 
 # schedules of learning rates --------------------------------------------------------------------------

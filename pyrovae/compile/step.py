@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
@@ -16,6 +16,7 @@ from pyrovae.compile.errors import EAGER, CaptureError, no_graph
 from pyrovae.compile.graph import capture
 from pyrovae.compile.guards import ModuleState, WrittenMemory
 from pyrovae.compile.names import Names
+from pyrovae.compile.python_numbers import Numbers, is_number
 from pyrovae.compile.replay import pool_of
 from pyrovae.compile.unrepeatable import no_values_read
 from pyrovae.compile.updates import Updates
@@ -45,6 +46,7 @@ class CompiledStep:
         set_up: `set_up(args, kwargs)` evaluates the loss eagerly and returns the parameters by name and the state of
             the random generators from which the first step starts.
         settings: `settings()` returns whatever else a graph depends on; a new value leads to a new capture.
+        follow_numbers: whether Python numbers among the arguments are inputs of a graph, where it can take them.
         reduce: sums one tensor, the gradients and the loss, over processes, in place. With it the step is two graphs,
             before and after the sum. Without it the step is one graph, replayed as a CUDA graph on a CUDA device.
     """
@@ -57,10 +59,13 @@ class CompiledStep:
         set_up: SetUp,
         settings: Callable[[], Hashable] = tuple,
         reduce: Callable[[Tensor], Any] | None = None,
+        follow_numbers: bool = False,
     ) -> None:
         self.loss, self.owners, self.updates = loss, owners, updates
         self.set_up, self.settings, self.reduce = set_up, settings, reduce
-        self.compiles = 0
+        self.follow_numbers, self.compiles = follow_numbers, 0
+        # by the kinds of arguments: the sets of numbers among them, by place, that graphs take as inputs
+        self._followed: dict[Hashable, list[frozenset[int]]] = {}
         self._variants: dict[Hashable, list[Variant]] = {}
         self._pool: Any = None  # the memory pool that the CUDA graphs share
         self._written = set[int]()  # the ids of the parameters that steps have written to
@@ -79,11 +84,17 @@ class CompiledStep:
             )
         # a graph reads raw memory, where torch's lazy conjugates and negatives are not applied yet
         leaves = [x.resolve_conj().resolve_neg() if isinstance(x, Tensor) else x for x in leaves]
-        kind = structure, tuple(kind_of(x) for x in leaves)
-        variant = self._known((*kind, self._settings()))
+        numbers = frozenset(i for i, x in enumerate(leaves) if is_number(x)) if self.follow_numbers else frozenset()
+        followed = self._followed.setdefault(_kinds(leaves, structure, numbers), [numbers])
+        settings = self._settings()
+        variants = (self._known((_kinds(leaves, structure, some), settings), leaves, some) for some in followed)
+        variant = next((variant for variant in variants if variant is not None), None)
         if variant is None:
-            variant = self._captured(leaves, structure, interpret)
-            self._variants.setdefault((*kind, self._settings()), []).append(variant)
+            variant = self._captured(leaves, structure, interpret, followed[-1])
+            if variant.followed not in followed:
+                followed.append(variant.followed)
+            key = _kinds(leaves, structure, variant.followed), self._settings()
+            self._variants.setdefault(key, []).append(variant)
 
         variant.memory.require_apart([x for x in leaves if isinstance(x, Tensor)])
 
@@ -109,16 +120,16 @@ class CompiledStep:
             torch.get_autocast_dtype("cuda"),
         )
 
-    def _known(self, key: Hashable) -> Variant | None:
+    def _known(self, key: Hashable, leaves: list[Any], followed: frozenset[int]) -> Variant | None:
         """The captured variant that is still valid; None if a new one must be captured."""
         known = self._variants.get(key, [])
-        variant = next((variant for variant in known if variant.holds()), None)
+        variant = next((variant for variant in known if variant.holds() and variant.takes(leaves)), None)
         if variant is None:
             self._rebound = next((words for last in known[-1:] for words, *_ in last.names.rebound()), None)
             known[:] = [variant for variant in known if variant.may_hold()][-MANY:]
         return variant
 
-    def _captured(self, leaves: list[Any], structure: Any, interpret: bool) -> Variant:
+    def _captured(self, leaves: list[Any], structure: Any, interpret: bool, followed: frozenset[int]) -> Variant:
         # an argument that is passed twice becomes two tensors
         detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         args, kwargs = nested(detached, structure)
@@ -131,8 +142,7 @@ class CompiledStep:
             self.updates.add_params(named)
             names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
             trained = self._trained(named)
-            with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
-                pieces, moved = self._pieces(trained, arguments, args, kwargs)
+            pieces, moved, modules, numbers = self._captured_pieces(trained, detached, structure, followed, before)
             for piece in pieces:
                 piece.finish(interpret, named)
             self._require_lasting(names, pieces, before, args, kwargs)
@@ -145,7 +155,7 @@ class CompiledStep:
                 raise CaptureError("a tensor that the model reads is a lazy conjugate or negative: resolve it first")
             early = [view for piece in pieces for view in piece.early]
             state = ModuleState(modules, [*named.values(), *constants], early)
-            variant = Variant(pieces, self.reduce, named, state, memory, names, moved, self._written)
+            variant = Variant(pieces, self.reduce, named, state, memory, names, moved, self._written, numbers)
             self._pool = self._pool or pool_of(trained[0].device)
             with unnoticed(trained):
                 variant.record(arguments, self._pool)
@@ -162,6 +172,39 @@ class CompiledStep:
             self._warn_of_many()
         return variant
 
+    def _captured_pieces(
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], before: Any
+    ) -> tuple[list[Piece], list[Tensor], list[nn.Module], Numbers]:
+        """The graphs of the step, the parameters that have a gradient, the modules, and the numbers that are inputs.
+
+        A number whose value the model reads is captured as that value; all are where the loss is another than by eager
+        mode, or something raised an error.
+        """
+        arguments = [x for x in leaves if isinstance(x, Tensor)]
+        while True:
+            numbers = Numbers({place: leaves[place] for place in sorted(followed)})
+            given = [numbers.stand_ins.get(place, x) for place, x in enumerate(leaves)]
+            try:
+                with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
+                    pieces, moved, loss = self._pieces(trained, arguments, *nested(given, structure), numbers)
+            except Exception:
+                if not followed:
+                    raise
+                followed -= numbers.fixed or followed
+            else:
+                if not numbers.fixed and (not numbers.are_read or self._is_eager(loss, leaves, structure, before)):
+                    return pieces, moved, modules, numbers
+                followed -= numbers.fixed or followed
+            put_back(before)
+
+    def _is_eager(self, loss: Tensor, leaves: list[Any], structure: Any, before: Any) -> bool:
+        """Whether a captured loss is that of eager mode, but for rounding."""
+        args, kwargs = nested(leaves, structure)
+        put_back(before)
+        with torch.no_grad(), argument_checks(False), watched(*self.owners):
+            eager = self.loss(*args, **kwargs)
+        return eager.dtype == loss.dtype and torch.allclose(loss, eager, rtol=1e-5, atol=1e-6, equal_nan=True)
+
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
         """The parameters of this loss that require a gradient, in the optimiser's order."""
         reached = {id(p) for p in named.values()}  # tied parameters have several names
@@ -171,9 +214,9 @@ class CompiledStep:
         return trained
 
     def _warn_of_many(self) -> None:
-        advice = "pass numbers that change as tensors, and in few shapes"
+        advice = "pass tensors in few shapes, and numbers that change as tensors, where Python reads their values"
         if self._rebound is not None:
-            advice = f"{self._rebound} is assigned anew between steps: pass it as an argument, a number as a tensor"
+            advice = f"{self._rebound} is assigned anew between steps: pass it as an argument"
         checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
 
     def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
@@ -196,23 +239,24 @@ class CompiledStep:
             )
 
     def _pieces(
-        self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any
-    ) -> tuple[list[Piece], list[Tensor]]:
-        """The graphs of the step, and the parameters that have a gradient.
+        self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any, numbers: Numbers
+    ) -> tuple[list[Piece], list[Tensor], Tensor]:
+        """The graphs of the step, the parameters that have a gradient, and the loss.
 
         There is one graph, or two if gradients are summed over processes: one before the sum and one after it.
         """
-        site, moved = LastSite(), list[Tensor]()
+        site, moved, seen = LastSite(), list[Tensor](), list[Tensor]()
         fixed = self.updates.inputs(trained)
         shared = [trained[i] for group in overlapping(trained) for i in group]
         snapshots = [(p.data, p.detach().clone()) for p in shared]
 
         def differentiated() -> tuple[Tensor, list[Tensor | None]]:
-            with site, no_values_read(site.depends_on_value):
+            with site, numbers.meeting(), no_values_read(site.depends_on_value):
                 loss = self.loss(*args, **kwargs)
             gradients: list[Tensor | None] = list(torch.autograd.grad(leading(loss), trained, allow_unused=True))
             moved[:] = [p for p, g in zip(trained, gradients, strict=True) if g is not None]
-            return loss.detach(), gradients
+            seen.append(loss.detach())
+            return seen[-1], gradients
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
             with torch.no_grad():
@@ -222,7 +266,7 @@ class CompiledStep:
             if self.reduce is None:
                 whole = capture(lambda *_: updated(*differentiated()), [*fixed, *arguments])
                 _write_back(whole)
-                return [Piece(whole, fixed, arguments)], moved
+                return [Piece(whole, fixed, arguments)], moved, seen[-1]
             sizes = [*(p.numel() for p in trained), 1]
             widest = max((p.dtype for p in trained), key=lambda dtype: torch.finfo(dtype).bits)
             summed = trained[0].new_zeros(sum(sizes), dtype=widest)
@@ -240,7 +284,7 @@ class CompiledStep:
             first = capture(concatenated, [*trained, *arguments])
             second = capture(split, [*fixed, summed])
             _write_back(second)
-            return [Piece(first, trained, arguments), Piece(second, fixed, [summed])], moved
+            return [Piece(first, trained, arguments), Piece(second, fixed, [summed])], moved, seen[-1]
         except CaptureError:
             raise
         except Exception as error:  # of any type: the eager evaluation before raised none
@@ -249,6 +293,11 @@ class CompiledStep:
         finally:
             for p, value in snapshots:  # capturing the update of parameters that share memory changes them
                 p.copy_(value)
+
+
+def _kinds(leaves: list[Any], structure: Any, followed: frozenset[int]) -> Hashable:
+    """What a graph depends on in arguments, some of which are numbers that it takes as inputs."""
+    return structure, tuple([type(x) if i in followed else kind_of(x) for i, x in enumerate(leaves)])
 
 
 def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:

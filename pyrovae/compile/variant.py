@@ -17,6 +17,7 @@ from pyrovae.compile.errors import EAGER, CaptureError, compiler_error
 from pyrovae.compile.function import CompiledFunction
 from pyrovae.compile.guards import ModuleState, WrittenMemory, in_words
 from pyrovae.compile.names import Names
+from pyrovae.compile.python_numbers import Numbers
 from pyrovae.compile.replay import Replayed, replayed
 
 __all__ = ["Piece", "Variant", "try_out", "unnoticed"]
@@ -35,6 +36,7 @@ class Variant:
         names: what the names in the code were bound to.
         moved: the parameters that it updates from its first step on.
         written: those, by identity, that any variant has updated.
+        numbers: the numbers among the arguments that it takes as inputs.
         replay: the step as one CUDA graph, where there is one.
     """
 
@@ -46,6 +48,7 @@ class Variant:
     names: Names
     moved: list[Tensor]
     written: set[int]
+    numbers: Numbers
     replay: Replayed | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class Variant:
 
     def __call__(self, leaves: list[Any]) -> Tensor:
         arguments = [x for x in leaves if isinstance(x, Tensor)]
+        self.numbers.set(leaves)
         if self.replay is not None and not self.replay.holds():  # a number of the host that a plain call reads anew
             self.replay = None
         run = self._run if self.replay is None else self.replay
@@ -89,6 +93,15 @@ class Variant:
         store = pyro.get_param_store()._params
         is_stored = all(store.get(name) is p for name, p in self._stored.items())
         return is_stored and self.state.is_as_it_was() and self.names.are_bound_alike()
+
+    @property
+    def followed(self) -> frozenset[int]:
+        """The places of the arguments that are numbers which it takes as inputs."""
+        return self.numbers.places
+
+    def takes(self, leaves: list[Any]) -> bool:
+        """Whether Python would take the course of the capture with these numbers."""
+        return self.numbers.hold(leaves)
 
     def may_hold(self) -> bool:
         """Whether the parameters are still where they were, so that the variant may become right again."""

@@ -20,7 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["PLAIN", "Walk"]
+__all__ = ["PLAIN", "Walk", "is_library_code"]
 
 PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
 PLAIN += (torch.dtype, torch.device, torch.Size)
@@ -112,7 +112,7 @@ class Walk:
         self.holds += [function, owner]
         path = code.co_filename
         installed = _is_installed(path) and not path.startswith(self.users_folders)
-        users = not (installed or _in_library(path))
+        users = not (installed or is_library_code(path))
         read_globals, read_attributes, imported = _read(code)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
@@ -254,7 +254,7 @@ def _read(code: CodeType) -> tuple[tuple[str, ...], ...]:
 
 
 @functools.cache
-def _in_library(path: str) -> bool:
+def is_library_code(path: str) -> bool:
     """Whether code belongs to torch, Pyro, NumPy, this package or Python, and is not a user's."""
     if path.startswith(LIBRARIES) or path.startswith("<frozen"):
         return True
@@ -294,7 +294,7 @@ def _is_library(value: Any) -> bool:
     if top in ("torch", "pyro", "numpy", "builtins", "pyrovae"):
         return True
     path = getattr(sys.modules.get(name), "__file__", None)
-    return top in sys.builtin_module_names or (path is not None and _in_library(path))
+    return top in sys.builtin_module_names or (path is not None and is_library_code(path))
 
 
 def _called(owner: Any) -> str:

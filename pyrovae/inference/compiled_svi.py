@@ -45,8 +45,11 @@ class CompiledSVI:
         check_every: compare the loss with the eager one every so many steps; 0 never compares.
 
     **What is captured.** A graph is captured once for each combination of the shapes of the tensor arguments and the
-    values of the other arguments. The capture is preceded by eager, validated evaluations. They change nothing but
-    what model and guide set up in their first call, and any tensor of its own that the model writes to. The tensor
+    values of the other arguments. A float or int among these is an input of the graph, which takes its later values, as
+    long as Python only computes with it, compares it with the same outcome, and brings it together with tensors by
+    sums, products, quotients, comparisons and distributions; else (a size, an exponent, `math.exp`, `float()`,
+    `isinstance`) it is one of the values. The capture is preceded by eager, validated evaluations. They change nothing
+    but what model and guide set up in their first call, and any tensor of its own that the model writes to. The tensor
     arguments, and the tensors that the model reads from elsewhere, are inputs of the graph. Parameters that share
     memory are updated one after the other, as in eager mode. An argument must not share memory with a tensor that a
     step writes to.
@@ -57,7 +60,8 @@ class CompiledSVI:
     Tensors are compared by identity and numbers by value. The modes, hooks, parameters and buffers of modules are
     compared too. A change leads to a new capture. A name to which every evaluation assigns a new value is refused if
     the loss depends on it. Two kinds of change are not noticed: of the contents of a list, a dictionary or an array,
-    and of what functions of installed packages read (other than the model's own). Pass such values as arguments.
+    and of what functions of installed packages read (other than the model's own). Pass such values as arguments, and
+    so numbers that change often: one that is found by its name leads to a new capture.
 
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
@@ -98,7 +102,9 @@ class CompiledSVI:
             )
         self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
         self.updates, self.taken = Updates(PyroOptimizer(optim)), 0
-        self._step = CompiledStep(self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles)
+        self._step = CompiledStep(
+            self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles, follow_numbers=True
+        )
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one step and return the loss before the update, as Pyro's SVI does."""
