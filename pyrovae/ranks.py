@@ -45,6 +45,12 @@ class Ranks:
             dist.all_reduce(x)
         return x
 
+    def largest_(self, x: Tensor) -> Tensor:
+        """The largest over ranks in place, entry by entry."""
+        if self.size > 1:
+            dist.all_reduce(x, dist.ReduceOp.MAX)
+        return x
+
     def gathered(self, value: Any) -> list[Any]:
         """What each rank has, in their order."""
         values = [value] * self.size

@@ -22,7 +22,7 @@ import pyrovae
 from pyrovae.inference import em
 from pyrovae.inference.em.clusters import clusters
 from pyrovae.inference.em.fitting import climb_of
-from pyrovae.inference.weighed import Weighed
+from pyrovae.inference.em.items import EMItems
 from pyrovae.models.components import COVARIANCES
 from pyrovae.seeding import stream
 
@@ -171,8 +171,8 @@ def climbs_alone(x, num_components, covariance, *tols):
         mixture = pyrovae.GaussianMixture(x.shape[1:], num_components, covariance=covariance, floor=1e-6).double()
         labels = clusters(mixture, x, stream(0, "k-means++", number))
         with torch.no_grad():
-            climb = climb_of(mixture, Weighed(x), None, tqdm(disable=True))
-            climb.m_step(one_hot(labels, num_components))
+            climb = climb_of(mixture, EMItems.of(mixture, x, torch.device("cpu")), None, tqdm(disable=True))
+            mixture.maximize(x, one_hot(labels, num_components))
             each = []
             for tol in tols:
                 climb.go_on(tol, 1000)

@@ -327,11 +327,22 @@ class TestFloors:
         x = torch.from_numpy(rng.normal(size=(30, 5)) @ rng.normal(size=(5, 5)) * [1.0, 0.1, 1.0, 0.0, 2.0] + 1.0)
         share = torch.from_numpy(rng.dirichlet(np.ones(3), size=30))
         ours = pyrovae.GaussianMixture((5,), 3, covariance=covariance, floor=0.02).double()
-        parts = ours.components
-        loc = share.mT @ x / share.sum(0)[:, None]
-        moments = parts._moments(x, share, loc)
-        if covariance != "tied":
-            moments = moments / share.sum(0).view(-1, *[1] * (moments.ndim - 1))
+        parts, taken = ours.components, []
+
+        def take_moments(loc, moments, has_weight, take=parts.take_moments):
+            taken.append((loc.clone(), moments.clone()))
+            return take(loc, moments, has_weight)
+
+        parts.take_moments = take_moments
+        held = ours.maximize(x, share)
+        del parts.take_moments
+        loc, moments = taken[0]
+        away = x - (share.mT @ x / share.sum(0)[:, None])[:, None]
+        exact = torch.einsum("nk,kni,knj->kij", share, away, away) / share.sum(0)[:, None, None]
+        squares = exact.diagonal(dim1=1, dim2=2)
+        tied = (share.sum(0)[:, None, None] * exact).sum(0) / share.sum()
+        wanted = {"full": exact, "tied": tied, "diagonal": squares, "spherical": squares.mean(1)}[covariance]
+        assert torch.allclose(moments, wanted, rtol=0, atol=1e-13)
         if covariance in ("full", "tied"):
             batch = moments.reshape(-1, 5, 5)
             batch = (batch + batch.mT) / 2
@@ -342,7 +353,6 @@ class TestFloors:
             expected = batch.reshape(moments.shape)
         else:
             expected = moments.clamp(min=0.02)
-        held = ours.maximize(x, share)
         assert held.all() or covariance == "spherical"
         other = copy.deepcopy(parts)
         other.assign(loc, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def require_held(
 
 
 def require_held_in_groups(
-    as_given: Tensor,
+    as_given: Any,
     group: Tensor,
     words: Sequence[str],
     dtype: torch.dtype,
@@ -109,27 +110,29 @@ def require_held_in_groups(
     """Refuse items that `dtype` would round by too much for the spread within a group, as of classes far apart.
 
     Args:
-        as_given: items of shape (N, *event_shape) in the dtype that they came in.
+        as_given: items of shape (N, *event_shape) in the dtype that they came in, or a view of a memory map.
         group: the index of each item's group, (N,).
         words: the name of each group, for errors.
         dtype: what they are to be cast to.
         least_scale: standard deviations that a model gives the groups at the least, (groups, D).
         name: the argument's name, for errors.
     """
-    if not rounding.is_wider(as_given.dtype, dtype):
+    read = _reader(as_given)
+    if not rounding.is_wider(read(slice(0, 1)).dtype, dtype):
         return
-    most = rounding.largest(as_given)
-    group = group.to(as_given.device)
+    most = max(rounding.largest(read(slice(first, first + PART))) for first in range(0, len(as_given), PART))
     for index, word in enumerate(words):
-        part = as_given[group == index]
-        if len(part):
+        members = (group == index).nonzero()[:, 0]
+        if len(members):
+            shape = (len(members), *as_given.shape[1:])
             of_group = None if least_scale is None else partial(least_scale.__getitem__, index)
-            require_held(part.__getitem__, part.shape, dtype, most, name=name, of=f" of {word}", least_scale=of_group)
+            of_members = partial(_of_members, read, members)
+            require_held(of_members, shape, dtype, most, name=name, of=f" of {word}", least_scale=of_group)
 
 
 def warn_of_rounding(
-    as_given: Tensor,
-    items: Tensor,
+    as_given: Any,
+    items: Any,
     group: Tensor,
     words: Sequence[str],
     least_scale: Callable[[], Tensor],
@@ -142,13 +145,15 @@ def warn_of_rounding(
     under a fit, (groups, D). Each column by itself may pass `require_held`, and a density of all columns still depends
     on the difference between two of them.
     """
-    if as_given.dtype == items.dtype or not rounding.is_wider(as_given.dtype, items.dtype):
+    read, dtype = _reader(as_given), items.dtype
+    if read(slice(0, 1)).dtype == dtype or not rounding.is_wider(read(slice(0, 1)).dtype, dtype):
         return
-    group = group.to(items.device)
-    error = torch.zeros(len(words), items[0].numel(), dtype=torch.float64, device=items.device)  # the largest of each
+    first_row = items[0]
+    group = group.to(first_row.device)
+    error = torch.zeros(len(words), first_row.numel(), dtype=torch.float64, device=group.device)  # the largest of each
     for first in range(0, len(as_given), PART):
         part = slice(first, first + PART)
-        moved = (as_given[part].to(items.device).double() - items[part].double()).abs().nan_to_num(0.0).flatten(1)
+        moved = (read(part).to(group.device).double() - items[part].double()).abs().nan_to_num(0.0).flatten(1)
         for index in group[part].unique().tolist():
             error[index] = torch.maximum(error[index], moved[group[part] == index].amax(0))
     if not bool(error.any()):
@@ -156,17 +161,39 @@ def warn_of_rounding(
     scale = least_scale()
     for index, word in enumerate(words):
         share = (error[index] / scale[index].to(error)).nan_to_num(0.0)
-        is_member = group == index
-        if float(share.max()) > SEEN and int(is_member.sum()) > 1:
-            share[rounding.spread(items[is_member]) == 0] = 0.0  # no rounding changes a constant
+        members = (group == index).nonzero()[:, 0]
+        if float(share.max()) > SEEN and len(members) > 1:
+            share[_is_constant(items, members)] = 0.0  # no rounding changes a constant
             if float(share.max()) > SEEN:
                 place = ", ".join(map(str, np.unravel_index(int(share.argmax()), tuple(as_given.shape[1:]))))
                 warn(
-                    f"{items.dtype} rounds {name}[:, {place}] by up to {float(share.max()):.2g} of the standard "
+                    f"{dtype} rounds {name}[:, {place}] by up to {float(share.max()):.2g} of the standard "
                     f"deviation that the other columns leave it in {word}, and log-densities are off by that: "
-                    f"{wider(items.dtype)}subtract an offset from such columns"
+                    f"{wider(dtype)}subtract an offset from such columns"
                 )
                 return
+
+
+def _reader(items: Any) -> rounding.Read:
+    """A function that reads rows of a tensor, or of a view of a memory map in the dtype of its source."""
+    read: rounding.Read = getattr(items, "exactly", items.__getitem__)
+    return read
+
+
+def _of_members(read: rounding.Read, members: Tensor, part: slice) -> Tensor:
+    """Some rows of a group, whose numbers are `members`."""
+    return read(members[part])  # type: ignore[arg-type]
+
+
+def _is_constant(items: Any, members: Tensor) -> Tensor:
+    """Which columns of flattened items have one value in all members of a group, NaN apart."""
+    least: Tensor = torch.tensor(torch.inf)
+    most: Tensor = torch.tensor(-torch.inf)
+    for part in members.split(PART):
+        rows = items[part].flatten(1)
+        least = torch.minimum(least.to(rows), rows.nan_to_num(torch.inf).amin(0))
+        most = torch.maximum(most.to(rows), rows.nan_to_num(-torch.inf).amax(0))
+    return least >= most
 
 
 def wider(dtype: torch.dtype) -> str:

@@ -20,6 +20,7 @@ __all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_nu
 _MOST_ROWS = 4096
 _MOST_ENTRIES = 2**23
 _KEPT = 2**26  # bytes of successive rows that are read of a memory map until its pages are given back
+_SPARSE = 8  # rows for each that is wanted, that are read with it
 _TOGETHER = 48  # rows here and there that are read until then: each may bring the 2 MiB around it into memory
 
 
@@ -125,8 +126,11 @@ class MappedArray:
     def _chosen(self, index: Any) -> np.ndarray:
         chosen = _index(index)
         number = chosen if self._rows is None else self._rows[chosen]
-        if isinstance(number, np.ndarray) and len(number) > _TOGETHER and self._maps():
-            number = number.nonzero()[0] if number.dtype == bool else number
+        if isinstance(number, np.ndarray) and number.dtype == bool:
+            number = number.nonzero()[0]
+        if isinstance(number, np.ndarray) and _is_dense(number):
+            rows = self._source[number[0] : number[-1] + 1][number - number[0]]
+        elif isinstance(number, np.ndarray) and len(number) > _TOGETHER and self._maps():
             rows = np.empty((len(number), *self._source.shape[1:]), self._source.dtype)
             for start in range(0, len(number), _TOGETHER):
                 part = slice(start, start + _TOGETHER)
@@ -150,6 +154,20 @@ class MappedArray:
         rows = np.arange(len(self)) if self._rows is None else self._rows
         return self._like(rows[_index(index)].reshape(-1), self._dtype)
 
+    def ascending(self) -> tuple[MappedArray, np.ndarray | None]:
+        """The same rows in the order in which they are stored, which are read faster, and the place of each in `x`.
+
+        >>> import numpy as np
+        >>> from pyrovae.data import MappedArray
+        >>> view, place = MappedArray(np.arange(4.0)).select([3, 0]).ascending()
+        >>> view[:].tolist(), place.tolist()
+        ([0.0, 3.0], [1, 0])
+        """
+        if self._rows is None or bool((self._rows[1:] >= self._rows[:-1]).all()):
+            return self, None
+        place = np.argsort(self._rows, kind="stable")
+        return self._like(self._rows[place], self._dtype), place
+
     def followed_by(self, other: MappedArray) -> MappedArray | None:
         """A view of the rows of both, without reading them; None if the other is of another source."""
         if not isinstance(other, MappedArray):
@@ -158,6 +176,13 @@ class MappedArray:
             return None
         rows = [np.arange(len(each)) if each._rows is None else each._rows for each in (self, other)]
         return self._like(np.concatenate(rows), self._dtype)
+
+
+def _is_dense(number: np.ndarray) -> bool:
+    """Whether row numbers ascend, with few others between them: to read these as well is faster than to leave them."""
+    if len(number) < 2 or not 0 <= number[0] < number[-1] < number[0] + _SPARSE * len(number):
+        return False
+    return bool((number[1:] > number[:-1]).all())
 
 
 def require_rows(index: Any, count: int) -> None:

@@ -63,7 +63,7 @@ class Shards:
         if isinstance(index, int | np.integer):
             row: np.ndarray = self[np.array([index])][0]
             return row
-        rows = np.arange(len(self))[index]
+        rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.arange(len(self))[index]
         shard = np.searchsorted(self.ends, rows, side="right")
         result = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for number in np.unique(shard):

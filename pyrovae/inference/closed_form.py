@@ -15,6 +15,8 @@ from pyrovae.inference import em
 from pyrovae.inference.generative import ClassFit, MethodOfClasses
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task
+from pyrovae.models.blocks import Blocks
+from pyrovae.models.sufficient import Frame, within_variance
 
 __all__ = ["ClosedForm"]
 
@@ -80,12 +82,15 @@ class _NormalClasses(ClassFit):
         classifier = self.copy.to(self.items.device).double()
         densities = classifier.densities
         weight = self.labeled.times(nn.functional.one_hot(self.class_index, classifier.num_classes))
-        flat = self.items.flatten(1)
-        everything = self.everything.x.flatten(1)
-        densities.measure(flat, [weight], whole=everything, whole_weight=self.everything.weight)
+        frame, everything = Frame(Blocks(self.items)), Frame(Blocks(self.everything.x, self.everything.weight))
+
+        def shares(place: slice, _: Tensor) -> Tensor:
+            return weight[place].mT
+
+        densities.measure(frame, [within_variance(frame, shares)], whole=everything)
         if self.labeled.has_missing:
-            densities.begin(flat, weight)
-        at_floor = densities.maximize(flat, weight)
+            densities.begin(frame, shares)
+        at_floor = densities.maximize(self.items.flatten(1), weight)
         if not classifier.prior_is_given:
             classifier.logits.copy_((weight.double().sum(0) / self.labeled.count).log())
         if self.labeled.has_missing and self.unlabeled is None:
@@ -107,7 +112,8 @@ class _NormalClasses(ClassFit):
 
     def warn_of_floor(self, at_floor: Tensor, items: Tensor) -> None:
         weight = self.labeled.weight if len(items) == len(self.items) else self.everything.weight
-        em.warn_of_floor(self.copy.densities, at_floor, items, self.names, weight)
+        variance = Frame(Blocks(items, weight)).variance.unflatten(0, items.shape[1:])
+        em.warn_of_floor(self.copy.densities, at_floor, variance, self.names)
 
     def warn_after_fit(self) -> None:
         def scale() -> Tensor:

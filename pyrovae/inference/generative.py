@@ -175,7 +175,7 @@ class ClassFit:
             em.warn_not_converged(len(climb.rows), options.tol)
         self.warn_of_floor(climb.at_floor, everything)
         if climb.drift is not None:
-            climb.drift.warn(self.names, everything)
+            climb.drift.warn(self.names, everything.shape[1:])
         config = {
             "method": "em",
             "unlabeled_items": unlabeled,

@@ -11,23 +11,19 @@ from torch import Tensor, nn
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.models import expectation
+from pyrovae.models import expectation, sufficient
+from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import (
-    EMPTY,
     EPS,
-    FAR,
     ROWS,
     factor_above_floor,
     raised_to_floor,
-    rounding_scale,
     scaled_squares,
-    scatter,
     triangular_inverse,
-    weighted_means,
-    weighted_squares,
 )
 from pyrovae.models.pattern import Pattern
 from pyrovae.models.seen import Expected, SeenItems, ShareOf
+from pyrovae.models.sufficient import Frame, Shares
 
 __all__ = ["COVARIANCES", "Covariance", "GaussianComponents"]
 
@@ -209,20 +205,11 @@ class GaussianComponents(nn.Module):
         Returns a boolean tensor, (K,) or (1,) where tied, that says at which components the floor was active.
         """
         if self.floor is None and not bool(self.column_scale.any()):
-            self.measure(x, [weight])
-        weight = weight.double()
+            frame = Frame(Blocks(x))
+            self.measure(frame, [sufficient.within_variance(frame, _table(weight))])
         if bool(x.isnan().any()):
-            return self.take(self.expected(SeenItems(x), lambda rows, _: weight[rows]))
-        x = x.double()
-        total = weight.sum(0)
-        has_weight = total > EMPTY
-        loc = torch.where(has_weight[:, None], weight.mT @ x / total.clamp(min=EMPTY)[:, None], self.loc.double())
-        moments = self._moments(x, weight, loc)
-        if self.covariance == "tied":
-            has_weight = has_weight.any()
-        else:
-            moments = moments / total.clamp(min=EMPTY).view(-1, *[1] * (moments.ndim - 1))
-        return self.take_moments(loc, moments, has_weight)
+            return self.take(self.expected(SeenItems(x), lambda rows, _: weight[rows].double()))
+        return self.take(sufficient.sums_of_shares(self, Frame(Blocks(x)), _table(weight)))
 
     @torch.no_grad()
     def take_moments(self, loc: Tensor, moments: Tensor, has_weight: Tensor) -> Tensor:
@@ -241,79 +228,39 @@ class GaussianComponents(nn.Module):
             self._take_factor(factor)
         return at_floor
 
-    def _moments(self, x: Tensor, weight: Tensor, loc: Tensor) -> Tensor:
-        """Weighted sums of squares about `loc`, shape (K, D, D), (K, D) or (K,); where tied, their mean, (D, D).
-
-        For diagonal and tied covariances one product gives the sums of all components about one centre, from which
-        the scatter of the locations about that centre is subtracted. Where the subtraction would lose too many digits,
-        the sums are taken about each location in turn.
-        """
-        if self.covariance == "full":
-            return torch.stack([scatter(x, weight[:, k], one) for k, one in enumerate(loc)])
-        total = weight.sum(0)
-        middle = total @ loc / total.sum().clamp(min=EMPTY)
-        between = loc - middle
-        if self.covariance == "tied":
-            around = scatter(x, weight.sum(1), middle)
-            within = around - between.mT @ (between * total[:, None])
-            if bool((around.diagonal() > FAR * within.diagonal()).any()):
-                within = torch.stack([scatter(x, weight[:, k], one) for k, one in enumerate(loc)]).sum(0)
-            return within / total.sum()
-        within = weighted_squares(x, weight, loc, middle)
-        return within.mean(1) if self.covariance == "spherical" else within
-
     @torch.no_grad()
     def measure(
-        self,
-        x: Tensor,
-        weights: Iterable[Tensor],
-        *,
-        whole: Tensor | None = None,
-        whole_weight: Tensor | None = None,
-        go_on: bool = False,
+        self, frame: Frame, within: Iterable[Tensor], *, whole: Frame | None = None, go_on: bool = False
     ) -> None:
         """Measure the scale of each column, from which its floor follows; with a given `floor` do nothing.
 
-        The scale of a column is its standard deviation within components: about the components' means under a table
-        of weights (N, K), the smallest over the tables in `weights`. Clusters that are far apart so do not make it
-        large. If a column does not vary within components, its scale is the standard deviation over all items of
-        `whole` (`x` if None), of weights `whole_weight`, (N,), where they are not 1. If that is no larger than rounding
-        in the dtype of the items, the column has no scale. NaN is missing. The spherical structure has one scale for
-        all columns, the root of their mean square.
+        The scale of a column is its standard deviation within components: about the components' means, the root of the
+        smallest over all of `within`, (D,) each. Clusters that are far apart so do not make it large. If a column
+        does not vary within components, its scale is the standard deviation over all items of `whole` (`frame` if
+        None). If that is no larger than rounding in the dtype of the items, the column has no scale. NaN is missing.
+        The spherical structure has one scale for all columns, the root of their mean square.
 
         With `go_on`, an earlier scale is kept where it is smaller, so that the current parameters stay feasible.
         """
         if self.floor is not None:
             return
-        whole = x if whole is None else whole
-        columns, noise = whole.double(), rounding_scale(whole)
-        every = torch.ones(len(columns), 1, dtype=columns.dtype, device=columns.device)
-        if whole_weight is None and not bool(columns.isnan().any()):
-            middle, mass = columns.mean(0), torch.full_like(noise, len(columns))
-        else:
-            every = every if whole_weight is None else whole_weight.double()[:, None]
-            (middle,), (mass,) = weighted_means(columns, every)
-        square = weighted_squares(columns, every, middle[None], middle)[0] / mass
-        square[~(square.sqrt() > noise)] = 0.0
-        if self.covariance == "spherical":
-            square = square.mean(0, keepdim=True)
-        noise, x = rounding_scale(x), x.double()
-        for weight in weights:
-            weight = weight.double()
-            loc, mass = weighted_means(x, weight)
-            total = weight.sum(0)
-            within = weighted_squares(x, weight, loc, total @ loc / total.sum().clamp(min=EMPTY)).sum(0) / mass.sum(0)
-            within[~(within.sqrt() > noise)] = 0.0
-            within = within.mean(0, keepdim=True) if self.covariance == "spherical" else within
-            square = torch.where((within > 0) & (within < square), within, square)
+        square = self._varying((whole or frame).variance, whole or frame)
+        for each in within:
+            varying = self._varying(each, frame)
+            square = torch.where((varying > 0) & (varying < square), varying, square)
         scale = square.sqrt().to(self.column_scale)
         if go_on:
             scale = torch.where(self.column_scale > 0, torch.minimum(scale, self.column_scale), scale)
         self.column_scale.copy_(scale)
 
-    def begin(self, x: Tensor, weight: Tensor) -> None:
-        """Set the parameters to what seen entries say one by one, under weights (N, K): a start where some miss."""
-        expectation.begin(self, x, weight)
+    def _varying(self, variance: Tensor, frame: Frame) -> Tensor:
+        """Variances of columns, 0 where rounding explains them; their mean where spherical."""
+        varying = torch.where(variance.sqrt() > frame.rounding_scale, variance, 0.0)
+        return varying.mean(0, keepdim=True) if self.covariance == "spherical" else varying
+
+    def begin(self, frame: Frame, shares: Shares) -> None:
+        """Set the parameters to what seen entries say one by one, under shares: a start where some are missing."""
+        expectation.begin(self, frame, shares)
 
     def expected(self, items: SeenItems, share_of: ShareOf) -> Expected:
         """The expected sums of an M-step of items with entries missing: see `pyrovae.models.expectation`."""
@@ -386,3 +333,8 @@ class GaussianComponents(nn.Module):
         covariance = None if self.lower is None else self.scale_tril @ self.scale_tril.mT
         for seen, rows in zip(kinds, order.split(which.bincount().tolist()), strict=True):
             yield rows, Pattern(self, seen, x[rows][:, seen].double(), covariance)
+
+
+def _table(weight: Tensor) -> Shares:
+    """The shares that a table (N, K) gives."""
+    return lambda place, _: weight[place].mT

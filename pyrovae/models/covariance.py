@@ -17,7 +17,6 @@ __all__ = [
     "raised_to_floor",
     "rounding_scale",
     "scaled_squares",
-    "scatter",
     "seen_squares",
     "share_at_floor",
     "triangular_inverse",
@@ -30,15 +29,6 @@ NEAR = 1e5  # squared distance, in standard deviations, up to which a difference
 FAR = 1e4  # ratio of total to within-component scatter above which differences are taken directly
 EPS = torch.finfo(torch.float64).eps
 EMPTY = 10 * EPS  # total weight below which a component has no moments
-
-
-def scatter(x: Tensor, weight: Tensor, centre: Tensor) -> Tensor:
-    """The weighted scatter matrix sum_n w_n (x_n - c)(x_n - c)', shape (D, D)."""
-    total = x.new_zeros(x.shape[1], x.shape[1])
-    for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
-        away = rows - centre
-        total.addmm_(away.mT, away * part[:, None])
-    return total
 
 
 def column_variance(x: Tensor, weight: Tensor | None = None) -> Tensor:

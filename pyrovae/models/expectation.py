@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyrovae.models.covariance import EMPTY, seen_squares, weighted_means, weighted_squares
+from pyrovae.models.covariance import EMPTY, seen_squares
 from pyrovae.models.seen import Expected, SeenItems, SeenNormals, ShareOf, dense_expected, diagonal_expected
+from pyrovae.models.sufficient import Frame, Shares, column_moments
 
 if TYPE_CHECKING:
     from pyrovae.models.components import GaussianComponents
@@ -72,29 +73,27 @@ def _take_diagonal(components: GaussianComponents, sums: Expected, mass: Tensor)
     has_weight = mass > EMPTY
     moved = sums.first / mass.clamp(min=EMPTY)
     loc = torch.where(has_weight, sums.loc + moved, sums.loc)
-    within = (sums.second - mass * moved.square()).clamp(min=0.0)
-    if components.covariance == "spherical":
-        total = mass.sum(1)
-        return components.take_moments(loc, within.sum(1) / total.clamp(min=EMPTY), total > EMPTY)
+    between = mass * moved.square()
+    if components.covariance == "spherical":  # whose sums of squares may be over the columns already
+        total, within = mass.sum(1), (sums.second.sum(1) - between.sum(1)).clamp(min=0.0)
+        return components.take_moments(loc, within / total.clamp(min=EMPTY), total > EMPTY)
+    within = (sums.second - between).clamp(min=0.0)
     before = components.diagonal.square()
     variance = torch.where(has_weight, within / mass.clamp(min=EMPTY), before)
     return components.take_moments(loc, variance, has_weight.any(1))
 
 
 @torch.no_grad()
-def begin(components: GaussianComponents, x: Tensor, weight: Tensor) -> None:
-    """Set the parameters to what the seen entries say one by one, a start of EM from clusters of weights (N, K).
+def begin(components: GaussianComponents, frame: Frame, shares: Shares) -> None:
+    """Set the parameters to what the seen entries say one by one, a start of EM from the shares of clusters.
 
     The locations are the clusters' means of each column, or that of all items where a cluster has seen none of it; the
     variances are those within clusters, for all components alike, and no column depends on another.
     """
-    x, weight = x.double(), weight.double()
-    loc, mass = weighted_means(x, weight)
-    (middle,), _ = weighted_means(x, weight.sum(1, keepdim=True))
-    loc = torch.where(mass > EMPTY, loc, middle)
+    mass, loc, squares = column_moments(frame, shares)
+    loc = torch.where(mass > EMPTY, loc, frame.origin)
     total = mass.sum(0)
-    variance = weighted_squares(x, weight, loc, middle).sum(0) / total.clamp(min=EMPTY)
-    variance = torch.where(total > EMPTY, variance, 1.0)
+    variance = torch.where(total > EMPTY, squares.sum(0) / total.clamp(min=EMPTY), 1.0)
     if components.covariance == "spherical":
         variance = variance.mean(0, keepdim=True)
     variance = torch.maximum(variance, components.floors)

@@ -199,7 +199,7 @@ def require_possible(joint: Tensor, what: str, advice: str) -> None:
 
 @dataclass
 class Expected:
-    """The expected sums of an M-step, over items and about the present locations `loc` (K, D).
+    """The expected sums of an M-step, over items and about `loc` (K, D), such as the present locations.
 
     Dense covariances: `total` (K,) is sum_n w_nk, `first` (K, D) sum_n w_nk E[x_n - loc_k | x_n seen], and `second`
     (K, D, D) the same of the outer products, summed over k to (1, D, D) where all share one covariance. Diagonal ones:
@@ -211,6 +211,17 @@ class Expected:
     first: Tensor
     second: Tensor
     mass: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The sums, which are added up over parts of the items."""
+        return [self.total, self.first, self.second, *([] if self.mass is None else [self.mass])]
+
+    def plus(self, other: Expected) -> Expected:
+        """The sums over both, in the place of these, which are about the same locations."""
+        for mine, more in zip(self.tensors, other.tensors, strict=True):
+            mine += more
+        return self
 
 
 def dense_expected(loc: Tensor, covariance: Tensor, items: SeenItems, share_of: ShareOf) -> Expected:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 M = TypeVar("M")
+S = TypeVar("S")
 
 LOST = 1e-3  # nats per item that rounding the parameters may cost without a word
 TIE = 1e-12  # of a log-likelihood, by which sums in another order differ
@@ -41,7 +42,9 @@ class Climb:
 
     `e_step` returns what the M-step needs, such as each item's responsibilities, and the objective in nats per item.
     `m_step` takes that and returns which components, or classes, are at the variance floor. `judged` returns the scores
-    of held-out items, and `drift` takes notice of the covariances where there is one.
+    of held-out items, and `drift` takes notice of the covariances where there is one. `sharpened(value, gain)` says
+    whether sums are more precise from now on than those that gave this value; an iteration is then judged by the next.
+    `between` delivers signals between two iterations.
     """
 
     e_step: Callable[[], tuple[Any, float]]
@@ -49,6 +52,8 @@ class Climb:
     judged: Callable[[], dict[str, float]]
     bar: tqdm[Any]
     drift: Drift | None = None
+    sharpened: Callable[[float, float], bool] = lambda value, gain: False
+    between: Callable[[], None] = deliver
     value: float = -math.inf
     converged: bool = False
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -67,12 +72,15 @@ class Climb:
                 self.drift.note()
             self.at_floor = self.m_step(expected)
             expected, self.value = self.e_step()
-            self.converged = self.value - before <= tol
+            if self.sharpened(self.value, self.value - before):
+                expected, self.value = self.e_step()
+            else:
+                self.converged = self.value - before <= tol
             row = {"loss": -self.value, **self.judged()}
             self.rows.append({**row, "seconds": time.perf_counter() - start})
             self.bar.update()
             self.bar.set_postfix(loss=f"{-self.value:.4f}")
-            deliver()
+            self.between()
 
     def require_finite(self) -> None:
         if not math.isfinite(self.value):
@@ -120,9 +128,9 @@ class Ascent(Generic[M]):
 
 def ascended(
     start: M,
-    clusters: Sequence[Tensor],
+    clusters: Sequence[S],
     climb_of: Callable[[M], Climb],
-    begin: Callable[[M, Climb, Tensor], Any],
+    begin: Callable[[M, Climb, S], Any],
     *,
     goes_on: bool,
     tol: float,
@@ -135,7 +143,7 @@ def ascended(
     """
     models, climbs = [], []
     with Stop() as stop:
-        for of_start in [None] * goes_on + list(clusters):
+        for of_start in [*([None] * goes_on), *clusters]:
             models.append(copy.deepcopy(start))
             climbs.append(climb_of(models[-1]))
             if of_start is not None:

@@ -1,4 +1,7 @@
-"""Clusters of items from which EM starts: k-means on standardised columns, over seen entries where some are missing."""
+"""Clusters of items from which EM starts: k-means on standardised columns, over seen entries where some are missing.
+
+Of many items those of a sample are clustered, and each item then belongs to the centre that is nearest to it.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,58 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from pyrovae import ranks
 from pyrovae.exclusive import exclusive
-from pyrovae.models.covariance import rounding_scale, weighted_means
+from pyrovae.inference.em.items import EMItems
+from pyrovae.models.blocks import Blocks
+from pyrovae.models.covariance import rounding_scale, seen_squares, weighted_means
 from pyrovae.models.mixture import GaussianMixture
+from pyrovae.models.sufficient import Frame, Shares, column_moments
 from pyrovae.warned import hushed
 
-__all__ = ["clusters"]
+__all__ = ["clusters", "start_of"]
 
+SAMPLE = 2**17  # items, of which more than these are not clustered
 ROUNDS = 300  # of k-means with entries missing, as scikit-learn's at most
+
+
+def start_of(mixture: GaussianMixture, items: EMItems, seed: int) -> Shares:
+    """Which items each cluster of one run of k-means has, as shares of 0 and 1 of a block's rows, (K, n)."""
+    count, number = mixture.num_components, len(items)
+    if number <= SAMPLE:
+        labels = clusters(mixture, items.x[:], seed, items.weight).to(items.device)
+        ranks.current().spread([labels])
+        return lambda place, _: one_hot(labels[place], count).mT.double()
+    index = np.sort(np.random.default_rng(seed).choice(number, SAMPLE, replace=False))
+    at = torch.from_numpy(index).to(items.device)
+    x = items.x[at if isinstance(items.x, Tensor) else index].to(items.device)
+    weight = None if items.weight is None else items.weight[at]
+    labels = clusters(mixture, x, seed, weight)
+    frame = Frame(Blocks(x, weight))
+    mass, loc, _ = column_moments(frame, lambda place, _: one_hot(labels[place], count).mT.double())
+    loc = torch.where(mass > 0, loc, frame.origin)
+    scale = _scale(mixture, frame.variance.sqrt(), x.flatten(1))
+    inverse = torch.where(scale > 0, 1 / scale, 0.0).expand_as(loc)
+    ranks.current().spread([loc, inverse])
+
+    def nearest(_: slice, rows: Tensor) -> Tensor:
+        seen = ~rows.isnan()
+        squares = seen_squares(torch.where(seen, rows, 0.0).double(), seen.double(), loc, inverse)
+        return one_hot(squares.argmin(1), count).mT.double()
+
+    return nearest
+
+
+def _scale(mixture: GaussianMixture, deviation: Tensor, x: Tensor) -> Tensor:
+    """What each column is divided by for k-means, given its standard deviation: 0 where it does not vary."""
+    scale = torch.where(deviation > rounding_scale(x), deviation, 0.0)
+    if mixture.components.floor is not None:  # a column that varies by less than its floor weighs as little there
+        scale = torch.where(scale > 0, (scale.square() + mixture.components.floor).sqrt(), 0.0)
+    if mixture.components.covariance == "spherical":
+        scale = scale.square().mean().sqrt().expand_as(scale)
+    return scale
 
 
 def clusters(mixture: GaussianMixture, x: Tensor, seed: int, weight: Tensor | None = None) -> Tensor:
@@ -36,12 +82,7 @@ def clusters(mixture: GaussianMixture, x: Tensor, seed: int, weight: Tensor | No
 
     flat = flat - mean(flat)
     flat = flat - mean(flat)  # what rounding left of a mean that is far from 0
-    scale = mean(flat.square()).sqrt()
-    scale = torch.where(scale > rounding_scale(x.flatten(1)), scale, 0.0)
-    if mixture.components.floor is not None:  # a column that varies by less than its floor weighs as little there
-        scale = torch.where(scale > 0, (scale.square() + mixture.components.floor).sqrt(), 0.0)
-    if mixture.components.covariance == "spherical":
-        scale = scale.square().mean().sqrt().expand_as(scale)
+    scale = _scale(mixture, mean(flat.square()).sqrt(), x.flatten(1))
     flat = flat / torch.where(scale > 0, scale, math.inf)
     if whole:
         labels = _complete(flat, mixture.num_components, seed, weight)

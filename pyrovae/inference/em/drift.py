@@ -39,8 +39,8 @@ class Drift:
         self.iterations += 1
         self._before = self._correlations()
 
-    def warn(self, names: Sequence[str], x: Tensor) -> list[int]:
-        """Warn of the components that drift, by their `names`, and return their numbers; `x` are the items."""
+    def warn(self, names: Sequence[str], event_shape: Sequence[int]) -> list[int]:
+        """Warn of the components that drift, by their `names`, and return their numbers."""
         n = self.iterations
         if n < LEAST or self._before is None:
             return []
@@ -55,7 +55,7 @@ class Drift:
             load = vector[k, :, 0].square()
             most = load.argsort(descending=True)[: int((load > 1 / len(load)).sum())]
             name = "the tied covariance" if self.parts.covariance == "tied" else names[k]
-            words.append(f"{name} (now {float(value[k]):.2g}, along {columns_in_words(most, x)})")
+            words.append(f"{name} (now {float(value[k]):.2g}, along {columns_in_words(most, event_shape)})")
         more = f" and {len(which) - SHOWN} more" if len(which) > SHOWN else ""
         another = "covariance='diagonal'" if self.parts.covariance == "tied" else "covariance='tied' or 'diagonal'"
         checks.warn(

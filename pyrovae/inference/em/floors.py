@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.models.components import GaussianComponents
-from pyrovae.models.covariance import column_variance, share_at_floor
+from pyrovae.models.covariance import share_at_floor
 
 __all__ = ["VarianceFloorWarning", "columns_in_words", "warn_of_floor"]
 
@@ -20,21 +20,19 @@ class VarianceFloorWarning(UserWarning):
     """The variance floor acts: on columns that do not vary, or on components of too few distinct items."""
 
 
-def warn_of_floor(
-    parts: GaussianComponents, at_floor: Tensor, x: Tensor, names: Sequence[str], weight: Tensor | None = None
-) -> None:
+def warn_of_floor(parts: GaussianComponents, at_floor: Tensor, variance: Tensor, names: Sequence[str]) -> None:
     """Warn of columns that vary by less than the variance floor, and of components at the floor for another reason.
 
-    `x` are the items, NaN where missing, and `weight`, (N,), how often each of them counts.
+    `variance`, of the shape of an item, is that of each column over all items.
     """
-    variance = column_variance(x.double().flatten(1), weight)
+    shape, variance = variance.shape, variance.flatten()
     floors = parts.floors.expand_as(variance)
     still = variance < floors
     if still.any():
         checks.warn(
             f"x varies by less than the variance floor {float(floors[still].max()):g} in "
-            f"{columns_in_words(still.nonzero()[:, 0], x)} (by {float(variance[still].max()):.2g} at most): the floor "
-            "stands for their variance, and log p(x) depends on it; leave them out, scale x, or set the floor",
+            f"{columns_in_words(still.nonzero()[:, 0], shape)} (by {float(variance[still].max()):.2g} at most): the "
+            "floor stands for their variance, and log p(x) depends on it; leave them out, scale x, or set the floor",
             VarianceFloorWarning,
         )
     words = []
@@ -42,7 +40,7 @@ def warn_of_floor(
         if low > int(still.sum()):
             name = "the tied covariance" if parts.covariance == "tied" else names[k]
             worst = load.masked_fill(still, 0.0).argmax()
-            words.append(f"{name} (most of all in {columns_in_words(worst[None], x)})")
+            words.append(f"{name} (most of all in {columns_in_words(worst[None], shape)})")
     if words:
         more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
         least = f"{parts.relative:g} of a column's variance" if parts.floor is None else f"{parts.floor:g}"
@@ -70,8 +68,8 @@ def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, T
         yield k, vector[:, low].square().sum(1), int(low.sum())
 
 
-def columns_in_words(which: Tensor, x: Tensor) -> str:
-    """The columns in the words of an index, such as x[:, 0, 3]."""
-    places = np.stack(np.unravel_index(which.cpu().numpy(), tuple(x.shape[1:])), 1)
+def columns_in_words(which: Tensor, event_shape: Sequence[int]) -> str:
+    """The columns of items of that shape in the words of an index, such as x[:, 0, 3]."""
+    places = np.stack(np.unravel_index(which.cpu().numpy(), tuple(event_shape)), 1)
     names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in places[:SHOWN].tolist())
     return names + (f" and {len(places) - SHOWN} more columns" if len(places) > SHOWN else "")

@@ -1,0 +1,285 @@
+"""What one block of items adds to the sums of an M-step: coordinates, responsibilities in place, and moments.
+
+Rows are taken as columns of differences from one origin below a row of ones: homogeneous coordinates, of which
+log-densities and moments are matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyrovae.models.covariance import triangular_inverse
+from pyrovae.models.seen import Expected
+
+if TYPE_CHECKING:
+    from pyrovae.models.components import GaussianComponents
+
+__all__ = ["Coordinates", "Moments", "Posterior", "parts_of_triangle"]
+
+WIDE = 12  # columns at least in a part of a triangular product, of which only the lower parts are computed
+NEGLIGIBLE = 1e-30  # a responsibility that adds to no digit of a sum, nor to those of a component that has weight
+SPARSE = 0.35  # of a block's responsibilities: where no more of them count, the others are left out
+PARTS = 8  # parts at the most
+
+
+class Coordinates:
+    """A block's rows as columns [1, x - c], and below where the covariances are diagonal their squares."""
+
+    def __init__(self, covariance: str, origin: Tensor, size: int, dtype: torch.dtype) -> None:
+        self.features = len(origin)
+        self.origin = origin.to(dtype)[:, None]
+        self.squares = {"diagonal": self.features, "spherical": 1}.get(covariance, 0)
+        self.table = origin.new_empty(1 + self.features + self.squares, size, dtype=dtype)
+        self.table[0] = 1
+        self.spare = self.table.new_empty(self.features if covariance == "spherical" else 0, size)
+
+    def of(self, rows: Tensor) -> Tensor:
+        table = self.table[:, : len(rows)]
+        table[1 : 1 + self.features].copy_(rows.mT).sub_(self.origin)
+        return self.squared(table)
+
+    def squared(self, table: Tensor) -> Tensor:
+        """The coordinates with their squares, where these are needed."""
+        away = table[1 : 1 + self.features]
+        if self.squares == self.features:
+            torch.mul(away, away, out=table[1 + self.features :])
+        elif self.squares:
+            torch.sum(torch.mul(away, away, out=self.spare[:, : table.shape[1]]), 0, out=table[-1])
+        return table
+
+
+class Posterior:
+    """Responsibilities of a block, (K, n), times the items' weights; `value` is the sum of log p(x) so far.
+
+    The components `apart` are taken by differences from their own locations.
+    """
+
+    def __init__(
+        self,
+        parts: GaussianComponents,
+        log_weights: Tensor,
+        origin: Tensor,
+        size: int,
+        dtype: torch.dtype,
+        apart: Sequence[int] = (),
+    ) -> None:
+        self.value = torch.zeros((), dtype=torch.float64, device=origin.device)
+        kind = _Dense if parts.covariance == "full" else _Linear
+        self.number = parts.num_components
+        self.joint = kind(parts, log_weights, origin, size, dtype)
+        self.buffers = origin.new_empty(2, self.number * size, dtype=dtype)
+        self.own = [(k, _Own(parts, log_weights, k)) for k in apart]
+
+    def of(self, rows: Tensor, columns: Tensor, weight: Tensor | None) -> Tensor:
+        table, share = (each[: self.number * len(rows)].view(self.number, len(rows)) for each in self.buffers)
+        if len(self.own) < self.number:
+            self.joint.into(table, columns)
+        for k, own in self.own:
+            table[k] = own(rows)
+        log_prob = table.amax(0)
+        torch.softmax(table, 0, out=share)
+        # the largest responsibility is exp(largest - log p)
+        log_prob = log_prob.sub_(share.amax(0).log_()).double()
+        if weight is not None:
+            log_prob.mul_(weight)
+            share.mul_(weight)
+        self.value += log_prob.sum()
+        return share
+
+
+class _Linear:
+    """Log joint densities that are linear in a block's coordinates and their squares, after whitening where tied."""
+
+    def __init__(
+        self, parts: GaussianComponents, log_weights: Tensor, origin: Tensor, size: int, dtype: torch.dtype
+    ) -> None:
+        loc, inverse = parts.loc.double() - origin, parts.diagonal.reciprocal()
+        self.whiten: Tensor | None = None
+        if parts.lower is not None:
+            whiten = triangular_inverse(parts.scale_tril)[0]
+            loc, inverse = loc @ whiten.mT, inverse.new_ones(1, 1)
+            self.whiten = whiten.to(dtype)
+            self.white = Coordinates("spherical", torch.zeros_like(origin), size, dtype)
+        precision = inverse.square().expand(len(loc), -1)
+        constant = _constants(parts) + log_weights - 0.5 * (loc.square() * precision).sum(1)
+        self.coefficients = torch.cat([constant[:, None], loc * precision, -0.5 * precision], 1).to(dtype)
+
+    def into(self, table: Tensor, columns: Tensor) -> None:
+        if self.whiten is not None:
+            white = self.white.table[:, : columns.shape[1]]
+            torch.mm(self.whiten, columns[1:], out=white[1 : 1 + len(self.whiten)])
+            columns = self.white.squared(white)
+        torch.mm(self.coefficients, columns, out=table)
+
+
+class _Dense:
+    """Log joint densities under a triangular factor each, by products with the lower parts of its inverse alone."""
+
+    def __init__(
+        self, parts: GaussianComponents, log_weights: Tensor, origin: Tensor, size: int, dtype: torch.dtype
+    ) -> None:
+        inverse = triangular_inverse(parts.scale_tril)
+        moved = inverse @ (parts.loc.double() - origin)[:, :, None]
+        inverse = torch.cat([-moved, inverse], -1).to(dtype)  # of homogeneous coordinates
+        self.parts = [
+            (last, inverse[:, first:last, : 1 + last].reshape(-1, 1 + last))
+            for first, last in parts_of_triangle(parts.features)
+        ]
+        self.constant = (_constants(parts) + log_weights).to(dtype)[:, None]
+        self.buffer = inverse.new_empty(max(len(one) for _, one in self.parts) * size)
+
+    def into(self, table: Tensor, columns: Tensor) -> None:
+        count = columns.shape[1]
+        for number, (last, one) in enumerate(self.parts):
+            white = self.buffer[: len(one) * count].view(len(one), count)
+            torch.mm(one, columns[: 1 + last], out=white)
+            squares = white.square_().view(len(table), -1, count)
+            if number:
+                table.add_(squares.sum(1))
+            else:
+                torch.sum(squares, 1, out=table)
+        table.mul_(-0.5).add_(self.constant)
+
+
+class _Own:
+    """The log joint density under one component, by differences from its own location."""
+
+    def __init__(self, parts: GaussianComponents, log_weights: Tensor, k: int) -> None:
+        self.loc = parts.loc[k].double()[:, None]
+        self.constant = (_constants(parts) + log_weights)[k]
+        number = k if len(parts.log_diagonal) > 1 else 0
+        self.inverse = parts.diagonal[number].reciprocal()[:, None]
+        self.whiten = None if parts.lower is None else triangular_inverse(parts.scale_tril[number])
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        away = rows.mT.double() - self.loc
+        away = away.mul_(self.inverse) if self.whiten is None else self.whiten @ away
+        return self.constant - 0.5 * away.square_().sum(0)
+
+
+class Moments:
+    """Weighted sums of coordinates and of their products: about one origin, and of some components about `centres`.
+
+    `scatter` is that of all items about the origin, where covariances are tied and the shares of each item sum to its
+    weight; it is added up where it is None.
+    """
+
+    def __init__(
+        self,
+        covariance: str,
+        number: int,
+        origin: Tensor,
+        size: int,
+        dtype: torch.dtype,
+        centres: dict[int, Tensor],
+        scatter: Tensor | None = None,
+    ) -> None:
+        self.covariance, self.origin, self.centres, self.number = covariance, origin, centres, number
+        self.features = features = len(origin)
+        self.dense = covariance in ("full", "tied")
+        zeros = torch.zeros(0, dtype=torch.float64, device=origin.device).new_zeros
+        width = {"diagonal": features, "spherical": 1}.get(covariance, 0)
+        self.total = zeros(number, 1 + features + width)
+        self.cuts = parts_of_triangle(features) if covariance == "full" else []
+        self.lower = [zeros(number * (last - first), 1 + last) for first, last in self.cuts]
+        self.adds_scatter = covariance == "tied" and scatter is None
+        self.scatter = zeros(features, features) if scatter is None else scatter
+        square = (features, features) if self.dense else (features,)
+        self.own = {k: (zeros(1 + features), zeros(*square)) for k in centres}
+        longest = max((len(one) for one in self.lower), default=0)
+        self.buffer = origin.new_empty(longest * size, dtype=dtype)
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """All that is added up, block by block."""
+        own = [one for pair in self.own.values() for one in pair]
+        return [self.total, *self.lower, *own, *([self.scatter] if self.adds_scatter else [])]
+
+    def add(self, rows: Tensor, columns: Tensor, share: Tensor) -> None:
+        """Add a block: its rows (n, D), their coordinates, and how much of each a component has, (K, n)."""
+        for k, (first, second) in self.own.items():
+            away = rows.mT.double() - self.centres[k][:, None]
+            first[0] += share[k].sum()
+            first[1:] += away @ share[k]
+            if self.dense:
+                second.addmm_(away * share[k], away.mT)
+            else:
+                second += away.square_() @ share[k]
+        if len(self.own) == self.number:
+            return
+        if self.covariance != "full":
+            _add_product(self.total, share, columns)
+            if self.adds_scatter:
+                _add_product(self.scatter, columns[1:] * share.sum(0), columns[1:])
+            return
+        self.total[:, 0] += share.sum(1)
+        counts = (share > NEGLIGIBLE).sum(1).tolist()
+        if sum(counts) <= SPARSE * share.numel():
+            self._add_few(columns, share)
+            return
+        for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
+            weighted = self.buffer[: len(lower) * len(rows)].view(self.number, end - begin, len(rows))
+            torch.mul(columns[None, 1 + begin : 1 + end], share[:, None], out=weighted)
+            _add_product(lower, weighted.flatten(0, 1), columns[: 1 + end])
+
+    def _add_few(self, columns: Tensor, share: Tensor) -> None:
+        """Add to each component's sums the items alone of which it has a share."""
+        for k, one in enumerate(share):
+            index = (one > NEGLIGIBLE).nonzero()[:, 0]
+            if len(index):
+                some = columns.index_select(1, index)
+                weighted = some[1:] * one[index]
+                for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
+                    part = lower.view(self.number, end - begin, 1 + end)[k]
+                    _add_product(part, weighted[begin:end], some[: 1 + end])
+
+    def expected(self) -> Expected:
+        """The sums as an M-step takes them."""
+        features = self.features
+        total, first, second = (part.clone() for part in self.total.tensor_split((1, 1 + features), 1))
+        total = total[:, 0]
+        if self.covariance == "full":
+            second = total.new_zeros(self.number, features, features)
+            for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
+                part = lower.view(self.number, end - begin, 1 + end)
+                first[:, begin:end] = part[:, :, 0]
+                second[:, begin:end, :end] = part[:, :, 1:]
+            second = second.tril() + second.tril(-1).mT
+        loc = self.origin.expand(self.number, -1).clone()
+        for k, (own_first, own_second) in self.own.items():
+            loc[k], total[k], first[k] = self.centres[k], own_first[0], own_first[1:]
+            if self.covariance == "spherical":
+                second[k] = own_second.sum()
+            elif self.covariance != "tied":
+                second[k] = own_second
+        if self.covariance == "tied":
+            second = torch.stack([one for _, one in self.own.values()]).sum(0) if self.own else self.scatter
+            second = second[None]
+        return Expected(loc, total, first, second, None if self.dense else total[:, None].expand_as(first))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right' to a total in float64."""
+    if left.dtype == right.dtype == total.dtype:
+        total.addmm_(left, right.mT)
+    else:
+        total.add_(left @ right.mT)
+
+
+def _constants(parts: GaussianComponents) -> Tensor:
+    """What a log-density has beside its squared distance, (K,)."""
+    log_scale = parts.diagonal.log().expand(parts.num_components, parts.features).sum(-1)
+    return -log_scale - 0.5 * parts.features * math.log(2 * math.pi)
+
+
+def parts_of_triangle(features: int) -> list[tuple[int, int]]:
+    """Parts of the columns, of `WIDE` or more each, by which triangles are taken: the first column and the end."""
+    count = max(1, min(PARTS, features // WIDE))
+    ends = [round(features * i / count) for i in range(count + 1)]
+    return list(pairwise(ends))

@@ -1,0 +1,396 @@
+"""EM's sums over blocks: those of a table in float64, of memory maps as of arrays, of two processes as of one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_ranks import run
+
+import pyrovae
+from pyrovae.data import MappedArray, Split
+from pyrovae.inference.em import clusters, fitting, items
+from pyrovae.models import block_sums, sufficient
+from pyrovae.models.blocks import Blocks
+from pyrovae.models.components import COVARIANCES
+from pyrovae.models.sufficient import Frame
+
+N, D, K = 400, 26, 3  # 26 columns are two parts of a triangle
+
+
+def problem(seed=0, *, spread=1.0):
+    """Items of K correlated clusters, (N, D)."""
+    rng = np.random.default_rng(seed)
+    loc, root = spread * rng.normal(size=(K, D)), rng.normal(size=(K, D, D)) / 5 + np.eye(D)
+    label = np.arange(N) % K
+    return loc[label] + np.einsum("nij,nj->ni", root[label], rng.normal(size=(N, D)))
+
+
+def mixture_near(x, covariance, seed=1):
+    """A mixture whose components are about the items, and no maximum."""
+    rng = np.random.default_rng(seed)
+    loc = x[:K]  # an item of each cluster
+    spread = {
+        "full": np.stack([np.eye(D) + 0.3, np.eye(D) * 1.5, np.eye(D) + 0.1]),
+        "tied": np.eye(D) + 0.2,
+        "diagonal": rng.uniform(0.5, 2, size=(K, D)),
+        "spherical": rng.uniform(0.5, 2, size=K),
+    }
+    weights = np.array([0.2, 0.3, 0.5])
+    mixture = pyrovae.GaussianMixture.from_parameters(weights, loc, spread[covariance], covariance=covariance)
+    return mixture.requires_grad_(False)
+
+
+def by_table(mixture, x, weight):
+    """log p(x) per item, and the weights, locations and covariances after one step, from an N x K table in float64."""
+    factor = mixture.components.scale_tril.expand(K, D, D).numpy()
+    away = x[:, None] - mixture.loc.numpy()
+    white = np.stack([np.linalg.solve(factor[k], away[:, k].T).T for k in range(K)], 1)
+    log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
+    joint = np.log(mixture.weights.numpy()) - log_det - 0.5 * D * np.log(2 * np.pi) - 0.5 * np.square(white).sum(2)
+    log_prob = np.logaddexp.reduce(joint, 1)
+    share = np.exp(joint - log_prob[:, None]) * weight[:, None]
+    total = share.sum(0)
+    loc = share.T @ x / total[:, None]
+    away = x[:, None] - loc
+    full = np.einsum("nk,nki,nkj->kij", share, away, away) / total[:, None, None]
+    squares = np.diagonal(full, axis1=1, axis2=2)
+    spread = {
+        "full": full,
+        "tied": np.einsum("k,kij->ij", total / total.sum(), full),
+        "diagonal": squares,
+        "spherical": squares.mean(1),
+    }
+    return weight @ log_prob / weight.sum(), total / total.sum(), loc, spread[mixture.components.covariance]
+
+
+def step(mixture, x, weight=None, dtype=torch.float64, **options):
+    """The same by blocks."""
+    blocks = Blocks(torch.from_numpy(x).to(dtype), None if weight is None else torch.from_numpy(weight))
+    log_weights = mixture.logits.double().log_softmax(-1)
+    sums, value = sufficient.expected_sums(mixture.components, log_weights, Frame(blocks), **options)
+    assert value == sufficient.log_likelihood(mixture.components, log_weights, Frame(blocks)) or options
+    mixture.take(sums)
+    return value, mixture.weights.numpy(), mixture.loc.numpy(), mixture.covariances.numpy()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(sufficient, "BYTES", 0)  # 64 rows, of which 400 are no multiple
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("spread", [0.2, 4.0])  # with 4, responsibilities are 0 or 1, and few of them count
+def test_one_step_is_that_of_a_table(covariance, weighted, spread):
+    x = problem(spread=spread)
+    weight = np.arange(N) % 3 + 0.5 if weighted else None
+    mixture = mixture_near(x, covariance)
+    expected = by_table(mixture, x, np.ones(N) if weight is None else weight)
+    for ours, exact in zip(step(mixture, x, weight), expected, strict=True):
+        assert np.allclose(ours, exact, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_components_far_apart_keep_their_digits(covariance, monkeypatch):
+    # clusters of a spread of 1e-3, 1e4 from one another: squares about their mean would lose 14 digits
+    x = problem(spread=1e7) * 1e-3
+    mixture = mixture_near(x, covariance)
+    # the clusters' own locations, slightly off, and of their scale
+    order = torch.from_numpy(x).sum(1).argsort()
+    mixture.components.loc.copy_(torch.from_numpy(x)[order[[5, 200, 395]]] + 1e-4)
+    mixture.components.log_diagonal.fill_(float(np.log(2e-3)))
+    if mixture.components.lower is not None:
+        mixture.components.lower.mul_(1e-3)
+    mixture.components.column_scale.fill_(1e-3)
+    expected = by_table(mixture, x, np.ones(N))
+    start = {name: value.clone() for name, value in mixture.state_dict().items()}
+    value, weights, loc, spread = step(mixture, x)
+    assert value == pytest.approx(expected[0], rel=1e-9)
+    assert np.allclose(weights, expected[1], atol=1e-10) and np.allclose(loc, expected[2], rtol=1e-10)
+    assert np.allclose(spread, expected[3], rtol=1e-5, atol=1e-9 * np.abs(expected[3]).max())
+    # control: without the guard they do lose them
+    mixture.load_state_dict(start)
+    monkeypatch.setattr(sufficient, "FAR", np.inf)
+    monkeypatch.setattr(sufficient, "NEAR", np.inf)
+    with pytest.raises((AssertionError, torch.linalg.LinAlgError)):
+        worse = step(mixture, x)
+        assert worse[0] == pytest.approx(expected[0], rel=1e-6)
+        assert np.allclose(worse[3], expected[3], rtol=1e-3, atol=1e-6 * np.abs(expected[3]).max())
+
+
+def test_a_step_that_moves_far_is_taken_about_the_new_means():
+    # all components begin wide, at the mean of clusters 1e6 apart: the sums about it are summed again
+    x = problem() + 1e6 * (np.arange(N) % 2)[:, None]
+    share = torch.from_numpy(np.eye(K)[np.arange(N) % 2])
+    for covariance in COVARIANCES:
+        mixture = mixture_near(x, covariance)
+        mixture.maximize(torch.from_numpy(x), share)
+        groups = [x[np.arange(N) % 2 == k] for k in range(2)]
+        within = [np.cov(group.T, bias=True) for group in groups]
+        ours = mixture.covariances.numpy()
+        if covariance == "full":
+            assert np.allclose(ours[:2], within, atol=1e-8)
+        elif covariance == "tied":
+            assert np.allclose(ours, np.mean(within, 0), atol=1e-8)
+        else:
+            squares = np.diagonal(within, axis1=1, axis2=2)
+            assert np.allclose(ours[:2], squares if covariance == "diagonal" else squares.mean(1), atol=1e-8)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_few_responsibilities_give_the_sums_of_all(monkeypatch):
+    x = problem(spread=4.0)
+    results, calls = [], []
+    few = block_sums.Moments._add_few
+    monkeypatch.setattr(block_sums.Moments, "_add_few", lambda *a: (calls.append(1), few(*a)))
+    for most in (block_sums.SPARSE, -1.0):
+        monkeypatch.setattr(block_sums, "SPARSE", most)
+        results.append(step(mixture_near(x, "full"), x))
+    assert 0 < len(calls) <= 7  # blocks of the first run, and none of the second
+    for few_summed, all_summed in zip(*results, strict=True):
+        assert np.allclose(few_summed, all_summed, rtol=1e-12, atol=1e-12)
+
+
+class TestSingle:
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_products_in_float32_have_its_digits(self, covariance):
+        x = problem(spread=0.2).astype(np.float32)
+        expected = by_table(mixture_near(x, covariance), x.astype(float), np.ones(N))
+        ours = step(mixture_near(x, covariance), x, dtype=torch.float32, single=True)
+        assert ours[0] == pytest.approx(expected[0], rel=1e-6)
+        for found, exact in zip(ours[1:], expected[1:], strict=True):
+            assert np.allclose(found, exact, rtol=1e-4, atol=1e-4)
+        assert not np.allclose(ours[3], expected[3], rtol=1e-12, atol=1e-12)  # control: they were in float32
+
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_a_fit_ends_with_the_digits_of_float64(self, covariance, monkeypatch):
+        x = problem(spread=0.4).astype(np.float32)
+        options = {"num_restarts": 1, "tol": 1e-9, "max_iterations": 2000, "progress": False}
+        exact = pyrovae.GaussianMixture((D,), K, covariance=covariance).double()
+        pyrovae.fit(exact, x, **options)
+        monkeypatch.setattr(fitting, "MANY", 0)
+        kinds = []
+        expected_sums = sufficient.expected_sums
+
+        def watched(*args, single):
+            kinds.append(single)
+            return expected_sums(*args, single=single)
+
+        monkeypatch.setattr(sufficient, "expected_sums", watched)
+        ours = pyrovae.GaussianMixture((D,), K, covariance=covariance)
+        history = pyrovae.fit(ours, x, **options)
+        assert any(kinds) and not kinds[-1]
+        assert kinds == sorted(kinds, reverse=True)  # float32 first, then float64
+        reference = float(exact.log_prob(x.astype(float)).mean())
+        assert history.config["log_likelihoods"][0] == pytest.approx(reference, abs=1e-7)
+        assert np.allclose(ours.loc.detach(), exact.loc.detach(), atol=1e-3)
+        losses = history.epochs.loss.values
+        assert np.diff(losses).max() < 1e-6 * abs(losses[0])
+
+    def test_where_float32_would_lose_digits_it_is_not_taken(self):
+        x = torch.from_numpy(problem()).float()
+        near = mixture_near(x.double().numpy(), "diagonal")
+        assert sufficient.are_single_enough(near.components, Frame(Blocks(x)))
+        near.components.log_diagonal[0, 0] = -5.0  # 100 standard deviations from the origin
+        assert not sufficient.are_single_enough(near.components, Frame(Blocks(x)))
+        dense = mixture_near(x.double().numpy(), "full")
+        assert sufficient.are_single_enough(dense.components, Frame(Blocks(x)))
+        dense.components.lower[0, 1, 0] = 30.0  # one column tells the other
+        assert not sufficient.are_single_enough(dense.components, Frame(Blocks(x)))
+
+
+# memory maps ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched_map(tmp_path, monkeypatch):
+    """A function that writes an array to a file and maps it, and the largest number of rows read at once."""
+    read = [0]
+    for name in ("exactly", "__getitem__"):
+        plain = getattr(MappedArray, name)
+
+        def noting(self, index, plain=plain):
+            rows = plain(self, index)
+            read[0] = max(read[0], rows.shape[0] if rows.ndim > 1 else 1)
+            return rows
+
+        monkeypatch.setattr(MappedArray, name, noting)
+    monkeypatch.setattr(items, "ROWS", 64)
+    monkeypatch.setattr("pyrovae.models.blocks.TOGETHER", 64 * D)
+    monkeypatch.setattr(sufficient, "BYTES", 0)
+    monkeypatch.setattr(clusters, "SAMPLE", 200)
+
+    def write(x, name="x.npy"):
+        np.save(tmp_path / name, x)
+        return np.load(tmp_path / name, mmap_mode="r")
+
+    return write, read
+
+
+OPTIONS = {"num_restarts": 2, "max_iterations": 20, "tol": 0.0, "progress": False}
+
+
+@pytest.mark.filterwarnings("ignore:EM has not converged")
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("kind", ["whole", "weighted", "missing"])
+def test_a_memory_map_gives_the_fit_of_the_array_and_is_never_read_whole(covariance, kind, watched_map):
+    write, read = watched_map
+    x = problem(spread=0.5)
+    beside = {}
+    if kind == "weighted":
+        beside["weight"] = np.arange(N) % 3
+    if kind == "missing":
+        x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+        beside["missing"] = True
+    ends = []
+    for given in (x, write(x)):
+        mixture = pyrovae.GaussianMixture((D,), K, covariance=covariance).double()
+        history = pyrovae.fit(mixture, given, validation=Split(given, **beside), **beside, **OPTIONS)
+        ends.append((mixture.state_dict(), history))
+    (array, one), (mapped, other) = ends
+    for name, value in array.items():
+        assert torch.allclose(value, mapped[name], rtol=1e-8, atol=1e-8), name
+    assert np.allclose(one.epochs.loss, other.epochs.loss, atol=1e-11)
+    assert np.allclose(one.epochs.validation_elbo, other.epochs.validation_elbo, atol=1e-11)
+    assert {**one.config, "seconds": 0}.keys() == {**other.config, "seconds": 0}.keys()
+    assert read[0] <= 200  # the sample that starts are from
+
+
+def test_a_permuted_part_of_a_file_is_read_in_its_order(watched_map, tmp_path):
+    write, _ = watched_map
+    x = problem()
+    write(x)
+    split = pyrovae.data.load(tmp_path / "x.npy").train  # 80 % of the rows, in another order
+    weight = np.linspace(0.5, 2, len(split.x))
+    view, place = split.x.ascending()
+    assert torch.equal(view[:], split.x[:][place]) and not torch.equal(view[:], split.x[:])
+    ends = []
+    for given in (split.x, split.x[:].double()):
+        mixture = pyrovae.GaussianMixture((D,), 1).double()
+        pyrovae.fit(mixture, given, weight=weight, progress=False)
+        ends.append(mixture)
+    assert torch.allclose(ends[0].loc, ends[1].loc, rtol=1e-6, atol=1e-6)  # the file is read in float64
+    mean = (weight @ split.x[:].double().numpy()) / weight.sum()
+    assert np.allclose(ends[1].loc[0].detach(), mean, atol=1e-10)
+
+
+def test_what_an_array_is_refused_for_a_memory_map_is_refused_for(watched_map):
+    write, _ = watched_map
+
+    def said(x, **options):
+        mixture = pyrovae.GaussianMixture((D,), K)
+        with pytest.raises((ValueError, TypeError)) as error:
+            pyrovae.fit(mixture, x, **{**OPTIONS, **options})
+        return str(error.value)
+
+    holed, endless = problem(), problem()
+    holed[300, 4], endless[301, 5] = np.nan, np.inf
+    seconds = problem() + 1.7e9
+    unseen = problem()
+    unseen[:, 7] = np.nan
+    apart = problem() + 1e6 * (np.arange(N) % K)[:, None]  # float32 holds the columns, and no cluster
+    for x, options in (
+        (holed, {}),
+        (endless, {}),
+        (seconds, {}),
+        (unseen, {"missing": True}),
+        (problem()[:2], {}),
+        (problem()[:, :3], {}),
+        (apart, {}),
+    ):
+        assert said(write(x), **options) == said(x, **options)
+    view = MappedArray(write(holed)).select(np.random.default_rng(0).permutation(N))
+    index = int(np.flatnonzero(view._rows == 300)[0])
+    assert f"x[{index}, 4]" in said(view)  # by the number that it came with
+
+
+def test_starts_of_many_items_are_clusters_of_a_sample(monkeypatch):
+    # three clusters far apart: a sample tells them, and each of the other items is in the nearest
+    rng = np.random.default_rng(0)
+    label = rng.integers(3, size=3000)
+    x = 20 * label[:, None] + rng.normal(size=(3000, 2))
+    monkeypatch.setattr(clusters, "SAMPLE", 60)
+    mixture = pyrovae.GaussianMixture((2,), 3).double()
+    of_fit = items.EMItems.of(mixture, x, torch.device("cpu"))
+    shares = clusters.start_of(mixture, of_fit, 0)
+    table = torch.cat([shares(place, rows) for place, rows in of_fit.frame.blocks.each(512)], 1)
+    assert table.shape == (3, 3000) and bool((table.sum(0) == 1).all())
+    assert len(np.unique(np.stack([table.argmax(0).numpy(), label]), axis=1).T) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it tells the peak of a process's memory")
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    # in a process of its own: 160 MB of float32 pass through less than 100 MB beside what torch takes
+    script = """
+    import json, sys, warnings
+    import numpy as np, torch, pyrovae
+    warnings.simplefilter("ignore")
+    def peak():
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    def fit(x): pyrovae.fit(pyrovae.GaussianMixture((20,), 4), x, num_restarts=1, max_iterations=2, progress=False)
+    fit(torch.randn(150_000, 20))
+    before = peak()
+    fit(np.load(sys.argv[1], mmap_mode="r") if sys.argv[2] == "map" else np.load(sys.argv[1]))
+    print(json.dumps(peak() - before))
+    """
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(2_000_000, 20))
+    rng = np.random.default_rng(0)
+    for start in range(0, len(x), 100_000):
+        x[start : start + 100_000] = rng.normal(size=(100_000, 20))
+    x.flush()
+
+    def grown(how):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "x.npy"), how],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    assert grown("map") < 100
+    assert grown("array") > 150  # control: an array of these items takes their memory
+
+
+# processes --------------------------------------------------------------------------------------------
+
+SHARED = """
+from pyrovae.data import Split
+found["fits"] = []
+rng = np.random.default_rng(0)
+x = rng.normal(size=(301, 4)) + rng.integers(3, size=(301, 1))
+holed = np.where(rng.random(x.shape) < 0.1, np.nan, x)
+weight = np.arange(301) % 3
+for covariance in ("full", "tied", "diagonal", "spherical"):
+    for given in (Split(x), Split(x, weight=weight), Split(holed, missing=True)):
+        mixture = pyrovae.GaussianMixture((4,), 3, covariance=covariance).double()
+        history = pyrovae.fit(mixture, given, validation=given, num_restarts=2, max_iterations=9, tol=0, progress=False)
+        found["fits"].append([history.epochs.loss.values.tolist(), weights(mixture).tolist()])
+sums = []
+plain = type(ranks).sum_
+type(ranks).sum_ = lambda self, x: (sums.append(x.numel()), plain(self, x))[1]
+mixture.double()
+history = pyrovae.fit(mixture, x, num_restarts=0, max_iterations=7, tol=0, progress=False)
+found["sums"] = len(sums), len(history.epochs.epoch)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    one, two = run(SHARED, 1, tmp_path), run(SHARED, 2, tmp_path)
+    for alone, shared in zip(one["fits"], two["fits"], strict=True):
+        assert np.allclose(shared[0], alone[0], rtol=0, atol=1e-12)
+        assert np.allclose(shared[1], alone[1], rtol=1e-10, atol=1e-10)
+    assert one["sums"][0] == 0
+    count, iterations = two["sums"]
+    assert count <= iterations + 10  # one flat sum an iteration, and those of the beginning and the end
+    wrong = run("type(ranks).sum_ = lambda r, x: x\n" + SHARED.partition("sums = []")[0], 2, tmp_path, "wrong")
+    assert not np.allclose(wrong["fits"][0][0], one["fits"][0][0], atol=1e-3)  # control: shares that are not summed
