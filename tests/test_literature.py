@@ -230,7 +230,9 @@ def test_em_reaches_the_maximum_and_svi_stays_below_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_fixed_variance_collapses_what_is_below_it(tmp_path):
-    row = replace(linear.ROWS[1], data="digits", count=300, latent_dim=8, passes=1200, variances=(1.0, 0.5))
+    row = replace(
+        linear.ROWS[1], data="digits", count=300, latent_dim=8, passes=1200, variances=(1.0, 0.5), learning_rate=1e-2
+    )
     outcome = row.measure(None, tmp_path)
     assert [figure.published for figure in outcome.figures] == [0, 3]  # the eigenvalues: 0.70, 0.65, 0.53, 0.40
     assert [figure.standing() for figure in outcome.figures] == ["reproduced"] * 2
