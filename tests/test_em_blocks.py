@@ -394,3 +394,32 @@ def test_two_processes_are_one(tmp_path):
     assert count <= iterations + 10  # one flat sum an iteration, and those of the beginning and the end
     wrong = run("type(ranks).sum_ = lambda r, x: x\n" + SHARED.partition("sums = []")[0], 2, tmp_path, "wrong")
     assert not np.allclose(wrong["fits"][0][0], one["fits"][0][0], atol=1e-3)  # control: shares that are not summed
+
+
+INTERRUPTED = """
+import signal
+from pyrovae.inference.em.climb import Climb
+x = np.random.default_rng(0).normal(size=(301, 4))
+plain = Climb.go_on
+def watched(climb, *args):
+    m_step, steps = climb.m_step, []
+    def step(sums):
+        steps.append(1)
+        if len(steps) == 3 and ranks.rank == ranks.size - 1: os.kill(os.getpid(), signal.SIGINT)
+        return m_step(sums)
+    climb.m_step = step
+    plain(climb, *args)
+Climb.go_on = watched
+mixture = pyrovae.GaussianMixture((4,), 3).double()
+try:
+    pyrovae.fit(mixture, x, num_restarts=1, tol=0, progress=False)
+except KeyboardInterrupt as error:
+    epochs = len(error.history.epochs.epoch)
+everyone = ranks.gathered((epochs, weights(mixture).tolist()))
+found["epochs"], found["alike"] = [each[0] for each in everyone], everyone[0] == everyone[-1]
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_after_the_same_iteration(tmp_path):
+    assert run(INTERRUPTED, 2, tmp_path) == {"epochs": [3, 3], "alike": True}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = ["Blocks"]
 
+FIRST = 64  # rows that say about where items lie
 TOGETHER = 2**20  # numbers that are read of a source together
 
 Reduce = Callable[[Sequence[Tensor]], None]
@@ -47,6 +48,12 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def head(self) -> Tensor:
+        """The first rows, (n, D), which are the same in all processes."""
+        rows: Tensor = self.x[: min(FIRST, len(self))]
+        return rows.detach().to(self.device).flatten(1)
 
     @property
     def is_in_memory(self) -> bool:

@@ -59,36 +59,14 @@ class Frame:
     @cached_property
     def origin(self) -> Tensor:
         """The mean of each column, to float32's digits where the items are in float32: (D,) in float64."""
-        origin = torch.zeros(self.blocks.features, dtype=torch.float64, device=self.blocks.device)
-        for _ in range(2):  # once more about itself, which rounding may have left far from the mean
-            total, mass = torch.zeros_like(origin), torch.zeros_like(origin)
-            for place, rows in self.blocks.each(_rows(1 + len(origin), self.blocks)):
-                away, weight = rows.double() - origin, self.blocks.weight_of(place)
-                every = away.new_ones(len(rows)) if weight is None else weight
-                if self.blocks.has_missing:
-                    mass += every @ (~rows.isnan()).double()
-                    away = away.nan_to_num_(0.0, math.inf, -math.inf)
-                else:
-                    mass += every.sum()
-                total += every @ away
-            self.blocks.reduce([total, mass])
-            origin = origin + total / mass.clamp(min=EMPTY)
+        provisional, mass, first, _, _, _ = self._columns
+        origin = provisional + first / mass.clamp(min=EMPTY)
         return origin if self.blocks.dtype == torch.float64 else origin.float().double()
 
     @cached_property
     def rounding_scale(self) -> Tensor:
         """The largest standard deviation that rounding alone can give a constant column, (D,); inf of a constant."""
-        least = torch.full_like(self.origin, math.inf)
-        most = torch.full_like(self.origin, -math.inf)
-        for _, rows in self.blocks.each(_rows(1 + len(least), self.blocks)):
-            if self.blocks.has_missing:
-                unseen = rows.isnan()
-                low, high = rows.masked_fill(unseen, math.inf).amin(0), rows.masked_fill(unseen, -math.inf).amax(0)
-            else:
-                low, high = rows.aminmax(dim=0)
-            least, most = torch.minimum(least, low), torch.maximum(most, high)
-        self.blocks.largest([most, least.neg_()])
-        least = -least
+        *_, least, most = self._columns
         eps = torch.finfo(self.blocks.dtype).eps
         size = torch.maximum(least.abs(), most.abs())
         return torch.where(most > least, max(4 * eps, 4 * EPS * math.sqrt(len(self.blocks))) * size, math.inf)
@@ -96,8 +74,36 @@ class Frame:
     @cached_property
     def variance(self) -> Tensor:
         """The variance of each column over all items, (D,)."""
-        mass, _, squares = column_moments(self, None)
-        return (squares / mass.clamp(min=EMPTY))[0]
+        _, mass, first, second, _, _ = self._columns
+        within = second - first.square() / mass.clamp(min=EMPTY)
+        if bool((second > FAR * within).any()):
+            mass, _, within = (each[0] for each in column_moments(self, None))
+        return within / mass.clamp(min=EMPTY)
+
+    @cached_property
+    def _columns(self) -> list[Tensor]:
+        """A first origin, and in one pass the mass, sums and squares about it, the least and the largest entries."""
+        head = self.blocks.head.double()
+        origin = head.nan_to_num(0.0).sum(0) / (~head.isnan()).sum(0).clamp(min=1)
+        mass, first, second = torch.zeros_like(origin.expand(3, -1)).unbind()
+        least, most = torch.full_like(origin, math.inf), torch.full_like(origin, -math.inf)
+        for place, rows in self.blocks.each(_rows(1 + len(origin), self.blocks)):
+            away, weight = rows.double() - origin, self.blocks.weight_of(place)
+            every = away.new_ones(len(rows)) if weight is None else weight
+            if self.blocks.has_missing:
+                unseen = rows.isnan()
+                least = torch.minimum(least, rows.masked_fill(unseen, math.inf).amin(0))
+                most = torch.maximum(most, rows.masked_fill(unseen, -math.inf).amax(0))
+                mass += every @ (~unseen).double()
+                away = away.nan_to_num_(0.0, math.inf, -math.inf)
+            else:
+                least, most = torch.minimum(least, rows.amin(0)), torch.maximum(most, rows.amax(0))
+                mass += every.sum()
+            first += every @ away
+            second += every @ away.square_()
+        self.blocks.reduce([mass, first, second])
+        self.blocks.largest([most, least.neg_()])
+        return [origin, mass, first, second, -least, most]
 
     @cached_property
     def scatter(self) -> Tensor:
