@@ -17,9 +17,11 @@ from pyrovae.compile.unrepeatable import no_foreign_draws, no_values_read
 from pyrovae.exclusive import exclusive
 from pyrovae.warned import hushed
 
-__all__ = ["CompiledFunction", "compile_function", "compile_graph", "pays", "with_gradient"]
+__all__ = ["CompiledFunction", "Compiler", "compile_function", "compile_graph", "pays", "with_gradient"]
 
 log = logging.getLogger(__name__)
+
+Compiler = Callable[[fx.GraphModule, list[Tensor], int, bool], Callable[..., Any]]
 
 # what a compiled step saves and costs, as measured by analysis/throughput.py on two cores
 SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
@@ -78,7 +80,8 @@ class CompiledFunction:
 
     Tensors that the graph holds stay where they are and are read there, as are the first `lasting` inputs, which are
     the same tensors in each call and may share memory; its noise is drawn eagerly, from torch's generators and in
-    eager's order. Without `compile` torch runs the graph, operation by operation.
+    eager's order. Without `compile` torch runs the graph, operation by operation. With it `compiler`
+    may give another compiled graph: it gets the graph, its inputs, how many of these last, and `keep_noise`.
 
     Attributes:
         constants: the tensors that the graph holds, as further inputs of it.
@@ -87,7 +90,13 @@ class CompiledFunction:
     """
 
     def __init__(
-        self, graph: fx.GraphModule, inputs: Sequence[Tensor], *, compile: bool = True, lasting: int = 0
+        self,
+        graph: fx.GraphModule,
+        inputs: Sequence[Tensor],
+        *,
+        compile: bool = True,
+        lasting: int = 0,
+        compiler: Compiler | None = None,
     ) -> None:
         self._kind = _kind(inputs)
         self.constants = constants_to_inputs(graph)
@@ -100,8 +109,12 @@ class CompiledFunction:
         self._run: Callable[..., Any] = graph
         if compile:
             example = [*self._read(inputs), *self._noise()]
-            self._run = compile_graph(graph, example, keep_noise=self._draw_noise is None)
-        self.is_compiled = self._run is not graph
+            keep_noise = self._draw_noise is None
+            if compiler is None:
+                self._run = compile_graph(graph, example, keep_noise=keep_noise)
+            else:
+                self._run = compiler(graph, example, lasting - sum(i < lasting for i in self._gone), keep_noise)
+        self.is_compiled = not isinstance(getattr(self._run, "graph", self._run), fx.GraphModule)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -123,11 +136,11 @@ class CompiledFunction:
         return () if self._draw_noise is None else self._draw_noise()
 
 
-def compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor], *, keep_noise: bool = False) -> Callable[..., Any]:
+def compile_graph(graph: fx.GraphModule, inputs: Sequence[Any], *, keep_noise: bool = False) -> Callable[..., Any]:
     """Compile a graph by inductor, to a function of inputs like these that returns the list of the graph's outputs.
 
-    With `keep_noise` what it draws comes from torch's generators. A graph that was compiled before, by this process or
-    another, comes from inductor's cache.
+    Fake tensors may stand for inputs of any size. With `keep_noise` what is drawn comes from torch's generators. What
+    was compiled before, by this process or another, comes from inductor's cache.
     """
     options: dict[str, Any] = {"size_asserts": False}  # of what inductor itself has planned, in each call
     if keep_noise:

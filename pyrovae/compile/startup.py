@@ -8,9 +8,9 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pyrovae.compile.one_file import few_files
@@ -23,13 +23,14 @@ QUICK = {
 }
 
 
-def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
+def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> Callable[..., Any]:
     """`torch._inductor.compile`, with kernels in one file; where that fails, as inductor does it by itself."""
+    given = next((x.fake_mode for x in inputs if isinstance(x, FakeTensor)), None)
     try:
         # without an environment for shapes inductor's caches of whole graphs are left out
         environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
-        shapes = FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment)
-        fake: list[Any] = [shapes.from_tensor(x, static_shapes=True) for x in inputs]
+        shapes = given or FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment)
+        fake: list[Any] = list(inputs) if given else [shapes.from_tensor(x, static_shapes=True) for x in inputs]
         with few_files(), _instructions_as_the_processor_says(), tracing(TracingContext(shapes)):
             return torch._inductor.compile(deepcopy(graph), fake, options=options | QUICK)
     except Exception:  # of whatever kind: an old compiler, or another version of inductor

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, fx, nn
 
@@ -18,6 +20,7 @@ from pyrovae.compile.guards import ModuleState, WrittenMemory
 from pyrovae.compile.names import Names
 from pyrovae.compile.python_numbers import Numbers, is_number
 from pyrovae.compile.replay import pool_of
+from pyrovae.compile.sizes import Form, SizedGraphs
 from pyrovae.compile.unrepeatable import no_values_read
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.variant import Piece, Variant, try_out, unnoticed
@@ -47,6 +50,7 @@ class CompiledStep:
             the random generators from which the first step starts.
         settings: `settings()` returns whatever else a graph depends on; a new value leads to a new capture.
         follow_numbers: whether Python numbers among the arguments are inputs of a graph, where it can take them.
+        share_sizes: whether batches of several sizes share a compiled graph where they can; not with `reduce`.
         reduce: sums one tensor, the gradients and the loss, over processes, in place. With it the step is two graphs,
             before and after the sum. Without it the step is one graph, replayed as a CUDA graph on a CUDA device.
     """
@@ -60,10 +64,12 @@ class CompiledStep:
         settings: Callable[[], Hashable] = tuple,
         reduce: Callable[[Tensor], Any] | None = None,
         follow_numbers: bool = False,
+        share_sizes: bool = False,
     ) -> None:
         self.loss, self.owners, self.updates = loss, owners, updates
         self.set_up, self.settings, self.reduce = set_up, settings, reduce
         self.follow_numbers, self.compiles = follow_numbers, 0
+        self._sized = SizedGraphs() if share_sizes else None
         # by the kinds of arguments: the sets of numbers among them, by place, that graphs take as inputs
         self._followed: dict[Hashable, list[frozenset[int]]] = {}
         self._variants: dict[Hashable, list[Variant]] = {}
@@ -143,8 +149,15 @@ class CompiledStep:
             names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
             trained = self._trained(named)
             pieces, moved, modules, numbers = self._captured_pieces(trained, detached, structure, followed, before)
+            compiler, compiles = None, self._sized.compiles if self._sized is not None else 0
+            if self._sized is not None:
+
+                def at_another_size() -> Iterator[Form]:
+                    return self._at_another_size(trained, detached, structure, numbers.places, before)
+
+                compiler = partial(self._sized.compiled, at_another_size=at_another_size)
             for piece in pieces:
-                piece.finish(interpret, named)
+                piece.finish(interpret, named, compiler)
             self._require_lasting(names, pieces, before, args, kwargs)
             memory = _memory(pieces, arguments, named)
             if not interpret:
@@ -167,8 +180,9 @@ class CompiledStep:
                 for t, version, value in snapshots:
                     if t._version != version:  # undo what the evaluations wrote: only a step may write to an argument
                         t.copy_(value)
-        self.compiles += not interpret
-        if self.compiles == MANY + 1:
+        fresh = not interpret if self._sized is None else self._sized.compiles - compiles
+        self.compiles += fresh
+        if fresh and self.compiles == MANY + 1:
             self._warn_of_many()
         return variant
 
@@ -196,6 +210,32 @@ class CompiledStep:
                     return pieces, moved, modules, numbers
                 followed -= numbers.fixed or followed
             put_back(before)
+
+    def _at_another_size(
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], before: Any
+    ) -> Iterator[Form]:
+        """The graph of the step with two thirds of a batch, for each number of rows that may be a batch's."""
+        names = set(pyro.get_param_store().keys())
+        for size in dict.fromkeys(len(x) for x in leaves if isinstance(x, Tensor) and x.ndim):
+            fewer = max(2, 2 * size // 3)
+            shorter = [x[:fewer] if isinstance(x, Tensor) and x.ndim and len(x) == size else x for x in leaves]
+            forms: list[Form] = []
+
+            def keep(graph: fx.GraphModule, inputs: list[Tensor], *_: Any, forms: list[Form] = forms) -> fx.GraphModule:
+                forms.append(Form(graph, inputs))
+                return graph
+
+            put_back(before)
+            try:
+                if fewer < size:
+                    (piece,), _, _, numbers = self._captured_pieces(trained, shorter, structure, followed, before)
+                    piece.finish(False, {}, keep)
+                    yield from forms if numbers.places == followed else ()
+            except Exception:  # of any type: the model may want batches of one size
+                continue
+            finally:
+                for name in set(pyro.get_param_store().keys()) - names:
+                    del pyro.get_param_store()[name]
 
     def _is_eager(self, loss: Tensor, leaves: list[Any], structure: Any, before: Any) -> bool:
         """Whether a captured loss is that of eager mode, but for rounding."""

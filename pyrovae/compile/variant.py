@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 from pyrovae.compile.aliases import SharedMemoryError, is_writable, same_values
 from pyrovae.compile.errors import EAGER, CaptureError, compiler_error
-from pyrovae.compile.function import CompiledFunction
+from pyrovae.compile.function import CompiledFunction, Compiler
 from pyrovae.compile.guards import ModuleState, WrittenMemory, in_words
 from pyrovae.compile.names import Names
 from pyrovae.compile.python_numbers import Numbers
@@ -128,11 +128,13 @@ class Piece:
             except RuntimeError:  # one that was made without autograd, which does not follow it: nor did the model
                 setattr(graph, name, t.detach())
 
-    def finish(self, interpret: bool, named: dict[str, Tensor]) -> None:
+    def finish(self, interpret: bool, named: dict[str, Tensor], compiler: Compiler | None = None) -> None:
         """Compile the graph, or leave it to torch, operation by operation; `named` are the parameters, for errors."""
         inputs = [*self.fixed, *self.others]
         try:
-            self.function = CompiledFunction(self.graph, inputs, compile=not interpret, lasting=len(self.fixed))
+            self.function = CompiledFunction(
+                self.graph, inputs, compile=not interpret, lasting=len(self.fixed), compiler=compiler
+            )
         except SharedMemoryError as error:
             raise CaptureError(f"{in_words(error.tensors, named)} {error}, {EAGER}") from error
         except Exception as error:

@@ -44,15 +44,17 @@ class CompiledSVI:
         loss: a `Trace_ELBO` or `TraceMeanField_ELBO` with any number of particles, vectorised or not.
         check_every: compare the loss with the eager one every so many steps; 0 never compares.
 
-    **What is captured.** A graph is captured once for each combination of the shapes of the tensor arguments and the
-    values of the other arguments. A float or int among these is an input of the graph, which takes its later values, as
-    long as Python only computes with it, compares it with the same outcome, and brings it together with tensors by
-    sums, products, quotients, comparisons and distributions; else (a size, an exponent, `math.exp`, `float()`,
-    `isinstance`) it is one of the values. The capture is preceded by eager, validated evaluations. They change nothing
-    but what model and guide set up in their first call, and any tensor of its own that the model writes to. The tensor
-    arguments, and the tensors that the model reads from elsewhere, are inputs of the graph. Parameters that share
-    memory are updated one after the other, as in eager mode. An argument must not share memory with a tensor that a
-    step writes to.
+    **What is captured.** A graph is captured once for each combination of the shapes of the tensor arguments and
+    the values of the other arguments. On the host, batches of two items or more share one compiled graph where
+    captures of their sizes are alike; to see that, the first batch is captured a second time with two thirds of its
+    items. A float or int among these is an input of the graph, which takes its later values, as long as Python only
+    computes with it, compares it with the same outcome, and brings it together with tensors by sums, products,
+    quotients, comparisons and distributions; else (a size, an exponent, `math.exp`, `float()`, `isinstance`) it is
+    one of the values. The capture is preceded by eager, validated evaluations. They change nothing but what model
+    and guide set up in their first call, and any tensor of its own that the model writes to. The tensor arguments,
+    and the tensors that the model reads from elsewhere, are inputs of the graph. Parameters that share memory are
+    updated one after the other, as in eager mode. An argument must not share memory with a tensor that a step
+    writes to.
 
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
     and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
@@ -103,7 +105,13 @@ class CompiledSVI:
         self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
         self.updates, self.taken = Updates(PyroOptimizer(optim)), 0
         self._step = CompiledStep(
-            self._negative_elbo, (model, guide), self.updates, self._set_up, self._particles, follow_numbers=True
+            self._negative_elbo,
+            (model, guide),
+            self.updates,
+            self._set_up,
+            self._particles,
+            follow_numbers=True,
+            share_sizes=True,
         )
 
     def step(self, *args: Any, **kwargs: Any) -> float:
