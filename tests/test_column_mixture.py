@@ -160,6 +160,50 @@ def test_an_integer_weight_is_that_many_copies():
     assert not torch.allclose(weighted.logits, plain.logits, atol=1e-3)  # the control
 
 
+def test_sums_over_blocks_are_those_of_all_rows(monkeypatch):
+    x, weight = table(400, missing=0.2, seed=3), torch.linspace(0.1, 2, 400, dtype=torch.float64)
+    ends, sizes = [], []
+    plain = ColumnMixture.log_joint_table
+
+    def noting(self, rows):
+        sizes.append(len(rows))
+        return plain(self, rows)
+
+    monkeypatch.setattr(ColumnMixture, "log_joint_table", noting)
+    for rows in (4096, 32):
+        monkeypatch.setattr("pyrovae.models.column_mixture.ROWS", rows)
+        made = mixture(seed=4)
+        sums, value = made.expected_sums(x, weight)
+        made.take(sums)
+        assert value == pytest.approx(float(weight @ mixture(seed=4).log_prob(x, missing=True)), rel=1e-12)
+        other = mixture(seed=4)
+        share = other.responsibilities(x, missing=True).detach() * weight[:, None]
+        other.maximize(x, share)
+        for a, b in zip(made.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+        ends.append([*made.state_dict().values()])
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(*ends, strict=True))
+    assert 32 in sizes  # blocks were taken
+    # control: without the last block the sums are others
+    less = mixture(seed=4)
+    less.take(less.expected_sums(x[:384], weight[:384])[0])
+    assert not torch.allclose(less.parameters_of("height")["loc"], made.parameters_of("height")["loc"], atol=1e-6)
+
+
+def test_classes_far_apart_keep_the_digits_of_their_variances(monkeypatch):
+    # classes of a spread of 1, 1e9 from one another, from locations at 0: one pass would lose all digits
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 1)) + 1e9 * (np.arange(200) % 2)[:, None])
+    share = torch.eye(2, dtype=torch.float64)[torch.arange(200) % 2]
+    made = ColumnMixture([Column("height", "real")], 2).double()
+    made.maximize(x, share)
+    exact = [x[k::2].var(0, correction=0).sqrt().item() for k in range(2)]
+    assert made.parameters_of("height")["scale"].flatten().tolist() == pytest.approx(exact, rel=1e-6)
+    monkeypatch.setattr("pyrovae.models.column_families.FAR", math.inf)  # control
+    made = ColumnMixture([Column("height", "real")], 2).double()
+    made.maximize(x, share)
+    assert made.parameters_of("height")["scale"][1].item() != pytest.approx(exact[1], rel=1e-2)
+
+
 def test_real_columns_alone_are_a_diagonal_gaussian_mixture():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(300, 3)) * [1, 2, 3] + 4 * rng.integers(0, 2, (300, 1)))

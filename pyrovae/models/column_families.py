@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae.columns import Column
-from pyrovae.models.covariance import EPS, ROWS
+from pyrovae.models.covariance import EPS, FAR
 from pyrovae.models.parts.counts import LARGEST_LOG, poisson_counts
 from pyrovae.models.parts.negative_binomial import MeanNegativeBinomial
 from pyrovae.models.parts.poisson import LogRatePoisson
@@ -58,10 +58,27 @@ class Family(nn.Module):
         """The parameters by the names that they have in formulas, (K, size, ...) each, in float64."""
         raise NotImplementedError
 
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
+    def sums(self, x: Tensor, weight: Tensor, about: Tensor | None = None) -> list[Tensor]:
+        """What `take` needs of items under weights (N, K), which `added` adds up over parts of the items.
+
+        `about`, (K, size), is what differences are taken from, where a family takes any: the present locations if None.
+        """
+        raise NotImplementedError
+
+    def added(self, sums: list[Tensor], more: list[Tensor]) -> list[Tensor]:
+        """The sums over both parts, in the place of the first."""
+        for mine, other in zip(sums, more, strict=True):
+            mine += other
+        return sums
+
+    def lost(self, sums: list[Tensor]) -> Tensor | None:
+        """What to take differences from in a second pass, where these sums have lost too many digits; else None."""
+        return None
+
+    def take(self, sums: list[Tensor], about: Tensor | None = None) -> Tensor:
         """Set the parameters to the maximum of sum_nk w_nk log p(x_n | k) + log prior; which are at a bound, (K, size).
 
-        `weight` is (N, K). A class of no weight on the seen entries of a column keeps its parameters there.
+        A class of no weight on the seen entries of a column keeps its parameters there.
         """
         raise NotImplementedError
 
@@ -69,7 +86,7 @@ class Family(nn.Module):
         """The columns as numbers for k-means, (N, M): each column has a variance of 1, and 0 where it is missing."""
         raise NotImplementedError
 
-    def measure(self, x: Tensor, weight: Tensor, shares: list[Tensor]) -> None:
+    def measure(self, x: Tensor, weight: Tensor, shares: Iterable[Tensor]) -> None:
         """Take from the items, weighted by (N,), and from the classes that fits start from what stays fixed."""
 
     def log_prior(self) -> Tensor | float:
@@ -147,10 +164,30 @@ class Normals(Family):
     def stated(self) -> dict[str, Tensor]:
         return {"loc": self.loc.double(), "scale": self.scale}
 
+    def sums(self, x: Tensor, weight: Tensor, about: Tensor | None = None) -> list[Tensor]:
+        x, about = self.transformed(x), self.loc.double() if about is None else about
+        seen = ~x.isnan()
+        first, second = torch.zeros_like(about), torch.zeros_like(about)
+        for k, centre in enumerate(about):
+            away = torch.where(seen, x - centre, 0.0)
+            first[k] = weight[:, k] @ away
+            second[k] = weight[:, k] @ away.square_()
+        return [weight.mT @ seen.double(), first, second]
+
+    def lost(self, sums: list[Tensor]) -> Tensor | None:
+        mass, first, second = sums
+        moved = first / mass.clamp(min=EMPTY)
+        within = torch.maximum(second - mass * moved.square(), self.floors * mass)
+        if not bool(((second > FAR * within) & (mass > EMPTY)).any()):
+            return None
+        return self.loc.double() + torch.where(mass > EMPTY, moved, 0.0)
+
     @torch.no_grad()
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        x = self.transformed(x)
-        loc, variance, total = _weighted_moments(x, weight)
+    def take(self, sums: list[Tensor], about: Tensor | None = None) -> Tensor:
+        total, first, second = sums
+        moved = first / total.clamp(min=EMPTY)
+        loc = (self.loc.double() if about is None else about) + moved
+        variance = (second / total.clamp(min=EMPTY) - moved.square()).clamp(min=0.0)
         at_floor = variance < self.floors
         scale = torch.maximum(variance, self.floors).sqrt()
         has_weight = total > EMPTY
@@ -159,7 +196,7 @@ class Normals(Family):
         return at_floor & has_weight
 
     @torch.no_grad()
-    def measure(self, x: Tensor, weight: Tensor, shares: list[Tensor]) -> None:
+    def measure(self, x: Tensor, weight: Tensor, shares: Iterable[Tensor]) -> None:
         x = self.transformed(x)
         noise = rounding_of(x)
         square = within_variance(x, weight[:, None])
@@ -233,21 +270,24 @@ class Poissons(Family):
     def stated(self) -> dict[str, Tensor]:
         return {"mean": self.log_mean.double().exp()}
 
+    def sums(self, x: Tensor, weight: Tensor, about: Tensor | None = None) -> list[Tensor]:
+        seen = ~x.isnan()
+        return [weight.mT @ seen.double(), weight.mT @ torch.where(seen, x, 0.0)]
+
     @torch.no_grad()
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        log_mean, has_weight = self._log_mean(x, weight)
+    def take(self, sums: list[Tensor], about: Tensor | None = None) -> Tensor:
+        log_mean, has_weight = self._log_mean(sums)
         self.log_mean.copy_(torch.where(has_weight, log_mean, self.log_mean.double()))
         return (self.log_mean == -torch.inf) & has_weight
 
-    def _log_mean(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_mean(self, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The logarithms of the weighted means, those of the pseudo-items among them; and where there is any weight."""
-        seen, pseudo = ~x.isnan(), self.pseudo_count / self.num_classes
-        total = weight.mT @ seen.double() + pseudo
-        count = weight.mT @ torch.where(seen, x, 0.0) + pseudo * self.pseudo_mean.double()
+        pseudo = self.pseudo_count / self.num_classes
+        total, count = sums[0] + pseudo, sums[1] + pseudo * self.pseudo_mean.double()
         return (count / total.clamp(min=EMPTY)).log(), total > EMPTY
 
     @torch.no_grad()
-    def measure(self, x: Tensor, weight: Tensor, shares: list[Tensor]) -> None:
+    def measure(self, x: Tensor, weight: Tensor, shares: Iterable[Tensor]) -> None:
         seen = weight[:, None] * ~x.isnan()
         # half an event beside those that were seen: of a column of zeros too, a count has a probability
         self.pseudo_mean.copy_(((seen * x.nan_to_num(0.0)).sum(0) + 0.5) / seen.sum(0))
@@ -299,13 +339,25 @@ class NegativeBinomials(Poissons):
     def stated(self) -> dict[str, Tensor]:
         return {**super().stated(), "size": self.log_size.double().exp()}
 
+    def sums(self, x: Tensor, weight: Tensor, about: Tensor | None = None) -> list[Tensor]:
+        """Sums, and of each column its different counts, (U,), with the weights of each, (U, K)."""
+        different = []
+        for column in x.mT:
+            seen = ~column.isnan()
+            different += _by_count(column[seen], weight[seen])
+        return [*super().sums(x, weight), *different]
+
+    def added(self, sums: list[Tensor], more: list[Tensor]) -> list[Tensor]:
+        different = []
+        for j in range(2, len(sums), 2):
+            different += _by_count(torch.cat([sums[j], more[j]]), torch.cat([sums[j + 1], more[j + 1]]))
+        return [*super().added(sums[:2], more[:2]), *different]
+
     @torch.no_grad()
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        log_mean, has_weight = self._log_mean(x, weight)
+    def take(self, sums: list[Tensor], about: Tensor | None = None) -> Tensor:
+        log_mean, has_weight = self._log_mean(sums)
         for j in range(self.size):
-            count, index = x[:, j][~x[:, j].isnan()].unique(return_inverse=True)
-            weights = torch.zeros(len(count), self.num_classes, dtype=weight.dtype, device=weight.device)
-            weights.index_add_(0, index, weight[~x[:, j].isnan()])
+            count, weights = sums[2 + 2 * j : 4 + 2 * j]
             count = torch.cat([count, self.pseudo_mean[j, None].double()])
             pseudo = weights.new_full((1, self.num_classes), self.pseudo_count / self.num_classes)
             size = _log_size(count, torch.cat([weights, pseudo]), log_mean[:, j].exp())
@@ -358,12 +410,12 @@ class Codes(Family):
     def stated(self) -> dict[str, Tensor]:
         return {"probabilities": self.log_probabilities.exp()}
 
+    def sums(self, x: Tensor, weight: Tensor, about: Tensor | None = None) -> list[Tensor]:
+        return [(weight.mT @ self._one_hot(x)).unflatten(1, (self.size, self.num_codes))]
+
     @torch.no_grad()
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        counts = torch.zeros_like(self.logits, dtype=torch.float64)
-        for rows, part in zip(x.split(ROWS), weight.split(ROWS), strict=True):
-            counts += (part.mT @ self._one_hot(rows)).unflatten(1, (self.size, self.num_codes))
-        counts += self.pseudo_count / (self.num_classes * self.num_codes)
+    def take(self, sums: list[Tensor], about: Tensor | None = None) -> Tensor:
+        counts = sums[0] + self.pseudo_count / (self.num_classes * self.num_codes)
         total = counts.sum(-1, keepdim=True)
         logits = (counts / total.clamp(min=EMPTY)).log()
         self.logits.copy_(torch.where(total > EMPTY, logits, self.logits.double()))
@@ -440,6 +492,13 @@ def within_variance(x: Tensor, weight: Tensor) -> Tensor:
     """The variance of each column about the means of the classes of a table of weights (N, K): (D,)."""
     _, variance, total = _weighted_moments(x, weight)
     return (variance * total).sum(0) / total.sum(0)
+
+
+def _by_count(count: Tensor, weight: Tensor) -> list[Tensor]:
+    """The different counts of (N,), and the sums of the weights (N, K) of each."""
+    different, index = count.unique(return_inverse=True)
+    weights = torch.zeros(len(different), weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return [different, weights.index_add_(0, index, weight)]
 
 
 def _weighted_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -27,7 +28,7 @@ from pyrovae.models.summed_mixture import SummedMixture
 from pyrovae.seeding import forked, stream
 from pyrovae.summary import Rows
 
-__all__ = ["ColumnComponents", "ColumnMixture"]
+__all__ = ["ColumnComponents", "ColumnMixture", "ColumnSums"]
 
 
 @register("ColumnMixture", kind="builder")
@@ -187,8 +188,55 @@ class ColumnMixture(SummedMixture):
         `x` (N, D), with NaN where an entry is missing, `weight` (N, K), such as `responsibilities(x)`. Returned: at
         which column and class, (K, D), a variance is at its floor or a probability is 0.
         """
-        at_bound = self.components.maximize(x, weight.double())
-        self._weigh(weight.double().sum(0))
+        return self.take(self.sums_of_shares(x, lambda place: weight[place].double()))
+
+    @torch.no_grad()
+    def expected_sums(self, x: Tensor, weight: Tensor) -> tuple[ColumnSums, float]:
+        """What an M-step needs under the responsibilities at the present parameters, and sum_n w_n log p(x_n).
+
+        Rows (N, D) in float64 are taken in blocks, of which no table is kept; `weight` is (N,).
+        """
+        value = torch.zeros((), dtype=torch.float64, device=x.device)
+
+        def share_of(place: slice) -> Tensor:
+            nonlocal value
+            joint = self.log_joint_table(x[place])
+            log_prob = joint.logsumexp(-1)
+            value = value + weight[place] @ log_prob
+            return (joint - log_prob[:, None]).exp_().mul_(weight[place, None])
+
+        sums = self.sums_of_shares(x, share_of)
+        return sums, float(value) / sums.passes
+
+    @torch.no_grad()
+    def sums_of_shares(self, x: Tensor, share_of: Callable[[slice], Tensor]) -> ColumnSums:
+        """What an M-step needs under shares (n, K) of some of the rows, which `share_of` gives."""
+        sums = self._summed(x, share_of, [None] * len(self.components.families()))
+        about = [block.lost(each) for block, each in zip(self.components.families(), sums.sums, strict=True)]
+        if all(each is None for each in about):
+            return sums
+        return replace(self._summed(x, share_of, about), passes=2)
+
+    def _summed(self, x: Tensor, share_of: Callable[[slice], Tensor], about: list[Tensor | None]) -> ColumnSums:
+        each = self.components.each()
+        total = torch.zeros(self.num_components, dtype=torch.float64, device=x.device)
+        sums: list[list[Tensor]] = []
+        for start in range(0, len(x), ROWS):
+            place = slice(start, start + ROWS)
+            rows, share = x[place].double(), share_of(place)
+            total += share.sum(0)
+            more = [block.sums(rows[:, places], share, one) for (block, places), one in zip(each, about, strict=True)]
+            together = zip(each, sums, more, strict=True) if sums else []
+            sums = [block.added(*both) for (block, _), *both in together] or more
+        return ColumnSums(total, sums, about)
+
+    @torch.no_grad()
+    def take(self, sums: ColumnSums) -> Tensor:
+        """One M-step from such sums, in place; at which column and class something is at a bound, as `maximize`."""
+        at_bound = torch.zeros(len(sums.total), self.components.features, dtype=torch.bool, device=sums.total.device)
+        for (block, places), each, about in zip(self.components.each(), sums.sums, sums.about, strict=True):
+            at_bound[:, places] = block.take(each, about)
+        self._weigh(sums.total)
         return at_bound
 
     def log_prior(self) -> float:
@@ -202,6 +250,20 @@ class ColumnMixture(SummedMixture):
         spread = self.components.moments()[1].sqrt().amin(0)
         discrete = torch.tensor([column.is_discrete for column in self.columns], device=spread.device)
         return spread.nan_to_num(0.0).masked_fill(discrete, 0.0)
+
+
+@dataclass(frozen=True)
+class ColumnSums:
+    """What an M-step of a latent class model needs: the classes' weights, (K,), and the sums of each family.
+
+    `about` is what each family's differences are from, None for its present locations, and `passes` how many passes
+    over the rows the sums took.
+    """
+
+    total: Tensor
+    sums: list[list[Tensor]]
+    about: list[Tensor | None]
+    passes: int = 1
 
 
 class ColumnComponents(nn.Module):
@@ -276,14 +338,7 @@ class ColumnComponents(nn.Module):
         order = torch.tensor([place for _, places in each for place in places]).argsort()
         return tuple(torch.cat([both[i] for both, _ in each], 1)[:, order] for i in range(2))  # type: ignore[return-value]
 
-    def maximize(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Set the parameters to the maximum of sum_nk w_nk log p(x_n | k) + log prior; which are at a bound, (K, D)."""
-        at_bound = torch.zeros(weight.shape[1], self.features, dtype=torch.bool, device=x.device)
-        for block, places in self.each():
-            at_bound[:, places] = block.maximize(x[:, places].double(), weight)
-        return at_bound
-
-    def measure(self, x: Tensor, weight: Tensor, shares: list[Tensor]) -> None:
+    def measure(self, x: Tensor, weight: Tensor, shares: Iterable[Tensor]) -> None:
         """Take from the items, (N, D) weighted by (N,), and from the starts' classes what stays fixed in a fit."""
         for block, places in self.each():
             block.measure(x[:, places].double(), weight, shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from pyrovae.inference.em.climb import (
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
-from pyrovae.models.column_mixture import ColumnMixture
+from pyrovae.models.column_mixture import ColumnMixture, ColumnSums
+from pyrovae.models.covariance import ROWS
 from pyrovae.models.items import checked_items
 from pyrovae.models.missing import warn_of_rows_without_entries, without_columns
 from pyrovae.models.scopes import copied
@@ -79,19 +81,19 @@ def climbed(
             _labels(encoded, weight, pair.num_components, stream(seed, "k-means++", number), number % 2 == 0)
             for number in range(number_of_starts(num_restarts, pair.num_components))
         ]
-        shares = [one_hot(each, pair.num_components).double() for each in labels]
-        start.components.measure(items, weight, shares or [start.log_joint_table(items).softmax(-1)])
+        shares = _Tables(labels, pair.num_components)
+        start.components.measure(items, weight, shares if labels else [start.log_joint_table(items).softmax(-1)])
         found = ascended(
             start,
-            shares,
+            labels,
             lambda mixture: _climb(mixture, items, weight, held_out, bar),
-            lambda _, climb, share: climb.m_step(SHARE * share + (1 - SHARE) / pair.num_components),
+            lambda mixture, _, of_start: _begin(mixture, items, weight, of_start),
             goes_on=goes_on,
             tol=tol,
             max_iterations=max_iterations,
         )
         winner, fitted = found.winner, found.model
-        nearest = fitted.log_joint_table(items).argmax(1)
+        nearest = torch.cat([fitted.log_joint_table(rows).argmax(1) for rows in items.split(ROWS)])
         names = [f"component {k}" for k in range(pair.num_components)]
         width = fitted.components.moments()[1].sqrt().nan_to_num(math.inf)
         checks.require_held_in_groups(as_given, nearest, names, pair.logits.dtype, least_scale=width)
@@ -137,24 +139,43 @@ def _climb(
 ) -> Climb:
     total = float(weight.sum())
 
-    def e_step() -> tuple[Tensor, float]:
-        joint = mixture.log_joint_table(x)
-        of_item = joint.logsumexp(-1)
-        value = (float(weight @ of_item) + mixture.log_prior()) / total
-        return (joint - of_item[:, None]).exp(), value
-
-    def m_step(share: Tensor) -> Tensor:
-        return mixture.maximize(x, share * weight[:, None])
+    def e_step() -> tuple[ColumnSums, float]:
+        sums, log_likelihood = mixture.expected_sums(x, weight)
+        return sums, (log_likelihood + mixture.log_prior()) / total
 
     def judged() -> dict[str, float]:
         return {} if held_out is None else {"validation_elbo": _mean(mixture, *held_out)}
 
-    return Climb(e_step, m_step, judged, bar)
+    return Climb(e_step, mixture.take, judged, bar)
+
+
+def _begin(mixture: ColumnMixture, x: Tensor, weight: Tensor, labels: Tensor) -> None:
+    """Take clusters, (N,), most of each item belonging to its own, as the classes that a climb starts from."""
+    number = mixture.num_components
+
+    def share_of(place: slice) -> Tensor:
+        share = SHARE * one_hot(labels[place], number).double() + (1 - SHARE) / number
+        return share * weight[place, None]
+
+    mixture.take(mixture.sums_of_shares(x, share_of))
+
+
+class _Tables:
+    """The clusters of each start as a table (N, K) of 0 and 1, made when it is its turn."""
+
+    def __init__(self, labels: list[Tensor], number: int) -> None:
+        self.labels, self.number = labels, number
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for each in self.labels:
+            yield one_hot(each, self.number).double()
 
 
 def _mean(mixture: ColumnMixture, x: Tensor, weight: Tensor) -> float:
     """The weighted mean of log p(x), in nats per item."""
-    return float(weight @ mixture.log_joint_table(x).logsumexp(-1) / weight.sum())
+    parts = zip(x.split(ROWS), weight.split(ROWS), strict=True)
+    total = sum(part @ mixture.log_joint_table(rows).logsumexp(-1) for rows, part in parts)
+    return float(total / weight.sum())
 
 
 def _checked(
