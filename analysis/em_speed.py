@@ -1,7 +1,6 @@
 """How fast is an iteration of EM beside scikit-learn's, from the same start and in the same run, and in what memory?
 
     python analysis/em_speed.py                          # 60,000 items of 50 features, 10 components
-    python analysis/em_speed.py --spread 2               # components that hardly overlap
     python analysis/em_speed.py --map-items 10000000     # and 10,000,000 x 20 from a memory map
 
 For each covariance structure and dtype both run --iterations of EM from the same parameters, in turn, --rounds times,
@@ -158,7 +157,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=50)
     parser.add_argument("--components", type=int, default=10)
     parser.add_argument("--spread", type=float, default=0.5, help="standard deviation of the locations, in the items'")
-    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--map-items", type=int, default=0, help="of 20 features in a memory map; 0 leaves it out")

@@ -15,7 +15,7 @@ from test_ranks import run
 
 import pyrovae
 from pyrovae.data import MappedArray, Split
-from pyrovae.inference.em import clusters, fitting, items
+from pyrovae.inference.em import batches, clusters, fitting, items
 from pyrovae.models import block_sums, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.components import COVARIANCES
@@ -360,6 +360,84 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert grown("array") > 150  # control: an array of these items takes their memory
 
 
+# batches ----------------------------------------------------------------------------------------------
+
+
+class TestBatches:
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_they_end_where_plain_em_does(self, covariance, weighted):
+        # from the end of the batches, EM without them gains nothing: a fixed point; and both come to the same one
+        x, beside = problem(spread=1.5)[:, :4], {}  # clusters that overlap, of one maximum near the start
+        if weighted:
+            beside["weight"] = np.arange(N) % 3
+        ends, histories = [], []
+        for batch_size in (None, 70):
+            mixture = pyrovae.GaussianMixture((4,), K, covariance=covariance).double()
+            options = {"num_restarts": 1, "tol": 1e-11, "max_iterations": 5000, "progress": False, **beside}
+            histories.append(pyrovae.fit(mixture, x, method="em", batch_size=batch_size, **options))
+            ends.append(mixture)
+        assert histories[1].config["converged"] and histories[1].config["batch_size"] == 70
+        assert histories[1].epochs.loss[-1] == pytest.approx(float(histories[0].epochs.loss[-1]), abs=1e-8)
+        again = pyrovae.fit(ends[1], x, num_restarts=0, max_iterations=1, tol=0, progress=False, **beside)
+        assert abs(float(again.epochs.loss[-1] - histories[1].epochs.loss[-1])) < 1e-10
+        assert np.allclose(ends[0].loc.detach(), ends[1].loc.detach(), atol=1e-3)
+        assert len(histories[0].epochs.epoch) > 10  # control: the start was no fixed point
+
+    def test_each_step_raises_the_free_energy(self, monkeypatch):
+        # F = sum_n E_q log p(x, k) + H(q), with each batch's responsibilities as they were last taken
+        x = torch.from_numpy(problem(spread=0.7))
+        mixture = mixture_near(x.numpy(), "full")
+        of_fit = items.EMItems.of(mixture, x, torch.device("cpu"))
+        steps = batches.Batches(mixture, of_fit, 70, 0.0)
+        total, _ = steps.e_step()
+        bounds = [frame.blocks._share for frame in steps.frames]
+        assert [each.stop - each.start for each in bounds] == [66, 67, 67, 66, 67, 67]
+        share, energies, taken = mixture.responsibilities(x), [], []
+        plain = pyrovae.GaussianMixture.take
+
+        def watched(self, sums):
+            if taken:  # the batch before this step
+                place = bounds[len(taken) - 1]
+                share[place] = self.responsibilities(x[place])
+            held = plain(self, sums)
+            taken.append(1)
+            energies.append(float((share * (self.log_joint_table(x) - share.log().clamp(min=-1e3))).sum()))
+            return held
+
+        start = float((share * (mixture.log_joint_table(x) - share.log().clamp(min=-1e3))).sum())
+        monkeypatch.setattr(pyrovae.GaussianMixture, "take", watched)
+        steps.m_step(total)
+        assert len(energies) == 7
+        assert np.diff([start, *energies]).min() > -1e-9 and energies[-1] > energies[0] + 1e-3
+        # and the sums kept are those of the responsibilities: the step is the maximum given all of them
+        monkeypatch.undo()
+        other = mixture_near(x.numpy(), "full")
+        other.maximize(x, share)
+        assert torch.allclose(other.covariances, mixture.covariances, atol=1e-10)
+
+    def test_where_digits_would_be_lost_plain_em_follows(self):
+        x = problem() + 1e6 * (np.arange(N) % K)[:, None]
+        ends = []
+        for batch_size in (None, 70):
+            mixture = pyrovae.GaussianMixture((D,), K, covariance="diagonal").double()
+            pyrovae.fit(mixture, x, method="em", batch_size=batch_size, num_restarts=1, progress=False)
+            ends.append(mixture)
+        for a, b in zip(*(each.parameters() for each in ends), strict=True):
+            assert torch.allclose(a, b, rtol=1e-10, atol=1e-8)
+
+    def test_what_is_refused(self):
+        x = problem()
+        with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
+            pyrovae.methods.EM(batch_size=0)
+        x[0, 0] = np.nan
+        with pytest.raises(ValueError, match="batch_size is for whole items, and x has missing entries"):
+            pyrovae.fit(pyrovae.GaussianMixture((D,), 2), x, missing=True, method=pyrovae.methods.EM(batch_size=9))
+        table = pyrovae.ColumnMixture([pyrovae.Column("a", "real")], 2)
+        with pytest.raises(ValueError, match="batch_size is for a GaussianMixture"):
+            pyrovae.fit(table, x[:, :1], missing=True, method=pyrovae.methods.EM(batch_size=9))
+
+
 # processes --------------------------------------------------------------------------------------------
 
 SHARED = """
@@ -374,10 +452,13 @@ for covariance in ("full", "tied", "diagonal", "spherical"):
         mixture = pyrovae.GaussianMixture((4,), 3, covariance=covariance).double()
         history = pyrovae.fit(mixture, given, validation=given, num_restarts=2, max_iterations=9, tol=0, progress=False)
         found["fits"].append([history.epochs.loss.values.tolist(), weights(mixture).tolist()])
+mixture = pyrovae.GaussianMixture((4,), 3).double()
+options = {"num_restarts": 1, "max_iterations": 5, "tol": 0, "progress": False}
+history = pyrovae.fit(mixture, x, method="em", batch_size=50, **options)
+found["fits"].append([history.epochs.loss.values.tolist(), weights(mixture).tolist()])
 sums = []
 plain = type(ranks).sum_
 type(ranks).sum_ = lambda self, x: (sums.append(x.numel()), plain(self, x))[1]
-mixture.double()
 history = pyrovae.fit(mixture, x, num_restarts=0, max_iterations=7, tol=0, progress=False)
 found["sums"] = len(sums), len(history.epochs.epoch)
 """

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pyrovae import checks, rounding
 from pyrovae.data.batches import ahead
+from pyrovae.inference.em.batches import Batches
 from pyrovae.inference.em.climb import (
     Climb,
     ascended,
@@ -53,12 +54,15 @@ def climbed(
     seed: int,
     target: torch.device,
     progress: bool,
+    batch_size: int | None = None,
 ) -> History:
     """Fit the mixture to the items of `x` in place by EM, and return the history of the best start."""
     items = EMItems.of(pair, x, target)
     # a few of the held-out ones may lie close together: what they are drawn from is as wide as the items
     held_out = None if validation is None else EMItems.of(pair, validation, target, "validation", items)
     require_enough_items(len(items), pair.num_components)
+    if batch_size is not None and items.has_missing:
+        raise ValueError("batch_size is for whole items, and x has missing entries: leave it out")
     with torch.no_grad(), progress_bar(show=progress, unit="iteration") as bar:
         # copies in float64; the caller's parameters change once, so that an interrupt leaves them as they were
         start = copied(pair).to(target).double()
@@ -71,7 +75,7 @@ def climbed(
         found = ascended(
             start,
             starts,
-            lambda mixture: climb_of(mixture, items, held_out, bar),
+            lambda mixture: climb_of(mixture, items, held_out, bar, batch_size, tol),
             lambda mixture, climb, shares: start_from(mixture, climb, items, shares),
             goes_on=goes_on,
             tol=tol,
@@ -97,6 +101,7 @@ def climbed(
         "num_restarts": num_restarts,
         "seed": seed,
         "items": len(items),
+        **({} if batch_size is None else {"batch_size": batch_size}),
         **items.config,
         "validation_items": 0 if held_out is None else len(held_out),
         "device": str(target),
@@ -112,8 +117,18 @@ def climbed(
     return history
 
 
-def climb_of(mixture: GaussianMixture, items: EMItems, held_out: EMItems | None, bar: tqdm[Any]) -> Climb:
-    """The steps of EM for a mixture: by sums of moments, or where entries are missing of expected ones."""
+def climb_of(
+    mixture: GaussianMixture,
+    items: EMItems,
+    held_out: EMItems | None,
+    bar: tqdm[Any],
+    batch_size: int | None = None,
+    tol: float = 0.0,
+) -> Climb:
+    """The steps of EM for a mixture: by sums of moments, or where entries are missing of expected ones.
+
+    With a `batch_size` parameters move after each batch, until a sweep of all gains no more than `tol`.
+    """
 
     def judged() -> dict[str, float]:
         return {} if held_out is None else {"validation_elbo": log_likelihood(mixture, held_out)}
@@ -122,6 +137,9 @@ def climb_of(mixture: GaussianMixture, items: EMItems, held_out: EMItems | None,
     if items.has_missing:
         drift = None if mixture.components.lower is None else Drift(mixture.components)
         return Climb(lambda: _expected_of_seen(mixture, items), mixture.take, judged, bar, drift, between=between)
+    if batch_size is not None and batch_size < len(items):
+        steps = Batches(mixture, items, batch_size, tol)
+        return Climb(steps.e_step, steps.m_step, judged, bar, sharpened=steps.sharpened, between=between)
     sums = _Sums(mixture, items)
     return Climb(sums, mixture.take, judged, bar, sharpened=sums.sharpened, between=between)
 
