@@ -95,12 +95,16 @@ def test_a_graph_is_compiled_in_one_file_and_a_second_process_takes_it_from_the_
     def function(a, b):
         c = (a @ b).tanh() @ b  # products, between which there are several kernels
         a.copy_(a + factor * c)
-        return [c.exp().sum()]
+        return [c.exp().sum() + torch.linalg.cholesky(b @ b.T + torch.eye(5)).sum()]
     torch.manual_seed(0)
     a, b = torch.randn(5, 5), torch.randn(5, 5)
     compiled = CompiledFunction(capture(function, [a.clone(), b]), [a, b])
     (total,) = compiled(a, b)
     print(a.sum().item().hex(), total.item().hex(), counters["aot_autograd"]["autograd_cache_hit"])
+    try:
+        compiled(a, b.fill_(torch.nan))
+    except torch.linalg.LinAlgError:
+        print("checked")
     """
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
 
@@ -115,6 +119,7 @@ def test_a_graph_is_compiled_in_one_file_and_a_second_process_takes_it_from_the_
     again, other = run("0.5"), run("0.25")  # the control: a graph of another constant is another graph
     assert first[2] == "0" and again[2] == "1" and other[2] == "0"
     assert again[:2] == first[:2] and other[1] == first[1] and other[0] != first[0]
+    assert first[3] == again[3] == "checked"  # of a factorisation, in the graph from the cache too
 
 
 @needs_compiler

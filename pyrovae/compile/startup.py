@@ -20,6 +20,8 @@ __all__ = ["compiled_quickly"]
 QUICK = {
     "cpp.vec_isa_ok": True,  # which instructions the processor has is known without a program that tries them
     "cpp_cache_precompile_headers": False,  # that takes as long as three files
+    # a check of a factorisation, which stays in the graph that the cache keeps
+    "unsafe_marked_cacheable_functions": {"torch.ops.higher_order.with_effects": "torch._higher_order_ops.effects"},
 }
 
 

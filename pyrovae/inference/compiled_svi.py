@@ -68,7 +68,7 @@ class CompiledSVI:
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
     network of AutoIAFNormal: the steps continue from the state after that call, and so use other random numbers than
-    Pyro's SVI. The first step takes some seconds, most of them for the compiler, or about one where inductor's cache
+    Pyro's SVI. The first step takes some seconds, most of them for the compiler, or one or two where inductor's cache
     holds the graph, as in a second process.
 
     **Losses that are not finite.** If the loss or the norm of a gradient is not finite, the parameters, the optimiser's
