@@ -145,9 +145,36 @@ def test_a_step_that_moves_far_is_taken_about_the_new_means():
             assert np.allclose(ours[:2], squares if covariance == "diagonal" else squares.mean(1), atol=1e-8)
 
 
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_an_iteration_that_moves_far_is_taken_about_the_new_means(covariance, monkeypatch):
+    # wide components near the mean tell clusters 2e6 apart, whose own spread is 1
+    x = problem() + 1e6 * np.where(np.arange(N) % 2, 1, -1)[:, None]
+
+    def wide():
+        mixture = mixture_near(x, covariance)
+        mixture.components.loc.copy_(torch.tensor([1e5, -1e5, 1e5])[:, None].expand(K, D))
+        mixture.components.log_diagonal.fill_(float(np.log(1e11) / 2))
+        if mixture.components.lower is not None:
+            mixture.components.lower.zero_()
+        return mixture
+
+    expected = by_table(wide(), x, np.ones(N))
+    assert np.allclose(step(wide(), x)[3], expected[3], rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr(sufficient, "_centres_of_lost", lambda *_: {})  # control
+    with pytest.raises((AssertionError, torch.linalg.LinAlgError)):
+        assert np.allclose(step(wide(), x)[3], expected[3], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_few_responsibilities_give_the_sums_of_all(monkeypatch):
     x = problem(spread=4.0)
+    # an item between two components, of which the second has a share of about 1e-4
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        x[-1] = (1 - (low + high) / 2) * x[0] + (low + high) / 2 * x[1]
+        share = float(mixture_near(x, "full").responsibilities(x[-1:])[0, 1])
+        low, high = (low, (low + high) / 2) if share > 1e-4 else ((low + high) / 2, high)
+    assert 1e-5 < share < 1e-3
     results, calls = [], []
     few = block_sums.Moments._add_few
     monkeypatch.setattr(block_sums.Moments, "_add_few", lambda *a: (calls.append(1), few(*a)))
