@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.models.elementary import Softplus
 
 __all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "image_shape", "require_room", "with_parameters"]
 
 FLOAT_BYTES = 4  # of a weight, at the least
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "softplus": nn.Softplus,
+    "softplus": Softplus,
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.3),
     "tanh": nn.Tanh,

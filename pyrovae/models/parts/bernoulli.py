@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.models.elementary import BernoulliEntries
 from pyrovae.models.registry import register
 
 __all__ = ["Bernoulli"]
@@ -27,7 +27,7 @@ class Bernoulli(nn.Module):
     base_measure = "mass"
 
     def forward(self, logits: Tensor) -> TorchDistribution:
-        return dist.Bernoulli(logits=logits)
+        return BernoulliEntries(logits=logits)
 
     def natural_parameter(self, p: TorchDistribution) -> Tensor:
         """The natural parameter l of a density proportional to exp(x l)."""
