@@ -89,7 +89,7 @@ COLUMN = {"column": ["a", "real", None]}
 HOSTILE = {
     "6 GB of weights that are not stated": (
         lambda f: os.truncate(f / WEIGHTS, 6 * 10**9),
-        "its header and tensors take",
+        "is too long or was replaced: it has 6,000,000,000 bytes and should have",
     ),
     "6 GB of weights as stated": (
         lambda f: like(f, lambda: pyrovae.mlp_vae((3,), hidden_dims=(28_000, 28_000)), hidden_dims=[28_000, 28_000]),

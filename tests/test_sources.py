@@ -632,7 +632,8 @@ def test_damaged_numpy_files_are_named(tmp_path: Path) -> None:
         path = tmp_path / name
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=rf"{name} is damaged or no NumPy file"):
+        words = rf"{name} is damaged or no NumPy file: only [\d,]+ of 1,200 bytes .* are there: copy or save it again"
+        with pytest.raises(ValueError, match=words if name == "x.npy" else rf"{name} is damaged or no NumPy file"):
             load(path)
         path.write_bytes(b"")
         with pytest.raises(ValueError, match=rf"{name} is damaged or no NumPy file"):

@@ -67,10 +67,7 @@ def read_header(file: BinaryIO, what: str, size: int) -> Header:
     shape = tuple(int(number) for number in re.findall("[0-9]+", entries["shape"]))
     nbytes = bytes_of(shape, dtype.itemsize, what)
     if nbytes > size - offset:
-        raise damaged(
-            what,
-            f"its header states shape {shape} of {dtype}, {nbytes:,} bytes, and there are {size - offset:,}",
-        )
+        raise _cut_short(what, size - offset, nbytes, f" of shape {shape} of {dtype}")
     return Header(shape, dtype, entries["fortran_order"] == "True", offset, nbytes)
 
 
@@ -89,7 +86,7 @@ def read_values(file: BinaryIO, header: Header, what: str) -> np.ndarray:
     while read < header.nbytes:
         part = file.read(min(CHUNK, header.nbytes - read))
         if not part:
-            raise damaged(what, f"its header states {header.nbytes:,} bytes, and there are {read:,}")
+            raise _cut_short(what, read, header.nbytes)
         view[read : read + len(part)] = part
         read += len(part)
     return header.shaped(values.view(header.dtype))
@@ -98,6 +95,10 @@ def read_values(file: BinaryIO, header: Header, what: str) -> np.ndarray:
 def damaged(what: str, why: str) -> ValueError:
     """The error for a file that is no .npy or .npz file, or is broken."""
     return ValueError(f"{what} is damaged or no NumPy file: {why}")
+
+
+def _cut_short(what: str, there: int, stated: int, of: str = "") -> ValueError:
+    return damaged(what, f"only {there:,} of {stated:,} bytes{of} are there: copy or save it again")
 
 
 def pickled(what: str) -> ValueError:

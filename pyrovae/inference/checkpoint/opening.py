@@ -28,7 +28,7 @@ from pyrovae.inference.checkpoint.manifest import (
     manifest_content,
     parsed_manifest,
 )
-from pyrovae.inference.checkpoint.tensor_file import Entry, TensorFileError, read_header, read_tensors
+from pyrovae.inference.checkpoint.tensor_file import Entry, SizeError, TensorFileError, read_header, read_tensors
 
 __all__ = ["OpenState", "TensorFile", "read_until_kept", "read_whole"]
 
@@ -148,6 +148,9 @@ def _tensor_file(
         raise damaged(path, f"it has {size:,} bytes, and these tensors take at most {most_bytes:,}")
     try:
         entries = read_header(file, size, shapes, most_header)
+    except SizeError as error:
+        what = "is cut short" if error.is_short else "is too long"
+        raise CheckpointError(f"{path} {what} or was replaced: {error} (nothing was unpickled)") from None
     except TensorFileError as error:
         raise damaged(path, str(error)) from None
     length = file.tell()

@@ -23,6 +23,7 @@ __all__ = [
     "CODES",
     "DTYPES",
     "Entry",
+    "SizeError",
     "TensorFileError",
     "read_header",
     "read_tensors",
@@ -66,6 +67,14 @@ SHAPE = re.compile(r"\[([0-9]{1,19}(, [0-9]{1,19})*)?\]")
 
 class TensorFileError(ValueError):
     """A file that is not one of the tensors that it should have."""
+
+
+class SizeError(TensorFileError):
+    """A file that is shorter or longer than its header states."""
+
+    def __init__(self, message: str, is_short: bool) -> None:
+        super().__init__(message)
+        self.is_short = is_short
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def read_header(file: BinaryIO, size: int, shapes: Mapping[str, str] | None, mos
             raise TensorFileError(f"{name} begins at byte {entry.start:,}, and the tensor before it ends at {end:,}")
         end += entry.size
     if 8 + length + end != size:
-        raise TensorFileError(f"it has {size:,} bytes, and its header and tensors take {8 + length + end:,}")
+        raise SizeError(f"it has {size:,} bytes and should have {8 + length + end:,}", size < 8 + length + end)
     return entries
 
 
