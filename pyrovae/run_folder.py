@@ -54,7 +54,6 @@ __all__ = [
     "load_recorded",
     "read_manifest",
     "read_run",
-    "said",
     "unlabeled_record",
     "versions",
 ]
@@ -181,7 +180,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
                 "begins again"
             )
         raise RunError(
-            f"{folder} holds a run that is unfinished, stopped after {said(place)}: `pyrovae fit --resume --out "
+            f"{folder} holds a run that is unfinished, stopped after {in_words(place)}: `pyrovae fit --resume --out "
             f"{folder}` goes on with it"
         )
     if status == "diverged":
@@ -291,12 +290,6 @@ def diverge_run(folder: Path, error: str) -> None:
 def last_place(folder: Path) -> Place | None:
     """How many epochs, and batches of the next, the last state in `checkpoint/` has; None where there is none."""
     return next(iter(places_in(folder / CHECKPOINT)), None)
-
-
-def said(place: Place) -> str:
-    """The place as the command line has it, which counts epochs from 1: "epoch 3", or "207 batches of epoch 4"."""
-    epochs, batch = place
-    return in_words((epochs + 1, batch))
 
 
 def data_record(

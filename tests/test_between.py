@@ -458,10 +458,10 @@ def test_every_must_be_a_number_of_batches_with_a_folder(tmp_path):
 
 def test_names_say_where_a_run_was(tmp_path):
     for place, name, words in (
-        ((1, 0), "epoch-000000", "epoch 0"),
-        ((0, 1), "epoch-000000-batch-000001", "1 batch of epoch 0"),
-        ((12, 1207), "epoch-000012-batch-001207", "1,207 batches of epoch 12"),
-        ((10**6, 10**6), "epoch-1000000-batch-1000000", "1,000,000 batches of epoch 1000000"),
+        ((1, 0), "epoch-000000", "epoch 1"),
+        ((0, 1), "epoch-000000-batch-000001", "1 batch of epoch 1"),
+        ((12, 1207), "epoch-000012-batch-001207", "1,207 batches of epoch 13"),
+        ((10**6, 10**6), "epoch-1000000-batch-1000000", "1,000,000 batches of epoch 1000001"),
     ):
         assert (name_of(place), place_of(name), in_words(place)) == (name, place, words)
         (tmp_path / name).mkdir()
@@ -637,7 +637,7 @@ def test_a_damaged_state_within_an_epoch_costs_what_lies_after_the_one_before(tm
     file = folder / name_of((1, 2)) / RUN
     file.write_bytes(file.read_bytes()[:-1])
     assert is_same(fitted(seed=1, checkpoint=folder, resume=True), whole)
-    assert "goes on from 1 batch of epoch 1" in caplog.text
+    assert "goes on after 1 batch of epoch 2" in caplog.text
     assert places_in(folder) == [(2, 0), (1, 1)]  # and the damaged one is gone
 
 

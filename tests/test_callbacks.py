@@ -160,7 +160,7 @@ def test_the_best_weights_are_in_place_at_the_end():
     history = quiet_fit(vae, callbacks=[noted, StopAfter(6)], **options)
     kept = history.config["weights_epoch"]
     assert kept < 5 and torch.equal(noted.calls[-1][3], noted.calls[1 + kept][3])
-    assert history.config["stopped"] == f"6 epochs are enough; weights of epoch {kept}"
+    assert history.config["stopped"] == f"6 epochs are enough; weights of epoch {kept + 1}"
 
 
 def killed_and_resumed(folder, make, after, **options):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -416,7 +417,7 @@ def test_a_run_that_diverged_is_marked_and_no_result(tmp_path, monkeypatch, caps
     assert "first is not written" in capsys.readouterr().err and not (tmp_path / "first").exists()
 
 
-@pytest.mark.parametrize("writes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 8, 13)), 1, 6])
+@pytest.mark.parametrize("writes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 8, 13)), 4, 6])
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_room(tmp_path, monkeypatch, capsys, writes):
     """Syncs of files and folders: run.json has two, the run's end five, the model four, history.nc and run.json two."""
     out, left, sync = tmp_path / "run", [writes], os.fsync
@@ -435,6 +436,8 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_once_there_is_room(tmp_pa
     monkeypatch.undo()
     if writes < 6:  # no state was kept
         assert not out.exists() and "--resume" not in error
+        assert ("so nothing of the run is left in its folder: free" in error) == (writes > 2), error
+        assert writes < 3 or " kB) or name another folder" in error
         return
     assert "`pyrovae fit --resume --out" in error
     with pytest.raises(ValueError, match="is unfinished"):
@@ -542,3 +545,32 @@ def test_json_is_one_object_and_nothing_else(tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["items"] == 1797 and facts["event_shape"] == [1, 8, 8] and sum(facts["labels"].values()) == 1797
     assert facts["fit"]["likelihood"] == "continuous_bernoulli" and facts["fit"]["refused"] is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_an_output_that_cannot_be_written_is_named(monkeypatch, capsys):
+    with suppress(OSError), open("/dev/full", "w", encoding="utf-8") as full:  # closing it fails again
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert main(["--version"]) == 2
+        assert capsys.readouterr().err == "pyrovae: the standard output could not be written: no space left on device\n"
+
+
+def test_where_a_run_goes_on_is_said_once_its_state_was_read(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 5), dtype=np.float32))
+    out = tmp_path / "run"
+    again = ["fit", "--resume", "--out", str(out), "--epochs"]
+    assert main(["fit", str(tmp_path / "x.npy"), "--latent-dim", "2", "--out", str(out), *QUICK]) == 0
+    capsys.readouterr()
+    assert main([*again, "4"]) == 0
+    assert "\ngoes on after epoch 3\n" in capsys.readouterr().err
+    (out / "checkpoint" / "epoch-000003" / "weights.safetensors").write_bytes(b"")
+    assert main([*again, "5"]) == 0
+    error = capsys.readouterr().err
+    assert f"\ngoes on after epoch 3: {out}/checkpoint/epoch-000003/weights.safetensors is" in error
+    assert error.count("goes on after") == 1
+    for state in (out / "checkpoint").glob("epoch-*"):
+        (state / "weights.safetensors").write_bytes(b"")
+    assert main([*again, "6"]) == 2
+    error = capsys.readouterr().err
+    assert "goes on after" not in error and "nothing is left to go on from; fit again into another folder" in error

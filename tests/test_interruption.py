@@ -339,7 +339,7 @@ class TestFit:
         history = raised.value.history
         assert history.epochs.loss.values.tolist() == whole[1].epochs.loss.values[:1].tolist()
         assert history.config["batches"] == 8
-        assert history.config["stopped"] == f"interrupted by {error.__name__} after 3 batches of epoch 1"
+        assert history.config["stopped"] == f"interrupted by {error.__name__} after 3 batches of epoch 2"
         again = Signalled()
         assert pyrovae.fit(again, X, **FIT).epochs.loss.values.tolist() == whole[1].epochs.loss.values.tolist()
         assert same(weights(again), weights(whole[0]))

@@ -126,7 +126,7 @@ def test_a_run_ends_early_with_its_best_weights():
     scores = [score for score, _ in noted.calls[1:-1]]
     best = scores.index(min(scores))
     assert len(scores) == best + 3 < 30
-    assert history.config["weights_epoch"] == best and history.config["stopped"] == f"weights of epoch {best}"
+    assert history.config["weights_epoch"] == best and history.config["stopped"] == f"weights of epoch {best + 1}"
     assert noted.calls[0] == ("begin", 1.0) and noted.calls[-1][0] == "end"
     assert torch.equal(weights(one), noted.calls[1 + best][1])
     with pytest.raises(ValueError, match="patience stops on the validation ELBO, or a classifier's log-loss: give"):

@@ -330,7 +330,7 @@ class TestStopping:
         curve = history.epochs.validation_elbo.values
         assert len(curve) < 400
         assert curve.argmax() == len(curve) - 6
-        assert history.config["stopped"] == f"weights of epoch {curve.argmax()}"
+        assert history.config["stopped"] == f"weights of epoch {curve.argmax() + 1}"
         assert f"validation ELBO {curve.max():.3f}" in str(history)
         again = quiet_fit(vae, SOME[:4], validation=SOME[4:], epochs=1, learning_rate=1e-12)
         assert float(again.epochs.validation_elbo[0]) == pytest.approx(curve.max(), rel=1e-4)
@@ -416,7 +416,7 @@ class TestStopping:
     @pytest.mark.parametrize("patience", [None, 2])
     @pytest.mark.usefixtures("float32")
     def test_a_validation_elbo_that_is_not_finite_stops(self, patience):
-        with pytest.raises(FloatingPointError, match="the validation ELBO became -inf in epoch 0"):
+        with pytest.raises(FloatingPointError, match="the validation ELBO became -inf in epoch 1"):
             quiet_fit(pair(), validation=SOME * 1e25, epochs=3, patience=patience)
 
     def test_levelled_off_is_the_last_fifth_against_the_one_before(self):
@@ -792,3 +792,15 @@ def test_what_fails_after_the_last_step_loses_nothing(caplog):
     history = quiet_fit(Broken(vae.prior, vae.likelihood, vae.posterior), epochs=1)
     assert history.config["active_units"] is None
     assert "active_units is None: encode raised RuntimeError: no codes today" in caplog.text
+
+
+def test_a_history_counts_in_words():
+    rows = [{"loss": 3.0}, {"loss": 2.0}]
+    for method, one, several in (
+        ("svi", "1 epoch, ", "2 epochs, "),
+        ("em", "1 iteration of EM, ", "2 iterations of EM, "),
+    ):
+        config = {"method": method, "weights_epoch": 0}
+        assert str(pyrovae.History.from_rows(rows[:1], config)).startswith(one)
+        assert str(pyrovae.History.from_rows(rows, config)).startswith(several)
+    assert pyrovae.History.from_rows(rows, {"weights_epoch": 1})._summary_rows()["weights kept"]() == "of epoch 2"

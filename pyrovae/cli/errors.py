@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+import click
+
 __all__ = ["Terminated", "as_sentence", "where_to_report"]
 
 PACKAGE = os.path.join(str(Path(__file__).parents[1]), "")
@@ -25,7 +27,10 @@ def as_sentence(error: BaseException) -> str | None:
     raises by a `raise` of its own. Any other error, as of an operation that failed, is a fault.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        reason = (error.strerror or os.strerror(error.errno)).lower()
+        reason = error.strerror or os.strerror(error.errno)
+        reason = reason[:1].lower() + reason[1:]
+        if error.filename is None and _is_of_output(error.__traceback__):
+            return f"the standard output could not be written: {reason}"
         return reason if error.filename is None else f"{error.filename}: {reason}"
     if isinstance(error, MemoryError):
         return str(error) or "not enough memory: take fewer items, a smaller model or a smaller --batch-size"
@@ -61,11 +66,22 @@ def where_to_report() -> str:
     )
 
 
+def _is_of_output(trace: TracebackType | None) -> bool:
+    """Whether the innermost frame is that in which the commands write their output."""
+    innermost = _innermost(trace)
+    return innermost is not None and innermost.tb_frame.f_code is click.echo.__code__
+
+
+def _innermost(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
 def _is_raised_on_purpose(trace: TracebackType | None) -> bool:
     """Whether the innermost frame is the package's own, and its instruction is a `raise`."""
+    trace = _innermost(trace)
     if trace is None:
         return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
     code = trace.tb_frame.f_code
     return code.co_filename.startswith(PACKAGE) and code.co_code[trace.tb_lasti] == RAISE

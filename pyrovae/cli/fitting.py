@@ -19,7 +19,7 @@ from pyrovae.cli.out_folder import alone_in, earlier_run, nothing_left_of_nothin
 from pyrovae.cli.outputs import json_text
 from pyrovae.cli.planning import RUN_OPTIONS, Plan, is_given, read_unlabeled, refusal, shown
 from pyrovae.cli.plugins import PLUGINS
-from pyrovae.cli.resuming import as_recorded, is_longer
+from pyrovae.cli.resuming import as_recorded, is_longer, saying_where_it_goes_on
 from pyrovae.cli.tables import what_is_missing
 from pyrovae.cli.words import Words
 from pyrovae.durable import SameFolder
@@ -242,8 +242,6 @@ class _Fitting:
             options["method"] = self.parameters["method"]
         if method.keeps_checkpoints:
             options |= {"checkpoint": self.out / run_folder.CHECKPOINT, "resume": bool(self.parameters["resume"])}
-            if self.parameters["resume"] and (last := self._last_place()) is not None:
-                self.say(f"goes on after {run_folder.said(last)}")
         if self.parameters["checkpoint_every"] is not None:
             options["checkpoint_every"] = self.parameters["checkpoint_every"]
         if data.columns is not None and method.name == "svi" and "epochs" not in self.plan.options:
@@ -268,7 +266,8 @@ class _Fitting:
         if unlabeled is not None:
             options["unlabeled"] = unlabeled.x
         try:
-            history = pyrovae.fit(pair, x, y, **options)
+            with saying_where_it_goes_on(self.say):
+                history = pyrovae.fit(pair, x, y, **options)
             self._finish(pair, history)
         except KeyboardInterrupt as interrupt:
             return self._interrupted(interrupt, pair, method)
@@ -326,10 +325,10 @@ class _Fitting:
         return run_folder.last_place(self.out)
 
     def _how_to_go_on(self) -> str:
-        from pyrovae import run_folder
+        from pyrovae.inference.snapshots import in_words
 
         place = self._last_place()
-        where = "" if place is None else f" after {run_folder.said(place)}"
+        where = "" if place is None else f" after {in_words(place)}"
         return f"`pyrovae fit --resume --out {self.out}` goes on{where}"
 
     def _diverged(self, error: FloatingPointError) -> int:

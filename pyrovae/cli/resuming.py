@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import click
 from pyrovae.cli.model_options import spelled
 from pyrovae.cli.planning import is_given, shown
 
-__all__ = ["as_recorded", "is_longer"]
+__all__ = ["as_recorded", "is_longer", "saying_where_it_goes_on"]
 
 # what a run that goes on may be given anew: where the data lie, how long it trains, on what and how steps are taken
 MAY_DIFFER = (
@@ -75,6 +77,21 @@ def is_longer(parameters: Mapping[str, Any], manifest: Mapping[str, Any]) -> boo
     """Whether more epochs are asked for than a complete run has."""
     epochs = parameters.get("epochs")
     return epochs is not None and epochs > manifest["fit"].get("epochs", epochs)
+
+
+@contextmanager
+def saying_where_it_goes_on(say: Callable[[str], None]) -> Iterator[None]:
+    """Say what the library tells of the states of a run: the one that it goes on after, once it has been read."""
+    log = logging.getLogger("pyrovae.inference.snapshots")
+    handler, level = logging.Handler(), log.level
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _plain(value: Any) -> Any:

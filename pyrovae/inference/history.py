@@ -58,6 +58,8 @@ class History(HasSummary):
         unit = {"em": "iterations of EM", "lbfgs": "iterations of L-BFGS", "closed form": "step in closed form"}.get(
             self.config.get("method", ""), "epochs"
         )
+        if count == 1:
+            unit = unit.replace("epochs", "epoch").replace("iterations", "iteration")
         text = f"{count} {unit}, loss {float(self.epochs.loss[kept]):.3f} nats per item"
         if "validation_elbo" in self.epochs:
             text += f", validation {self.validated} {float(self.epochs.validation_elbo[kept]):.3f}"
@@ -121,7 +123,7 @@ class History(HasSummary):
             "loss": lambda: course("loss"),
             f"validation {self.validated}": lambda: course("validation_elbo"),
             "validation log-loss": lambda: course("validation_log_loss"),
-            "weights kept": lambda: None if kept is None else f"of epoch {kept}",
+            "weights kept": lambda: None if kept is None else f"of epoch {kept + 1}",
             "units active": lambda: f"{self.config['active_units']} of {self.config['latent_dim']}",
             "time": lambda: f"{self._time().removeprefix(', ')} on {self.config['device']}" if self._time() else None,
             "seed": lambda: self.config.get("seed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -15,10 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae import checks, ranks
-from pyrovae.durable import SameFolder, naming
+from pyrovae.durable import SameFolder
 from pyrovae.hidden import is_hidden
 from pyrovae.inference.checkpoint import ArchitectureError, CheckpointError, Rebuilt, read_run, require_writable, write
-from pyrovae.models.pair import Pair
+from pyrovae.memory import in_words as in_bytes
+from pyrovae.models.pair import Pair, as_module
 
 __all__ = ["Place", "Run", "Snapshots", "in_words", "name_of", "place_of", "places_in"]
 
@@ -38,6 +40,8 @@ Run = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]  # metadata, t
 def name_of(place: Place) -> str:
     """The name of a state: of the epoch at whose end it was written, or of the epoch and how many of its batches.
 
+    It has the epoch's index, which is counted from 0 as that of the curves.
+
     >>> from pyrovae.inference.snapshots import name_of
     >>> name_of((13, 0)), name_of((13, 207))
     ('epoch-000012', 'epoch-000013-batch-000207')
@@ -55,9 +59,14 @@ def place_of(name: str) -> Place | None:
 
 
 def in_words(place: Place) -> str:
-    """The place as a reader has it: "epoch 3", of which it is the end, or "207 batches of epoch 4"."""
+    """The place in a sentence, which counts epochs from 1: "epoch 3", whose end it is, or "207 batches of epoch 4".
+
+    >>> from pyrovae.inference.snapshots import in_words
+    >>> in_words((13, 0)), in_words((13, 207))
+    ('epoch 13', '207 batches of epoch 14')
+    """
     epochs, batch = place
-    return f"{batch:,} batch{'es' if batch > 1 else ''} of epoch {epochs}" if batch else f"epoch {epochs - 1}"
+    return f"{batch:,} batch{'es' if batch > 1 else ''} of epoch {epochs + 1}" if batch else f"epoch {epochs}"
 
 
 def places_in(folder: Path) -> list[Place]:
@@ -89,12 +98,11 @@ class Snapshots:
             try:
                 self._refuse_foreign()
                 if self.ranks.is_first:
-                    with naming(self.folder, "the run's folder was made"):
-                        self.folder.mkdir(parents=True, exist_ok=True)
-                        self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self._lock(stack.enter_context((self.folder / ".lock").open("wb")))
                     self._in_use = stack.enter_context(contextlib.closing(SameFolder(self.folder)))
             except OSError as caught:
-                error = caught
+                error = self._naming_argument(caught)
             reasons = [reason for reason in self.ranks.gathered(error and str(error)) if reason]
             if error or reasons:
                 raise error or CheckpointError(reasons[0])
@@ -102,6 +110,17 @@ class Snapshots:
                 yield
             finally:
                 self._in_use = None
+
+    def _naming_argument(self, error: OSError) -> OSError:
+        """An error of the system as one of the argument's; another as it is."""
+        if error.errno is None:
+            return error
+        reason = error.strerror or os.strerror(error.errno)
+        named = type(error)(
+            f"checkpoint={self.folder} cannot be written: {reason[:1].lower()}{reason[1:]}; name another folder"
+        )
+        named.__cause__ = error
+        return named
 
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -144,22 +163,37 @@ class Snapshots:
         start = time.monotonic()
         require_writable(pair, self._rebuilt)  # rather before an epoch is trained than after
         self.seconds += time.monotonic() - start
-        errors: list[Exception] = []
+        errors: list[tuple[Place, Exception]] = []
         for place in places_in(self.folder):
             try:
                 run = read_run(self._of(place), pair, more)
             except ArchitectureError:
                 raise
             except (CheckpointError, OSError) as error:
-                errors.append(error)
+                errors.append((place, error))
                 self.damaged.append(place)
                 continue
-            for error_before in errors:
-                log.warning("goes on from %s: %s", in_words(place), error_before)
+            for _, error_before in errors:
+                log.warning("goes on after %s: %s", in_words(place), error_before)
+            if not errors:
+                log.info("goes on after %s", in_words(place))
             return run
         if errors:
-            raise errors[0]
+            raise self._none_whole(errors)
         return None
+
+    def _none_whole(self, errors: list[tuple[Place, Exception]]) -> Exception:
+        """What to raise where no state can be read: that of the system where there is one, which may pass."""
+        for _, error in errors:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                return error
+        reasons = [str(error).replace(f"{self._of(place)}{os.sep}", f"{name_of(place)}/") for place, error in errors]
+        reasons = [reason.replace(" (nothing was unpickled)", "") for reason in reasons]
+        none = "its state cannot" if len(reasons) == 1 else "none of its states can"
+        return CheckpointError(
+            f"checkpoint={self.folder}: {none} be read, and nothing is left to go on from; fit again into another "
+            f"folder ({'; '.join(reasons)})"
+        )
 
     def write(self, place: Place, pair: Pair, run_metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Write the state at a place, and remove all earlier ones but the last."""
@@ -172,11 +206,28 @@ class Snapshots:
                     self.damaged.remove(place)
                 write(self._of(place), pair, (run_metadata, tensors), self._rebuilt)
             except Exception as caught:
-                error = caught
+                error = self._with_advice(caught, pair, tensors)
             else:
                 self._clean(place)
         if any(self.ranks.gathered(error is not None)):
             raise error or CheckpointError(f"{self._of(place)} could not be written by the first process")
+
+    def _with_advice(self, error: Exception, pair: Pair, tensors: dict[str, Tensor]) -> Exception:
+        """The same error; of a full disk before the first state one that says what that leaves, and what to do."""
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            return error
+        if set(places_in(self.folder)) - set(self.damaged):
+            return error
+        its_own = as_module(pair).state_dict().values()
+        size = in_bytes(sum(t.numel() * t.element_size() for t in (*its_own, *tensors.values())))
+        advised = OSError(
+            error.errno,
+            f"{error.strerror}; no state had been written, so nothing of the run is left in its folder: free some "
+            f"space (a state takes about {size}) or name another folder",
+            error.filename,
+        )
+        advised.__cause__ = error
+        return advised
 
     def _require_same_folder(self) -> None:
         if self._in_use is not None and not self._in_use.is_there():

@@ -173,8 +173,8 @@ class Loop:
             for name, score in scores.items():
                 if not math.isfinite(score):
                     raise FloatingPointError(
-                        f"the {WORDS[name]} became {score} in epoch {epoch}; look at the validation items, or lower "
-                        "learning_rate"
+                        f"the {WORDS[name]} became {score} in epoch {epoch + 1}; look at the validation items, or "
+                        "lower learning_rate"
                     )
             row |= scores
         return row
@@ -259,7 +259,7 @@ class Loop:
         snapshots = None if self.resume is None else self.resume.snapshots
         ends = [] if self.watchers.run.stopped is None else [self.watchers.run.stopped]
         if kept < len(self.rows) - 1:
-            ends.append(f"weights of epoch {kept}")
+            ends.append(f"weights of epoch {kept + 1}")
         return {
             "processes": self.ranks.size,
             "compiled": isinstance(self.take, CompiledFitStep),
