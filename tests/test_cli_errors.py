@@ -574,3 +574,13 @@ def test_where_a_run_goes_on_is_said_once_its_state_was_read(tmp_path, capsys):
     assert main([*again, "6"]) == 2
     error = capsys.readouterr().err
     assert "goes on after" not in error and "nothing is left to go on from; fit again into another folder" in error
+
+
+def test_an_interrupt_before_a_run_goes_on_says_how_to_resume_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pyrovae.cli.fitting.earlier_run", lambda *_: ctrl_c())
+    for words, there in ((["--out", str(tmp_path)], False), ([f"--out={tmp_path}"], True)):
+        if there:
+            (tmp_path / "run.json").write_text("{}")
+        assert main(["fit", "--resume", *words]) == 130
+        how = f"; what {tmp_path} holds of the run is kept, and `pyrovae fit --resume --out {tmp_path}` goes on with it"
+        assert capsys.readouterr().err == f"\npyrovae: interrupted{how if there else ''}\n"

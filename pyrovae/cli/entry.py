@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (click.Abort, KeyboardInterrupt) as error:
             end()
             was_terminated = isinstance(error.__cause__ or error, Terminated)
-            _print("ended by a signal" if was_terminated else "interrupted")
+            _print(("ended by a signal" if was_terminated else "interrupted") + _how_to_resume(given))
             return 143 if was_terminated else 130
         except SystemExit:  # of click: after completion, and where nobody reads the output, as behind `| head`
             if "_PYROVAE_COMPLETE" in os.environ:
@@ -154,6 +155,17 @@ def _hint(error: click.UsageError, words: Words) -> str:
     """What a file that stands after the run folder is meant for."""
     is_extra = "unexpected extra argument" in error.format_message()
     return ": items are named by --data" if is_extra and "--data" in words.options.values() else ""
+
+
+def _how_to_resume(given: Sequence[str]) -> str:
+    """What becomes of a run whose `fit --resume` did not come as far as to train, which says so itself."""
+    if given[:1] != ["fit"] or "--resume" not in given:
+        return ""
+    words = [word for argument in given for word in argument.split("=", 1)]
+    out = next((value for name, value in pairwise(words) if name == "--out"), None)
+    if out is None or not os.path.isfile(os.path.join(out, "run.json")):
+        return ""
+    return f"; what {out} holds of the run is kept, and `pyrovae fit --resume --out {out}` goes on with it"
 
 
 def _print(text: str) -> None:
