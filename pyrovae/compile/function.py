@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 Compiler = Callable[[fx.GraphModule, list[Tensor], int, bool], Callable[..., Any]]
 
-# what a compiled step saves and costs, in processor time of one thread: of training, AIS and IWAE of a 784-400-20 network
+# what a compiled step saves and costs, in processor time of one thread: of training, AIS and IWAE of a 784-400-20
+# network
 SAVED_A_STEP = 1.5e-3  # s: Python's and Pyro's own time
 SAVED_AN_ELEMENT = 1.2e-9  # s: of what layers put out and take back, fused
 COMPILED_IN = 9.0  # s, a step, with nothing cached
