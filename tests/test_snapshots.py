@@ -243,7 +243,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_changed(tmp_pa
         ("run", FileExistsError, "holds a run: resume=True"),
         ("mine", FileExistsError, "holds 'thesis.tex'"),
         ("file", NotADirectoryError, "is a file"),
-        ("file/within", NotADirectoryError, "checkpoint=.*within cannot be written: not a directory; name another"),
+        ("file/within", NotADirectoryError, "checkpoint=.*within cannot be written: Not a directory; name another"),
     ):
         with pytest.raises(error, match=words):
             fitted(tmp_path / name, resume=False)

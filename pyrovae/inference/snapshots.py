@@ -30,6 +30,8 @@ KEPT = 2  # states: one more than is needed, should the newest be damaged
 NAME = re.compile(r"epoch-(\d{6,})(?:-batch-(\d{6,}))?")
 OURS = re.compile(r"epoch-\d{6,}(-batch-\d{6,})?|\.epoch-\d{6,}(-batch-\d{6,})?-(new|old)-.*|\.lock")
 
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no room on the disk, or none for this user
+
 SYNCS = 5  # waits for the disk of one state: two files, a manifest, and the folders that they are in
 
 Place = tuple[int, int]  # how many epochs are done, and how many batches of the next
@@ -116,9 +118,8 @@ class Snapshots:
         if error.errno is None:
             return error
         reason = error.strerror or os.strerror(error.errno)
-        named = type(error)(
-            f"checkpoint={self.folder} cannot be written: {reason[:1].lower()}{reason[1:]}; name another folder"
-        )
+        advice = "free some space, or name another folder" if error.errno in FULL else "name another folder"
+        named = OSError(error.errno, f"checkpoint={self.folder} cannot be written: {reason}; {advice}")
         named.__cause__ = error
         return named
 
@@ -214,7 +215,7 @@ class Snapshots:
 
     def _with_advice(self, error: Exception, pair: Pair, tensors: dict[str, Tensor]) -> Exception:
         """The same error; of a full disk before the first state one that says what that leaves, and what to do."""
-        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        if not isinstance(error, OSError) or error.errno not in FULL:
             return error
         if set(places_in(self.folder)) - set(self.damaged):
             return error
