@@ -163,6 +163,7 @@ def choose(
                 fit(pair, items[torch.from_numpy(rest)], **options, seed=seed, progress=False)
                 held_out = items[torch.from_numpy(np.sort(part))]
                 found = _estimator_of(pair, estimator)(pair, held_out)
+                checks.having("what estimator returns", found, "pointwise", what="an Estimate, as pyrovae.elbo gives")
                 values[number, np.sort(part)] = found.pointwise["value"].to_numpy()
                 bar.update()
             sizes.append(_size(pair))

@@ -105,7 +105,7 @@ HEADERS = {
     "records": (f"{{'descr': [('a', '<f8')], {TWO}}}", r"records of several fields"),
     "a huge shape": (
         "{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999, 9999)}",
-        r"bytes, and there are 32",
+        r"only 32 of 799,919,999,920,008 bytes",
     ),
     "a shape beyond any": (f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({10**18}, {10**18})}}", r"no machine"),
     "an empty one beyond any": (

@@ -142,7 +142,7 @@ def test_one_component_is_the_normal_of_the_moments():
     assert np.allclose(mixture.loc[0].detach(), x.mean(0), atol=1e-12)
     assert np.allclose(mixture.covariances[0].detach(), np.cov(x.T, bias=True), atol=1e-12)
     assert history.config["converged"]
-    assert "iterations of EM" in str(history)
+    assert "iteration of EM" in str(history)
 
 
 def test_a_second_fit_goes_on_from_the_present_parameters_and_is_never_worse():

@@ -245,6 +245,7 @@ def test_imports_run_one_way():
     }
     common = {
         "argument_checks",
+        "arithmetic",
         "checks",
         "columns",
         "durable",

@@ -24,7 +24,7 @@ from pyrovae.checks.arguments import (
     warn,
     whole,
 )
-from pyrovae.checks.arrays import array, numbers, parts_of, unmasked
+from pyrovae.checks.arrays import array, dense, numbers, parts_of, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
 from pyrovae.checks.flags import flag, flags
 from pyrovae.checks.kinds import function, having, text
@@ -48,6 +48,7 @@ __all__ = [
     "checked_cast",
     "checked_in_own_dtype",
     "choice",
+    "dense",
     "device",
     "flag",
     "flags",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.checks.rounded import checked_cast
 
-__all__ = ["array", "entries", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
+__all__ = ["array", "dense", "entries", "is_missing", "numbers", "parts_of", "plain", "unmasked"]
 
 NUMBERS = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -38,6 +38,32 @@ def plain(x: Tensor, name: str) -> Tensor:
         ...
     TypeError: x is a tensor on the device "meta", which has a shape and no values: give one with values
     """
+    _in_full(x, name)
+    if x.device.type == "meta":
+        raise TypeError(
+            f'{name} is a tensor on the device "meta", which has a shape and no values: give one with values'
+        )
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()  # autograd takes no other
+    return x
+
+
+def dense(x: Tensor, name: str) -> None:
+    """Refuse a tensor that is no dense array of real numbers.
+
+    >>> import torch
+    >>> from pyrovae.checks.arrays import dense
+    >>> dense(torch.eye(2).to_sparse(), "x")
+    Traceback (most recent call last):
+        ...
+    TypeError: x is a sparse array: make it dense first (x.to_dense() or x.toarray())
+    """
+    _in_full(x, name)
+    _real(x, name)
+
+
+def _in_full(x: Tensor, name: str) -> None:
+    """Refuse a tensor whose values do not lie one after the other as they are."""
     if x.is_nested:
         raise TypeError(
             f"{name} is a nested tensor, of items of several shapes: give items of one shape, by torch.stack"
@@ -48,13 +74,14 @@ def plain(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"{name} is a sparse array: make it dense first ({name}.to_dense() or {name}.toarray())")
     if x.is_quantized:
         raise TypeError(f"{name} is a quantized tensor, of codes for its values: give {name}.dequantize()")
-    if x.device.type == "meta":
-        raise TypeError(
-            f'{name} is a tensor on the device "meta", which has a shape and no values: give one with values'
-        )
-    if x.is_inference() and not torch.is_inference_mode_enabled():
-        return x.clone()  # autograd takes no other
-    return x
+
+
+def _real(x: Tensor, name: str) -> None:
+    """Refuse a tensor of what are no real numbers, or of a dtype that torch stores and does not compute with."""
+    if x.dtype.is_complex:
+        raise TypeError(f"{name} must be an array of real numbers, got {x.dtype}")
+    if x.dtype not in NUMBERS:
+        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {x.dtype}: cast it")
 
 
 def entries(values: Any, name: str) -> np.ndarray:
@@ -146,10 +173,7 @@ def numbers(x: Tensor, name: str) -> Tensor:
     TypeError: x must be an array of real numbers, got torch.complex64
     """
     x = plain(x, name)
-    if x.dtype.is_complex:
-        raise TypeError(f"{name} must be an array of real numbers, got {x.dtype}")
-    if x.dtype not in NUMBERS:
-        raise TypeError(f"{name} must be an array of numbers that torch computes with, got {x.dtype}: cast it")
+    _real(x, name)
     return x
 
 

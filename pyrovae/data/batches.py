@@ -138,6 +138,8 @@ def _parts(
         part = slice(start, min(start + size, len(x)))
         if share is not None:
             mine = share(part.stop - part.start)
+            if not isinstance(mine, slice):
+                raise TypeError(f"share must return a slice of the rows of a batch, got {mine!r:.80}")
             part = slice(start + mine.start, start + mine.stop)
         if index is None:
             yield x[part]

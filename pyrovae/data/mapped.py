@@ -123,9 +123,19 @@ class MappedArray:
     def _like(self, rows: np.ndarray | None, dtype: torch.dtype | None) -> MappedArray:
         return MappedArray(self._source, rows, dtype=dtype, scale=self._scale, name=self._name)
 
-    def _chosen(self, index: Any) -> np.ndarray:
+    def _number(self, index: Any, *, view: bool = False) -> Any:
+        """Which rows of the source an index asks for; with `view` as an array."""
         chosen = _index(index)
-        number = chosen if self._rows is None else self._rows[chosen]
+        if not isinstance(chosen, slice) and (numbers := np.asarray(chosen)).dtype.kind in "iu" and numbers.size:
+            beyond = [int(end) for end in (numbers.min(), numbers.max()) if not -len(self) <= end < len(self)]
+            if beyond:
+                raise IndexError(f"index {beyond[0]} is out of range for {len(self)} rows")
+        if self._rows is None:
+            return np.arange(len(self))[chosen] if view else chosen
+        return self._rows[chosen]
+
+    def _chosen(self, index: Any) -> np.ndarray:
+        number = self._number(index)
         if isinstance(number, np.ndarray) and number.dtype == bool:
             number = number.nonzero()[0]
         if isinstance(number, np.ndarray) and _is_dense(number):
@@ -151,8 +161,7 @@ class MappedArray:
         >>> MappedArray(np.zeros((10, 3))).select(slice(0, 10, 2)).select([4, 0]).shape
         torch.Size([2, 3])
         """
-        rows = np.arange(len(self)) if self._rows is None else self._rows
-        return self._like(rows[_index(index)].reshape(-1), self._dtype)
+        return self._like(np.reshape(self._number(index, view=True), -1), self._dtype)
 
     def ascending(self) -> tuple[MappedArray, np.ndarray | None]:
         """The same rows in the order in which they are stored, which are read faster, and the place of each in `x`.

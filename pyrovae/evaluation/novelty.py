@@ -408,7 +408,12 @@ class NoveltyDetector(HasSummary):
 
     def _given(self, items: Items) -> np.ndarray:
         with torch.no_grad():
-            values = torch.as_tensor(self.score(items_of(items)), dtype=torch.float64).detach().cpu().numpy()
+            try:
+                found = self.score(items_of(items))
+            except (RuntimeError, ValueError) as error:  # torch's, where a module is for other items
+                shape = tuple(items_of(items).shape)
+                raise ValueError(f"score must take items of shape {shape}, and raised: {error}") from error
+            values = torch.as_tensor(found, dtype=torch.float64).detach().cpu().numpy()
         if values.shape != (len(items),) or np.isnan(values).any():
             raise ValueError(
                 f"score must return a number for each of the {len(items)} items, none NaN, got shape {values.shape} "

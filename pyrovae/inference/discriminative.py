@@ -233,7 +233,10 @@ class _Scaling:
             self.mean = items.weight @ flat / items.count
             sd = column_variance(flat, items.weight).sqrt()
         if classifier.prior_scale is not None:  # of W itself, and through b = b' - W mean
-            sd = (sd.square() + 4 * (1 + self.mean.square()) / (items.count * classifier.prior_scale**2)).sqrt()
+            sd = (
+                sd.square()
+                + 4 * (1 + self.mean.square()) / items.count / classifier.prior_scale / classifier.prior_scale
+            ).sqrt()
         self.sd = torch.where(sd > 0, sd, 1.0)
         self.named = {name: p.detach() for name, p in classifier.network.named_parameters()}
 

@@ -326,7 +326,7 @@ class BayesianGaussianMixture(HasParamSites):
 
     def with_standard_error(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
         """`log_prob` and its standard errors, sd(p) / (mean(p) sqrt(S)), which take the draws as independent."""
-        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x))
+        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * _count(x))
         table = self.log_likelihood(x, self.draws(num_draws, seed=seed)).flatten(0, 1)
         count = len(table)
         value = table.logsumexp(0) - math.log(count)
@@ -335,7 +335,7 @@ class BayesianGaussianMixture(HasParamSites):
 
     def responsibilities(self, x: Any, *, num_draws: int = 1000, seed: int = 0) -> Tensor:
         """p(component | x, fitted items), (N, K): the mean over the draws, whose labels agree."""
-        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * len(x) * self.num_components)
+        checks.whole("num_draws", num_draws, bytes_each=self.bytes_per_draw + 8 * _count(x) * self.num_components)
         return self.tables(x, self.draws(num_draws, seed=seed))[1].mean((0, 1)).to(self.guide_loc)
 
     @torch.no_grad()
@@ -365,6 +365,13 @@ class BayesianGaussianMixture(HasParamSites):
             values["loc"][row, k], scale_tril=factor[row, k if factor.shape[1] > 1 else 0 * k]
         )
         return law.sample().unflatten(-1, self.event_shape)
+
+
+def _count(x: Any) -> int:
+    """The number of items."""
+    if isinstance(x, Tensor):
+        checks.dense(x, "x")
+    return len(x)
 
 
 def _size(law: Any) -> int:

@@ -46,7 +46,7 @@ class Softplus(nn.Softplus):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() < LEAST or not (is_plain(x) and x.is_contiguous()):
+        if not is_plain(x) or x.numel() < LEAST or not x.is_contiguous():
             return super().forward(x)
         value: Tensor = _Softplus.apply(x)
         return value
@@ -58,8 +58,8 @@ class _Softplus(torch.autograd.Function):
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
         block = BLOCK * torch.get_num_threads()
-        s, square = torch.empty(2, min(block, x.numel()))
-        coefficients = [torch.tensor(one) for one in ATANH]
+        s, square = x.new_empty(2, min(block, x.numel()))
+        coefficients = [x.new_tensor(one) for one in ATANH]
         for given, result in zip(x.view(-1).split(block), out.view(-1).split(block), strict=True):
             if len(given) < len(s):
                 s, square = s[: len(given)], square[: len(given)]
@@ -98,7 +98,7 @@ class BernoulliEvent(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         logits, size = self.base_dist.logits, self.reinterpreted_batch_ndims
         result: Tensor
-        if logits.numel() < LEAST or not is_plain(logits, value):
+        if not is_plain(logits, value) or logits.numel() < LEAST:
             result = super().log_prob(value)
             return result
         batch, event = logits.shape[:-size], logits.shape[-size:]

@@ -43,8 +43,8 @@ def plate_size(x: Tensor | None, size: int, event_shape: tuple[int, ...]) -> int
         return checks.whole("size", size, bytes_each=4 * math.prod(event_shape))
     if not isinstance(x, Tensor | Batch):
         raise TypeError(f"x must be a tensor of items, (N, {', '.join(map(str, event_shape))}), got {type(x).__name__}")
-    if isinstance(x, Tensor) and x.is_quantized:
-        raise TypeError(f"x must be a tensor of real numbers, got {x.dtype}")
+    if isinstance(x, Tensor):
+        checks.dense(x, "x")
     if not len(x):
         raise ValueError(f"x is empty: expected at least one item of shape {event_shape}")
     return len(x)

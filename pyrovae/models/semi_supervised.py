@@ -362,7 +362,11 @@ class SemiSupervisedVAE(Classifier):
         """log p(x, y), (N, C), by an estimator of log p(x | y) for each class, and its error."""
         if not callable(evidence):
             raise TypeError(f"evidence must be an estimator such as pyrovae.quadrature, got {evidence!r}")
-        found = [evidence(member, items).pointwise for member in self.members]
+        of_members = [evidence(member, items) for member in self.members]
+        wanted = "an Estimate, as pyrovae.quadrature gives"
+        found = [
+            checks.having("what evidence returns", each, "pointwise", what=wanted).pointwise for each in of_members
+        ]
         value, error = (
             torch.stack([torch.from_numpy(one[name].to_numpy().copy()) for one in found], -1).to(items.device)
             for name in ("value", "se")

@@ -191,6 +191,8 @@ def counted(x: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray |
     if isinstance(sample_weight, torch.Tensor):
         sample_weight = checks.numbers(sample_weight, "sample_weight")
     weight = _check_sample_weight(sample_weight, x, dtype=np.float64)
+    if not np.isfinite(weight).all():  # scikit-learn looks at no number alone
+        raise ValueError("sample_weight must be finite, and has NaN or infinite values")
     if (weight < 0).any():
         first = int((weight < 0).argmax())
         raise ValueError(

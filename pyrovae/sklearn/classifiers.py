@@ -30,6 +30,8 @@ class ProbabilityClassifier(ClassifierMixin, ArrayEstimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy: the share of rows, each as often as its weight says, whose likeliest class is `y`."""
         y = checks.numbers(y, "y") if isinstance(y, torch.Tensor) else y
+        if isinstance(sample_weight, torch.Tensor):
+            sample_weight = checks.numbers(sample_weight, "sample_weight")
         return float(super().score(X, y, sample_weight))
 
     def predict(self, X: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from pyrovae import checks
 from pyrovae.evaluation.evidence import iwae
 from pyrovae.seeding import forked
 from pyrovae.sklearn.base import FLOATS, TrainedMixin, all_or_nothing, as_numpy, counted, mean_of, seed_of
@@ -53,6 +54,8 @@ class CodeMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedMixin)
     def inverse_transform(self, Z: Any) -> Any:
         """The likelihood's mean at each code: (n_samples, latent_dim) to (n_samples, n_features)."""
         check_is_fitted(self)
+        if isinstance(Z, torch.Tensor):
+            checks.dense(Z, "Z")
         codes = check_array(Z, dtype=FLOATS, input_name="Z")
         with torch.no_grad():
             return self._shown(as_numpy(self.pair_.decode(torch.from_numpy(np.array(codes)))))

@@ -114,7 +114,7 @@ class GaussianMixture(MixtureMixin, ArrayEstimator):
 
 
 def _of_shape(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
+    array = np.asarray(checks.numbers(value, name) if isinstance(value, torch.Tensor) else value, dtype=np.float64)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if not np.isfinite(array).all():

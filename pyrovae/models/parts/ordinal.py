@@ -37,7 +37,7 @@ class Ordinal(nn.Module):
 
     def __init__(self, num_classes: int | None = None, *, cuts: Literal["shared", "column"] = "shared") -> None:
         super().__init__()
-        self.num_classes = classes("ordinal", num_classes)
+        self.num_classes = checks.whole("num_classes", classes("ordinal", num_classes), bytes_each=64)
         self.cuts = checks.choice("cuts", cuts, ("shared", "column"))
         self.register_parameter("raw_steps", None)
         self.raw_steps: nn.Parameter | None
