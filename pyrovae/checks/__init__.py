@@ -24,7 +24,7 @@ from pyrovae.checks.arguments import (
     warn,
     whole,
 )
-from pyrovae.checks.arrays import array, dense, numbers, parts_of, unmasked
+from pyrovae.checks.arrays import array, dense, numbers, parts_of, plain, unmasked
 from pyrovae.checks.class_labels import labels, several_classes
 from pyrovae.checks.flags import flag, flags
 from pyrovae.checks.kinds import function, having, text
@@ -64,6 +64,7 @@ __all__ = [
     "options",
     "parts_of",
     "path",
+    "plain",
     "positive",
     "probability",
     "require_held",

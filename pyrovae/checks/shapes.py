@@ -50,6 +50,8 @@ def checked_in_own_dtype(
 ) -> Tensor:
     """Check items as `checked_array` does, and return them in the dtype that they come in."""
     tensor = array(x, name)
+    if tensor.ndim > 1 and len(tensor) and not tensor.numel():
+        raise ValueError(f"{name} has items without an entry, of shape {tuple(tensor.shape[1:])}")
     expected = f"(N, {', '.join(map(str, event_shape))})" if event_shape else "(N,)"
     if tuple(tensor.shape[1:]) != tuple(event_shape) or tensor.ndim == 0:
         hint = ""

@@ -137,7 +137,10 @@ def _parts(
     for start in range(0, len(x), size)[turns]:
         part = slice(start, min(start + size, len(x)))
         if share is not None:
-            mine = share(part.stop - part.start)
+            try:
+                mine = share(part.stop - part.start)
+            except Exception as error:
+                raise TypeError(f"share must take a number of rows and return a slice of them: {error}") from error
             if not isinstance(mine, slice):
                 raise TypeError(f"share must return a slice of the rows of a batch, got {mine!r:.80}")
             part = slice(start + mine.start, start + mine.stop)

@@ -118,6 +118,8 @@ class LatentVariableModel(HasParamSites):
         if missing and not self.takes_missing:
             require_missing_taken(self)
         size = _size(x, size, covariates)
+        if isinstance(x, Tensor) and dtype_and_device(self)[1].type != "meta":
+            x = checks.plain(x, "x")
         register_param_sites(f"{self._site_prefix}.posterior", self.posterior)
         with pyro.plate("data", self._count(x, size)):
             q = self._prior_given(covariates) if x is None else self._posterior_given(x, covariates)
@@ -313,8 +315,9 @@ def _size(x: Any, size: Any, covariates: Any) -> Any:
         raise TypeError(f"x must be an array of real numbers, got {x.dtype}")
     if x is not None or covariates is None or not isinstance(size, int) or size != 1:
         return size
-    if not isinstance(covariates, Tensor) or not covariates.ndim:
+    if not isinstance(covariates, Tensor) or (not covariates.is_nested and not covariates.ndim):
         raise TypeError(f"covariates must be a tensor, a row for each item, got {type(covariates).__name__}")
+    checks.dense(covariates, "covariates")
     return len(covariates)
 
 
