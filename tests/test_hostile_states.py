@@ -227,6 +227,10 @@ LARGE = {
         lambda f: forge(f, dtypes={str(i): "float32" for i in range(10**6)}),
         "values or more, and at most 1,200,000 are read",
     ),
+    "550,000 dtypes, just fewer than are counted": (
+        lambda f: forge(f, dtypes={str(i): "float32" for i in range(550_000)}),
+        "it says the dtypes of other tensors than it has",
+    ),
     "a hundred thousand dtypes": (
         lambda f: forge(f, dtypes={str(i): "float32" for i in range(100_000)}),
         "it says the dtypes of other tensors than it has",

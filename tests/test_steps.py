@@ -427,7 +427,8 @@ class TestWhatIsNotFinite:
             for i, b in enumerate(pyrovae.data.batches(torch.arange(23.0), 5, seed=0, epoch=0))
             if int(order[3][0]) in b.tolist()
         )
-        with pytest.raises(FloatingPointError, match=rf"at step {first} \(epoch 0, batch {first}\): log p\(x \| z\)"):
+        words = rf"at step {first + 1} \(batch {first + 1} of epoch 1\): log p\(x \| z\)"
+        with pytest.raises(FloatingPointError, match=words):
             quiet_fit(vae, x, compile=True)
         with pytest.raises(FloatingPointError):
             quiet_fit(other, x, compile=False)
@@ -460,7 +461,8 @@ class TestWhatIsNotFinite:
             return vae
 
         broken = pair(likelihood=Breaks(step))
-        with pytest.raises(FloatingPointError, match=rf"at step {step} \(epoch {step // 5}, batch {step % 5}\)"):
+        words = rf"at step {step + 1} \(batch {step % 5 + 1} of epoch {step // 5 + 1}\)"
+        with pytest.raises(FloatingPointError, match=words):
             quiet_fit(broken, compile=compile)
         before = []
         good = pair(likelihood=Breaks(-1))
@@ -656,9 +658,9 @@ class TestPairsOfUsers:
 
     @pytest.mark.parametrize("compile", [False, True])
     def test_buffers_that_are_not_saved_are_put_back_too(self, compile, interpreted):
-        """The eighth draw breaks, step 7; the weights are those before step 6."""
+        """The eighth draw breaks, in the eighth step; the weights are those before the seventh."""
         pair, state = OfTheUsers("breaks"), torch.random.get_rng_state()
-        with pytest.raises(FloatingPointError, match="at step 7 "):
+        with pytest.raises(FloatingPointError, match="at step 8 "):
             quiet_fit(pair, compile=compile)
         assert float(pair.count) == 6
         assert torch.equal(state, torch.random.get_rng_state())
@@ -704,7 +706,7 @@ class TestPairsOfUsers:
                 with pyro.plate("data", size if x is None else len(x)):
                     return pyro.sample("latent", dist.Normal(loc.expand(2), scale).to_event(1))
 
-        with pytest.raises(FloatingPointError, match="at step 8 "):  # the first of ten calls was a look
+        with pytest.raises(FloatingPointError, match="at step 9 "):  # the first of ten calls was a look
             quiet_fit(Turns(), compile=False)
 
 

@@ -339,7 +339,7 @@ class TestStopping:
     def test_a_loss_that_is_not_finite_takes_the_weights_back(self):
         vae = pair(likelihood="normal")
         with pytest.raises(
-            FloatingPointError, match=r"at step 1 \(epoch 0, batch 1\): log p\(x \| z\).* is not finite"
+            FloatingPointError, match=r"at step 2 \(batch 2 of epoch 1\): log p\(x \| z\).* is not finite"
         ):
             quiet_fit(vae, batch_size=5, learning_rate=1e6, epochs=3)
         assert np.isfinite(pyrovae.elbo(vae, SOME).mean)
@@ -359,7 +359,7 @@ class TestStopping:
 
         monkeypatch.setattr(Loop, "step", watched)
         vae = pair()
-        with pytest.raises(FloatingPointError, match=r"at step 3 \(epoch 0, batch 3\)"):
+        with pytest.raises(FloatingPointError, match=r"at step 4 \(batch 4 of epoch 1\)"):
             quiet_fit(vae, x, batch_size=5, epochs=1)
         assert torch.equal(weights(vae), before[2])
         assert not torch.equal(before[2], before[0])
@@ -368,7 +368,7 @@ class TestStopping:
     def test_an_update_that_breaks_the_weights_is_seen_though_no_loss_follows(self):
         ae = pyrovae.mlp_ae((4,))
         before = weights(ae)
-        with pytest.raises(FloatingPointError, match=r"an update before step 1 .* left .* not finite"):
+        with pytest.raises(FloatingPointError, match=r"an update before step 2 .* left .* not finite"):
             quiet_fit(ae, torch.rand(64, 4), epochs=1, learning_rate=1e39)
         assert torch.equal(weights(ae), before)
 

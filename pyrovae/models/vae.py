@@ -311,8 +311,6 @@ class LatentVariableModel(HasParamSites):
 
 def _size(x: Any, size: Any, covariates: Any) -> Any:
     """The number of items that are drawn: that of the covariates' rows, where no other is said."""
-    if isinstance(x, Tensor) and x.dtype.is_complex:
-        raise TypeError(f"x must be an array of real numbers, got {x.dtype}")
     if x is not None or covariates is None or not isinstance(size, int) or size != 1:
         return size
     if not isinstance(covariates, Tensor) or (not covariates.is_nested and not covariates.ndim):

@@ -102,8 +102,9 @@ def _drawn(loop: Loop, epoch: int, batch: int) -> tuple[Any, ...]:
 
 
 def _place(loop: Loop, step: int) -> str:
+    """Where a step is, all counted from 1."""
     epoch, batch = divmod(step, loop.steps_per_epoch)
-    return f"at step {step} (epoch {epoch}, batch {batch})"
+    return f"at step {step + 1:,} (batch {batch + 1:,} of epoch {epoch + 1:,})"
 
 
 def _broken_gradients(loop: Loop, batch: tuple[Any, ...], step: int) -> list[str]:
