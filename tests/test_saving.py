@@ -332,13 +332,16 @@ def test_a_reader_beside_a_writer_finds_a_whole_state_each_time(tmp_path, writer
 def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_state(tmp_path, writer):
     pyrovae.save(tmp_path / "state", pair(0.0))
     generator = torch.Generator().manual_seed(0)
-    found = []
+    found, process, start = [], writer(), time.monotonic()
+    while not (tmp_path / "state" / MANIFEST).read_bytes().count(b'"files"'):
+        time.sleep(0.01)
+    seconds = time.monotonic() - start  # until the first of its saves, on this machine
     for _ in range(8):
-        process = writer()
-        time.sleep(0.05 + 0.2 * float(torch.rand((), generator=generator)))
         process.send_signal(signal.SIGKILL)
         process.wait()
         found.append(value_of(pyrovae.load(tmp_path / "state")))
+        process = writer()
+        time.sleep(2 * seconds * float(torch.rand((), generator=generator)))
     assert max(found) > 0
     pyrovae.save(tmp_path / "state", pair())
     assert len(names(tmp_path / "state")) == 2 and names(tmp_path) == ["state", "writer.py"]
