@@ -117,6 +117,15 @@ HEADERS = {
 }
 
 
+@pytest.mark.parametrize("shape", ["(2L, 2L)", "( 2L , 2L )", "(2,2)", "(2, 2, )", "(2 ,2 ,)", "(4L,)", "( 4 , )"])
+def test_a_shape_is_read_however_it_is_written(tmp_path: Path, shape: str) -> None:
+    """Python 2 wrote long integers, and others write other spaces."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n"
+    (tmp_path / "x.npy").write_bytes(header_bytes(text) + np.arange(4.0).tobytes())
+    x = read_array("labels", tmp_path / "x.npy", "labels")
+    assert x.shape == ((4,) if "4" in shape else (2, 2)) and x.ravel().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_header_is_read_and_never_evaluated(tmp_path: Path, kind: str) -> None:
     text, words = HEADERS[kind]

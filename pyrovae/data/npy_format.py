@@ -18,9 +18,10 @@ __all__ = ["Header", "damaged", "mapped", "pickled", "read_header", "read_values
 MAGIC = b"\x93NUMPY"
 LONGEST = 10_000  # bytes of a header; those that NumPy writes of plain arrays have 118
 
-_TEXT = r"'[^'\\]*+'|\"[^\"\\]*+\""
-_SHAPE = r"\(\s*+(?:[0-9]{1,19}L?\s*+,\s*+)*+(?:[0-9]{1,19}L?\s*+)?\)"
-_ENTRY = re.compile(rf"\s*+(?P<key>{_TEXT})\s*+:\s*+(?P<value>{_TEXT}|True|False|{_SHAPE})\s*+(?P<end>,|(?=\}}))")
+# no possessive quantifiers: Python 3.11.0 to 3.11.4 have them wrong where what is repeated holds another repetition
+_TEXT = r"'[^'\\]*'|\"[^\"\\]*\""
+_SHAPE = r"\(\s*(?:[0-9]{1,19}L?\s*,\s*)*(?:[0-9]{1,19}L?\s*)?\)"
+_ENTRY = re.compile(rf"\s*(?P<key>{_TEXT})\s*:\s*(?P<value>{_TEXT}|True|False|{_SHAPE})\s*(?P<end>,|(?=\}}))")
 _DTYPE = r"[<>|=]?[A-Za-z?][A-Za-z0-9_]{0,20}(?:\[[A-Za-z0-9/]{1,20}\])?"
 
 CHUNK = 2**20

@@ -198,9 +198,10 @@ def _is_number(cell: str) -> bool:
 def _all(pattern: str, cells: Sequence[str]) -> bool:
     """Whether a pattern fits each of the cells; one call for all of them, as there may be millions."""
     lines = "\n".join(cells)
-    if lines.count("\n") >= len(cells):  # a cell of several lines
+    if lines.count("\n") >= len(cells):  # a cell of several lines, or none
         return False
-    return re.fullmatch(f"(?:(?:{pattern})\n)*+(?:{pattern})", lines) is not None if cells else True
+    # each line is matched by itself: one expression for all of them would need what Python 3.11.0 to 3.11.4 have wrong
+    return re.subn(f"^(?:{pattern})$", "", lines, flags=re.MULTILINE)[1] == len(cells)
 
 
 def _column(pd: Any, cells: Sequence[str], rows: np.ndarray, counts: Counter[int], *, as_text: bool) -> tuple[Any, str]:

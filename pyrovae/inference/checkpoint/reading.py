@@ -65,10 +65,10 @@ def load(path: str | os.PathLike[str], like: Pair | None = None, *, max_bytes: i
     unpickled.
 
     >>> from pyrovae import load
-    >>> load("nowhere")
+    >>> load("nowhere/state")
     Traceback (most recent call last):
         ...
-    FileNotFoundError: nowhere does not exist; no saved state lies in .
+    FileNotFoundError: nowhere/state does not exist; no saved state lies in nowhere
     """
     most = checks.whole("max_bytes", max_bytes, least=1, most=2**63 - 1)
     folder = _locate_state(checks.path("path", path))
