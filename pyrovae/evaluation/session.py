@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -48,6 +48,7 @@ SCALES = {
     "mixed": "counting measure of discrete entries, Lebesgue measure of the others in the units of x as given",
 }
 BOUNDS = ("lower", "upper", "exact")
+TOGETHER = 2**18  # draws of the items whose tables are reduced in one go
 
 
 def split_of(x: Any, what: str, covariates: Any, exposure: Any, weight: Any, missing: Any) -> checks.Gathered:
@@ -291,8 +292,7 @@ class Session:
         key = stream(seed, self.name, count, self.pair_sha256, *process)
         space = self.workspace(Noise(key, items.device))
         parts = []
-        for chunk in space.each(tables(pair, items[shared.share(len(items))], count, max_bytes)):
-            table = _joined(chunk)
+        for table in _grouped(space.each(tables(pair, items[shared.share(len(items))], count, max_bytes))):
             parts.append(_checked_columns(self.name, reduce(table), table.log_weight.shape[1]))
         parts = [part for of_rank in shared.gathered(parts) for part in of_rank]
         self.protocol |= {"num_particles": count, "seed": seed}
@@ -381,10 +381,34 @@ def _described(name: str, words: Mapping[str, tuple[str, str]]) -> tuple[str | N
     return f"standard error of the {long_name}", unit
 
 
-def _joined(chunks: list[Particles]) -> Particles:
-    """Chunks of draws for the same items, concatenated over the draws, in float64."""
-    names = ("log_likelihood", "log_prior", "log_guide")
-    return Particles(*(torch.cat([getattr(chunk, name).double() for chunk in chunks]) for name in names))
+def _grouped(chunks: Iterable[list[Particles]]) -> Iterator[Particles]:
+    """Tables in float64 of items beside one another, from the chunks of draws of some items each.
+
+    Together they have `TOGETHER` draws or a little more: what reduces a table takes as long for one item as for some.
+    """
+    group: list[Particles] = []
+    for parts in chunks:
+        group.append(_joined([_in_float64(part) for part in parts], dim=0))
+        if sum(table.log_likelihood.numel() for table in group) >= TOGETHER:
+            yield _joined(group, dim=1)
+            group = []
+    if group:
+        yield _joined(group, dim=1)
+
+
+def _joined(tables: list[Particles], dim: int) -> Particles:
+    """Draws of the same items below one another (0), or of the next items beside them (1)."""
+    if len(tables) == 1:
+        return tables[0]
+    return Particles(*(torch.cat(columns, dim) for columns in zip(*map(_three, tables), strict=True)))
+
+
+def _in_float64(table: Particles) -> Particles:
+    return Particles(*(one.double() for one in _three(table)))
+
+
+def _three(table: Particles) -> tuple[Tensor, Tensor, Tensor]:
+    return table.log_likelihood, table.log_prior, table.log_guide
 
 
 def _checked_columns(estimator: str, columns: Any, count: int) -> dict[str, np.ndarray]:

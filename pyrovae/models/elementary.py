@@ -19,7 +19,7 @@ from pyrovae.arithmetic import ATANH
 
 __all__ = ["BernoulliEntries", "Softplus", "is_plain"]
 
-BLOCK = 2**16  # elements that a thread works on at a time: 256 kB
+BLOCK = 2**18  # elements that a thread works on at a time, 1 MB: fewer, and the threads wait for one another
 LEAST = 2**14  # elements, below which the calls of torch cost more than its log1p
 FACTORS = 112  # of at least 1/2 each: a product of so many is no subnormal number in float32
 
