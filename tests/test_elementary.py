@@ -4,6 +4,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     elu,
@@ -118,6 +119,24 @@ def test_the_error_over_many_draws_of_an_image_is_no_larger_than_torchs():
         assert errors[0] <= 1.5 * errors[1]
 
 
+@pytest.mark.parametrize("scale", [0.1, 3.0, 50.0, 800.0])
+def test_a_bernoulli_event_in_float64(scale):
+    """Against NumPy's long doubles, of 64 digits or more: a few units of float64's last place, as torch's own."""
+    logits = numbers(100 * 784, scale).double().reshape(100, 784)
+    x = (numbers(784, 1.0, seed=1) > 0.8).double()
+    wide = np.where(x.numpy() == 1, 1, -1) * logits.numpy().astype(np.longdouble)
+    right = -np.logaddexp(np.longdouble(0), -wide).sum(1)
+    value = BernoulliEntries(logits=logits.requires_grad_()).to_event(1).log_prob(x)
+    assert _is_fast(value) and value.dtype == torch.float64
+
+    def rms(found):
+        return float(np.sqrt(np.mean((found.detach().numpy().astype(np.longdouble) / right - 1) ** 2)))
+
+    by_torch = dist.Bernoulli(logits=logits).to_event(1).log_prob(x)
+    assert rms(value) <= 1.5 * rms(by_torch) + 2.0**-53
+    assert rms(value.detach() * (1 + 1e-14)) > 1.5 * rms(by_torch) + 2.0**-53  # the control
+
+
 def test_saturated_logits_are_finite_and_products_no_subnormal_numbers(monkeypatch):
     logits = torch.tensor([100.0, -100.0, 0.0, 1e4]).repeat(9, 3000)
     x = (torch.arange(12_000) % 2 == 0).float()
@@ -127,6 +146,44 @@ def test_saturated_logits_are_finite_and_products_no_subnormal_numbers(monkeypat
     assert torch.allclose(at_zero.log_prob(torch.ones(784)), torch.full((30,), 784 * np.log(0.5), dtype=torch.float32))
     monkeypatch.setattr(elementary, "FACTORS", 392)  # control: so many factors of 1/2 are no number in float32
     assert at_zero.log_prob(torch.ones(784)).isinf().all()
+
+
+@pytest.mark.parametrize("scale", [15.0, 100.0, 1e4, 1e6, 3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_that_are_large_and_right_leave_the_digits_of_the_others(scale, dtype):
+    """784 entries, all but one of them certain: log p is log(1/2), and what the others add."""
+    x = (numbers(784, 1.0) > 0).to(dtype)
+    logits = (2 * x - 1) * (scale * (1 + 0.1 * numbers(784, 1.0, seed=1).sigmoid().double())).to(dtype)
+    logits[0] = 0.0
+    value = BernoulliEntries(logits=logits.expand(64, -1)).to_event(1).log_prob(x)
+    right = -np.logaddexp(0.0, -(2 * x - 1).double().numpy() * logits.double().numpy()).sum()
+    few = 784 * torch.finfo(dtype).eps if scale < 20 else 2 * torch.finfo(dtype).eps  # of s(15), whose digits end early
+    assert float((value - right).abs().max()) <= few
+    # the control: of two sums apart, what log(1/2) adds is lost
+    apart = logsigmoid(logits.abs()).sum() - logits.clamp(min=0.0).sum() + (logits * x).sum()
+    assert scale < 100 or not abs(float(apart) - right) <= few
+
+
+def test_an_infinite_logit_that_is_wrong_makes_an_item_impossible():
+    logits = torch.zeros(30, 784)
+    logits[:, 3] = torch.inf
+    event = BernoulliEntries(logits=logits, validate_args=False).to_event(1)
+    assert event.log_prob(torch.zeros(784)).tolist() == [-torch.inf] * 30
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_compiles_and_what_scripts_a_model_sees_nothing_of_the_blocks():
+    network, x = nn.Sequential(nn.Linear(50, 400), Softplus()), numbers(100 * 50, 1.0).reshape(100, 50)
+    whole = torch.compile(network, backend="eager", fullgraph=True)
+    assert torch.allclose(whole(x), network(x), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(torch.jit.script(network)(x), network(x), rtol=1e-5, atol=1e-6)
+
+    def density(logits, items):
+        return BernoulliEntries(logits=logits, validate_args=False).to_event(1).log_prob(items)
+
+    logits, items = numbers(100 * 400, 1.0).reshape(100, 400), torch.ones(400)
+    compiled = torch.compile(density, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(logits, items), density(logits, items), rtol=1e-5)
 
 
 def test_values_that_are_not_binary_are_refused_as_by_torch_and_their_gradient_is_right():
@@ -168,7 +225,7 @@ def test_where_something_looks_on_it_is_torchs_own(how, monkeypatch):
             duals = both(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
             found = [torch.autograd.forward_ad.unpack_dual(one).primal for one in duals]
     elif how == "float64":
-        found = [one.float() for one in both(x.double())]
+        found, right = [layer(x.double()).float()], right[:1]  # the density has blocks in float64 too
     else:
         found = [one[:10] for one in both(x[:10])]
         right = [one[:10] for one in right]

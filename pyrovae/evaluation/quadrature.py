@@ -346,12 +346,16 @@ class _Grid:
         keys = self._keys(torch.zeros_like(lattice[:, 0]), lattice)
         ordered, order = keys.sort()
         top, lowest = torch.ones_like(height, dtype=torch.bool), height.clone()
+        # with a row for neighbours that are not there, which no node is below, or above
+        absent = height.new_full(height[:1].shape, math.inf)
+        above = torch.cat([height, -absent])
+        below = torch.cat([height.where(height.isfinite(), absent), absent])
         for step in self._steps():
             wanted = self._keys(torch.zeros_like(keys), lattice + step)
             rows = order[torch.searchsorted(ordered, wanted).clamp(max=len(ordered) - 1)]
-            beside = torch.where((keys[rows] == wanted)[:, None], height[rows], -math.inf)
-            top &= height >= beside
-            lowest = torch.where(beside.isfinite(), torch.minimum(lowest, beside), lowest)
+            rows = torch.where(keys[rows] == wanted, rows, len(height))
+            top &= height >= above[rows]
+            torch.minimum(lowest, below[rows], out=lowest)
         drop = height - lowest
         which, item = (top & (drop > SEEN) & (height + drop > height.amax(0) - NOTABLE)).nonzero().T
         level = math.ceil(math.log2(count))

@@ -24,13 +24,15 @@ LEAST = 2**14  # elements, below which the calls of torch cost more than its log
 FACTORS = 112  # of at least 1/2 each: a product of so many is no subnormal number in float32
 
 
-def is_plain(*tensors: Tensor) -> bool:
-    """Whether tensors are ordinary ones in float32 on a CPU, and nothing traces or transforms what is done to them."""
+def is_plain(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether tensors are ordinary ones of `dtype` on a CPU, and nothing traces or transforms what is done to them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # first: torch.compile reads no further
+        return False
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    if forward_ad._current_level >= 0 or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if forward_ad._current_level >= 0:
         return False
-    return all(type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    return all(type(x) is Tensor and x.dtype == dtype and x.device.type == "cpu" for x in tensors)
 
 
 class Softplus(nn.Softplus):
@@ -46,10 +48,17 @@ class Softplus(nn.Softplus):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_plain(x) or x.numel() < LEAST or not x.is_contiguous():
-            return super().forward(x)
-        value: Tensor = _Softplus.apply(x)
-        return value
+        if torch.jit.is_scripting():
+            return nn.functional.softplus(x)
+        return _softplus(x)
+
+
+@torch.jit.unused
+def _softplus(x: Tensor) -> Tensor:
+    if not is_plain(x) or x.numel() < LEAST or not x.is_contiguous():
+        return nn.functional.softplus(x)
+    value: Tensor = _Softplus.apply(x)
+    return value
 
 
 class _Softplus(torch.autograd.Function):
@@ -89,7 +98,7 @@ class BernoulliEntries(dist.Bernoulli):
 class BernoulliEvent(dist.Independent):
     """Independent Bernoulli entries as one event, whose log p(x) takes one logarithm for a hundred of them.
 
-    With logits l, log p(x) = sum_j x_j l_j - max(l_j, 0) + log s(|l_j|), s being the logistic function: the factors
+    With logits l, log p(x) = sum_j (x_j - [l_j > 0]) l_j + log s(|l_j|), s being the logistic function: the factors
     s(|l_j|) lie between 1/2 and 1, so that a hundred of them are multiplied before their logarithm is taken.
     """
 
@@ -98,7 +107,8 @@ class BernoulliEvent(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         logits, size = self.base_dist.logits, self.reinterpreted_batch_ndims
         result: Tensor
-        if not is_plain(logits, value) or logits.numel() < LEAST:
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        if not is_plain(logits, value, dtype=wide) or logits.numel() < LEAST:
             result = super().log_prob(value)
             return result
         batch, event = logits.shape[:-size], logits.shape[-size:]
@@ -150,5 +160,6 @@ def _log_prob(logits: Tensor, x: Tensor, out: Tensor) -> None:
     torch.sum(work[..., :whole].unflatten(-1, (-1, FACTORS)).prod(-1).log_(), -1, out=out)
     if whole < logits.shape[-1]:
         out += work[..., whole:].prod(-1).log_()
-    out -= torch.clamp(logits, min=0.0, out=work).sum(-1)
-    out += torch.mul(logits, x, out=work).sum(-1)
+    # x l - max(l, 0) entry by entry: the two sums apart would be large, and all but alike where the logits are right
+    torch.sub(x, torch.gt(logits, 0.0, out=work), out=work)
+    out += work.mul_(logits).sum(-1)

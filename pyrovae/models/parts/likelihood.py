@@ -144,7 +144,7 @@ class Likelihood(nn.Module):
             return natural(p).flatten(1) @ inside.T + at_zero + base
         product = natural(p).flatten(1) @ x.flatten(1).T
         if exposure is None or log_zero is None:
-            at_zero = p.log_prob(torch.zeros_like(x[:1])).flatten(1).sum(-1)[:, None]
+            at_zero = as_pyro(p).to_event(len(self.event_shape)).log_prob(torch.zeros_like(x[:1]))[:, None]
         else:
             self._leading(z[:, None], exposure)
             at_zero = log_zero(p, exposure)
