@@ -11,12 +11,17 @@ from pyro import distributions, infer, poutine
 
 from pyrovae.exclusive import entered
 
-__all__ = ["argument_checks", "flags", "set_flags"]
+__all__ = ["are_checked", "argument_checks", "flags", "set_flags"]
 
 
 def argument_checks(on: bool) -> AbstractContextManager[None]:
     """Turn the checks of Pyro and of torch's distributions on or off for the body."""
     return entered(_Checks(on))
+
+
+def are_checked() -> bool:
+    """Whether arguments are to be checked, by Pyro's flag: `torch.compile` turns that of torch's distributions off."""
+    return distributions.is_validation_enabled() and not torch.compiler.is_compiling()
 
 
 def flags() -> list[bool]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import pyrovae
+from pyrovae import argument_checks
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 collect_ignore = ["fuzz", "random_signals.py"]  # scripts, one of which needs atheris
@@ -72,11 +73,13 @@ def mnist_root() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean_pyro_store():
-    """Pyro's store is global: no test sees another's."""
+def _as_in_a_new_process():
+    """Pyro's store and the flags of its checks and of torch's, which `torch.compile` turns off, are global."""
+    before = argument_checks.flags()
     pyro.clear_param_store()
     yield
     pyro.clear_param_store()
+    argument_checks.set_flags(before)
 
 
 @contextmanager

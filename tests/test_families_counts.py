@@ -317,7 +317,10 @@ def test_a_table_of_codes_and_items_has_each_items_exposure(family):
         ("poisson", torch.tensor([1.0, 1, torch.nan, 1, 1]), "must be positive and finite"),
     ],
 )
-def test_an_exposure_that_is_none_is_refused(family, exposure, words):
+@pytest.mark.parametrize("checked_by_torch", [True, False])
+def test_an_exposure_that_is_none_is_refused(family, exposure, words, checked_by_torch, monkeypatch):
+    # `torch.compile` turns torch's own checks off for the rest of the process, whoever calls it
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", checked_by_torch)
     with pytest.raises(ValueError, match=words):
         pair_of(family).likelihood(torch.zeros(5, 2), exposure=exposure)
 

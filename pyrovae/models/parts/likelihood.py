@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_map
 
 from pyrovae import checks
+from pyrovae.argument_checks import are_checked
 from pyrovae.models.laws import as_pyro
 from pyrovae.models.missing import SeenEntries, filling_of
 from pyrovae.models.parts.covariates import beside
@@ -166,7 +167,7 @@ class Likelihood(nn.Module):
                 f"exposure must have shape ({count},), one number for each item, for codes of shape "
                 f"{tuple(z.shape)}, got {tuple(exposure.shape)}"
             )
-        if torch.distributions.Distribution._validate_args and not bool(((exposure > 0) & exposure.isfinite()).all()):
+        if are_checked() and not bool(((exposure > 0) & exposure.isfinite()).all()):
             raise ValueError(
                 f"exposure must be positive and finite, got a least value of {float(exposure.min()):g} and a largest "
                 f"of {float(exposure.max()):g}: it multiplies the mean of an item's counts"
