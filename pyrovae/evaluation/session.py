@@ -388,27 +388,12 @@ def _grouped(chunks: Iterable[list[Particles]]) -> Iterator[Particles]:
     """
     group: list[Particles] = []
     for parts in chunks:
-        group.append(_joined([_in_float64(part) for part in parts], dim=0))
+        group.append(Particles.joined([part.double() for part in parts], dim=-2))
         if sum(table.log_likelihood.numel() for table in group) >= TOGETHER:
-            yield _joined(group, dim=1)
+            yield Particles.joined(group, dim=-1)
             group = []
     if group:
-        yield _joined(group, dim=1)
-
-
-def _joined(tables: list[Particles], dim: int) -> Particles:
-    """Draws of the same items below one another (0), or of the next items beside them (1)."""
-    if len(tables) == 1:
-        return tables[0]
-    return Particles(*(torch.cat(columns, dim) for columns in zip(*map(_three, tables), strict=True)))
-
-
-def _in_float64(table: Particles) -> Particles:
-    return Particles(*(one.double() for one in _three(table)))
-
-
-def _three(table: Particles) -> tuple[Tensor, Tensor, Tensor]:
-    return table.log_likelihood, table.log_prior, table.log_guide
+        yield Particles.joined(group, dim=-1)
 
 
 def _checked_columns(estimator: str, columns: Any, count: int) -> dict[str, np.ndarray]:

@@ -58,6 +58,20 @@ class Particles:
         """log p(x, z) - log q(z | x): its mean over K is an ELBO, its log-mean-exp an importance-weighted bound."""
         return self.log_likelihood + self.log_prior - self.log_guide
 
+    def double(self) -> Particles:
+        """The same in float64."""
+        return Particles(*(table.double() for table in self._tables()))
+
+    @staticmethod
+    def joined(parts: list[Particles], dim: int) -> Particles:
+        """Draws of the same items one below the other (-2), or of the next items beside them (-1)."""
+        if len(parts) == 1:
+            return parts[0]
+        return Particles(*(torch.cat(tables, dim) for tables in zip(*(one._tables() for one in parts), strict=True)))
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.log_likelihood, self.log_prior, self.log_guide
+
 
 def particles(pair: Pair, x: Items, num_particles: int) -> Particles:
     """Draw `num_particles` codes per item from the guide and score them, under plate "particles" at dim -2.
