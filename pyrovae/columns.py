@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pyrovae import checks
+from pyrovae.listed import listed
 
 __all__ = ["KINDS", "Column", "Kind", "checked_columns", "other_codes", "what_differs"]
 
@@ -133,7 +134,7 @@ def what_differs(columns: Sequence[Column], others: Sequence[Column]) -> str:
     for here, there, which in ((names, other_names, "first"), (other_names, names, "second")):
         if alone := [repr(name) for name in here if name not in there]:
             word = "column" if len(alone) == 1 else "columns"
-            reasons.append(f"{word} {_some(alone)} {'is' if len(alone) == 1 else 'are'} of the {which} alone")
+            reasons.append(f"{word} {listed(alone)} {'is' if len(alone) == 1 else 'are'} of the {which} alone")
     by_name = {each.name: each for each in others}
     both = [(each, by_name[each.name]) for each in columns if each.name in by_name]
     reasons += [
@@ -144,7 +145,7 @@ def what_differs(columns: Sequence[Column], others: Sequence[Column]) -> str:
     reasons += filter(None, [other_codes([one], [other]) for one, other in both])
     if not reasons and names != other_names:
         reasons.append("the columns are in another order")
-    return _some(reasons, "; ")
+    return listed(reasons, sign="; ")
 
 
 def other_codes(columns: Sequence[Column], others: Sequence[Column]) -> str:
@@ -167,8 +168,4 @@ def other_codes(columns: Sequence[Column], others: Sequence[Column]) -> str:
             sizes = f"{one.num_categories} categories in one and {other.num_categories}"
             words = f"column {one.name!r} has {sizes} in the other"
         reasons.append(words)
-    return _some(reasons, "; ")
-
-
-def _some(words: Sequence[str], sign: str = ", ", most: int = 5) -> str:
-    return sign.join(words[:most]) + (f"{sign}and {len(words) - most:,} more" if len(words) > most else "")
+    return listed(reasons, sign="; ")

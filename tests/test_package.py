@@ -255,6 +255,7 @@ def test_imports_run_one_way():
         "interruption",
         "json_files",
         "labelled",
+        "listed",
         "memory",
         "rounding",
     }  # of no room

@@ -13,6 +13,7 @@ from pyrovae.cli.choosing import Choice
 from pyrovae.cli.outputs import json_text
 from pyrovae.cli.planning import Plan, read, refusal
 from pyrovae.cli.plugins import PLUGINS
+from pyrovae.listed import listed
 
 __all__ = ["describe"]
 
@@ -167,8 +168,7 @@ def _labels_in_words(labels: Mapping[str, int] | None) -> str:
     if labels is None:
         return "none"
     counts = [f"{name} ({count:,})" for name, count in labels.items()]
-    more = f", and {len(counts) - CLASSES_SHOWN} more" if len(counts) > CLASSES_SHOWN else ""
-    return f"{len(counts)} classes: {', '.join(counts[:CLASSES_SHOWN])}{more}"
+    return f"{len(counts)} classes: {listed(counts, CLASSES_SHOWN)}"
 
 
 def _memory(facts: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import click
 
 from pyrovae.cli.options import near
 from pyrovae.cli.table_options import drop_of, kinds_of, require_no_kind
+from pyrovae.listed import listed
 
 if TYPE_CHECKING:
     from pyrovae.choices import Builder
@@ -70,21 +71,20 @@ def what_is_missing(data: Dataset) -> str:
         return "missing: nothing"
     count = table.missing.sum(0)
     order = sorted(range(len(count)), key=lambda place: -int(count[place]))
-    named = [f"{table.columns[place].name} {int(count[place]):,}" for place in order[:5] if count[place]]
-    more = int((count > 0).sum()) - len(named)
-    listed = f"{', '.join(named)}{f', and {more} more columns' if more else ''}"
+    counts = [f"{table.columns[place].name} {int(count[place]):,}" for place in order if count[place]]
+    named = listed(counts, what="columns")
     total = int(count.sum())
     empty = table.missing.all(1).nonzero()[:, 0].tolist()
     rows = f"; {_empty_rows(empty)}" if empty else ""
     return (
-        f"missing: {total:,} of {table.missing.numel():,} entries ({listed}), taken as missing at random given what "
+        f"missing: {total:,} of {table.missing.numel():,} entries ({named}), taken as missing at random given what "
         f"is seen{rows}"
     )
 
 
 def _empty_rows(rows: Sequence[int]) -> str:
     """Rows without an entry by their numbers in the file, the first below the names being 1."""
-    named = ", ".join(f"{row + 1:,}" for row in rows[:5]) + (f" and {len(rows) - 5:,} more" if len(rows) > 5 else "")
+    named = listed([f"{row + 1:,}" for row in rows])
     return (
         f"{'row' if len(rows) == 1 else 'rows'} {named} below the names {'has' if len(rows) == 1 else 'have'} no entry"
     )
@@ -99,12 +99,11 @@ def _column(given: str | None, option: str, names: Sequence[str]) -> str | None:
 def _require_kinds(path: Path, refused: Sequence[Any]) -> None:
     if not refused:
         return
-    listed = "; ".join(f"{each.name} ({each.rule})" for each in refused[:10])
-    more = f"; and {len(refused) - 10} more" if len(refused) > 10 else ""
+    named = listed([f"{each.name} ({each.rule})" for each in refused], 10, sign="; ")
     drops = " ".join(f"--drop {shlex.quote(each.name)}" for each in refused) if len(refused) < 4 else "--drop refused"
     it = "it" if len(refused) == 1 else "them"
     raise click.UsageError(
-        f"{path} has {'a column' if len(refused) == 1 else 'columns'} of no kind: {listed}{more}. Leave {it} out by "
+        f"{path} has {'a column' if len(refused) == 1 else 'columns'} of no kind: {named}. Leave {it} out by "
         f"{drops}, or state a kind by --kind NAME=KIND; `pyrovae data {path}` says more"
     )
 
@@ -117,10 +116,9 @@ def _as_real(columns: Sequence[Any], stated: Mapping[str, Any], model: str) -> d
         if column.kind in ("categorical", "ordinal") or not is_number:
             of_codes.append(column.name)
     if of_codes:
-        named = ", ".join(of_codes[:5]) + (f" and {len(of_codes) - 5} more" if len(of_codes) > 5 else "")
         drops = " ".join(f"--drop {shlex.quote(name)}" for name in of_codes[:5])
         raise click.UsageError(
-            f"--model {model} is of numbers, and the codes of {named} are names of categories: take --model table_vae "
-            f"or ColumnMixture, or leave {'them' if len(of_codes) > 1 else 'it'} out by {drops}"
+            f"--model {model} is of numbers, and the codes of {listed(of_codes)} are names of categories: take --model "
+            f"table_vae or ColumnMixture, or leave {'them' if len(of_codes) > 1 else 'it'} out by {drops}"
         )
     return {column.name: "real" for column in columns if column.kind in NUMBERS and column.name not in stated}

@@ -13,6 +13,7 @@ import numpy as np
 from pyrovae import checks
 from pyrovae.data.limits import PIXELS, decoded
 from pyrovae.hidden import visible
+from pyrovae.listed import listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,10 +93,10 @@ def _read_name(name: str) -> tuple[Kind | None, tuple[str, ...]]:
 def read_folder(root: Path) -> list[ImagePart]:
     """The single part, or the training and the test part, of a folder of images."""
     parts = [_in_part(folder, kind) for folder, kind in _parts(_looked_through(root))]
-    listed = [_classes(folder) for folder in parts]
-    _say_classes(parts, listed)
+    found = [_classes(folder) for folder in parts]
+    _say_classes(parts, found)
     _say_left_out(parts)
-    return _read(parts, listed)
+    return _read(parts, found)
 
 
 # which folders ------------------------------------------------------------------------------------
@@ -246,17 +247,17 @@ def _classes(folder: _Folder) -> dict[str | None, list[Path]]:
     return {one.name: one.files() for one in folder.folders}
 
 
-def _say_classes(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> None:
-    names = {name for classes in listed for name in classes if name is not None}
-    if len(names) == 1 and all(None not in classes for classes in listed):
+def _say_classes(parts: Sequence[_Folder], found: Sequence[dict[str | None, list[Path]]]) -> None:
+    names = {name for classes in found for name in classes if name is not None}
+    if len(names) == 1 and all(None not in classes for classes in found):
         (name,) = names
         checks.warn(
             f"all images below {parts[0].path} are of one class, {name!r}: load that folder itself to have no labels"
         )
-    if len(listed) == 2 and None not in listed[0] and None not in listed[1]:
-        unseen = [str(name) for name in listed[1] if name not in listed[0]]
+    if len(found) == 2 and None not in found[0] and None not in found[1]:
+        unseen = [str(name) for name in found[1] if name not in found[0]]
         if unseen:
-            checks.warn(f"{parts[1].path} has classes of which {parts[0].path} has no image: {_few(unseen)}")
+            checks.warn(f"{parts[1].path} has classes of which {parts[0].path} has no image: {listed(unseen)}")
 
 
 def _say_left_out(parts: Sequence[_Folder]) -> None:
@@ -279,24 +280,20 @@ def _unread(folder: _Folder) -> list[Path]:
 
 
 def _named(folders: Sequence[_Folder]) -> str:
-    return _few([folder.name for folder in folders])
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return listed([folder.name for folder in folders])
 
 
 # their pixels -------------------------------------------------------------------------------------
 
 
-def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
+def _read(parts: Sequence[_Folder], found: Sequence[dict[str | None, list[Path]]]) -> list[ImagePart]:
     first: Path | None = None
     shape: tuple[int, ...] = ()
-    count = sum(len(paths) for classes in listed for paths in classes.values())
+    count = sum(len(paths) for classes in found for paths in classes.values())
     may_grow = True  # whether the images so far are grey by a palette: later ones may then have colours
     read: list[np.ndarray] = []
     cut: list[Path] = []
-    for classes in listed:
+    for classes in found:
         files = [file for paths in classes.values() for file in paths]
         for i, file in enumerate(files):
             image, by_palette, was_cut = _image(file)
@@ -325,9 +322,7 @@ def _read(parts: Sequence[_Folder], listed: Sequence[dict[str | None, list[Path]
             f"{len(cut):,} images have several channels of 16 bits, {cut[0]} the first, of which the upper 8 are read: "
             "save them as .npy to keep all"
         )
-    named = [
-        [str(name) for name, paths in each.items() for _ in paths] if None not in each else None for each in listed
-    ]
+    named = [[str(name) for name, paths in each.items() for _ in paths] if None not in each else None for each in found]
     return [ImagePart(part.path, x, names) for part, x, names in zip(parts, read, named, strict=True)]
 
 

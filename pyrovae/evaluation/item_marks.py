@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.columns import Column, checked_columns, other_codes, what_differs
+from pyrovae.listed import listed
 
 __all__ = ["MARKS", "columns_in", "marks_of", "other_codes_between", "what_differs_between"]
 
@@ -124,9 +125,8 @@ def _values(first: Mapping[str, Any], second: Mapping[str, Any], *, in_order: bo
     ]
     if not other:
         return ""
-    more = f" and {len(other) - 3:,} more" if len(other) > 3 else ""
     hint = ": other units?" if len(other) < len(names) or len(names) == 1 else ": other units, or other rows?"
-    return f"values differ of {', '.join(other[:3])}{more}{hint}"
+    return f"values differ of {listed(other, 3)}{hint}"
 
 
 def _marks(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pyrovae.inference.measuring import measuring
 from pyrovae.inference.method import Method, Task, register_methods
 from pyrovae.inference.svi.options import SVI
 from pyrovae.inference.weighed import Weighed, weighed
+from pyrovae.listed import listed
 from pyrovae.models.covariance import ROWS, weighted_means
 from pyrovae.models.items import checked_items
 from pyrovae.models.linear_gaussian import LinearGaussian, SeenCodes, seen_kinds, seen_log_prob
@@ -250,8 +251,7 @@ def _warn_of_floor(columns: list[int], parts: LinearParts) -> None:
     if not parts.per_entry:
         which = "the scale that all columns share"
     else:
-        names = ", ".join(f"x[:, {d}]" for d in columns[:5])
-        which = f"the scale of {names}" + (f" and {len(columns) - 5} more columns" if len(columns) > 5 else "")
+        which = f"the scale of {listed([f'x[:, {d}]' for d in columns], what='columns')}"
     checks.warn(
         f"the floor of the likelihood's scale holds up {which}: columns that a code of {parts.latent_dim} numbers "
         "tells in full, or that do not vary; take a smaller latent_dim, scale x, or set Normal(floor=...)",

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae import checks, rounding
 from pyrovae.columns import Column
+from pyrovae.listed import listed
 from pyrovae.models.batch import Batch
 from pyrovae.models.pair import (
     columns_of,
@@ -145,10 +146,9 @@ def warn_of_codes(pair: Any, columns: Any, name: str = "x") -> None:
     named = [f"{each.name!r} ({each.kind})" for each in columns if each.kind in ("categorical", "ordinal")]
     if not named:
         return
-    more = f" and {len(named) - 5:,} more" if len(named) > 5 else ""
     one = len(named) == 1
     checks.warn(
-        f"column{'' if one else 's'} {', '.join(named[:5])}{more} of {name} {'has' if one else 'have'} codes of "
+        f"column{'' if one else 's'} {listed(named)} of {name} {'has' if one else 'have'} codes of "
         f"categories, and this {type(pair).__name__} takes them for numbers, as if the second category lay between the "
         "first and the third: take table_vae(columns) or ColumnMixture(columns, num_components), which give each "
         "category a probability; drop them; or, where the codes are numbers, state kinds={name: 'real'} in data.table"

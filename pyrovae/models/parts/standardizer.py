@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import checks
+from pyrovae.listed import listed
 
 __all__ = [
     "InUnits",
@@ -28,7 +29,6 @@ SEES: dict[str, Callable[[Tensor], Tensor]] = {
     "log": lambda x: x.clamp(min=torch.finfo(x.dtype).tiny).log(),
     "log1p": torch.log1p,
 }
-SHOWN = 5  # columns that a warning names
 
 
 class Standardizer(nn.Module):
@@ -119,12 +119,11 @@ class Standardizer(nn.Module):
             f"{self._name_of(j)} (all {_untransformed(float(loc[j]), self.sees):g})"
             if is_seen[j]
             else f"{self._name_of(j)} (not seen at all)"
-            for j in which[:SHOWN]
+            for j in which
         ]
-        more = f" and {len(which) - SHOWN} more" if len(which) > SHOWN else ""
         one = len(which) == 1
         checks.warn(
-            f"{'column' if one else 'columns'} {', '.join(said)}{more} of x {'has' if one else 'have'} no two values "
+            f"{'column' if one else 'columns'} {listed(said)} of x {'has' if one else 'have'} no two values "
             f"in the training items: {'its' if one else 'their'} scale is taken for 1. Leave "
             f"{'it' if one else 'them'} out, for a model learns nothing from a constant"
         )
