@@ -98,6 +98,80 @@ def test_one_step_is_that_of_a_table(covariance, weighted, spread):
         assert np.allclose(ours, exact, rtol=1e-10, atol=1e-10)
 
 
+def plain_sums(parts, log_weights, origin, x, weight):
+    """log p(x) per item and the sums of an M-step about an origin, by the plain formula in float64."""
+    factor, loc = parts.scale_tril.numpy(), parts.loc.detach().numpy()
+    white = np.einsum("kij,nkj->nki", np.linalg.inv(factor), x[:, None] - loc)
+    log_det = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
+    joint = log_weights.numpy() - log_det - 0.5 * x.shape[1] * np.log(2 * np.pi) - 0.5 * np.square(white).sum(2)
+    log_prob = np.logaddexp.reduce(joint, 1)
+    share = np.exp(joint - log_prob[:, None]) * weight[:, None]
+    away = x - origin
+    sums = share.sum(0), share.T @ away, np.einsum("nk,ni,nj->kij", share, away, away)
+    return weight @ log_prob / weight.sum(), *sums
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("features", [1, 2, 7, 11, 12, 25, 50, 101])
+@pytest.mark.parametrize("number", [1, 3])
+def test_triangles_in_parts_give_the_sums_of_whole_matrices(features, number, monkeypatch):
+    rng = np.random.default_rng(features)
+    x, weight = 3 + rng.normal(size=(150, features)), rng.uniform(0.5, 2, size=150)
+    components = pyrovae.GaussianMixture((features,), number).double().components.requires_grad_(False)
+    components.loc.copy_(torch.from_numpy(3 + 0.3 * rng.normal(size=(number, features))))
+    components.lower.copy_(torch.from_numpy(rng.normal(size=(number, features, features)) / (2 * features)))
+    components.log_diagonal.copy_(torch.from_numpy(0.2 * rng.normal(size=(number, features))))
+    log_weights = torch.from_numpy(rng.normal(size=number)).log_softmax(0)
+
+    def ours():
+        frame = Frame(Blocks(torch.from_numpy(x), torch.from_numpy(weight)))
+        sums, value = sufficient.expected_sums(components, log_weights, frame)
+        assert torch.equal(sums.loc, frame.origin.expand(number, -1))
+        return value, *(each.numpy() for each in sums.tensors)
+
+    origin = Frame(Blocks(torch.from_numpy(x), torch.from_numpy(weight))).origin.numpy()
+    exact = plain_sums(components, log_weights, origin, x, weight)
+
+    def agree(found):
+        return [np.allclose(a, b, rtol=1e-12, atol=1e-11) for a, b in zip(found, exact, strict=True)]
+
+    assert all(agree(ours()))
+    parts = block_sums.parts_of_triangle(features)
+    assert len(parts) == max(1, min(8, features // 12)) and parts[0][0] == 0 and parts[-1][1] == features
+    # control: a part that begins one column too late, or ends one too early, is seen in log p(x) and in the moments
+    for number_of_part in {0, len(parts) - 1}:
+        for shift in ((1, 0), (0, -1)):
+            begin, end = parts[number_of_part]
+            cut = [*parts]
+            cut[number_of_part] = begin + shift[0], end + shift[1]
+            if end - begin > 1:
+                monkeypatch.setattr(block_sums, "parts_of_triangle", lambda _, cut=cut: cut)
+                found = agree(ours())
+                assert not found[0] and not found[-1]
+                monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_coordinates_that_are_kept_give_the_bits_of_the_rows(covariance, dtype):
+    x = torch.from_numpy(problem(spread=0.2)).to(dtype)
+    mixture = mixture_near(x.double().numpy(), covariance)
+    log_weights = mixture.logits.double().log_softmax(-1)
+    kept, read = Frame(Blocks(x), keeps=True), Frame(Blocks(x))
+
+    def sums(frame):
+        found, value = sufficient.expected_sums(mixture.components, log_weights, frame, single=dtype != torch.float64)
+        return [*found.tensors, torch.tensor(value)]
+
+    first = [sums(kept), sums(kept), sums(read)]
+    for others in first[1:]:
+        assert all(map(torch.equal, first[0], others))
+    x[:, 0] += 1  # control: the second pass was one over what is kept
+    assert all(map(torch.equal, first[0], sums(kept)))
+    assert not all(map(torch.equal, first[0], sums(read)))
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_components_far_apart_keep_their_digits(covariance, monkeypatch):
     # clusters of a spread of 1e-3, 1e4 from one another: squares about their mean would lose 14 digits

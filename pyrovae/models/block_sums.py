@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinates", "Moments", "Posterior", "parts_of_triangle"]
 
-WIDE = 12  # columns at least in a part of a triangular product, of which only the lower parts are computed
+WIDE = 12  # columns, about, in a part of a triangular product, of which only the lower parts are computed
+ALIGNED = 4  # rows: narrow matrices of a multiple of them have faster products
 NEGLIGIBLE = 1e-30  # a responsibility that adds to no digit of a sum, nor to those of a component that has weight
 SPARSE = 0.35  # of a block's responsibilities: where no more of them count, the others are left out
 PARTS = 8  # parts at the most
@@ -40,8 +41,22 @@ class Coordinates:
         self.spare = self.table.new_empty(self.features if covariance == "spherical" else 0, size)
 
     def of(self, rows: Tensor) -> Tensor:
+        """The coordinates of rows (n, D); they last until the next block's."""
         table = self.table[:, : len(rows)]
         table[1 : 1 + self.features].copy_(rows.mT).sub_(self.origin)
+        return self.squared(table)
+
+    @property
+    def kept_rows(self) -> int:
+        """How many of the rows are worth keeping: squares of all columns take longer to read than to compute."""
+        return len(self.table) if self.squares < self.features else 1 + self.features
+
+    def again(self, kept: Tensor) -> Tensor:
+        """The coordinates, given those that were kept of them."""
+        if len(kept) == len(self.table):
+            return kept
+        table = self.table[:, : kept.shape[1]]
+        table[1 : len(kept)].copy_(kept[1:])
         return self.squared(table)
 
     def squared(self, table: Tensor) -> Tensor:
@@ -126,25 +141,27 @@ class _Dense:
     ) -> None:
         inverse = triangular_inverse(parts.scale_tril)
         moved = inverse @ (parts.loc.double() - origin)[:, :, None]
-        inverse = torch.cat([-moved, inverse], -1).to(dtype)  # of homogeneous coordinates
+        inverse = torch.cat([-moved, inverse], -1).to(dtype).movedim(1, 0)  # of homogeneous coordinates, (D, K, 1 + D)
         self.parts = [
-            (last, inverse[:, first:last, : 1 + last].reshape(-1, 1 + last))
+            (last, inverse[first:last, :, : 1 + last].flatten(0, 1))
             for first, last in parts_of_triangle(parts.features)
         ]
         self.constant = (_constants(parts) + log_weights).to(dtype)[:, None]
         self.buffer = inverse.new_empty(max(len(one) for _, one in self.parts) * size)
+        self.spare = inverse.new_empty(parts.num_components * size)
 
     def into(self, table: Tensor, columns: Tensor) -> None:
         count = columns.shape[1]
+        spare = self.spare[: len(table) * count].view_as(table)
         for number, (last, one) in enumerate(self.parts):
             white = self.buffer[: len(one) * count].view(len(one), count)
             torch.mm(one, columns[: 1 + last], out=white)
-            squares = white.square_().view(len(table), -1, count)
+            squares = white.square_().view(-1, *table.shape)
             if number:
-                table.add_(squares.sum(1))
+                table.add_(torch.sum(squares, 0, out=spare))
             else:
-                torch.sum(squares, 1, out=table)
-        table.mul_(-0.5).add_(self.constant)
+                torch.sum(squares, 0, out=table)
+        torch.add(self.constant, table, alpha=-0.5, out=table)
 
 
 class _Own:
@@ -187,12 +204,13 @@ class Moments:
         width = {"diagonal": features, "spherical": 1}.get(covariance, 0)
         self.total = zeros(number, 1 + features + width)
         self.cuts = parts_of_triangle(features) if covariance == "full" else []
-        self.lower = [zeros(number * (last - first), 1 + last) for first, last in self.cuts]
+        # (coordinate, component and column), for a product is faster with the fewer rows on its left
+        self.lower = [zeros(1 + last, number * (last - first)) for first, last in self.cuts]
         self.adds_scatter = covariance == "tied" and scatter is None
         self.scatter = zeros(features, features) if scatter is None else scatter
         square = (features, features) if self.dense else (features,)
         self.own = {k: (zeros(1 + features), zeros(*square)) for k in centres}
-        longest = max((len(one) for one in self.lower), default=0)
+        longest = max((one.shape[1] for one in self.lower), default=0)
         self.buffer = origin.new_empty(longest * size, dtype=dtype)
 
     @property
@@ -224,9 +242,9 @@ class Moments:
             self._add_few(columns, share)
             return
         for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-            weighted = self.buffer[: len(lower) * len(rows)].view(self.number, end - begin, len(rows))
+            weighted = self.buffer[: lower.shape[1] * len(rows)].view(self.number, end - begin, len(rows))
             torch.mul(columns[None, 1 + begin : 1 + end], share[:, None], out=weighted)
-            _add_product(lower, weighted.flatten(0, 1), columns[: 1 + end])
+            _add_product(lower, columns[: 1 + end], weighted.flatten(0, 1))
 
     def _add_few(self, columns: Tensor, share: Tensor) -> None:
         """Add to each component's sums the items alone of which it has a share."""
@@ -236,8 +254,8 @@ class Moments:
                 some = columns.index_select(1, index)
                 weighted = some[1:] * one[index]
                 for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-                    part = lower.view(self.number, end - begin, 1 + end)[k]
-                    _add_product(part, weighted[begin:end], some[: 1 + end])
+                    part = lower.view(1 + end, self.number, end - begin)[:, k]
+                    _add_product(part, some[: 1 + end], weighted[begin:end])
 
     def expected(self) -> Expected:
         """The sums as an M-step takes them."""
@@ -247,7 +265,7 @@ class Moments:
         if self.covariance == "full":
             second = total.new_zeros(self.number, features, features)
             for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-                part = lower.view(self.number, end - begin, 1 + end)
+                part = lower.view(1 + end, self.number, end - begin).permute(1, 2, 0)
                 first[:, begin:end] = part[:, :, 0]
                 second[:, begin:end, :end] = part[:, :, 1:]
             second = second.tril() + second.tril(-1).mT
@@ -279,7 +297,10 @@ def _constants(parts: GaussianComponents) -> Tensor:
 
 
 def parts_of_triangle(features: int) -> list[tuple[int, int]]:
-    """Parts of the columns, of `WIDE` or more each, by which triangles are taken: the first column and the end."""
+    """Parts of the columns, of about `WIDE` or more each, by which triangles are taken: the first column and the end.
+
+    With the row of ones the rows up to an end are a multiple of `ALIGNED`, but for the last.
+    """
     count = max(1, min(PARTS, features // WIDE))
-    ends = [round(features * i / count) for i in range(count + 1)]
-    return list(pairwise(ends))
+    ends = [round((1 + features) * i / count / ALIGNED) * ALIGNED - 1 for i in range(1, count)]
+    return list(pairwise([0, *ends, features]))

@@ -37,7 +37,7 @@ __all__ = [
 
 Shares = Callable[[slice, Tensor], Tensor]  # (which rows, the rows (n, D)) -> how much of each a component has, (K, n)
 
-BYTES = 2**20  # of the largest buffer of a block: it stays in a core's cache
+BYTES = 2**21  # of the largest buffer of a block: it stays near a core, and calls take little beside what they compute
 ON_ACCELERATOR = 2**26
 KEPT = 2**26  # of coordinates that are kept from pass to pass
 SINGLE_FAR = 100.0  # as FAR, of sums in float32, by which two of seven digits may be lost
@@ -119,17 +119,19 @@ class Frame:
     def columns(self, covariance: str, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The blocks: which rows, the rows (n, D), and as columns their coordinates."""
         made = Coordinates(covariance, self.origin, size, dtype)
-        keeps = self.keeps and len(made.table) * len(self.blocks) * dtype.itemsize <= KEPT
-        kind = covariance if made.squares else "dense", size, dtype
+        keeps = self.keeps and made.kept_rows * len(self.blocks) * dtype.itemsize <= KEPT
+        kind = made.kept_rows, size, dtype
         kept = self._kept[1] if self._kept[0] == kind else {}
         if keeps:
             self._kept = kind, kept
         for place, rows in self.blocks.each(size):
-            columns = kept.get(place.start)
-            if columns is None:
+            if place.start in kept:
+                columns = made.again(kept[place.start])
+            else:
                 columns = made.of(rows)
                 if keeps:
-                    columns = kept[place.start] = columns.clone(memory_format=torch.contiguous_format)
+                    of_kept = columns[: made.kept_rows]
+                    kept[place.start] = of_kept.clone(memory_format=torch.contiguous_format)
             yield place, rows, columns
 
 
@@ -298,4 +300,5 @@ def _rows_for(parts: GaussianComponents, blocks: Blocks, dtype: torch.dtype) -> 
 def _rows(numbers: int, blocks: Blocks, dtype: torch.dtype = torch.float64) -> int:
     """How many rows a block has whose largest buffer has so many numbers for a row."""
     budget = BYTES if blocks.device.type == "cpu" else ON_ACCELERATOR
-    return max(64, min(2**16, budget // (numbers * dtype.itemsize) // 32 * 32))
+    # odd multiples of 32: at a distance of a power of two the entries of a column would share few places of a cache
+    return max(64, min(2**16, budget // (numbers * dtype.itemsize)) // 64 * 64 - 32)
