@@ -16,7 +16,7 @@ from test_ranks import run
 import pyrovae
 from pyrovae.data import MappedArray, Split
 from pyrovae.inference.em import batches, clusters, fitting, items
-from pyrovae.models import block_sums, sufficient
+from pyrovae.models import block_sums, products, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.sufficient import Frame
@@ -270,6 +270,46 @@ class TestSingle:
         for found, exact in zip(ours[1:], expected[1:], strict=True):
             assert np.allclose(found, exact, rtol=1e-4, atol=1e-4)
         assert not np.allclose(ours[3], expected[3], rtol=1e-12, atol=1e-12)  # control: they were in float32
+
+    @pytest.mark.parametrize("has_one_dnn", [True, False])
+    def test_moments_have_their_digits_by_either_library(self, has_one_dnn, monkeypatch):
+        # second moments of a block of n items: sums of n products, of which an error is of n^1/2 roundings at most
+        if has_one_dnn and products._linear() is None:
+            pytest.skip("torch has no oneDNN here")
+        calls, plain = [], products._by_one_dnn
+        monkeypatch.setattr(products, "_by_one_dnn", lambda *a: (calls.append(1), plain(*a))[1])
+        if not has_one_dnn:
+            monkeypatch.setattr(products, "_linear", lambda: None)
+        x = problem(spread=0.2).astype(np.float32)
+        parts = mixture_near(x.astype(float), "full").components
+        log_weights = torch.zeros(K, dtype=torch.float64).log_softmax(0)
+        frame = Frame(Blocks(torch.from_numpy(x)), keeps=True)
+        for _ in range(2):  # the first time the only block is part of a larger buffer, and its rows are apart
+            sums, _ = sufficient.expected_sums(parts, log_weights, frame, single=True)
+        assert len(calls) == 2 * has_one_dnn  # two parts of a triangle
+        _, *exact = plain_sums(parts, log_weights, frame.origin.numpy(), x.astype(float), np.ones(N))
+        for found, right in zip(sums.tensors, exact, strict=True):
+            assert np.abs(found.numpy() - right).max() < 20 * 6e-8 * np.abs(right).max()
+            assert np.abs(found.numpy() - right).max() > 1e-12 * np.abs(right).max()  # control: they are in float32
+
+    def test_only_products_that_suit_it_are_by_one_dnn(self, monkeypatch):
+        calls, plain = [], products._by_one_dnn
+        monkeypatch.setattr(products, "_by_one_dnn", lambda *a: (calls.append(1), plain(*a))[1])
+        left, right = torch.randn(7, 30), torch.randn(5, 30)
+        apart = torch.randn(5, 60)[:, :30]
+        cases = [
+            (left, right, {"recurs": True}, products._linear() is not None),
+            (left, right, {}, False),
+            (left, apart, {"recurs": True}, False),
+            (left.double(), right.double(), {"recurs": True}, False),
+        ]
+        for a, b, options, by_one_dnn in cases:
+            total = torch.ones(7, 5, dtype=torch.float64)
+            calls.clear()
+            products.add_product(total, a, b, **options)
+            assert len(calls) == by_one_dnn
+            exact = 1 + a.double() @ b.double().mT
+            assert torch.allclose(total, exact, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("covariance", COVARIANCES)
     def test_a_fit_ends_with_the_digits_of_float64(self, covariance, monkeypatch):

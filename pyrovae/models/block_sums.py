@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.models.covariance import triangular_inverse
+from pyrovae.models.products import add_product
 from pyrovae.models.seen import Expected
 
 if TYPE_CHECKING:
@@ -232,9 +233,9 @@ class Moments:
         if len(self.own) == self.number:
             return
         if self.covariance != "full":
-            _add_product(self.total, share, columns)
+            add_product(self.total, share, columns)
             if self.adds_scatter:
-                _add_product(self.scatter, columns[1:] * share.sum(0), columns[1:])
+                add_product(self.scatter, columns[1:] * share.sum(0), columns[1:])
             return
         self.total[:, 0] += share.sum(1)
         counts = (share > NEGLIGIBLE).sum(1).tolist()
@@ -244,7 +245,7 @@ class Moments:
         for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
             weighted = self.buffer[: lower.shape[1] * len(rows)].view(self.number, end - begin, len(rows))
             torch.mul(columns[None, 1 + begin : 1 + end], share[:, None], out=weighted)
-            _add_product(lower, columns[: 1 + end], weighted.flatten(0, 1))
+            add_product(lower, columns[: 1 + end], weighted.flatten(0, 1), recurs=True)
 
     def _add_few(self, columns: Tensor, share: Tensor) -> None:
         """Add to each component's sums the items alone of which it has a share."""
@@ -255,7 +256,7 @@ class Moments:
                 weighted = some[1:] * one[index]
                 for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
                     part = lower.view(1 + end, self.number, end - begin)[:, k]
-                    _add_product(part, some[: 1 + end], weighted[begin:end])
+                    add_product(part, some[: 1 + end], weighted[begin:end])
 
     def expected(self) -> Expected:
         """The sums as an M-step takes them."""
@@ -280,14 +281,6 @@ class Moments:
             second = torch.stack([one for _, one in self.own.values()]).sum(0) if self.own else self.scatter
             second = second[None]
         return Expected(loc, total, first, second, None if self.dense else total[:, None].expand_as(first))
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right' to a total in float64."""
-    if left.dtype == right.dtype == total.dtype:
-        total.addmm_(left, right.mT)
-    else:
-        total.add_(left @ right.mT)
 
 
 def _constants(parts: GaussianComponents) -> Tensor:
