@@ -19,6 +19,7 @@ from pyrovae.inference.em import batches, clusters, fitting, items
 from pyrovae.models import block_sums, products, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.components import COVARIANCES
+from pyrovae.models.remainder import remainder_of
 from pyrovae.models.sufficient import Frame
 
 N, D, K = 400, 26, 3  # 26 columns are two parts of a triangle
@@ -149,6 +150,53 @@ def test_triangles_in_parts_give_the_sums_of_whole_matrices(features, number, mo
                 found = agree(ours())
                 assert not found[0] and not found[-1]
                 monkeypatch.undo()
+
+
+class TestRemainder:
+    def sums(self, away, monkeypatch):
+        """The sums beside those of the plain formula, with which components had no products of their own.
+
+        The last component, of the largest weight, lies so many standard deviations away from all items in a column.
+        """
+        x = problem(spread=0.2)
+        parts = mixture_near(x, "full").components
+        parts.loc[2] = 0.0
+        parts.loc[2, 0] += away
+        log_weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+        rests, plain = [], sufficient.Moments
+        monkeypatch.setattr(sufficient, "Moments", lambda *a: (rests.append(a[-1]), plain(*a))[1])
+        frame = Frame(Blocks(torch.from_numpy(x)))
+        sums, _ = sufficient.expected_sums(parts, log_weights, frame)
+        _, *exact = plain_sums(parts, log_weights, frame.origin.numpy(), x, np.ones(N))
+        return [each.numpy() for each in sums.tensors], exact, rests
+
+    def test_the_sums_of_the_largest_component_are_what_the_others_leave(self, monkeypatch):
+        found, exact, rests = self.sums(0.0, monkeypatch)
+        assert rests == [2] and exact[0].min() > 10
+        for ours, plain in zip(found, exact, strict=True):
+            assert np.allclose(ours, plain, rtol=1e-12, atol=1e-11)
+
+    def test_a_component_that_the_others_leave_too_little_is_summed(self, monkeypatch):
+        found, exact, rests = self.sums(15.0, monkeypatch)
+        assert rests == [2, None] and 0 < exact[0][2] < 1e-6
+        for ours, plain in zip(found, exact, strict=True):
+            assert np.allclose(ours[2], plain[2], rtol=1e-9, atol=0)
+        # control: the difference has no digits of it
+        monkeypatch.undo()
+        monkeypatch.setattr(sufficient, "has_lost_digits", lambda *_: False)
+        found, exact, rests = self.sums(15.0, monkeypatch)
+        assert rests == [2] and not np.allclose(found[2][2], exact[2][2], rtol=1e-4, atol=0)
+
+    def test_one_that_will_be_small_is_summed_at_once(self, monkeypatch):
+        x = torch.from_numpy(problem(spread=0.2))
+        parts = mixture_near(x.numpy(), "full").components
+        log_weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+        frame = Frame(Blocks(x))
+        assert remainder_of(parts, log_weights, frame.squares, N) == 2
+        assert torch.allclose(frame.squares, (x - x.mean(0)).square().sum(0))
+        parts.log_diagonal[2, 3] = parts.log_diagonal[2, 3] - 6
+        parts.lower[2, 3] = 0.0
+        assert remainder_of(parts, log_weights, frame.squares, N) is None
 
 
 @pytest.mark.usefixtures("small_blocks")

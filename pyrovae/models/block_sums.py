@@ -184,8 +184,9 @@ class _Own:
 class Moments:
     """Weighted sums of coordinates and of their products: about one origin, and of some components about `centres`.
 
-    `scatter` is that of all items about the origin, where covariances are tied and the shares of each item sum to its
-    weight; it is added up where it is None.
+    `scatter`, (1 + D, 1 + D), is that of all items' coordinates about the origin, where the shares of each item sum to
+    its weight. Tied covariances need no other; it is added up where it is None. Of full ones the component `rest` takes
+    what the others leave of it, so that no products are of its own.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Moments:
         dtype: torch.dtype,
         centres: dict[int, Tensor],
         scatter: Tensor | None = None,
+        rest: int | None = None,
     ) -> None:
         self.covariance, self.origin, self.centres, self.number = covariance, origin, centres, number
         self.features = features = len(origin)
@@ -205,10 +207,11 @@ class Moments:
         width = {"diagonal": features, "spherical": 1}.get(covariance, 0)
         self.total = zeros(number, 1 + features + width)
         self.cuts = parts_of_triangle(features) if covariance == "full" else []
+        self.rest, self.others = rest, torch.tensor([k for k in range(number) if k != rest], device=origin.device)
         # (coordinate, component and column), for a product is faster with the fewer rows on its left
-        self.lower = [zeros(1 + last, number * (last - first)) for first, last in self.cuts]
+        self.lower = [zeros(1 + last, len(self.others) * (last - first)) for first, last in self.cuts]
         self.adds_scatter = covariance == "tied" and scatter is None
-        self.scatter = zeros(features, features) if scatter is None else scatter
+        self.scatter = zeros(1 + features, 1 + features) if scatter is None else scatter
         square = (features, features) if self.dense else (features,)
         self.own = {k: (zeros(1 + features), zeros(*square)) for k in centres}
         longest = max((one.shape[1] for one in self.lower), default=0)
@@ -235,15 +238,16 @@ class Moments:
         if self.covariance != "full":
             add_product(self.total, share, columns)
             if self.adds_scatter:
-                add_product(self.scatter, columns[1:] * share.sum(0), columns[1:])
+                add_product(self.scatter, columns * share.sum(0), columns)
             return
         self.total[:, 0] += share.sum(1)
-        counts = (share > NEGLIGIBLE).sum(1).tolist()
-        if sum(counts) <= SPARSE * share.numel():
+        if self.rest is not None:
+            share = share.index_select(0, self.others)
+        if int((share > NEGLIGIBLE).count_nonzero()) <= SPARSE * share.numel():
             self._add_few(columns, share)
             return
         for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-            weighted = self.buffer[: lower.shape[1] * len(rows)].view(self.number, end - begin, len(rows))
+            weighted = self.buffer[: lower.shape[1] * len(rows)].view(len(share), end - begin, len(rows))
             torch.mul(columns[None, 1 + begin : 1 + end], share[:, None], out=weighted)
             add_product(lower, columns[: 1 + end], weighted.flatten(0, 1), recurs=True)
 
@@ -255,7 +259,7 @@ class Moments:
                 some = columns.index_select(1, index)
                 weighted = some[1:] * one[index]
                 for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-                    part = lower.view(1 + end, self.number, end - begin)[:, k]
+                    part = lower.view(1 + end, len(share), end - begin)[:, k]
                     add_product(part, some[: 1 + end], weighted[begin:end])
 
     def expected(self) -> Expected:
@@ -266,10 +270,13 @@ class Moments:
         if self.covariance == "full":
             second = total.new_zeros(self.number, features, features)
             for (begin, end), lower in zip(self.cuts, self.lower, strict=True):
-                part = lower.view(1 + end, self.number, end - begin).permute(1, 2, 0)
-                first[:, begin:end] = part[:, :, 0]
-                second[:, begin:end, :end] = part[:, :, 1:]
+                part = lower.view(1 + end, len(self.others), end - begin).permute(1, 2, 0)
+                first[self.others, begin:end] = part[:, :, 0]
+                second[self.others, begin:end, :end] = part[:, :, 1:]
             second = second.tril() + second.tril(-1).mT
+            if self.rest is not None:
+                first[self.rest] = self.scatter[0, 1:] - first[self.others].sum(0)
+                second[self.rest] = self.scatter[1:, 1:] - second[self.others].sum(0)
         loc = self.origin.expand(self.number, -1).clone()
         for k, (own_first, own_second) in self.own.items():
             loc[k], total[k], first[k] = self.centres[k], own_first[0], own_first[1:]
@@ -278,7 +285,7 @@ class Moments:
             elif self.covariance != "tied":
                 second[k] = own_second
         if self.covariance == "tied":
-            second = torch.stack([one for _, one in self.own.values()]).sum(0) if self.own else self.scatter
+            second = torch.stack([one for _, one in self.own.values()]).sum(0) if self.own else self.scatter[1:, 1:]
             second = second[None]
         return Expected(loc, total, first, second, None if self.dense else total[:, None].expand_as(first))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae.models.block_sums import Coordinates, Moments, Posterior, parts_of_triangle
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import EMPTY, EPS, FAR, NEAR, triangular_inverse
+from pyrovae.models.remainder import has_lost_digits, remainder_of
 from pyrovae.models.seen import Expected
 
 if TYPE_CHECKING:
@@ -107,14 +108,20 @@ class Frame:
 
     @cached_property
     def scatter(self) -> Tensor:
-        """sum_n w_n (x_n - c)(x_n - c)' over all items, (D, D): the same in every iteration."""
-        features = self.blocks.features
-        total = torch.zeros(features, features, dtype=torch.float64, device=self.blocks.device)
-        for place, _, columns in self.columns("tied", _rows(1 + 2 * features, self.blocks), torch.float64):
-            away, weight = columns[1:], self.blocks.weight_of(place)
-            total.addmm_(away if weight is None else away * weight, away.mT)
+        """sum_n w_n (1, x_n - c)(1, x_n - c)' over all items, (1 + D, 1 + D): the same in every iteration."""
+        width, size = 1 + self.blocks.features, _rows(1 + 2 * self.blocks.features, self.blocks)
+        total = torch.zeros(width, width, dtype=torch.float64, device=self.blocks.device)
+        made = Coordinates("tied", self.origin, size, torch.float64)
+        for place, rows in self.blocks.each(size):
+            columns, weight = made.of(rows), self.blocks.weight_of(place)
+            total.addmm_(columns if weight is None else columns * weight, columns.mT)
         self.blocks.reduce([total])
         return total
+
+    @property
+    def squares(self) -> Tensor:
+        """The diagonal of the scatter without that of the ones, (D,)."""
+        return self.scatter.diagonal()[1:]
 
     def columns(self, covariance: str, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The blocks: which rows, the rows (n, D), and as columns their coordinates."""
@@ -146,19 +153,24 @@ def expected_sums(
     size, blocks, origin = _rows_for(parts, frame.blocks, dtype), frame.blocks, frame.origin
     apart = [] if single else _apart(parts, frame, FAR, NEAR).nonzero().flatten().tolist()
 
-    def run(centres: dict[int, Tensor]) -> tuple[Expected, Tensor]:
-        scatter = frame.scatter if parts.covariance == "tied" and not centres else None
+    def run(centres: dict[int, Tensor], rest: int | None = None) -> tuple[Expected, Tensor]:
+        scatter = frame.scatter if rest is not None or (parts.covariance == "tied" and not centres) else None
         if parts.covariance == "tied" and centres:  # its scatter is about one origin, or about each location
             centres = {**dict(enumerate(parts.loc.double())), **centres}
         posterior = Posterior(parts, log_weights, origin, size, dtype, apart)
-        moments = Moments(parts.covariance, parts.num_components, origin, size, dtype, centres, scatter)
+        moments = Moments(parts.covariance, parts.num_components, origin, size, dtype, centres, scatter, rest)
         for place, rows, columns in frame.columns(parts.covariance, size, dtype):
             moments.add(rows, columns, posterior.of(rows, columns, blocks.weight_of(place)))
         blocks.reduce([*moments.sums, posterior.value])
         return moments.expected(), posterior.value
 
     centres = {k: parts.loc[k].double() for k in apart}
-    sums, value = run(centres)
+    rest = None
+    if parts.covariance == "full" and parts.num_components > 1 and not single and not centres:
+        rest = remainder_of(parts, log_weights, frame.squares, blocks.count)
+    sums, value = run(centres, rest)
+    if rest is not None and has_lost_digits(sums, rest, frame.squares):
+        sums, value = run(centres)
     lost = {} if single else _centres_of_lost(parts, sums)
     if lost:
         sums, value = run({**centres, **lost})
