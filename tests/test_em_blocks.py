@@ -334,7 +334,7 @@ class TestSingle:
         frame = Frame(Blocks(torch.from_numpy(x)), keeps=True)
         for _ in range(2):  # the first time the only block is part of a larger buffer, and its rows are apart
             sums, _ = sufficient.expected_sums(parts, log_weights, frame, single=True)
-        assert len(calls) == 2 * has_one_dnn  # two parts of a triangle
+        assert len(calls) == 4 * has_one_dnn  # two parts of a triangle, in the E-step and in the moments
         _, *exact = plain_sums(parts, log_weights, frame.origin.numpy(), x.astype(float), np.ones(N))
         for found, right in zip(sums.tensors, exact, strict=True):
             assert np.abs(found.numpy() - right).max() < 20 * 6e-8 * np.abs(right).max()
@@ -356,8 +356,13 @@ class TestSingle:
             calls.clear()
             products.add_product(total, a, b, **options)
             assert len(calls) == by_one_dnn
-            exact = 1 + a.double() @ b.double().mT
-            assert torch.allclose(total, exact, rtol=0, atol=1e-5)
+            exact = a.double() @ b.double().mT
+            assert torch.allclose(total, 1 + exact, rtol=0, atol=1e-5)
+        for a, b in ((left, right.mT.contiguous()), (left, right.mT), (left.double(), right.double().mT.contiguous())):
+            calls.clear()
+            product = products.product_into(a.new_empty(7, 5), a, b)
+            assert len(calls) == (b.is_contiguous() and b.dtype == torch.float32 and products._linear() is not None)
+            assert torch.allclose(product.double(), left.double() @ right.double().mT, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("covariance", COVARIANCES)
     def test_a_fit_ends_with_the_digits_of_float64(self, covariance, monkeypatch):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.models.covariance import triangular_inverse
-from pyrovae.models.products import add_product
+from pyrovae.models.products import add_product, product_into
 from pyrovae.models.seen import Expected
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class _Dense:
         spare = self.spare[: len(table) * count].view_as(table)
         for number, (last, one) in enumerate(self.parts):
             white = self.buffer[: len(one) * count].view(len(one), count)
-            torch.mm(one, columns[: 1 + last], out=white)
+            white = product_into(white, one, columns[: 1 + last])
             squares = white.square_().view(-1, *table.shape)
             if number:
                 table.add_(torch.sum(squares, 0, out=spare))

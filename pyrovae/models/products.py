@@ -1,4 +1,4 @@
-"""Products of matrices that are added to totals in float64, those of float32 by the library that is fast at them."""
+"""Products of matrices, those of float32 that come again and again by the library that is fast at them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["add_product"]
+__all__ = ["add_product", "product_into"]
+
+
+def product_into(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, of shapes that recur: in `out`, or where oneDNN serves in another tensor."""
+    if _suits_one_dnn(left, right):
+        return _by_one_dnn(left, right.mT)
+    return torch.mm(left, right, out=out)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, *, recurs: bool = False) -> None:
@@ -33,6 +40,7 @@ def _suits_one_dnn(left: Tensor, right: Tensor) -> bool:
 
 
 def _by_one_dnn(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right'."""
     # MKL's products in float32 do without AVX-512 on AMD's processors, where oneDNN takes half the time; it makes a
     # kernel for each shape, which pays where the shape recurs
     linear = _linear()
@@ -43,7 +51,8 @@ def _by_one_dnn(left: Tensor, right: Tensor) -> Tensor:
 
 @cache
 def _linear() -> Callable[..., Any] | None:
-    """Torch's product by oneDNN, which has no public name; None where it is missing."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    """Torch's product by oneDNN, which has no public name; None where it is missing, or has not been measured."""
+    here = platform.system() == "Linux" and platform.machine().lower() in ("x86_64", "amd64")
+    return (
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None) if here and torch.backends.mkldnn.is_available() else None
+    )
