@@ -302,5 +302,5 @@ def parts_of_triangle(features: int) -> list[tuple[int, int]]:
     With the row of ones the rows up to an end are a multiple of `ALIGNED`, but for the last.
     """
     count = max(1, min(PARTS, features // WIDE))
-    ends = [round((1 + features) * i / count / ALIGNED) * ALIGNED - 1 for i in range(1, count)]
+    ends = [(1 + features) * i // (count * ALIGNED) * ALIGNED - 1 for i in range(1, count)]
     return list(pairwise([0, *ends, features]))
