@@ -19,7 +19,7 @@ __all__ = ["MappedArray", "as_stored", "dtype_that_holds", "joined", "require_nu
 # the part of a memory map that is read to choose its dtype
 _MOST_ROWS = 4096
 _MOST_ENTRIES = 2**23
-_KEPT = 2**26  # bytes of successive rows that are read of a memory map until its pages are given back
+_KEPT = 2**24  # bytes of successive rows that are read of a memory map until its pages are given back
 _SPARSE = 8  # rows for each that is wanted, that are read with it
 _TOGETHER = 48  # rows here and there that are read until then: each may bring the 2 MiB around it into memory
 

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Blocks"]
 
 FIRST = 64  # rows that say about where items lie
-TOGETHER = 2**20  # numbers that are read of a source together
+TOGETHER = 2**18  # numbers that are read of a source together: some parts of so many are in memory at once
 
 Reduce = Callable[[Sequence[Tensor]], None]
 

@@ -81,9 +81,9 @@ def clusters(mixture: GaussianMixture, x: Tensor, seed: int, weight: Tensor | No
         return values.mean(0) if plain else weighted_means(values, each)[0][0]
 
     flat = flat - mean(flat)
-    flat = flat - mean(flat)  # what rounding left of a mean that is far from 0
+    flat -= mean(flat)  # what rounding left of a mean that is far from 0
     scale = _scale(mixture, mean(flat.square()).sqrt(), x.flatten(1))
-    flat = flat / torch.where(scale > 0, scale, math.inf)
+    flat /= torch.where(scale > 0, scale, math.inf)
     if whole:
         labels = _complete(flat, mixture.num_components, seed, weight)
     else:
@@ -92,14 +92,14 @@ def clusters(mixture: GaussianMixture, x: Tensor, seed: int, weight: Tensor | No
 
 
 def _complete(x: Tensor, count: int, seed: int, weight: Tensor | None) -> np.ndarray:
-    """Scikit-learn's k-means, where every entry was seen."""
+    """Scikit-learn's k-means, where every entry was seen; it uses the memory of `x`."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     options = {} if weight is None else {"sample_weight": weight.cpu().numpy()}
     # alone, for scikit-learn limits BLAS to one thread and puts back what it found, which may be another's limit
     with exclusive(), hushed(ConvergenceWarning):  # fewer distinct items than clusters: one stays empty
-        fitted = KMeans(count, n_init=1, random_state=seed % 2**32).fit(x.cpu().numpy(), **options)
+        fitted = KMeans(count, n_init=1, random_state=seed % 2**32, copy_x=False).fit(x.cpu().numpy(), **options)
     labels: np.ndarray = fitted.labels_
     return labels
 
