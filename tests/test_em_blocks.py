@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from test_ranks import run
 import pyrovae
 from pyrovae.data import MappedArray, Split
 from pyrovae.inference.em import batches, clusters, fitting, items
-from pyrovae.models import block_sums, products, sufficient
+from pyrovae.models import block_sums, products, remainder, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.components import COVARIANCES
 from pyrovae.models.remainder import remainder_of
@@ -170,7 +172,9 @@ class TestRemainder:
         _, *exact = plain_sums(parts, log_weights, frame.origin.numpy(), x, np.ones(N))
         return [each.numpy() for each in sums.tensors], exact, rests
 
-    def test_the_sums_of_the_largest_component_are_what_the_others_leave(self, monkeypatch):
+    @pytest.mark.parametrize("sparse", [0.0, 1.0])  # products with all items of a block, and with those that count
+    def test_the_sums_of_the_largest_component_are_what_the_others_leave(self, sparse, monkeypatch):
+        monkeypatch.setattr(block_sums, "SPARSE", sparse)
         found, exact, rests = self.sums(0.0, monkeypatch)
         assert rests == [2] and exact[0].min() > 10
         for ours, plain in zip(found, exact, strict=True):
@@ -197,6 +201,34 @@ class TestRemainder:
         parts.log_diagonal[2, 3] = parts.log_diagonal[2, 3] - 6
         parts.lower[2, 3] = 0.0
         assert remainder_of(parts, log_weights, frame.squares, N) is None
+
+    def test_a_component_keeps_the_digits_of_what_one_column_adds_to_another(self, monkeypatch):
+        # in the larger component columns differ by 1e-4 of their spread, and the other is 30 times as wide
+        rng = np.random.default_rng(0)
+        is_narrow = rng.random(4000) < 0.6
+        x = np.where(is_narrow[:, None], 1.0, 30.0) * rng.normal(size=(4000, 4))
+        x[is_narrow, 1] = x[is_narrow, 0] + 1e-4 * rng.normal(size=is_narrow.sum())
+        narrow = np.eye(4)
+        narrow[:2, :2] = [[1.0, 1.0], [1.0, 1 + 1e-8]]
+        mixture = pyrovae.GaussianMixture.from_parameters([0.4, 0.6], np.zeros((2, 4)), [900 * np.eye(4), narrow])
+        mixture.requires_grad_(False)
+        log_weights = mixture.logits.double().log_softmax(-1)
+        share = mixture.responsibilities(torch.from_numpy(x)).numpy()[:, 1]
+        apart = x[:, 1] - x[:, 0]
+        exact = share @ np.square(apart - share @ apart / share.sum()) / share.sum()
+        rests, plain = [], sufficient.Moments
+        monkeypatch.setattr(sufficient, "Moments", lambda *a: (rests.append(a[-1]), plain(*a))[1])
+
+        def error():
+            sums, _ = sufficient.expected_sums(mixture.components, log_weights, Frame(Blocks(torch.from_numpy(x))))
+            loc = sums.first[1] / sums.total[1]
+            covariance = sums.second[1] / sums.total[1] - loc[:, None] * loc
+            return abs(float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]) / exact - 1)
+
+        assert error() < 5e-6 and rests == [None]
+        # control: where only the columns' own variances count, the others leave too few digits
+        monkeypatch.setattr(remainder, "_least", lambda factor: factor.square().sum(1))
+        assert error() > 5e-5 and rests == [None, 1]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -297,13 +329,14 @@ def test_few_responsibilities_give_the_sums_of_all(monkeypatch):
         share = float(mixture_near(x, "full").responsibilities(x[-1:])[0, 1])
         low, high = (low, (low + high) / 2) if share > 1e-4 else ((low + high) / 2, high)
     assert 1e-5 < share < 1e-3
-    results, calls = [], []
+    results, calls, counts = [], [], []
     few = block_sums.Moments._add_few
     monkeypatch.setattr(block_sums.Moments, "_add_few", lambda *a: (calls.append(1), few(*a)))
     for most in (block_sums.SPARSE, -1.0):
         monkeypatch.setattr(block_sums, "SPARSE", most)
         results.append(step(mixture_near(x, "full"), x))
-    assert 0 < len(calls) <= 7  # blocks of the first run, and none of the second
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0  # blocks of the first run, and none of the second
     for few_summed, all_summed in zip(*results, strict=True):
         assert np.allclose(few_summed, all_summed, rtol=1e-12, atol=1e-12)
 
@@ -319,6 +352,7 @@ class TestSingle:
             assert np.allclose(found, exact, rtol=1e-4, atol=1e-4)
         assert not np.allclose(ours[3], expected[3], rtol=1e-12, atol=1e-12)  # control: they were in float32
 
+    @torch.no_grad()
     @pytest.mark.parametrize("has_one_dnn", [True, False])
     def test_moments_have_their_digits_by_either_library(self, has_one_dnn, monkeypatch):
         # second moments of a block of n items: sums of n products, of which an error is of n^1/2 roundings at most
@@ -340,6 +374,7 @@ class TestSingle:
             assert np.abs(found.numpy() - right).max() < 20 * 6e-8 * np.abs(right).max()
             assert np.abs(found.numpy() - right).max() > 1e-12 * np.abs(right).max()  # control: they are in float32
 
+    @torch.no_grad()
     def test_only_products_that_suit_it_are_by_one_dnn(self, monkeypatch):
         calls, plain = [], products._by_one_dnn
         monkeypatch.setattr(products, "_by_one_dnn", lambda *a: (calls.append(1), plain(*a))[1])
@@ -363,6 +398,79 @@ class TestSingle:
             product = products.product_into(a.new_empty(7, 5), a, b)
             assert len(calls) == (b.is_contiguous() and b.dtype == torch.float32 and products._linear() is not None)
             assert torch.allclose(product.double(), left.double() @ right.double().mT, rtol=0, atol=1e-5)
+
+    @pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # of torch's, on its way out of `flags`
+    def test_where_one_dnn_is_off_has_no_derivative_or_is_another_it_is_not_asked(self, monkeypatch):
+        calls, plain = [], products._by_one_dnn
+        monkeypatch.setattr(products, "_by_one_dnn", lambda *a: (calls.append(1), plain(*a))[1])
+        left, right = torch.randn(7, 30), torch.randn(30, 5)
+
+        def product():
+            calls.clear()
+            assert torch.allclose(products.product_into(torch.empty(7, 5), left, right), left @ right, atol=1e-5)
+            return len(calls)
+
+        is_there = products._linear() is not None
+        with torch.no_grad():
+            assert product() == is_there
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert product() == 0
+            compiled = torch.compile(products.product_into, backend="eager", fullgraph=True)
+            calls.clear()
+            assert torch.allclose(compiled(torch.empty(7, 5), left, right), left @ right, atol=1e-5) and not calls
+        assert product() == 0  # a derivative could be asked for
+        with pytest.raises(RuntimeError, match="automatic differentiation"):
+            products.product_into(torch.empty(7, 5), left.clone().requires_grad_(), right)
+
+        def fails(*_):
+            raise TypeError("other arguments")
+
+        for other in (fails, lambda left, right, *_: 2 * left @ right.mT, None):
+            monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=other))
+            products._linear.cache_clear()
+            try:
+                with torch.no_grad():
+                    assert product() == 0
+            finally:
+                monkeypatch.undo()
+                products._linear.cache_clear()
+                monkeypatch.setattr(products, "_by_one_dnn", lambda *a: (calls.append(1), plain(*a))[1])
+        assert (products._linear() is not None) == is_there
+
+    @pytest.mark.parametrize("setting", ["older", "newer", "autocast"])
+    def test_where_torch_rounds_what_goes_into_products_they_are_in_float64(self, setting, monkeypatch):
+        x = problem(spread=0.4).astype(np.float32)
+        monkeypatch.setattr(fitting, "MANY", 0)
+        kinds = []
+        expected_sums = sufficient.expected_sums
+
+        def watched(*args, single):
+            kinds.append(single)
+            return expected_sums(*args, single=single)
+
+        monkeypatch.setattr(sufficient, "expected_sums", watched)
+
+        def fitted():
+            kinds.clear()
+            mixture = pyrovae.GaussianMixture((D,), K)
+            pyrovae.fit(mixture, x, num_restarts=1, max_iterations=3, tol=0.0, progress=False)
+            return any(kinds)
+
+        before = torch.backends.mkldnn.matmul.fp32_precision, torch.get_float32_matmul_precision()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # EM has not converged
+            assert fitted()
+            try:
+                if setting == "older":
+                    torch.set_float32_matmul_precision("medium")
+                if setting == "newer":
+                    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+                with torch.autocast("cpu", torch.bfloat16, enabled=setting == "autocast"):
+                    assert not fitted()
+            finally:
+                torch.set_float32_matmul_precision(before[1])
+                torch.backends.mkldnn.matmul.fp32_precision = before[0]
+            assert fitted()
 
     @pytest.mark.parametrize("covariance", COVARIANCES)
     def test_a_fit_ends_with_the_digits_of_float64(self, covariance, monkeypatch):

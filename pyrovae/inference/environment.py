@@ -19,8 +19,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "accelerator": torch.cuda.get_device_name(device) if accelerated else None,
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "matmul_precision": _matmul_precision(),
     }
+
+
+def _matmul_precision() -> str:
+    """How products in float32 are rounded, in the words of torch's older setting where that one says it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # the newer settings, each library's own, say what the older one does not
+        libraries = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
+        return ", ".join(f"{name} {each.matmul.fp32_precision}" for name, each in libraries.items())
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["add_product", "product_into"]
+__all__ = ["add_product", "keeps_float32", "product_into"]
 
 
 def product_into(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -33,10 +33,19 @@ def add_product(total: Tensor, left: Tensor, right: Tensor, *, recurs: bool = Fa
         total.add_(left @ right.mT)
 
 
+def keeps_float32(device: torch.device) -> bool:
+    """Whether products of matrices in float32 have its digits: torch may be set to round what goes into them."""
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision in ("none", "ieee") and not torch.is_autocast_enabled(device.type)
+
+
 def _suits_one_dnn(left: Tensor, right: Tensor) -> bool:
     """Whether oneDNN is there for these matrices; rows that are apart in memory take it a thousand times as long."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():  # it has no derivative
+        return False
     on_cpu = left.device.type == right.device.type == "cpu" and left.dtype == right.dtype == torch.float32
-    return on_cpu and left.is_contiguous() and right.is_contiguous() and _linear() is not None
+    contiguous = left.is_contiguous() and right.is_contiguous()
+    return on_cpu and contiguous and bool(torch.backends.mkldnn.enabled) and _linear() is not None
 
 
 def _by_one_dnn(left: Tensor, right: Tensor) -> Tensor:
@@ -51,8 +60,14 @@ def _by_one_dnn(left: Tensor, right: Tensor) -> Tensor:
 
 @cache
 def _linear() -> Callable[..., Any] | None:
-    """Torch's product by oneDNN, which has no public name; None where it is missing, or has not been measured."""
-    here = platform.system() == "Linux" and platform.machine().lower() in ("x86_64", "amd64")
-    return (
-        getattr(torch.ops.mkldnn, "_linear_pointwise", None) if here and torch.backends.mkldnn.is_available() else None
-    )
+    """Torch's product by oneDNN, which has no public name; None where it is another or missing, or was not measured."""
+    measured = platform.system() == "Linux" and platform.machine().lower() in ("x86_64", "amd64")
+    if not (measured and torch.backends.mkldnn.is_available()):
+        return None
+    some = torch.arange(6, dtype=torch.float32, device="cpu").view(2, 3)
+    try:
+        linear: Callable[..., Any] = torch.ops.mkldnn._linear_pointwise
+        product = linear(some, some, None, "none", [], "")
+        return linear if torch.equal(product, some @ some.mT) else None
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return None

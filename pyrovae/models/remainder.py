@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from pyrovae.models.covariance import EMPTY, FAR
+from pyrovae.models.covariance import EMPTY, FAR, triangular_inverse
 from pyrovae.models.seen import Expected
 
 if TYPE_CHECKING:
@@ -25,11 +26,18 @@ def remainder_of(parts: GaussianComponents, log_weights: Tensor, scatter: Tensor
     `scatter`, (D,), are the sums of squares of all items, whose number is `count`.
     """
     largest = int(log_weights.argmax())
-    within = parts.scale_tril[largest].square().sum(-1) * log_weights[largest].exp() * count
-    return largest if bool((scatter <= FAR / 4 * within).all()) else None
+    mass = log_weights[largest].exp() * count
+    return largest if bool((scatter <= FAR / 4 * mass * _least(parts.scale_tril[largest])).all()) else None
 
 
-def has_lost_digits(sums: Expected, rest: int, scatter: Tensor) -> bool:
+def has_lost_digits(parts: GaussianComponents, sums: Expected, rest: int, scatter: Tensor) -> bool:
     """Whether the sums of component `rest` turned out to be too small a difference."""
-    within = sums.second[rest].diagonal() - sums.first[rest].square() / sums.total[rest].clamp(min=EMPTY)
-    return not bool((scatter <= FAR * within).all())
+    first, total = sums.first[rest], sums.total[rest].clamp(min=EMPTY)
+    within = sums.second[rest] - first[:, None] * first / total + (parts.floors * total).diag()
+    factor, failed = torch.linalg.cholesky_ex(within)
+    return bool(failed) or not bool((scatter <= FAR * _least(factor)).all())
+
+
+def _least(factor: Tensor) -> Tensor:
+    """The variance of each column given the others, (D,): a difference has to keep the digits of these."""
+    return triangular_inverse(factor).square().sum(0).reciprocal()

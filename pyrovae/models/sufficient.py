@@ -18,6 +18,7 @@ from torch import Tensor
 from pyrovae.models.block_sums import Coordinates, Moments, Posterior, parts_of_triangle
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import EMPTY, EPS, FAR, NEAR, triangular_inverse
+from pyrovae.models.products import keeps_float32
 from pyrovae.models.remainder import has_lost_digits, remainder_of
 from pyrovae.models.seen import Expected
 
@@ -169,7 +170,7 @@ def expected_sums(
     if parts.covariance == "full" and parts.num_components > 1 and not single and not centres:
         rest = remainder_of(parts, log_weights, frame.squares, blocks.count)
     sums, value = run(centres, rest)
-    if rest is not None and has_lost_digits(sums, rest, frame.squares):
+    if rest is not None and has_lost_digits(parts, sums, rest, frame.squares):
         sums, value = run(centres)
     lost = {} if single else _centres_of_lost(parts, sums)
     if lost:
@@ -266,6 +267,8 @@ def within_variance_of(sums: Expected) -> Tensor:
 
 def are_single_enough(parts: GaussianComponents, frame: Frame) -> bool:
     """Whether products in float32 keep most of float32's digits at the present parameters."""
+    if not keeps_float32(frame.blocks.device):
+        return False
     if bool(_apart(parts, frame, SINGLE_FAR, SINGLE_NEAR).any()):
         return False
     if parts.lower is None:
