@@ -18,11 +18,11 @@ from test_ranks import run
 import pyrovae
 from pyrovae.data import MappedArray, Split
 from pyrovae.inference.em import batches, clusters, fitting, items
-from pyrovae.models import block_sums, products, remainder, sufficient
+from pyrovae.models import block_sums, products, remainder, responsibilities, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.components import COVARIANCES
+from pyrovae.models.frame import Frame
 from pyrovae.models.remainder import remainder_of
-from pyrovae.models.sufficient import Frame
 
 N, D, K = 400, 26, 3  # 26 columns are two parts of a triangle
 
@@ -85,7 +85,7 @@ def step(mixture, x, weight=None, dtype=torch.float64, **options):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(sufficient, "BYTES", 0)  # 64 rows, of which 400 are no multiple
+    monkeypatch.setattr("pyrovae.models.frame.BYTES", 0)  # 64 rows, of which 400 are no multiple
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -148,7 +148,8 @@ def test_triangles_in_parts_give_the_sums_of_whole_matrices(features, number, mo
             cut = [*parts]
             cut[number_of_part] = begin + shift[0], end + shift[1]
             if end - begin > 1:
-                monkeypatch.setattr(block_sums, "parts_of_triangle", lambda _, cut=cut: cut)
+                for module in (block_sums, responsibilities):
+                    monkeypatch.setattr(module, "parts_of_triangle", lambda _, cut=cut: cut)
                 found = agree(ours())
                 assert not found[0] and not found[-1]
                 monkeypatch.undo()
@@ -527,7 +528,7 @@ def watched_map(tmp_path, monkeypatch):
         monkeypatch.setattr(MappedArray, name, noting)
     monkeypatch.setattr(items, "ROWS", 64)
     monkeypatch.setattr("pyrovae.models.blocks.TOGETHER", 64 * D)
-    monkeypatch.setattr(sufficient, "BYTES", 0)
+    monkeypatch.setattr("pyrovae.models.frame.BYTES", 0)
     monkeypatch.setattr(clusters, "SAMPLE", 200)
 
     def write(x, name="x.npy"):

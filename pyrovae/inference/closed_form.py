@@ -16,7 +16,7 @@ from pyrovae.inference.generative import ClassFit, MethodOfClasses
 from pyrovae.inference.history import History
 from pyrovae.inference.method import Method, Task
 from pyrovae.models.blocks import Blocks
-from pyrovae.models.sufficient import Frame, within_variance
+from pyrovae.models.frame import Frame, within_variance
 
 __all__ = ["ClosedForm"]
 

@@ -21,9 +21,9 @@ from pyrovae.models.covariance import (
     scaled_squares,
     triangular_inverse,
 )
+from pyrovae.models.frame import Frame, Shares, within_variance
 from pyrovae.models.pattern import Pattern
 from pyrovae.models.seen import Expected, SeenItems, ShareOf
-from pyrovae.models.sufficient import Frame, Shares
 
 __all__ = ["COVARIANCES", "Covariance", "GaussianComponents"]
 
@@ -206,7 +206,7 @@ class GaussianComponents(nn.Module):
         """
         if self.floor is None and not bool(self.column_scale.any()):
             frame = Frame(Blocks(x))
-            self.measure(frame, [sufficient.within_variance(frame, _table(weight))])
+            self.measure(frame, [within_variance(frame, _table(weight))])
         if bool(x.isnan().any()):
             return self.take(self.expected(SeenItems(x), lambda rows, _: weight[rows].double()))
         return self.take(sufficient.sums_of_shares(self, Frame(Blocks(x)), _table(weight)))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.models.covariance import EMPTY, seen_squares
+from pyrovae.models.frame import Frame, Shares, column_moments
 from pyrovae.models.seen import Expected, SeenItems, SeenNormals, ShareOf, dense_expected, diagonal_expected
-from pyrovae.models.sufficient import Frame, Shares, column_moments
 
 if TYPE_CHECKING:
     from pyrovae.models.components import GaussianComponents

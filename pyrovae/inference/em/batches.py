@@ -12,9 +12,9 @@ from pyrovae import checks
 from pyrovae.inference.em.items import EMItems
 from pyrovae.models import sufficient
 from pyrovae.models.blocks import Blocks
+from pyrovae.models.frame import Frame
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.seen import Expected
-from pyrovae.models.sufficient import Frame
 
 __all__ = ["Batches"]
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.inference.em.drift import Drift
+from pyrovae.inference.history import History
 from pyrovae.inference.interrupted import Stop
 from pyrovae.interruption import deliver
 
@@ -124,6 +125,18 @@ class Ascent(Generic[M]):
             "converged": self.winner.converged,
             **self.stop.config,
         }
+
+    def warn(self, lost: float, dtype: torch.dtype, tol: float) -> None:
+        """Warn where parameters in `dtype` lose so many nats per item, and where the highest climb was cut short."""
+        warn_of_rounded(lost, dtype, "mixture.double()")
+        if not self.winner.converged and self.stop.error is None:
+            warn_not_converged(len(self.winner.rows), tol)
+
+    def history(self, config: dict[str, Any]) -> History:
+        """The history of the highest climb; what a signal raises is raised with it."""
+        history = History.from_rows(self.winner.rows, config)
+        self.stop.again(history)
+        return history
 
 
 def ascended(

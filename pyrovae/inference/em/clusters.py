@@ -17,8 +17,8 @@ from pyrovae.exclusive import exclusive
 from pyrovae.inference.em.items import EMItems
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import rounding_scale, seen_squares, weighted_means
+from pyrovae.models.frame import Frame, Shares, column_moments
 from pyrovae.models.mixture import GaussianMixture
-from pyrovae.models.sufficient import Frame, Shares, column_moments
 from pyrovae.warned import hushed
 
 __all__ = ["clusters", "start_of"]

@@ -13,14 +13,7 @@ from tqdm import tqdm
 
 from pyrovae import checks
 from pyrovae.exclusive import exclusive
-from pyrovae.inference.em.climb import (
-    Climb,
-    ascended,
-    number_of_starts,
-    require_enough_items,
-    warn_not_converged,
-    warn_of_rounded,
-)
+from pyrovae.inference.em.climb import Climb, ascended, number_of_starts, require_enough_items
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
@@ -100,9 +93,7 @@ def climbed(
         pair.load_state_dict(fitted.state_dict())
         log_likelihood = _mean(fitted, items, weight)
         kept = _mean(pair, items.to(pair.logits.device), weight.to(pair.logits.device))
-    warn_of_rounded(log_likelihood - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged and found.stop.error is None:
-        warn_not_converged(len(winner.rows), tol)
+    found.warn(log_likelihood - kept, pair.logits.dtype, tol)
     _warn_of_floor(fitted, winner.at_floor, items)
     _warn_of_zeros(fitted)
     _warn_of_cells(fitted)
@@ -125,9 +116,7 @@ def climbed(
         "floored_columns": _floored(fitted, winner.at_floor),
         **environment(target),
     }
-    history = History.from_rows(winner.rows, config)
-    found.stop.again(history)
-    return history
+    return found.history(config)
 
 
 def _climb(

@@ -13,14 +13,7 @@ from tqdm import tqdm
 from pyrovae import checks, rounding
 from pyrovae.data.batches import ahead
 from pyrovae.inference.em.batches import Batches
-from pyrovae.inference.em.climb import (
-    Climb,
-    ascended,
-    number_of_starts,
-    require_enough_items,
-    warn_not_converged,
-    warn_of_rounded,
-)
+from pyrovae.inference.em.climb import Climb, ascended, number_of_starts, require_enough_items
 from pyrovae.inference.em.clusters import start_of
 from pyrovae.inference.em.drift import Drift
 from pyrovae.inference.em.floors import warn_of_floor
@@ -30,10 +23,10 @@ from pyrovae.inference.history import History
 from pyrovae.models import expectation, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import EMPTY
+from pyrovae.models.frame import Shares, within_variance
 from pyrovae.models.mixture import GaussianMixture
 from pyrovae.models.scopes import copied
 from pyrovae.models.seen import Expected
-from pyrovae.models.sufficient import Shares
 from pyrovae.progress import progress_bar
 from pyrovae.seeding import stream
 
@@ -70,7 +63,7 @@ def climbed(
         starts = [start_of(start, items, stream(seed, "k-means++", number)) for number in numbers]
         goes_on = not (starts and pair.is_fresh)  # parameters that nobody has set are no start
         if start.components.floor is None:
-            within = [sufficient.within_variance(items.frame, shares) for shares in starts]
+            within = [within_variance(items.frame, shares) for shares in starts]
             start.components.measure(items.frame, within or [_within_present(start, items)], go_on=goes_on)
         found = ascended(
             start,
@@ -87,9 +80,7 @@ def climbed(
         pair.load_state_dict(fitted.state_dict())
         rounds = pair.logits.dtype != torch.float64
         kept = log_likelihood(copied(pair).to(target), items, single=rounds) if rounds else winner.value
-    warn_of_rounded(winner.value - kept, pair.logits.dtype, "mixture.double()")
-    if not winner.converged and found.stop.error is None:
-        warn_not_converged(len(winner.rows), tol)
+    found.warn(winner.value - kept, pair.logits.dtype, tol)
     warn_of_floor(fitted.components, winner.at_floor, items.frame.variance.unflatten(0, pair.event_shape), names)
     drifting = []
     if winner.drift is not None:
@@ -112,9 +103,7 @@ def climbed(
         **({} if winner.drift is None else {"drifting_components": drifting}),
         **environment(target),
     }
-    history = History.from_rows(winner.rows, config)
-    found.stop.again(history)
-    return history
+    return found.history(config)
 
 
 def climb_of(
@@ -245,7 +234,7 @@ def _within_present(mixture: GaussianMixture, items: EMItems) -> Tensor:
     def shares(_: slice, rows: Tensor) -> Tensor:
         return mixture.log_joint_table(rows.unflatten(1, mixture.event_shape)).softmax(-1).mT
 
-    return sufficient.within_variance(items.frame, shares)
+    return within_variance(items.frame, shares)
 
 
 def _are_many(items: EMItems) -> bool:

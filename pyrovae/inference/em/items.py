@@ -17,10 +17,10 @@ from pyrovae.inference.em.together import Together
 from pyrovae.inference.items import Tally
 from pyrovae.inference.weighed import weighed
 from pyrovae.models.blocks import Blocks
+from pyrovae.models.frame import Frame
 from pyrovae.models.items import checked_items
 from pyrovae.models.pair import dtype_and_device
 from pyrovae.models.seen import SeenItems
-from pyrovae.models.sufficient import Frame
 
 __all__ = ["EMItems"]
 
