@@ -504,6 +504,12 @@ class TestSingle:
         assert sufficient.are_single_enough(near.components, Frame(Blocks(x)))
         near.components.log_diagonal[0, 0] = -5.0  # 100 standard deviations from the origin
         assert not sufficient.are_single_enough(near.components, Frame(Blocks(x)))
+        # whose squares float32 does not have
+        for scale, is_enough in ((1e-20, False), (1e-12, True), (1e12, True), (1e20, False)):
+            scaled = mixture_near(scale * x.double().numpy(), "diagonal")
+            scaled.components.log_diagonal.add_(float(np.log(scale)))
+            scaled.components.column_scale.mul_(scale)
+            assert sufficient.are_single_enough(scaled.components, Frame(Blocks(scale * x))) == is_enough
         dense = mixture_near(x.double().numpy(), "full")
         assert sufficient.are_single_enough(dense.components, Frame(Blocks(x)))
         dense.components.lower[0, 1, 0] = 30.0  # one column tells the other

@@ -63,6 +63,12 @@ class Frame:
         return within / mass.clamp(min=EMPTY)
 
     @cached_property
+    def reach(self) -> float:
+        """How far an entry lies from the origin at the most."""
+        *_, least, most = self._columns
+        return float(torch.maximum(most - self.origin, self.origin - least).max())
+
+    @cached_property
     def _columns(self) -> list[Tensor]:
         """A first origin, and in one pass the mass, sums and squares about it, the least and the largest entries."""
         head = self.blocks.head.double()

@@ -28,6 +28,7 @@ __all__ = ["are_single_enough", "expected_sums", "log_likelihood", "sums_of_shar
 
 SINGLE_FAR = 100.0  # as FAR, of sums in float32, by which two of seven digits may be lost
 SINGLE_NEAR = 1e3  # as NEAR, in float32
+SINGLE_LEAST, SINGLE_MOST = 1e-14, 1e14  # differences whose squares float32 has, from 1e-38 to 1e38, with all digits
 
 
 def expected_sums(
@@ -108,7 +109,7 @@ def within_variance_of(sums: Expected) -> Tensor:
 
 def are_single_enough(parts: GaussianComponents, frame: Frame) -> bool:
     """Whether products in float32 keep most of float32's digits at the present parameters."""
-    if not keeps_float32(frame.blocks.device):
+    if not keeps_float32(frame.blocks.device) or not _are_squares_in_range(parts, frame):
         return False
     if bool(_apart(parts, frame, SINGLE_FAR, SINGLE_NEAR).any()):
         return False
@@ -117,6 +118,11 @@ def are_single_enough(parts: GaussianComponents, frame: Frame) -> bool:
     factor = parts.scale_tril
     share = parts.conditional_scale[: len(factor)].square() / factor.square().sum(-1)
     return bool(share.min() > 1 / SINGLE_FAR)  # of a column's variance that the other columns do not tell
+
+
+def _are_squares_in_range(parts: GaussianComponents, frame: Frame) -> bool:
+    """Whether float32 has the squares of differences, their sums and their reciprocals."""
+    return float(parts.diagonal.min()) > SINGLE_LEAST and frame.reach < SINGLE_MOST
 
 
 def _apart(parts: GaussianComponents, frame: Frame, far: float, near: float) -> Tensor:
