@@ -9,11 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module
 
 from pyrovae.compile.aliases import overlap, overlapping
 from pyrovae.compile.errors import CaptureError
 
 __all__ = ["ModuleState", "WrittenMemory", "in_words"]
+
+
+HOOKS_OF_ALL: list[Any] = [module._global_forward_hooks, module._global_forward_pre_hooks]
+HOOKS_OF_ALL += [module._global_backward_hooks, module._global_backward_pre_hooks]
 
 
 class ModuleState:
@@ -28,6 +33,7 @@ class ModuleState:
         for m in modules:
             tables += (m._parameters, m._buffers, m._modules, m._forward_hooks, m._forward_pre_hooks)
             tables += (m._backward_hooks, m._backward_pre_hooks)
+        tables += HOOKS_OF_ALL
         self._empty = [table for table in tables if not table]
         self._full = [table for table in tables if table]
         self._names = [name for table in self._full for name, _ in table.items()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter, is_
+from operator import attrgetter, call, is_
 from types import CellType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from pyrovae.compile.walk import PLAIN, Walk
@@ -17,39 +18,36 @@ __all__ = ["Names"]
 class Names:
     """The globals, cells, defaults and attributes that functions reach by name, and what they are bound to now.
 
-    From each function on: the globals and cells that its code reads, and of what is found there, if it is an object,
-    class or file, the attributes that some code reached reads. A user's functions, methods, properties and partials
-    that are found are followed. Of a library's modules of torch it is the plain numbers and tensors that their methods
-    read from the module itself. A library is torch, Pyro, this package, Python's own and whatever is installed, but for
-    the packages that the functions are of. Numbers, words and tuples of them are compared by value, all else by
-    identity: which things a list or a dict holds is not seen.
+    From each function on: its code, the globals and cells that it reads, and of what is found there, if it is an
+    object, class or file, the attributes that some code reached reads, also by a text as of `getattr`. A user's
+    functions, methods, properties and partials that are found are followed, and so are the classes of objects, their
+    `forward` and the methods that Python calls without a name. Of a library's modules of torch it is the plain numbers
+    and tensors that their methods read from the module itself, and these methods. A library is torch, Pyro, this
+    package, Python's own and whatever is installed, but for the packages that the functions are of. Numbers, words and
+    tuples of them are compared by value, all else by identity: which things a list or a dict holds is not seen.
+
+    Attributes:
+        ask_types: whether the code may ask what type a value is in a way that no value can see.
     """
 
     def __init__(self, functions: Sequence[Any], modules: Sequence[nn.Module]) -> None:
-        self._gets: list[Callable[[Any], Any]] = []
-        self._keys: list[str] = []
-        self._values: list[Any] = []
-        self._cells: list[CellType] = []
-        self._contents: list[Any] = []
-        self._words: list[str] = []
         walk = Walk(functions, modules)
-        for (_, key), (words, get) in walk.names.items():
-            self._gets.append(get)
-            self._keys.append(key)
-            self._values.append(get(key))
-            self._words.append(words)
-        for cell, name in walk.cells.values():
-            self._cells.append(cell)
-            self._contents.append(cell.cell_contents)
-            self._words.append(f"the variable {name!r} of an enclosing function")
+        self.ask_types = walk.asks_types
+        self._words = [words for words, *_ in walk.names.values()]
+        self._gets = [get for _, get, _ in walk.names.values()]
+        self._arguments = [argument for *_, argument in walk.names.values()]
+        self._values = self._now()
+        self._cells = [cell for cell, _ in walk.cells.values()]
+        self._contents = [cell.cell_contents for cell in self._cells]
+        self._words += [f"the variable {name!r} of an enclosing function" for _, name in walk.cells.values()]
         self._holds = walk.holds
 
     def are_bound_alike(self) -> bool:
         """Whether all names are bound to what they were at the capture."""
         try:
-            now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
+            now = [*map(call, self._gets, self._arguments)]
             contents = [*map(attrgetter("cell_contents"), self._cells)]
-        except ValueError:  # a cell that was emptied
+        except (ValueError, AttributeError):  # a cell that was emptied, or a class's attribute that is gone
             return False
         if all(map(is_, now, self._values)) and all(map(is_, contents, self._contents)):
             return True
@@ -57,21 +55,31 @@ class Names:
 
     def rebound(self) -> Iterator[tuple[str, Any, Any]]:
         """The names that are bound to something else now: in words, with the earlier and the present value."""
-        now = [get(key) for get, key in zip(self._gets, self._keys, strict=True)]
-        now += map(_content, self._cells)
+        now = [*self._now(), *map(_content, self._cells)]
         for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
             if not _alike(before, after):
                 yield words, before, after
 
     def forget_rebound(self) -> None:
         """Leave out the names that are bound to something else now."""
-        same = [_alike(get(key), value) for get, key, value in zip(self._gets, self._keys, self._values, strict=True)]
+        same = [*map(_alike, self._now(), self._values)]
         kept = [_alike(_content(cell), value) for cell, value in zip(self._cells, self._contents, strict=True)]
-        for rows in (self._gets, self._keys, self._values):
+        for rows in (self._gets, self._arguments, self._values):
             rows[:] = [row for row, keep in zip(rows, same, strict=True) if keep]
         self._words = [words for words, keep in zip(self._words, [*same, *kept], strict=True) if keep]
         for cells in (self._cells, self._contents):
             cells[:] = [row for row, keep in zip(cells, kept, strict=True) if keep]
+
+    def _now(self) -> list[Any]:
+        return [*map(_result, self._gets, self._arguments)]
+
+
+def _result(get: Callable[[Any], Any], argument: Any) -> Any:
+    """What a name is bound to; an attribute that is gone is the error that says so."""
+    try:
+        return get(argument)
+    except AttributeError as error:
+        return error
 
 
 def _content(cell: CellType) -> Any:
@@ -83,11 +91,16 @@ def _content(cell: CellType) -> Any:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two values are the same object, or plain values of one type that are equal, NaN to itself."""
+    """Whether two values are the same object, or plain values of one type that nothing tells apart.
+
+    Of floating-point numbers that includes the sign of a zero; NaN is like itself.
+    """
     if a is b:
         return True
     if type(a) is not type(b):
         return False
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, float | complex | np.inexact):
+        return repr(a) == repr(b)
     return isinstance(a, PLAIN) and bool(a == b or (a != a and b != b))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyrovae.compile.walk import is_library_code
+from pyrovae.compile.libraries import is_library_code
 
 __all__ = ["FixedNumber", "Followed", "Numbers", "is_number"]
 

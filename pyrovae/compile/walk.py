@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-import dis
+import builtins
 import enum
 import functools
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from operator import attrgetter
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["PLAIN", "Walk", "is_library_code"]
+from pyrovae.compile.bytecode import reads, words
+from pyrovae.compile.libraries import folders, is_installed, is_library, is_library_code
+
+__all__ = ["PLAIN", "Walk"]
 
 PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
 PLAIN += (torch.dtype, torch.device, torch.Size)
 MOST = 4000  # names, of which more would cost a step more than they are worth
-GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME"}
-ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"}
-IMPORTS = {"IMPORT_NAME"}
 PARTS: dict[Any, Callable[[Any], Iterator[Any]]] = {
     tuple: tuple.__iter__,
     list: list.__iter__,
     dict: lambda value: iter(dict.values(value)),
 }
 UNCALLED = {f"__{name}__" for name in ("init", "new", "post_init", "repr", "str", "eq", "hash", "del", "setattr")}
-LIBRARIES = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (torch, pyro, np))
-LIBRARIES += (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
-STANDARD = os.path.dirname(str(os.__file__)) + os.sep
+PASSING = (nn.Module, PyroModule, Messenger, object, *PARTS)  # bases that call nothing of a user's by another name
+CODE = attrgetter("__code__")
+
+Get = Callable[[Any], Any]
 
 
 class Walk:
     """All names that functions and modules reach, directly or through functions that they call.
 
     Attributes:
-        names: by holder and name, in words, and how what it is bound to is read.
+        names: by holder and name, in words, how what it is bound to is read, and from what.
         cells: the variables of enclosing functions, by identity, with their names.
         holds: everything that was met, so that no address is given to another.
+        asks_types: whether a user's function may ask what type a value is in a way that no value can see.
     """
 
     def __init__(self, functions: Sequence[Any], modules: Sequence[nn.Module]) -> None:
-        self.users_folders = _folders(functions)  # where code is the user's, though it is installed
+        self.users_folders = folders(functions)  # where code is the user's, though it is installed
         self.known = set(map(id, modules))  # whose tables are looked at elsewhere
-        self.names: dict[tuple[int, str], tuple[str, Callable[[Any], Any]]] = {}
+        self.names: dict[tuple[int, str], tuple[str, Get, Any]] = {}
         self.cells: dict[int, tuple[CellType, str]] = {}
         self.holds: list[Any] = []  # so that no address is given to another
+        self.asks_types = False
         self.read: dict[str, None] = {}  # the attributes that the user's code reads
         self.objects: list[Any] = []
+        self._by_words = False  # whether some code may ask for an attribute by a text
+        self._words: dict[str, None] = {}
+        self._tables: list[dict[str, Any]] = []  # of globals that may be asked for so
+        self._opened: list[Any] = []  # objects of which any attribute may be read
+        self._files: list[ModuleType] = []  # of libraries
         self._seen: set[Any] = set()
         for start in (*functions, *modules):
             self.value(start)
@@ -63,8 +71,11 @@ class Walk:
 
     def value(self, value: Any) -> None:
         """Follow the value that a name is bound to."""
+        if isinstance(value, str):
+            self._words |= dict.fromkeys(words(value))
         if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
             return
+        self.asks_types |= value is type
         for kind, parts in PARTS.items():  # which are followed as they are now
             if isinstance(value, kind):
                 for part in islice(parts(value), MOST):
@@ -79,29 +90,53 @@ class Walk:
                 self.value(part)
         elif isinstance(value, property | staticmethod | classmethod | functools.cached_property):
             self._method(value, None)
-        elif isinstance(value, ModuleType | type):
-            if not _is_library(value):
+        elif isinstance(value, ModuleType):
+            (self._files if is_library(value) else self.objects).append(value)
+        elif isinstance(value, type):
+            if not is_library(value):
                 self.objects.append(value)
-        elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or not _is_library(type(value)):
+                self.implicit(value, None)
+        elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or not is_library(type(value)):
             self.object(value)
         elif isinstance(value, Messenger | Distribution):
             for name, part in list(vars(value).items()):
                 if isinstance(part, (*PLAIN, Tensor)):
                     self.note(vars(value), name, f"{name!r} of {type(value).__name__}")
                 self.value(part)
+        elif isinstance(inner := _table(value).get("__wrapped__"), FunctionType):  # as in functools.cache
+            self.value(inner)
 
     def object(self, value: Any) -> None:
-        """Follow what Python calls without a name: a module's `forward`, and methods such as `__getitem__`."""
+        """Follow an object: its class, and what Python calls without a name."""
         self.objects.append(value)
+        self._note(value, "__class__", f"the class of {_called(value)}", type, value)
         if isinstance(value, nn.Module):
             for child in value._modules.values():
                 self.value(child)
+            self.note(_table(value), "forward", f"'forward' of {_called(value)}")
+            self.of_class(type(value), "forward", f"'forward' of {_called(value)}")
             classes = (vars(c)["forward"] for c in type(value).__mro__ if "forward" in vars(c))
             self._method(_table(value).get("forward") or next(classes, None), value)
-        for c in type(value).__mro__:
-            for name, part in () if _is_library(c) else list(vars(c).items()):
-                if name.startswith("__") and name not in UNCALLED and isinstance(part, FunctionType):
-                    self._method(part, value)
+        self.implicit(type(value), value)
+
+    def implicit(self, kind: type, owner: Any) -> None:
+        """Follow the methods of a class that are called without a name: `__getitem__`, and what its library calls.
+
+        Without an object those too that make one.
+        """
+        bases = [c for c in kind.__mro__ if is_library(c) and c not in PASSING and not issubclass(c, nn.Module)]
+        for c in kind.__mro__:
+            if is_library(c):
+                continue
+            # a further method is one that overrides another
+            self._note(c, "number of attributes", f"an attribute of {c.__name__}", len, vars(c))
+            for name, part in list(vars(c).items()):
+                special = name.startswith("__") and name.endswith("__")
+                called = special and (owner is None or name not in UNCALLED or _is_written(name, part))
+                called |= not special and any(name in vars(base) for base in bases)
+                if called and isinstance(part, FunctionType | property | staticmethod | classmethod):
+                    self.of_class(kind, name, f"{name!r} of {kind.__name__}")
+                    self._method(part, owner)
 
     def function(self, function: FunctionType, owner: Any) -> None:
         """Follow a function, of `owner` where it is a method."""
@@ -111,9 +146,9 @@ class Walk:
         self._seen.add((id(function), id(owner)))
         self.holds += [function, owner]
         path = code.co_filename
-        installed = _is_installed(path) and not path.startswith(self.users_folders)
+        installed = is_installed(path) and not path.startswith(self.users_folders)
         users = not (installed or is_library_code(path))
-        read_globals, read_attributes, imported = _read(code)
+        read, reached = reads(code), [owner]
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 inner = cell.cell_contents
@@ -121,48 +156,74 @@ class Walk:
                 continue
             if users:
                 self.cells.setdefault(id(cell), (cell, name))
+                reached.append(inner)
             if users or callable(inner) or isinstance(inner, Messenger):
                 self.value(inner)
         if not users:
             # what else an installed object counts for itself, as a progress bar does, is no number of the model
             if isinstance(owner, nn.Module) or (owner is not None and not installed):
-                self.of_library(owner, read_attributes)
+                self.of_library(owner, read.attributes)
             return
-        for name in read_globals:
-            if name in function.__globals__:
-                self.note(function.__globals__, name, f"the global {name!r}")
-                self.value(function.__globals__[name])
-        for name in imported:
+        self._note(function, "__code__", f"the code of {code.co_name}", CODE, function)
+        if vars(function):
+            self.objects.append(function)
+        for name in read.of_globals:
+            value = function.__globals__.get(name, getattr(builtins, name, None))
+            self.note(function.__globals__, name, f"the global {name!r}")
+            self.asks_types |= value is type and name in read.of_others
+            if value is not type:
+                self.value(value)
+            reached.append(value)
+        for name in read.imports:
             for whole in (name, name.partition(".")[0], f"{function.__globals__.get('__package__')}.{name}"):
                 self.value(sys.modules.get(whole))
         defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         if defaults:
             words = f"a default of {code.co_name}"
             for name in ("__defaults__", "__kwdefaults__"):
-                self._note(function, name, words, lambda key: getattr(function, key))
+                self._note(function, name, words, attrgetter(name), function)
             for name in function.__kwdefaults__ or ():
                 self.note(function.__kwdefaults__, name, words)
         for default in defaults:
             self.value(default)
-        self.read |= dict.fromkeys(read_attributes)
+        self.read |= dict.fromkeys(read.attributes)
+        self._words |= dict.fromkeys(read.words)
+        self._by_words |= read.by_words
+        if read.evaluates:
+            self._tables.append(function.__globals__)
+        if read.is_open:
+            self._opened += reached
 
     def attributes(self) -> None:
         """The attributes of all objects that some code reads; their values are followed too."""
         done: dict[int, int] = {}
-        while any(done.get(i) != len(self.read) for i in range(len(self.objects))):
-            for i, owner in enumerate(list(self.objects)):
-                if done.get(i) != len(self.read):
-                    done[i] = len(self.read)
-                    for name in list(self.read):
-                        self.attribute(owner, name)
+        while True:
+            for table in list(self._tables):
+                for name in [name for name in self._words if name in table]:
+                    self.note(table, name, f"the global {name!r}")
+                    self.value(table[name])
+            opened = {id(one) for one in self._opened}
+            read = dict.fromkeys([*self.read, *(self._words if self._by_words else ())])
+            rest = [one for one in self.objects if done.get(id(one)) != len(read)]
+            if not rest:
+                break
+            for owner in rest:
+                done[id(owner)] = len(read)
+                own = _public(owner) if id(owner) in opened else ()
+                for name in (*read, *own):
+                    self.attribute(owner, name)
+        for file in self._files:
+            for name in self.read:
+                if name in vars(file):
+                    self.note(vars(file), name, f"{name!r} of {file.__name__}")
 
     def attribute(self, owner: Any, name: str) -> None:
         """Follow an attribute that the user's code reads, of an object that it may belong to."""
         words = f"{name!r} of {_called(owner)}"
         if isinstance(owner, type):
-            holder = next((c for c in owner.__mro__ if name in vars(c) and not _is_library(c)), None)
+            holder = next((c for c in owner.__mro__ if name in vars(c) and not is_library(c)), None)
             if holder is not None:
-                self._note(vars(holder), name, words, vars(holder).get, id(holder))
+                self.of_class(owner, name, words)
                 self.value(vars(holder)[name])
             return
         attributes = _table(owner)
@@ -170,34 +231,48 @@ class Walk:
         if isinstance(owner, nn.Module) and id(owner) not in self.known:
             tables += [owner._parameters, owner._buffers, owner._modules]
         tables += [vars(owner)[kept] for kept in ("_pyro_samples", "_pyro_params") if kept in attributes]
-        for table in tables:
-            if name in table:
-                if name != "training":
-                    self.note(table, name, words)
+        table = next((table for table in tables if name in table), None)
+        if table is not None:
+            if name != "training":
+                self.note(table, name, words)
+            self.value(table[name])
+        elif isinstance(owner, nn.Module):
+            table = next(
+                (table for table in (owner._parameters, owner._buffers, owner._modules) if name in table), None
+            )
+            if table is not None:
                 self.value(table[name])
-                return
-        if isinstance(owner, nn.Module):
-            for table in (owner._parameters, owner._buffers, owner._modules):
-                if name in table:
-                    self.value(table[name])
-                    return
         if isinstance(owner, ModuleType):
             return
         holders = [c for c in type(owner).__mro__ if name in vars(c)]
-        for c in holders:  # of a super() too
-            if not _is_library(c) or (isinstance(owner, nn.Module) and c is not nn.Module):
-                self._method(vars(c)[name], owner)
-        if not holders or _is_library(holders[0]):
+        inner = vars(holders[0])[name] if holders else None
+        if not holders or (table is not None and not _comes_first(inner)):
             return
-        holder = holders[0]
-        inner = vars(holder)[name]
-        if not hasattr(type(inner), "__get__"):
+        for c in holders:  # of a super() too
+            if not is_library(c) or (isinstance(owner, nn.Module) and c is not nn.Module):
+                self._method(vars(c)[name], owner)
+        if is_library(holders[0]) and (not isinstance(owner, nn.Module) or holders[0] in (nn.Module, object)):
+            return
+        if not _comes_first(inner):
             self.note(attributes, name, words)  # by which one of the object itself would be seen
         if type(inner).__name__ == "member_descriptor":
-            self._note(owner, name, words, lambda key: getattr(owner, key, None))
+            self._note(owner, name, words, lambda of: getattr(of, name, None), owner)
             self.value(getattr(owner, name, None))
             return
-        self._note(vars(holder), name, words, vars(holder).get, id(holder))
+        self.of_class(type(owner), name, words)
+
+    def of_class(self, kind: type, name: str, words: str) -> None:
+        """Note what a class has, or inherits, by a name."""
+        holders = [c for c in kind.__mro__ if name in vars(c)]
+        if not holders:
+            return
+        inner = vars(holders[0])[name]
+        plainly = isinstance(inner, FunctionType | property) or not hasattr(type(inner), "__get__")
+        if plainly and getattr(kind, name, None) is inner:
+            self._note(kind, name, words, attrgetter(name), kind)
+            return
+        for c in kind.__mro__[: kind.__mro__.index(holders[0]) + 1]:  # which may answer for itself
+            self._note(c, f"{name} itself", words, vars(c).get, name)
 
     def of_library(self, owner: Any, read: Iterable[str]) -> None:
         """The plain numbers and tensors that a library's method reads from its object, and methods that it calls."""
@@ -208,15 +283,18 @@ class Walk:
                     self.note(attributes, name, f"{name!r} of {_called(owner)}")
                 continue
             holder = next((c for c in type(owner).__mro__ if name in vars(c)), None)
-            if holder is not None and holder is not nn.Module:
+            if holder is not None and holder not in (nn.Module, object):
+                self.of_class(type(owner), name, f"{name!r} of {_called(owner)}")
+                if not _comes_first(vars(holder)[name]):
+                    self.note(attributes, name, f"{name!r} of {_called(owner)}")
                 self._method(vars(holder)[name], owner)
 
     def note(self, table: Any, name: str, words: str) -> None:
-        self._note(table, name, words, table.get)
+        self._note(table, name, words, table.get, name)
 
-    def _note(self, held: Any, name: str, words: str, get: Callable[[Any], Any], key: int | None = None) -> None:
+    def _note(self, held: Any, name: str, words: str, get: Get, argument: Any) -> None:
         self.holds.append(held)
-        self.names.setdefault((id(held) if key is None else key, name), (words, get))
+        self.names.setdefault((id(held), name), (words, get, argument))
 
     def _method(self, method: Any, owner: Any) -> None:
         """A function from the class of an object, with that object."""
@@ -238,45 +316,14 @@ class Walk:
         return True
 
 
-@functools.cache
-def _read(code: CodeType) -> tuple[tuple[str, ...], ...]:
-    """The globals and attributes that a function's code, and that of functions inside it, reads, and its imports."""
-    names_read: tuple[dict[str, None], ...] = ({}, {}, {})
-    stack = [code]
-    while stack:
-        inner = stack.pop()
-        stack += [const for const in inner.co_consts if isinstance(const, CodeType)]
-        for step in dis.get_instructions(inner):
-            for names, operations in zip(names_read, (GLOBALS, ATTRIBUTES, IMPORTS), strict=True):
-                if step.opname in operations:
-                    names[step.argval] = None
-    return tuple(map(tuple, names_read))
+def _is_written(name: str, part: Any) -> bool:
+    """Whether a class's `__eq__` is one that somebody wrote, and not one of a dataclass."""
+    return name == "__eq__" and isinstance(part, FunctionType) and part.__code__.co_filename != "<string>"
 
 
-@functools.cache
-def is_library_code(path: str) -> bool:
-    """Whether code belongs to torch, Pyro, NumPy, this package or Python, and is not a user's."""
-    if path.startswith(LIBRARIES) or path.startswith("<frozen"):
-        return True
-    return path.startswith(STANDARD) and not _is_installed(path)
-
-
-def _is_installed(path: str) -> bool:
-    """Whether code lies where packages are installed."""
-    return "site-packages" in path or "dist-packages" in path
-
-
-def _folders(functions: Sequence[Any]) -> tuple[str, ...]:
-    """The folders of the packages of functions, or of the classes of their objects."""
-    places: list[str] = []
-    for function in functions:
-        while isinstance(function, functools.partial):
-            function = function.func
-        for part in (function, type(getattr(function, "__self__", function))):
-            top = sys.modules.get(str(getattr(part, "__module__", "")).partition(".")[0])
-            folders = [folder + os.sep for folder in getattr(top, "__path__", ())]
-            places += folders or [str(getattr(top, "__file__", None) or "no file")]
-    return tuple(places)
+def _comes_first(inner: Any) -> bool:
+    """Whether what a class has by a name comes before what its object has by it."""
+    return hasattr(type(inner), "__set__") or hasattr(type(inner), "__delete__")
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -287,15 +334,11 @@ def _table(value: Any) -> dict[str, Any]:
         return {}
 
 
-def _is_library(value: Any) -> bool:
-    """Whether a class or a file is torch's, Pyro's, NumPy's, this package's or Python's own."""
-    name = getattr(value, "__module__" if isinstance(value, type) else "__name__", None) or ""
-    top = name.partition(".")[0]
-    if top in ("torch", "pyro", "numpy", "builtins", "pyrovae"):
-        return True
-    path = getattr(sys.modules.get(name), "__file__", None)
-    return top in sys.builtin_module_names or (path is not None and is_library_code(path))
+def _public(owner: Any) -> list[str]:
+    """The attributes of an object and of its user's classes, without those that begin with an underscore."""
+    tables = [_table(owner), *(vars(c) for c in type(owner).__mro__ if not is_library(c))]
+    return [name for table in tables for name in table if not name.startswith("_")]
 
 
 def _called(owner: Any) -> str:
-    return owner.__name__ if isinstance(owner, type | ModuleType) else type(owner).__name__
+    return owner.__name__ if isinstance(owner, type | ModuleType | FunctionType) else type(owner).__name__

@@ -1,0 +1,96 @@
+"""What the code of a function reads: globals, attributes, imports, and words by which an attribute may be asked for."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import re
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NamedTuple
+
+__all__ = ["Reads", "reads", "words"]
+
+GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME"}
+ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"}
+IMPORTS = {"IMPORT_NAME"}
+NAMED_BY_WORDS = {"getattr", "hasattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattribute__"}
+EVALUATED = {"globals", "eval", "exec"}
+WHOLE = {"vars", "__dict__", "__getattribute__", "asdict", "astuple", "dir"}  # by which no word need be in the code
+BUILT = {"format", "join"}
+LONGEST = 200  # characters, of a text that names an attribute
+
+
+class Reads(NamedTuple):
+    """What a function's code, and that of the functions inside it, reads by name.
+
+    Attributes:
+        of_globals: the names of globals and of builtins.
+        attributes: the names of attributes.
+        imports: the modules that it imports.
+        words: the identifiers in its texts.
+        by_words: whether it may ask for an attribute by a text, as by `getattr` or a class pattern of `match`.
+        evaluates: whether it may ask for a global by a text.
+        is_open: whether it may read attributes of which no name is in the code.
+        of_others: the globals that it reads for anything but a call with `self` or `cls`.
+    """
+
+    of_globals: tuple[str, ...]
+    attributes: tuple[str, ...]
+    imports: tuple[str, ...]
+    words: tuple[str, ...]
+    by_words: bool
+    evaluates: bool
+    is_open: bool
+    of_others: frozenset[str]
+
+
+@functools.cache
+def reads(code: CodeType) -> Reads:
+    """What the code of a function reads by name."""
+    of_globals, attributes, imports, texts = dict[str, None](), dict[str, None](), dict[str, None](), list[str]()
+    matches, formats, of_others = False, False, set[str]()
+    stack = [code]
+    while stack:
+        inner = stack.pop()
+        texts += _texts(inner.co_consts)
+        stack += [const for const in inner.co_consts if isinstance(const, CodeType)]
+        steps = [step for step in dis.get_instructions(inner) if step.opname not in ("CACHE", "PUSH_NULL")]
+        for place, step in enumerate(steps):
+            matches |= step.opname == "MATCH_CLASS"
+            formats |= step.opname.startswith(("FORMAT", "BUILD_STRING"))
+            for names, operations in ((of_globals, GLOBALS), (attributes, ATTRIBUTES), (imports, IMPORTS)):
+                if step.opname in operations:
+                    names[step.argval] = None
+            if step.opname in GLOBALS and not _is_for_self(steps[place + 1 :]):
+                of_others.add(step.argval)
+    named = {*of_globals, *attributes}
+    by_words = matches or bool(named & NAMED_BY_WORDS)
+    return Reads(
+        tuple(of_globals),
+        tuple(attributes),
+        tuple(imports),
+        tuple(dict.fromkeys(word for text in texts for word in words(text))),
+        by_words,
+        bool(named & EVALUATED),
+        bool(named & WHOLE) or (by_words and (formats or bool(named & BUILT))),
+        frozenset(of_others),
+    )
+
+
+def words(text: str) -> list[str]:
+    """The identifiers in a text that may name attributes; none in a longer one."""
+    return re.findall(r"[^\W\d]\w*", text) if len(text) <= LONGEST else []
+
+
+def _texts(consts: Any) -> Iterator[str]:
+    for const in consts:
+        if isinstance(const, str):
+            yield const
+        elif isinstance(const, tuple | frozenset):
+            yield from _texts(const)
+
+
+def _is_for_self(rest: list[dis.Instruction]) -> bool:
+    """Whether the next value that is loaded is the object that a method belongs to."""
+    return bool(rest) and rest[0].opname.startswith("LOAD_FAST") and rest[0].argval in ("self", "cls")

@@ -1,0 +1,312 @@
+"""Changes between steps of code, classes, methods and hooks are followed as by Pyro."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+import types
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import needs_compiler
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+from pyrovae import CompiledSVI
+from pyrovae.compile.guards import ModuleState
+from pyrovae.compile.names import Names
+
+pytestmark = [needs_compiler, pytest.mark.usefixtures("interpreted", "float32")]
+HERE = sys.modules[__name__]
+X = torch.linspace(-1.0, 2.0, 12).reshape(6, 2)
+
+
+def steps(kind, build, change=None, count=3):
+    """Losses, with a change ahead of the second step, which it gives a way to undo; and the SVI."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    model, guide, *more = build()
+    svi = kind(model, guide, pyro.optim.SGD({"lr": 0.01}), loss=Trace_ELBO())
+    found, undo = [], None
+    try:
+        for i in range(count):
+            if i == 1 and change is not None:
+                undo = change(svi, *more)
+            pyro.set_rng_seed(i)
+            found.append(svi.step(X))
+    finally:
+        if undo is not None:
+            undo()
+    return torch.tensor(found), svi
+
+
+def require_followed(build, change, compiles=2):
+    theirs, _ = steps(SVI, build, change)
+    unchanged, _ = steps(SVI, build)
+    ours, svi = steps(CompiledSVI, build, change)
+    assert not torch.allclose(theirs[1:], unchanged[1:], rtol=1e-3)  # the control: it does change the loss
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert len(svi._step._variants) <= compiles and svi.compiles <= compiles
+
+
+def bound(owner, name, value):
+    """A change of an attribute, and how it is undone."""
+
+    def change(*_):
+        own = name in vars(owner)
+        before = vars(owner).get(name)
+        setattr(owner, name, value)
+        return (lambda: setattr(owner, name, before)) if own else (lambda: delattr(owner, name))
+
+    return change
+
+
+# networks -------------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Thrice(Net):
+    def forward(self, x):
+        return 3 * self.layer(x)
+
+
+class Guide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def mean(self, x):
+        return self.net(x)
+
+    def forward(self, x):
+        guided(self, self.mean(x))
+
+
+def guided(guide, mean):
+    pyro.module("guide", guide)
+    with pyro.plate("data", len(mean)):
+        pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
+
+
+def prior(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.expand(-1, 2), 1.0).to_event(1), obs=x)
+
+
+def networks():
+    guide = Guide()
+    return prior, guide, guide
+
+
+def hooked(_, guide):
+    by_three = lambda module, x, y: 3 * y if isinstance(module, nn.Linear) else None  # noqa: E731
+    return nn.modules.module.register_module_forward_hook(by_three).remove
+
+
+def recoded(*_):
+    before = Guide.mean.__code__
+    Guide.mean.__code__ = (lambda self, x: 3 * self.net(x)).__code__
+    return lambda: setattr(Guide.mean, "__code__", before)
+
+
+LINEAR = nn.Linear.forward
+NETWORKS = {
+    "forward of the class": bound(Net, "forward", lambda self, x: 3 * self.layer(x)),
+    "forward of the guide's class": bound(Guide, "forward", lambda self, x: guided(self, 3 * self.mean(x))),
+    "forward of torch's class": bound(nn.Linear, "forward", lambda self, x: 3 * LINEAR(self, x)),
+    "forward of the object": lambda _, guide: setattr(
+        guide.net, "forward", types.MethodType(lambda self, x: 3 * self.layer(x), guide.net)
+    ),
+    "forward of a child": lambda _, guide: setattr(
+        guide.net.layer, "forward", lambda x: 3 * LINEAR(guide.net.layer, x)
+    ),
+    "the class of a child": lambda _, guide: setattr(guide.net, "__class__", Thrice),
+    "a method of the object over the class's": lambda _, guide: setattr(guide, "mean", lambda x: 3 * guide.net(x)),
+    "a method's code": recoded,
+    "a hook of all modules": hooked,
+}
+
+
+def but_one_slow(cases):
+    """The cases by name, all but the first of which are run with the slow ones."""
+    return [name if i == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(cases)]
+
+
+@pytest.mark.parametrize("what", but_one_slow(NETWORKS))
+def test_what_a_network_computes_is_followed(what):
+    require_followed(networks, NETWORKS[what])
+
+
+# names of all kinds ---------------------------------------------------------------------------------
+
+SCALE, WORD = 1.0, "scale"
+
+
+class Settings:
+    scale = 1.0
+
+    def mean(self):
+        return self.scale
+
+    def __eq__(self, _):
+        return SCALE == 1.0
+
+    __hash__ = None
+
+
+class Inheriting(Settings):
+    pass
+
+
+class Other(Inheriting):
+    def mean(self):
+        return 3.0
+
+
+class Called:
+    def __call__(self):
+        return 1.0
+
+
+class Made:
+    def __init__(self, x):
+        self.x = x * SCALE
+
+
+class Scaled(dist.Normal):
+    def log_prob(self, value):
+        return super().log_prob(value) * SCALE
+
+
+class Plain:
+    def __init__(self):
+        self.scale, self.other = 1.0, 1.0
+
+
+def attributed():
+    return attributed.scale
+
+
+attributed.scale = 1.0
+
+
+def matched():
+    match SETTINGS:
+        case Settings(scale=scale):
+            return scale
+
+
+@functools.cache
+def cached(_):
+    return SCALE
+
+
+SETTINGS, INHERITING, CALLED, PLAIN = Settings(), Inheriting(), Called(), Plain()
+
+
+def reclassed(*_):
+    INHERITING.__class__ = Other
+    return lambda: setattr(INHERITING, "__class__", Inheriting)
+
+
+NAMES = {
+    "getattr": (lambda: getattr(SETTINGS, "scale"), bound(SETTINGS, "scale", 3.0)),  # noqa: B009
+    "getattr by a name": (lambda: getattr(SETTINGS, WORD), bound(SETTINGS, "scale", 3.0)),
+    "getattr by a word that is built": (lambda: getattr(SETTINGS, f"{WORD}"), bound(SETTINGS, "scale", 3.0)),
+    "attrgetter": (lambda: operator.attrgetter("scale")(SETTINGS), bound(SETTINGS, "scale", 3.0)),
+    "vars": (lambda: sum(vars(PLAIN).values()), bound(PLAIN, "other", 3.0)),
+    "a class pattern": (matched, bound(SETTINGS, "scale", 3.0)),
+    "globals": (lambda: globals()["SCALE"], bound(HERE, "SCALE", 3.0)),
+    "eval": (lambda: eval("SCALE + 0.0"), bound(HERE, "SCALE", 3.0)),
+    "a function's attribute": (attributed, bound(attributed, "scale", 3.0)),
+    "a builtin's name": (lambda: abs(-1.0), bound(HERE, "abs", lambda _: 3.0)),
+    "what a method inherits over": (lambda: INHERITING.mean(), bound(Inheriting, "mean", lambda self: 3.0)),
+    "a method of the object": (lambda: INHERITING.mean(), bound(INHERITING, "mean", lambda: 3.0)),
+    "a class": (lambda: INHERITING.mean(), reclassed),
+    "a property over the object's": (lambda: PLAIN.scale, bound(Plain, "scale", property(lambda self: 3.0))),
+    "__call__": (lambda: CALLED(), bound(Called, "__call__", lambda self: 3.0)),
+    "__eq__": (lambda: 1.0 if SETTINGS == 1 else 3.0, bound(HERE, "SCALE", 3.0)),
+    "a class whose object the model makes": (lambda: Made(1.0).x, bound(HERE, "SCALE", 3.0)),
+    "its __init__": (lambda: Made(1.0).x, bound(Made, "__init__", lambda self, x: setattr(self, "x", 3 * x))),
+    "a distribution of the user's": (lambda: Scaled(0.0, 1.0).log_prob(torch.ones(())), bound(HERE, "SCALE", 3.0)),
+    "its log_prob": (
+        lambda: Scaled(0.0, 1.0).log_prob(torch.ones(())),
+        bound(Scaled, "log_prob", lambda self, value: 3 * value),
+    ),
+    "a library's": (lambda: dist.Cauchy(0.0, 1.0).log_prob(torch.ones(())), bound(dist, "Cauchy", dist.Normal)),
+    "what a cached function reads": (lambda: cached(0) * 0.0 + SCALE, bound(HERE, "SCALE", 3.0)),
+}
+
+
+def shifting(read):
+    """A model whose data are shifted by what a function gives, and a guide."""
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand(x.shape).to_event(2), obs=x + read())
+
+    return model, lambda x: pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+
+
+@pytest.mark.parametrize("what", [*NETWORKS, *NAMES])
+def test_a_change_is_seen_and_so_is_its_end(what):
+    """By the check ahead of each step alone, which costs no capture."""
+    model, guide, *more = networks() if what in NETWORKS else shifting(NAMES[what][0])
+    modules = list(guide.modules()) if more else []
+    names, state = Names([model, guide], modules), ModuleState(modules, [], [])
+    assert names.are_bound_alike() and state.is_as_it_was()
+    undo = (NETWORKS[what] if what in NETWORKS else NAMES[what][1])(None, *more)
+    try:
+        assert not names.are_bound_alike() or not state.is_as_it_was()
+    finally:
+        if undo is not None:
+            undo()
+    assert undo is None or (names.are_bound_alike() and state.is_as_it_was())
+
+
+@pytest.mark.parametrize("way", but_one_slow(NAMES))
+def test_a_name_is_followed_however_it_is_reached(way):
+    read, change = NAMES[way]
+    require_followed(lambda: shifting(read), change)
+
+
+def test_what_nothing_reads_is_not_captured_for():
+    class Counted:
+        scale, count = 1.0, 0
+
+    counted = Counted()
+
+    def change(*_):
+        counted.count += 1
+        counted.note = "a new attribute"
+
+    _, svi = steps(CompiledSVI, lambda: shifting(lambda: getattr(counted, "scale")), change)  # noqa: B009
+    assert svi.compiles == 1
+
+
+def test_the_code_of_the_model_itself_as_after_a_reload():
+    model, guide = shifting(lambda: 1.0)
+    before = model.__code__
+
+    def change(*_):
+        def again(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).expand(x.shape).to_event(2), obs=3 * x + read())
+
+        read = None
+        model.__code__ = again.__code__
+        return lambda: setattr(model, "__code__", before)
+
+    require_followed(lambda: (model, guide), change)
