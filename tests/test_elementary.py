@@ -4,6 +4,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from conftest import needs_compiler
 from torch import nn
 from torch.nn.functional import (
     binary_cross_entropy_with_logits,
@@ -13,8 +14,11 @@ from torch.nn.functional import (
 )
 
 from pyrovae import arithmetic
+from pyrovae.compile import sizes as sizes_module
 from pyrovae.compile.elementary import with_arithmetic
-from pyrovae.compile.graph import capture
+from pyrovae.compile.function import compile_function
+from pyrovae.compile.graph import capture, constants_to_inputs, without_noise
+from pyrovae.compile.sizes import Form, sized_graph
 from pyrovae.models import elementary
 from pyrovae.models.elementary import BernoulliEntries, BernoulliEvent, Softplus
 
@@ -277,3 +281,72 @@ def test_infinite_values_in_a_graph():
     with_arithmetic(graph)
     for one, other in zip(graph(ends), right, strict=True):
         assert torch.allclose(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.expm1(x > 2),
+        lambda x: torch.log1p(x > 2),
+        lambda x: torch.expm1(x.long()),
+        lambda x: torch.log1p(x.abs().long()),
+        lambda x: torch.logaddexp(x, torch.ones((), dtype=torch.float64)),
+    ],
+)
+def test_in_a_graph_arguments_that_are_not_in_float32_are_left_to_torch(function):
+    x = numbers(100, 3.0)
+    graph = capture(lambda x: [function(x), torch.expm1(x)], [x])
+    expected = graph(x)
+    with_arithmetic(graph)
+    assert sum(name in graph.code for name in ("expm1.default", "log1p.default", "logaddexp.default")) == 1
+    for one, other in zip(graph(x), expected, strict=True):
+        assert one.dtype == other.dtype and torch.allclose(one, other, rtol=1e-5)
+    assert graph.code.count("expm1.default") + graph.code.count("exp()") == 1 + ("expm1.default" in graph.code)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_function_of_a_mask_is_compiled():
+    x = torch.arange(6.0)
+    compiled = compile_function(lambda x: [torch.expm1(x > 2)], [x])
+    assert compiled is not None and torch.allclose(compiled(x)[0], torch.expm1((x > 2).float()))
+
+
+def test_in_a_graph_what_it_holds_draws_or_has_computed_in_parts_is_an_argument_too():
+    held = torch.rand(50)
+    graph = capture(lambda x: [torch.log1p(held), torch.log1p(torch.rand(50)), torch.expm1(logsigmoid(x))], [held + 1])
+    constants = constants_to_inputs(graph)
+    draw = without_noise(graph, torch.device("cpu"))
+    with_arithmetic(graph)
+    assert not any(word in graph.code for word in ("log1p", "expm1", "log_sigmoid"))
+    noise = draw()
+    first, second, third = graph(held + 1, *constants, *noise)
+    assert torch.allclose(first, torch.log1p(held)) and torch.allclose(second, torch.log1p(noise[0]))
+    assert torch.allclose(third, torch.expm1(logsigmoid(held + 1)), rtol=1e-5)
+
+
+def test_in_a_graph_for_batches_of_any_size(monkeypatch):
+    def function(x):
+        return [softplus(x).sum(0), torch.log1p(x.abs())]
+
+    def code(*sizes):
+        forms = [
+            Form(capture(function, [numbers(3 * size, 3.0).reshape(size, 3)]), [torch.empty(size, 3)]) for size in sizes
+        ]
+        codes = []
+
+        def compile(graph, _):
+            with_arithmetic(graph)
+            codes.append(graph.code)
+            return graph
+
+        bound = sized_graph(*forms, compile, 0).bound(forms[0])
+        x = numbers(3 * sizes[0], 3.0).reshape(sizes[0], 3)
+        for one, other in zip(bound(x), function(x), strict=True):
+            assert torch.allclose(one, other, rtol=1e-5)
+        return codes[0]
+
+    words = ("softplus", "log1p")
+    assert not any(word in code(9, 6) for word in words)
+    monkeypatch.setattr(sizes_module, "_kind", lambda node: {})
+    assert all(word in code(9, 6) for word in words)  # the control: nothing tells their dtypes

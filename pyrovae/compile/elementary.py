@@ -21,13 +21,13 @@ EVERY = 20.0  # from here on softplus(x) is x in float32, which is torch's own d
 def with_arithmetic(graph: fx.GraphModule) -> None:
     """Replace log1p, expm1 and what contains them by products, quotients and one exponential, in place.
 
-    Of results in float32 on a CPU alone, and within three units of their last place.
+    Of arguments and results in float32 on a CPU alone, and within three units of their last place.
     """
     tracer = fx.proxy.GraphAppendingTracer(graph.graph)
     is_changed = False
     for node in list(graph.graph.nodes):
         rule = RULES.get(node.target) if node.op == "call_function" else None
-        if rule is None or not _is_float32(node):
+        if rule is None or not all(map(_is_float32, (node, *node.all_input_nodes))):
             continue
         with graph.graph.inserting_before(node):
             args, kwargs = _mapped((node.args, node.kwargs), lambda one: fx.Proxy(one, tracer))
@@ -46,7 +46,7 @@ def _mapped(arguments: Any, function: Callable[[fx.Node], Any]) -> Any:
 
 
 def _is_float32(node: fx.Node) -> bool:
-    """Whether a node has its result, the first where it has several, in float32, and all tensors are on a CPU."""
+    """Whether a node has its result, the first where it has several, in float32 on a CPU."""
     first: Any = node.meta.get("val")
     first = first[0] if isinstance(first, (tuple, list)) else first
     return isinstance(first, torch.Tensor) and first.dtype == torch.float32 and first.device.type == "cpu"
@@ -58,6 +58,7 @@ def _put_in_place_of(node: fx.Node, result: Any) -> None:
             assert user.target is operator.getitem
             number: Any = user.args[1]
             user.replace_all_uses_with(result[number].node)
+            result[number].node.meta = dict(user.meta)
             node.graph.erase_node(user)
     else:
         node.replace_all_uses_with(result.node)

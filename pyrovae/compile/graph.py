@@ -118,6 +118,7 @@ def constants_to_inputs(graph: fx.GraphModule) -> list[Tensor]:
         if place is None:
             with graph.graph.inserting_after(last):
                 last = graph.graph.placeholder(f"held_{len(constants)}")
+            last.meta = dict(node.meta)
             constants.append(value)
             node_of_value = last
         else:
@@ -191,6 +192,7 @@ def without_noise(graph: fx.GraphModule, device: torch.device) -> Callable[[], S
     for number, node in enumerate(read):
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"noise_{number}")
+        last.meta = dict(node.meta)
         node.replace_all_uses_with(last, delete_user_cb=lambda user: user not in draws)
     for node in reversed([node for node in nodes if node in draws]):
         graph.graph.erase_node(node)

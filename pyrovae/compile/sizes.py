@@ -294,6 +294,7 @@ def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list
     for old, rule, structure in zip(olds, rules, form.structures, strict=False):
         if old.op == "placeholder":
             nodes.append(graph.placeholder(str(old.target)))
+            nodes[-1].meta = _kind(old)
             continue
         target = old.target
         values = []
@@ -310,9 +311,15 @@ def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list
                 values.append(how)
         args, kwargs = pytree.tree_unflatten(values, structure)
         node = graph.create_node(old.op, target, args, kwargs)
-        node.meta = {}
+        node.meta = _kind(old)
         nodes.append(node)
     return fx.GraphModule({}, graph), dtypes
+
+
+def _kind(node: fx.Node) -> dict[str, Any]:
+    """The dtypes and devices of a node's results, as empty tensors of the kind, for rules that go by them."""
+    value = pytree.tree_map_only(Tensor, lambda x: x.new_empty(0), node.meta.get("val"))
+    return {} if value is None else {"val": value}
 
 
 def _dtype_of_number(node: fx.Node) -> torch.dtype:
