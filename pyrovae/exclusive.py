@@ -10,7 +10,7 @@ from typing import Any
 
 from pyrovae.interruption import held
 
-__all__ = ["entered", "exclusive"]
+__all__ = ["compiling", "entered", "exclusive"]
 
 PATIENCE = 5e-3  # s, as of Python's own lock; a thread that is woken for each body takes longer than the body
 LONGEST = 10.0  # s, that a fork waits: the other thread may be waiting for this one
@@ -31,6 +31,18 @@ def exclusive() -> AbstractContextManager[None]:
     the body's end, as by `pyrovae.interruption.held`.
     """
     return _inside if _lock._is_owned() else _alone()
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """A body of `exclusive` in which no other thread compiles by `torch.compile` either.
+
+    Both put state of the whole process in place, as for the modules whose calls are traced, for as long as they last.
+    """
+    from torch._dynamo.convert_frame import compile_lock
+
+    with exclusive(), compile_lock:
+        yield
 
 
 class _Body:

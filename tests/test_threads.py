@@ -11,16 +11,21 @@ from functools import partial
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from conftest import needs_compiler
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from pyro.poutine import runtime
-from torch import nn
+from torch import fx, nn
 from torch.distributions import Distribution, Normal
 
 import pyrovae
 from pyrovae import exclusive as exclusive_module
 from pyrovae.argument_checks import argument_checks, flags
+from pyrovae.compile import function, startup
+from pyrovae.compile.graph import capture
 from pyrovae.compile.watching import watched
 from pyrovae.exclusive import exclusive
 from pyrovae.inference import discriminative
@@ -468,3 +473,72 @@ def test_a_forked_process_has_the_callers_state_while_another_thread_is_in_its_t
             return True
 
     assert together(enter)[0] is True  # the parent has let the lock go
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_torch_compiles_in_another_thread_beside_a_compiled_svi():
+    """Without one lock of both, 53 of 63 of the other's compilations failed."""
+
+    done = threading.Event()
+
+    def others():
+        compiled = 0
+        while not done.is_set():
+            torch._dynamo.reset()
+            x, k = torch.rand(33, 7), compiled + time.time() % 1  # in no cache
+            function = lambda x, k=k: (x * k).sin().sum(-1)  # noqa: E731
+            assert torch.allclose(torch.compile(function)(x), function(x), atol=1e-4)
+            compiled += 1
+        return compiled
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([6]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    def ours():
+        try:
+            for _ in range(3):
+                pyro.clear_param_store()
+                anew = pyro.optim.SGD({"lr": 0.1, "weight_decay": 1e-3 * (time.time() % 1)})
+                pyrovae.CompiledSVI(model, guide, anew, Trace_ELBO()).step(torch.ones(6))
+        finally:
+            done.set()
+        return "compiled"
+
+    found = together(others, ours, timeout=300.0)
+    assert found[1] == "compiled" and found[0] > 1, found
+
+
+def test_a_compilation_waits_for_torchs_own(monkeypatch):
+    from torch._dynamo.convert_frame import compile_lock
+
+    graph, began = fx.symbolic_trace(nn.Identity()), threading.Event()
+    monkeypatch.setattr(function, "compiled_quickly", lambda *_: began.set())
+    with compile_lock:
+        thread = threading.Thread(target=function.compile_graph, args=(graph, [torch.ones(1)]), daemon=True)
+        thread.start()
+        assert not began.wait(0.3)
+    assert began.wait(30.0)
+    thread.join(30.0)
+    with compile_lock:  # a capture does too
+        thread = threading.Thread(target=capture, args=(torch.neg, [torch.ones(1)]), daemon=True)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
+def test_a_compilation_that_is_done_again_says_why(monkeypatch, caplog):
+    def fails():
+        raise OSError("no room for one file")
+
+    monkeypatch.setattr(startup, "few_files", fails)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: "as inductor does")
+    with caplog.at_level("INFO", logger="pyrovae"):
+        assert startup.compiled_quickly(fx.symbolic_trace(nn.Identity()), [torch.ones(1)], {}) == "as inductor does"
+    assert "OSError: no room for one file" in caplog.text

@@ -15,7 +15,7 @@ from pyrovae.compile.errors import summary
 from pyrovae.compile.graph import aliases_to_views, capture, constants_to_inputs, is_written, without_noise
 from pyrovae.compile.startup import compiled_quickly
 from pyrovae.compile.unrepeatable import no_foreign_draws, no_values_read
-from pyrovae.exclusive import exclusive
+from pyrovae.exclusive import compiling
 from pyrovae.warned import hushed
 
 __all__ = ["CompiledFunction", "Compiler", "compile_function", "compile_graph", "pays", "with_gradient"]
@@ -148,7 +148,7 @@ def compile_graph(graph: fx.GraphModule, inputs: Sequence[Any], *, keep_noise: b
     if keep_noise:
         options["fallback_random"] = True
     with_arithmetic(graph)
-    with exclusive(), torch.no_grad(), hushed(FutureWarning), _quiet("torch.utils.cpp_extension"):
+    with compiling(), torch.no_grad(), hushed(FutureWarning), _quiet("torch.utils.cpp_extension"):
         return compiled_quickly(graph, list(inputs), options)
 
 

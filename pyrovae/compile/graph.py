@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.compile.aliases import base_of, overlapping, views
-from pyrovae.exclusive import exclusive
+from pyrovae.exclusive import compiling
 
 __all__ = ["aliases_to_views", "capture", "constants_to_inputs", "is_written", "without_noise"]
 
@@ -39,7 +39,7 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
         raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
     # without a mode to share, torch makes one for the shape of each operation: half of a capture's time
     shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
-    with exclusive(), shapes, torch.autograd.set_multithreading_enabled(False):
+    with compiling(), shapes, torch.autograd.set_multithreading_enabled(False):
         graph = make_fx(function, tracing_mode="real")(*inputs)
     _masks_to_indices(graph)
     return graph

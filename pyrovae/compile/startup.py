@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,9 +14,12 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pyrovae.compile.errors import summary
 from pyrovae.compile.one_file import few_files
 
 __all__ = ["compiled_quickly"]
+
+log = logging.getLogger(__name__)
 
 QUICK = {
     "cpp.vec_isa_ok": True,  # which instructions the processor has is known without a program that tries them
@@ -35,7 +39,8 @@ def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Any], options: dict
         fake: list[Any] = list(inputs) if given else [shapes.from_tensor(x, static_shapes=True) for x in inputs]
         with few_files(), _instructions_as_the_processor_says(), tracing(TracingContext(shapes)):
             return torch._inductor.compile(deepcopy(graph), fake, options=options | QUICK)
-    except Exception:  # of whatever kind: an old compiler, or another version of inductor
+    except Exception as error:  # of whatever kind: an old compiler, or another version of inductor
+        log.info("is compiled as inductor does it by itself (%s)", summary(error))
         return torch._inductor.compile(graph, list(inputs), options=options)
 
 
