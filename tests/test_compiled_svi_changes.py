@@ -1,9 +1,11 @@
-"""Changes between steps of code, classes, methods and hooks are followed as by Pyro."""
+"""Changes between steps of code, classes, methods, hooks and of the parts of a CompiledSVI are followed as by Pyro."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
+import pickle
 import sys
 import types
 
@@ -12,10 +14,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import needs_compiler
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyrovae import CompiledSVI
+from pyrovae import CaptureError, CompiledSVI
 from pyrovae.compile.guards import ModuleState
 from pyrovae.compile.names import Names
 
@@ -310,3 +312,121 @@ def test_the_code_of_the_model_itself_as_after_a_reload():
         return lambda: setattr(model, "__code__", before)
 
     require_followed(lambda: (model, guide), change)
+
+
+def test_a_hook_on_a_gradients_accumulation_is_refused():
+    def build():
+        guide = Guide()
+        return prior, guide, guide
+
+    def change(_, guide):
+        guide.net.layer.weight.register_post_accumulate_grad_hook(lambda p: p.grad.zero_())
+
+    with pytest.raises(CaptureError, match="hook on its gradient's accumulation"):
+        steps(CompiledSVI, build, change)
+
+
+# the parts of a CompiledSVI --------------------------------------------------------------------------
+
+
+def wide(x):
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 3.0))
+
+
+def halved(x):
+    with pyro.poutine.scale(scale=0.5):
+        shifting(lambda: 0.0)[0](x)
+
+
+class TestParts:
+    @pytest.mark.parametrize(("name", "part"), [("model", halved), pytest.param("guide", wide, marks=pytest.mark.slow)])
+    def test_another_model_or_guide_is_followed_and_back(self, name, part):
+        model, guide = shifting(lambda: 0.0)
+
+        def change(svi):
+            setattr(svi, name, part)
+
+        require_followed(lambda: (model, guide), change)
+        _, svi = steps(CompiledSVI, lambda: (model, guide), change)
+        setattr(svi, name, {"model": model, "guide": guide}[name])
+        svi.step(X)
+        assert sum(map(len, svi._step._variants.values())) == 2  # the first is found again
+        pyro.set_rng_seed(0)
+        expected = svi.evaluate_loss(X)
+        pyro.set_rng_seed(0)
+        assert svi.step(X) == pytest.approx(expected, rel=1e-5)
+
+    def test_a_method_is_the_same_each_time_it_is_asked_for(self):
+        class Holder:
+            def model(self, x):
+                shifting(lambda: 0.0)[0](x)
+
+        holder, guide = Holder(), shifting(lambda: 0.0)[1]
+        svi = CompiledSVI(holder.model, guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+        for _ in range(3):
+            svi.model = holder.model
+            svi.step(X)
+        assert svi.compiles == 1
+
+    def test_another_loss(self):
+        model, guide = shifting(lambda: 0.0)
+        _, svi = steps(CompiledSVI, lambda: (model, guide), count=1)
+        svi.loss = TraceMeanField_ELBO(num_particles=2)
+        for state in (0, 1):
+            pyro.set_rng_seed(state)
+            expected = svi.evaluate_loss(X)
+            pyro.set_rng_seed(state)
+            by_one = float(Trace_ELBO().loss(model, guide, X))
+            pyro.set_rng_seed(state)
+            assert svi.step(X) == pytest.approx(expected, rel=1e-5) != pytest.approx(by_one, rel=1e-3)
+        with pytest.raises(TypeError, match=r"loss must be .*got SVI"):
+            svi.loss = SVI(model, guide, pyro.optim.SGD({"lr": 0.01}), loss=Trace_ELBO())
+        assert isinstance(svi.loss, TraceMeanField_ELBO)
+
+    def test_another_optimiser_is_refused(self):
+        _, svi = steps(CompiledSVI, lambda: shifting(lambda: 0.0), count=1)
+        with pytest.raises(AttributeError, match=r"optim cannot be replaced.*make a CompiledSVI with the other"):
+            svi.optim = pyro.optim.SGD({"lr": 1.0})
+        assert svi.optim.pt_optim_args == {"lr": 0.01}
+
+    def test_a_step_without_gradients_is_refused_as_it_changes_nothing_under_pyro(self):
+        for mode in (torch.no_grad, torch.inference_mode):
+            for count in (0, 1):
+                _, svi = steps(CompiledSVI, lambda: shifting(lambda: 0.0), count=count)
+                with mode(), pytest.raises(CaptureError, match=r"inside of torch\.no_grad\(\) or torch\.inference"):
+                    svi.step(X)
+                if count:
+                    with mode():
+                        assert svi.evaluate_loss(X) > 0
+                before = svi.step(X)
+                assert svi.step(X) != before  # the control: outside it is trained
+        _, svi = steps(CompiledSVI, lambda: shifting(lambda: 0.0), count=0)
+        with torch.inference_mode():
+            svi.evaluate_loss(X)  # which makes the parameter
+        with pytest.raises(CaptureError, match=r"was made inside of torch\.inference_mode"):
+            svi.step(X)
+        pyro.clear_param_store()
+        theirs = SVI(*shifting(lambda: 0.0), pyro.optim.SGD({"lr": 0.01}), loss=Trace_ELBO())
+        with torch.no_grad():
+            theirs.step(X)
+        assert float(pyro.param("loc").detach()) == 0.0
+
+    def test_a_copy_before_a_first_step_and_none_after_it(self):
+        model, guide = shifting(lambda: 0.0)
+        svi = CompiledSVI(model, guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+        copied = copy.deepcopy(svi)
+        copied.model = halved
+        pyro.set_rng_seed(0)
+        first = svi.step(X)
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        assert copied.step(X) != first  # each has steps of its own
+        with pytest.raises(TypeError, match="has taken a step cannot be copied"):
+            copy.deepcopy(svi)
+        with pytest.raises(TypeError, match="shallow copy"):
+            copy.copy(svi)
+        for copier in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=r"shows the state of a CompiledSVI cannot be copied.*get_state\(\)"):
+                copier(next(iter(svi.optim.optim_objs.values())))
+        with pytest.raises(TypeError, match="cannot be copied"):
+            copy.deepcopy(svi.optim)

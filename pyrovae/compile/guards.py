@@ -60,7 +60,7 @@ class ModuleState:
 
 
 def _address(p: Tensor) -> tuple[Any, ...]:
-    hooks = tuple(p._backward_hooks or ())
+    hooks = (*(p._backward_hooks or ()), *(p._post_accumulate_grad_hooks or ()))
     return p.data_ptr(), p.dtype, p.device, p.shape, p.stride(), p.requires_grad, hooks
 
 

@@ -124,6 +124,8 @@ class CompiledStep:
             torch.get_autocast_dtype("cpu"),
             torch.is_autocast_enabled("cuda"),
             torch.get_autocast_dtype("cuda"),
+            torch._C._len_torch_function_stack(),
+            torch._C._len_torch_dispatch_stack(),
         )
 
     def _known(self, key: Hashable, leaves: list[Any], followed: frozenset[int]) -> Variant | None:
@@ -251,6 +253,15 @@ class CompiledStep:
         trained = [p for p in self.updates.ordered.values() if id(p) in reached and p.requires_grad]
         if not trained:
             raise CaptureError("model and guide have no parameter that requires a gradient: nothing to fit")
+        if any(p.is_inference() for p in trained):
+            raise CaptureError(
+                "a parameter was made inside of torch.inference_mode(), where none is trained: make it anew"
+            )
+        if any(p._post_accumulate_grad_hooks for p in trained):
+            raise CaptureError(
+                "a parameter has a hook on its gradient's accumulation, of which a graph has none: change the gradient "
+                f"by p.register_hook, {EAGER}"
+            )
         return trained
 
     def _warn_of_many(self) -> None:

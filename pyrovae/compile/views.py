@@ -44,6 +44,12 @@ def _view(rule: Rule) -> Any:
         def param_groups(self, groups: list[dict[str, Any]]) -> None:
             self.own_groups = groups
 
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TypeError(
+                "an optimiser that shows the state of a CompiledSVI cannot be copied or pickled: take the get_state() "
+                "of Pyro's optimiser, and set it in another"
+            )
+
         @property
         def asked(self) -> Any:
             """A learning rate that was set in this view; None where none was."""

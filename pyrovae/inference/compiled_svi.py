@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from copy import deepcopy
+from types import MethodType
 from typing import Any
 
 import torch
@@ -59,11 +61,12 @@ class CompiledSVI:
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
     and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
     attributes of modules, of distributions and of a user's own objects, also of those in lists and dictionaries.
-    Tensors are compared by identity and numbers by value. The modes, hooks, parameters and buffers of modules are
-    compared too. A change leads to a new capture. A name to which every evaluation assigns a new value is refused if
-    the loss depends on it. Two kinds of change are not noticed: of the contents of a list, a dictionary or an array,
-    and of what functions of installed packages read (other than the model's own). Pass such values as arguments, and
-    so numbers that change often: one that is found by its name leads to a new capture.
+    Tensors are compared by identity and numbers by value. Compared too are the code of these functions, the classes of
+    objects and the methods found there, and the modes, hooks, parameters and buffers of modules. A change leads to a
+    new capture, and so does another `model`, `guide` or `loss`. A name to which every evaluation assigns a new value is
+    refused if the loss depends on it. Two kinds of change are not noticed: of the contents of a list, a dictionary or
+    an array, and of what functions of installed packages read (other than the model's own). Pass such values as
+    arguments, and so numbers that change often: one that is found by its name leads to a new capture.
 
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
@@ -97,21 +100,56 @@ class CompiledSVI:
     def __init__(
         self, model: Callable[..., Any], guide: Callable[..., Any], optim: Any, loss: ELBO, *, check_every: int = 0
     ) -> None:
-        if type(loss) not in PARTICLES:
-            name = type(loss).__name__
-            raise TypeError(
-                f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {name}: pyro.infer.SVI takes others"
-            )
-        self.model, self.guide, self.loss, self.check_every = model, guide, loss, check_every
-        self.updates, self.taken = Updates(PyroOptimizer(optim)), 0
+        self._held: dict[Hashable, Any] = {}  # so that the address of an earlier model is not given to another
+        self._take(model, guide, loss)
+        self.updates, self.taken, self.check_every = Updates(PyroOptimizer(optim)), 0, check_every
+        self._optim = optim
         self._step = CompiledStep(
             self._negative_elbo,
             (model, guide),
             self.updates,
             self._set_up,
-            self._particles,
+            self._settings,
             follow_numbers=True,
             share_sizes=True,
+        )
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model; another one is captured in the next step."""
+        return self._model
+
+    @model.setter
+    def model(self, model: Callable[..., Any]) -> None:
+        self._take(model, self._guide, self._loss)
+
+    @property
+    def guide(self) -> Callable[..., Any]:
+        """The guide; another one is captured in the next step."""
+        return self._guide
+
+    @guide.setter
+    def guide(self, guide: Callable[..., Any]) -> None:
+        self._take(self._model, guide, self._loss)
+
+    @property
+    def loss(self) -> Any:
+        """The loss; another one is captured in the next step. Raises TypeError for one that is not known."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss: ELBO) -> None:
+        self._take(self._model, self._guide, loss)
+
+    @property
+    def optim(self) -> Any:
+        """Pyro's optimiser. Raises AttributeError where it is replaced."""
+        return self._optim
+
+    @optim.setter
+    def optim(self, optim: Any) -> None:
+        raise AttributeError(
+            "optim cannot be replaced, for the steps hold its state: make a CompiledSVI with the other"
         )
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -133,6 +171,12 @@ class CompiledSVI:
     def _stepped(self, args: Any, kwargs: Any) -> Tensor:
         if am_i_wrapped():
             raise CaptureError(f"a step inside of handlers would capture them: take it outside, {EAGER}")
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            raise CaptureError(
+                "a step inside of torch.no_grad() or torch.inference_mode() has no gradient to follow, and changes no "
+                "parameter under pyro.infer.SVI: take it outside, or call evaluate_loss there"
+            )
+        self._step.owners = self._model, self._guide
         take, eager = self._step.prepared(args, kwargs), None
         if self.check_every and self.taken % self.check_every == 0:
             eager = self._evaluated(args, kwargs)
@@ -186,11 +230,40 @@ class CompiledSVI:
         """
         self.updates.load_state_dict(state)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledSVI:
+        if self.taken:
+            raise TypeError(
+                "a CompiledSVI that has taken a step cannot be copied, for its graphs write to the parameters of this "
+                "one: copy state_dict() and the parameters, and load them into a new one"
+            )
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__setstate__(deepcopy(vars(self), memo))
+        return made
+
+    def __copy__(self) -> CompiledSVI:
+        raise TypeError("a shallow copy of a CompiledSVI would go on with the steps of this one: make a new one")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take(self._model, self._guide, self._loss)  # which are known by their identity
+
     def _negative_elbo(self, *args: Any, **kwargs: Any) -> Tensor:
         return negative_elbo(self.loss, self.model, self.guide, *args, **kwargs)
 
-    def _particles(self) -> tuple[int, bool]:
-        return self.loss.num_particles, self.loss.vectorize_particles
+    def _take(self, model: Any, guide: Any, loss: Any) -> None:
+        """Step with these from now on."""
+        if type(loss) not in PARTICLES:
+            name = type(loss).__name__
+            raise TypeError(
+                f"loss must be a Trace_ELBO or TraceMeanField_ELBO, got {name}: pyro.infer.SVI takes others"
+            )
+        self._model, self._guide, self._loss = model, guide, loss
+        self._identity = tuple(part if type(part) is MethodType else id(part) for part in (model, guide, loss))
+        self._held[self._identity] = model, guide, loss
+
+    def _settings(self) -> Hashable:
+        loss = self._loss
+        return self._identity, loss.num_particles, loss.vectorize_particles, loss.max_plate_nesting
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
         """The eager loss with the noise of the next step; the generators are put back."""
