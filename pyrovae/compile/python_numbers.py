@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+import abc
+import dis
+import gc
 import operator
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
-from pyrovae.compile.libraries import is_library_code
+from pyrovae.compile.errors import EAGER, CaptureError
+from pyrovae.compile.kept import exchange
+from pyrovae.compile.libraries import is_library_code, is_of_torch
 
-__all__ = ["FixedNumber", "Followed", "Numbers", "is_number"]
+__all__ = ["COMPARISONS", "FixedNumber", "Followed", "Numbers", "is_number", "other_than", "plain"]
 
 ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 SIGNS = ("neg", "pos", "abs")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-READS = (
-    "float",
-    "int",
-    "index",
-    "complex",
-    "hash",
-    "str",
-    "repr",
-    "trunc",
-    "round",
-    "floor",
-    "ceil",
-    "divmod",
-    "reduce_ex",
-)
+READS: tuple[str, ...] = ("float", "int", "index", "complex", "hash", "str", "repr", "format", "reduce_ex")
+READS += ("trunc", "round", "floor", "ceil", "divmod", "rdivmod", "matmul", "rmatmul", "invert")
+READS += tuple(f"{kind}{name}" for name in ("and", "or", "xor", "lshift", "rshift") for kind in ("", "r"))
 ASKS = {"isinstance", "issubclass", "__class__", "type"}
+ASKING = (isinstance, issubclass, type)
+ABSTRACT = {abc.__file__, "<frozen abc>"}  # where `isinstance` goes for an abstract class
+OUTCOMES = [getattr(operator, name) for name in COMPARISONS]
 DTYPES = (torch.float32, torch.float64, torch.int64)  # in which a tensor's entry rounds a number as a kernel does
+LARGEST = torch.finfo(torch.float32).max
 
 
 def is_number(x: Any) -> bool:
     """Whether an argument is a Python number that may change from step to step: a float or an int, and no flag."""
     return type(x) in (float, int)
+
+
+def other_than(x: float) -> float:
+    """Another number of the same type and sign, near enough to be in most domains that the first is in."""
+    if type(x) is int:
+        return x + 1
+    return 0.75 * x if x else 2.0**-6
 
 
 class FixedNumber(Exception):  # noqa: N818  (a course of the capture, not a fault)
@@ -51,14 +57,15 @@ class Numbers:
     """The numbers of one capture, what Python computes from them, and the scalar tensors in which a graph reads them.
 
     Arithmetic of Python is repeated by Python in each step, in float64 as in eager mode. Where a number meets a tensor
-    it becomes a scalar tensor of the dtype that the result has in eager mode. Comparisons are noted with their outcome.
+    it becomes a scalar tensor of the dtype that the result has in eager mode. Comparisons are noted with their outcome,
+    and what is computed with its type.
 
     Args:
         values: the numbers, by their places among the arguments.
 
     Attributes:
         places: where they are among the arguments.
-        stand_ins: what the model gets in their places while it is captured.
+        stand_ins: what the model gets in their places while it is captured, until the `end`.
         fixed: the places of those whose values were read, so that a graph would keep them.
     """
 
@@ -67,46 +74,61 @@ class Numbers:
         self._arguments = list(values)
         self._values: list[Any] = list(values.values())
         self._origins: list[set[int]] = [{place} for place in values]
-        self._steps: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._steps: list[tuple[Callable[..., Any], tuple[Any, ...], type]] = []
         self._guards: list[tuple[Callable[..., Any], tuple[Any, ...], bool]] = []
         self._tensors: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._written: dict[tuple[int, torch.dtype, torch.device], Any] = {}  # the value that a tensor has
+        self._made: list[weakref.ref[Followed]] = []
+        self.is_over = self._is_no_number = False
         self.stand_ins = {place: Followed(self, at) for at, place in enumerate(values)}
 
-    @property
-    def are_read(self) -> bool:
-        """Whether the graph reads any of them."""
-        return bool(self._tensors)
-
-    def meeting(self) -> AbstractContextManager[Any]:
-        """A body in which the stand-ins may meet tensors."""
-        return _Meeting() if self.places else nullcontext()
-
     def hold(self, arguments: Sequence[Any]) -> bool:
-        """Whether Python would take the same course with these arguments."""
-        if not self._guards and not self._steps:
+        """Whether Python would take the same course with these arguments, and a graph could read what it computes."""
+        if not self._guards and not self._steps and not self._tensors:
             return True
         try:
             row = self._row(arguments)
-            return all(bool(of(*_filled(operands, row))) is outcome for of, operands, outcome in self._guards)
-        except ArithmeticError:  # which eager mode is to raise
+            if not all(bool(of(*_filled(operands, row))) is outcome for of, operands, outcome in self._guards):
+                return False
+        except (ArithmeticError, _OtherType):  # the first of which eager mode is to raise
             return False
+        return all(type(row[at]) is float or -(2**63) <= row[at] < 2**63 for at, *_ in self._tensors)
 
     def set(self, arguments: Sequence[Any]) -> None:
         """Write what the graph reads, for these arguments, to the tensors in which it reads it."""
         if not self._tensors:
             return
         row = self._row(arguments)
-        with torch.no_grad():
-            for (at, *_), tensor in self._tensors.items():
-                if row[at] is not self._values[at]:
-                    tensor.fill_(row[at])
-        self._values = row
+        for key, tensor in self._tensors.items():
+            value = row[key[0]]
+            if value is not self._written.get(key):
+                self._written.pop(key, None)
+                _write(tensor, value)
+                self._written[key] = value
 
     def _row(self, arguments: Sequence[Any]) -> list[Any]:
         row = [arguments[place] for place in self._arguments]
-        for of, operands in self._steps:
-            row.append(of(*_filled(operands, row)))
+        for of, operands, kind in self._steps:
+            value = of(*_filled(operands, row))
+            if type(value) is not kind:  # as 2**n has for a negative n
+                raise _OtherType
+            row.append(value)
         return row
+
+    def end(self, *, as_numbers: bool) -> None:
+        """End the capture: what the model has kept of it is a number from now on, or an error where it is used.
+
+        A list, dict or attribute gets the number itself. All whose values were kept count as `fixed`.
+        """
+        self.stand_ins, self.is_over, self._is_no_number = {}, True, not as_numbers
+        if any(ref() is not None for ref in self._made):
+            gc.collect()  # which Pyro's and torch's own cycles may still hold
+        for ref in self._made:
+            if (kept := ref()) is not None:
+                self.fixed |= self._origins[kept.at]
+                if as_numbers:
+                    exchange(kept, self._values[kept.at])
+        self._made.clear()
 
     def computed(self, of: Callable[..., Any], *operands: Any) -> Any:
         """What Python computes from numbers, one of them followed."""
@@ -114,7 +136,7 @@ class Numbers:
         value = of(*_filled(places, self._values))
         if type(value) not in (float, int):
             self.fix(*operands)
-        self._steps.append((of, places))
+        self._steps.append((of, places, type(value)))
         self._values.append(value)
         self._origins.append(set().union(*(self._origins[x.at] for x in operands if type(x) is Followed)))
         return Followed(self, len(self._values) - 1)
@@ -133,8 +155,18 @@ class Numbers:
                 self.fixed |= self._origins[x.at]
         raise FixedNumber("the value of a number is read")
 
+    def made(self, x: Followed) -> None:
+        """Note a stand-in, to see whether it outlives the capture."""
+        self._made.append(weakref.ref(x))
+
     def value(self, x: Followed) -> Any:
-        """The present value."""
+        """The value at the capture. CaptureError for a stand-in that was kept and never was a number of a step."""
+        if self._is_no_number:
+            raise CaptureError(
+                "the model keeps a number among its arguments, or what it computes from one, from one evaluation to "
+                "another (in a list, a dict or an attribute), and so kept one of an evaluation that no step is taken "
+                f"from: compute it anew in each, pass it as a tensor, {EAGER}"
+            )
         return self._values[x.at]
 
     def tensor(self, x: Followed, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -144,8 +176,23 @@ class Numbers:
         key = x.at, dtype, device
         if key not in self._tensors:
             with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
-                self._tensors[key] = torch.full((), self._values[x.at], dtype=dtype, device=device)
+                tensor = torch.empty((), dtype=dtype, device=device)
+                _write(tensor, self._values[x.at])
+                self._tensors[key], self._written[key] = tensor, self._values[x.at]
         return self._tensors[key]
+
+
+class _OtherType(Exception):  # noqa: N818  (a course of Python, not a fault)
+    """What Python computes has another type than at the capture."""
+
+
+def _write(tensor: Tensor, value: Any) -> None:
+    """Write a number to a scalar tensor: one that is too large for float32 as infinity, as eager mode has it."""
+    with torch.no_grad():
+        if type(value) is float and tensor.dtype == torch.float32 and isfinite(value) and abs(value) > LARGEST:
+            tensor.copy_(torch.tensor(value, dtype=torch.float64))
+        else:
+            tensor.fill_(value)
 
 
 class _Place(NamedTuple):
@@ -159,69 +206,105 @@ def _filled(operands: tuple[Any, ...], row: Sequence[Any]) -> list[Any]:
 
 
 class Followed:
-    """A number while a step is captured: what is computed from it is noted, and what else reads it ends the capture."""
+    """A number while a step is captured: what is computed from it is noted, and what else reads it ends the capture.
 
-    __slots__ = ("at", "numbers")
+    After the capture it is a number.
+    """
+
+    __slots__ = ("__weakref__", "at", "numbers")
 
     def __init__(self, numbers: Numbers, at: int) -> None:
         self.numbers, self.at = numbers, at
+        numbers.made(self)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """Its type, for a library's questions; a user's code may ask whether it is a float, and go by the answer."""
-        code = sys._getframe(1).f_code
-        if ASKS & set(code.co_names) and not is_library_code(code.co_filename):
+        """Its type, for torch and Pyro; other code may ask whether it is a float, and go by the answer."""
+        if self.numbers.is_over:
+            return type(self.numbers.value(self))
+        if _asks(sys._getframe(1)):
             self.numbers.fix(self)
         return Followed
 
     def __bool__(self) -> bool:
+        if self.numbers.is_over:
+            return bool(self.numbers.value(self))
         return self.numbers.compared(operator.truth, self)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise FixedNumber(f"{func.__name__} meets a number within torch")  # by which torch lets the mode below have it
+        given, named = pytree.tree_map(plain, (args, kwargs or {}))
+        if any(type(x) is Followed for x in pytree.tree_leaves((given, named))):
+            raise FixedNumber(f"{func.__name__} meets a number within torch")  # so torch lets the mode below have it
+        return func(*given, **named)
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a protocol that a number has not either
             raise AttributeError(name)
+        if self.numbers.is_over:
+            return getattr(self.numbers.value(self), name)
         self.numbers.fix(self)
+
+
+def plain(x: Any) -> Any:
+    """A number in place of a stand-in whose capture is over."""
+    return x.numbers.value(x) if type(x) is Followed and x.numbers.is_over else x
+
+
+def _asks(frame: FrameType | None) -> bool:
+    """Whether code asks for a type of its own accord, and not torch or Pyro, or torch's compiled code within it."""
+    while frame is not None and frame.f_code.co_filename in ABSTRACT:  # on behalf of another
+        frame = frame.f_back
+    if frame is None:
+        return False
+    code = frame.f_code
+    if is_library_code(code.co_filename):
+        return not is_of_torch(code.co_filename)
+    if ASKS & set(code.co_names) or code.co_code[frame.f_lasti] == dis.opmap["MATCH_CLASS"]:
+        return True
+    values = [*frame.f_locals.values(), *(frame.f_globals.get(name) for name in code.co_names)]
+    return any(value is asking for value in values for asking in ASKING)
+
+
+def _with(of: Callable[..., Any], self: Followed, operands: tuple[Any, ...]) -> Any:
+    """What arithmetic or a comparison gives for operands, of which `self` is one; NotImplemented beside a tensor."""
+    operands = tuple(map(plain, operands))
+    if self.numbers.is_over:
+        live = next((x for x in operands if type(x) is Followed), None)
+        return of(*operands) if live is None else _with(of, live, operands)
+    if any(isinstance(x, Tensor) for x in operands):
+        return NotImplemented
+    if not all(type(x) in (float, int, bool, Followed) for x in operands):
+        self.numbers.fix(*operands)
+    return (self.numbers.compared if of in OUTCOMES else self.numbers.computed)(of, *operands)
 
 
 def _arithmetic(name: str) -> None:
     of = getattr(operator, name)
-
-    def forward(self: Followed, other: Any) -> Any:
-        known = type(other) in (float, int, bool, Followed)
-        return self.numbers.computed(of, self, other) if known else NotImplemented
-
-    def backward(self: Followed, other: Any) -> Any:
-        known = type(other) in (float, int, bool, Followed)
-        return self.numbers.computed(of, other, self) if known else NotImplemented
-
-    setattr(Followed, f"__{name}__", forward)
-    setattr(Followed, f"__r{name}__", backward)
+    setattr(Followed, f"__{name}__", lambda self, other, *rest: _with(of, self, (self, other, *rest)))
+    setattr(Followed, f"__r{name}__", lambda self, other, *rest: _with(of, self, (other, self, *rest)))
 
 
 def _sign(name: str) -> None:
     of = getattr(operator, name)
-    setattr(Followed, f"__{name}__", lambda self: self.numbers.computed(of, self))
+    setattr(Followed, f"__{name}__", lambda self: _with(of, self, (self,)))
 
 
 def _comparison(name: str) -> None:
     of = getattr(operator, name)
 
     def compare(self: Followed, other: Any) -> Any:
-        if other is None or isinstance(other, str):
-            return NotImplemented
-        known = type(other) in (float, int, bool, Followed)
-        return self.numbers.compared(of, self, other) if known else NotImplemented
+        return NotImplemented if other is None or isinstance(other, str) else _with(of, self, (self, other))
 
     setattr(Followed, f"__{name}__", compare)
 
 
 def _read(name: str) -> None:
-    def read(self: Followed, *_: Any) -> NoReturn:
-        self.numbers.fix(self)
+    def read(self: Followed, *rest: Any) -> Any:
+        if not self.numbers.is_over:
+            self.numbers.fix(self)
+        value = self.numbers.value(self)
+        return getattr(value, f"__{name}__")(*map(plain, rest))
 
     setattr(Followed, f"__{name}__", read)
 
@@ -234,48 +317,3 @@ for _name in COMPARISONS:
     _comparison(_name)
 for _name in READS:
     _read(_name)
-
-
-# where numbers meet tensors -------------------------------------------------------------------------
-
-BINARY: tuple[str, ...] = ("add", "sub", "mul", "div", "true_divide", "multiply", "subtract", "divide", *COMPARISONS)
-BINARY += tuple(f"{name}_" for name in ("add", "sub", "mul", "div"))
-BINARY += tuple(f"__{kind}{name}__" for name in ("add", "sub", "mul", "truediv", "div") for kind in ("", "r", "i"))
-BINARY += tuple(f"__{name}__" for name in COMPARISONS)
-WITH_TENSORS = {getattr(home, name) for home in (Tensor, torch) for name in (*BINARY, "rsub") if hasattr(home, name)}
-MADE = (torch.tensor, torch.as_tensor, torch.scalar_tensor)
-
-
-class _Meeting(TorchFunctionMode):
-    """Put a scalar tensor in the place of a followed number where torch computes with it and a tensor."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        met = [x for x in _parts((args, kwargs)) if type(x) is Followed]
-        if not met:
-            return func(*args, **kwargs)
-        numbers = met[0].numbers
-        if func in WITH_TENSORS and len(args) == 2 and not kwargs and len(met) == 1:
-            (tensor,) = (x for x in args if type(x) is not Followed)
-            if isinstance(tensor, Tensor):
-                dtype = torch.result_type(tensor, numbers.value(met[0]))
-                scalar = numbers.tensor(met[0], dtype, tensor.device)
-                return func(*(scalar if x is met[0] else x for x in args))
-        if func in MADE and len(args) == 1 and not kwargs.keys() - {"dtype", "device"} and type(args[0]) is Followed:
-            of_value = torch.int64 if type(numbers.value(met[0])) is int else torch.get_default_dtype()
-            device = torch.empty(0).device if kwargs.get("device") is None else torch.device(kwargs["device"])
-            return numbers.tensor(met[0], kwargs.get("dtype") or of_value, device).clone()
-        if func is torch.broadcast_tensors and not kwargs:  # by a distribution, whose numbers are as its first tensor
-            like = next((x for x in args if isinstance(x, Tensor)), torch.empty(0))
-            values = [numbers.tensor(x, like.dtype, like.device) if type(x) is Followed else x for x in args]
-            return func(*values)
-        numbers.fix(*met)
-
-
-def _parts(values: Any) -> list[Any]:
-    """The values in nested lists, tuples and dicts."""
-    if isinstance(values, dict):
-        values = list(values.values())
-    if not isinstance(values, list | tuple):
-        return [values]
-    return [part for value in values for part in _parts(value)]

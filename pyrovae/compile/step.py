@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, fx, nn
 
 from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
-from pyrovae.compile.aliases import is_writable, overlapping, same_values
+from pyrovae.compile.aliases import overlapping, same_values
 from pyrovae.compile.arguments import flat, kind_of, nested
+from pyrovae.compile.eager import Beginning, Evaluated, leading, without_new_parameters
 from pyrovae.compile.errors import EAGER, CaptureError, no_graph
 from pyrovae.compile.graph import capture
 from pyrovae.compile.guards import ModuleState, WrittenMemory
+from pyrovae.compile.meeting import meeting
 from pyrovae.compile.names import Names
-from pyrovae.compile.python_numbers import Numbers, is_number
+from pyrovae.compile.python_numbers import Numbers, is_number, other_than
 from pyrovae.compile.replay import pool_of
 from pyrovae.compile.sizes import Form, SizedGraphs
 from pyrovae.compile.unrepeatable import no_values_read
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.variant import Piece, Variant, try_out, unnoticed
 from pyrovae.compile.watching import LastSite, watched
-from pyrovae.seeding import generators, put_back
+from pyrovae.seeding import generators
 
 __all__ = ["CompiledStep", "leading"]
 
 MANY = 8  # compilations, after which the user is warned once
 
 SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
-
-
-def leading(loss: Tensor) -> Tensor:
-    """What a step lowers: a scalar, or of a vector the first number, the others being noted beside it."""
-    return loss[0] if loss.ndim else loss
 
 
 class CompiledStep:
@@ -141,26 +138,27 @@ class CompiledStep:
         # an argument that is passed twice becomes two tensors
         detached = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
         args, kwargs = nested(detached, structure)
-        before = generators()
         arguments = [x for x in detached if isinstance(x, Tensor)]
-        snapshots = [(t, t._version, t.clone()) for t in arguments if is_writable(t)]
+        start = Beginning(generators(), arguments)
         try:
             with watched(*self.owners) as modules:
-                named, before = self.set_up(args, kwargs)
+                named, start.generators = self.set_up(args, kwargs)
             self.updates.add_params(named)
-            names = Names([*self.owners, *(x for x in leaves if callable(x))], modules)
+            names = Names([*self.owners, *(x for x in leaves if callable(x) or isinstance(x, str))], modules)
+            if names.ask_types:
+                followed = frozenset()
             trained = self._trained(named)
-            pieces, moved, modules, numbers = self._captured_pieces(trained, detached, structure, followed, before)
+            pieces, moved, modules, numbers = self._captured_pieces(trained, detached, structure, followed, start)
             compiler, compiles = None, self._sized.compiles if self._sized is not None else 0
             if self._sized is not None:
 
                 def at_another_size() -> Iterator[Form]:
-                    return self._at_another_size(trained, detached, structure, numbers.places, before)
+                    return self._at_another_size(trained, detached, structure, numbers.places, start)
 
                 compiler = partial(self._sized.compiled, at_another_size=at_another_size)
             for piece in pieces:
                 piece.finish(interpret, named, compiler)
-            self._require_lasting(names, pieces, before, args, kwargs)
+            self._require_lasting(names, pieces, start, args, kwargs)
             memory = _memory(pieces, arguments, named)
             if not interpret:
                 with unnoticed(trained):
@@ -177,11 +175,7 @@ class CompiledStep:
             if variant.replay is None:  # a recording that failed leaves its pool unusable
                 self._pool = None
         finally:
-            put_back(before)
-            with torch.no_grad():
-                for t, version, value in snapshots:
-                    if t._version != version:  # undo what the evaluations wrote: only a step may write to an argument
-                        t.copy_(value)
+            start.put_back()
         fresh = not interpret if self._sized is None else self._sized.compiles - compiles
         self.compiles += fresh
         if fresh and self.compiles == MANY + 1:
@@ -189,37 +183,48 @@ class CompiledStep:
         return variant
 
     def _captured_pieces(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], before: Any
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], start: Beginning
     ) -> tuple[list[Piece], list[Tensor], list[nn.Module], Numbers]:
         """The graphs of the step, the parameters that have a gradient, the modules, and the numbers that are inputs.
 
-        A number whose value the model reads is captured as that value; all are where the loss is another than by eager
-        mode, or something raised an error.
+        A number whose value the model reads, or keeps, is captured as that value; all are where loss or gradients are
+        others than by eager mode, or something raised an error.
         """
-        arguments = [x for x in leaves if isinstance(x, Tensor)]
         while True:
             numbers = Numbers({place: leaves[place] for place in sorted(followed)})
-            given = [numbers.stand_ins.get(place, x) for place, x in enumerate(leaves)]
+            start.put_back()
             try:
-                with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
-                    pieces, moved, loss = self._pieces(trained, arguments, *nested(given, structure), numbers)
+                pieces, moved, modules, found = self._with_stand_ins(trained, leaves, structure, numbers)
             except Exception:
                 if not followed:
                     raise
-                followed -= numbers.fixed or followed
+                failed = True
             else:
-                if not numbers.fixed and (not numbers.are_read or self._is_eager(loss, leaves, structure, before)):
-                    return pieces, moved, modules, numbers
-                followed -= numbers.fixed or followed
-            put_back(before)
+                failed = False
+            numbers.end(as_numbers=True)
+            is_right = not failed and not numbers.fixed
+            if is_right and (not followed or self._is_eager(found, trained, leaves, structure, followed, start)):
+                return pieces, moved, modules, numbers
+            followed -= numbers.fixed or followed
+
+    def _with_stand_ins(
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, numbers: Numbers
+    ) -> tuple[list[Piece], list[Tensor], list[nn.Module], Evaluated]:
+        """A capture in which stand-ins are in the places of the numbers."""
+        arguments = [x for x in leaves if isinstance(x, Tensor)]
+        given = [numbers.stand_ins.get(place, x) for place, x in enumerate(leaves)]
+        with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
+            pieces, moved, found = self._pieces(trained, arguments, *nested(given, structure), numbers)
+        return pieces, moved, modules, found
 
     def _at_another_size(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], before: Any
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], start: Beginning
     ) -> Iterator[Form]:
         """The graph of the step with two thirds of a batch, for each number of rows that may be a batch's."""
-        names = set(pyro.get_param_store().keys())
         for size in dict.fromkeys(len(x) for x in leaves if isinstance(x, Tensor) and x.ndim):
             fewer = max(2, 2 * size // 3)
+            if fewer >= size:
+                continue
             shorter = [x[:fewer] if isinstance(x, Tensor) and x.ndim and len(x) == size else x for x in leaves]
             forms: list[Form] = []
 
@@ -227,25 +232,50 @@ class CompiledStep:
                 forms.append(Form(graph, inputs))
                 return graph
 
-            put_back(before)
-            try:
-                if fewer < size:
-                    (piece,), _, _, numbers = self._captured_pieces(trained, shorter, structure, followed, before)
+            start.put_back()
+            numbers = Numbers({place: leaves[place] for place in sorted(followed)})
+            with without_new_parameters():
+                try:
+                    (piece,), *_ = self._with_stand_ins(trained, shorter, structure, numbers)
                     piece.finish(False, {}, keep)
-                    yield from forms if numbers.places == followed else ()
-            except Exception:  # of any type: the model may want batches of one size
-                continue
-            finally:
-                for name in set(pyro.get_param_store().keys()) - names:
-                    del pyro.get_param_store()[name]
+                except Exception:  # of any type: the model may want batches of one size
+                    forms.clear()
+            numbers.end(as_numbers=False)
+            yield from forms if not numbers.fixed else ()
 
-    def _is_eager(self, loss: Tensor, leaves: list[Any], structure: Any, before: Any) -> bool:
-        """Whether a captured loss is that of eager mode, but for rounding."""
-        args, kwargs = nested(leaves, structure)
-        put_back(before)
-        with torch.no_grad(), argument_checks(False), watched(*self.owners):
-            eager = self.loss(*args, **kwargs)
-        return eager.dtype == loss.dtype and torch.allclose(loss, eager, rtol=1e-5, atol=1e-6, equal_nan=True)
+    def _is_eager(
+        self,
+        found: Evaluated,
+        trained: list[Tensor],
+        leaves: list[Any],
+        structure: Any,
+        followed: frozenset[int],
+        start: Beginning,
+    ) -> bool:
+        """Whether stand-ins lead to eager mode's loss and gradients: for these numbers, as found, and for others."""
+        if not found.is_like(self._evaluated(trained, leaves, structure, start)):
+            return False
+        others = [other_than(x) if place in followed else x for place, x in enumerate(leaves)]
+        numbers = Numbers({place: others[place] for place in sorted(followed)})
+        with without_new_parameters():
+            try:
+                found = self._evaluated(trained, others, structure, start, numbers)
+                is_like = found.is_like(self._evaluated(trained, others, structure, start))
+            except Exception:  # of any type: the model may want other numbers
+                is_like = False
+            numbers.end(as_numbers=False)
+        return is_like and not numbers.fixed
+
+    def _evaluated(
+        self, trained: list[Tensor], leaves: list[Any], structure: Any, start: Beginning, numbers: Numbers | None = None
+    ) -> Evaluated:
+        """Loss and gradients by eager mode; with `numbers`, their stand-ins are in their places."""
+        stand_ins = {} if numbers is None else numbers.stand_ins
+        args, kwargs = nested([stand_ins.get(place, x) for place, x in enumerate(leaves)], structure)
+        start.put_back()
+        met = nullcontext() if numbers is None else meeting(numbers)
+        with torch.enable_grad(), argument_checks(False), watched(*self.owners), met:
+            return Evaluated.of(self.loss(*args, **kwargs), trained)
 
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
         """The parameters of this loss that require a gradient, in the optimiser's order."""
@@ -270,7 +300,7 @@ class CompiledStep:
             advice = f"{self._rebound} is assigned anew between steps: pass it as an argument"
         checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
 
-    def _require_lasting(self, names: Names, pieces: list[Piece], before: Any, args: Any, kwargs: Any) -> None:
+    def _require_lasting(self, names: Names, pieces: list[Piece], start: Beginning, args: Any, kwargs: Any) -> None:
         """Refuse names that the evaluation reassigns and the loss depends on; stop watching other reassigned names."""
         constant_ids = {id(t) for piece in pieces for t in piece.function.constants}
         rebound = list(names.rebound())
@@ -279,7 +309,7 @@ class CompiledStep:
         if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
             losses = []
             for _ in range(2):
-                put_back(before)
+                start.put_back()
                 with torch.no_grad(), argument_checks(False), watched(*self.owners):
                     losses.append(self.loss(*args, **kwargs))
             wanted = [words for words, *_ in rebound] if not same_values(*losses) else []
@@ -291,23 +321,22 @@ class CompiledStep:
 
     def _pieces(
         self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any, numbers: Numbers
-    ) -> tuple[list[Piece], list[Tensor], Tensor]:
-        """The graphs of the step, the parameters that have a gradient, and the loss.
+    ) -> tuple[list[Piece], list[Tensor], Evaluated]:
+        """The graphs of the step, the parameters that have a gradient, and loss and gradients.
 
         There is one graph, or two if gradients are summed over processes: one before the sum and one after it.
         """
-        site, moved, seen = LastSite(), list[Tensor](), list[Tensor]()
+        site, moved, seen = LastSite(), list[Tensor](), list[Evaluated]()
         fixed = self.updates.inputs(trained)
         shared = [trained[i] for group in overlapping(trained) for i in group]
         snapshots = [(p.data, p.detach().clone()) for p in shared]
 
-        def differentiated() -> tuple[Tensor, list[Tensor | None]]:
-            with site, numbers.meeting(), no_values_read(site.depends_on_value):
+        def differentiated() -> Evaluated:
+            with site, meeting(numbers), no_values_read(site.depends_on_value):
                 loss = self.loss(*args, **kwargs)
-            gradients: list[Tensor | None] = list(torch.autograd.grad(leading(loss), trained, allow_unused=True))
-            moved[:] = [p for p, g in zip(trained, gradients, strict=True) if g is not None]
-            seen.append(loss.detach())
-            return seen[-1], gradients
+            seen.append(Evaluated.of(loss, trained))
+            moved[:] = [p for p, g in zip(trained, seen[-1].gradients, strict=True) if g is not None]
+            return seen[-1]
 
         def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
             with torch.no_grad():

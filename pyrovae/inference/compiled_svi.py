@@ -51,12 +51,13 @@ class CompiledSVI:
     captures of their sizes are alike; to see that, the first batch is captured a second time with two thirds of its
     items. A float or int among these is an input of the graph, which takes its later values, as long as Python only
     computes with it, compares it with the same outcome, and brings it together with tensors by sums, products,
-    quotients, comparisons and distributions; else (a size, an exponent, `math.exp`, `float()`, `isinstance`) it is
-    one of the values. The capture is preceded by eager, validated evaluations. They change nothing but what model
-    and guide set up in their first call, and any tensor of its own that the model writes to. The tensor arguments,
-    and the tensors that the model reads from elsewhere, are inputs of the graph. Parameters that share memory are
-    updated one after the other, as in eager mode. An argument must not share memory with a tensor that a step
-    writes to.
+    quotients, comparisons and distributions; else (a size, an exponent, `math.exp`, `float()`, `isinstance`, `type`, a
+    list in which the model keeps it) it is one of the values. The capture is preceded by eager, validated evaluations,
+    and with such numbers it is compared with eager mode, loss and gradients, for them and for others. These evaluations
+    change nothing but what model and guide set up in their first call, any tensor of its own that the model writes to,
+    and any list or dictionary that it fills. The tensor arguments, and the tensors that the model reads from elsewhere,
+    are inputs of the graph. Parameters that share memory are updated one after the other, as in eager mode. An argument
+    must not share memory with a tensor that a step writes to.
 
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
     and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
