@@ -104,6 +104,13 @@ def reversed_division(n):
         return ONES
 
 
+def by_modulus(n):
+    try:
+        return ONES * pow(n, 2, 7)
+    except TypeError:
+        return ONES
+
+
 QUESTIONS = {
     "type": lambda b: 2 * b * ONES if type(b) is float else b * ONES,
     "another name of type": lambda b: 2 * b * ONES if kind(b) is float else b * ONES,
@@ -127,11 +134,14 @@ def test_a_question_of_the_type_is_answered_as_in_eager_mode(what):
     assert svi.compiles == 3  # for each value
 
 
-@pytest.mark.parametrize("what", [*QUESTIONS, "an int's bits", "a reversed division"])
+OF_INTEGERS = {"an int's bits": swallowed, "a reversed division": reversed_division, "a modulus": by_modulus}
+
+
+@pytest.mark.parametrize("what", [*QUESTIONS, *OF_INTEGERS])
 def test_a_question_is_noticed(what):
     """By the stand-in, or by the code where no stand-in could see it: without a capture."""
-    read = {"an int's bits": swallowed, "a reversed division": reversed_division}.get(what) or QUESTIONS[what]
-    numbers = Numbers({0: 5 if "int" in what or "reversed" in what else 0.75})
+    read = QUESTIONS[what] if what in QUESTIONS else OF_INTEGERS[what]
+    numbers = Numbers({0: 0.75 if what in QUESTIONS else 5})
     asked = "type" in reads(read.__code__).of_others or "kind" in reads(read.__code__).of_others
     with contextlib.suppress(Exception):  # of any type: most end the capture by one
         read(numbers.stand_ins[0])

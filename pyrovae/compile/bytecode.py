@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-__all__ = ["Reads", "reads", "words"]
+__all__ = ["Reads", "identifiers", "path", "reads"]
 
 GLOBALS = {"LOAD_GLOBAL", "LOAD_NAME"}
 ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"}
@@ -18,7 +18,8 @@ NAMED_BY_WORDS = {"getattr", "hasattr", "attrgetter", "methodcaller", "vars", "_
 EVALUATED = {"globals", "eval", "exec"}
 WHOLE = {"vars", "__dict__", "__getattribute__", "asdict", "astuple", "dir"}  # by which no word need be in the code
 BUILT = {"format", "join"}
-LONGEST = 200  # characters, of a text that names an attribute
+LONGEST = 200  # characters, of a text that names something
+IDENTIFIER = r"[^\W\d]\w*"
 
 
 class Reads(NamedTuple):
@@ -28,7 +29,7 @@ class Reads(NamedTuple):
         of_globals: the names of globals and of builtins.
         attributes: the names of attributes.
         imports: the modules that it imports.
-        words: the identifiers in its texts.
+        texts: its texts.
         by_words: whether it may ask for an attribute by a text, as by `getattr` or a class pattern of `match`.
         evaluates: whether it may ask for a global by a text.
         is_open: whether it may read attributes of which no name is in the code.
@@ -38,7 +39,7 @@ class Reads(NamedTuple):
     of_globals: tuple[str, ...]
     attributes: tuple[str, ...]
     imports: tuple[str, ...]
-    words: tuple[str, ...]
+    texts: tuple[str, ...]
     by_words: bool
     evaluates: bool
     is_open: bool
@@ -70,7 +71,7 @@ def reads(code: CodeType) -> Reads:
         tuple(of_globals),
         tuple(attributes),
         tuple(imports),
-        tuple(dict.fromkeys(word for text in texts for word in words(text))),
+        tuple(dict.fromkeys(text for text in texts if len(text) <= LONGEST)),
         by_words,
         bool(named & EVALUATED),
         bool(named & WHOLE) or (by_words and (formats or bool(named & BUILT))),
@@ -78,9 +79,14 @@ def reads(code: CodeType) -> Reads:
     )
 
 
-def words(text: str) -> list[str]:
-    """The identifiers in a text that may name attributes; none in a longer one."""
-    return re.findall(r"[^\W\d]\w*", text) if len(text) <= LONGEST else []
+def path(text: str) -> list[str]:
+    """The names in a text that is an attribute's name, or several with dots between them; else none."""
+    return text.split(".") if re.fullmatch(rf"{IDENTIFIER}(\.{IDENTIFIER})*", text[: LONGEST + 1]) else []
+
+
+def identifiers(text: str) -> list[str]:
+    """The names in a text that may be an expression."""
+    return re.findall(IDENTIFIER, text)
 
 
 def _texts(consts: Any) -> Iterator[str]:

@@ -78,13 +78,14 @@ class Numbers:
         self._guards: list[tuple[Callable[..., Any], tuple[Any, ...], bool]] = []
         self._tensors: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
         self._written: dict[tuple[int, torch.dtype, torch.device], Any] = {}  # the value that a tensor has
+        self._integers: list[int] = []  # of these, the places of what is an int, which torch reads in 64 bits
         self._made: list[weakref.ref[Followed]] = []
         self.is_over = self._is_no_number = False
         self.stand_ins = {place: Followed(self, at) for at, place in enumerate(values)}
 
     def hold(self, arguments: Sequence[Any]) -> bool:
         """Whether Python would take the same course with these arguments, and a graph could read what it computes."""
-        if not self._guards and not self._steps and not self._tensors:
+        if not self._guards and not self._steps and not self._integers:
             return True
         try:
             row = self._row(arguments)
@@ -92,7 +93,7 @@ class Numbers:
                 return False
         except (ArithmeticError, _OtherType):  # the first of which eager mode is to raise
             return False
-        return all(type(row[at]) is float or -(2**63) <= row[at] < 2**63 for at, *_ in self._tensors)
+        return all(-(2**63) <= row[at] < 2**63 for at in self._integers)
 
     def set(self, arguments: Sequence[Any]) -> None:
         """Write what the graph reads, for these arguments, to the tensors in which it reads it."""
@@ -179,6 +180,8 @@ class Numbers:
                 tensor = torch.empty((), dtype=dtype, device=device)
                 _write(tensor, self._values[x.at])
                 self._tensors[key], self._written[key] = tensor, self._values[x.at]
+                if type(self._values[x.at]) is int:
+                    self._integers.append(x.at)
         return self._tensors[key]
 
 
@@ -271,10 +274,10 @@ def _with(of: Callable[..., Any], self: Followed, operands: tuple[Any, ...]) -> 
     operands = tuple(map(plain, operands))
     if self.numbers.is_over:
         live = next((x for x in operands if type(x) is Followed), None)
-        return of(*operands) if live is None else _with(of, live, operands)
+        return (pow if len(operands) > 2 else of)(*operands) if live is None else _with(of, live, operands)
     if any(isinstance(x, Tensor) for x in operands):
         return NotImplemented
-    if not all(type(x) in (float, int, bool, Followed) for x in operands):
+    if not all(type(x) in (float, int, bool, Followed) for x in operands) or len(operands) > 2:
         self.numbers.fix(*operands)
     return (self.numbers.compared if of in OUTCOMES else self.numbers.computed)(of, *operands)
 

@@ -20,7 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyrovae.compile.bytecode import reads, words
+from pyrovae.compile.bytecode import identifiers, path, reads
 from pyrovae.compile.libraries import folders, is_installed, is_library, is_library_code
 
 __all__ = ["PLAIN", "Walk"]
@@ -60,7 +60,7 @@ class Walk:
         self.read: dict[str, None] = {}  # the attributes that the user's code reads
         self.objects: list[Any] = []
         self._by_words = False  # whether some code may ask for an attribute by a text
-        self._words: dict[str, None] = {}
+        self._texts: dict[str, None] = {}
         self._tables: list[dict[str, Any]] = []  # of globals that may be asked for so
         self._opened: list[Any] = []  # objects of which any attribute may be read
         self._files: list[ModuleType] = []  # of libraries
@@ -72,7 +72,7 @@ class Walk:
     def value(self, value: Any) -> None:
         """Follow the value that a name is bound to."""
         if isinstance(value, str):
-            self._words |= dict.fromkeys(words(value))
+            self._texts[value] = None
         if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
             return
         self.asks_types |= value is type
@@ -187,7 +187,7 @@ class Walk:
         for default in defaults:
             self.value(default)
         self.read |= dict.fromkeys(read.attributes)
-        self._words |= dict.fromkeys(read.words)
+        self._texts |= dict.fromkeys(read.texts)
         self._by_words |= read.by_words
         if read.evaluates:
             self._tables.append(function.__globals__)
@@ -198,12 +198,14 @@ class Walk:
         """The attributes of all objects that some code reads; their values are followed too."""
         done: dict[int, int] = {}
         while True:
+            texts = list(self._texts)
             for table in list(self._tables):
-                for name in [name for name in self._words if name in table]:
+                for name in {name for text in texts for name in identifiers(text) if name in table}:
                     self.note(table, name, f"the global {name!r}")
                     self.value(table[name])
             opened = {id(one) for one in self._opened}
-            read = dict.fromkeys([*self.read, *(self._words if self._by_words else ())])
+            named = [name for text in texts for name in path(text)] if self._by_words else []
+            read = dict.fromkeys([*self.read, *named])
             rest = [one for one in self.objects if done.get(id(one)) != len(read)]
             if not rest:
                 break
