@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import enum
 import functools
 import operator
 import pickle
 import sys
 import types
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +18,7 @@ import pytest
 import torch
 from conftest import needs_compiler
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from pyrovae import CaptureError, CompiledSVI
@@ -197,6 +201,38 @@ class Plain:
         self.scale, self.other = 1.0, 1.0
 
 
+class Meta(type):
+    def __call__(cls):
+        return SCALE
+
+
+class ByItsMetaclass(metaclass=Meta):
+    pass
+
+
+class Weighed(Messenger):
+    def _pyro_sample(self, msg):
+        msg["scale"] = msg["scale"] * SCALE
+
+
+class Real(float):
+    def scaled(self):
+        return self * SCALE
+
+
+class Mode(enum.Enum):
+    ONE = 1
+
+    def scaled(self):
+        return SCALE
+
+
+@dataclass
+class Record:
+    first: float = 1.0
+    second: float = 1.0
+
+
 def attributed():
     return attributed.scale
 
@@ -215,7 +251,14 @@ def cached(_):
     return SCALE
 
 
+def weighed():
+    with Weighed():
+        pyro.sample("w", dist.Normal(0.0, 1.0), obs=torch.ones(()))
+    return 0.0
+
+
 SETTINGS, INHERITING, CALLED, PLAIN = Settings(), Inheriting(), Called(), Plain()
+REAL, MODE, RECORD = Real(1.0), Mode.ONE, Record()
 
 
 def reclassed(*_):
@@ -229,6 +272,14 @@ NAMES = {
     "getattr by a word that is built": (lambda: getattr(SETTINGS, f"{WORD}"), bound(SETTINGS, "scale", 3.0)),
     "attrgetter": (lambda: operator.attrgetter("scale")(SETTINGS), bound(SETTINGS, "scale", 3.0)),
     "vars": (lambda: sum(vars(PLAIN).values()), bound(PLAIN, "other", 3.0)),
+    "the names of fields": (
+        lambda: sum(getattr(RECORD, field.name) for field in dataclasses.fields(RECORD)),
+        bound(RECORD, "second", 3.0),
+    ),
+    "a metaclass": (lambda: ByItsMetaclass(), bound(HERE, "SCALE", 3.0)),
+    "a handler of the user's": (weighed, bound(HERE, "SCALE", 3.0)),
+    "a method of a number": (lambda: float(REAL.scaled()), bound(HERE, "SCALE", 3.0)),
+    "a method of an enumeration's member": (lambda: MODE.scaled(), bound(HERE, "SCALE", 3.0)),
     "a class pattern": (matched, bound(SETTINGS, "scale", 3.0)),
     "globals": (lambda: globals()["SCALE"], bound(HERE, "SCALE", 3.0)),
     "eval": (lambda: eval("SCALE + 0.0"), bound(HERE, "SCALE", 3.0)),

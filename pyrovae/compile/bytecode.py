@@ -17,7 +17,7 @@ IMPORTS = {"IMPORT_NAME"}
 NAMED_BY_WORDS = {"getattr", "hasattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattribute__"}
 EVALUATED = {"globals", "eval", "exec"}
 WHOLE = {"vars", "__dict__", "__getattribute__", "asdict", "astuple", "dir"}  # by which no word need be in the code
-BUILT = {"format", "join"}
+ARGUMENTS = 6  # instructions, within which a call of `getattr` has loaded the attribute's name
 LONGEST = 200  # characters, of a text that names something
 IDENTIFIER = r"[^\W\d]\w*"
 
@@ -50,7 +50,7 @@ class Reads(NamedTuple):
 def reads(code: CodeType) -> Reads:
     """What the code of a function reads by name."""
     of_globals, attributes, imports, texts = dict[str, None](), dict[str, None](), dict[str, None](), list[str]()
-    matches, formats, of_others = False, False, set[str]()
+    matches, is_open, of_others = False, False, set[str]()
     stack = [code]
     while stack:
         inner = stack.pop()
@@ -59,22 +59,23 @@ def reads(code: CodeType) -> Reads:
         steps = [step for step in dis.get_instructions(inner) if step.opname not in ("CACHE", "PUSH_NULL")]
         for place, step in enumerate(steps):
             matches |= step.opname == "MATCH_CLASS"
-            formats |= step.opname.startswith(("FORMAT", "BUILD_STRING"))
+            if step.argval in NAMED_BY_WORDS and step.opname in GLOBALS | ATTRIBUTES:
+                rest = steps[place + 1 : place + ARGUMENTS]
+                is_open |= not any(one.opname == "LOAD_CONST" and isinstance(one.argval, str) for one in rest)
             for names, operations in ((of_globals, GLOBALS), (attributes, ATTRIBUTES), (imports, IMPORTS)):
                 if step.opname in operations:
                     names[step.argval] = None
             if step.opname in GLOBALS and not _is_for_self(steps[place + 1 :]):
                 of_others.add(step.argval)
     named = {*of_globals, *attributes}
-    by_words = matches or bool(named & NAMED_BY_WORDS)
     return Reads(
         tuple(of_globals),
         tuple(attributes),
         tuple(imports),
         tuple(dict.fromkeys(text for text in texts if len(text) <= LONGEST)),
-        by_words,
+        matches or bool(named & NAMED_BY_WORDS),
         bool(named & EVALUATED),
-        bool(named & WHOLE) or (by_words and (formats or bool(named & BUILT))),
+        is_open or bool(named & WHOLE),
         frozenset(of_others),
     )
 

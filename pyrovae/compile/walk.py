@@ -34,7 +34,7 @@ PARTS: dict[Any, Callable[[Any], Iterator[Any]]] = {
     dict: lambda value: iter(dict.values(value)),
 }
 UNCALLED = {f"__{name}__" for name in ("init", "new", "post_init", "repr", "str", "eq", "hash", "del", "setattr")}
-PASSING = (nn.Module, PyroModule, Messenger, object, *PARTS)  # bases that call nothing of a user's by another name
+PASSING = (nn.Module, PyroModule, object, *PARTS)  # bases that call nothing of a user's by another name
 CODE = attrgetter("__code__")
 
 Get = Callable[[Any], Any]
@@ -73,7 +73,7 @@ class Walk:
         """Follow the value that a name is bound to."""
         if isinstance(value, str):
             self._texts[value] = None
-        if isinstance(value, (*PLAIN, Tensor)) or not self._new(value):
+        if (isinstance(value, (*PLAIN, Tensor)) and is_library(type(value))) or not self._new(value):
             return
         self.asks_types |= value is type
         for kind, parts in PARTS.items():  # which are followed as they are now
@@ -96,6 +96,7 @@ class Walk:
             if not is_library(value):
                 self.objects.append(value)
                 self.implicit(value, None)
+                self.value(type(value))
         elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or not is_library(type(value)):
             self.object(value)
         elif isinstance(value, Messenger | Distribution):
@@ -133,7 +134,7 @@ class Walk:
             for name, part in list(vars(c).items()):
                 special = name.startswith("__") and name.endswith("__")
                 called = special and (owner is None or name not in UNCALLED or _is_written(name, part))
-                called |= not special and any(name in vars(base) for base in bases)
+                called |= not special and (issubclass(kind, Messenger) or any(name in vars(base) for base in bases))
                 if called and isinstance(part, FunctionType | property | staticmethod | classmethod):
                     self.of_class(kind, name, f"{name!r} of {kind.__name__}")
                     self._method(part, owner)
