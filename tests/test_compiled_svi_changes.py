@@ -20,6 +20,7 @@ from conftest import needs_compiler
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pyrovae import CaptureError, CompiledSVI
 from pyrovae.compile.guards import ModuleState
@@ -367,6 +368,23 @@ def test_the_code_of_the_model_itself_as_after_a_reload():
         return lambda: setattr(model, "__code__", before)
 
     require_followed(lambda: (model, guide), change)
+
+
+class Tripling(TorchFunctionMode):
+    """A mode of the user's under which ones are threes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return 3 * found if func is torch.ones else found
+
+
+def test_steps_under_a_mode_of_torchs_functions_have_a_graph_of_their_own():
+    def change(*_):
+        mode = Tripling()
+        mode.__enter__()
+        return lambda: mode.__exit__(None, None, None)
+
+    require_followed(lambda: shifting(lambda: torch.ones(2)), change)
 
 
 def test_a_hook_on_a_gradients_accumulation_is_refused():

@@ -121,8 +121,6 @@ class CompiledStep:
             torch.get_autocast_dtype("cpu"),
             torch.is_autocast_enabled("cuda"),
             torch.get_autocast_dtype("cuda"),
-            torch._C._len_torch_function_stack(),
-            torch._C._len_torch_dispatch_stack(),
         )
 
     def _known(self, key: Hashable, leaves: list[Any], followed: frozenset[int]) -> Variant | None:

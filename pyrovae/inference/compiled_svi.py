@@ -263,8 +263,8 @@ class CompiledSVI:
         self._held[self._identity] = model, guide, loss
 
     def _settings(self) -> Hashable:
-        loss = self._loss
-        return self._identity, loss.num_particles, loss.vectorize_particles, loss.max_plate_nesting
+        loss, modes = self._loss, torch._C._len_torch_function_stack()  # as of torch.device, which moves what is made
+        return self._identity, loss.num_particles, loss.vectorize_particles, loss.max_plate_nesting, modes
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
         """The eager loss with the noise of the next step; the generators are put back."""
