@@ -252,6 +252,11 @@ def cached(_):
     return SCALE
 
 
+def scaled():
+    pyro.sample("w", Scaled(0.0, 1.0), obs=torch.ones(()))
+    return 0.0
+
+
 def weighed():
     with Weighed():
         pyro.sample("w", dist.Normal(0.0, 1.0), obs=torch.ones(()))
@@ -294,13 +299,10 @@ NAMES = {
     "__eq__": (lambda: 1.0 if SETTINGS == 1 else 3.0, bound(HERE, "SCALE", 3.0)),
     "a class whose object the model makes": (lambda: Made(1.0).x, bound(HERE, "SCALE", 3.0)),
     "its __init__": (lambda: Made(1.0).x, bound(Made, "__init__", lambda self, x: setattr(self, "x", 3 * x))),
-    "a distribution of the user's": (lambda: Scaled(0.0, 1.0).log_prob(torch.ones(())), bound(HERE, "SCALE", 3.0)),
-    "its log_prob": (
-        lambda: Scaled(0.0, 1.0).log_prob(torch.ones(())),
-        bound(Scaled, "log_prob", lambda self, value: 3 * value),
-    ),
+    "a distribution of the user's": (scaled, bound(HERE, "SCALE", 3.0)),
+    "its log_prob": (scaled, bound(Scaled, "log_prob", lambda self, value: 3 * dist.Normal.log_prob(self, value))),
     "a library's": (lambda: dist.Cauchy(0.0, 1.0).log_prob(torch.ones(())), bound(dist, "Cauchy", dist.Normal)),
-    "what a cached function reads": (lambda: cached(0) * 0.0 + SCALE, bound(HERE, "SCALE", 3.0)),
+    "what a cached function reads": (lambda: cached.cache_clear() or cached(0), bound(HERE, "SCALE", 3.0)),
 }
 
 

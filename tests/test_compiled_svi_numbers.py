@@ -76,18 +76,18 @@ kind = type
 def matched(b):
     match b:
         case float():
-            return 2 * b * ONES
-    return b * ONES
+            return 2 * ONES
+    return ONES
 
 
 @functools.singledispatch
-def dispatched(b):
-    return b * ONES
+def dispatched(_):
+    return ONES
 
 
 @dispatched.register
-def _(b: float):
-    return 2 * b * ONES
+def _(_: float):
+    return 2 * ONES
 
 
 def swallowed(n):
@@ -112,17 +112,17 @@ def by_modulus(n):
 
 
 QUESTIONS = {
-    "type": lambda b: 2 * b * ONES if type(b) is float else b * ONES,
-    "another name of type": lambda b: 2 * b * ONES if kind(b) is float else b * ONES,
+    "type": lambda b: 2 * ONES if type(b) is float else ONES,
+    "another name of type": lambda b: 2 * ONES if kind(b) is float else ONES,
     "type, with the same value at first": lambda b: b * ONES if type(b) is float else 0.5 * ONES,
     "type, after another condition": lambda b: b * ONES if kind(b) is float and b > 0.7 else ONES,
     "match": matched,
-    "isinstance by another name": lambda b: 2 * b * ONES if asks(b, float) else b * ONES,
-    "an abstract class": lambda b: 2 * b * ONES if asks(b, abstract.Number) else b * ONES,
-    "numpy": lambda b: 2 * b * ONES if np.isscalar(b) else b * ONES,
+    "isinstance by another name": lambda b: 2 * ONES if asks(b, float) else ONES,
+    "an abstract class": lambda b: 2 * ONES if asks(b, abstract.Number) else ONES,
+    "numpy": lambda b: 2 * ONES if np.isscalar(b) else ONES,
     "singledispatch": lambda b: dispatched(b),
     "a number of NumPy": lambda b: 2 * ONES if b == np.float64(0.75) else ONES,
-    "bits": lambda b: swallowed(round(4 * b)),
+    "a rounded number's bits": lambda b: swallowed(round(4 * b)),
 }
 
 
