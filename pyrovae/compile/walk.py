@@ -27,7 +27,7 @@ __all__ = ["PLAIN", "Walk"]
 
 PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
 PLAIN += (torch.dtype, torch.device, torch.Size)
-MOST = 4000  # names, of which more would cost a step more than they are worth
+MOST = 16_000  # names, of which more would cost a step more than they are worth
 PARTS: dict[Any, Callable[[Any], Iterator[Any]]] = {
     tuple: tuple.__iter__,
     list: list.__iter__,
