@@ -103,7 +103,6 @@ class Numbers:
         for key, tensor in self._tensors.items():
             value = row[key[0]]
             if value is not self._written.get(key):
-                self._written.pop(key, None)
                 _write(tensor, value)
                 self._written[key] = value
 

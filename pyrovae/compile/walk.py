@@ -219,6 +219,7 @@ class Walk:
             for name in self.read:
                 if name in vars(file):
                     self.note(vars(file), name, f"{name!r} of {file.__name__}")
+                    self.asks_types |= vars(file)[name] is type
 
     def attribute(self, owner: Any, name: str) -> None:
         """Follow an attribute that the user's code reads, of an object that it may belong to."""
