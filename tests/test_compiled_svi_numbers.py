@@ -19,7 +19,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 from pyrovae import CaptureError, CompiledSVI
 from pyrovae.compile.arguments import kind_of
-from pyrovae.compile.names import Names, _alike
+from pyrovae.compile.names import Names, alike
 from pyrovae.compile.python_numbers import Numbers, other_than
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("interpreted", "float32")]
@@ -328,9 +328,9 @@ def test_zeros_of_two_signs_are_two_numbers(read, rows):
 
 def test_what_is_alike_is_what_nothing_tells_apart():
     for a in (0.0, complex(0.0, 0.0), complex(0.0, -0.0), np.float64(0.0), np.float32(0.0), np.complex128(0.0)):
-        assert kind_of(a) == kind_of(+a) and _alike(a, type(a)(a)) and kind_of(a) != kind_of(-a)
-        assert not _alike(a, -a) and not _alike((1, a), (1, -a))
+        assert kind_of(a) == kind_of(+a) and alike(a, type(a)(a)) and kind_of(a) != kind_of(-a)
+        assert not alike(a, -a) and not alike((1, a), (1, -a))
     for nan in (math.nan, complex(math.nan, 1.0), np.float64(math.nan)):
         other = nan + 0
-        assert other is not nan and kind_of(nan) == kind_of(other) and _alike(nan, other) and _alike((nan,), (other,))
+        assert other is not nan and kind_of(nan) == kind_of(other) and alike(nan, other) and alike((nan,), (other,))
     assert kind_of(0.0) != kind_of(0) and kind_of(1) != kind_of(True) and kind_of(1.0) != kind_of(1.0 + 2**-52)

@@ -35,19 +35,20 @@ def nested(leaves: list[Any], structure: Any) -> tuple[Any, dict[str, Any]]:
 def kind_of(x: Any) -> Hashable:
     """What a graph depends on in an argument: the shape, strides, dtype and device of a tensor, or the value.
 
-    A number (0.0 is another than -0.0, and NaN is like itself), a word, or a function or module, by its identity; else
-    TypeError.
+    A number (0.0 is another than -0.0 or NumPy's 0.0, and NaN is like itself), a word, or a function or module, by its
+    identity; else TypeError.
     """
     if isinstance(x, Tensor):
         return tuple(x.shape), x.stride() if x.layout == torch.strided else x.layout, x.dtype, x.device
+    kind = type(x)
     if isinstance(x, np.generic):
         x = x.item()
     if isinstance(x, float):
-        return type(x), float.hex(x)
+        return kind, float.hex(x)
     if isinstance(x, complex):
-        return type(x), complex.__repr__(x)
+        return kind, complex.__repr__(x)
     if isinstance(x, VALUES) or callable(x):
-        return type(x), x
+        return kind, x
     raise TypeError(
         f"an argument of type {type(x).__name__} cannot be told from a changed one: hand in its tensors and numbers, "
         "in tuples, lists and dicts"

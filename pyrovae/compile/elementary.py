@@ -11,34 +11,45 @@ from torch import fx
 
 from pyrovae.arithmetic import expm1_near, log1p_near
 
-__all__ = ["with_arithmetic"]
+__all__ = ["notes_for_any_size", "with_arithmetic"]
 
 aten = torch.ops.aten
 
+ELEMENTS = "elements"  # a node's note of how many its result had at the capture
+FEW = 1000  # elements, of which a step's logarithms take less time than the arithmetic takes to compile
 EVERY = 20.0  # from here on softplus(x) is x in float32, which is torch's own default for it
 
 
 def with_arithmetic(graph: fx.GraphModule) -> None:
     """Replace log1p, expm1 and what contains them by products, quotients and one exponential, in place.
 
-    Of arguments and results in float32 on a CPU alone, and within three units of their last place.
+    Of arguments and results in float32 on a CPU alone, where they have many elements, and within three units of their
+    last place.
     """
     tracer = fx.proxy.GraphAppendingTracer(graph.graph)
     is_changed = False
     for node in list(graph.graph.nodes):
         rule = RULES.get(node.target) if node.op == "call_function" else None
-        if rule is None or not all(map(_is_float32, (node, *node.all_input_nodes))):
+        if rule is None or _elements(node) < FEW or not all(map(_is_float32, (node, *node.all_input_nodes))):
             continue
         with graph.graph.inserting_before(node):
             args, kwargs = _mapped((node.args, node.kwargs), lambda one: fx.Proxy(one, tracer))
+            before = node.prev
             result = rule(*args, **kwargs)
         if result is None:
             continue
+        _to_aten(before, node)
         _put_in_place_of(node, result)
         is_changed = True
     if is_changed:
         graph.graph.eliminate_dead_code()
         graph.recompile()
+
+
+def notes_for_any_size(node: fx.Node) -> dict[str, Any]:
+    """What the rules read of a node, for its copy in a graph of any size of batch, which a shape would belie."""
+    first = _first(node)
+    return {"val": first.new_empty(0), ELEMENTS: first.numel()} if isinstance(first, torch.Tensor) else {}
 
 
 def _mapped(arguments: Any, function: Callable[[fx.Node], Any]) -> Any:
@@ -47,9 +58,28 @@ def _mapped(arguments: Any, function: Callable[[fx.Node], Any]) -> Any:
 
 def _is_float32(node: fx.Node) -> bool:
     """Whether a node has its result, the first where it has several, in float32 on a CPU."""
-    first: Any = node.meta.get("val")
-    first = first[0] if isinstance(first, (tuple, list)) else first
+    first = _first(node)
     return isinstance(first, torch.Tensor) and first.dtype == torch.float32 and first.device.type == "cpu"
+
+
+def _elements(node: fx.Node) -> int:
+    """The number of elements of a node's result: at the capture, where batches may have any size."""
+    first = _first(node)
+    count: int = node.meta.get(ELEMENTS, first.numel() if isinstance(first, torch.Tensor) else 0)
+    return count
+
+
+def _first(node: fx.Node) -> Any:
+    value: Any = node.meta.get("val")
+    return value[0] if isinstance(value, (tuple, list)) and value else value
+
+
+def _to_aten(before: fx.Node, after: fx.Node) -> None:
+    """Name the operations between two nodes as a capture does, for a graph with others is in no cache of inductor's."""
+    node = before.next
+    while node is not after:
+        node.op, node.target = "call_function", OPERATIONS[node.target]
+        node = node.next
 
 
 def _put_in_place_of(node: fx.Node, result: Any) -> None:
@@ -119,4 +149,22 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.binary_cross_entropy_with_logits.default: _binary_cross_entropy,
     aten.logaddexp.default: _logaddexp,
     aten.elu.default: _elu,
+}
+OPERATIONS: dict[Any, Any] = {  # by what the rules are written in
+    operator.add: aten.add.Tensor,
+    operator.sub: aten.sub.Tensor,
+    operator.mul: aten.mul.Tensor,
+    operator.truediv: aten.div.Tensor,
+    operator.neg: aten.neg.default,
+    operator.and_: aten.bitwise_and.Tensor,
+    operator.ge: aten.ge.Scalar,
+    operator.le: aten.le.Scalar,
+    operator.gt: aten.gt.Scalar,
+    torch.where: aten.where.self,
+    torch.maximum: aten.maximum.default,
+    "abs": aten.abs.default,
+    "exp": aten.exp.default,
+    "log": aten.log.default,
+    "clamp": aten.clamp.default,
+    "isinf": aten.isinf.default,
 }

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from pyrovae.compile.python_numbers import COMPARISONS, Followed, Numbers, plain
+from pyrovae.compile.python_numbers import Numbers
+from pyrovae.compile.stand_ins import COMPARISONS, Followed, plain
 
 __all__ = ["meeting"]
 

@@ -7,10 +7,10 @@ from operator import attrgetter, call, is_
 from types import CellType
 from typing import Any
 
-import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from pyrovae.compile.walk import PLAIN, Walk
+from pyrovae.compile.contents import Contents, alike
+from pyrovae.compile.walk import Walk
 
 __all__ = ["Names"]
 
@@ -24,10 +24,12 @@ class Names:
     `forward` and the methods that Python calls without a name. Of a library's modules of torch it is the plain numbers
     and tensors that their methods read from the module itself, and these methods. A library is torch, Pyro, this
     package, Python's own and whatever is installed, but for the packages that the functions are of. Numbers, words and
-    tuples of them are compared by value, all else by identity: which things a list or a dict holds is not seen.
+    tuples of them are compared by value, all else by identity, and so is what lists, dictionaries, sets, queues and
+    arrays hold that are found.
 
     Attributes:
         ask_types: whether the code may ask what type a value is in a way that no value can see.
+        are_all: whether no name was left out because there are too many.
     """
 
     def __init__(self, functions: Sequence[Any], modules: Sequence[nn.Module]) -> None:
@@ -40,6 +42,8 @@ class Names:
         self._cells = [cell for cell, _ in walk.cells.values()]
         self._contents = [cell.cell_contents for cell in self._cells]
         self._words += [f"the variable {name!r} of an enclosing function" for _, name in walk.cells.values()]
+        self._inside = Contents(walk.containers)
+        self.are_all = walk.is_whole
         self._holds = walk.holds
 
     def are_bound_alike(self) -> bool:
@@ -49,26 +53,33 @@ class Names:
             contents = [*map(attrgetter("cell_contents"), self._cells)]
         except (ValueError, AttributeError):  # a cell that was emptied, or a class's attribute that is gone
             return False
-        if all(map(is_, now, self._values)) and all(map(is_, contents, self._contents)):
-            return True
-        return all(map(_alike, now, self._values)) and all(map(_alike, contents, self._contents))
+        same = all(map(is_, now, self._values)) and all(map(is_, contents, self._contents))
+        if not same and not (all(map(alike, now, self._values)) and all(map(alike, contents, self._contents))):
+            return False
+        return self._inside.are_alike()
 
     def rebound(self) -> Iterator[tuple[str, Any, Any]]:
-        """The names that are bound to something else now: in words, with the earlier and the present value."""
+        """What is bound to something else now, and containers that hold something else: in words, before and now."""
         now = [*self._now(), *map(_content, self._cells)]
         for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
-            if not _alike(before, after):
+            if not alike(before, after):
                 yield words, before, after
+        yield from ((words, container, container) for words, container in self._inside.changed())
 
     def forget_rebound(self) -> None:
-        """Leave out the names that are bound to something else now."""
-        same = [*map(_alike, self._now(), self._values)]
-        kept = [_alike(_content(cell), value) for cell, value in zip(self._cells, self._contents, strict=True)]
+        """Leave out what is bound to something else now, and containers that hold something else."""
+        self._inside.forget_changed()
+        same = [*map(alike, self._now(), self._values)]
+        kept = [alike(_content(cell), value) for cell, value in zip(self._cells, self._contents, strict=True)]
         for rows in (self._gets, self._arguments, self._values):
             rows[:] = [row for row, keep in zip(rows, same, strict=True) if keep]
         self._words = [words for words, keep in zip(self._words, [*same, *kept], strict=True) if keep]
         for cells in (self._cells, self._contents):
             cells[:] = [row for row, keep in zip(cells, kept, strict=True) if keep]
+
+    def forget_read_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Leave out the arrays whose memory these tensors of a graph are in."""
+        self._inside.forget_read_in_place(tensors)
 
     def _now(self) -> list[Any]:
         return [*map(_result, self._gets, self._arguments)]
@@ -88,19 +99,3 @@ def _content(cell: CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return cell
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two values are the same object, or plain values of one type that nothing tells apart.
-
-    Of floating-point numbers that includes the sign of a zero; NaN is like itself.
-    """
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, tuple):
-        return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, float | complex | np.inexact):
-        return repr(a) == repr(b)
-    return isinstance(a, PLAIN) and bool(a == b or (a != a and b != b))

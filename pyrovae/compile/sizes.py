@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
@@ -19,9 +19,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
 
 from pyrovae.compile import function
+from pyrovae.compile.elementary import notes_for_any_size
 from pyrovae.compile.errors import summary
+from pyrovae.compile.forms import Apart, At, Form, Line, Number, dimension_of_size, follows, rules_for
 
-__all__ = ["Form", "SizedGraphs"]
+__all__ = ["SizedGraphs", "sized_graph"]
 
 log = logging.getLogger(__name__)
 
@@ -39,56 +41,13 @@ WITH_TENSOR: dict[Any, Any] = {  # operations whose second argument may be a sca
 FLOATS = (torch.float32, torch.float64)
 
 
-class _At(NamedTuple):
-    """The place of a node in its graph."""
-
-    place: int
-
-
-class _Line(NamedTuple):
-    """An integer that is `slope * size + start` in a batch of `size`."""
-
-    slope: int
-    start: int
-
-
-class _Number(NamedTuple):
-    """A floating-point number that goes with the size: an input of the compiled graph."""
-
-
-class Form:
-    """A captured graph and its inputs as rows of plain values, by which it is compared with another."""
-
-    def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
-        self.graph, self.shapes = graph, [x.shape for x in inputs]
-        self.devices = {x.device for x in inputs}
-        nodes = list(graph.graph.nodes)
-        places = {node: _At(place) for place, node in enumerate(nodes)}
-        self.heads = [(node.op, _head(node)) for node in nodes]
-        self.rows, self.structures = list[list[Any]](), list[Any]()
-        for node in nodes:
-            arguments = (node.args, node.kwargs) if node.op != "placeholder" else ()
-            row, structure = pytree.tree_flatten(fx.map_arg(arguments, places.__getitem__), _is_leaf)
-            self.rows.append(row)
-            self.structures.append(structure)
-        for x in inputs:
-            strides: Any = x.stride() if x.layout == torch.strided else [object()]  # equal to no other
-            self.rows.append([x.dtype, x.device, *x.shape, *strides])
-        self.ranks = [len(shape) for shape in self.shapes]
-
-    def numbers(self, rules: list[list[Any]]) -> list[float]:
-        """The numbers that go with the size."""
-        pairs = zip(self.rows, rules, strict=True)
-        return [x for row, rule in pairs for x, how in zip(row, rule, strict=True) if type(how) is _Number]
-
-
 @dataclass
 class SizedGraph:
     """A compiled graph that takes the size of a batch, the numbers that go with it, and the inputs.
 
     Attributes:
         form: of the capture that it was made from.
-        rules: for each value of the form: itself, a `_Line`, or a `_Number`.
+        rules: for each value of the form: itself, a `Line`, or a `Number`.
         of_size: the input, and its dimension, that has the size.
         dtypes: of the numbers that go with the size.
         run: the compiled graph.
@@ -109,7 +68,7 @@ class SizedGraph:
             return None
         size = form.shapes[self.of_size[0]][self.of_size[1]]
         for row, rule in zip(form.rows, self.rules, strict=True):
-            if len(row) != len(rule) or not all(map(_follows, row, rule, [size] * len(row))):
+            if len(row) != len(rule) or not all(map(follows, row, rule, [size] * len(row))):
                 return None
         if not self._takes(size):
             return None
@@ -144,25 +103,25 @@ def sized_graph(
     The size is that of an input from the `first` on. Where the forms differ by integers, these are linear in the size;
     other numbers become inputs of the graph. Whether a graph of a third size is as this says, `bound` looks at.
     """
-    of_size = _of_size(one, other, first)
+    of_size = dimension_of_size(one, other, first)
     if of_size is None or one.heads != other.heads or one.structures != other.structures or one.ranks != other.ranks:
         return None
     sizes = [form.shapes[of_size[0]][of_size[1]] for form in (one, other)]
     if min(sizes) < 2:  # where torch goes other ways
         return None
     try:
-        rules = [_rules(a, b, sizes) for a, b in zip(one.rows, other.rows, strict=True)]
+        rules = [rules_for(a, b, sizes) for a, b in zip(one.rows, other.rows, strict=True)]
         environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
         source = ConstantSource("size")
         symbol = environment.create_symbol(sizes[0], source, dynamic_dim=DimDynamic.DYNAMIC)
         size = environment.create_symintnode(symbol, hint=sizes[0], source=source)
         graph, dtypes = _with_size(one, rules)
-    except _Apart:
+    except Apart:
         return None
     with FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment):
         fakes = [torch.empty((), dtype=dtype, device="cpu") for dtype in dtypes]
         for rule, rank in zip(rules[len(one.heads) :], one.ranks, strict=True):
-            extents: list[Any] = [how.slope * size + how.start if type(how) is _Line else how for how in rule]
+            extents: list[Any] = [how.slope * size + how.start if type(how) is Line else how for how in rule]
             shape, strides = extents[2 : 2 + rank], extents[2 + rank :]
             fakes.append(torch.empty_strided(shape, strides, dtype=extents[0], device=extents[1]))
     run = compile(graph, [size, *fakes])
@@ -218,74 +177,16 @@ class SizedGraphs:
         return bound
 
 
-def _head(node: fx.Node) -> Any:
-    """What a node does; what it gets by name, or a name by which it is known, is not that."""
-    if node.op == "get_attr":
-        return object()  # equal to no other
-    return None if node.op in ("placeholder", "output") else node.target
-
-
-class _Apart(Exception):  # noqa: N818
-    """Two captures that are not one graph."""
-
-
-def _is_leaf(x: Any) -> bool:
-    return isinstance(x, _At | torch.Size)
-
-
-def _of_size(one: Form, other: Form, first: int) -> tuple[int, int] | None:
-    """The first dimension of an input, from the `first` on, that the two have of unlike sizes."""
-    for place, (a, b) in enumerate(zip(one.shapes, other.shapes, strict=False)):
-        if place >= first and len(a) == len(b):
-            for dim, (m, n) in enumerate(zip(a, b, strict=True)):
-                if m != n:
-                    return place, dim
-    return None
-
-
-def _rules(a: list[Any], b: list[Any], sizes: list[int]) -> list[Any]:
-    """What each value of a row follows, given the row at two sizes."""
-    if len(a) != len(b):
-        raise _Apart
-    rules: list[Any] = []
-    for x, y in zip(a, b, strict=True):
-        if _equal(x, y):
-            rules.append(x)
-        elif type(x) is int is type(y) and not (x - y) % (sizes[0] - sizes[1]):
-            slope = (x - y) // (sizes[0] - sizes[1])
-            rules.append(_Line(slope, x - slope * sizes[0]))
-        elif type(x) is float is type(y):
-            rules.append(_Number())
-        else:
-            raise _Apart
-    return rules
-
-
-def _equal(x: Any, y: Any) -> bool:
-    if type(x) is not type(y):
-        return False
-    return x.hex() == y.hex() if type(x) is float else bool(x == y)
-
-
-def _follows(x: Any, rule: Any, size: int) -> bool:
-    """Whether a value is what its rule says for a size."""
-    if type(rule) is _Line:
-        return type(x) is int and x == rule.slope * size + rule.start
-    if type(rule) is _Number:
-        return type(x) is float
-    return _equal(x, rule)
-
-
 def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list[torch.dtype]]:
     """The graph with the size as first input, then the numbers that go with it; and the dtypes of these."""
     graph, nodes, dtypes = fx.Graph(), list[fx.Node](), list[torch.dtype]()
     size = graph.placeholder("size")
-    lines: dict[_Line, fx.Node] = {}
-    count = sum(type(how) is _Number for rule in rules for how in rule)
+    lines: dict[Line, fx.Node] = {}
+    count = sum(type(how) is Number for rule in rules for how in rule)
     numbers = iter([graph.placeholder(f"number_{i}") for i in range(count)])
     olds = list(form.graph.graph.nodes)
 
-    def line(how: _Line) -> fx.Node:
+    def line(how: Line) -> fx.Node:
         if how not in lines:
             scaled = size if how.slope == 1 else graph.call_function(operator.mul, (size, how.slope))
             lines[how] = scaled if not how.start else graph.call_function(operator.add, (scaled, how.start))
@@ -294,16 +195,16 @@ def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list
     for old, rule, structure in zip(olds, rules, form.structures, strict=False):
         if old.op == "placeholder":
             nodes.append(graph.placeholder(str(old.target)))
-            nodes[-1].meta = _kind(old)
+            nodes[-1].meta = notes_for_any_size(old)
             continue
         target = old.target
         values = []
         for how in rule:
-            if type(how) is _At:
+            if type(how) is At:
                 values.append(nodes[how.place])
-            elif type(how) is _Line:
+            elif type(how) is Line:
                 values.append(line(how))
-            elif type(how) is _Number:
+            elif type(how) is Number:
                 dtypes.append(_dtype_of_number(old))
                 target = WITH_TENSOR[old.target]
                 values.append(next(numbers))
@@ -311,15 +212,9 @@ def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list
                 values.append(how)
         args, kwargs = pytree.tree_unflatten(values, structure)
         node = graph.create_node(old.op, target, args, kwargs)
-        node.meta = _kind(old)
+        node.meta = notes_for_any_size(old)
         nodes.append(node)
     return fx.GraphModule({}, graph), dtypes
-
-
-def _kind(node: fx.Node) -> dict[str, Any]:
-    """The dtypes and devices of a node's results, as empty tensors of the kind, for rules that go by them."""
-    value = pytree.tree_map_only(Tensor, lambda x: x.new_empty(0), node.meta.get("val"))
-    return {} if value is None else {"val": value}
 
 
 def _dtype_of_number(node: fx.Node) -> torch.dtype:
@@ -327,9 +222,9 @@ def _dtype_of_number(node: fx.Node) -> torch.dtype:
     second = len(node.args) == 2 and type(node.args[1]) is float and not node.kwargs
     first = node.args[0] if node.args else None
     if node.target not in WITH_TENSOR or not second or not isinstance(first, fx.Node):
-        raise _Apart
+        raise Apart
     meta, of_first = node.meta.get("tensor_meta"), first.meta.get("tensor_meta")
     if meta is None or of_first is None or meta.dtype != of_first.dtype or meta.dtype not in FLOATS:
-        raise _Apart
+        raise Apart
     dtype: torch.dtype = meta.dtype
     return dtype

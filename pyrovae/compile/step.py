@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
-from pyrovae.compile.aliases import overlapping, same_values
+from pyrovae.compile.aliases import same_values
 from pyrovae.compile.arguments import flat, kind_of, nested
-from pyrovae.compile.eager import Beginning, Evaluated, leading, without_new_parameters
-from pyrovae.compile.errors import EAGER, CaptureError, no_graph
-from pyrovae.compile.graph import capture
+from pyrovae.compile.capturing import Capture
+from pyrovae.compile.eager import Beginning, leading
+from pyrovae.compile.errors import EAGER, CaptureError
 from pyrovae.compile.guards import ModuleState, WrittenMemory
-from pyrovae.compile.meeting import meeting
 from pyrovae.compile.names import Names
-from pyrovae.compile.python_numbers import Numbers, is_number, other_than
+from pyrovae.compile.python_numbers import is_number
 from pyrovae.compile.replay import pool_of
-from pyrovae.compile.sizes import Form, SizedGraphs
-from pyrovae.compile.unrepeatable import no_values_read
+from pyrovae.compile.sizes import SizedGraphs
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.variant import Piece, Variant, try_out, unnoticed
-from pyrovae.compile.watching import LastSite, watched
+from pyrovae.compile.walk import MOST
+from pyrovae.compile.watching import watched
 from pyrovae.seeding import generators
 
 __all__ = ["CompiledStep", "leading"]
@@ -72,6 +70,7 @@ class CompiledStep:
         self._variants: dict[Hashable, list[Variant]] = {}
         self._pool: Any = None  # the memory pool that the CUDA graphs share
         self._written = set[int]()  # the ids of the parameters that steps have written to
+        self._is_warned = False  # that some names are not looked at
         self._rebound: str | None = None  # a name whose new value made the last capture necessary
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
@@ -143,17 +142,22 @@ class CompiledStep:
                 named, start.generators = self.set_up(args, kwargs)
             self.updates.add_params(named)
             names = Names([*self.owners, *(x for x in leaves if callable(x) or isinstance(x, str))], modules)
+            if not names.are_all and not self._is_warned:
+                self._is_warned = True
+                checks.warn(
+                    f"model and guide read more than {MOST:,} names, or entries of lists, dictionaries and arrays: a "
+                    "change of those beyond is not noticed between steps, so pass what changes as an argument"
+                )
             if names.ask_types:
                 followed = frozenset()
             trained = self._trained(named)
-            pieces, moved, modules, numbers = self._captured_pieces(trained, detached, structure, followed, start)
+            how = self.loss, self.owners, self.updates, self.reduce
+            capture = Capture(*how, trained, detached, structure, start)
+            pieces, moved, modules, numbers = capture.pieces(followed)
             compiler, compiles = None, self._sized.compiles if self._sized is not None else 0
             if self._sized is not None:
-
-                def at_another_size() -> Iterator[Form]:
-                    return self._at_another_size(trained, detached, structure, numbers.places, start)
-
-                compiler = partial(self._sized.compiled, at_another_size=at_another_size)
+                others = partial(capture.at_another_size, numbers.places)
+                compiler = partial(self._sized.compiled, at_another_size=others)
             for piece in pieces:
                 piece.finish(interpret, named, compiler)
             self._require_lasting(names, pieces, start, args, kwargs)
@@ -180,100 +184,26 @@ class CompiledStep:
             self._warn_of_many()
         return variant
 
-    def _captured_pieces(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], start: Beginning
-    ) -> tuple[list[Piece], list[Tensor], list[nn.Module], Numbers]:
-        """The graphs of the step, the parameters that have a gradient, the modules, and the numbers that are inputs.
-
-        A number whose value the model reads, or keeps, is captured as that value; all are where loss or gradients are
-        others than by eager mode, or something raised an error.
-        """
-        while True:
-            numbers = Numbers({place: leaves[place] for place in sorted(followed)})
-            start.put_back()
-            try:
-                pieces, moved, modules, found = self._with_stand_ins(trained, leaves, structure, numbers)
-            except Exception:
-                if not followed:
-                    raise
-                failed = True
-            else:
-                failed = False
-            numbers.end(as_numbers=True)
-            is_right = not failed and not numbers.fixed
-            if is_right and (not followed or self._is_eager(found, trained, leaves, structure, followed, start)):
-                return pieces, moved, modules, numbers
-            followed -= numbers.fixed or followed
-
-    def _with_stand_ins(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, numbers: Numbers
-    ) -> tuple[list[Piece], list[Tensor], list[nn.Module], Evaluated]:
-        """A capture in which stand-ins are in the places of the numbers."""
-        arguments = [x for x in leaves if isinstance(x, Tensor)]
-        given = [numbers.stand_ins.get(place, x) for place, x in enumerate(leaves)]
-        with torch.enable_grad(), argument_checks(False), watched(*self.owners) as modules:
-            pieces, moved, found = self._pieces(trained, arguments, *nested(given, structure), numbers)
-        return pieces, moved, modules, found
-
-    def _at_another_size(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, followed: frozenset[int], start: Beginning
-    ) -> Iterator[Form]:
-        """The graph of the step with two thirds of a batch, for each number of rows that may be a batch's."""
-        for size in dict.fromkeys(len(x) for x in leaves if isinstance(x, Tensor) and x.ndim):
-            fewer = max(2, 2 * size // 3)
-            if fewer >= size:
-                continue
-            shorter = [x[:fewer] if isinstance(x, Tensor) and x.ndim and len(x) == size else x for x in leaves]
-            forms: list[Form] = []
-
-            def keep(graph: fx.GraphModule, inputs: list[Tensor], *_: Any, forms: list[Form] = forms) -> fx.GraphModule:
-                forms.append(Form(graph, inputs))
-                return graph
-
-            start.put_back()
-            numbers = Numbers({place: leaves[place] for place in sorted(followed)})
-            with without_new_parameters():
-                try:
-                    (piece,), *_ = self._with_stand_ins(trained, shorter, structure, numbers)
-                    piece.finish(False, {}, keep)
-                except Exception:  # of any type: the model may want batches of one size
-                    forms.clear()
-            numbers.end(as_numbers=False)
-            yield from forms if not numbers.fixed else ()
-
-    def _is_eager(
-        self,
-        found: Evaluated,
-        trained: list[Tensor],
-        leaves: list[Any],
-        structure: Any,
-        followed: frozenset[int],
-        start: Beginning,
-    ) -> bool:
-        """Whether stand-ins lead to eager mode's loss and gradients: for these numbers, as found, and for others."""
-        if not found.is_like(self._evaluated(trained, leaves, structure, start)):
-            return False
-        others = [other_than(x) if place in followed else x for place, x in enumerate(leaves)]
-        numbers = Numbers({place: others[place] for place in sorted(followed)})
-        with without_new_parameters():
-            try:
-                found = self._evaluated(trained, others, structure, start, numbers)
-                is_like = found.is_like(self._evaluated(trained, others, structure, start))
-            except Exception:  # of any type: the model may want other numbers
-                is_like = False
-            numbers.end(as_numbers=False)
-        return is_like and not numbers.fixed
-
-    def _evaluated(
-        self, trained: list[Tensor], leaves: list[Any], structure: Any, start: Beginning, numbers: Numbers | None = None
-    ) -> Evaluated:
-        """Loss and gradients by eager mode; with `numbers`, their stand-ins are in their places."""
-        stand_ins = {} if numbers is None else numbers.stand_ins
-        args, kwargs = nested([stand_ins.get(place, x) for place, x in enumerate(leaves)], structure)
-        start.put_back()
-        met = nullcontext() if numbers is None else meeting(numbers)
-        with torch.enable_grad(), argument_checks(False), watched(*self.owners), met:
-            return Evaluated.of(self.loss(*args, **kwargs), trained)
+    def _require_lasting(self, names: Names, pieces: list[Piece], start: Beginning, args: Any, kwargs: Any) -> None:
+        """Refuse names that the evaluation reassigns and the loss depends on; stop watching other reassigned names."""
+        constants = [t for piece in pieces for t in piece.function.constants]
+        constant_ids = set(map(id, constants))
+        names.forget_read_in_place(constants)
+        rebound = list(names.rebound())
+        names.forget_rebound()
+        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in constant_ids]
+        if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
+            losses = []
+            for _ in range(2):
+                start.put_back()
+                with torch.no_grad(), argument_checks(False), watched(*self.owners):
+                    losses.append(self.loss(*args, **kwargs))
+            wanted = [words for words, *_ in rebound] if not same_values(*losses) else []
+        if wanted:
+            raise CaptureError(
+                f"{wanted[0]} is assigned anew in each step, and a compiled graph would keep its first value: "
+                f"hand it in as an argument, {EAGER}"
+            )
 
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
         """The parameters of this loss that require a gradient, in the optimiser's order."""
@@ -298,80 +228,6 @@ class CompiledStep:
             advice = f"{self._rebound} is assigned anew between steps: pass it as an argument"
         checks.warn(f"a step was captured for the {MANY + 1}th time: {advice}")
 
-    def _require_lasting(self, names: Names, pieces: list[Piece], start: Beginning, args: Any, kwargs: Any) -> None:
-        """Refuse names that the evaluation reassigns and the loss depends on; stop watching other reassigned names."""
-        constant_ids = {id(t) for piece in pieces for t in piece.function.constants}
-        rebound = list(names.rebound())
-        names.forget_rebound()
-        wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in constant_ids]
-        if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
-            losses = []
-            for _ in range(2):
-                start.put_back()
-                with torch.no_grad(), argument_checks(False), watched(*self.owners):
-                    losses.append(self.loss(*args, **kwargs))
-            wanted = [words for words, *_ in rebound] if not same_values(*losses) else []
-        if wanted:
-            raise CaptureError(
-                f"{wanted[0]} is assigned anew in each step, and a compiled graph would keep its first value: "
-                f"hand it in as an argument, {EAGER}"
-            )
-
-    def _pieces(
-        self, trained: list[Tensor], arguments: list[Tensor], args: Any, kwargs: Any, numbers: Numbers
-    ) -> tuple[list[Piece], list[Tensor], Evaluated]:
-        """The graphs of the step, the parameters that have a gradient, and loss and gradients.
-
-        There is one graph, or two if gradients are summed over processes: one before the sum and one after it.
-        """
-        site, moved, seen = LastSite(), list[Tensor](), list[Evaluated]()
-        fixed = self.updates.inputs(trained)
-        shared = [trained[i] for group in overlapping(trained) for i in group]
-        snapshots = [(p.data, p.detach().clone()) for p in shared]
-
-        def differentiated() -> Evaluated:
-            with site, meeting(numbers), no_values_read(site.depends_on_value):
-                loss = self.loss(*args, **kwargs)
-            seen.append(Evaluated.of(loss, trained))
-            moved[:] = [p for p, g in zip(trained, seen[-1].gradients, strict=True) if g is not None]
-            return seen[-1]
-
-        def updated(loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor]:
-            with torch.no_grad():
-                return [loss, *self.updates.updated(loss, trained, gradients, set(map(id, shared)))]
-
-        try:
-            if self.reduce is None:
-                whole = capture(lambda *_: updated(*differentiated()), [*fixed, *arguments])
-                _write_back(whole)
-                return [Piece(whole, fixed, arguments)], moved, seen[-1]
-            sizes = [*(p.numel() for p in trained), 1]
-            widest = max((p.dtype for p in trained), key=lambda dtype: torch.finfo(dtype).bits)
-            summed = trained[0].new_zeros(sum(sizes), dtype=widest)
-
-            def concatenated(*_: Tensor) -> list[Tensor]:
-                loss, gradients = differentiated()
-                parts = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients, strict=True)]
-                return [torch.cat([part.reshape(-1).to(widest) for part in (*parts, loss)])]
-
-            def split(*_: Tensor) -> list[Tensor]:
-                *parts, loss = summed.split(sizes)
-                gradients = [g.view_as(p).to(p.dtype) for p, g in zip(trained, parts, strict=True)]
-                return updated(loss[0].clone(), list(gradients))
-
-            first = capture(concatenated, [*trained, *arguments])
-            second = capture(split, [*fixed, summed])
-            _write_back(second)
-            return [Piece(first, trained, arguments), Piece(second, fixed, [summed])], moved, seen[-1]
-        except CaptureError:
-            raise
-        except Exception as error:  # of any type: the eager evaluation before raised none
-            reads = "_local_scalar_dense" in str(error)
-            raise (site.depends_on_value() if reads else no_graph(error)) from error
-        finally:
-            for p, value in snapshots:  # capturing the update of parameters that share memory changes them
-                p.copy_(value)
-
 
 def _kinds(leaves: list[Any], structure: Any, followed: frozenset[int]) -> Hashable:
     """What a graph depends on in arguments, some of which are numbers that it takes as inputs."""
@@ -385,18 +241,3 @@ def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tenso
     memory = WrittenMemory(written, lasting, arguments, named)
     memory.require_apart(arguments)
     return memory
-
-
-def _write_back(graph: fx.GraphModule) -> None:
-    """Make the graph write the outputs after the loss to its first inputs, in order."""
-    nodes = list(graph.graph.nodes)
-    output = nodes[-1]
-    outputs: Any = output.args[0]
-    loss, *values = outputs
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    with graph.graph.inserting_before(output):
-        for old, new in zip(inputs, values, strict=False):
-            if new is not old:
-                graph.graph.call_function(torch.ops.aten.copy_.default, (old, new))
-    output.args = ((loss,),)
-    graph.recompile()

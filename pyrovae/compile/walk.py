@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import builtins
-import enum
 import functools
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyrovae.compile.bytecode import identifiers, path, reads
+from pyrovae.compile.contents import PARTS, PLAIN, followed, size_of
 from pyrovae.compile.libraries import folders, is_installed, is_library, is_library_code
 
-__all__ = ["PLAIN", "Walk"]
+__all__ = ["MOST", "Walk"]
 
-PLAIN: tuple[Any, ...] = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
-PLAIN += (torch.dtype, torch.device, torch.Size)
-MOST = 16_000  # names, of which more would cost a step more than they are worth
-PARTS: dict[Any, Callable[[Any], Iterator[Any]]] = {
-    tuple: tuple.__iter__,
-    list: list.__iter__,
-    dict: lambda value: iter(dict.values(value)),
-}
+MOST = 16_000  # names, and as many parts of containers, of which more would cost a step more than they are worth
 UNCALLED = {f"__{name}__" for name in ("init", "new", "post_init", "repr", "str", "eq", "hash", "del", "setattr")}
-PASSING = (nn.Module, PyroModule, object, *PARTS)  # bases that call nothing of a user's by another name
+PASSING = (nn.Module, PyroModule, object, tuple, list, dict)  # bases that call nothing of a user's by another name
+CONTAINERS = tuple(PARTS)
 CODE = attrgetter("__code__")
 
 Get = Callable[[Any], Any]
@@ -47,6 +39,8 @@ class Walk:
         names: by holder and name, in words, how what it is bound to is read, and from what.
         cells: the variables of enclosing functions, by identity, with their names.
         holds: everything that was met, so that no address is given to another.
+        containers: what was met that holds other things, or numbers, and may come to hold others.
+        is_whole: whether nothing was left out because there is too much.
         asks_types: whether a user's function may ask what type a value is in a way that no value can see.
     """
 
@@ -56,7 +50,8 @@ class Walk:
         self.names: dict[tuple[int, str], tuple[str, Get, Any]] = {}
         self.cells: dict[int, tuple[CellType, str]] = {}
         self.holds: list[Any] = []  # so that no address is given to another
-        self.asks_types = False
+        self.containers: list[Any] = []
+        self.is_whole, self.asks_types = True, False
         self.read: dict[str, None] = {}  # the attributes that the user's code reads
         self.objects: list[Any] = []
         self._by_words = False  # whether some code may ask for an attribute by a text
@@ -64,6 +59,7 @@ class Walk:
         self._tables: list[dict[str, Any]] = []  # of globals that may be asked for so
         self._opened: list[Any] = []  # objects of which any attribute may be read
         self._files: list[ModuleType] = []  # of libraries
+        self._inside = 0  # how much containers hold
         self._seen: set[Any] = set()
         for start in (*functions, *modules):
             self.value(start)
@@ -76,10 +72,8 @@ class Walk:
         if (isinstance(value, (*PLAIN, Tensor)) and is_library(type(value))) or not self._new(value):
             return
         self.asks_types |= value is type
-        for kind, parts in PARTS.items():  # which are followed as they are now
-            if isinstance(value, kind):
-                for part in islice(parts(value), MOST):
-                    self.value(part)
+        if isinstance(value, CONTAINERS):
+            self.container(value)
         if isinstance(value, FunctionType):
             self.function(value, None)
         elif isinstance(value, MethodType):
@@ -106,6 +100,19 @@ class Walk:
                 self.value(part)
         elif isinstance(inner := _table(value).get("__wrapped__"), FunctionType):  # as in functools.cache
             self.value(inner)
+
+    def container(self, value: Any) -> None:
+        """Follow what a container holds, and note that it does."""
+        count = size_of(value)
+        if count is None:
+            return
+        if self._inside + count > MOST:
+            self.is_whole = False
+        else:
+            self._inside += count
+            self.containers += [] if isinstance(value, tuple) else [value]
+        for part in islice(followed(value), MOST):
+            self.value(part)
 
     def object(self, value: Any) -> None:
         """Follow an object: its class, and what Python calls without a name."""
@@ -142,7 +149,10 @@ class Walk:
     def function(self, function: FunctionType, owner: Any) -> None:
         """Follow a function, of `owner` where it is a method."""
         code = function.__code__
-        if (id(function), id(owner)) in self._seen or len(self.names) > MOST:
+        if (id(function), id(owner)) in self._seen:
+            return
+        if len(self.names) > MOST:
+            self.is_whole = False
             return
         self._seen.add((id(function), id(owner)))
         self.holds += [function, owner]

@@ -61,13 +61,16 @@ class CompiledSVI:
 
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
     and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
-    attributes of modules, of distributions and of a user's own objects, also of those in lists and dictionaries.
-    Tensors are compared by identity and numbers by value. Compared too are the code of these functions, the classes of
-    objects and the methods found there, and the modes, hooks, parameters and buffers of modules. A change leads to a
-    new capture, and so does another `model`, `guide` or `loss`. A name to which every evaluation assigns a new value is
-    refused if the loss depends on it. Two kinds of change are not noticed: of the contents of a list, a dictionary or
-    an array, and of what functions of installed packages read (other than the model's own). Pass such values as
-    arguments, and so numbers that change often: one that is found by its name leads to a new capture.
+    attributes of modules, of distributions and of a user's own objects, also of those in lists and dictionaries; and
+    what lists, dictionaries, sets, queues (deques) and NumPy arrays of up to 64 KiB hold that are found so. Tensors are
+    compared by identity and numbers by value. Compared too are the code of these functions, the classes of objects and
+    the methods found there, and the modes, hooks, parameters and buffers of modules. A change leads to a new capture,
+    and so does another `model`, `guide` or `loss`. A name to which every evaluation assigns a new value is refused if
+    the loss depends on it. Not noticed are changes of the numbers in a larger array (but where `torch.from_numpy` or
+    `torch.tensor` in the model reads it whole, each step does), of what containers of other classes hold, of what
+    functions of installed packages read (other than the model's own), and of whatever comes after 16,000 names or as
+    many entries of containers, of which a warning tells. Pass such values as arguments, and so numbers that change
+    often: one that is found by its name, or in a container, leads to a new capture.
 
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
