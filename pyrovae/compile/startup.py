@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,14 @@ from pyrovae.compile.one_file import few_files
 
 __all__ = ["compiled_quickly"]
 
+OBJECTS = 100_000  # that are made between two searches for garbage, which find none in a compilation
+
 log = logging.getLogger(__name__)
 
 QUICK = {
     "cpp.vec_isa_ok": True,  # which instructions the processor has is known without a program that tries them
     "cpp_cache_precompile_headers": False,  # that takes as long as three files
+    "aot_inductor.enable_line_tables": False,  # by which a debugger would show the lines of kernels
     # a check of a factorisation, which stays in the graph that the cache keeps
     "unsafe_marked_cacheable_functions": {"torch.ops.higher_order.with_effects": "torch._higher_order_ops.effects"},
 }
@@ -37,8 +41,10 @@ def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Any], options: dict
         environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
         shapes = given or FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment)
         fake: list[Any] = list(inputs) if given else [shapes.from_tensor(x, static_shapes=True) for x in inputs]
-        with few_files(), _instructions_as_the_processor_says(), tracing(TracingContext(shapes)):
-            return torch._inductor.compile(deepcopy(graph), fake, options=options | QUICK)
+        with few_files(), _instructions_as_the_processor_says(), _little_garbage(), tracing(TracingContext(shapes)):
+            known = set(torch._inductor.list_options())
+            quick = {name: value for name, value in QUICK.items() if name in known}
+            return torch._inductor.compile(deepcopy(graph), fake, options=options | quick)
     except Exception as error:  # of whatever kind: an old compiler, or another version of inductor
         log.info("is compiled as inductor does it by itself (%s)", summary(error))
         return torch._inductor.compile(graph, list(inputs), options=options)
@@ -54,3 +60,14 @@ def _instructions_as_the_processor_says() -> Iterator[None]:
         yield
     finally:
         cpu_vec_isa.valid_vec_isa_list.cache_clear()
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Let Python look for garbage in cycles seldom, but where that is turned off."""
+    often, *rest = gc.get_threshold()
+    gc.set_threshold(max(often, OBJECTS) if often else 0, *rest)
+    try:
+        yield
+    finally:
+        gc.set_threshold(often, *rest)
