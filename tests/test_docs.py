@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pkgutil
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from processes import forked
 
 import pyrovae
 
@@ -89,16 +89,6 @@ def test_every_command_is_on_the_page_of_the_command_line():
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INSTEAD = re.compile(r"`([^`\n]+)`\s+in\s+place\s+of\s+`([^`\n]+)`")
 
-RUN = """
-import json, subprocess, sys
-names = {"__name__": "__main__"}
-for language, code, place in json.load(open(sys.argv[1])):
-    if language == "python":
-        exec(compile(code, place, "exec"), names)
-    else:
-        subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
-"""
-
 
 def blocks_to_run(text: str, name: str) -> list[tuple[str, str, str]]:
     """The page's blocks of Python and of shell, with the smaller settings that the page says the tests take."""
@@ -113,13 +103,21 @@ def blocks_to_run(text: str, name: str) -> list[tuple[str, str, str]]:
 
 
 def run_blocks(blocks: list[tuple[str, str, str]], folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "blocks.json").write_text(json.dumps(blocks))
+    """Run them as one program in an empty folder, with the package and its command on the path."""
     paths = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-W", "ignore", "-c", RUN, "blocks.json"]
-    return subprocess.run(command, cwd=folder, env=os.environ | paths, capture_output=True, text=True, timeout=600)
+    return forked(run_here, blocks, folder=folder, environment=paths)
+
+
+def run_here(blocks: list[tuple[str, str, str]]) -> None:
+    names: dict[str, object] = {"__name__": "__main__"}
+    for language, code, place in blocks:
+        if language == "python":
+            exec(compile(code, place, "exec"), names)
+        else:
+            subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True)
 
 
 WITH_CODE = [page for page in pages() if BLOCK.search(page.read_text())]
