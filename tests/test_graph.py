@@ -11,9 +11,11 @@ import warnings
 import pytest
 import torch
 from conftest import long_but, needs_compiler
+from torch._inductor import cpu_vec_isa
 
 import pyrovae
 from pyrovae.argument_checks import argument_checks
+from pyrovae.compile import startup
 from pyrovae.compile.function import CompiledFunction, with_gradient
 from pyrovae.compile.graph import capture
 from pyrovae.inference import bayesian
@@ -196,3 +198,17 @@ def test_inputs_that_share_memory_are_read_in_the_order_of_the_function():
         found, whole = run(compile)
         torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(whole, a._base, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="its instructions are not tried out anyway")
+def test_vector_instructions_are_not_tried_out_for_a_graph_and_are_afterwards(monkeypatch):
+    tried = []
+    monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", lambda self, code: tried.append(code) or False)
+    tries = cpu_vec_isa.VecISA.check_build
+    with torch._inductor.config.patch(startup.QUICK), startup._instructions_as_the_processor_says():
+        assert cpu_vec_isa.pick_vec_isa()
+    assert not tried and cpu_vec_isa.VecISA.check_build is tries
+    try:
+        assert not cpu_vec_isa.pick_vec_isa() and tried  # the control: as inductor does it by itself
+    finally:
+        startup._forget_instructions(cpu_vec_isa)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.compile.aliases import base_of, overlapping, views
@@ -39,7 +40,8 @@ def capture(function: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphM
         raise ValueError("a tensor is two inputs at once: the graph could not tell them apart later; hand in copies")
     # without a mode to share, torch makes one for the shape of each operation: half of a capture's time
     shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
-    with compiling(), shapes, torch.autograd.set_multithreading_enabled(False):
+    # each rewriting of a graph writes its Python code anew, unless it waits for somebody who runs it
+    with compiling(), shapes, torch.autograd.set_multithreading_enabled(False), _use_lazy_graph_module(True):
         graph = make_fx(function, tracing_mode="real")(*inputs)
     _masks_to_indices(graph)
     return graph

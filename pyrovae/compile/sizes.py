@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
 
@@ -214,7 +215,7 @@ def _with_size(form: Form, rules: list[list[Any]]) -> tuple[fx.GraphModule, list
         node = graph.create_node(old.op, target, args, kwargs)
         node.meta = notes_for_any_size(old)
         nodes.append(node)
-    return fx.GraphModule({}, graph), dtypes
+    return _LazyGraphModule({}, graph), dtypes
 
 
 def _dtype_of_number(node: fx.Node) -> torch.dtype:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -52,14 +53,30 @@ def compiled_quickly(graph: fx.GraphModule, inputs: Sequence[Any], options: dict
 
 @contextmanager
 def _instructions_as_the_processor_says() -> Iterator[None]:
-    """Let inductor list the vector instructions anew, before the body and after it."""
+    """Let inductor list the vector instructions without programs that try them, and list them anew after the body.
+
+    A compiler that knows less of them than the processor fails at the kernels then, and they are compiled again.
+    """
     from torch._inductor import cpu_vec_isa
 
-    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    tries = cpu_vec_isa.VecISA.check_build
+    _forget_instructions(cpu_vec_isa)
+    cpu_vec_isa.VecISA.check_build = lambda self, code: True  # type: ignore[method-assign]
     try:
         yield
     finally:
-        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+        cpu_vec_isa.VecISA.check_build = tries  # type: ignore[method-assign]
+        _forget_instructions(cpu_vec_isa)
+
+
+def _forget_instructions(cpu_vec_isa: ModuleType) -> None:
+    """Forget what inductor has found out about vector instructions."""
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    for one in cpu_vec_isa.supported_vec_isa_list:
+        vars(one).pop("_is_avx512_bf16_supported", None)
+        for method in (method for kind in type(one).__mro__ for method in vars(kind).values()):
+            if hasattr(method, "cache_clear"):
+                method.cache_clear()
 
 
 @contextmanager
