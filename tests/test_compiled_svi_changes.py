@@ -372,21 +372,41 @@ def test_the_code_of_the_model_itself_as_after_a_reload():
     require_followed(lambda: (model, guide), change)
 
 
-class Tripling(TorchFunctionMode):
-    """A mode of the user's under which ones are threes."""
+class Times(TorchFunctionMode):
+    """A mode of the user's under which ones are other numbers."""
+
+    def __init__(self, factor):
+        self.factor = factor
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
-        return 3 * found if func is torch.ones else found
+        return self.factor * found if func is torch.ones and found.is_floating_point() else found
 
 
 def test_steps_under_a_mode_of_torchs_functions_have_a_graph_of_their_own():
-    def change(*_):
-        mode = Tripling()
-        mode.__enter__()
-        return lambda: mode.__exit__(None, None, None)
+    modes = []
 
-    require_followed(lambda: shifting(lambda: torch.ones(2)), change)
+    def enter(factor):
+        if modes:
+            modes.pop().__exit__(None, None, None)
+        if factor:
+            modes.append(Times(factor))
+            modes[-1].__enter__()
+
+    for before in (None, 2.0):  # none at first, or one of the same class
+
+        def build(before=before):
+            enter(before)
+            return shifting(lambda: torch.ones(2))
+
+        def change(*_):
+            enter(3.0)
+            return lambda: enter(None)
+
+        try:
+            require_followed(build, change)
+        finally:
+            enter(None)
 
 
 def test_a_hook_on_a_gradients_accumulation_is_refused():

@@ -58,7 +58,7 @@ class Contents:
 def size_of(container: Any) -> int | None:
     """How many parts of a container are compared, or as how many an array counts; None for a large array."""
     if not isinstance(container, np.ndarray):
-        return len(container)
+        return int(_kind(container).__len__(container))
     if container.dtype.hasobject:
         return int(container.size)
     return 1 + container.nbytes // EACH if container.nbytes <= WIDE else None
@@ -89,7 +89,12 @@ def alike(a: Any, b: Any) -> bool:
 
 def _parts(container: Any) -> list[Any]:
     """What a container holds: of a dictionary its keys and its values, of an array of numbers its bytes."""
-    return [*next(parts for kind, parts in PARTS.items() if isinstance(container, kind))(container)]
+    return [*PARTS[_kind(container)](container)]
+
+
+def _kind(container: Any) -> Any:
+    """The class by whose own methods a container is read, and not by those of a user's class."""
+    return next(kind for kind in PARTS if isinstance(container, kind))
 
 
 def _are_alike(now: list[Any], before: list[Any]) -> bool:
@@ -102,8 +107,8 @@ def _in_words(container: Any, before: list[Any]) -> str:
         place = next(i for i, (a, b) in enumerate(zip(now, before, strict=True)) if not alike(a, b))
         if not isinstance(container, dict):
             return f"entry {place} of a {kind} that the model reads"
-        if place >= len(container):
-            return f"entry {now[place - len(container)]!r} of a {kind} that the model reads"
+        if place >= len(now) // 2:
+            return f"entry {now[place - len(now) // 2]!r} of a {kind} that the model reads"
     return f"the contents of a {kind} that the model reads"
 
 

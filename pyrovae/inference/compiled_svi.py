@@ -15,8 +15,10 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.util import torch_item
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
 
 from pyrovae.argument_checks import argument_checks
+from pyrovae.compile.contents import PLAIN
 from pyrovae.compile.errors import EAGER, CaptureError, CompilerError, other_draws
 from pyrovae.compile.sources import PyroOptimizer
 from pyrovae.compile.step import CompiledStep
@@ -266,7 +268,9 @@ class CompiledSVI:
         self._held[self._identity] = model, guide, loss
 
     def _settings(self) -> Hashable:
-        loss, modes = self._loss, torch._C._len_torch_function_stack()  # as of torch.device, which moves what is made
+        loss = self._loss
+        # as of torch.device, which moves what is made: by their class and what it is given
+        modes = tuple((type(mode), _plain_attributes(mode)) for mode in _get_current_function_mode_stack())
         return self._identity, loss.num_particles, loss.vectorize_particles, loss.max_plate_nesting, modes
 
     def _evaluated(self, args: Any, kwargs: Any) -> float:
@@ -297,6 +301,12 @@ class CompiledSVI:
                 before = ends[0]
         sites = (site for site in seen.trace.nodes.values() if site["type"] == "param")
         return {site["name"]: site["value"].unconstrained() for site in sites}, before
+
+
+def _plain_attributes(mode: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        sorted((name, repr(value)) for name, value in getattr(mode, "__dict__", {}).items() if isinstance(value, PLAIN))
+    )
 
 
 def _close(a: float, b: float) -> bool:
