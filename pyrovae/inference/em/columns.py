@@ -17,6 +17,7 @@ from pyrovae.inference.em.climb import Climb, ascended, number_of_starts, requir
 from pyrovae.inference.em.floors import VarianceFloorWarning
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
+from pyrovae.listed import listed
 from pyrovae.models.column_mixture import ColumnMixture, ColumnSums
 from pyrovae.models.covariance import ROWS
 from pyrovae.models.items import checked_items
@@ -29,7 +30,6 @@ from pyrovae.warned import hushed
 
 __all__ = ["ZeroProbabilityWarning", "climbed"]
 
-SHOWN = 5  # columns that a warning names
 SHARE = 0.9  # of an item that a start gives its cluster, so that no category begins as impossible in a class
 
 
@@ -228,8 +228,8 @@ def _warn_of_floor(mixture: ColumnMixture, at_bound: Tensor, x: Tensor) -> None:
     constant = [name for name in floored if bool((least == most)[mixture.number_of(name)])]
     if constant:
         checks.warn(
-            f"column {_listed(constant)} has one value alone: the variance floor stands for its variance, and log p(x) "
-            "depends on it; leave it out",
+            f"column {listed([repr(name) for name in constant])} has one value alone: the variance floor stands "
+            "for its variance, and log p(x) depends on it; leave it out",
             VarianceFloorWarning,
         )
     others = [
@@ -240,7 +240,7 @@ def _warn_of_floor(mixture: ColumnMixture, at_bound: Tensor, x: Tensor) -> None:
     if others:
         checks.warn(
             f"the variance floor, {mixture.relative_floor:g} of a column's variance, holds up column "
-            f"{_shown(others)}: values that repeat, or too few of them in a component; take fewer components, another "
+            f"{listed(others)}: values that repeat, or too few of them in a component; take fewer components, another "
             "kind for such a column, or a larger relative_floor",
             VarianceFloorWarning,
         )
@@ -253,8 +253,9 @@ def _warn_of_zeros(mixture: ColumnMixture) -> None:
         names += [mixture.columns[places[i]].name for i in block.has_impossible.nonzero().flatten().tolist()]
     if names:
         checks.warn(
-            f"column {_listed(names)} has a value of probability 0 in some component, no item of which had that value: "
-            "a new item with it may have log p = -inf; a pseudo_count above 0 keeps all probabilities above 0",
+            f"column {listed([repr(name) for name in names])} has a value of probability 0 in some component, no item "
+            "of which had that value: a new item with it may have log p = -inf; a pseudo_count above 0 keeps all "
+            "probabilities above 0",
             ZeroProbabilityWarning,
         )
 
@@ -270,11 +271,3 @@ def _warn_of_cells(mixture: ColumnMixture) -> None:
             f"has {cells} values, whose probabilities are {cells - 1} free numbers: p(x) can be relied on, and the "
             "components cannot, for others give the same p(x); take fewer components, or more columns"
         )
-
-
-def _listed(names: list[str]) -> str:
-    return _shown([repr(name) for name in names])
-
-
-def _shown(words: list[str]) -> str:
-    return ", ".join(words[:SHOWN]) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference.em.floors import SHOWN, columns_in_words
+from pyrovae.inference.em.floors import columns_in_words
+from pyrovae.listed import listed
 from pyrovae.models.components import GaussianComponents
 
 __all__ = ["Drift", "SingularDriftWarning"]
@@ -51,17 +52,16 @@ class Drift:
         if not which:
             return []
         words = []
-        for k in which[:SHOWN]:
+        for k in which:
             load = vector[k, :, 0].square()
             most = load.argsort(descending=True)[: int((load > 1 / len(load)).sum())]
             name = "the tied covariance" if self.parts.covariance == "tied" else names[k]
             words.append(f"{name} (now {float(value[k]):.2g}, along {columns_in_words(most, event_shape)})")
-        more = f" and {len(which) - SHOWN} more" if len(which) > SHOWN else ""
         another = "covariance='diagonal'" if self.parts.covariance == "tied" else "covariance='tied' or 'diagonal'"
         checks.warn(
             f"after {n} iterations of EM the smallest eigenvalue of a correlation matrix is still falling, in "
-            f"{'; '.join(words)}{more}. With so many entries missing, those that were seen together do not tell the "
-            "covariance there, and it goes on towards a singular one for as long as EM runs: take "
+            f"{listed(words, sign='; ')}. With so many entries missing, those that were seen together do not "
+            "tell the covariance there, and it goes on towards a singular one for as long as EM runs: take "
             f"{another}, fewer components, or a larger floor; log p(x) of new items is not to be relied on",
             SingularDriftWarning,
         )

@@ -8,12 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae import checks
+from pyrovae.listed import listed
 from pyrovae.models.components import GaussianComponents
 from pyrovae.models.covariance import share_at_floor
 
 __all__ = ["VarianceFloorWarning", "columns_in_words", "warn_of_floor"]
-
-SHOWN = 5  # columns and components that a warning names
 
 
 class VarianceFloorWarning(UserWarning):
@@ -42,10 +41,9 @@ def warn_of_floor(parts: GaussianComponents, at_floor: Tensor, variance: Tensor,
             worst = load.masked_fill(still, 0.0).argmax()
             words.append(f"{name} (most of all in {columns_in_words(worst[None], shape)})")
     if words:
-        more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
         least = f"{parts.relative:g} of a column's variance" if parts.floor is None else f"{parts.floor:g}"
         checks.warn(
-            f"the variance floor {least} holds up {', '.join(words[:SHOWN])}{more}: columns that depend on one "
+            f"the variance floor {least} holds up {listed(words)}: columns that depend on one "
             "another, too few distinct items, or a floor over what x varies by; another covariance needs fewer items",
             VarianceFloorWarning,
         )
@@ -71,5 +69,5 @@ def _loads(parts: GaussianComponents, which: list[int]) -> Iterator[tuple[int, T
 def columns_in_words(which: Tensor, event_shape: Sequence[int]) -> str:
     """The columns of items of that shape in the words of an index, such as x[:, 0, 3]."""
     places = np.stack(np.unravel_index(which.cpu().numpy(), tuple(event_shape)), 1)
-    names = ", ".join(f"x[:, {', '.join(map(str, place))}]" for place in places[:SHOWN].tolist())
-    return names + (f" and {len(places) - SHOWN} more columns" if len(places) > SHOWN else "")
+    names = [f"x[:, {', '.join(map(str, place))}]" for place in places.tolist()]
+    return listed(names, what="columns")
