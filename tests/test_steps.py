@@ -341,6 +341,7 @@ def test_weights_of_convolutions_that_share_memory_stay_together():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_parameters_of_two_kinds_are_summed_over_processes():
     class Two(nn.Module):
         def __init__(self):
