@@ -88,6 +88,19 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr("pyrovae.models.frame.BYTES", 0)  # 64 rows, of which 400 are no multiple
 
 
+@pytest.fixture
+def kinds(monkeypatch):
+    """Whether each pass over the items has been in float32, one after the other."""
+    found, expected_sums = [], sufficient.expected_sums
+
+    def watched(*args, single):
+        found.append(single)
+        return expected_sums(*args, single=single)
+
+    monkeypatch.setattr(sufficient, "expected_sums", watched)
+    return found
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("weighted", [False, True])
@@ -439,17 +452,9 @@ class TestSingle:
         assert (products._linear() is not None) == is_there
 
     @pytest.mark.parametrize("setting", ["older", "newer", "autocast"])
-    def test_where_torch_rounds_what_goes_into_products_they_are_in_float64(self, setting, monkeypatch):
+    def test_where_torch_rounds_what_goes_into_products_they_are_in_float64(self, setting, kinds, monkeypatch):
         x = problem(spread=0.4).astype(np.float32)
         monkeypatch.setattr(fitting, "MANY", 0)
-        kinds = []
-        expected_sums = sufficient.expected_sums
-
-        def watched(*args, single):
-            kinds.append(single)
-            return expected_sums(*args, single=single)
-
-        monkeypatch.setattr(sufficient, "expected_sums", watched)
 
         def fitted():
             kinds.clear()
@@ -474,20 +479,13 @@ class TestSingle:
             assert fitted()
 
     @pytest.mark.parametrize("covariance", COVARIANCES)
-    def test_a_fit_ends_with_the_digits_of_float64(self, covariance, monkeypatch):
+    def test_a_fit_ends_with_the_digits_of_float64(self, covariance, kinds, monkeypatch):
         x = problem(spread=0.4).astype(np.float32)
         options = {"num_restarts": 1, "tol": 1e-9, "max_iterations": 2000, "progress": False}
         exact = pyrovae.GaussianMixture((D,), K, covariance=covariance).double()
         pyrovae.fit(exact, x, **options)
+        kinds.clear()
         monkeypatch.setattr(fitting, "MANY", 0)
-        kinds = []
-        expected_sums = sufficient.expected_sums
-
-        def watched(*args, single):
-            kinds.append(single)
-            return expected_sums(*args, single=single)
-
-        monkeypatch.setattr(sufficient, "expected_sums", watched)
         ours = pyrovae.GaussianMixture((D,), K, covariance=covariance)
         history = pyrovae.fit(ours, x, **options)
         assert any(kinds) and not kinds[-1]
