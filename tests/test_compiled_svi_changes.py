@@ -6,11 +6,18 @@ import copy
 import dataclasses
 import enum
 import functools
+import itertools
 import operator
+import os
 import pickle
+import random
 import sys
+import threading
+import time
 import types
+import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +25,7 @@ import pytest
 import torch
 from conftest import needs_compiler
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -267,6 +275,20 @@ SETTINGS, INHERITING, CALLED, PLAIN = Settings(), Inheriting(), Called(), Plain(
 REAL, MODE, RECORD = Real(1.0), Mode.ONE, Record()
 
 
+PARTIAL, LOCAL = functools.partial(lambda scale: scale, scale=1.0), threading.local()
+LOCAL.scale = 1.0
+
+
+def keyword(*_):
+    PARTIAL.keywords["scale"] = 3.0
+    return lambda: PARTIAL.keywords.update(scale=1.0)
+
+
+def environment(*_):
+    os.environ["SCALE_OF_TESTS"] = "3.0"
+    return lambda: os.environ.pop("SCALE_OF_TESTS")
+
+
 def reclassed(*_):
     INHERITING.__class__ = Other
     return lambda: setattr(INHERITING, "__class__", Inheriting)
@@ -302,6 +324,10 @@ NAMES = {
     "a distribution of the user's": (scaled, bound(HERE, "SCALE", 3.0)),
     "its log_prob": (scaled, bound(Scaled, "log_prob", lambda self, value: 3 * dist.Normal.log_prob(self, value))),
     "a library's": (lambda: dist.Cauchy(0.0, 1.0).log_prob(torch.ones(())), bound(dist, "Cauchy", dist.Normal)),
+    "the environment": (lambda: float(os.environ.get("SCALE_OF_TESTS", "1.0")), environment),
+    "getenv": (lambda: float(os.getenv("SCALE_OF_TESTS", "1.0")), environment),
+    "a keyword of a partial": (lambda: PARTIAL(), keyword),
+    "a thread's own": (lambda: LOCAL.scale, bound(LOCAL, "scale", 3.0)),
     "what a cached function reads": (lambda: cached.cache_clear() or cached(0), bound(HERE, "SCALE", 3.0)),
 }
 
@@ -336,6 +362,96 @@ def test_a_change_is_seen_and_so_is_its_end(what):
 def test_a_name_is_followed_however_it_is_reached(way):
     read, change = NAMES[way]
     require_followed(lambda: shifting(read), change)
+
+
+def linear_of_priors():
+    """A layer of torch's with drawn weights, that only torch's code reads; their prior has its scale from elsewhere."""
+
+    class Regression(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.layer = 1.0, PyroModule[nn.Linear](2, 1)
+            self.layer.weight = PyroSample(lambda _: dist.Normal(0.0, self.scale).expand([1, 2]).to_event(2))
+
+        def forward(self, x):
+            pyro.sample("x", dist.Normal(self.layer(x), 1.0).to_event(2), obs=x[:, :1])
+
+    pair = Regression()
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(1, 2))
+        pyro.sample("layer.weight", dist.Normal(loc, 1.0).to_event(2))
+
+    return pair, guide, pair
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, pair: setattr(pair, "scale", 0.1),
+        lambda _, pair: setattr(pair.layer, "weight", PyroSample(dist.Normal(5.0, 1.0).expand([1, 2]).to_event(2))),
+    ],
+)
+def test_priors_of_a_layer_of_torchs(change):
+    require_followed(linear_of_priors, change)
+
+
+def twice(of):
+    """What `of` gives, in a function that draws for itself ahead of it."""
+    return lambda: torch.randn(()) + of()
+
+
+def of_a_fork():
+    with torch.random.fork_rng():
+        return torch.randn(())
+
+
+BEGUN = time.perf_counter()
+VALUES = {
+    "an iterator": (itertools.count().__next__, "an iterator, a clock or a generator"),
+    "a clock": (lambda: 1e3 * (time.perf_counter() - BEGUN), "an iterator, a clock or a generator"),
+    "a generator": (random.Random(0).random, "an iterator, a clock or a generator"),
+    "a seed": (twice(lambda: torch.manual_seed(3) and torch.randn(())), "sets torch's generator"),
+    "a generator that is put back": (twice(of_a_fork), "sets torch's generator"),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_that_no_name_shows_are_refused(what):
+    read, words = VALUES[what]
+    with pytest.raises(CaptureError, match=words):
+        steps(CompiledSVI, lambda: shifting(read), count=1)
+
+
+def test_the_same_seed_again_is_refused_too():
+    def read():
+        torch.manual_seed(0)  # which is that of the steps
+        return torch.randn(())
+
+    with pytest.raises(CaptureError, match="sets torch's generator"):
+        steps(CompiledSVI, lambda: shifting(read), count=1)
+
+
+@pytest.mark.parametrize("kind", [SimpleNamespace, dict])
+def test_a_count_that_waits_is_told_once(kind):
+    """A weight that begins after some steps, by a count of the model's, which a compiled step does not go on with."""
+    held = kind(t=0)
+    table = held if kind is dict else vars(held)
+
+    def of_dict():
+        held["t"] += 1
+        return 1.0 if held["t"] > 1000 else 0.0
+
+    def of_object():
+        held.t += 1
+        return 1.0 if held.t > 1000 else 0.0
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        _, svi = steps(CompiledSVI, lambda: shifting(of_dict if kind is dict else of_object))
+        svi.step(X[:1])
+    texts = [str(one.message) for one in told if "compiled steps leave it as it is" in str(one.message)]
+    assert len(texts) == 1 and "'t' of" in texts[0] and table["t"] > 0
 
 
 def test_what_nothing_reads_is_not_captured_for():

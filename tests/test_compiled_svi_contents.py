@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict, deque
-from types import SimpleNamespace
+from collections import OrderedDict, UserDict, deque
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pyro
@@ -116,8 +116,20 @@ def array_of_objects():
     return lambda: held[1][0], lambda: put(held[1], 0, 4.0)()
 
 
+def dictionary_of_a_class():
+    held = UserDict(scale=2.0)
+    return lambda: held["scale"], put(held, "scale", 4.0)
+
+
+def dictionary_under_a_view():
+    inner = {"scale": 2.0}
+    held = MappingProxyType(inner)
+    return lambda: held["scale"], put(inner, "scale", 4.0)
+
+
 WAYS = [global_list, list_of_a_closure, longer_list, dictionary_of_an_attribute, other_key, dictionary_within_a_tuple]
 WAYS += [default, list_of_tensors, set_of_numbers, queue, array, array_of_objects]
+WAYS += [dictionary_of_a_class, dictionary_under_a_view]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import UserDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import is_
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ PARTS: dict[Any, Callable[[Any], Iterable[Any]]] = {
     dict: lambda held: chain(dict.keys(held), dict.values(held)),
     set: set.__iter__,
     deque: deque.__iter__,
+    UserDict: lambda held: chain(held.data.keys(), held.data.values()),
+    MappingProxyType: lambda held: chain(held.keys(), held.values()),
     np.ndarray: lambda held: held.flat if held.dtype.hasobject else (held.shape, held.dtype, held.tobytes()),
 }
 
@@ -39,11 +42,14 @@ class Contents:
         """Whether all containers hold what they did."""
         return all(_are_alike(_parts(one), before) for one, before in self._held)
 
-    def changed(self) -> Iterator[tuple[str, Any]]:
-        """The containers that hold something else now: in words, with the container."""
+    def changed(self) -> Iterator[tuple[str, Any, Any]]:
+        """The containers that hold something else now: in words, the container, and its entry that is another now.
+
+        Where it holds more or less than before, the container is the third too.
+        """
         for one, before in self._held:
             if not _are_alike(_parts(one), before):
-                yield _in_words(one, before), one
+                yield _in_words(one, before)
 
     def forget_changed(self) -> None:
         """Leave out the containers that hold something else now."""
@@ -101,15 +107,15 @@ def _are_alike(now: list[Any], before: list[Any]) -> bool:
     return len(now) == len(before) and (all(map(is_, now, before)) or all(map(alike, now, before)))
 
 
-def _in_words(container: Any, before: list[Any]) -> str:
+def _in_words(container: Any, before: list[Any]) -> tuple[str, Any, Any]:
     kind, now = type(container).__name__, _parts(container)
     if len(now) == len(before) and not isinstance(container, np.ndarray):
         place = next(i for i, (a, b) in enumerate(zip(now, before, strict=True)) if not alike(a, b))
         if not isinstance(container, dict):
-            return f"entry {place} of a {kind} that the model reads"
+            return f"entry {place} of a {kind} that the model reads", container, now[place]
         if place >= len(now) // 2:
-            return f"entry {now[place - len(now) // 2]!r} of a {kind} that the model reads"
-    return f"the contents of a {kind} that the model reads"
+            return f"entry {now[place - len(now) // 2]!r} of a {kind} that the model reads", container, now[place]
+    return f"the contents of a {kind} that the model reads", container, container
 
 
 def _has_within(container: Any, places: list[int]) -> bool:

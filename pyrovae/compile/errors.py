@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["EAGER", "CaptureError", "CompilerError", "compiler_error", "no_graph", "other_draws", "summary"]
+__all__ = [
+    "EAGER",
+    "CaptureError",
+    "CompilerError",
+    "compiler_error",
+    "no_graph",
+    "other_draws",
+    "seed_set",
+    "summary",
+]
 
 EAGER = "or take pyro.infer.SVI, which runs it eagerly"
 
@@ -18,6 +27,14 @@ class CompilerError(RuntimeError):
 def other_draws() -> CaptureError:
     """The error of draws that are not torch's, which a graph cannot repeat."""
     return CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
+
+
+def seed_set() -> CaptureError:
+    """The error of a model that sets torch's generator, which a graph does not."""
+    return CaptureError(
+        "model or guide sets torch's generator (torch.manual_seed, fork_rng, pyro.poutine.seed), so that its draws are "
+        f"not a step's own: draw fixed numbers once, ahead of the steps, {EAGER}"
+    )
 
 
 def no_graph(error: Exception) -> CaptureError:

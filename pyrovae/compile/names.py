@@ -59,12 +59,15 @@ class Names:
         return self._inside.are_alike()
 
     def rebound(self) -> Iterator[tuple[str, Any, Any]]:
-        """What is bound to something else now, and containers that hold something else: in words, before and now."""
+        """What is bound to something else now, and containers that hold something else: in words, before and now.
+
+        Of a container it is itself and the entry that is another now.
+        """
         now = [*self._now(), *map(_content, self._cells)]
         for words, before, after in zip(self._words, [*self._values, *self._contents], now, strict=True):
             if not alike(before, after):
                 yield words, before, after
-        yield from ((words, container, container) for words, container in self._inside.changed())
+        yield from self._inside.changed()
 
     def forget_rebound(self) -> None:
         """Leave out what is bound to something else now, and containers that hold something else."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae import checks
 from pyrovae.argument_checks import argument_checks
-from pyrovae.compile.aliases import same_values
+from pyrovae.compile.aliases import is_writable
 from pyrovae.compile.arguments import flat, kind_of, nested
 from pyrovae.compile.capturing import Capture
 from pyrovae.compile.eager import Beginning, leading
@@ -30,6 +31,8 @@ from pyrovae.seeding import generators
 __all__ = ["CompiledStep", "leading"]
 
 MANY = 8  # compilations, after which the user is warned once
+NUMBERS = (bool, int, float, complex, np.number, np.bool_)
+ORDER = 16  # roundings, by which sums in another order, as on a CUDA device, may differ
 
 SetUp = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
@@ -71,6 +74,7 @@ class CompiledStep:
         self._pool: Any = None  # the memory pool that the CUDA graphs share
         self._written = set[int]()  # the ids of the parameters that steps have written to
         self._is_warned = False  # that some names are not looked at
+        self._is_told_of_counts = False  # that numbers which evaluations change are left as they are
         self._rebound: str | None = None  # a name whose new value made the last capture necessary
 
     def prepared(self, args: Any, kwargs: Any, *, interpret: bool = False) -> Callable[[], Tensor]:
@@ -185,24 +189,41 @@ class CompiledStep:
         return variant
 
     def _require_lasting(self, names: Names, pieces: list[Piece], start: Beginning, args: Any, kwargs: Any) -> None:
-        """Refuse names that the evaluation reassigns and the loss depends on; stop watching other reassigned names."""
+        """Refuse a loss that is another in each evaluation from one start, naming the names that these reassign.
+
+        Other names that they reassign are watched no longer; numbers among them are warned of.
+        """
         constants = [t for piece in pieces for t in piece.function.constants]
         constant_ids = set(map(id, constants))
         names.forget_read_in_place(constants)
         rebound = list(names.rebound())
         names.forget_rebound()
         wanted = [words for words, value, _ in rebound if isinstance(value, Tensor) and id(value) in constant_ids]
-        if not wanted and any(not isinstance(value, Tensor) for _, value, _ in rebound):
+        if not wanted:
+            written = {id(t) for piece in pieces for t in piece.function.written}
+            kept = [(t, t.clone()) for t in constants if id(t) in written and is_writable(t)]
             losses = []
             for _ in range(2):
                 start.put_back()
                 with torch.no_grad(), argument_checks(False), watched(*self.owners):
-                    losses.append(self.loss(*args, **kwargs))
-            wanted = [words for words, *_ in rebound] if not same_values(*losses) else []
+                    losses.append(leading(self.loss(*args, **kwargs)).detach())
+                    for t, value in kept:
+                        t.copy_(value)
+            if not _same_but_for_order(*losses):
+                unnamed = "what model or guide has of an iterator, a clock or a generator of random numbers"
+                wanted = [*(words for words, *_ in rebound), unnamed]
         if wanted:
             raise CaptureError(
                 f"{wanted[0]} is assigned anew in each step, and a compiled graph would keep its first value: "
                 f"hand it in as an argument, {EAGER}"
+            )
+        counted = [words for words, _, after in rebound if isinstance(after, NUMBERS)]
+        if counted and not self._is_told_of_counts:
+            self._is_told_of_counts = True
+            checks.warn(
+                f"{counted[0]} is a number that each evaluation assigns anew, and compiled steps leave it as it is. "
+                "The loss did not depend on it in the first evaluations; where later ones would, as by a weight that "
+                f"waits for some steps, hand it in as an argument, {EAGER}"
             )
 
     def _trained(self, named: dict[str, Tensor]) -> list[Tensor]:
@@ -232,6 +253,11 @@ class CompiledStep:
 def _kinds(leaves: list[Any], structure: Any, followed: frozenset[int]) -> Hashable:
     """What a graph depends on in arguments, some of which are numbers that it takes as inputs."""
     return structure, tuple([type(x) if i in followed else kind_of(x) for i, x in enumerate(leaves)])
+
+
+def _same_but_for_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two losses of one computation are the same, but for the order of its sums."""
+    return torch.allclose(a, b, rtol=ORDER * torch.finfo(a.dtype).eps, atol=0.0, equal_nan=True)
 
 
 def _memory(pieces: list[Piece], arguments: list[Tensor], named: dict[str, Tensor]) -> WrittenMemory:

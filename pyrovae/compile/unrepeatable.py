@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["no_foreign_draws", "no_values_read"]
+__all__ = ["no_foreign_draws", "no_seeds_set", "no_values_read"]
 
 READS = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__")
 
@@ -37,6 +37,16 @@ def no_foreign_draws(refusal: Callable[[], Exception]) -> Iterator[None]:
     if random.getstate() != python or before[2:] != after[2:] or not np.array_equal(before[1], after[1]):
         random.setstate(python)
         np.random.set_state(before)
+        raise refusal()
+
+
+@contextmanager
+def no_seeds_set(refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Raise `refusal()` where the body sets torch's generator, by a seed or to where it was: a graph would not."""
+    with _Drawing() as drawing:
+        yield
+    drawing.look()
+    if drawing.is_set:
         raise refusal()
 
 
@@ -80,6 +90,30 @@ class _Depending(TorchDispatchMode):
         if torch.Tag.data_dependent_output in func.tags:
             raise self.refusal()
         return func(*args, **(kwargs or {}))
+
+
+class _Drawing(TorchDispatchMode):
+    """Note whether torch's generator is set between two operations; draws of other threads only move it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seed = torch.initial_seed()
+        begun = torch.Generator("cpu").manual_seed(self.seed).get_state()
+        self.states, self.is_set = [begun, torch.get_rng_state()], False
+
+    def look(self) -> None:
+        """Compare the generator's state with what the last operation left."""
+        now = torch.get_rng_state()
+        if not torch.equal(now, self.states[-1]):
+            self.is_set |= torch.initial_seed() != self.seed or any(torch.equal(now, state) for state in self.states)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.look()
+        found = func(*args, **(kwargs or {}))
+        now = torch.get_rng_state()
+        if not torch.equal(now, self.states[-1]):
+            self.states.append(now)
+        return found
 
 
 def _holds_tensor(values: Any) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import functools
+import os
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -27,6 +29,8 @@ MOST = 16_000  # names, and as many parts of containers, of which more would cos
 UNCALLED = {f"__{name}__" for name in ("init", "new", "post_init", "repr", "str", "eq", "hash", "del", "setattr")}
 PASSING = (nn.Module, PyroModule, object, tuple, list, dict)  # bases that call nothing of a user's by another name
 CONTAINERS = tuple(PARTS)
+OBJECTS = SimpleNamespace | Namespace | threading.local  # of Python's own, with attributes of the user's
+ENVIRONMENT = (os.environ, os.getenv)
 CODE = attrgetter("__code__")
 
 Get = Callable[[Any], Any]
@@ -59,6 +63,7 @@ class Walk:
         self._tables: list[dict[str, Any]] = []  # of globals that may be asked for so
         self._opened: list[Any] = []  # objects of which any attribute may be read
         self._files: list[ModuleType] = []  # of libraries
+        self._environment = False  # whether some code reads the environment's variables
         self._inside = 0  # how much containers hold
         self._seen: set[Any] = set()
         for start in (*functions, *modules):
@@ -72,6 +77,7 @@ class Walk:
         if (isinstance(value, (*PLAIN, Tensor)) and is_library(type(value))) or not self._new(value):
             return
         self.asks_types |= value is type
+        self._environment |= any(value is one for one in ENVIRONMENT)
         if isinstance(value, CONTAINERS):
             self.container(value)
         if isinstance(value, FunctionType):
@@ -80,7 +86,7 @@ class Walk:
             self.value(value.__self__)
             self._method(value.__func__, value.__self__)
         elif isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
+            for part in (value.func, value.args, value.keywords):
                 self.value(part)
         elif isinstance(value, property | staticmethod | classmethod | functools.cached_property):
             self._method(value, None)
@@ -91,7 +97,7 @@ class Walk:
                 self.objects.append(value)
                 self.implicit(value, None)
                 self.value(type(value))
-        elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or not is_library(type(value)):
+        elif isinstance(value, nn.Module | OBJECTS) or not is_library(type(value)):
             self.object(value)
         elif isinstance(value, Messenger | Distribution):
             for name, part in list(vars(value).items()):
@@ -119,7 +125,8 @@ class Walk:
         self.objects.append(value)
         self._note(value, "__class__", f"the class of {_called(value)}", type, value)
         if isinstance(value, nn.Module):
-            for child in value._modules.values():
+            # what a PyroModule draws or constrains is reached by the layers of torch's that it is made of
+            for child in (*value._modules.values(), *map(_table(value).get, ("_pyro_samples", "_pyro_params"))):
                 self.value(child)
             self.note(_table(value), "forward", f"'forward' of {_called(value)}")
             self.of_class(type(value), "forward", f"'forward' of {_called(value)}")
@@ -230,6 +237,10 @@ class Walk:
                 if name in vars(file):
                     self.note(vars(file), name, f"{name!r} of {file.__name__}")
                     self.asks_types |= vars(file)[name] is type
+                    self._environment |= any(vars(file)[name] is one for one in ENVIRONMENT)
+        if self._environment:
+            for variable in {text for text in self._texts if path(text) == [text]}:
+                self._note(os.environ, variable, f"the environment's {variable!r}", os.environ.get, variable)
 
     def attribute(self, owner: Any, name: str) -> None:
         """Follow an attribute that the user's code reads, of an object that it may belong to."""

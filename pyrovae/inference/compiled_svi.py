@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import nullcontext
 from copy import deepcopy
 from types import MethodType
 from typing import Any
@@ -19,10 +20,10 @@ from torch.overrides import _get_current_function_mode_stack
 
 from pyrovae.argument_checks import argument_checks
 from pyrovae.compile.contents import PLAIN
-from pyrovae.compile.errors import EAGER, CaptureError, CompilerError, other_draws
+from pyrovae.compile.errors import EAGER, CaptureError, CompilerError, other_draws, seed_set
 from pyrovae.compile.sources import PyroOptimizer
 from pyrovae.compile.step import CompiledStep
-from pyrovae.compile.unrepeatable import no_foreign_draws
+from pyrovae.compile.unrepeatable import no_foreign_draws, no_seeds_set
 from pyrovae.compile.updates import Updates
 from pyrovae.compile.watching import watched
 from pyrovae.exclusive import exclusive
@@ -62,17 +63,20 @@ class CompiledSVI:
     must not share memory with a tensor that a step writes to.
 
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
-    and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the
-    attributes of modules, of distributions and of a user's own objects, also of those in lists and dictionaries; and
-    what lists, dictionaries, sets, queues (deques) and NumPy arrays of up to 64 KiB hold that are found so. Tensors are
-    compared by identity and numbers by value. Compared too are the code of these functions, the classes of objects and
-    the methods found there, and the modes, hooks, parameters and buffers of modules. A change leads to a new capture,
-    and so does another `model`, `guide` or `loss`. A name to which every evaluation assigns a new value is refused if
-    the loss depends on it. Not noticed are changes of the numbers in a larger array (but where `torch.from_numpy` or
-    `torch.tensor` in the model reads it whole, each step does), of what containers of other classes hold, of what
-    functions of installed packages read (other than the model's own), and of whatever comes after 16,000 names or as
-    many entries of containers, of which a warning tells. Pass such values as arguments, and so numbers that change
-    often: one that is found by its name, or in a container, leads to a new capture.
+    and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the attributes
+    of modules, of distributions and of a user's own objects, also of those in lists and dictionaries; the environment's
+    variables whose names are texts of that code; and what lists, dictionaries, sets, queues (deques) and NumPy arrays
+    of up to 64 KiB hold that are found so. Tensors are compared by identity and numbers by value. Compared too are the
+    code of these functions, the classes of objects and the methods found there, and the modes, hooks, parameters and
+    buffers of modules. A change leads to a new capture, and so does another `model`, `guide` or `loss`. A loss that is
+    another in each evaluation from the same random state, as by a name to which the model assigns, an iterator, a clock
+    or a generator of its own, is refused, and so is a model that sets the seed. A number that evaluations change and
+    the loss does not depend on yet is left as it is by steps, with a warning. Not noticed are changes of the numbers in
+    a larger array (but where `torch.from_numpy` or `torch.tensor` in the model reads it whole, each step does), of what
+    containers of other classes hold, of what functions of installed packages read (other than the model's own), and of
+    whatever comes after 16,000 names or as many entries of containers, of which a warning tells. Pass such values as
+    arguments, and so numbers that change often: one that is found by its name, or in a container, leads to a new
+    capture.
 
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
@@ -292,8 +296,9 @@ class CompiledSVI:
             if loss.vectorize_particles and loss.max_plate_nesting == math.inf:
                 loss._guess_max_plate_nesting(self.model, self.guide, args, kwargs)
             ends, before = [], generators()
-            for _ in range(2):  # everything is set up by the first evaluation, so the second draws noise alone
-                with poutine.trace(param_only=True) as seen, no_foreign_draws(other_draws):
+            # everything is set up by the first evaluation, so the second draws noise alone
+            for look in (nullcontext(), no_seeds_set(seed_set)):
+                with poutine.trace(param_only=True) as seen, no_foreign_draws(other_draws), look:
                     self._negative_elbo(*args, **kwargs)
                 ends.append(generators())
                 put_back(before)
