@@ -417,3 +417,23 @@ def test_what_is_refused():
     for estimator in (lambda x: pyrovae.ais(ours, x), lambda x: pyrovae.quadrature(ours, x)):
         with pytest.raises(ValueError, match=r"those of GaussianMixture: 'component'$|latent_dim"):
             estimator(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical"])
+def test_a_component_that_is_far_away_costs_the_others_no_digits(covariance, missing):
+    """As one of an item that is a slip or a code for a missing value: means may not be taken about a middle of all."""
+    each = {"full": torch.eye(2).expand(3, 2, 2), "tied": torch.eye(2), "diagonal": torch.ones(3, 2)}
+    shape = each.get(covariance, torch.ones(3))
+    near = pyrovae.GaussianMixture.from_parameters(
+        [0.5, 0.5], [[0.0, 0.0], [3.0, 1.0]], shape if covariance == "tied" else shape[:2], covariance=covariance
+    )
+    far = pyrovae.GaussianMixture.from_parameters(
+        [0.4, 0.4, 0.2], [[0.0, 0.0], [3.0, 1.0], [1e14, 0.0]], shape, covariance=covariance
+    )
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if missing:
+        x[::3, 0] = torch.nan
+    expected = near.log_prob(x, missing=missing) + math.log(0.8)
+    seen = ~x[:, 0].isnan()  # without its first entry an item is no farther from the third component
+    assert torch.allclose(far.log_prob(x, missing=missing)[seen], expected[seen], rtol=0.0, atol=1e-12)

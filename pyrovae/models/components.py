@@ -15,6 +15,7 @@ from pyrovae.models import expectation, sufficient
 from pyrovae.models.blocks import Blocks
 from pyrovae.models.covariance import (
     EPS,
+    NEAR,
     ROWS,
     factor_above_floor,
     raised_to_floor,
@@ -148,12 +149,15 @@ class GaussianComponents(nn.Module):
         whiten = None if self.lower is None else triangular_inverse(self.scale_tril)
         if whiten is not None and self.covariance == "tied":  # one product serves all components
             middle = loc.mean(0)
-            loc = (loc - middle) @ whiten[0].mT
+            centres = (loc - middle) @ whiten[0].mT
         parts = []
         for rows in x.double().split(ROWS):
             if whiten is not None and self.covariance == "tied":
-                rows = (rows - middle) @ whiten[0].mT
-                squares = [(rows - one).square().sum(-1) for one in loc]
+                away = (rows - middle) @ whiten[0].mT
+                if not away.numel() or float(away.detach().square().sum(-1).max()) < NEAR:
+                    squares = [(away - one).square().sum(-1) for one in centres]
+                else:  # what is away from the middle is rounded as widely as that is
+                    squares = [((rows - one) @ whiten[0].mT).square().sum(-1) for one in loc]
             elif whiten is not None:
                 pairs = zip(whiten, loc, strict=True)
                 squares = [((rows - centre) @ one.mT).square().sum(-1) for one, centre in pairs]

@@ -11,6 +11,7 @@ __all__ = [
     "EMPTY",
     "EPS",
     "FAR",
+    "NEAR",
     "ROWS",
     "column_variance",
     "factor_above_floor",
@@ -147,20 +148,21 @@ def scaled_squares(x: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
     They are computed by matrix products where these keep eleven digits, and from the differences otherwise.
     """
     middle = loc.mean(0)
-    x, loc, weight = x - middle, loc - middle, inverse.square()
-    whole = x.square() @ weight.mT
+    away, centre, weight = x - middle, loc - middle, inverse.square()
+    whole = away.square() @ weight.mT
     if not len(x) or float(whole.detach().max()) < NEAR:
-        return (whole - 2 * x @ (loc * weight).mT + (loc.square() * weight).sum(-1)).clamp(min=0.0)
+        return (whole - 2 * away @ (centre * weight).mT + (centre.square() * weight).sum(-1)).clamp(min=0.0)
+    # of x and loc themselves: what is away from the middle is rounded as widely as that is
     return torch.stack([((x - a) * b).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
 
 
 def seen_squares(x: Tensor, seen: Tensor, loc: Tensor, inverse: Tensor) -> Tensor:
     """As `scaled_squares`, over the entries that `seen`, (N, D) of 0 and 1, marks alone."""
     middle = loc.mean(0)
-    x, loc, weight = (x - middle) * seen, loc - middle, inverse.square()
-    whole = x.square() @ weight.mT
+    away, centre, weight = (x - middle) * seen, loc - middle, inverse.square()
+    whole = away.square() @ weight.mT
     if not len(x) or float(whole.detach().max()) < NEAR:
-        return (whole - 2 * x @ (loc * weight).mT + seen @ (loc.square() * weight).mT).clamp(min=0.0)
+        return (whole - 2 * away @ (centre * weight).mT + seen @ (centre.square() * weight).mT).clamp(min=0.0)
     return torch.stack([((x - a) * b * seen).square().sum(-1) for a, b in zip(loc, inverse, strict=True)], -1)
 
 
