@@ -139,8 +139,9 @@ PYTHAE = ImageRow(
     protocol="static MNIST of Larochelle, 50,000 images; 784-400-40, ReLU; Adam, batch 100, 1e-4 times 10^(-1/5) after "
     "200 and 350 of 500 passes; the pass with the best ELBO of 10,000 validation images; 200 importance samples",
     differences="the pixels are drawn by pyrovae.data.binarize, seed 0 for training and validation and 1 for the test, "
-    "since the published ones are files of their own; the loss has one draw of log q(z | x) - log p(z) where pythae "
-    "has the divergence in closed form",
+    "since the published ones are files of their own: on these pixels pythae 0.1.2 itself, run to the end of that "
+    "script, gives 92.732 +- 0.005; the loss has one draw of log q(z | x) - log p(z) where pythae has the divergence "
+    "in closed form",
     published={200: 89.78, 5000: None},
     passes=500,
     factor=by_milestones,
