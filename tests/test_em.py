@@ -218,6 +218,19 @@ class TestConverged:
         assert history.config["start"] == f"restart {np.flatnonzero(values > values.max() - 1e-11)[0]}"
 
 
+@pytest.mark.parametrize("covariance", PEERS)
+@pytest.mark.parametrize("missing", [False, True])
+def test_squares_that_are_too_large_for_floats_are_refused(covariance, missing):
+    x = 1e200 * np.random.default_rng(0).normal(size=(60, 3))
+    if missing:
+        x[::7, 1] = np.nan
+    mixture = pyrovae.GaussianMixture((3,), 2, covariance=covariance).double()
+    before = {name: value.clone() for name, value in mixture.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="scale x, or raise the floor"):
+        pyrovae.fit(mixture, x, missing=missing, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in mixture.state_dict().items())
+
+
 class TestUnits:
     """x -> a x + b: log p moves by -sum log a, and no decision moves."""
 

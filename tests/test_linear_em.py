@@ -217,3 +217,10 @@ def raising(error):
         raise error
 
     return raises
+
+
+def test_squares_that_are_too_large_for_floats_are_refused():
+    x = 1e200 * np.random.default_rng(0).normal(size=(60, 3))
+    vae = pyrovae.linear_vae(3, 2, likelihood=pyrovae.Normal(scale=1.0)).double()
+    with pytest.raises(FloatingPointError, match="scale x, or raise the floor"):
+        pyrovae.fit(vae, x, method="em", progress=False)

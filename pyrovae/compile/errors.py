@@ -26,7 +26,9 @@ class CompilerError(RuntimeError):
 
 def other_draws() -> CaptureError:
     """The error of draws that are not torch's, which a graph cannot repeat."""
-    return CaptureError(f"model or guide draws from Python's or NumPy's generator: draw by torch, {EAGER}")
+    return CaptureError(
+        "model or guide, or another thread meanwhile, draws from Python's or NumPy's generator: draw by torch, " + EAGER
+    )
 
 
 def seed_set() -> CaptureError:

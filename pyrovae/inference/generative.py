@@ -73,7 +73,7 @@ class ClassFit:
 
     def run(self) -> History:
         """Fit the copy, then copy its parameters to the classifier."""
-        try:
+        with em.covariances_factored():
             history = self.fit_labelled()
             if not self.copy.prior_is_given:
                 with torch.no_grad():
@@ -81,10 +81,6 @@ class ClassFit:
                     self.copy.logits.copy_((counts / self.labeled.count).log())
             if self.unlabeled is not None and self.stop.error is None:
                 history = self.expectation_maximization(len(self.unlabeled))
-        except torch.linalg.LinAlgError as error:
-            raise FloatingPointError(
-                f"a covariance could not be factored: scale x, or raise the floor ({error})"
-            ) from None
         self.warn_after_fit()
         for part, fitted in zip(self.classifier.modules(), self.copy.modules(), strict=True):
             if isinstance(part, BayesianGaussianMixture) and isinstance(fitted, BayesianGaussianMixture):

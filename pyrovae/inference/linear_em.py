@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from pyrovae import checks
-from pyrovae.inference.em import Climb, VarianceFloorWarning, warn_not_converged, warn_of_rounded
+from pyrovae.inference.em import (
+    Climb,
+    VarianceFloorWarning,
+    covariances_factored,
+    warn_not_converged,
+    warn_of_rounded,
+)
 from pyrovae.inference.environment import environment
 from pyrovae.inference.history import History
 from pyrovae.inference.interrupted import Stop
@@ -99,7 +105,7 @@ def _run(options: LinearEM, parts: LinearParts, task: Task) -> History:
                 return {}
             return {"validation_elbo": held_out.mean(seen_log_prob(columns.in_units(fit.model), held_out.x))}
 
-        with progress_bar(show=task.progress, unit="iteration") as bar:
+        with covariances_factored(), progress_bar(show=task.progress, unit="iteration") as bar:
             starts = [columns.of_standardized(parts.model(task.device)), fit.start()]
             fit.model = max(starts, key=fit.log_likelihood)
 

@@ -96,7 +96,7 @@ def factor_above_floor(covariance: Tensor, floors: Tensor) -> Tensor:
     root = floors.sqrt()
     unit = covariance / root[:, None] / root
     if not bool(unit.isfinite().all()):
-        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
+        raise FloatingPointError("a covariance is not finite in units of its floor: scale x, or raise the floor")
     value, vector = torch.linalg.eigh(unit)
     upper = torch.linalg.qr((vector * value.clamp(min=1.0).sqrt() * root[:, None]).mT).R
     return (upper * upper.diagonal().sign()[:, None]).mT
@@ -111,7 +111,7 @@ def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
     root = floors.sqrt()
     unit = covariance / root[:, None] / root
     if not bool(unit.isfinite().all()):
-        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
+        raise FloatingPointError("a covariance is not finite in units of its floor: scale x, or raise the floor")
     eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     jitter = 0.0
     while True:  # linearly dependent columns leave eigenvalues slightly below 0, relative to these columns

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -155,7 +156,7 @@ def ascended(
     `Ascent.stop` to raise again.
     """
     models, climbs = [], []
-    with Stop() as stop:
+    with Stop() as stop, covariances_factored():
         for of_start in [*([None] * goes_on), *clusters]:
             models.append(copy.deepcopy(start))
             climbs.append(climb_of(models[-1]))
@@ -165,6 +166,15 @@ def ascended(
     best = best_of(climbs)
     climbs[best].require_finite()
     return Ascent(models[best], climbs, best, goes_on, stop)
+
+
+@contextmanager
+def covariances_factored() -> Iterator[None]:
+    """Raise FloatingPointError, with what to do, where a covariance has no Cholesky factor in the body."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise FloatingPointError(f"a covariance could not be factored: scale x, or raise the floor ({error})") from None
 
 
 def number_of_starts(num_restarts: int, num_components: int) -> int:
