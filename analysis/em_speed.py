@@ -35,6 +35,7 @@ from threadpoolctl import threadpool_limits
 import pyrovae
 from pyrovae.models import sufficient
 
+PAUSE = 0.3  # seconds, in which threads of the call before go to sleep
 NAMES = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
 
 
@@ -108,6 +109,7 @@ def compared(options: argparse.Namespace, covariance: str, dtype: str, counts: d
         times, ends, in_float64 = [], [], []
         for fit, items in ((ours, tensor), (theirs, x)):
             for count in (1, more):
+                time.sleep(PAUSE if options.threads > 1 else 0)
                 began, before = clock(), counts[False]
                 ends.append(fit(items, start, covariance, count))
                 times.append(clock() - began)
@@ -116,7 +118,11 @@ def compared(options: argparse.Namespace, covariance: str, dtype: str, counts: d
         apart = max(apart, abs(ends[1] - ends[3]))
     our_one, our_all, their_one, their_all = np.array(seconds[1:]).T
     mine, peers = (our_all - our_one) / (more - 1), (their_all - their_one) / (more - 1)
-    each, whole = peers / mine, their_all / our_all
+    whole = their_all / our_all
+    if min(mine.min(), peers.min()) <= 0:
+        words = "an iteration is lost in the noise of a call: take more --iterations"
+        return f"{words}; of whole calls {np.median(whole):5.2f}"
+    each = peers / mine
     extra = in_float64[1] - in_float64[0] if dtype == "float32" else 0
     note = f"{apart:.1e} apart" + (f"; {extra} of our E-steps in float64" if extra else "")
     return (
