@@ -65,18 +65,18 @@ class CompiledSVI:
     **When a new graph is captured.** Each step compares the values of all names that the code of model and guide uses,
     and of the functions that they call by name: globals, variables of enclosing functions, defaults, and the attributes
     of modules, of distributions and of a user's own objects, also of those in lists and dictionaries; the environment's
-    variables whose names are texts of that code; and what lists, dictionaries, sets, queues (deques) and NumPy arrays
-    of up to 64 KiB hold that are found so. Tensors are compared by identity and numbers by value. Compared too are the
-    code of these functions, the classes of objects and the methods found there, and the modes, hooks, parameters and
-    buffers of modules. A change leads to a new capture, and so does another `model`, `guide` or `loss`. A loss that is
-    another in each evaluation from the same random state, as by a name to which the model assigns, an iterator, a clock
-    or a generator of its own, is refused, and so is a model that sets the seed. A number that evaluations change and
-    the loss does not depend on yet is left as it is by steps, with a warning. Not noticed are changes of the numbers in
-    a larger array (but where `torch.from_numpy` or `torch.tensor` in the model reads it whole, each step does), of what
-    containers of other classes hold, of what functions of installed packages read (other than the model's own), and of
-    whatever comes after 16,000 names or as many entries of containers, of which a warning tells. Pass such values as
-    arguments, and so numbers that change often: one that is found by its name, or in a container, leads to a new
-    capture.
+    variables whose names are string literals in that code; and what lists, dictionaries, sets, queues (deques) and
+    NumPy arrays of up to 64 KiB hold that are found so. Tensors are compared by identity and numbers by value. Compared
+    too are the code of these functions, the classes of objects and the methods found there, and the modes, hooks,
+    parameters and buffers of modules. A change leads to a new capture, and so does another `model`, `guide` or `loss`.
+    A model whose loss differs between evaluations from the same random state, because it assigns to a name, advances an
+    iterator, or reads a clock or a generator of its own, is refused, and so is a model that sets the seed. A number
+    that evaluations change and the loss does not depend on yet is left as it is by steps, with a warning. Not noticed
+    are changes of the numbers in a larger array (but where `torch.from_numpy` or `torch.tensor` in the model reads it
+    whole, each step does), of what containers of other classes hold, of what functions of installed packages read
+    (other than the model's own), and of whatever comes after 16,000 names or as many entries of containers, of which a
+    warning tells. Pass such values as arguments, and so numbers that change often: one that is found by its name, or in
+    a container, leads to a new capture.
 
     **Random numbers.** Noise comes from torch's generators in the order of an eager step, so that compilation changes
     the rounding and nothing else. The exception is a guide that draws initial values in its first call, such as the
