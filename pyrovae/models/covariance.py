@@ -94,12 +94,18 @@ def factor_above_floor(covariance: Tensor, floors: Tensor) -> Tensor:
     digits, which the product of factors would lose.
     """
     root = floors.sqrt()
-    unit = covariance / root[:, None] / root
-    if not bool(unit.isfinite().all()):
-        raise FloatingPointError("a covariance is not finite in units of its floor: scale x, or raise the floor")
-    value, vector = torch.linalg.eigh(unit)
+    value, vector = torch.linalg.eigh(_over_floors(covariance, floors))
     upper = torch.linalg.qr((vector * value.clamp(min=1.0).sqrt() * root[:, None]).mT).R
     return (upper * upper.diagonal().sign()[:, None]).mT
+
+
+def _over_floors(covariance: Tensor, floors: Tensor) -> Tensor:
+    """F^-1/2 C F^-1/2; F = diag(floors)."""
+    root = floors.sqrt()
+    unit = covariance / root[:, None] / root
+    if not bool(unit.isfinite().all()):
+        raise torch.linalg.LinAlgError("a covariance over its floor is not finite")
+    return unit
 
 
 def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,10 +114,7 @@ def share_at_floor(covariance: Tensor, floors: Tensor) -> tuple[Tensor, Tensor]:
     Small eigenvalues keep all their digits whatever the scales of the columns are: (C + F)^-1 comes from a Cholesky
     factor, whose error in each column is relative to that column, and only large eigenvalues are rounded.
     """
-    root = floors.sqrt()
-    unit = covariance / root[:, None] / root
-    if not bool(unit.isfinite().all()):
-        raise FloatingPointError("a covariance is not finite in units of its floor: scale x, or raise the floor")
+    unit = _over_floors(covariance, floors)
     eye = torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
     jitter = 0.0
     while True:  # linearly dependent columns leave eigenvalues slightly below 0, relative to these columns
