@@ -118,16 +118,15 @@ def compared(options: argparse.Namespace, covariance: str, dtype: str, counts: d
         apart = max(apart, abs(ends[1] - ends[3]))
     our_one, our_all, their_one, their_all = np.array(seconds[1:]).T
     mine, peers = (our_all - our_one) / (more - 1), (their_all - their_one) / (more - 1)
-    whole = their_all / our_all
-    if min(mine.min(), peers.min()) <= 0:
-        words = "an iteration is lost in the noise of a call: take more --iterations"
-        return f"{words}; of whole calls {np.median(whole):5.2f}"
-    each = peers / mine
     extra = in_float64[1] - in_float64[0] if dtype == "float32" else 0
     note = f"{apart:.1e} apart" + (f"; {extra} of our E-steps in float64" if extra else "")
+    beside = f"of whole calls {np.median(their_all / our_all):5.2f}; log p(x) {note}"
+    if min(mine.min(), peers.min()) <= 0:
+        return f"an iteration is lost in the noise of a call: take more --iterations; {beside}"
+    each = peers / mine
     return (
         f"{np.median(mine) * 1e3:6.1f} ms, scikit-learn {np.median(peers) * 1e3:6.1f} ms; ratio {np.median(each):5.2f} "
-        f"({each.min():.2f} to {each.max():.2f}), of whole calls {np.median(whole):5.2f}; log p(x) {note}"
+        f"({each.min():.2f} to {each.max():.2f}), {beside}"
     )
 
 
